@@ -1,0 +1,422 @@
+"""What crosses the wire between control plane and edge: the one definition of it.
+
+How this module may change (version *n* must talk to version *n - 1*, in both directions):
+
+1. A field may be added if it has a default; readers ignore fields they do not know.
+2. An enum may gain a member only if every reader of version *n - 1* survives it; readers map
+   unknown members to the enum's ``UNKNOWN`` where it has one.
+3. A field or member may be removed only one version after nothing reads it any more.
+4. Anything else raises `PROTOCOL_VERSION`, and the gateway keeps serving the version before it.
+
+Every request carries the header `VERSION_HEADER`; a gateway answers 426 to a version outside
+`SUPPORTED_VERSIONS`. Times are UTC and timezone aware; durations are seconds.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+PROTOCOL_VERSION = 1
+SUPPORTED_VERSIONS = frozenset({1})
+VERSION_HEADER = "AirBridge-Protocol"
+
+JsonObject = dict[str, Any]
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+"""A region, pool or worker name: a DNS label, so that it fits a SPIFFE path, a queue name and a metric label."""
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class Message(BaseModel):
+    """Base of all wire models: immutable, and tolerant of fields added by a newer version."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+# --- The work item: what lies on a regional queue -------------------------------------------------
+
+
+class BundleRef(Message):
+    """DAG code, named by the digest of its content."""
+
+    name: str
+    version: Digest
+
+
+class WorkItem(Message):
+    """ "Task instance X, attempt epoch E, is ready." Signed by the control plane; carries no secret.
+
+    `epoch` is the ledger's epoch when the item was sent: a grant raises it, so the same message
+    can never be granted twice. `expires_at` is judged by the gateway against the database's clock.
+    """
+
+    item_id: UUID
+    ti_id: UUID
+    epoch: int = Field(ge=0)
+    region: Name
+    pool: Name
+    slots: int = Field(default=1, ge=1)
+    bundle: BundleRef
+    dag_rel_path: str
+    issued_at: AwareDatetime
+    expires_at: AwareDatetime
+    trace: dict[str, str] = Field(default_factory=dict)
+
+
+# --- Claim, grant, refusal ------------------------------------------------------------------------
+
+
+class RefusalReason(StrEnum):
+    """Why the control plane said no. The same word in the API, the table, the metric and the docs."""
+
+    UNKNOWN = "unknown"
+    BAD_SIGNATURE = "bad_signature"
+    MALFORMED = "malformed"
+    EXPIRED = "expired"
+    UNKNOWN_ITEM = "unknown_item"
+    STALE_EPOCH = "stale_epoch"
+    ALREADY_CLAIMED = "already_claimed"
+    SETTLED = "settled"
+    CANCELLED = "cancelled"
+    NOT_STARTABLE = "not_startable"
+    WRONG_REGION = "wrong_region"
+    WRONG_POOL = "wrong_pool"
+    NOT_HOLDER = "not_holder"
+    LOST = "lost"
+    FORBIDDEN = "forbidden"
+    PARITY = "parity"
+    DRAINING = "draining"
+    REVOKED = "revoked"
+    OVERLOADED = "overloaded"
+    INTERNAL = "internal"
+
+    @classmethod
+    def _missing_(cls, value: object) -> RefusalReason:
+        return cls.UNKNOWN
+
+
+class Disposition(StrEnum):
+    """What the worker does with the queue message of a refused item."""
+
+    DROP = "drop"
+    """Delete it: the ledger will never grant this message."""
+    RETURN = "return"
+    """Make it visible again: another worker, or this one later, may be granted it."""
+    DEAD_LETTER = "dead_letter"
+    """Leave it to the queue's redrive policy: it is not one of ours."""
+
+
+class ClaimRequest(Message):
+    """Signed work items, as received, that the worker wants to own. At most 100 a request."""
+
+    envelopes: tuple[str, ...] = Field(min_length=1, max_length=100)
+
+
+class DisconnectPolicy(Message):
+    """What a cut does to a task. Seconds; `stop_after` of None lets the task run on however long the cut.
+
+    `replace` false means that a lost attempt is failed without a retry: the work must never run twice.
+    """
+
+    lost_after: float = Field(default=600.0, gt=0)
+    stop_after: float | None = Field(default=None, gt=0)
+    replace: bool = True
+
+
+class StartedAs(Message):
+    """The (hostname, unixname, pid) under which the gateway started the task instance in Airflow."""
+
+    hostname: str
+    unixname: str
+    pid: int
+
+
+class Grant(Message):
+    """Ownership of one work item under `epoch`, with everything the task needs to start.
+
+    `ti` is `airflow.executors.workloads.TaskInstance` and `ti_context` is the Task SDK's `TIRunContext`,
+    both as JSON objects: the worker validates them with the Task SDK's own models.
+    """
+
+    item_id: UUID
+    ti_id: UUID
+    epoch: int = Field(ge=1)
+    lease_seconds: float
+    slots: int = 1
+    ti: JsonObject
+    ti_context: JsonObject
+    start_date: AwareDatetime
+    started_as: StartedAs
+    dag_rel_path: str
+    bundle: BundleRef
+    log_path: str
+    disconnect: DisconnectPolicy = DisconnectPolicy()
+    warm: bool = True
+    trace: dict[str, str] = Field(default_factory=dict)
+
+
+class Refusal(Message):
+    """A claim that was not granted. `index` is the envelope's place in the request."""
+
+    index: int
+    item_id: UUID | None = None
+    reason: RefusalReason
+    detail: str
+    disposition: Disposition
+    retry_after: float | None = None
+
+
+class ClaimResponse(Message):
+    """One grant or one refusal for every envelope."""
+
+    grants: tuple[Grant, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+
+# --- Heartbeat ------------------------------------------------------------------------------------
+
+
+class LeaseRef(Message):
+    """A work item held under an epoch."""
+
+    item_id: UUID
+    epoch: int
+
+
+class Versions(Message):
+    """What a worker runs; judged against the compatibility matrix."""
+
+    airbridge: str
+    airflow: str
+    task_sdk: str
+    python: str
+    protocol: int = PROTOCOL_VERSION
+    image: Digest | None = None
+
+
+class WorkerState(StrEnum):
+    """What a worker says of itself."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+
+
+class Heartbeat(Message):
+    """One for the whole worker: renews all its leases. `sent_at` is the edge's clock, used to measure skew only."""
+
+    sent_at: AwareDatetime
+    state: WorkerState = WorkerState.ACTIVE
+    versions: Versions
+    slots_total: int = Field(ge=0)
+    slots_used: int = Field(ge=0)
+    leases: tuple[LeaseRef, ...] = ()
+    journal_pending: int = 0
+    journal_bytes: int = 0
+    trust_version: str = ""
+
+
+class CancelCommand(Message):
+    """Stop this task: the control plane no longer wants it (marked, cleared, lost)."""
+
+    kind: Literal["cancel"] = "cancel"
+    item_id: UUID
+    epoch: int
+    reason: RefusalReason
+    detail: str = ""
+
+
+class DrainCommand(Message):
+    """Claim nothing more; finish what runs; release what does not."""
+
+    kind: Literal["drain"] = "drain"
+    detail: str = ""
+
+
+class ResumeCommand(Message):
+    """Claim again after a drain that the control plane asked for."""
+
+    kind: Literal["resume"] = "resume"
+
+
+class RenewCommand(Message):
+    """Renew the certificate now."""
+
+    kind: Literal["renew"] = "renew"
+
+
+class TrustCommand(Message):
+    """The trust bundle and the work-item verification keys have changed."""
+
+    kind: Literal["trust"] = "trust"
+    trust: TrustBundle
+
+
+class UnknownCommand(Message):
+    """A command of a newer control plane: logged and skipped."""
+
+    kind: str
+
+
+Command = Annotated[
+    CancelCommand | DrainCommand | ResumeCommand | RenewCommand | TrustCommand | UnknownCommand,
+    Field(union_mode="left_to_right"),
+]
+
+
+class HeartbeatResponse(Message):
+    """Leases renewed for `lease_seconds`, except those a `CancelCommand` names."""
+
+    server_time: AwareDatetime
+    lease_seconds: float
+    interval_seconds: float
+    commands: tuple[Command, ...] = ()
+
+
+# --- Exchange: what a task says to the Task Execution API, in order, once ---------------------------
+
+
+class Record(Message):
+    """One call of a running task to Airflow's Task Execution API, as the relay journalled it.
+
+    (`item_id`, `epoch`, `seq`) is its idempotency key; `seq` starts at 1 and has no gaps among writes.
+    `path` is relative to the Execution API's root (``task-instances/<id>/state``); `body` is JSON text.
+    """
+
+    item_id: UUID
+    epoch: int
+    seq: int = Field(ge=1)
+    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+    path: str
+    query: str = ""
+    body: str | None = None
+    recorded_at: AwareDatetime
+
+
+class ExchangeRequest(Message):
+    """Records of any number of tasks; those of one task stand in order."""
+
+    records: tuple[Record, ...] = Field(min_length=1, max_length=1000)
+
+
+class RecordResult(Message):
+    """What Airflow answered, or why the record was fenced off (`refused`), in which case `status` is 409."""
+
+    item_id: UUID
+    epoch: int
+    seq: int
+    status: int
+    headers: dict[str, str] = Field(default_factory=dict)
+    body: str | None = None
+    refused: RefusalReason | None = None
+
+
+class ExchangeResponse(Message):
+    """One result a record, in the order of the request."""
+
+    results: tuple[RecordResult, ...]
+
+
+class ReleaseRequest(Message):
+    """Claimed work items that were never started and go back to the queue (drain, full disk)."""
+
+    items: tuple[LeaseRef, ...] = Field(min_length=1, max_length=1000)
+    detail: str = ""
+
+
+class ReleaseResponse(Message):
+    """Those that are this worker's no longer."""
+
+    released: tuple[LeaseRef, ...] = ()
+
+
+# --- Enrolment and renewal ------------------------------------------------------------------------
+
+
+class JoinByToken(Message):
+    """A join token: one use or counted, scoped to region and pool, with a TTL."""
+
+    method: Literal["token"] = "token"
+    token: str = Field(repr=False)
+
+
+class JoinByAwsIam(Message):
+    """A signed STS GetCallerIdentity request that the gateway sends on and judges the answer of."""
+
+    method: Literal["aws_iam"] = "aws_iam"
+    url: str
+    headers: dict[str, str] = Field(repr=False)
+    body: str
+
+
+class EnrolRequest(Message):
+    """Asks for an identity. The private key never leaves the worker."""
+
+    region: Name
+    pool: Name
+    worker: Name
+    csr_pem: str
+    join: Annotated[JoinByToken | JoinByAwsIam, Field(discriminator="method")]
+    versions: Versions
+
+
+class RenewRequest(Message):
+    """A new certificate and access token for the peer of the mutual TLS connection."""
+
+    csr_pem: str
+    versions: Versions
+
+
+class VerifyKey(Message):
+    """A public key (Ed25519, raw, base64url) that signs work items, under its key id."""
+
+    kid: str
+    public_key: str
+
+
+class TrustBundle(Message):
+    """CA certificates (PEM) to trust the gateway by, and the keys to verify work items with."""
+
+    version: str
+    ca_pem: str
+    verify_keys: tuple[VerifyKey, ...]
+
+
+class RegionSettings(Message):
+    """Where a worker of this region and pool finds its queue and buckets."""
+
+    region: Name
+    pool: Name
+    queue_url: str
+    log_bucket: str
+    bundle_bucket: str
+    endpoint_url: str | None = None
+
+
+class Credentials(Message):
+    """The answer to enrolment and renewal. `certificate_pem` is the leaf followed by its issuers."""
+
+    worker_id: Name
+    certificate_pem: str
+    access_token: str = Field(repr=False)
+    expires_at: AwareDatetime
+    renew_after: AwareDatetime
+    trust: TrustBundle
+    settings: RegionSettings
+
+
+class Problem(Message):
+    """The body of every error answer (after RFC 9457)."""
+
+    status: int
+    reason: RefusalReason
+    detail: str
+
+
+TrustCommand.model_rebuild()
+HeartbeatResponse.model_rebuild()
