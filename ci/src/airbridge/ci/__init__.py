@@ -1,0 +1,1 @@
+"""What the pipelines call: parity, builds, manifests, promotion."""

@@ -1,0 +1,1 @@
+"""The edge worker: poll, claim, run, relay, journal, cache, logs, drain."""

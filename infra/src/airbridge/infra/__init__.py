@@ -1,0 +1,1 @@
+"""The platform as code: CDK for Terraform stacks and constructs."""

@@ -1,0 +1,80 @@
+"""The one door to CDK for Terraform: every other module imports it from here.
+
+Two libraries offer the same API: `cdktf`, which the project uses, and `cdktn`, its continuation. Whichever is
+installed is used, `cdktf` first. Provider resources are reached as `aws.<module>.<Class>`, for example
+`aws.sqs_queue.SqsQueue`. The provider's own package module imports all of its 2,100 modules, which takes half a
+minute and a gigabyte; an empty package module put in its place makes only the modules that are used load.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import types
+from typing import Any
+
+from airbridge.infra.exceptions import InfraError
+
+# jsii prints a banner about the age of Node.js to stderr on every synth.
+os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "20")
+os.environ.setdefault("JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION", "1")
+
+_FLAVOURS = (("cdktf", "cdktf_cdktf_provider_aws"), ("cdktn", "cdktn_provider_aws"))
+
+
+def _installed_flavour() -> tuple[str, str]:
+    for core, provider in _FLAVOURS:
+        if importlib.util.find_spec(core) and importlib.util.find_spec(provider):
+            return core, provider
+    names = " or ".join(" with ".join(flavour) for flavour in _FLAVOURS)
+    raise InfraError(f"CDK for Terraform is not installed: install {names}")
+
+
+class _ProviderModules:
+    """The provider's resource modules as attributes, each imported when it is first used."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+        if package not in sys.modules:
+            sys.modules[package] = self._empty_package(package)
+
+    @staticmethod
+    def _empty_package(package: str) -> types.ModuleType:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.submodule_search_locations is None:
+            raise InfraError(f"{package} is not a package: reinstall it")
+        module = types.ModuleType(package)
+        module.__path__ = list(spec.submodule_search_locations)
+        module.__spec__ = spec
+        return module
+
+    def __getattr__(self, name: str) -> Any:
+        module = importlib.import_module(f"{self._package}.{name}")
+        setattr(self, name, module)
+        return module
+
+
+FLAVOUR, _PROVIDER_PACKAGE = _installed_flavour()
+_core = importlib.import_module(FLAVOUR)
+_constructs = importlib.import_module("constructs")
+
+Construct: Any = _constructs.Construct
+App: Any = _core.App
+Aspects: Any = _core.Aspects
+DataResource: Any = _core.DataResource
+Fn: Any = _core.Fn
+LocalBackend: Any = _core.LocalBackend
+S3Backend: Any = _core.S3Backend
+DataTerraformRemoteStateS3: Any = _core.DataTerraformRemoteStateS3
+TerraformOutput: Any = _core.TerraformOutput
+TerraformResource: Any = _core.TerraformResource
+TerraformResourceLifecycle: Any = _core.TerraformResourceLifecycle
+TerraformStack: Any = _core.TerraformStack
+Testing: Any = _core.Testing
+Token: Any = _core.Token
+LocalExecProvisioner: Any = _core.LocalExecProvisioner
+IAspect: Any = _core.IAspect
+
+aws = _ProviderModules(_PROVIDER_PACKAGE)

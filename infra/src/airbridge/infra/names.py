@@ -1,0 +1,73 @@
+"""What things are called: every name in AWS is made here, from the environment's, the region's and the pool's.
+
+Names are deterministic, so that two stacks can speak of the same thing without depending on each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PREFIX = "airbridge"
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of one environment in one account."""
+
+    environment: str
+    account: str
+    home_region: str
+
+    @property
+    def base(self) -> str:
+        """`airbridge-<environment>`, the start of every name."""
+        return f"{PREFIX}-{self.environment}"
+
+    @property
+    def state_bucket(self) -> str:
+        """The bucket that holds Terraform's state."""
+        return f"{self.base}-state-{self.account}"
+
+    def role(self, purpose: str) -> str:
+        """A role of the control plane or of the pipelines."""
+        return f"{self.base}-{purpose}"
+
+    def role_arn(self, purpose: str) -> str:
+        """The ARN of `role(purpose)`."""
+        return f"arn:aws:iam::{self.account}:role/{self.role(purpose)}"
+
+    def worker_role(self, region: str, pool: str) -> str:
+        """The role of one pool's workers."""
+        return f"{self.base}-{region}-{pool}-worker"
+
+    def queue(self, region: str, pool: str) -> str:
+        """A pool's work queue."""
+        return f"{self.base}-{region}-{pool}"
+
+    def dead_letter_queue(self, region: str) -> str:
+        """A region's dead-letter queue. Two dashes: no pool's name can end in it."""
+        return f"{self.base}-{region}--dead-letters"
+
+    def queue_arn(self, region: str, name: str) -> str:
+        """The ARN of a queue in a region."""
+        return f"arn:aws:sqs:{region}:{self.account}:{name}"
+
+    def queue_url(self, region: str, name: str) -> str:
+        """Where AWS serves a queue."""
+        return f"https://sqs.{region}.amazonaws.com/{self.account}/{name}"
+
+    def log_bucket(self, region: str) -> str:
+        """A region's log bucket."""
+        return f"{self.base}-{region}-logs-{self.account}"
+
+    def bundle_bucket(self, region: str) -> str:
+        """A region's DAG snapshot bucket."""
+        return f"{self.base}-{region}-bundles-{self.account}"
+
+    def repository(self, image: str) -> str:
+        """An ECR repository."""
+        return f"{self.base}/{image}"
+
+    def image(self, region: str, image: str, digest: str) -> str:
+        """An image by digest, in a region's registry."""
+        return f"{self.account}.dkr.ecr.{region}.amazonaws.com/{self.repository(image)}@{digest}"
