@@ -1,0 +1,67 @@
+# AirBridge. `make` lists the targets; each does its own set-up on a fresh machine with Python 3.11 or 3.12,
+# make and a package index.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# Byte-compiling once saves seconds at every start of an Airflow process.
+unexport PYTHONDONTWRITEBYTECODE
+
+PYTHON ?= $(shell command -v python3.12 python3.11 python3 | head -n 1)
+UV_VERSION := 0.13.9
+UV := .tools/bin/uv
+RUN := $(UV) run --no-sync
+STAMP := .venv/.synced
+
+export UV_PYTHON ?= $(PYTHON)
+export UV_PYTHON_DOWNLOADS ?= never
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
+
+$(UV):
+	@echo "setting up uv $(UV_VERSION) in .tools" >&2
+	@$(PYTHON) ci/scripts/bootstrap_uv.py .tools $(UV_VERSION)
+
+$(STAMP): $(UV) uv.lock pyproject.toml $(wildcard */pyproject.toml)
+	@echo "installing the locked dependencies into .venv" >&2
+	@$(UV) sync --frozen --quiet --compile-bytecode
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMP) ## the development environment in .venv
+
+.PHONY: demo
+demo: $(STAMP) ## the whole platform on this machine: a DAG with tasks in two regions
+	@$(RUN) airbridge demo
+
+.PHONY: up down status
+up: $(STAMP) ## start the local platform and stay with it (Ctrl-C ends it)
+	@$(RUN) airbridge up
+down: $(STAMP) ## end the local platform
+	@$(RUN) airbridge down
+status: $(STAMP) ## what runs where
+	@$(RUN) airbridge status
+
+PYTEST_WORKERS ?= 2
+.PHONY: test test-fast acceptance lint types check
+test: $(STAMP) ## unit, contract and integration tests in parallel, then the acceptance suite
+	@$(RUN) ci/scripts/test.sh $(PYTEST_WORKERS)
+test-fast: $(STAMP) ## unit tests only
+	@$(RUN) pytest tests/unit -q -n $(PYTEST_WORKERS)
+acceptance: $(STAMP) ## the whole local platform under test
+	@$(RUN) pytest tests/acceptance -q
+lint: $(STAMP) ## ruff
+	@$(RUN) ruff check
+	@$(RUN) ruff format --check
+types: $(STAMP) ## mypy, strict
+	@$(RUN) mypy
+check: lint types test ## everything that must hold before a change lands
+
+.PHONY: clean
+clean: ## remove what the targets made, but not the local platform's state
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+-include infra/infra.mk
