@@ -8,13 +8,16 @@ SHELL := bash
 # Byte-compiling once saves seconds at every start of an Airflow process.
 unexport PYTHONDONTWRITEBYTECODE
 
-PYTHON ?= $(shell command -v python3.12 python3.11 python3 | head -n 1)
+# The first interpreter that answers with a version AirBridge runs on.
+PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.version_info[:2] in {(3, 11), (3, 12)} or sys.exit(1); print(sys.executable)' \
+	2>/dev/null && break; done)
 UV_VERSION := 0.13.9
 UV := .tools/bin/uv
 RUN := $(UV) run --no-sync
 STAMP := .venv/.synced
 
-export UV_PYTHON ?= $(PYTHON)
+export UV_PYTHON := $(PYTHON)
 export UV_PYTHON_DOWNLOADS ?= never
 
 .PHONY: help
@@ -22,6 +25,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
 
 $(UV):
+	@test -n '$(PYTHON)' || { echo 'AirBridge needs Python 3.11 or 3.12 on PATH, or make PYTHON=/path/to/python3.12' >&2; exit 2; }
 	@echo "setting up uv $(UV_VERSION) in .tools" >&2
 	@$(PYTHON) ci/scripts/bootstrap_uv.py .tools $(UV_VERSION)
 

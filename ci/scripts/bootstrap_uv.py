@@ -14,10 +14,18 @@ def main() -> int:
     folder, version = Path(sys.argv[1]), sys.argv[2]
     if sys.version_info[:2] not in {(3, 11), (3, 12)}:
         found = ".".join(map(str, sys.version_info[:2]))
-        print(f"AirBridge needs Python 3.11 or 3.12, but {sys.executable} is {found}; set PYTHON=…", file=sys.stderr)
+        print(
+            f"AirBridge needs Python 3.11 or 3.12, but {sys.executable} is {found}; set PYTHON=…",
+            file=sys.stderr,
+        )
         return 2
     requirement = f"uv=={version}"
-    if subprocess.run([sys.executable, "-m", "venv", str(folder)], capture_output=True, check=False).returncode == 0:
+    if (
+        subprocess.run(
+            [sys.executable, "-m", "venv", str(folder)], capture_output=True, check=False
+        ).returncode
+        == 0
+    ):
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", requirement]
         return subprocess.run(pip, check=False).returncode
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder / "lib"), requirement]

@@ -35,7 +35,7 @@ Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 class Message(BaseModel):
     """Base of all wire models: immutable, and tolerant of fields added by a newer version."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 # --- The work item: what lies on a regional queue -------------------------------------------------
