@@ -1,0 +1,84 @@
+"""Everything airbridge.edge_worker raises on purpose.
+
+AirBridgeError (airbridge.executor.exceptions)
+├── SettingsError            a worker setting is wrong; the message names it, its value and what would be right
+├── FrameError               bytes on a relay socket are not a frame
+├── GatewayError             a request to the gateway had no usable answer
+│   ├── GatewayUnreachable   no connection, or it broke: the request may or may not have been applied
+│   ├── GatewayBusy          the gateway sheds load (429, 503) and may say when to come back
+│   ├── GatewayRefused       the gateway said no, with a reason; asking again will not help
+│   └── GatewayGarbage       the answer is not what the protocol says
+├── IdentityError            the worker could not enrol, or what it was given does not fit
+├── JournalError             the journal cannot be used
+│   ├── JournalFull          the journal's bound or the disk is reached; nothing was written
+│   └── JournalCorrupt       the journal's file fails its checks; it is set aside, never followed
+├── SnapshotError            DAG code could not be fetched, verified or unpacked
+└── RunnerError              a task process could not be started
+"""
+
+from __future__ import annotations
+
+from airbridge.executor.exceptions import AirBridgeError
+from airbridge.executor.protocol import RefusalReason
+
+
+class SettingsError(AirBridgeError):
+    """A worker setting is wrong; the message names it, its value and what would be right."""
+
+
+class FrameError(AirBridgeError):
+    """Bytes on a relay socket are not a frame."""
+
+
+class GatewayError(AirBridgeError):
+    """A request to the gateway had no usable answer."""
+
+
+class GatewayUnreachable(GatewayError):  # noqa: N818 - the condition is the name
+    """No connection to the gateway, or it broke: the request may or may not have been applied."""
+
+
+class GatewayBusy(GatewayError):  # noqa: N818 - the condition is the name
+    """The gateway sheds load. `retry_after` is its Retry-After in seconds, if it gave one."""
+
+    def __init__(self, detail: str, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class GatewayRefused(GatewayError):  # noqa: N818 - the condition is the name
+    """The gateway said no, with a reason; asking again will not help."""
+
+    def __init__(self, status: int, reason: RefusalReason, detail: str) -> None:
+        super().__init__(f"{status} {reason}: {detail}")
+        self.status = status
+        self.reason = reason
+        self.detail = detail
+
+
+class GatewayGarbage(GatewayError):  # noqa: N818 - the condition is the name
+    """The gateway's answer is not what the protocol says."""
+
+
+class IdentityError(AirBridgeError):
+    """The worker could not enrol, or what it was given does not fit."""
+
+
+class JournalError(AirBridgeError):
+    """The journal cannot be used."""
+
+
+class JournalFull(JournalError):  # noqa: N818 - the condition is the name
+    """The journal's bound or the disk is reached; nothing was written."""
+
+
+class JournalCorrupt(JournalError):  # noqa: N818 - the condition is the name
+    """The journal's file fails its checks; it is set aside, never followed."""
+
+
+class SnapshotError(AirBridgeError):
+    """DAG code could not be fetched, verified or unpacked."""
+
+
+class RunnerError(AirBridgeError):
+    """A task process could not be started."""
