@@ -1,0 +1,31 @@
+"""What the demo runs: a DAG, and a little real data for each region's bucket (see data/README.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+DAG_ID = "near_the_data"
+RESULT_TASK = "compare"
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class DataObject:
+    """A file of the samples, and the region whose data bucket it belongs in."""
+
+    region: str
+    key: str
+    path: Path
+
+
+def dags_folder() -> Path:
+    """Return the folder of sample DAGs inside the installed package."""
+    return _HERE / "dags"
+
+
+def data_objects() -> Iterator[DataObject]:
+    """Yield every sample object, in a stable order."""
+    for path in sorted((_HERE / "data").glob("*/*.csv")):
+        yield DataObject(region=path.parent.name, key=f"weather/{path.name}", path=path)
