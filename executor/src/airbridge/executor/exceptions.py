@@ -6,10 +6,16 @@ AirBridgeError
 ├── InvalidEnvelope         a message from a queue is not a work item of ours
 ├── QueueError              the regional queue could not be reached or refused the call
 ├── StoreError              the object store could not be reached or refused the call
+│   ├── ObjectNotFound      the object does not exist
+│   └── PreconditionFailed  a conditional write lost to another writer
 └── BundleError             DAG code could not be published, fetched or verified
+    └── BundleRefused       a snapshot's files do not parse; says which, where and why
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from airbridge.executor.protocol import RefusalReason
 
@@ -40,8 +46,47 @@ class QueueError(AirBridgeError):
 
 
 class StoreError(AirBridgeError):
-    """The object store could not be reached, or refused the call."""
+    """The object store could not be reached, or refused the call. `transient`: trying again may help."""
+
+    def __init__(self, detail: str, *, transient: bool = False) -> None:
+        super().__init__(detail)
+        self.transient = transient
+
+
+class ObjectNotFound(StoreError):  # noqa: N818 - the store's word for it
+    """The object does not exist."""
+
+
+class PreconditionFailed(StoreError):  # noqa: N818 - the store's word for it
+    """A conditional write lost to another writer."""
 
 
 class BundleError(AirBridgeError):
-    """DAG code could not be published, fetched or verified."""
+    """DAG code could not be published, fetched or verified. `transient`: trying again may help."""
+
+    def __init__(self, detail: str, *, transient: bool = False) -> None:
+        super().__init__(detail)
+        self.transient = transient
+
+
+@dataclass(frozen=True)
+class ParseFailure:
+    """Why one file of a snapshot does not parse. `line` is None where the error has no place (a timeout)."""
+
+    file: str
+    line: int | None
+    error: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.error}"
+
+
+class BundleRefused(BundleError):  # noqa: N818 - what happened to the bundle
+    """Files of a snapshot do not parse: it was not published, and the one before it stays current."""
+
+    def __init__(self, bundle: str, failures: Sequence[ParseFailure]) -> None:
+        self.bundle = bundle
+        self.failures = tuple(failures)
+        listed = "\n".join(f"  {failure}" for failure in self.failures)
+        super().__init__(f"the DAG files of bundle {bundle!r} do not parse:\n{listed}")

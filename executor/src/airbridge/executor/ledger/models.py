@@ -89,13 +89,15 @@ class WorkItemRow(Base):
     workload = Column(JSON, nullable=False)
     """``{"ti": ..., "dag_rel_path": ..., "bundle": {"name", "version"}, "log_path": ...}``"""
     placement = Column(JSON, nullable=False)
-    """``{"fallback": [region, ...], "fallback_after": seconds, "why": ..., "tried": [region, ...]}``"""
+    """``{"fallback": [{"region", "pool"}, ...], "fallback_after": seconds, "why": ..., "tried": [region, ...]}``"""
     disconnect = Column(JSON, nullable=False)
     warm = Column(Boolean, nullable=False, server_default=text("true"))
     trace = Column(JSON, nullable=False)
     placed_at = Column(UtcDateTime, nullable=False)
     not_before = Column(UtcDateTime, nullable=False)
     """The outbox leaves the row alone until then (backoff after a failed send)."""
+    fallback_at = Column(UtcDateTime, nullable=True)
+    """Unclaimed work moves to the next region of its ``fallback`` then; null once there is none left."""
     sends = Column(Integer, nullable=False, server_default="0")
     sent_at = Column(UtcDateTime, nullable=True)
     expires_at = Column(UtcDateTime, nullable=True)
@@ -126,6 +128,7 @@ class WorkItemRow(Base):
         Index("idx_airbridge_work_item_lost", "state", "lost_at"),
         Index("idx_airbridge_work_item_sync", "owner_job_id", "state", "acknowledged_at"),
         Index("idx_airbridge_work_item_worker", "worker_id", "state"),
+        Index("idx_airbridge_work_item_fallback", "region", "state", "fallback_at"),
         Index("idx_airbridge_work_item_task", "dag_id", "run_id", "task_id"),
     )
 

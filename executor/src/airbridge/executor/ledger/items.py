@@ -1,0 +1,418 @@
+"""Work items: place, send, claim, renew, release, settle. Every function takes an open session and never commits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import and_, delete, or_, select, update
+
+from airbridge.executor.ledger import clock, events
+from airbridge.executor.ledger._locking import for_update
+from airbridge.executor.ledger.backlogs import Backlog, backlog
+from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow, WorkItemRow
+from airbridge.executor.protocol import LeaseRef
+
+__all__ = [
+    "Backlog",
+    "NewItem",
+    "acknowledge",
+    "adopt",
+    "backlog",
+    "claim",
+    "lock",
+    "mark_sent",
+    "overdue",
+    "place",
+    "postpone",
+    "purge",
+    "release",
+    "renew",
+    "reroute",
+    "reserve",
+    "return_expired",
+    "sendable",
+    "settle",
+    "stranded",
+    "unacknowledged",
+]
+
+Place = tuple[str, str]
+"""A region and a pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """Everything `place` writes of a task instance that has been queued."""
+
+    ti_id: str
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    try_number: int
+    queue: str
+    region: str
+    pool: str
+    slots: int
+    priority: int
+    workload: dict[str, Any]
+    placement: dict[str, Any]
+    disconnect: dict[str, Any]
+    warm: bool = True
+    trace: dict[str, str] = field(default_factory=dict)
+    id: str = field(default_factory=lambda: str(uuid4()))
+
+
+# --- Placing --------------------------------------------------------------------------------------
+
+
+def place(session: Any, new: Sequence[NewItem], owner_job_id: int | None) -> list[WorkItemRow]:
+    """Write a row for each new item.
+
+    An open row of the same task instance that no worker holds is taken over. One that a worker
+    holds belongs to a run of the task that Airflow has given up (it queues the task anew), so it is
+    cancelled and a new row takes its place.
+    """
+    now = clock.now(session)
+    open_rows = _open_rows(session, [item.ti_id for item in new])
+    rows = []
+    for item in new:
+        row = open_rows.get(item.ti_id)
+        if row is not None and row.state == ItemState.CLAIMED:
+            settle(session, row, Outcome.CANCELLED, "queued anew by Airflow")
+            row = None
+        if row is None:
+            row = _insert(session, item, now)
+        else:
+            _take_over(row, item, now)
+        row.owner_job_id = owner_job_id
+        events.record(
+            session,
+            "item.placed",
+            "executor",
+            row=row,
+            queue=item.queue,
+            pool=item.pool,
+            why=item.placement.get("why"),
+        )
+        rows.append(row)
+    session.flush()
+    return rows
+
+
+def _open_rows(session: Any, ti_ids: Collection[str]) -> dict[str, WorkItemRow]:
+    query = (
+        select(WorkItemRow)
+        .where(WorkItemRow.ti_id.in_(list(ti_ids)), WorkItemRow.state != ItemState.SETTLED)
+        .order_by(WorkItemRow.id)
+    )
+    return {row.ti_id: row for row in session.scalars(for_update(session, query))}
+
+
+def _insert(session: Any, item: NewItem, now: datetime) -> WorkItemRow:
+    values = {each.name: getattr(item, each.name) for each in fields(item)}
+    row = WorkItemRow(
+        **values,
+        state=ItemState.PLACED,
+        epoch=0,
+        sends=0,
+        placed_at=now,
+        not_before=now,
+        fallback_at=_fallback_at(item.placement, now),
+    )
+    session.add(row)
+    return row
+
+
+def _fallback_at(placement: Mapping[str, Any], now: datetime) -> datetime | None:
+    if not placement.get("fallback"):
+        return None
+    return now + timedelta(seconds=float(placement["fallback_after"]))
+
+
+def _take_over(row: WorkItemRow, item: NewItem, now: datetime) -> None:
+    moved = (row.region, row.pool) != (item.region, item.pool)
+    for each in fields(item):
+        if each.name != "id":
+            setattr(row, each.name, getattr(item, each.name))
+    row.fallback_at = _fallback_at(item.placement, now)
+    if moved:
+        _to_placed(row, now)
+        row.epoch += 1
+
+
+def _to_placed(row: WorkItemRow, not_before: datetime) -> None:
+    row.state = ItemState.PLACED
+    row.not_before = not_before
+    row.sent_at = None
+    row.expires_at = None
+
+
+def adopt(session: Any, ti_ids: Collection[str], owner_job_id: int | None) -> set[str]:
+    """Make `owner_job_id` the one that is told of these task instances; return those the ledger knows.
+
+    Known are those with an open row, or one whose outcome no scheduler has been told yet.
+    """
+    rows = session.scalars(
+        for_update(
+            session,
+            select(WorkItemRow)
+            .where(
+                WorkItemRow.ti_id.in_(list(ti_ids)),
+                or_(WorkItemRow.state != ItemState.SETTLED, WorkItemRow.acknowledged_at.is_(None)),
+            )
+            .order_by(WorkItemRow.id),
+        )
+    ).all()
+    for row in rows:
+        row.owner_job_id = owner_job_id
+    session.flush()
+    return {row.ti_id for row in rows}
+
+
+def reroute(session: Any, row: WorkItemRow, detail: str) -> None:
+    """Move an unclaimed row to the next place of its fallback. The epoch is raised: a message left behind is stale."""
+    now = clock.now(session)
+    next_place, *rest = row.placement["fallback"]
+    row.placement = {
+        **row.placement,
+        "fallback": rest,
+        "tried": [*row.placement.get("tried", []), row.region],
+    }
+    row.region, row.pool = next_place["region"], next_place["pool"]
+    row.fallback_at = _fallback_at(row.placement, now)
+    row.epoch += 1
+    row.sends = 0
+    _to_placed(row, now)
+    row.detail = detail
+    session.flush()
+
+
+def stranded(session: Any, region: str, limit: int) -> list[WorkItemRow]:
+    """Return unclaimed rows of `region` whose fallback is due, locked; those another process holds are left out."""
+    query = (
+        select(WorkItemRow)
+        .where(
+            WorkItemRow.region == region,
+            WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT)),
+            WorkItemRow.fallback_at <= clock.now(session),
+        )
+        .order_by(WorkItemRow.fallback_at, WorkItemRow.id)
+        .limit(limit)
+    )
+    return list(session.scalars(for_update(session, query, skip_locked=True)))
+
+
+# --- Sending --------------------------------------------------------------------------------------
+
+
+def sendable(session: Any, room: Mapping[Place, int], limit: int) -> list[WorkItemRow]:
+    """Return placed rows that may be sent now, locked, by priority and then age, within each place's room."""
+    now = clock.now(session)
+    found: list[WorkItemRow] = []
+    for (region, pool), free in room.items():
+        if free > 0:
+            query = (
+                select(WorkItemRow)
+                .where(
+                    WorkItemRow.state == ItemState.PLACED,
+                    WorkItemRow.region == region,
+                    WorkItemRow.pool == pool,
+                    WorkItemRow.not_before <= now,
+                )
+                .order_by(WorkItemRow.priority.desc(), WorkItemRow.placed_at, WorkItemRow.id)
+                .limit(min(free, limit))
+            )
+            found.extend(session.scalars(for_update(session, query, skip_locked=True)))
+    found.sort(key=lambda row: (-row.priority, row.placed_at, row.id))
+    return found[:limit]
+
+
+def reserve(session: Any, ids: Collection[str], until: datetime) -> None:
+    """Count placed rows as sent, before the queue is called: a crash in between resends them after `until`."""
+    _update(
+        session,
+        and_(WorkItemRow.id.in_(list(ids)), WorkItemRow.state == ItemState.PLACED),
+        state=ItemState.SENT,
+        sent_at=None,
+        expires_at=until,
+        sends=WorkItemRow.sends + 1,
+    )
+
+
+def mark_sent(session: Any, ids: Collection[str], expires_at: datetime) -> None:
+    """Note that the queue took the messages, which are good until `expires_at`. Claimed rows stay as they are."""
+    _update(
+        session,
+        and_(WorkItemRow.id.in_(list(ids)), WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT))),
+        state=ItemState.SENT,
+        sent_at=clock.now(session),
+        expires_at=expires_at,
+        detail=None,
+    )
+
+
+def postpone(session: Any, ids: Collection[str], not_before: datetime, detail: str) -> None:
+    """Put unclaimed rows back to be sent, no earlier than `not_before`."""
+    _update(
+        session,
+        and_(WorkItemRow.id.in_(list(ids)), WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT))),
+        state=ItemState.PLACED,
+        sent_at=None,
+        expires_at=None,
+        not_before=not_before,
+        detail=detail,
+    )
+
+
+def return_expired(session: Any, limit: int) -> int:
+    """Put rows back whose message has expired unclaimed, so that a new one is sent; return how many."""
+    now = clock.now(session)
+    query = (
+        select(WorkItemRow)
+        .where(WorkItemRow.state == ItemState.SENT, WorkItemRow.expires_at <= now)
+        .order_by(WorkItemRow.id)
+        .limit(limit)
+    )
+    rows = session.scalars(for_update(session, query, skip_locked=True)).all()
+    for row in rows:
+        _to_placed(row, now)
+        row.detail = "its message expired unclaimed"
+    session.flush()
+    return len(rows)
+
+
+# --- Claim, renew, release, settle ----------------------------------------------------------------
+
+
+def lock(session: Any, ids: Iterable[str | UUID]) -> dict[str, WorkItemRow]:
+    """Lock rows, in the order of their ids so that no two transactions wait for each other; unknown ids are left out."""
+    wanted = sorted({str(each) for each in ids})
+    query = select(WorkItemRow).where(WorkItemRow.id.in_(wanted)).order_by(WorkItemRow.id)
+    return {row.id: row for row in session.scalars(for_update(session, query))}
+
+
+def claim(  # noqa: PLR0917 - the columns of one grant, in the order of the contract
+    session: Any,
+    row: WorkItemRow,
+    worker_id: str,
+    lease_seconds: float,
+    lost_after: float,
+    started: dict[str, Any],
+) -> int:
+    """Grant a locked row to a worker and return the new epoch."""
+    now = clock.now(session)
+    row.state = ItemState.CLAIMED
+    row.epoch += 1
+    row.worker_id = worker_id
+    row.claimed_at = row.renewed_at = now
+    row.lease_until = now + timedelta(seconds=lease_seconds)
+    row.lost_at = now + timedelta(seconds=lost_after)
+    row.started = started
+    row.detail = None
+    session.flush()
+    return int(row.epoch)
+
+
+def renew(session: Any, worker_id: str, leases: Sequence[LeaseRef], lease_seconds: float) -> set[LeaseRef]:
+    """Renew the leases that are this worker's under these epochs and return them. Any other is its no longer."""
+    held = {(str(lease.item_id), lease.epoch): lease for lease in leases}
+    rows = lock(session, [lease.item_id for lease in leases]).values()
+    mine = [
+        row
+        for row in rows
+        if row.state == ItemState.CLAIMED and row.worker_id == worker_id and (row.id, row.epoch) in held
+    ]
+    by_patience: defaultdict[float, list[str]] = defaultdict(list)
+    for row in mine:
+        by_patience[float(row.disconnect["lost_after"])].append(row.id)
+    now = clock.now(session)
+    for lost_after, ids in by_patience.items():
+        _update(
+            session,
+            WorkItemRow.id.in_(ids),
+            renewed_at=now,
+            lease_until=now + timedelta(seconds=lease_seconds),
+            lost_at=now + timedelta(seconds=lost_after),
+        )
+    return {held[row.id, row.epoch] for row in mine}
+
+
+def release(session: Any, row: WorkItemRow, detail: str) -> None:
+    """Put a claimed row back to be sent. The epoch stays: the next grant raises it."""
+    _to_placed(row, clock.now(session))
+    row.worker_id = None
+    row.claimed_at = row.renewed_at = row.lease_until = row.lost_at = None
+    row.started = None
+    row.detail = detail
+    session.flush()
+
+
+def settle(session: Any, row: WorkItemRow, outcome: Outcome, detail: str | None = None) -> None:
+    """Close a row. What a worker still writes under its epoch is refused from now on."""
+    row.state = ItemState.SETTLED
+    row.outcome = outcome
+    row.settled_at = clock.now(session)
+    row.detail = detail
+    session.flush()
+    events.record(session, "item.settled", "ledger", row=row, outcome=str(outcome), reason=detail)
+
+
+def overdue(session: Any, limit: int) -> list[WorkItemRow]:
+    """Return claimed rows past `lost_at`, locked; those that another process is fencing are left out."""
+    query = (
+        select(WorkItemRow)
+        .where(WorkItemRow.state == ItemState.CLAIMED, WorkItemRow.lost_at <= clock.now(session))
+        .order_by(WorkItemRow.id)
+        .limit(limit)
+    )
+    return list(session.scalars(for_update(session, query, skip_locked=True)))
+
+
+# --- Telling the scheduler ------------------------------------------------------------------------
+
+
+def unacknowledged(session: Any, owner_job_id: int | None) -> list[WorkItemRow]:
+    """Return settled rows whose outcome this scheduler has not been told yet, oldest first."""
+    query = (
+        select(WorkItemRow)
+        .where(
+            WorkItemRow.owner_job_id == owner_job_id,
+            WorkItemRow.state == ItemState.SETTLED,
+            WorkItemRow.acknowledged_at.is_(None),
+        )
+        .order_by(WorkItemRow.settled_at)
+    )
+    return list(session.scalars(query))
+
+
+def acknowledge(session: Any, ids: Collection[str]) -> None:
+    """Note that the scheduler has been told."""
+    if ids:
+        _update(session, WorkItemRow.id.in_(list(ids)), acknowledged_at=clock.now(session))
+
+
+def purge(session: Any, before: datetime) -> int:
+    """Delete rows settled before then, and their records; return how many rows."""
+    old = select(WorkItemRow.id).where(
+        WorkItemRow.state == ItemState.SETTLED, WorkItemRow.settled_at < before
+    )
+    session.execute(
+        delete(RecordRow).where(RecordRow.item_id.in_(old)).execution_options(synchronize_session=False)
+    )
+    result = session.execute(
+        delete(WorkItemRow).where(WorkItemRow.id.in_(old)).execution_options(synchronize_session=False)
+    )
+    return int(result.rowcount)
+
+
+def _update(session: Any, condition: Any, **values: Any) -> None:
+    session.flush()
+    session.execute(
+        update(WorkItemRow).where(condition).values(**values).execution_options(synchronize_session="fetch")
+    )

@@ -1,0 +1,34 @@
+"""Hands the ledger's migrations to ``airflow db``: name it in ``[database] external_db_managers``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from airbridge.executor.ledger._airflow import BaseDBManager
+from airbridge.executor.ledger.models import metadata
+
+_HERE = Path(__file__).parent
+
+
+class LedgerDBManager(BaseDBManager):  # type: ignore[misc]  # Airflow publishes no types
+    """Creates, upgrades, downgrades and drops the ledger's tables."""
+
+    metadata = metadata
+    version_table_name = "airbridge_alembic_version"
+    migration_dir = str(_HERE / "migrations")
+    alembic_file = str(_HERE / "alembic.ini")
+    supports_table_dropping = True
+
+    def create_db_from_orm(self) -> None:
+        """Create the tables by migration, so that a new database and an upgraded one are the same."""
+        self.upgradedb()
+
+    def downgrade(
+        self, to_version: str = "base", from_version: str | None = None, show_sql_only: bool = False
+    ) -> Any:
+        """Take the schema back to a revision, or to nothing (``base``)."""
+        from alembic import command
+
+        revision = f"{from_version}:{to_version}" if show_sql_only and from_version else to_version
+        command.downgrade(self.get_alembic_config(), revision=revision, sql=show_sql_only)
