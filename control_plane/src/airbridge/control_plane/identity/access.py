@@ -1,0 +1,127 @@
+"""Worker access tokens: short-lived JWTs, signed with Ed25519 and bound to the worker's certificate (RFC 8705)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from airbridge.control_plane.exceptions import InvalidScope, Refused
+from airbridge.control_plane.identity.certificates import PeerCertificate
+from airbridge.control_plane.identity.scopes import Scopes
+from airbridge.control_plane.identity.spiffe import WorkerName
+from airbridge.executor.protocol import RefusalReason
+
+ALGORITHM = "EdDSA"
+ISSUER = "airbridge"
+AUDIENCE = "airbridge-gateway"
+MAX_TOKEN_BYTES = 8_192
+MAX_REMEMBERED = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    scopes: Scopes
+    subject: str
+    binding: str
+    expires_at: float
+
+
+def worker_scopes(name: WorkerName) -> list[str]:
+    """Return what an enrolled worker may do: its own queue's work, and Airflow's own reads and writes for it.
+
+    Which connections, variables and XComs a task may touch is narrowed further, per call, by `policy`.
+    """
+    return [
+        f"work:claim queue={name.queue}",
+        f"work:report worker={name.worker}",
+        f"worker:heartbeat worker={name.worker}",
+        "task_instances:*",
+        "connections:read",
+        "variables:*",
+        "xcoms:*",
+        "assets:read",
+        "dag_runs:*",
+    ]
+
+
+class AccessTokens:
+    """Mints and verifies worker access tokens."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self._public = key.public_key()
+        raw = self._public.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self._kid = hashlib.sha256(raw).hexdigest()[:16]
+        self._seen: dict[str, _Seen] = {}
+
+    def mint(self, name: WorkerName, certificate: PeerCertificate, now: datetime, lifetime: timedelta) -> str:
+        """Return a token for `name` that only the holder of `certificate` can use."""
+        claims = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": name.uri,
+            "iat": int(now.timestamp()),
+            "exp": int((now + lifetime).timestamp()),
+            "cnf": {"x5t#S256": certificate.x5t_s256},
+            "scopes": worker_scopes(name),
+        }
+        return jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": self._kid})
+
+    def verify(self, token: str, name: WorkerName, certificate: PeerCertificate, now: datetime) -> Scopes:
+        """Return the token's scopes. Raises `Refused` (401) if it is not a live token of this certificate."""
+        seen = self._seen.get(token)
+        if seen is None:
+            seen = self._open(token)
+            self._remember(token, seen)
+        if now.timestamp() >= seen.expires_at:
+            raise _refused("the access token has expired")
+        if not hmac.compare_digest(seen.binding, certificate.x5t_s256):
+            raise _refused("the access token is bound to another certificate")
+        if not hmac.compare_digest(seen.subject, name.uri):
+            raise _refused("the access token names another worker")
+        return seen.scopes
+
+    def _open(self, token: str) -> _Seen:
+        if len(token) > MAX_TOKEN_BYTES:
+            raise _refused("the access token is too long")
+        try:
+            claims = jwt.decode(
+                token,
+                self._public,
+                algorithms=[ALGORITHM],
+                audience=AUDIENCE,
+                issuer=ISSUER,
+                # The clock is handed to verify(), so expiry is judged there.
+                options={"require": ["exp", "iat", "sub", "cnf"], "verify_exp": False, "verify_iat": False},
+            )
+            return _Seen(
+                scopes=Scopes.parse(claims["scopes"]),
+                subject=_text(claims["sub"]),
+                binding=_text(claims["cnf"]["x5t#S256"]),
+                expires_at=float(claims["exp"]),
+            )
+        except (jwt.InvalidTokenError, InvalidScope, KeyError, TypeError, ValueError) as error:
+            raise _refused("the access token is not one of ours") from error
+
+    def _remember(self, token: str, seen: _Seen) -> None:
+        """Keep what a good signature said: checking it costs more than the rest of a heartbeat."""
+        if len(self._seen) >= MAX_REMEMBERED:
+            self._seen.clear()
+        self._seen[token] = seen
+
+
+def _refused(detail: str) -> Refused:
+    return Refused(401, RefusalReason.FORBIDDEN, detail)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("text expected")
+    return value

@@ -1,0 +1,193 @@
+"""The issuing CA: short-lived leaf certificates for workers and for the gateway itself."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Self
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from airbridge.control_plane.exceptions import InvalidIdentity, SecretsError
+from airbridge.control_plane.identity.spiffe import WorkerName
+
+CA_LIFETIME = timedelta(days=3650)
+BACKDATE = timedelta(minutes=5)
+"""How far certificates reach back, so that an edge clock that is a little slow accepts its own certificate."""
+MAX_CSR_BYTES = 16_384
+
+
+class CertificateAuthority:
+    """Issues leaf certificates. Holds the CA's private key: control plane only."""
+
+    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+        self.certificate = certificate
+        self._key = key
+
+    @classmethod
+    def generate(cls, trust_domain: str, now: datetime) -> Self:
+        """Return a new self-signed CA for `trust_domain`."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name(
+            [x509.NameAttribute(NameOID.COMMON_NAME, f"AirBridge issuing CA for {trust_domain}")]
+        )
+        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        certificate = (
+            _builder(name, name, key.public_key(), now, now + CA_LIFETIME)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage(ca=True), critical=True)
+            .add_extension(identifier, critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        return cls(certificate, key)
+
+    @classmethod
+    def from_pem(cls, certificate_pem: bytes, key_pem: bytes) -> Self:
+        """Load a CA. Raises `SecretsError` if the two do not fit."""
+        try:
+            certificate = x509.load_pem_x509_certificate(certificate_pem)
+            key = load_pem_private_key(key_pem, password=None)
+        except (ValueError, TypeError) as error:
+            raise SecretsError(f"the CA's certificate or key is no PEM of the right kind: {error}") from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+            raise SecretsError("the CA's key must be the EC key of the CA's certificate, and it is not")
+        return cls(certificate, key)
+
+    @property
+    def certificate_pem(self) -> str:
+        """The CA certificate, to trust."""
+        return self.certificate.public_bytes(Encoding.PEM).decode()
+
+    @property
+    def key_id(self) -> str:
+        """The CA's key identifier, hex: how revocation and certificates name it."""
+        return self._identifier().digest.hex()
+
+    def key_pem(self) -> bytes:
+        """Return the private key as unencrypted PKCS#8 PEM."""
+        return _key_pem(self._key)
+
+    def issue_worker(
+        self, csr_pem: str, name: WorkerName, now: datetime, lifetime: timedelta
+    ) -> x509.Certificate:
+        """Return a client certificate for `name` over the CSR's key; everything else in the CSR is ignored.
+
+        Raises `InvalidIdentity` if the CSR cannot be read or its key is not EC P-256 or Ed25519.
+        """
+        public_key = _csr_key(csr_pem)
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name.worker)])
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(name.uri)])
+        return self._issue(
+            subject, public_key, names, usage=ExtendedKeyUsageOID.CLIENT_AUTH, now=now, lifetime=lifetime
+        )
+
+    def issue_server(self, hosts: Sequence[str], now: datetime, lifetime: timedelta) -> tuple[bytes, bytes]:
+        """Return (certificate PEM, key PEM) of a server reached by these DNS names and IP addresses."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "AirBridge gateway")])
+        names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
+        leaf = self._issue(
+            subject,
+            key.public_key(),
+            names,
+            usage=ExtendedKeyUsageOID.SERVER_AUTH,
+            now=now,
+            lifetime=lifetime,
+        )
+        return leaf.public_bytes(Encoding.PEM), _key_pem(key)
+
+    def _issue(
+        self,
+        subject: x509.Name,
+        public_key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey,
+        names: x509.SubjectAlternativeName,
+        *,
+        usage: x509.ObjectIdentifier,
+        now: datetime,
+        lifetime: timedelta,
+    ) -> x509.Certificate:
+        authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._identifier())
+        return (
+            _builder(subject, self.certificate.subject, public_key, now, now + lifetime)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(ca=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(names, critical=False)
+            .add_extension(authority, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    def _identifier(self) -> x509.SubjectKeyIdentifier:
+        return self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey,
+    not_before: datetime,
+    not_after: datetime,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(not_before - BACKDATE)
+        .not_valid_after(not_after)
+    )
+
+
+def _key_usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _csr_key(csr_pem: str) -> ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey:
+    if len(csr_pem) > MAX_CSR_BYTES:
+        raise InvalidIdentity(f"the CSR has {len(csr_pem)} bytes, more than {MAX_CSR_BYTES}")
+    try:
+        csr = x509.load_pem_x509_csr(csr_pem.encode())
+        key = csr.public_key()
+        signed = csr.is_signature_valid
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise InvalidIdentity("the CSR is no PEM certificate signing request") from error
+    if not signed:
+        raise InvalidIdentity("the CSR is not signed by its own key")
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return key
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+        return key
+    raise InvalidIdentity("the CSR's key must be EC P-256 or Ed25519")
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
