@@ -1,0 +1,146 @@
+"""The region catalogue: what the platform reads to know its regions, written from what the stacks made.
+
+    python -m airbridge.infra.catalogue outputs.json > regions.toml
+
+`outputs.json` is what `cdktf deploy --outputs-file` or `terraform output -json` leaves, by stack.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from airbridge.infra.environment import Region
+from airbridge.infra.exceptions import CatalogueError, InfraError
+from airbridge.infra.names import Names
+
+EDGE_PREFIX = "edge-"
+
+
+@dataclass(frozen=True)
+class CatalogueRegion:
+    """One region's entry."""
+
+    name: str
+    log_bucket: str
+    bundle_bucket: str
+    dead_letter_queue_url: str
+    queue_urls: Mapping[str, str]
+    data: Sequence[str] = ()
+    endpoint_url: str = ""
+
+    @classmethod
+    def expected(cls, names: Names, region: Region) -> CatalogueRegion:
+        """The entry of a region in AWS, where every name and address is known beforehand."""
+        return cls(
+            name=region.name,
+            log_bucket=names.log_bucket(region.name),
+            bundle_bucket=names.bundle_bucket(region.name),
+            dead_letter_queue_url=names.queue_url(region.name, names.dead_letter_queue(region.name)),
+            queue_urls={
+                pool.name: names.queue_url(region.name, names.queue(region.name, pool.name)) for pool in region.pools
+            },
+            data=region.data,
+        )
+
+    @classmethod
+    def deployed(cls, stack: str, outputs: Mapping[str, Any], endpoint_url: str = "") -> CatalogueRegion:
+        """The entry of a region from its stack's outputs; CatalogueError names stack and output."""
+        try:
+            return cls(
+                name=outputs["region"],
+                log_bucket=outputs["log_bucket"],
+                bundle_bucket=outputs["bundle_bucket"],
+                dead_letter_queue_url=outputs["dead_letter_queue_url"],
+                queue_urls=outputs["queue_urls"],
+                data=outputs["data"],
+                endpoint_url=endpoint_url,
+            )
+        except KeyError as error:
+            raise CatalogueError(f"{stack}: there is no output {error.args[0]!r}; deploy the stack again") from error
+
+    def toml(self) -> str:
+        """The entry as the platform reads it."""
+        values = {
+            "name": self.name,
+            "log_bucket": self.log_bucket,
+            "bundle_bucket": self.bundle_bucket,
+            "dead_letter_queue_url": self.dead_letter_queue_url,
+            **({"endpoint_url": self.endpoint_url} if self.endpoint_url else {}),
+            "data": list(self.data),
+        }
+        lines = ["[[region]]", *(_line(key, value) for key, value in values.items())]
+        for pool, url in sorted(self.queue_urls.items()):
+            lines += ["", "[[region.pool]]", _line("name", pool), _line("queue_url", url)]
+        return "\n".join(lines) + "\n"
+
+
+def render(home_region: str, regions: Iterable[CatalogueRegion]) -> str:
+    """The catalogue, in TOML."""
+    entries = [region.toml() for region in sorted(regions, key=lambda region: region.name)]
+    return "\n".join([_line("home_region", home_region) + "\n", *entries])
+
+
+def from_outputs(outputs: Mapping[str, Any], endpoint_url: str = "") -> str:
+    """The catalogue of every edge stack in `outputs`; CatalogueError says what is missing."""
+    control_plane = _plain(outputs.get("control-plane", {}))
+    if "home_region" not in control_plane:
+        raise CatalogueError("control-plane: there is no output 'home_region'; deploy the control plane first")
+    regions = [
+        CatalogueRegion.deployed(stack, _plain(values), endpoint_url)
+        for stack, values in outputs.items()
+        if stack.startswith(EDGE_PREFIX)
+    ]
+    if not regions:
+        raise CatalogueError("there is no edge stack in the outputs; deploy at least one, as in edge-eu-west-1")
+    return render(control_plane["home_region"], regions)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Outputs as `terraform output -json` writes them hold their value one level down."""
+    return {
+        name: item["value"] if isinstance(item, Mapping) and {"value", "type"} <= item.keys() else item
+        for name, item in values.items()
+    }
+
+
+def _line(key: str, value: str | list[str]) -> str:
+    # A JSON string or list of strings is also a TOML one.
+    return f"{key} = {json.dumps(value, ensure_ascii=False)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the catalogue to stdout; 0, or 1 with the reason on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -m airbridge.infra.catalogue",
+        description="Write the region catalogue from Terraform's outputs.",
+        epilog="Example: python -m airbridge.infra.catalogue .local/outputs.json > regions.toml",
+    )
+    parser.add_argument("outputs", type=Path, help="outputs by stack, in JSON")
+    parser.add_argument("--endpoint-url", default="", help="of an AWS emulator")
+    options = parser.parse_args(arguments)
+    try:
+        sys.stdout.write(from_outputs(_read(options.outputs), options.endpoint_url))
+    except InfraError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        outputs = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CatalogueError(f"{path}: {error}") from error
+    if not isinstance(outputs, dict):
+        raise CatalogueError(f"{path}: holds {type(outputs).__name__}; expected outputs by stack")
+    return outputs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Building blocks that know nothing of environments: each takes plain typed props."""

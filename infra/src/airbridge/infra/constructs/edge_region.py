@@ -1,0 +1,182 @@
+"""A region's shared things: its queues, its dead letters, its log and snapshot buckets, its alarms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from airbridge.infra.cdk import Construct, TerraformResourceLifecycle, aws
+from airbridge.infra.constructs.alarm import Alarm, AlarmProps
+from airbridge.infra.constructs.bucket import BucketProps, PrivateBucket
+from airbridge.infra.constructs.policy import Statement, policy_document, tls_only
+from airbridge.infra.constructs.topic import AlarmTopic, TopicProps
+
+# A work item is claimed within seconds of being received; this covers a slow claim, not a task.
+VISIBILITY_SECONDS = 120
+MAX_RECEIVES = 5
+RETENTION_SECONDS = 14 * 24 * 3600
+LOG_PREFIX = "logs/"
+
+_SEND = ("sqs:SendMessage",)
+_RECEIVE = ("sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:ReceiveMessage")
+
+
+@dataclass(frozen=True)
+class PoolQueue:
+    """A pool's queue, and who its workers are."""
+
+    name: str
+    worker_role_arn: str
+
+
+@dataclass(frozen=True)
+class EdgeRegionProps:
+    """Names of a region's resources, who sends, and how long things are kept."""
+
+    region: str
+    account: str
+    key_arn: str
+    sender_arn: str
+    queues: Mapping[str, PoolQueue]
+    dead_letter_queue: str
+    log_bucket: str
+    bundle_bucket: str
+    log_days: int
+    alarm_prefix: str
+    metric_namespace: str = "AirBridge"
+    protect: bool = True
+
+
+class EdgeRegion(Construct):  # type: ignore[misc]  # jsii's classes carry no types here
+    """Queues by pool with one dead-letter queue, the log and snapshot buckets, and the region's alarms."""
+
+    def __init__(self, scope: Construct, id_: str, props: EdgeRegionProps) -> None:
+        super().__init__(scope, id_)
+        self._props = props
+        self.dead_letters = self._queue("dead-letters", props.dead_letter_queue, {})
+        self.queues = {pool: self._work_queue(pool, queue) for pool, queue in props.queues.items()}
+        self._only_own_dead_letters()
+        self.logs = self._bucket("logs", props.log_bucket, props.log_days)
+        self.bundles = self._bucket("bundles", props.bundle_bucket, None)
+        self.topic = AlarmTopic(
+            self, "alarms", TopicProps(f"{props.alarm_prefix}-alarms", key_arn=props.key_arn, account=props.account)
+        )
+        self._alarms()
+
+    def _bucket(self, id_: str, name: str, days: int | None) -> PrivateBucket:
+        return PrivateBucket(
+            self,
+            id_,
+            BucketProps(name=name, key_arn=self._props.key_arn, expire_days=days, protect=self._props.protect),
+        )
+
+    def _queue(self, id_: str, name: str, more: Mapping[str, object]) -> Construct:
+        return aws.sqs_queue.SqsQueue(
+            self,
+            id_,
+            name=name,
+            kms_master_key_id=self._props.key_arn,
+            kms_data_key_reuse_period_seconds=300,
+            message_retention_seconds=RETENTION_SECONDS,
+            lifecycle=TerraformResourceLifecycle(prevent_destroy=self._props.protect),
+            **more,
+        )
+
+    def _work_queue(self, pool: str, queue: PoolQueue) -> Construct:
+        redrive = json.dumps({"deadLetterTargetArn": self.dead_letters.arn, "maxReceiveCount": MAX_RECEIVES})
+        made = self._queue(
+            f"queue-{pool}",
+            queue.name,
+            {
+                "visibility_timeout_seconds": VISIBILITY_SECONDS,
+                "receive_wait_time_seconds": 20,
+                "redrive_policy": redrive,
+            },
+        )
+        aws.sqs_queue_policy.SqsQueuePolicy(
+            self,
+            f"queue-{pool}-policy",
+            queue_url=made.url,
+            policy=policy_document(
+                (
+                    tls_only("sqs:*", (made.arn,)),
+                    _nobody_but("OnlyTheControlPlaneSends", _SEND, made.arn, self._props.sender_arn),
+                    _nobody_but("OnlyThisPoolReceives", _RECEIVE, made.arn, queue.worker_role_arn),
+                )
+            ),
+        )
+        return made
+
+    def _only_own_dead_letters(self) -> None:
+        aws.sqs_queue_policy.SqsQueuePolicy(
+            self,
+            "dead-letters-policy",
+            queue_url=self.dead_letters.url,
+            policy=policy_document((tls_only("sqs:*", (self.dead_letters.arn,)),)),
+        )
+        aws.sqs_queue_redrive_allow_policy.SqsQueueRedriveAllowPolicy(
+            self,
+            "dead-letters-sources",
+            queue_url=self.dead_letters.url,
+            redrive_allow_policy=json.dumps(
+                {"redrivePermission": "byQueue", "sourceQueueArns": [queue.arn for queue in self.queues.values()]}
+            ),
+        )
+
+    def _alarms(self) -> None:
+        props = self._props
+        self._alarm(
+            "dead-letters-alarm",
+            AlarmProps(
+                name=f"{props.alarm_prefix}-dead-letters",
+                description="A work item could not be handled: see docs/infrastructure.md",
+                namespace="AWS/SQS",
+                metric="ApproximateNumberOfMessagesVisible",
+                dimensions={"QueueName": props.dead_letter_queue},
+                threshold=0,
+                periods=1,
+            ),
+        )
+        for pool, queue in props.queues.items():
+            self._pool_alarms(pool, queue)
+
+    def _pool_alarms(self, pool: str, queue: PoolQueue) -> None:
+        props = self._props
+        self._alarm(
+            f"oldest-{pool}-alarm",
+            AlarmProps(
+                name=f"{props.alarm_prefix}-{pool}-oldest-message",
+                description="Work has waited for ten minutes: no worker takes it",
+                namespace="AWS/SQS",
+                metric="ApproximateAgeOfOldestMessage",
+                dimensions={"QueueName": queue.name},
+                threshold=600,
+            ),
+        )
+        self._alarm(
+            f"heartbeat-{pool}-alarm",
+            AlarmProps(
+                name=f"{props.alarm_prefix}-{pool}-no-heartbeat",
+                description="Work waits and no worker of the pool has sent a heartbeat for five minutes",
+                namespace=props.metric_namespace,
+                metric="PoolWithoutHeartbeat",
+                dimensions={"Region": props.region, "Pool": pool},
+                threshold=0,
+                missing="breaching",
+            ),
+        )
+
+    def _alarm(self, id_: str, props: AlarmProps) -> None:
+        Alarm(self, id_, replace(props, actions=(self.topic.arn,), recovery_actions=(self.topic.arn,)))
+
+
+def _nobody_but(sid: str, actions: tuple[str, ...], queue_arn: str, principal_arn: str) -> Statement:
+    return Statement(
+        sid=sid,
+        effect="Deny",
+        actions=actions,
+        resources=(queue_arn,),
+        principals={"AWS": "*"},
+        conditions={"ArnNotEquals": {"aws:PrincipalArn": principal_arn}},
+    )

@@ -1,0 +1,233 @@
+"""A pool: like workers that appear when there is work, drain when they are told to go, and cost nothing between."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from airbridge.infra.cdk import Construct, Token, aws
+from airbridge.infra.constructs.alarm import Alarm, AlarmProps
+from airbridge.infra.constructs.log_group import log_group
+from airbridge.infra.constructs.worker_image import WorkerImage
+from airbridge.infra.scaling import METRIC, NAMESPACE, ScalingPlan
+
+HOOK = "drain"
+
+
+@dataclass(frozen=True)
+class WorkerPoolProps:
+    """A pool's place, size, image and settings.
+
+    `machine_image` is an AMI id, or `resolve:ssm:<parameter>`; it has Docker and the SSM agent.
+    """
+
+    name: str
+    region: str
+    pool: str
+    role_name: str
+    subnet_ids: Sequence[str]
+    security_group_id: str
+    machine_image: str
+    instance_types: Sequence[str]
+    disk_gib: int
+    scaling: ScalingPlan
+    on_demand_base: int
+    on_demand_percent: int
+    drain_seconds: int
+    image: str
+    registry: str
+    settings: Mapping[str, str]
+    bundle_bucket: str
+    key_arn: str
+    tags: Mapping[str, str]
+    log_days: int = 30
+
+
+class WorkerPool(Construct):  # type: ignore[misc]  # jsii's classes carry no types here
+    """An autoscaling group, its launch template, its drain hook and its scaling."""
+
+    def __init__(self, scope: Construct, id_: str, props: WorkerPoolProps) -> None:
+        super().__init__(scope, id_)
+        self._props = props
+        self.log_group = log_group(self, "log", f"/airbridge/{props.name}", props.key_arn, props.log_days)
+        self.profile = aws.iam_instance_profile.IamInstanceProfile(
+            self, "profile", name=props.name, role=props.role_name
+        )
+        self.template = self._launch_template()
+        self.group = self._autoscaling_group()
+        self._scale_out()
+        self._scale_in()
+
+    def _launch_template(self) -> Construct:
+        props = self._props
+        worker = WorkerImage(
+            image=props.image,
+            registry=props.registry,
+            region=props.region,
+            group=props.name,
+            hook=HOOK,
+            log_group=f"/airbridge/{props.name}",
+            drain_seconds=props.drain_seconds,
+            bundle_bucket=props.bundle_bucket,
+            settings=props.settings,
+        )
+        module = aws.launch_template
+        disk = module.LaunchTemplateBlockDeviceMappingsEbs(
+            volume_size=props.disk_gib, volume_type="gp3", encrypted="true", delete_on_termination="true"
+        )
+        return module.LaunchTemplate(
+            self,
+            "template",
+            name=props.name,
+            update_default_version=True,
+            image_id=props.machine_image,
+            user_data=base64.b64encode(worker.script().encode()).decode(),
+            ebs_optimized="true",
+            block_device_mappings=[module.LaunchTemplateBlockDeviceMappings(device_name="/dev/xvda", ebs=disk)],
+            iam_instance_profile=module.LaunchTemplateIamInstanceProfile(arn=self.profile.arn),
+            metadata_options=module.LaunchTemplateMetadataOptions(
+                http_endpoint="enabled", http_tokens="required", http_put_response_hop_limit=1
+            ),
+            monitoring=module.LaunchTemplateMonitoring(enabled=True),
+            network_interfaces=[
+                module.LaunchTemplateNetworkInterfaces(
+                    associate_public_ip_address="false",
+                    delete_on_termination="true",
+                    security_groups=[props.security_group_id],
+                )
+            ],
+            tag_specifications=[
+                module.LaunchTemplateTagSpecifications(resource_type=kind, tags={**props.tags, "Name": props.name})
+                for kind in ("instance", "volume")
+            ],
+        )
+
+    def _autoscaling_group(self) -> Construct:
+        props, module = self._props, aws.autoscaling_group
+        return module.AutoscalingGroup(
+            self,
+            "group",
+            name=props.name,
+            min_size=props.scaling.min_instances,
+            max_size=props.scaling.max_instances,
+            vpc_zone_identifier=list(props.subnet_ids),
+            health_check_type="EC2",
+            health_check_grace_period=120,
+            default_instance_warmup=props.scaling.warmup_seconds,
+            capacity_rebalance=True,
+            wait_for_capacity_timeout="0",
+            mixed_instances_policy=self._mixed_instances(),
+            # On the group, not beside it: an instance launched at once must already have the hook.
+            initial_lifecycle_hook=[
+                module.AutoscalingGroupInitialLifecycleHook(
+                    name=HOOK,
+                    lifecycle_transition="autoscaling:EC2_INSTANCE_TERMINATING",
+                    # Renewed by the draining instance; this is how long a silent one is waited for.
+                    heartbeat_timeout=min(props.drain_seconds, 900),
+                    default_result="CONTINUE",
+                )
+            ],
+            instance_refresh=module.AutoscalingGroupInstanceRefresh(
+                strategy="Rolling",
+                preferences=module.AutoscalingGroupInstanceRefreshPreferences(
+                    min_healthy_percentage=75,
+                    max_healthy_percentage=125,
+                    instance_warmup=str(props.scaling.warmup_seconds),
+                    checkpoint_percentages=[10, 50, 100],
+                    checkpoint_delay="300",
+                    auto_rollback=True,
+                    scale_in_protected_instances="Wait",
+                ),
+            ),
+            tag=[
+                module.AutoscalingGroupTag(key=key, value=value, propagate_at_launch=False)
+                for key, value in sorted({**props.tags, "Name": props.name}.items())
+            ],
+            lifecycle={"ignore_changes": ["desired_capacity"]},
+        )
+
+    def _mixed_instances(self) -> object:
+        props, module = self._props, aws.autoscaling_group
+        return module.AutoscalingGroupMixedInstancesPolicy(
+            instances_distribution=module.AutoscalingGroupMixedInstancesPolicyInstancesDistribution(
+                on_demand_base_capacity=props.on_demand_base,
+                on_demand_percentage_above_base_capacity=props.on_demand_percent,
+                on_demand_allocation_strategy="prioritized",
+                spot_allocation_strategy="price-capacity-optimized",
+            ),
+            launch_template=module.AutoscalingGroupMixedInstancesPolicyLaunchTemplate(
+                launch_template_specification=module.AutoscalingGroupMixedInstancesPolicyLaunchTemplateLaunchTemplateSpecification(
+                    launch_template_id=self.template.id,
+                    # The version itself, not $Latest: a new digest must show as a change here, and start a refresh.
+                    version=Token.as_string(self.template.latest_version),
+                ),
+                override=[
+                    module.AutoscalingGroupMixedInstancesPolicyLaunchTemplateOverride(instance_type=name)
+                    for name in props.instance_types
+                ],
+            ),
+        )
+
+    def _scale_out(self) -> None:
+        props, module = self._props, aws.autoscaling_policy
+        steps = props.scaling.steps
+        ends = [step.from_backlog for step in steps[1:]] + [None]
+        policy = module.AutoscalingPolicy(
+            self,
+            "grow",
+            name=f"{props.name}-grow",
+            autoscaling_group_name=self.group.name,
+            policy_type="StepScaling",
+            adjustment_type="ChangeInCapacity",
+            metric_aggregation_type="Maximum",
+            estimated_instance_warmup=props.scaling.warmup_seconds,
+            step_adjustment=[
+                module.AutoscalingPolicyStepAdjustment(
+                    scaling_adjustment=step.add_instances,
+                    metric_interval_lower_bound=str(step.from_backlog),
+                    metric_interval_upper_bound=None if end is None else str(end),
+                )
+                for step, end in zip(steps, ends, strict=True)
+            ],
+        )
+        self._signal("backlog", "Work waits", policy.arn, "GreaterThanThreshold", props.scaling.out_period_seconds, 1)
+
+    def _scale_in(self) -> None:
+        props, module = self._props, aws.autoscaling_policy
+        policy = module.AutoscalingPolicy(
+            self,
+            "shrink",
+            name=f"{props.name}-shrink",
+            autoscaling_group_name=self.group.name,
+            policy_type="StepScaling",
+            adjustment_type="PercentChangeInCapacity",
+            min_adjustment_magnitude=1,
+            metric_aggregation_type="Maximum",
+            step_adjustment=[
+                module.AutoscalingPolicyStepAdjustment(
+                    scaling_adjustment=-props.scaling.in_percent, metric_interval_upper_bound="0"
+                )
+            ],
+        )
+        periods = props.scaling.idle_minutes
+        self._signal("idle", "Nothing waits", policy.arn, "LessThanOrEqualToThreshold", 60, periods)
+
+    def _signal(self, id_: str, what: str, policy_arn: str, comparison: str, period: int, periods: int) -> None:
+        props = self._props
+        Alarm(
+            self,
+            id_,
+            AlarmProps(
+                name=f"{props.name}-{id_}",
+                description=f"{what} in {props.region}, pool {props.pool}: the group is scaled",
+                namespace=NAMESPACE,
+                metric=METRIC,
+                dimensions={"Region": props.region, "Pool": props.pool},
+                comparison=comparison,
+                threshold=0,
+                period_seconds=period,
+                periods=periods,
+                actions=(policy_arn,),
+            ),
+        )

@@ -1,0 +1,124 @@
+"""The role of one pool's workers: its own queue, its region's snapshots, its log prefix, its region's data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from airbridge.infra.cdk import Construct
+from airbridge.infra.constructs.policy import Statement, assumed_by_service
+from airbridge.infra.constructs.role import Role, RoleProps
+
+
+@dataclass(frozen=True)
+class WorkerRoleProps:
+    """The few things that a worker of this pool touches."""
+
+    name: str
+    region: str
+    account: str
+    queue_arn: str
+    bundle_bucket_arn: str
+    log_bucket_arn: str
+    key_arn: str
+    repository: str
+    group: str
+    data: Sequence[str]
+
+
+def worker_role(scope: Construct, id_: str, props: WorkerRoleProps) -> Role:
+    """The role that a pool's instances have."""
+    return Role(
+        scope,
+        id_,
+        RoleProps(
+            name=props.name,
+            description="Workers of one pool",
+            trust=(assumed_by_service("ec2.amazonaws.com"),),
+            statements=(*_work(props), *_data(props), *_machine(props)),
+        ),
+    )
+
+
+def _work(props: WorkerRoleProps) -> Iterator[Statement]:
+    yield Statement(
+        sid="ReceiveWork",
+        actions=(
+            "sqs:ChangeMessageVisibility",
+            "sqs:DeleteMessage",
+            "sqs:GetQueueAttributes",
+            "sqs:GetQueueUrl",
+            "sqs:ReceiveMessage",
+        ),
+        resources=(props.queue_arn,),
+    )
+    yield Statement(
+        sid="ReadSnapshots",
+        actions=("s3:GetObject",),
+        resources=(f"{props.bundle_bucket_arn}/bundles/*", f"{props.bundle_bucket_arn}/trust/*"),
+    )
+    yield Statement(
+        sid="WriteLogs",
+        actions=("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:PutObject"),
+        resources=(f"{props.log_bucket_arn}/logs/*",),
+    )
+    yield Statement(
+        sid="UseKey", actions=("kms:Decrypt", "kms:GenerateDataKey"), resources=(props.key_arn,)
+    )
+
+
+def _data(props: WorkerRoleProps) -> Iterator[Statement]:
+    """The region's data, to read. What a pool's tasks write, and where, is granted by the data's owner."""
+    for index, prefix in enumerate(props.data):
+        bucket, _, key = prefix.removeprefix("s3://").partition("/")
+        under = f"{key.rstrip('/')}/" if key else ""
+        yield Statement(
+            sid=f"ReadData{index}", actions=("s3:GetObject",), resources=(f"arn:aws:s3:::{bucket}/{under}*",)
+        )
+        yield Statement(
+            sid=f"ListData{index}",
+            actions=("s3:ListBucket",),
+            resources=(f"arn:aws:s3:::{bucket}",),
+            conditions={"StringLike": {"s3:prefix": f"{under}*"}} if under else {},
+        )
+
+
+def _machine(props: WorkerRoleProps) -> Iterator[Statement]:
+    where = f"{props.region}:{props.account}"
+    yield Statement(
+        sid="Login",
+        actions=("ecr:GetAuthorizationToken",),
+        resources=("*",),
+        forced_by_aws="GetAuthorizationToken takes no resource; the token allows only what this role allows",
+    )
+    yield Statement(
+        sid="PullImage",
+        actions=("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"),
+        resources=(f"arn:aws:ecr:{where}:repository/{props.repository}",),
+    )
+    yield Statement(
+        sid="WriteOwnLog",
+        actions=("logs:CreateLogStream", "logs:PutLogEvents"),
+        resources=(f"arn:aws:logs:{where}:log-group:/airbridge/{props.group}:*",),
+    )
+    yield Statement(
+        sid="Drain",
+        actions=(
+            "autoscaling:CompleteLifecycleAction",
+            "autoscaling:RecordLifecycleActionHeartbeat",
+            "autoscaling:TerminateInstanceInAutoScalingGroup",
+        ),
+        resources=(f"arn:aws:autoscaling:{where}:autoScalingGroup:*:autoScalingGroupName/{props.group}",),
+    )
+    yield Statement(
+        sid="SessionManager",
+        actions=(
+            "ssm:UpdateInstanceInformation",
+            "ssmmessages:CreateControlChannel",
+            "ssmmessages:CreateDataChannel",
+            "ssmmessages:OpenControlChannel",
+            "ssmmessages:OpenDataChannel",
+        ),
+        resources=("*",),
+        forced_by_aws="the agent registers before its instance has a name in SSM; none of these takes a resource",
+    )

@@ -1,0 +1,1 @@
+"""Stacks only compose constructs: every decision about a resource is in its construct."""

@@ -1,0 +1,81 @@
+"""What every stack has: one state key, one provider held to one account, tags, protection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airbridge.infra.cdk import Aspects, DataTerraformRemoteStateS3, LocalBackend, S3Backend, TerraformOutput
+from airbridge.infra.cdk import TerraformStack as _TerraformStack
+from airbridge.infra.cdk import aws
+from airbridge.infra.environment import Environment
+from airbridge.infra.tags import Tags
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """An environment, and how this synth of it was asked for."""
+
+    environment: Environment
+    allow_destroy: bool = False
+    local_state: bool = False
+    # The Python that Terraform starts for the migrations, as seen from a stack's directory.
+    python: str = "python"
+
+    @property
+    def protect(self) -> bool:
+        """Whether what holds data refuses to be destroyed."""
+        return self.environment.protection.deletion and not self.allow_destroy
+
+
+class Stack(_TerraformStack):  # type: ignore[misc]  # jsii's classes carry no types here
+    """A stack of one environment, in one region."""
+
+    def __init__(self, scope: Any, name: str, deployment: Deployment, region: str) -> None:
+        super().__init__(scope, name)
+        self.deployment, self.environment, self.names = deployment, deployment.environment, deployment.environment.names
+        self.region = region
+        self.tags = {
+            "airbridge:environment": self.environment.name,
+            "airbridge:stack": name,
+            "airbridge:managed-by": "terraform",
+        }
+        aws.provider.AwsProvider(self, "aws", region=region, allowed_account_ids=[self.environment.account])
+        Aspects.of(self).add(Tags(self.tags))
+        self._backend(name)
+
+    def _backend(self, name: str) -> None:
+        if self.deployment.local_state:
+            LocalBackend(self, path=f"{name}.tfstate")
+            return
+        S3Backend(self, **self._state_of(name))
+        # cdktf knows only DynamoDB's locks; this is Terraform's own.
+        self.add_override("terraform.backend.s3.use_lockfile", True)
+
+    def _state_of(self, name: str) -> dict[str, Any]:
+        return {
+            "bucket": self.names.state_bucket,
+            "key": f"{self.environment.name}/{name}.tfstate",
+            "region": self.names.home_region,
+            "encrypt": True,
+            "kms_key_id": f"arn:aws:kms:{self.names.home_region}:{self.environment.account}:alias/{state_alias(self.environment)}",
+        }
+
+    def outputs_of(self, stack: str) -> Any:
+        """Another stack's outputs, read from its state, so that either can be deployed alone."""
+        state = self._state_of(stack)
+        return DataTerraformRemoteStateS3(
+            self, stack, bucket=state["bucket"], key=state["key"], region=state["region"]
+        )
+
+    def outputs(self, values: Mapping[str, tuple[Any, str]]) -> None:
+        """Declare outputs: name to value and description."""
+        for name, (value, description) in values.items():
+            output = TerraformOutput(self, f"output-{name}", value=value, description=description)
+            output.override_logical_id(name)
+
+
+def state_alias(environment: Environment) -> str:
+    """The alias of the key that the state is encrypted under."""
+    return f"{environment.names.base}-state"
