@@ -1,0 +1,137 @@
+"""What the runner's own processes say to each other, and how they hand descriptors over.
+
+The agent and the zygote, and the zygote and its templates, talk over UNIX socket pairs of type SOCK_SEQPACKET:
+one message a packet, descriptors alongside. What a task needs (`Job`) may be larger than a packet and travels in a
+memfd that only the task's supervisor reads. Each supervisor reports to the agent over a socket of its own.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+_MAX_PACKET: Final = 64 * 1024
+_MAX_FDS: Final = 8
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A DAG file of a snapshot: what a template is the parsed form of."""
+
+    bundle_name: str
+    bundle_version: str
+    bundle_path: str
+    dag_rel_path: str
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What a supervisor and its task need. `ti` and `ti_context` are JSON objects of the Task SDK's models."""
+
+    item_id: str
+    epoch: int
+    ti: dict[str, Any]
+    ti_context: dict[str, Any]
+    start_date: datetime
+    source: Source
+    log_file: str
+    kill_grace_seconds: float
+
+
+class Spawn(msgspec.Struct, frozen=True, tag=True):
+    """Start a supervisor. Descriptors: its relay socket, its status socket, the memfd with the `Job`."""
+
+    source: Source
+    warm: bool
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The zygote has loaded Airflow and takes spawns."""
+
+    pss_bytes: int
+
+
+class Parsed(msgspec.Struct, frozen=True, tag=True):
+    """A template has parsed its file. With `hazards` it must not be shared, and the template has ended."""
+
+    pss_bytes: int = 0
+    hazards: tuple[str, ...] = ()
+
+
+class Reaped(msgspec.Struct, frozen=True, tag=True):
+    """A supervisor died without a last word; `status` is as `os.waitpid` gives it."""
+
+    pid: int
+    status: int
+
+
+class Unshared(msgspec.Struct, frozen=True, tag=True):
+    """A DAG file turned out not to be shareable: its tasks parse it themselves."""
+
+    source: Source
+    hazards: tuple[str, ...]
+
+
+class Started(msgspec.Struct, frozen=True, tag=True):
+    """A supervisor is there; the task has not begun yet."""
+
+    pid: int
+
+
+class Ended(msgspec.Struct, frozen=True, tag=True):
+    """A supervisor's last word. `code` is 0 if it has reported the task's final state."""
+
+    code: int
+    detail: str = ""
+
+
+Message = Spawn | Ready | Parsed | Reaped | Unshared | Started | Ended
+
+_DECODER: Final = msgspec.msgpack.Decoder(Message)
+_JOBS: Final = msgspec.msgpack.Decoder(Job)
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected sockets that keep packets whole."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> None:
+    """Send one message, with descriptors that the receiver gets copies of."""
+    payload = msgspec.msgpack.encode(message)
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sock.sendmsg([payload], ancillary)
+
+
+def receive(sock: socket.socket) -> tuple[Message | None, list[int]]:
+    """Return the next message, or None at end of file, and the descriptors that came with it."""
+    space = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
+    payload, ancillary, _flags, _address = sock.recvmsg(_MAX_PACKET, space, socket.MSG_CMSG_CLOEXEC)
+    fds = _descriptors(ancillary)
+    return (_DECODER.decode(payload) if payload else None), fds
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return list(found)
+
+
+def write_job(job: Job) -> int:
+    """Return a memfd that holds `job`; the caller closes it."""
+    fd = os.memfd_create("airbridge-job", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(msgspec.msgpack.encode(job))
+    return fd
+
+
+def read_job(fd: int) -> Job:
+    """Return the job in the memfd, and close it."""
+    with open(fd, "rb") as file:
+        file.seek(0)
+        return _JOBS.decode(file.read())

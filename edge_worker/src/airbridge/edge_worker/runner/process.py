@@ -1,0 +1,142 @@
+"""What Linux offers to keep a family of processes in order: names, ties between parent and child, memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import signal
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+SUPERVISOR: Final = "airbridge-sup"
+"""The kernel's name of a supervisor's process (at most 15 bytes): how a zygote tells adopted supervisors from leftovers."""
+
+TEMPLATE: Final = "airbridge-tmpl"
+"""The same of a template."""
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, value: Any) -> None:
+    if _LIBC.prctl(option, value, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl({option}): {os.strerror(code)}")
+
+
+def name_self(name: str) -> None:
+    """Set the name that ps and top show."""
+    _prctl(_PR_SET_NAME, ctypes.create_string_buffer(name.encode()[:15]))
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies; at once if `parent` is no longer the parent."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent dies."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def offer_to_oom_killer() -> None:
+    """Have the kernel take this process, a task, rather than a supervisor or the agent when memory runs out."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def children() -> list[int]:
+    """Return the process ids of this process's children, zombies included."""
+    with suppress(OSError):
+        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    return []
+
+
+def name_of(pid: int) -> str:
+    """Return the kernel's name of a process, or nothing if it is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
+def thread_count() -> int:
+    """Return how many threads this process has, those that Python does not know of included."""
+    with suppress(OSError):
+        return sum(1 for _ in Path("/proc/self/task").iterdir())
+    return threading.active_count()
+
+
+def descriptors() -> dict[int, str]:
+    """Return this process's open descriptors and what each refers to."""
+    found: dict[int, str] = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the descriptor of the listing itself
+            found[int(entry.name)] = str(entry.readlink())
+    return {fd: target for fd, target in found.items() if target != f"/proc/{os.getpid()}/fd"}
+
+
+def pss_bytes(pid: int | str = "self") -> int:
+    """Return a process's share of memory: its own pages, and of shared ones its part."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for want of memory since it started."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def reap() -> list[tuple[int, int]]:
+    """Return (pid, status) of every child that has ended, so that none stays a zombie."""
+    ended = []
+    with suppress(ChildProcessError):
+        while (result := os.waitpid(-1, os.WNOHANG))[0] != 0:
+            ended.append(result)
+    return ended
+
+
+def has_children() -> bool:
+    """Whether there is any child, ended or not. Does not reap."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def ignore_stop_signals() -> None:
+    """Leave SIGTERM and SIGINT to the agent: a service manager sends them to every process of a service."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def reseed() -> None:
+    """Give this process random numbers of its own."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def describe(status: int) -> str:
+    """Return in words how a process ended, from a status of `os.waitpid`."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return f"killed by signal {number} ({signal.strsignal(number)})"
+    return f"exit code {os.waitstatus_to_exitcode(status)}"

@@ -1,0 +1,126 @@
+"""The life of one supervisor, from its fork to its last word."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import psutil
+
+from airbridge.edge_worker import _airflow
+from airbridge.edge_worker.runner import messages, process
+from airbridge.edge_worker.runner.link import Link
+from airbridge.edge_worker.runner.messages import Ended, Job, Started
+
+
+def fork(fds: list[int], parsed: _airflow.ParsedFile | None, in_child: Callable[[], None]) -> int:
+    """Fork a supervisor and return its process id. `fds` (relay, status, job) are closed here in any case.
+
+    `in_child` lets go of what belongs to the process that forks.
+    """
+    pid = os.fork()
+    if pid == 0:
+        _become(fds, parsed, in_child)
+    for fd in fds:
+        os.close(fd)
+    return pid
+
+
+def _become(fds: list[int], parsed: _airflow.ParsedFile | None, in_child: Callable[[], None]) -> NoReturn:
+    """Be a supervisor until the task has ended; never return into the forking process's loop."""
+    code = 1
+    try:
+        in_child()
+        process.ignore_stop_signals()
+        process.name_self(process.SUPERVISOR)
+        process.adopt_orphans()
+        relay_fd, status_fd, job_fd = fds
+        code = _supervise(
+            messages.read_job(job_fd), socket.socket(fileno=relay_fd), socket.socket(fileno=status_fd), parsed
+        )
+    except BaseException:  # noqa: BLE001 - the outer edge of the process
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _supervise(
+    job: Job, relay: socket.socket, status: socket.socket, parsed: _airflow.ParsedFile | None
+) -> int:
+    with suppress(OSError):
+        messages.send(status, Started(os.getpid()))
+    link = Link(relay)
+    with Path(job.log_file).open("ab") as file:
+        log = _airflow.task_log(file)
+        try:
+            ended = _run(job, link, log, parsed, (relay, status, file))
+        except Exception as error:  # noqa: BLE001 - the outer edge: the task has to end, and somebody has to hear of it
+            ended = _give_up(job, link, log, error)
+        _kill_leftovers()
+    with suppress(OSError):
+        messages.send(status, ended)
+    return ended.code
+
+
+def _run(
+    job: Job,
+    link: Link,
+    log: Any,
+    parsed: _airflow.ParsedFile | None,
+    held: Iterable[socket.socket | BinaryIO],
+) -> Ended:
+    oom_kills = process.oom_kills()
+    parent = os.getpid()
+
+    def in_child() -> None:
+        for thing in held:
+            thing.close()
+        os.setsid()
+        process.die_with(parent)
+        process.offer_to_oom_killer()
+        process.reseed()
+        gc.enable()
+
+    task = _airflow.start_task(job, parsed, link, log, in_child)
+    task.wait()
+    return _last_word(task, link, log, process.oom_kills() - oom_kills)
+
+
+def _last_word(task: _airflow.SupervisedTask, link: Link, log: Any, oom_kills: int) -> Ended:
+    if link.ended is not None:
+        return Ended(1, f"stopped: {link.ended.cancel}: {link.ended.detail}")
+    if task.died_of is None:
+        return Ended(0)
+    detail = f"the task was killed by signal {task.died_of.value} ({task.died_of.name})"
+    if task.died_of == signal.SIGKILL and oom_kills:
+        detail += f"; the kernel killed {oom_kills} process(es) for want of memory while it ran"
+        log.critical("The kernel killed processes for want of memory while the task ran", oom_kills=oom_kills)
+    return Ended(0, detail)
+
+
+def _give_up(job: Job, link: Link, log: Any, error: Exception) -> Ended:
+    """End the task of a supervisor that failed, and report it as failed if that can still be done."""
+    log.error("The supervisor failed", exc_info=error)
+    _kill_leftovers()
+    try:
+        _airflow.report_failed(job, link)
+    except Exception as second:  # noqa: BLE001 - the outer edge: what cannot be reported is left to the agent
+        return Ended(1, f"the supervisor failed: {error!r}; reporting that failed as well: {second!r}")
+    return Ended(0, f"the supervisor failed: {error!r}")
+
+
+def _kill_leftovers() -> None:
+    """Kill what the task has left running: every descendant, since orphans of the task are this process's children."""
+    while process.has_children():
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        with suppress(ChildProcessError):
+            os.waitpid(-1, 0)

@@ -1,0 +1,59 @@
+"""A template: a process with one DAG file parsed, from which supervisors are forked."""
+
+from __future__ import annotations
+
+import gc
+import socket
+from pathlib import Path
+
+from airbridge.edge_worker import _airflow
+from airbridge.edge_worker.runner import hazards, messages, process, supervise
+from airbridge.edge_worker.runner.loop import ChildSignals, Waitable, wait_readable
+from airbridge.edge_worker.runner.messages import Parsed, Reaped, Source, Spawn
+
+
+def run(source: Source, control: socket.socket) -> None:
+    """Parse the file, tell the zygote, and fork supervisors until the zygote hangs up."""
+    process.name_self(process.TEMPLATE)
+    parsed, found = _parse(source)
+    if found:
+        messages.send(control, Parsed(hazards=tuple(found)))
+        return
+    gc.collect()
+    gc.freeze()
+    messages.send(control, Parsed(pss_bytes=process.pss_bytes()))
+    _serve(control, parsed)
+
+
+def _parse(source: Source) -> tuple[_airflow.ParsedFile, list[str]]:
+    with hazards.watching(Path(source.bundle_path)) as watch, _airflow.parsing_ahead(watch.note):
+        parsed = _airflow.parse(source)
+    if parsed.errors:
+        watch.note("cannot be imported")
+    return parsed, watch.hazards
+
+
+def _serve(control: socket.socket, parsed: _airflow.ParsedFile) -> None:
+    child_signals = ChildSignals()
+
+    def in_child() -> None:
+        child_signals.close()
+        control.close()
+
+    sources: list[Waitable] = [control, child_signals]
+    while True:
+        readable = wait_readable(sources)
+        if child_signals in readable:
+            child_signals.drain()
+            _report_deaths(control)
+        if control in readable:
+            message, fds = messages.receive(control)
+            if not isinstance(message, Spawn):
+                return
+            supervise.fork(fds, parsed, in_child)
+
+
+def _report_deaths(control: socket.socket) -> None:
+    for pid, status in process.reap():
+        if status != 0:
+            messages.send(control, Reaped(pid, status))
