@@ -8,6 +8,15 @@ from pathlib import Path
 
 DAG_ID = "near_the_data"
 RESULT_TASK = "compare"
+LOGGED_TASK = "nottingham_1930s"
+REGION_OF_DATA = {
+    "new_york_temperature": "us-east-1",
+    "new_york_ozone": "us-east-1",
+    "nottingham_1920s": "eu-west-1",
+    "nottingham_1930s": "eu-west-1",
+    "compare": "us-east-1",
+}
+"""Where each task of the DAG must run: beside its bucket; the last one in the home region."""
 _HERE = Path(__file__).parent
 
 

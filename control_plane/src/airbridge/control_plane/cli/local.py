@@ -1,0 +1,185 @@
+"""``airbridge up``, ``down``, ``status`` and ``demo``: the whole platform on this machine."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from airbridge.control_plane.cli import arguments, output
+from airbridge.control_plane.cli.arguments import CacheDirectory, Directory, Json
+from airbridge.control_plane.cli.exits import Exit
+from airbridge.control_plane.cli.progress import ComponentDisplay
+from airbridge.control_plane.local.layout import StateDir
+from airbridge.control_plane.local.options import DEFAULT_REGIONS, Options
+from airbridge.control_plane.local.state import PlatformState
+
+_REGION_HELP = (
+    "A region, as NAME or NAME:POOL,POOL; may be given several times. The first one is the home region."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(epilog="Example: airbridge up --region us-east-1 --region eu-west-1:default,gpu")(up)
+    app.command(epilog="Example: airbridge down --dir .airbridge")(down)
+    app.command(epilog="Example: airbridge status --json")(status)
+    app.command(epilog="Example: airbridge demo")(demo)
+
+
+def up(
+    directory: Directory = arguments.DEFAULT_DIRECTORY,
+    regions: Annotated[list[str], typer.Option("--region", help=_REGION_HELP)] = list(DEFAULT_REGIONS),  # noqa: B006 - typer copies it
+    workers_per_region: Annotated[int, typer.Option(min=0, help="Workers of each pool of each region.")] = 1,
+    schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes.")] = 1,
+    slots: Annotated[int, typer.Option(min=1, help="Task slots of each worker.")] = 8,
+    dags: Annotated[
+        Path | None, typer.Option(help="Folder of DAG files. [default: DIR/dags]", resolve_path=True)
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port of the UI. [default: the last one, or a free one]")
+    ] = None,
+    airflow: Annotated[list[str], typer.Option(help="An Airflow setting, as section.option=value.")] = [],  # noqa: B006 - as above
+    worker_env: Annotated[list[str], typer.Option(help="A variable for the workers, as NAME=VALUE.")] = [],  # noqa: B006 - as above
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return once it is ready; end it with 'down'.")
+    ] = False,
+    cache_dir: CacheDirectory = None,
+    json: Json = False,
+) -> None:
+    """Start the platform on this machine and keep it running until Ctrl-C or `airbridge down`."""
+    from airbridge.control_plane.local.aws import parse_regions
+
+    options = Options(
+        directory=directory,
+        regions=parse_regions(regions),
+        workers_per_region=workers_per_region,
+        schedulers=schedulers,
+        slots=slots,
+        dags=dags,
+        port=port,
+        airflow=arguments.pairs(airflow, "--airflow"),
+        worker_env=arguments.pairs(worker_env, "--worker-env"),
+    )
+    cache = arguments.cache_directory(cache_dir)
+    if detach:
+        _up_detached(options, cache, json)
+    else:
+        _up_here(options, cache, json)
+
+
+def down(directory: Directory = arguments.DEFAULT_DIRECTORY, json: Json = False) -> None:
+    """End the platform of a state directory and wait until every process is gone."""
+    from airbridge.control_plane.local.shutdown import shut_down
+
+    pid = shut_down(StateDir(directory))
+    if json:
+        output.emit_json({"stopped": str(directory), "pid": pid})
+    else:
+        output.emit_text(f"stopped {directory} (process {pid})")
+
+
+def status(directory: Directory = arguments.DEFAULT_DIRECTORY, json: Json = False) -> None:
+    """Show what runs: components, workers, work waiting and running."""
+    from airbridge.control_plane.local import overview, state
+
+    now = state.read(StateDir(directory))
+    regions = overview.regions(StateDir(directory))
+    if json:
+        output.emit_json(
+            {"platform": now.model_dump(mode="json"), "regions": [row._asdict() for row in regions]}
+        )
+        return
+    console = output.results()
+    console.print(_components(now))
+    console.print()
+    console.print(output.table(None, overview.Region._fields, regions))
+
+
+def demo(
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="State directory, kept afterwards. [default: a temporary one, deleted]"),
+    ] = None,
+    cache_dir: CacheDirectory = None,
+    json: Json = False,
+) -> None:
+    """Bring the platform up, run a DAG whose tasks are placed near their data in two regions, take it down."""
+    from airbridge.control_plane.cli import demo_view
+    from airbridge.control_plane.local import demo as local_demo
+
+    with demo_view.DemoView(output.messages()) as view:
+        report = local_demo.run(directory, arguments.cache_directory(cache_dir), arguments.environ(), view)
+    if json:
+        output.emit_json(report.model_dump(mode="json"))
+    else:
+        demo_view.print_report(output.results(), report)
+    raise typer.Exit(Exit.OK if report.ok else Exit.FAILED)
+
+
+def _up_here(options: Options, cache: Path, json: bool) -> None:
+    import time
+
+    from airbridge.control_plane.local import logfile, state
+    from airbridge.control_plane.local.child import spawn
+    from airbridge.control_plane.local.platform import Platform, Watcher
+
+    directory = StateDir(options.directory)
+    directory.make()
+    ending = threading.Event()
+    with state.locked(directory), ComponentDisplay(output.messages()) as display:
+        logfile.configure(directory.log("supervisor"))
+        _end_on_signals(ending)
+        watcher = Watcher(
+            note=display.note, changed=display.changed, ready=lambda now: _announce(display, now, json)
+        )
+        platform = Platform(options, arguments.environ(), cache, spawn, time, watcher)
+        platform.run(wanted=lambda: not ending.is_set())
+
+
+def _up_detached(options: Options, cache: Path, json: bool) -> None:
+    from airbridge.control_plane.local import state
+    from airbridge.control_plane.local.exceptions import AlreadyRunning
+    from airbridge.control_plane.local.launch import launch
+
+    directory = StateDir(options.directory)
+    holder = state.lock_holder(directory)
+    if holder is not None:
+        raise AlreadyRunning(options.directory, holder)
+    with ComponentDisplay(output.messages()) as display:
+        launched = launch(options, cache, arguments.environ(), dies_with_parent=False)
+        now = launched.await_ready(display.changed)
+        _announce(display, now, json)
+
+
+def _end_on_signals(ending: threading.Event) -> None:
+    """The first Ctrl-C or SIGTERM ends the platform in order; the second ends this process, and so all of it."""
+
+    def handle(number: int, _frame: object) -> None:
+        if ending.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        ending.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, handle)
+
+
+def _announce(display: ComponentDisplay, now: PlatformState, json: bool) -> None:
+    if json:
+        output.emit_json(now.model_dump(mode="json"))
+        return
+    display.note(f"ready in {now.seconds_to_ready} s; DAG files go to {now.dags}")
+    output.emit_text(now.ui_url)
+
+
+def _components(now: PlatformState) -> object:
+    rows = [(c.name, c.phase.value, c.pid, c.restarts, c.url) for c in now.components]
+    return output.table(
+        f"{now.root}: {now.phase.value}, process {now.pid}",
+        ("component", "state", "pid", "restarts", "url"),
+        rows,
+    )

@@ -1,0 +1,181 @@
+"""The demo: a DAG over data that lies in two regions, from an empty directory to a result and back."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from airbridge.control_plane import samples
+from airbridge.control_plane.local import aws, overview, state
+from airbridge.control_plane.local.airflow_rest import AirflowRest
+from airbridge.control_plane.local.exceptions import AlreadyRunning
+from airbridge.control_plane.local.launch import launch
+from airbridge.control_plane.local.layout import StateDir
+from airbridge.control_plane.local.options import Options
+from airbridge.control_plane.local.state import ComponentState, PlatformState
+
+
+class TaskRow(BaseModel):
+    """One task of the run: where it was to run, where it ran, how long each step took (seconds)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    task: str
+    data_in: str
+    region: str | None
+    worker: str | None
+    wait: float | None
+    run: float | None
+    state: str | None
+
+    @property
+    def at_home(self) -> bool:
+        """Whether the task ran in the region of its data."""
+        return self.region == self.data_in
+
+
+class Report(BaseModel):
+    """What the demo found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: str
+    tasks: tuple[TaskRow, ...]
+    result: dict[str, Any] | None
+    log_of: str
+    log: tuple[str, ...]
+    seconds_to_ready: float
+    seconds_to_run: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run succeeded, and every task beside its data."""
+        return self.state == "success" and all(task.at_home for task in self.tasks)
+
+
+class View(Protocol):
+    """Whom the demo tells what it does."""
+
+    def note(self, text: str) -> None:
+        """Hear of a step."""
+
+    def changed(self, component: ComponentState) -> None:
+        """Hear of a component."""
+
+    def tasks(self, rows: tuple[TaskRow, ...]) -> None:
+        """Hear of the run's tasks."""
+
+
+def run(directory: Path | None, cache: Path, environ: Mapping[str, str], view: View) -> Report:
+    """Run the demo in `directory`, or in a temporary one that is deleted."""
+    with ExitStack() as stack:
+        root = directory or Path(
+            stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="airbridge-demo-", ignore_cleanup_errors=True)
+            )
+        )
+        return _run(Options(directory=root.resolve()), cache, environ, view, stack)
+
+
+def _run(options: Options, cache: Path, environ: Mapping[str, str], view: View, stack: ExitStack) -> Report:
+    begun = time.monotonic()
+    directory = StateDir(options.directory)
+    holder = state.lock_holder(directory)
+    if holder is not None:
+        raise AlreadyRunning(options.directory, holder)
+    # The DAG lies there before the dag-processor looks for the first time.
+    shutil.copytree(samples.dags_folder(), directory.dags, dirs_exist_ok=True)
+    launched = launch(options, cache, environ, dies_with_parent=True)
+    stack.callback(launched.stop)
+    platform = launched.await_ready(view.changed)
+    ready = time.monotonic()
+    view.note("uploading the data to each region's bucket")
+    _upload(platform, options)
+    with AirflowRest(platform.ui_url) as airflow:
+        report = _follow(airflow, directory, view, ready - begun)
+    view.note("taking everything down")
+    return report
+
+
+def _follow(airflow: AirflowRest, directory: StateDir, view: View, seconds_to_ready: float) -> Report:
+    view.note(f"waiting for the DAG {samples.DAG_ID} to be parsed")
+    airflow.wait_for_dag(samples.DAG_ID)
+    airflow.unpause(samples.DAG_ID)
+    begun = time.monotonic()
+    run_id = airflow.trigger(samples.DAG_ID)
+    view.note(f"triggered {run_id}")
+
+    def rows(instances: list[dict[str, Any]]) -> tuple[TaskRow, ...]:
+        return task_rows(instances, overview.places(directory, samples.DAG_ID, run_id))
+
+    outcome = airflow.wait(samples.DAG_ID, run_id, seen=lambda instances: view.tasks(rows(instances)))
+    took = time.monotonic() - begun
+    tasks = rows(airflow.task_instances(samples.DAG_ID, run_id))
+    logged = next((task.task for task in tasks if task.state == "failed"), samples.LOGGED_TASK)
+    return Report(
+        state=outcome,
+        tasks=tasks,
+        result=_result(airflow, run_id),
+        log_of=logged,
+        log=tuple(airflow.log(samples.DAG_ID, run_id, logged)),
+        seconds_to_ready=round(seconds_to_ready, 1),
+        seconds_to_run=round(took, 1),
+    )
+
+
+def task_rows(
+    instances: list[dict[str, Any]], places: Mapping[tuple[str, int], tuple[str, str | None]]
+) -> tuple[TaskRow, ...]:
+    """Join what Airflow says of the tasks with where the ledger says they ran."""
+    rows = []
+    for ti in sorted(instances, key=lambda ti: (ti["start_date"] or "~", ti["task_id"])):
+        region, worker = places.get((ti["task_id"], ti["map_index"]), (None, None))
+        rows.append(
+            TaskRow(
+                task=ti["task_id"],
+                data_in=samples.REGION_OF_DATA[ti["task_id"]],
+                region=region,
+                worker=worker,
+                wait=_seconds(ti["queued_when"], ti["start_date"]),
+                run=_seconds(ti["start_date"], ti["end_date"]),
+                state=ti["state"],
+            )
+        )
+    return tuple(rows)
+
+
+def _seconds(begin: str | None, end: str | None) -> float | None:
+    if begin is None or end is None:
+        return None
+    return round((datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds(), 2)
+
+
+def _result(airflow: AirflowRest, run_id: str) -> dict[str, Any] | None:
+    try:
+        value: dict[str, Any] = airflow.xcom(samples.DAG_ID, run_id, samples.RESULT_TASK)
+    except KeyError:
+        return None
+    return value
+
+
+def _upload(platform: PlatformState, options: Options) -> None:
+    import boto3
+
+    buckets = {region.name: region.data_bucket for region in options.regions}
+    for data in samples.data_objects():
+        s3 = boto3.client(
+            "s3",
+            endpoint_url=platform.aws_url,
+            region_name=data.region,
+            aws_access_key_id=aws.CREDENTIALS["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=aws.CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        )
+        s3.put_object(Bucket=buckets[data.region], Key=data.key, Body=data.path.read_bytes())

@@ -1,0 +1,108 @@
+"""Starts `airbridge up` as a process of its own and follows it through platform.json until it is ready."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from airbridge.control_plane.local import state
+from airbridge.control_plane.local.exceptions import NotRunning, StartFailed
+from airbridge.control_plane.local.layout import StateDir
+from airbridge.control_plane.local.options import Options
+from airbridge.control_plane.local.privileges import child_setup
+from airbridge.control_plane.local.state import ComponentState, PlatformPhase, PlatformState
+
+_POLL_SECONDS = 0.1
+_STOP_SECONDS = 60.0
+
+
+class Launched:
+    """A platform that runs in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], directory: StateDir) -> None:
+        self._process = process
+        self._directory = directory
+
+    def await_ready(
+        self, changed: Callable[[ComponentState], None], timeout_seconds: float = 300.0
+    ) -> PlatformState:
+        """Return the platform once it is ready; raises `StartFailed` with its own words if it ends instead."""
+        seen: dict[str, ComponentState] = {}
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            now = self._state()
+            for component in now.components if now else ():
+                if seen.get(component.name) != component:
+                    seen[component.name] = component
+                    changed(component)
+            if now and now.phase is PlatformPhase.READY:
+                return now
+            if self._process.poll() is not None:
+                raise StartFailed("the platform", self._last_words())
+            time.sleep(_POLL_SECONDS)
+        self.stop()
+        raise StartFailed("the platform", f"is not ready after {timeout_seconds:.0f} s", self._output)
+
+    def stop(self) -> None:
+        """End the platform and wait until it is gone."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def _output(self) -> Path:
+        return self._directory.log("up")
+
+    def _state(self) -> PlatformState | None:
+        try:
+            now = state.read(self._directory)
+        except NotRunning:
+            return None
+        return now if now.pid == self._process.pid else None
+
+    def _last_words(self) -> str:
+        lines = [line for line in self._output.read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-1].removeprefix("error: ") if lines else f"ended with status {self._process.returncode}"
+
+
+def launch(options: Options, cache: Path, environ: Mapping[str, str], *, dies_with_parent: bool) -> Launched:
+    """Start the platform in the background; its own output goes to ``<dir>/logs/up.log``."""
+    directory = StateDir(options.directory)
+    directory.make()
+    with directory.log("up").open("wb") as output:
+        process = subprocess.Popen(
+            [*_command(options), "--cache-dir", str(cache)],
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # Called from the command line's only thread; what runs after the fork only makes system calls.
+            preexec_fn=child_setup(signal.SIGTERM) if dies_with_parent else None,  # noqa: PLW1509
+        )
+    return Launched(process, directory)
+
+
+def _command(options: Options) -> list[str]:
+    words = [sys.executable, "-m", "airbridge.control_plane.cli", "up", "--dir", str(options.directory)]
+    for region in options.regions:
+        words += ["--region", f"{region.name}:{','.join(region.pools)}"]
+    words += ["--workers-per-region", str(options.workers_per_region)]
+    words += ["--schedulers", str(options.schedulers), "--slots", str(options.slots)]
+    if options.dags:
+        words += ["--dags", str(options.dags)]
+    if options.port:
+        words += ["--port", str(options.port)]
+    for name, value in options.airflow.items():
+        words += ["--airflow", f"{name}={value}"]
+    for name, value in options.worker_env.items():
+        words += ["--worker-env", f"{name}={value}"]
+    return words

@@ -1,0 +1,65 @@
+"""What `airbridge status` says of the regions: read from the ledger in the local database."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from airbridge.control_plane.local import postgres
+from airbridge.control_plane.local.exceptions import PlatformUnreachable
+from airbridge.control_plane.local.keys import Keys
+from airbridge.control_plane.local.layout import StateDir
+from airbridge.control_plane.local.postgres import Postgres
+
+_REGIONS = """
+WITH work AS (
+  SELECT region, pool,
+         count(*) FILTER (WHERE state IN ('placed', 'sent')) AS waiting,
+         count(*) FILTER (WHERE state = 'claimed') AS running
+  FROM airbridge_work_item WHERE state <> 'settled' GROUP BY region, pool),
+fleet AS (
+  SELECT region, pool,
+         count(*) FILTER (WHERE last_heartbeat_at > now() - interval '90 seconds') AS alive,
+         coalesce(sum(slots_total) FILTER (WHERE last_heartbeat_at > now() - interval '90 seconds'), 0) AS slots
+  FROM airbridge_worker GROUP BY region, pool)
+SELECT coalesce(f.region, w.region), coalesce(f.pool, w.pool),
+       coalesce(alive, 0), coalesce(slots, 0), coalesce(waiting, 0), coalesce(running, 0)
+FROM fleet f FULL OUTER JOIN work w ON w.region = f.region AND w.pool = f.pool
+ORDER BY 1, 2
+"""
+
+_PLACES = """
+SELECT task_id, map_index, region, worker_id FROM airbridge_work_item
+WHERE dag_id = %s AND run_id = %s ORDER BY placed_at
+"""
+
+
+class Region(NamedTuple):
+    """A pool of a region, as it is now."""
+
+    region: str
+    pool: str
+    workers_alive: int
+    slots: int
+    waiting: int
+    running: int
+
+
+def server(directory: StateDir) -> Postgres:
+    """Return the platform's database server."""
+    keys = Keys.model_validate_json(directory.keys_file.read_bytes())
+    return Postgres(directory.postgres, keys.ports["postgres"], keys.database_password)
+
+
+def regions(directory: StateDir) -> list[Region]:
+    """Return every pool that has workers or work."""
+    try:
+        rows = postgres.query(server(directory), _REGIONS)
+    except ConnectionError as error:
+        raise PlatformUnreachable(f"the database of {directory.root} does not answer: {error}") from error
+    return [Region(row[0], row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
+
+
+def places(directory: StateDir, dag_id: str, run_id: str) -> dict[tuple[str, int], tuple[str, str | None]]:
+    """Return where each task of a run was placed and who took it: (task id, map index) to (region, worker)."""
+    rows = postgres.query(server(directory), _PLACES, (dag_id, run_id))
+    return {(row[0], row[1]): (row[2], row[3]) for row in rows}

@@ -1,0 +1,280 @@
+"""Which processes make up a local platform: command lines, environments, order. Pure; nothing is started here."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from airbridge.control_plane.local import airflow_config, aws, emulator, environment, ports, probes
+from airbridge.control_plane.local.component import Component
+from airbridge.control_plane.local.keys import Keys
+from airbridge.control_plane.local.layout import StateDir
+from airbridge.control_plane.local.options import Options
+from airbridge.control_plane.local.postgres import Postgres
+from airbridge.control_plane.local.privileges import postgres_user
+
+MIGRATE = (sys.executable, "-m", "airflow", "db", "migrate")
+PORTS = ("postgres", "aws", "api-server", "gateway", "operator")
+
+_WORKERS, _AIRFLOW, _FOUNDATION = 0, 1, 2  # the order in which they are stopped
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the components."""
+
+    options: Options
+    directory: StateDir
+    keys: Keys
+    environ: Mapping[str, str]
+    migrate: bool
+    """Whether the database still has to be brought to this version's schema."""
+
+    @property
+    def server(self) -> Postgres:
+        """The database server."""
+        return Postgres(self.directory.postgres, self.keys.ports["postgres"], self.keys.database_password)
+
+    @property
+    def resources(self) -> aws.Resources:
+        """The emulated AWS' queues and buckets."""
+        return aws.Resources(home_region=self.options.regions[0].name, regions=self.options.regions)
+
+    @property
+    def ui_url(self) -> str:
+        """Airflow's UI."""
+        return self._http("api-server")
+
+    @property
+    def aws_url(self) -> str:
+        """The AWS emulator."""
+        return self._http("aws")
+
+    @property
+    def gateway_url(self) -> str:
+        """Where workers connect."""
+        return f"https://{ports.LOOPBACK}:{self.keys.ports['gateway']}"
+
+    @property
+    def operator_url(self) -> str:
+        """Where operators and CI connect."""
+        return f"https://{ports.LOOPBACK}:{self.keys.ports['operator']}"
+
+    @property
+    def dags(self) -> Path:
+        """The folder of DAG files."""
+        return self.options.dags or self.directory.dags
+
+    def _http(self, name: str) -> str:
+        return f"http://{ports.LOOPBACK}:{self.keys.ports[name]}"
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """One worker: its name says region, pool and number."""
+
+    name: str
+    region: str
+    pool: str
+
+
+def workers(options: Options) -> tuple[WorkerPlan, ...]:
+    """Return every worker of the platform."""
+    return tuple(
+        WorkerPlan(f"{region.name}-{pool}-{number}", region.name, pool)
+        for region in options.regions
+        for pool in region.pools
+        for number in range(1, options.workers_per_region + 1)
+    )
+
+
+def components(plan: Plan) -> list[Component]:
+    """Return every process, in the order of the display."""
+    foundation = [_postgres(plan), _aws(plan)]
+    if plan.migrate:
+        foundation.append(_migration(plan))
+    return [
+        *foundation,
+        _enrolment(plan),
+        *_airflow(plan),
+        _gateway(plan),
+        *(_worker(plan, worker) for worker in workers(plan.options)),
+    ]
+
+
+def _postgres(plan: Plan) -> Component:
+    return Component(
+        name="postgres",
+        argv=plan.server.argv(),
+        env=environment.base(plan.environ),
+        log=plan.directory.log("postgres"),
+        ready=probes.database_answers(plan.server),
+        url=f"postgresql://{ports.LOOPBACK}:{plan.server.port}",
+        user=postgres_user(),
+        stop_signal=signal.SIGINT,  # "fast" shutdown; SIGTERM would wait for every client
+        death_signal=signal.SIGQUIT,
+        stop_stage=_FOUNDATION,
+    )
+
+
+def _aws(plan: Plan) -> Component:
+    return Component(
+        name="aws",
+        argv=_python(
+            "airbridge.control_plane.local.emulator",
+            "--port",
+            str(plan.keys.ports["aws"]),
+            "--resources",
+            str(plan.directory.aws_resources_file),
+        ),
+        env=environment.base(plan.environ),
+        log=plan.directory.log("aws"),
+        ready=probes.http_ok(plan.aws_url + emulator.READY_PATH),
+        url=plan.aws_url,
+        stop_stage=_FOUNDATION,
+    )
+
+
+def _migration(plan: Plan) -> Component:
+    return _control_plane(plan, "database", MIGRATE, after=("postgres",), once=True)
+
+
+def _enrolment(plan: Plan) -> Component:
+    argv = _python("airbridge.control_plane.local.enrolment", str(plan.directory.root))
+    argv += tuple(f"{worker.name}={worker.region}/{worker.pool}" for worker in workers(plan.options))
+    return _control_plane(plan, "enrolment", argv, after=_schema(plan), once=True)
+
+
+def _airflow(plan: Plan) -> list[Component]:
+    names = ["scheduler", *(f"scheduler-{number}" for number in range(2, plan.options.schedulers + 1))]
+    after = (*_schema(plan), "aws")
+    server = plan.server
+    api_port = str(plan.keys.ports["api-server"])
+    return [
+        _control_plane(
+            plan,
+            "api-server",
+            _python("airflow", "api-server", "--host", ports.LOOPBACK, "--port", api_port, "--workers", "1"),
+            after=after,
+            url=plan.ui_url,
+            ready=probes.http_ok(f"{plan.ui_url}/api/v2/version"),
+        ),
+        *(
+            _control_plane(
+                plan,
+                name,
+                _python("airflow", "scheduler", "--skip-serve-logs"),
+                after=after,
+                ready=probes.job_runs(server, "SchedulerJob"),
+            )
+            for name in names
+        ),
+        _control_plane(
+            plan,
+            "dag-processor",
+            _python("airflow", "dag-processor"),
+            after=after,
+            ready=probes.job_runs(server, "DagProcessorJob"),
+        ),
+        _control_plane(
+            plan,
+            "triggerer",
+            _python("airflow", "triggerer", "--skip-serve-logs"),
+            after=after,
+            ready=probes.job_runs(server, "TriggererJob"),
+        ),
+    ]
+
+
+def _gateway(plan: Plan) -> Component:
+    argv = _python(
+        "airbridge.control_plane.cli",
+        "gateway",
+        "--host",
+        ports.LOOPBACK,
+        "--port",
+        str(plan.keys.ports["gateway"]),
+        "--operator-port",
+        str(plan.keys.ports["operator"]),
+    )
+    return _control_plane(
+        plan,
+        "gateway",
+        argv,
+        after=(*_schema(plan), "aws"),
+        url=plan.gateway_url,
+        ready=probes.http_ok(f"{plan.operator_url}/readyz", plan.directory.ca_file),
+    )
+
+
+def _worker(plan: Plan, worker: WorkerPlan) -> Component:
+    home = plan.directory.worker(worker.name)
+    return Component(
+        name=f"worker-{worker.name}",
+        argv=_python("airbridge.edge_worker.cli", "run"),
+        env=_worker_environment(plan, worker, home),
+        log=plan.directory.log(f"worker-{worker.name}"),
+        after=("gateway", "enrolment"),
+        ready=probes.worker_beats(plan.server, worker.name),
+        cwd=home,
+        stop_stage=_WORKERS,
+    )
+
+
+def _worker_environment(plan: Plan, worker: WorkerPlan, home: Path) -> dict[str, str]:
+    """Return all that a worker knows: where the gateway is, whom to trust, who it is. Nothing of the control plane."""
+    return {
+        **environment.base(plan.environ),
+        **environment.aws_variables(worker.region),
+        "AWS_ENDPOINT_URL": plan.aws_url,  # for the tasks: the worker has the endpoint from its enrolment
+        "HOME": str(home),
+        "AIRFLOW_HOME": str(home / "airflow"),
+        "AIRBRIDGE_WORKER_GATEWAY_URL": plan.gateway_url,
+        "AIRBRIDGE_WORKER_CA_FILE": str(plan.directory.ca_file),
+        "AIRBRIDGE_WORKER_REGION": worker.region,
+        "AIRBRIDGE_WORKER_POOL": worker.pool,
+        "AIRBRIDGE_WORKER_NAME": worker.name,
+        "AIRBRIDGE_WORKER_SLOTS": str(plan.options.slots),
+        "AIRBRIDGE_WORKER_STATE_DIR": str(home / "state"),
+        "AIRBRIDGE_WORKER_JOIN_TOKEN_FILE": str(home / "join.token"),
+        **plan.options.worker_env,
+    }
+
+
+def _control_plane(
+    plan: Plan,
+    name: str,
+    argv: tuple[str, ...],
+    *,
+    after: tuple[str, ...],
+    url: str | None = None,
+    ready: probes.Probe = lambda _started_at: False,
+    once: bool = False,
+) -> Component:
+    return Component(
+        name=name,
+        argv=argv,
+        env={
+            **environment.base(plan.environ),
+            **environment.aws_variables(plan.options.regions[0].name),
+            **airflow_config.environment(plan.directory),
+        },
+        log=plan.directory.log(name),
+        ready=ready,
+        after=after,
+        url=url,
+        once=once,
+        cwd=plan.directory.root,
+        stop_stage=_AIRFLOW,
+    )
+
+
+def _schema(plan: Plan) -> tuple[str, ...]:
+    return ("database",) if plan.migrate else ("postgres",)
+
+
+def _python(module: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", module, *arguments)

@@ -1,0 +1,175 @@
+"""Brings a local platform up, keeps it up, takes it down."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import structlog
+
+from airbridge.control_plane.airflow_settings import RECOMMENDED, as_environment
+from airbridge.control_plane.identity import secrets as identity_secrets
+from airbridge.control_plane.local import airflow_config, aws, environment, plan, postgres, state
+from airbridge.control_plane.local.child import Spawn
+from airbridge.control_plane.local.exceptions import StartFailed
+from airbridge.control_plane.local.keys import load_or_make
+from airbridge.control_plane.local.layout import StateDir
+from airbridge.control_plane.local.options import Options
+from airbridge.control_plane.local.state import ComponentState, Phase, PlatformPhase, PlatformState
+from airbridge.control_plane.local.supervisor import Clock, Supervisor
+
+TRUST_DOMAIN = "airbridge.local"
+TICK_SECONDS = 0.1
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Whom to tell what happens."""
+
+    note: Callable[[str], None]
+    changed: Callable[[ComponentState], None]
+    ready: Callable[[PlatformState], None]
+
+
+class Platform:
+    """One platform in one state directory. The caller holds the directory's lock."""
+
+    def __init__(
+        self,
+        options: Options,
+        environ: Mapping[str, str],
+        cache: Path,
+        spawn: Spawn,
+        clock: Clock,
+        watcher: Watcher,
+    ) -> None:
+        self._directory = StateDir(options.directory)
+        self._options = options
+        self._environ = environ
+        self._cache = cache
+        self._spawn = spawn
+        self._clock = clock
+        self._watcher = watcher
+        self._begun = clock.monotonic()
+        self._started_at = datetime.now(UTC)
+        self._seconds_to_ready: float | None = None
+
+    def run(self, wanted: Callable[[], bool]) -> None:
+        """Bring the platform up and keep it so while `wanted` says so; then take it down.
+
+        Raises `StartFailed` if it does not come up; whatever was started is ended first.
+        """
+        the_plan = self.prepare()
+        supervisor = Supervisor(plan.components(the_plan), self._spawn, self._clock)
+        phase = PlatformPhase.STARTING
+        try:
+            while wanted():
+                changed = supervisor.tick()
+                if changed:
+                    phase = self._settle(the_plan, supervisor, phase, changed)
+                self._clock.sleep(TICK_SECONDS)
+        finally:
+            self._write(the_plan, supervisor, PlatformPhase.STOPPING)
+            supervisor.stop(self._watcher.changed)
+            self._write(the_plan, supervisor, PlatformPhase.STOPPED)
+
+    def prepare(self) -> plan.Plan:
+        """Make every file that the processes need."""
+        directory = self._directory
+        directory.make()
+        wanted = {"api-server": self._options.port} if self._options.port else {}
+        keys = load_or_make(directory.keys_file, plan.PORTS, wanted)
+        if not directory.secrets.exists():
+            identity_secrets.create_all(directory.secrets, TRUST_DOMAIN, datetime.now(UTC))
+        shutil.copyfile(directory.secrets / identity_secrets.CA_CERTIFICATE, directory.ca_file)
+        migrate = self._prepare_database(keys.database_password)
+        the_plan = plan.Plan(self._options, directory, keys, self._environ, migrate)
+        the_plan.dags.mkdir(parents=True, exist_ok=True)
+        aws.write(directory.aws_resources_file, the_plan.resources)
+        directory.regions_file.write_text(aws.catalogue(the_plan.resources, keys.ports["aws"]))
+        settings = airflow_config.settings(
+            directory, keys, the_plan.server.url(), the_plan.dags, self._options.airflow
+        )
+        airflow_config.write(directory, settings)
+        for worker in plan.workers(self._options):
+            directory.worker(worker.name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        return the_plan
+
+    def _prepare_database(self, password: str) -> bool:
+        """Make sure that there is a data directory; return whether it still has to be migrated."""
+        key = current_schema()
+        if self._directory.postgres.exists():
+            return not postgres.is_current(self._directory.postgres, key)
+        if not (self._cache / f"postgres-{key}").exists():
+            self._watcher.note("making the database's template, once for this version")
+        template, template_password = postgres.build_template(self._cache, key, self._migrate)
+        postgres.restore(template, self._directory.postgres, template_password, password)
+        return False
+
+    def _migrate(self, server: postgres.Postgres) -> None:
+        with tempfile.TemporaryDirectory() as home:
+            done = subprocess.run(
+                plan.MIGRATE,
+                env={
+                    **environment.base(self._environ),
+                    **as_environment(setting for setting in RECOMMENDED if setting.section == "database"),
+                    "AIRFLOW_HOME": home,
+                    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": server.url(),
+                },
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        if done.returncode != 0:
+            raise StartFailed("database", f"could not be migrated: {done.stderr[-2000:]}")
+
+    def _settle(
+        self,
+        the_plan: plan.Plan,
+        supervisor: Supervisor,
+        phase: PlatformPhase,
+        changed: list[ComponentState],
+    ) -> PlatformPhase:
+        """Tell what changed; return the platform's phase from now on."""
+        for component in changed:
+            if component.name == "database" and component.phase is Phase.DONE:
+                postgres.stamp(self._directory.postgres, current_schema())
+            self._watcher.changed(component)
+        if phase is PlatformPhase.STARTING and supervisor.ready:
+            self._seconds_to_ready = round(self._clock.monotonic() - self._begun, 1)
+            self._watcher.ready(self._write(the_plan, supervisor, PlatformPhase.READY))
+            return PlatformPhase.READY
+        self._write(the_plan, supervisor, phase)
+        return phase
+
+    def _write(self, the_plan: plan.Plan, supervisor: Supervisor, phase: PlatformPhase) -> PlatformState:
+        now = PlatformState(
+            phase=phase,
+            pid=state.own_pid(),
+            root=str(self._directory.root),
+            started_at=self._started_at,
+            seconds_to_ready=self._seconds_to_ready,
+            ui_url=the_plan.ui_url,
+            gateway_url=the_plan.gateway_url,
+            operator_url=the_plan.operator_url,
+            aws_url=the_plan.aws_url,
+            dags=str(the_plan.dags),
+            components=supervisor.states(),
+        )
+        state.write(self._directory.platform_file, now)
+        return now
+
+
+def current_schema() -> str:
+    """Return the name of the schema that the installed packages need."""
+    migrations = files("airbridge.executor.ledger") / "migrations" / "versions"
+    return postgres.schema_key(Path(str(migrations)), {"airflow": version("apache-airflow-core")})

@@ -1,0 +1,40 @@
+"""Ends a platform that another process supervises."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from airbridge.control_plane.local import state
+from airbridge.control_plane.local.exceptions import LocalModeError, NotRunning
+from airbridge.control_plane.local.layout import StateDir
+
+_POLL_SECONDS = 0.1
+
+
+def shut_down(
+    directory: StateDir, timeout_seconds: float = 60.0, kill: Callable[[int, int], None] = os.kill
+) -> int:
+    """Ask the supervisor to end everything, wait until it has, and return its pid.
+
+    One that does not is killed: the kernel then ends its children. Raises `NotRunning` if there is none.
+    """
+    pid = state.lock_holder(directory)
+    if pid is None:
+        raise NotRunning(directory.root)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        kill(pid, number)
+        if _released(directory, timeout_seconds):
+            return pid
+    raise LocalModeError(f"process {pid} holds {directory.root} and does not end")
+
+
+def _released(directory: StateDir, timeout_seconds: float) -> bool:
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        if state.lock_holder(directory) is None:
+            return True
+        time.sleep(_POLL_SECONDS)
+    return False
