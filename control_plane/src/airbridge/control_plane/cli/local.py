@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: airbridge demo")(demo)
 
 
-def up(
+def up(  # noqa: PLR0917 - typer fills them by name
     directory: Directory = arguments.DEFAULT_DIRECTORY,
     regions: Annotated[list[str], typer.Option("--region", help=_REGION_HELP)] = list(DEFAULT_REGIONS),  # noqa: B006 - typer copies it
     workers_per_region: Annotated[int, typer.Option(min=0, help="Workers of each pool of each region.")] = 1,
@@ -136,7 +136,9 @@ def _up_here(options: Options, cache: Path, json: bool) -> None:
         watcher = Watcher(
             note=display.note, changed=display.changed, ready=lambda now: _announce(display, now, json)
         )
-        platform = Platform(options, arguments.environ(), cache, spawn, time, watcher)
+        platform = Platform(
+            options, environ=arguments.environ(), cache=cache, spawn=spawn, clock=time, watcher=watcher
+        )
         platform.run(wanted=lambda: not ending.is_set())
 
 

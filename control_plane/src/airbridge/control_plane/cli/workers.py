@@ -1,6 +1,7 @@
 """Placeholder until the gateway's API lands."""
 
 from __future__ import annotations
+
 import typer
 
 

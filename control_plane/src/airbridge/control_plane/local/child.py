@@ -60,7 +60,7 @@ def spawn(component: Component) -> Child:
     with component.log.open("ab") as log:
         log.write(f"--- {datetime.now(UTC).isoformat(timespec='seconds')} {component.argv[0]}\n".encode())
         log.flush()
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - our own words
             component.argv,
             env=dict(component.env),
             cwd=component.cwd,

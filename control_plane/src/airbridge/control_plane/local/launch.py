@@ -78,7 +78,7 @@ def launch(options: Options, cache: Path, environ: Mapping[str, str], *, dies_wi
     directory = StateDir(options.directory)
     directory.make()
     with directory.log("up").open("wb") as output:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - our own words
             [*_command(options), "--cache-dir", str(cache)],
             env=dict(environ),
             stdin=subprocess.DEVNULL,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airbridge.control_plane.local import airflow_config, aws, emulator, environment, ports, probes
-from airbridge.control_plane.local.component import Component
+from airbridge.control_plane.local.component import Component, Probe
 from airbridge.control_plane.local.keys import Keys
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import Options
@@ -251,7 +251,7 @@ def _control_plane(
     *,
     after: tuple[str, ...],
     url: str | None = None,
-    ready: probes.Probe = lambda _started_at: False,
+    ready: Probe = lambda _started_at: False,
     once: bool = False,
 ) -> Component:
     return Component(

@@ -46,6 +46,7 @@ class Platform:
     def __init__(
         self,
         options: Options,
+        *,
         environ: Mapping[str, str],
         cache: Path,
         spawn: Spawn,
@@ -117,7 +118,7 @@ class Platform:
 
     def _migrate(self, server: postgres.Postgres) -> None:
         with tempfile.TemporaryDirectory() as home:
-            done = subprocess.run(
+            done = subprocess.run(  # noqa: S603 - our own words
                 plan.MIGRATE,
                 env={
                     **environment.base(self._environ),

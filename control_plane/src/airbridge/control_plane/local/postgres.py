@@ -136,9 +136,9 @@ def create(data: Path, password: str) -> None:
         file.write(password)
         file.flush()
         arguments = f"-U {USER} --auth=scram-sha-256 --encoding=UTF8 --locale=C --no-sync --no-instructions"
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - our own words
             [binaries() / "initdb", "-D", data, "--pwfile", file.name, *arguments.split()],
-            preexec_fn=child_setup(signal.SIGKILL, postgres_user()),  # noqa: PLW1509 - one thread
+            preexec_fn=child_setup(signal.SIGKILL, postgres_user()),
             capture_output=True,
             text=True,
             check=False,
@@ -154,7 +154,7 @@ class _running:  # noqa: N801 - a context manager, used as a function
         self._server = server
 
     def __enter__(self) -> Postgres:
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - our own words
             self._server.argv(),
             preexec_fn=child_setup(signal.SIGQUIT, postgres_user()),  # noqa: PLW1509 - one thread
             stdout=subprocess.DEVNULL,

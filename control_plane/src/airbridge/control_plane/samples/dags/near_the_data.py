@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from datetime import datetime
+from datetime import UTC, datetime
 from statistics import mean
 
-from airbridge.executor import near
 from airflow.sdk import dag, task
+
+from airbridge.executor import near
 
 NEW_YORK = "s3://airbridge-local-us-east-1-data/weather/new-york-1973.csv"
 NOTTINGHAM_1920S = "s3://airbridge-local-eu-west-1-data/weather/nottingham-1920s.csv"
@@ -50,9 +51,9 @@ def summer_means(rows: list[dict[str, str]], date_column: str) -> dict[str, floa
     return means
 
 
-@dag(schedule=None, start_date=datetime(2024, 1, 1), catchup=False, tags=["airbridge", "sample"])
-def near_the_data():
-    """Compare two cities' summers, and New York's ozone with its wind."""
+@dag(schedule=None, start_date=datetime(2024, 1, 1, tzinfo=UTC), catchup=False, tags=["airbridge", "sample"])
+def near_the_data() -> None:
+    """Compare two cities' summers (New York's are daily maxima), and New York's ozone with its wind."""
 
     @task(executor_config=near(NEW_YORK))
     def new_york_temperature() -> dict[str, float]:
