@@ -38,6 +38,7 @@ from airflow.sdk.log import logging_processors
 from airflow.utils.platform import getuser
 from pydantic import TypeAdapter
 
+from airbridge.edge_worker.runner import home
 from airbridge.edge_worker.runner.link import Link, LinkTransport
 from airbridge.edge_worker.runner.messages import Job, Source
 
@@ -82,6 +83,8 @@ def hostname() -> str:
 def preload(worker_name: str) -> None:
     """Load and set up all that every task needs, before the first fork."""
     _worker[0] = worker_name
+    for name in home.WITHOUT_ORM:
+        os.environ.pop(name, None)
     for module in IMPORTED_LATE:
         importlib.import_module(module)
     _log_to_stderr()
@@ -253,7 +256,7 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
     def _send_heartbeat_if_needed(self) -> None:
         """Called by the SDK's loop after every event: here the order to stop is obeyed."""
         self._last_successful_heartbeat = time.monotonic()
-        if self.link.ended is None or self._terminal_state == SERVER_TERMINATED:
+        if self.link.ended is None or self._terminal_state == SERVER_TERMINATED:  # type: ignore[has-type] # untyped base
             return
         ended = self.link.ended
         self.process_log.error("The task is being stopped", reason=ended.cancel, detail=ended.detail)

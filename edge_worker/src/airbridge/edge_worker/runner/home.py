@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from typing import Final
 
+WITHOUT_ORM: Final = {"PYTHON_OPERATORS_VIRTUAL_ENV_MODE": "1"}
+"""What keeps Airflow from setting up its ORM as it is imported; taken away before any task can see it."""
+
 _CONFIGURATION: Final = """\
 # Written by the AirBridge worker at every start; changes here are lost.
 # Tasks are configured by AIRFLOW__* variables in the worker's task_env.

@@ -243,7 +243,7 @@ class _Zygote:
             child = await asyncio.create_subprocess_exec(
                 *command,
                 *map(str, limits),
-                env=settings.environment(),
+                env={**settings.environment(), **home.WITHOUT_ORM},
                 cwd=settings.airflow_home,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),

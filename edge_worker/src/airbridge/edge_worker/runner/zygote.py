@@ -113,7 +113,7 @@ class Zygote:
         if not spawn.warm or self._unshared.get(spawn.source, 0.0) > time.monotonic():
             self._fork_cold(fds)
             return
-        template = self._template_for(spawn.source)
+        template = self._template_for(spawn.source, fds)
         template.waiting.append(fds)
         if template.ready:
             self._hand_over(template)
@@ -135,7 +135,8 @@ class Zygote:
 
     # --- templates ---
 
-    def _template_for(self, source: Source) -> Template:
+    def _template_for(self, source: Source, fds: list[int]) -> Template:
+        """Return the file's template, a new one if need be; `fds`, on their way to it, are not for a new one to keep."""
         template = self._templates.get(source)
         if (
             template is not None
@@ -145,16 +146,17 @@ class Zygote:
             self._drop(template)
             template = None
         if template is None:
-            template = self._fork_template(source)
+            template = self._fork_template(source, fds)
         self._templates.move_to_end(source)
         self._evict()
         return template
 
-    def _fork_template(self, source: Source) -> Template:
+    def _fork_template(self, source: Source, fds: list[int]) -> Template:
         ours, theirs = messages.socket_pair()
         pid = os.fork()
         if pid == 0:
             ours.close()
+            _close(fds)
             _be_template(self, source, theirs)
         theirs.close()
         template = Template(source, pid, ours, born=time.monotonic())
