@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-import psycopg2
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,9 @@ class Postgres:
 
     def execute(self, statement: str) -> None:
         """Run one statement on the server, outside a transaction."""
-        connection: Any = psycopg2.connect(dbname="postgres", user="postgres", host=str(self.socket_dir))
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(statement)
-        finally:
-            connection.close()
+        engine = create_engine(self.url(), isolation_level="AUTOCOMMIT", poolclass=NullPool, future=True)
+        with engine.connect() as connection:
+            connection.execute(text(statement))
 
 
 @contextmanager
