@@ -1,0 +1,220 @@
+"""The gateway, as the worker sees it: one method a request, over mutual TLS with connections kept alive.
+
+Every failure is a `GatewayError`; whether it may be retried is for `airbridge.edge_worker.retry` to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from airbridge.edge_worker.clock import Clock
+from airbridge.edge_worker.exceptions import (
+    GatewayBusy,
+    GatewayGarbage,
+    GatewayRefused,
+    GatewayUnreachable,
+)
+from airbridge.edge_worker.link import Link
+from airbridge.executor.protocol import (
+    PROTOCOL_VERSION,
+    VERSION_HEADER,
+    ClaimRequest,
+    ClaimResponse,
+    Credentials,
+    EnrolRequest,
+    ExchangeRequest,
+    ExchangeResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    Problem,
+    ReleaseRequest,
+    ReleaseResponse,
+    RenewRequest,
+)
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+_ROOT = "/edge/v1/"
+_BUSY = frozenset({429, 503})
+_NOBODY_THERE = frozenset({502, 504})
+_LONGEST_RETRY_AFTER = 300.0
+_KEEP_ALIVE = httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=75.0)
+
+
+class Gateway:
+    """Requests to the gateway. Useless for anything but `enrol` until `identify` was called."""
+
+    def __init__(
+        self,
+        base_url: str,
+        anonymous: ssl.SSLContext,
+        link: Link,
+        clock: Clock,
+        *,
+        timeout_seconds: float = 30.0,
+        connect_timeout_seconds: float = 5.0,
+    ) -> None:
+        self._base_url = base_url
+        self._anonymous = anonymous
+        self._link = link
+        self._clock = clock
+        self._timeout = httpx.Timeout(timeout_seconds, connect=connect_timeout_seconds)
+        self._channel: _Channel | None = None
+        self._retired: set[asyncio.Task[None]] = set()
+        self._offset = timedelta(0)
+
+    def identify(self, context: ssl.SSLContext, access_token: str) -> None:
+        """Use this identity from now on; requests under way end under the one they began with."""
+        headers = {VERSION_HEADER: str(PROTOCOL_VERSION), "Authorization": f"Bearer {access_token}"}
+        old, self._channel = self._channel, self._open(context, headers)
+        if old is not None:
+            self._retire(old)
+
+    @property
+    def identified(self) -> bool:
+        """Whether there is an identity to make requests with."""
+        return self._channel is not None
+
+    def server_now(self) -> datetime:
+        """Return the gateway's time, by the last answer's Date header: exact to about a second, whatever our clock."""
+        return self._clock.now() + self._offset
+
+    async def enrol(self, request: EnrolRequest) -> Credentials:
+        """Ask for an identity, without showing one."""
+        channel = self._open(self._anonymous, {VERSION_HEADER: str(PROTOCOL_VERSION)})
+        try:
+            return await self._post(channel, "enrol", request, Credentials)
+        finally:
+            await channel.client.aclose()
+
+    async def renew(self, request: RenewRequest) -> Credentials:
+        """Ask for the next certificate and access token."""
+        return await self._request("renew", request, Credentials)
+
+    async def claim(self, request: ClaimRequest) -> ClaimResponse:
+        """Ask to own work items."""
+        return await self._request("claim", request, ClaimResponse)
+
+    async def heartbeat(self, request: Heartbeat) -> HeartbeatResponse:
+        """Renew all leases; bring back commands."""
+        return await self._request("heartbeat", request, HeartbeatResponse)
+
+    async def exchange(self, request: ExchangeRequest) -> ExchangeResponse:
+        """Hand over records; bring back what Airflow answered."""
+        return await self._request("exchange", request, ExchangeResponse)
+
+    async def release(self, request: ReleaseRequest) -> ReleaseResponse:
+        """Give work items back that were never started."""
+        return await self._request("release", request, ReleaseResponse)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._channel is not None:
+            await self._channel.client.aclose()
+        for task in self._retired:
+            task.cancel()
+        await asyncio.gather(*self._retired, return_exceptions=True)
+
+    async def _request(self, what: str, request: BaseModel, answer: type[Answer]) -> Answer:
+        channel = self._channel
+        if channel is None:
+            raise GatewayUnreachable("this worker has no identity yet")
+        return await self._post(channel, what, request, answer)
+
+    async def _post(self, channel: _Channel, what: str, request: BaseModel, answer: type[Answer]) -> Answer:
+        with self._link.request():
+            response = await _send(channel, _ROOT + what, request.model_dump_json().encode())
+            self._note_time(response)
+            return _parse(response, answer)
+
+    def _open(self, context: ssl.SSLContext, headers: dict[str, str]) -> _Channel:
+        client = httpx.AsyncClient(
+            base_url=self._base_url,
+            verify=context,
+            headers={**headers, "Content-Type": "application/json"},
+            timeout=self._timeout,
+            limits=_KEEP_ALIVE,
+            trust_env=False,
+        )
+        return _Channel(client)
+
+    def _retire(self, channel: _Channel) -> None:
+        task = asyncio.create_task(channel.close_when_idle())
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+
+    def _note_time(self, response: httpx.Response) -> None:
+        try:
+            server = parsedate_to_datetime(response.headers["Date"])
+        except (KeyError, ValueError):
+            return
+        self._offset = server.astimezone(UTC) - self._clock.now()
+
+
+class _Channel:
+    """An HTTP client under one identity, and how many requests use it."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
+        self.busy = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    async def close_when_idle(self) -> None:
+        await self.idle.wait()
+        await self.client.aclose()
+
+
+async def _send(channel: _Channel, path: str, content: bytes) -> httpx.Response:
+    channel.busy += 1
+    channel.idle.clear()
+    try:
+        return await channel.client.post(path, content=content)
+    except httpx.DecodingError as error:
+        raise GatewayGarbage(f"POST {path}: {error}") from error
+    except httpx.RemoteProtocolError as error:
+        raise GatewayUnreachable(f"POST {path}: the connection broke: {error}") from error
+    except (httpx.TransportError, ssl.SSLError, OSError) as error:
+        raise GatewayUnreachable(f"POST {path}: {type(error).__name__}: {error}") from error
+    finally:
+        channel.busy -= 1
+        if channel.busy == 0:
+            channel.idle.set()
+
+
+def _parse(response: httpx.Response, answer: type[Answer]) -> Answer:
+    if response.status_code != 200:
+        raise _error(response)
+    try:
+        return answer.model_validate_json(response.content)
+    except ValidationError as error:
+        shown = error.errors(include_url=False, include_input=False)[:3]
+        raise GatewayGarbage(f"the answer is no {answer.__name__}: {shown}") from error
+
+
+def _error(response: httpx.Response) -> Exception:
+    status = response.status_code
+    if status in _BUSY:
+        return GatewayBusy(f"status {status}", _retry_after(response.headers))
+    if status in _NOBODY_THERE:
+        return GatewayUnreachable(f"status {status}: nobody behind the gateway's address")
+    try:
+        problem = Problem.model_validate_json(response.content)
+    except ValidationError:
+        return GatewayGarbage(f"status {status} without a problem: {response.content[:200]!r}")
+    return GatewayRefused(status, problem.reason, problem.detail)
+
+
+def _retry_after(headers: Any) -> float | None:
+    try:
+        asked = float(headers["Retry-After"])
+    except (KeyError, ValueError):
+        return None
+    return min(max(0.0, asked), _LONGEST_RETRY_AFTER) if asked == asked else None  # noqa: PLR0124 - NaN

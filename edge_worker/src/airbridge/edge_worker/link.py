@@ -1,0 +1,80 @@
+"""What the worker knows of its link to the control plane: up, silent since when, last heard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from airbridge.edge_worker.clock import Clock
+from airbridge.edge_worker.exceptions import GatewayUnreachable
+
+log = structlog.get_logger(__name__)
+
+
+class Link:
+    """Fed by every request to the gateway. An answer of any kind, a refusal too, is a sign of life."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._up = asyncio.Event()
+        self._up.set()
+        self._silent_since: float | None = None
+        self._waiting: dict[int, float] = {}
+        self._next = 0
+
+    @property
+    def up(self) -> bool:
+        """Whether the last request that ended got an answer."""
+        return self._up.is_set()
+
+    async def wait_up(self) -> None:
+        """Return once the link is up."""
+        await self._up.wait()
+
+    def silent_for(self) -> float:
+        """Return for how many seconds the gateway has owed an answer or not been there; 0 if it is fine.
+
+        A request that hangs counts from its start, so that a black hole is noticed before the time-out.
+        """
+        since = self._silent_since
+        if since is None:
+            since = min(self._waiting.values(), default=None)
+        return 0.0 if since is None else max(0.0, self._clock.elapsed() - since)
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Watch one request: what it raises tells whether the gateway was there."""
+        number, self._next = self._next, self._next + 1
+        started = self._waiting[number] = self._clock.elapsed()
+        try:
+            yield
+        except GatewayUnreachable as error:
+            self._lost(started, error)
+            raise
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            self._alive()
+            raise
+        else:
+            self._alive()
+        finally:
+            del self._waiting[number]
+
+    def _lost(self, started: float, error: GatewayUnreachable) -> None:
+        if self._silent_since is None:
+            self._silent_since = started
+        if self._up.is_set():
+            self._up.clear()
+            log.warning("link.down", detail=str(error))
+
+    def _alive(self) -> None:
+        now = self._clock.elapsed()
+        if self._silent_since is not None:
+            log.info("link.up", silent_seconds=round(now - self._silent_since, 3))
+        self._silent_since = None
+        self._waiting = {number: max(started, now) for number, started in self._waiting.items()}
+        self._up.set()
