@@ -9,7 +9,7 @@ from __future__ import annotations
 import configparser
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -30,7 +30,7 @@ class Setting:
 
 EXECUTOR = "airbridge.executor.EdgeExecutor"
 LEDGER_MANAGER = "airbridge.executor.ledger.manager.LedgerDBManager"
-BUNDLE = "airbridge.executor.bundle.RegionalDagBundle"
+BUNDLE = "airbridge.executor.bundle.AirBridgeBundle"
 LOGGING_CONFIG = "airbridge.control_plane.logging_config.LOGGING_CONFIG"
 
 RECOMMENDED = (
@@ -56,17 +56,27 @@ RECOMMENDED = (
 )
 
 
-def folder_bundle(name: str, folder: str, refresh_seconds: int) -> Setting:
-    """Return the setting that publishes a folder of DAGs to every region, by digest."""
-    bundles = [
+@dataclass(frozen=True)
+class Bundle:
+    """A DAG bundle. `source` is what `airbridge.executor.bundle_source` reads: a folder, Git, or pushes."""
+
+    name: str
+    source: Mapping[str, str]
+    refresh_seconds: int = 30
+
+
+def dag_bundles(bundles: Iterable[Bundle]) -> Setting:
+    """Return the setting that publishes these bundles to every region, by digest."""
+    config = [
         {
-            "name": name,
+            "name": bundle.name,
             "classpath": BUNDLE,
-            "kwargs": {"path": folder, "refresh_interval": refresh_seconds},
+            "kwargs": {"source": dict(bundle.source), "refresh_interval": bundle.refresh_seconds},
         }
+        for bundle in bundles
     ]
     return Setting(
-        "dag_processor", "dag_bundle_config_list", json.dumps(bundles), "DAG code travels by its digest"
+        "dag_processor", "dag_bundle_config_list", json.dumps(config), "DAG code travels by its digest"
     )
 
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from airbridge.control_plane.airflow_settings import RECOMMENDED, Setting, as_config, folder_bundle, merged
+from airbridge.control_plane.airflow_settings import (
+    RECOMMENDED,
+    Bundle,
+    Setting,
+    as_config,
+    dag_bundles,
+    merged,
+)
 from airbridge.control_plane.local import ports
 from airbridge.control_plane.local.keys import Keys
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.executor.exceptions import ConfigurationError
 
-DAG_BUNDLE = "dags"
+FOLDER_BUNDLE = "dags"
+PUSH_BUNDLE = "pushed"
 _REFRESH_SECONDS = 5
 
 
@@ -69,7 +77,13 @@ def _local(directory: StateDir, keys: Keys, database_url: str, dags: Path) -> tu
         ("dag_processor", "bundle_refresh_check_interval", "2"),
         ("dag_processor", "min_file_process_interval", "10"),
         ("airbridge", "regions_file", str(directory.regions_file)),
+        # The emulator forgets its queues when it is killed; what was lost with them is sent again after this long.
+        ("airbridge", "message_ttl", "60"),
         ("airbridge", "secrets_dir", str(directory.secrets)),
     ]
     local = [Setting(section, option, value, "local mode") for section, option, value in rows]
-    return (*local, folder_bundle(DAG_BUNDLE, str(dags), _REFRESH_SECONDS))
+    bundles = (
+        Bundle(FOLDER_BUNDLE, {"kind": "folder", "path": str(dags)}, _REFRESH_SECONDS),
+        Bundle(PUSH_BUNDLE, {"kind": "push"}, _REFRESH_SECONDS),
+    )
+    return (*local, dag_bundles(bundles))

@@ -46,4 +46,7 @@ def _read(path: Path) -> Keys:
     try:
         return Keys.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ConfigurationError(f"{path} is damaged: {error}; delete the state directory") from error
+        # Not the error's own text: it quotes what it read.
+        raise ConfigurationError(
+            f"{path} is damaged ({error.error_count()} errors): delete the state directory to start anew"
+        ) from None
