@@ -1,0 +1,104 @@
+"""A checkout of the project: where its files are, what they say and on which line, and which commit it is."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import tomllib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from airbridge.ci.exceptions import CheckoutError
+from airbridge.ci.tools import Run, run
+
+
+@dataclass(frozen=True)
+class Source:
+    """One text file. `path` is relative to the checkout; lines count from 1."""
+
+    path: str
+    text: str
+
+    @cached_property
+    def lines(self) -> tuple[str, ...]:
+        """The file's lines, without their ends."""
+        return tuple(self.text.splitlines())
+
+    @cached_property
+    def toml(self) -> dict[str, Any]:
+        """The file as TOML."""
+        try:
+            return tomllib.loads(self.text)
+        except tomllib.TOMLDecodeError as error:
+            raise CheckoutError(f"{self.path}: {error}") from error
+
+    def line(self, pattern: str, *, after: str | None = None) -> int:
+        """The first line that `pattern` matches, after the first that `after` matches; 1 if there is none."""
+        start = self._find(after, 0) if after is not None else 0
+        return self._find(pattern, start) + 1
+
+    def _find(self, pattern: str, start: int) -> int:
+        expression = re.compile(pattern)
+        for number in range(start, len(self.lines)):
+            if expression.search(self.lines[number]):
+                return number
+        return start
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """The project's files under `root`. Files are read once."""
+
+    root: Path
+    run: Run = run
+    _cache: dict[str, Source] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def find(cls, start: Path) -> Checkout:
+        """The checkout that `start` lies in."""
+        for folder in (start, *start.parents):
+            if (folder / "compatibility.toml").is_file() and (folder / "uv.lock").is_file():
+                return cls(folder)
+        raise CheckoutError(f"{start} is not in a checkout of AirBridge: no compatibility.toml and uv.lock above it")
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a file."""
+        return (self.root / path).is_file()
+
+    def source(self, path: str) -> Source:
+        """A text file of the checkout."""
+        if path not in self._cache:
+            try:
+                text = (self.root / path).read_text(encoding="utf-8")
+            except OSError as error:
+                raise CheckoutError(f"{path}: cannot be read: {error.strerror}") from error
+            except UnicodeDecodeError as error:
+                raise CheckoutError(f"{path}: is not text: {error}") from error
+            self._cache[path] = Source(path, text)
+        return self._cache[path]
+
+    def glob(self, pattern: str) -> tuple[str, ...]:
+        """Paths of the files that match, in order."""
+        return tuple(sorted(str(found.relative_to(self.root)) for found in self.root.glob(pattern) if found.is_file()))
+
+    def revision(self) -> str:
+        """The commit that is checked out: 40 hexadecimal digits."""
+        return self.run("git", "rev-parse", "HEAD", cwd=self.root).strip()
+
+    def committed_at(self, revision: str = "HEAD") -> datetime:
+        """When a commit was made, in UTC."""
+        stamp = self.run("git", "show", "--no-patch", "--format=%ct", revision, cwd=self.root).strip()
+        return datetime.fromtimestamp(int(stamp), tz=UTC)
+
+    def export(self, revision: str, target: Path) -> Checkout:
+        """The files of a commit as they were committed, whatever the work tree looks like."""
+        target.mkdir(parents=True)
+        archive = target.with_suffix(".tar")
+        self.run("git", "archive", "--format=tar", f"--output={archive}", revision, cwd=self.root)
+        with tarfile.open(archive) as packed:
+            packed.extractall(target, filter="data")
+        archive.unlink()
+        return Checkout(target, self.run)

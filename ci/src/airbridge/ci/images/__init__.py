@@ -1,0 +1,1 @@
+"""The two images: their context, their build, what is inside them."""

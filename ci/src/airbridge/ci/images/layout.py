@@ -1,0 +1,156 @@
+"""An image as files (the `dir:` transport of skopeo and buildah): its manifests, and what its layers hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from airbridge.ci.exceptions import BuildError
+
+LIST_TYPE = "application/vnd.docker.distribution.manifest.list.v2+json"
+MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
+VERSION_LINE = "Directory Transport Version: 1.1\n"
+_WHITEOUT = ".wh."
+_OPAQUE = ".wh..wh..opq"
+
+
+def digest_of(content: bytes) -> str:
+    """The name of some bytes: `sha256:` and their hash."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of an image. `text` is kept only for those that say what is installed."""
+
+    path: str
+    size: int
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One image of one architecture under `folder`."""
+
+    folder: Path
+
+    @cached_property
+    def manifest_bytes(self) -> bytes:
+        """The manifest as it is hashed."""
+        return (self.folder / "manifest.json").read_bytes()
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest, read."""
+        return dict(json.loads(self.manifest_bytes))
+
+    @property
+    def digest(self) -> str:
+        """The image's name in a registry."""
+        return digest_of(self.manifest_bytes)
+
+    @property
+    def config_digest(self) -> str:
+        """The image's id: covers the uncompressed layers, so it does not depend on the compressor's version."""
+        return str(self.manifest["config"]["digest"])
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The image's configuration: user, entry point, labels."""
+        return dict(json.loads(self.blob(self.config_digest)))
+
+    @property
+    def layers(self) -> list[dict[str, Any]]:
+        """Digest and compressed size of each layer, the base's first."""
+        return list(self.manifest["layers"])
+
+    @property
+    def compressed_bytes(self) -> int:
+        """What a pull of everything transfers."""
+        return sum(int(layer["size"]) for layer in self.layers) + int(self.manifest["config"]["size"])
+
+    def blob_path(self, digest: str) -> Path:
+        """Where a blob lies."""
+        return self.folder / digest.removeprefix("sha256:")
+
+    def blob(self, digest: str) -> bytes:
+        """A blob; BuildError if it is not what its name says."""
+        content = self.blob_path(digest).read_bytes()
+        if digest_of(content) != digest:
+            raise BuildError(f"{self.blob_path(digest)}: the content is {digest_of(content)}, the name says {digest}")
+        return content
+
+    @cached_property
+    def files(self) -> dict[str, File]:
+        """Every regular file of the image after all layers, by its path."""
+        found: dict[str, File] = {}
+        for layer in self.layers:
+            with tarfile.open(self.blob_path(layer["digest"]), "r:*") as packed:
+                _apply(found, packed)
+        return found
+
+
+def _apply(found: dict[str, File], packed: tarfile.TarFile) -> None:
+    added: dict[str, File] = {}
+    for member in packed:
+        path = PurePosixPath("/", member.name)
+        if path.name == _OPAQUE:
+            _remove(found, str(path.parent))
+        elif path.name.startswith(_WHITEOUT):
+            _remove(found, str(path.with_name(path.name.removeprefix(_WHITEOUT))))
+        elif member.isfile():
+            added[str(path)] = File(str(path), member.size, _text(packed, member, path))
+        elif not member.isdir():
+            found.pop(str(path), None)
+    found.update(added)
+
+
+def _remove(found: dict[str, File], path: str) -> None:
+    for gone in [name for name in found if name == path or name.startswith(f"{path}/")]:
+        del found[gone]
+
+
+def _text(packed: tarfile.TarFile, member: tarfile.TarInfo, path: PurePosixPath) -> str | None:
+    telling = (path.name == "METADATA" and path.parent.name.endswith(".dist-info")) or str(path) in (
+        "/var/lib/dpkg/status",
+        "/etc/os-release",
+        "/usr/lib/os-release",
+    )
+    content = packed.extractfile(member) if telling else None
+    return content.read().decode("utf-8", "replace") if content else None
+
+
+def write_list(folder: Path, parts: dict[str, Layout]) -> str:
+    """Join images of several architectures under one manifest list in `folder`; returns the list's digest."""
+    folder.mkdir(parents=True)
+    (folder / "version").write_text(VERSION_LINE, encoding="utf-8")
+    entries = []
+    for architecture, part in sorted(parts.items()):
+        for name in _blobs(part):
+            target = folder / name
+            if not target.exists():
+                target.hardlink_to(part.folder / name)
+        (folder / f"{part.digest.removeprefix('sha256:')}.manifest.json").write_bytes(part.manifest_bytes)
+        entries.append(
+            {
+                "mediaType": MANIFEST_TYPE,
+                "size": len(part.manifest_bytes),
+                "digest": part.digest,
+                "platform": {"architecture": architecture, "os": "linux"},
+            }
+        )
+    content = json.dumps({"schemaVersion": 2, "mediaType": LIST_TYPE, "manifests": entries}, indent=2).encode()
+    (folder / "manifest.json").write_bytes(content)
+    return digest_of(content)
+
+
+def _blobs(part: Layout) -> Iterator[str]:
+    yield part.config_digest.removeprefix("sha256:")
+    for layer in part.layers:
+        yield str(layer["digest"]).removeprefix("sha256:")

@@ -1,0 +1,34 @@
+"""Which images there are, and for which machines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Architecture = Literal["amd64", "arm64"]
+ARCHITECTURES: tuple[Architecture, ...] = ("amd64", "arm64")
+
+# What `uname -m` says, and what wheels are called.
+MACHINES: dict[Architecture, str] = {"amd64": "x86_64", "arm64": "aarch64"}
+
+USER = 10001
+"""The numeric user of both images. The boot script of a worker's instance gives its state folder to the same."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: its name in registries and manifests, the package it carries and its Dockerfile."""
+
+    name: str
+    package: str
+    own_packages: tuple[str, ...]
+
+    @property
+    def dockerfile(self) -> str:
+        """Path of the Dockerfile in the checkout."""
+        return f"images/{self.name}.Dockerfile"
+
+
+CONTROL_PLANE = Image("control-plane", "airbridge-control-plane", ("airbridge-executor", "airbridge-control-plane"))
+EDGE_WORKER = Image("edge-worker", "airbridge-edge-worker", ("airbridge-executor", "airbridge-edge-worker"))
+IMAGES = (CONTROL_PLANE, EDGE_WORKER)

@@ -1,0 +1,85 @@
+"""The wheels of one image: third-party ones by the lock's hashes, ours built from the exported commit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from airbridge.ci.checkout import Checkout
+from airbridge.ci.exceptions import BuildError
+from airbridge.ci.images.specs import MACHINES, Architecture, Image
+
+PIP = "pip==25.2"
+# The C libraries that wheels for Debian 12 (glibc 2.36) may ask for, newest first.
+_GLIBC = ("2_34", "2_31", "2_28", "2_27", "2_24", "2_17")
+_LEGACY = ("2014", "2010", "1")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The interpreter that the wheels are for: `python` is "3.12.14"."""
+
+    python: str
+    architecture: Architecture
+
+    @property
+    def minor(self) -> str:
+        """Python's version in two parts: "3.12"."""
+        return ".".join(self.python.split(".")[:2])
+
+    def pip_options(self) -> list[str]:
+        """What makes pip choose wheels for this interpreter, wherever pip itself runs."""
+        machine = MACHINES[self.architecture]
+        tag = "cp" + self.minor.replace(".", "")
+        platforms = [f"manylinux_{glibc}_{machine}" for glibc in _GLIBC]
+        platforms += [f"manylinux{age}_{machine}" for age in _LEGACY if machine == "x86_64" or age == "2014"]
+        abis = (tag, "abi3", "none")
+        return [
+            "--implementation", "cp", "--python-version", self.python,
+            *(word for abi in abis for word in ("--abi", abi)),
+            *(word for platform in platforms for word in ("--platform", platform)),
+        ]  # fmt: skip
+
+
+def fill(source: Checkout, image: Image, target: Target, context: Path, uv: Path) -> None:
+    """Write `wheels/`, `third-party.txt` and `own.txt` into the context."""
+    wheels = context / "wheels"
+    wheels.mkdir(parents=True)
+    (context / "third-party.txt").write_text(_locked(source, image, uv), encoding="utf-8")
+    _download(source, target, context / "third-party.txt", wheels, uv)
+    own = [_build(source, package, wheels, uv) for package in image.own_packages]
+    (context / "own.txt").write_text("".join(own), encoding="utf-8")
+
+
+def _locked(source: Checkout, image: Image, uv: Path) -> str:
+    return source.run(
+        uv, "export", "--quiet", "--frozen", "--no-header", "--no-annotate", "--no-emit-workspace",
+        "--no-default-groups", "--package", image.package,
+        cwd=source.root,
+    )  # fmt: skip
+
+
+def _download(source: Checkout, target: Target, requirements: Path, wheels: Path, uv: Path) -> None:
+    source.run(
+        uv, "tool", "run", "--quiet", "--from", PIP, "pip", "download", "--quiet", "--no-deps", "--require-hashes",
+        "--only-binary", ":all:", *target.pip_options(), "--dest", wheels, "--requirement", requirements,
+        cwd=source.root,
+    )  # fmt: skip
+
+
+def _build(source: Checkout, package: str, wheels: Path, uv: Path) -> str:
+    """Build one of our wheels; returns its line of requirements."""
+    source.run(uv, "build", "--quiet", "--wheel", "--package", package, "--out-dir", wheels, cwd=source.root)
+    (wheels / ".gitignore").unlink(missing_ok=True)
+    found = list(wheels.glob(f"{package.replace('-', '_')}-*.whl"))
+    if len(found) != 1:
+        raise BuildError(f"{package}: one wheel was expected, there are: {_names(found) or 'none'}")
+    version = found[0].name.split("-")[1]
+    digest = hashlib.sha256(found[0].read_bytes()).hexdigest()
+    return f"{package}=={version} --hash=sha256:{digest}\n"
+
+
+def _names(paths: Iterable[Path]) -> str:
+    return ", ".join(sorted(path.name for path in paths))

@@ -1,0 +1,74 @@
+# The control plane: api-server, scheduler, dag-processor, triggerer, gateway and migrations. One image, several commands.
+#
+# `airbridge-ci build` makes the context: wheels/ (third-party wheels by the lock's hashes, and ours), third-party.txt
+# and own.txt (the same, for --require-hashes), debs/, tools/uv. Nothing here reaches the network.
+ARG BASE_IMAGE
+FROM ${BASE_IMAGE} AS base
+ARG SOURCE_DATE_EPOCH=0
+# Hash-based bytecode of the standard library: the root file system is read-only, so it is compiled now or at every start.
+RUN --mount=type=bind,source=debs,target=/debs \
+    dpkg --install /debs/*.deb \
+ && python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))' > /tmp/stdlib \
+ && PYTHONHASHSEED=0 python3 -m compileall -q -x '/(test|tests|idlelib|lib2to3|site-packages|dist-packages)/' \
+      --invalidation-mode unchecked-hash "$(cat /tmp/stdlib)" \
+ && echo 'airbridge:x:10001:10001:AirBridge:/var/lib/airbridge:/usr/sbin/nologin' >> /etc/passwd \
+ && echo 'airbridge:x:10001:' >> /etc/group \
+ && install -d -o 10001 -g 10001 -m 0700 /var/lib/airbridge /run/airbridge \
+ && rm -rf /tmp/stdlib /var/log/* /var/cache/ldconfig/aux-cache /var/cache/debconf/*-old /var/lib/dpkg/*-old
+
+FROM base AS packages
+ARG SOURCE_DATE_EPOCH=0
+RUN --mount=type=bind,source=.,target=/context \
+    /context/tools/uv venv --quiet --no-cache --offline --python "$(command -v python3)" /opt/airbridge \
+ && /context/tools/uv pip install --quiet --no-cache --offline --python /opt/airbridge/bin/python --link-mode copy \
+      --no-index --find-links /context/wheels --no-deps --require-hashes --requirement /context/third-party.txt \
+ && cd /opt/airbridge/lib/python3*/site-packages \
+ && PYTHONHASHSEED=0 /opt/airbridge/bin/python -m compileall -q --invalidation-mode unchecked-hash .
+
+FROM base
+ARG SOURCE_DATE_EPOCH=0
+COPY --from=packages /opt/airbridge /opt/airbridge
+RUN --mount=type=bind,source=.,target=/context \
+    /context/tools/uv pip install --quiet --no-cache --offline --python /opt/airbridge/bin/python --link-mode copy \
+      --no-index --find-links /context/wheels --no-deps --require-hashes --requirement /context/own.txt \
+ && PYTHONHASHSEED=0 /opt/airbridge/bin/python -m compileall -q --invalidation-mode unchecked-hash \
+      /opt/airbridge/lib/python3*/site-packages/airbridge
+COPY --chmod=0644 compatibility.toml /etc/airbridge/compatibility.toml
+# The recommended settings, from the one place that has them; a deployment's own come as AIRFLOW__* variables.
+RUN install -d -m 0755 /etc/airbridge/airflow \
+ && /opt/airbridge/bin/python -c 'from airbridge.control_plane.airflow_settings import RECOMMENDED, as_config; print(as_config(RECOMMENDED), end="")' \
+      > /etc/airbridge/airflow/airflow.cfg
+
+# AIRFLOW_HOME is read-only; what Airflow writes goes to /var/lib/airbridge, /run/airbridge or /tmp.
+ENV PATH=/opt/airbridge/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    LANG=C.UTF-8 \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    AIRFLOW_HOME=/etc/airbridge/airflow \
+    AIRFLOW__LOGGING__BASE_LOG_FOLDER=/tmp/airflow/logs \
+    AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY=/tmp/airflow/logs/dag_processor
+
+ARG REVISION
+ARG VERSION
+ARG AIRFLOW_VERSION
+ARG PROTOCOL_VERSION
+ARG BASE_NAME
+LABEL org.opencontainers.image.title="airbridge-control-plane" \
+      org.opencontainers.image.description="AirBridge control plane: Apache Airflow, the gateway and the airbridge command line" \
+      org.opencontainers.image.source="https://github.com/airbridge/airbridge" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.base.name="${BASE_NAME}" \
+      io.airbridge.airflow="${AIRFLOW_VERSION}" \
+      io.airbridge.protocol="${PROTOCOL_VERSION}"
+
+USER 10001:10001
+WORKDIR /var/lib/airbridge
+STOPSIGNAL SIGTERM
+# What is healthy depends on the command, so whoever runs one says so; this asks only that the database answers.
+HEALTHCHECK --interval=60s --timeout=30s --start-period=120s --retries=3 CMD ["airflow", "db", "check"]
+# Fargate gives these folders to the user they belong to here.
+VOLUME ["/run/airbridge", "/var/lib/airbridge"]
+ENTRYPOINT ["/usr/bin/tini", "--"]
+CMD ["airbridge", "--help"]
