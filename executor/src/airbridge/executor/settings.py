@@ -155,6 +155,53 @@ class Settings:
         default=30.0,
         metadata=_about("How long settled work items, their records and events are kept.", minimum=0.01),
     )
+    trust_domain: str = field(
+        default="airbridge.local",
+        metadata=_about(
+            "The SPIFFE trust domain that workers' certificates name them in.", example="example.com"
+        ),
+    )
+    gateway_host: str = field(
+        default="127.0.0.1",
+        metadata=_about("The address that the gateway's two listeners bind to.", example="10.0.0.5"),
+    )
+    gateway_port: int = field(
+        default=8443,
+        metadata=_about("The gateway's port for workers: mutual TLS. 0 picks a free one.", minimum=0),
+    )
+    operator_port: int = field(
+        default=8444,
+        metadata=_about("The gateway's port for operators and CI: TLS and an access token.", minimum=0),
+    )
+    gateway_names: str = field(
+        default="localhost,127.0.0.1",
+        metadata=_about(
+            "DNS names and IP addresses that the gateway is reached by, for its certificate; separated by commas.",
+            example="gateway.example.com",
+        ),
+    )
+    gateway_threads: int = field(
+        default=8,
+        metadata=_about(
+            "Requests that one gateway process works on at once, each with a database connection "
+            "(heartbeats have two more).",
+            minimum=1,
+        ),
+    )
+    certificate_lifetime: float = field(
+        default=3600.0,
+        metadata=_about(
+            "How long a worker's certificate and access token are good for. Renewed at half of it.",
+            minimum=10.0,
+        ),
+    )
+    compatibility_file: Path | None = field(
+        default=None,
+        metadata=_about(
+            "The compatibility matrix (TOML). Unset: workers must run the control plane's own version of AirBridge.",
+            example="/etc/airbridge/compatibility.toml",
+        ),
+    )
 
     @classmethod
     def read(cls, get: Getter) -> Self:
@@ -222,6 +269,8 @@ def _boolean(name: str, text: str) -> bool:
 
 _PARSERS: dict[Any, Callable[[str, str], Any]] = {
     Path: _path,
+    Path | None: _path,
+    str: lambda _, text: text,
     str | None: lambda _, text: text,
     float: _number,
     float | None: _number,
