@@ -24,8 +24,8 @@ import msgspec
 from airbridge.edge_worker.exceptions import JournalCorrupt, JournalError, JournalFull
 from airbridge.edge_worker.journal_rows import (
     TABLES,
-    Contents,
     Change,
+    Contents,
     GrantRow,
     Key,
     Op,

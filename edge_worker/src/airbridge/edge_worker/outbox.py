@@ -68,6 +68,6 @@ class Outbox:
                 await asyncio.shield(self._journal.submit(AddRecord(entry.record, entry.final)))
                 break
             except JournalError as error:
-                log.error("journal.write_failed", item_id=str(entry.record.item_id), detail=str(error))
+                log.warning("journal.write_failed", item_id=str(entry.record.item_id), detail=str(error))
             await asyncio.sleep(FULL_RETRY_SECONDS)
         entry.durable = True

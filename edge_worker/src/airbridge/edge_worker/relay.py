@@ -37,7 +37,8 @@ class Relay:
         self._link = link
         self._cut_off_after = cut_off_after
         self._writer: asyncio.StreamWriter | None = None
-        self._calls: set[asyncio.Task[None]] = set()
+        self._reads: set[asyncio.Task[None]] = set()
+        self._writes: set[asyncio.Task[None]] = set()
         self._log = log.bind(item_id=holding.key[0], epoch=holding.grant.epoch)
 
     async def serve(self, sock: socket.socket) -> None:
@@ -61,22 +62,19 @@ class Relay:
         while (call := await frames.read_call(reader)) is not None:
             # Concurrently: a supervisor may give a read up and go on to report its task's end.
             # The first step of each, which takes the seq, runs in the order of the calls.
-            task = asyncio.create_task(self._handle(call))
-            self._calls.add(task)
-            task.add_done_callback(self._calls.discard)
+            route = classify(call, self._holding.grant)
+            tasks = self._reads if route.kind is Kind.READ else self._writes
+            task = asyncio.create_task(self._handle(call, route))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
     async def _settle_calls(self) -> None:
-        for task in self._calls:
-            if task.get_name() == _READ:
-                task.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        """Give reads up, and have writes journalled: there is nobody left to answer."""
+        for task in self._reads:
+            task.cancel()
+        await asyncio.gather(*self._reads, *self._writes, return_exceptions=True)
 
-    async def _handle(self, call: Call) -> None:
-        route = classify(call, self._holding.grant)
-        if route.kind in {Kind.READ, Kind.PASSED}:
-            task = asyncio.current_task()
-            if task is not None and route.kind is Kind.READ:
-                task.set_name(_READ)
+    async def _handle(self, call: Call, route: Route) -> None:
         try:
             reply = await self._answer(call, route)
         except (ValueError, TypeError) as error:
@@ -108,8 +106,8 @@ class Relay:
         waiter: asyncio.Future[RecordResult] = asyncio.get_running_loop().create_future()
         await self._outbox.write(self._holding, call, waiter=waiter)
         while not waiter.done():
-            if self._cut_off():
-                self._log.info("relay.accepted_while_cut_off", method=call.method, path=call.path)
+            if self._cut_off() or self._writer is None:
+                self._log.info("relay.accepted_locally", method=call.method, path=call.path)
                 self._cache.written(self._holding.grant, call)
                 return Reply(call.id, route.accepted, JSON, "{}")
             await asyncio.wait({waiter}, timeout=CUT_CHECK_SECONDS)
@@ -146,9 +144,6 @@ class Relay:
             self._log.error("relay.reply_too_large", detail=str(error))
             if isinstance(frame, Reply):
                 self._writer.write(frames.encode(Reply(frame.id, 500, JSON, '{"detail": "reply too large"}')))
-
-
-_READ = "relay.read"
 
 
 def _reply(call: Call, result: RecordResult) -> Reply:

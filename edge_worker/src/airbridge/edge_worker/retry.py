@@ -36,6 +36,7 @@ _BY_STATUS = {
     426: Verdict.RETRY,
     429: Verdict.RETRY,
 }
+_FAULT_OF_REQUEST = frozenset({400, 413, 422})
 _BY_REASON = {
     RefusalReason.REVOKED: Verdict.REVOKED,
     RefusalReason.OVERLOADED: Verdict.RETRY,
@@ -54,6 +55,11 @@ def judge(error: Exception) -> Verdict:
     if isinstance(error, StoreError):
         return Verdict.RETRY if error.transient else Verdict.GIVE_UP
     return Verdict.GIVE_UP
+
+
+def is_fault_of_request(error: Exception) -> bool:
+    """Return whether the gateway refused what the request carries, as opposed to who sent it, or anything at all."""
+    return isinstance(error, GatewayRefused) and error.status in _FAULT_OF_REQUEST
 
 
 def _judge_refusal(error: GatewayRefused) -> Verdict:

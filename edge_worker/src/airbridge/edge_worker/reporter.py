@@ -1,0 +1,308 @@
+"""The reporter: sends journalled records to the gateway, in order, once each as far as the gateway is concerned.
+
+Records of any number of tasks travel in one request; of one task, one request is under way at a time. What is not
+answered is sent again, for ever, with the same idempotency key. Running tasks go before the backlog of ended ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Final
+
+import structlog
+
+from airbridge.edge_worker.clock import Clock
+from airbridge.edge_worker.exceptions import GatewayBusy, GatewayError, GatewayGarbage
+from airbridge.edge_worker.gateway import Gateway
+from airbridge.edge_worker.holdings import Entry, Holding
+from airbridge.edge_worker.journal import Journal
+from airbridge.edge_worker.journal_rows import MarkReported
+from airbridge.edge_worker.link import Link
+from airbridge.edge_worker.retry import Backoff, Verdict, is_fault_of_request, judge
+from airbridge.executor.protocol import ExchangeRequest, RecordResult, RefusalReason
+
+log = structlog.get_logger(__name__)
+
+MAX_RECORDS: Final = 500
+MAX_BYTES: Final = 1024 * 1024
+MAX_REQUESTS: Final = 4
+"""Requests under way at once; more would only make the batches smaller."""
+
+PATIENCE: Final = 8
+"""How often a record is sent again that Airflow itself answers with an error of its own (5xx) while a task waits."""
+
+_FENCED: Final = frozenset(
+    {
+        RefusalReason.CANCELLED,
+        RefusalReason.LOST,
+        RefusalReason.NOT_HOLDER,
+        RefusalReason.SETTLED,
+        RefusalReason.STALE_EPOCH,
+        RefusalReason.UNKNOWN_ITEM,
+        RefusalReason.ALREADY_CLAIMED,
+    }
+)
+_PASSING: Final = frozenset({RefusalReason.INTERNAL, RefusalReason.OVERLOADED})
+
+Batch = list[tuple[Holding, list[Entry]]]
+
+
+class Reporter:
+    """See the module. `on_answer` hears of every answered write, `on_fenced` of a holding that is ours no longer."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        journal: Journal,
+        link: Link,
+        clock: Clock,
+        backoff: Backoff,
+        *,
+        on_answer: Callable[[Holding, Entry, RecordResult], None],
+        on_fenced: Callable[[Holding, RecordResult], None],
+        on_identity: Callable[[Verdict, GatewayError], None],
+    ) -> None:
+        self._gateway = gateway
+        self._journal = journal
+        self._link = link
+        self._clock = clock
+        self._backoff = backoff
+        self._on_answer = on_answer
+        self._on_fenced = on_fenced
+        self._on_identity = on_identity
+        self._pending: dict[Holding, None] = {}
+        self._wake = asyncio.Event()
+        self._requests: set[asyncio.Task[None]] = set()
+        self._not_before = 0.0
+        self._retry_on_link = False
+
+    def wake(self, holding: Holding) -> None:
+        """Look at this holding: something was put into its outbox."""
+        self._pending[holding] = None
+        self._wake.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to send."""
+        return not self._pending and not self._requests
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        try:
+            while True:
+                await self._until_something_is_due()
+                self._wake.clear()
+                self._start_requests()
+        finally:
+            for task in self._requests:
+                task.cancel()
+            await asyncio.gather(*self._requests, return_exceptions=True)
+
+    async def drained(self) -> None:
+        """Send everything now, company or not, and return when nothing is left to send."""
+        while not self.idle:
+            for holding in self._pending:
+                for entry in holding.outbox:
+                    entry.due_at = 0.0
+            self._wake.set()
+            await asyncio.sleep(0.02)
+
+    # --- what to send ----------------------------------------------------------------------------
+
+    async def _until_something_is_due(self) -> None:
+        pause = self._pause()
+        if pause is None or pause > 0:
+            waits = [asyncio.ensure_future(self._wake.wait())]
+            if self._retry_on_link and not self._link.up:
+                waits.append(asyncio.ensure_future(self._link.wait_up()))
+            await asyncio.wait(waits, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+        if self._retry_on_link and self._link.up:
+            self._retry_on_link, self._not_before = False, 0.0
+
+    def _pause(self) -> float | None:
+        """Return seconds until the next entry is due: 0 if one is, None if there is none."""
+        if len(self._requests) >= MAX_REQUESTS or not self._gateway.identified:
+            return None if self._gateway.identified else 0.2
+        due = min((one.outbox[0].due_at if one.outbox else 0.0 for one in self._sendable()), default=None)
+        urgent = any(
+            entry.due_at <= self._clock.elapsed() for one in self._sendable() for entry in one.outbox
+        )
+        if due is None:
+            return None
+        now = self._clock.elapsed()
+        return max(0.0, self._not_before - now, 0.0 if urgent else due - now)
+
+    def _sendable(self) -> Iterable[Holding]:
+        return (
+            one
+            for one in self._pending
+            if not one.in_flight and (not one.outbox or one.outbox[0].durable or one.outbox[0].abandoned)
+        )
+
+    def _start_requests(self) -> None:
+        now = self._clock.elapsed()
+        while len(self._requests) < MAX_REQUESTS and now >= self._not_before and self._gateway.identified:
+            batch = self._collect(now)
+            if not batch:
+                return
+            for holding, _ in batch:
+                holding.in_flight = True
+            task = asyncio.create_task(self._send(batch))
+            self._requests.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._requests.discard(task)
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("reporter.crashed", exc_info=error)
+
+    def _collect(self, now: float) -> Batch:
+        """Return what goes into the next request: running tasks first, then the backlog in order."""
+        batch: Batch = []
+        records = size = 0
+        for holding in sorted([*self._pending], key=lambda one: one.ended):
+            if not holding.outbox and not holding.in_flight:
+                self._pending.pop(holding, None)
+            if holding.in_flight or (holding.alone and batch):
+                continue
+            entries = _ready(holding, now, MAX_RECORDS - records)
+            if not entries:
+                continue
+            batch.append((holding, entries))
+            records += len(entries)
+            size += sum(len(entry.record.body or "") for entry in entries)
+            if holding.alone or records >= MAX_RECORDS or size >= MAX_BYTES:
+                break
+        return batch
+
+    # --- sending ---------------------------------------------------------------------------------
+
+    async def _send(self, batch: Batch) -> None:
+        records = tuple(entry.record for _, entries in batch for entry in entries)
+        try:
+            response = await self._gateway.exchange(ExchangeRequest(records=records))
+            _check_shape(records, response.results)
+        except GatewayError as error:
+            self._failed(batch, error)
+            return
+        finally:
+            for holding, _ in batch:
+                holding.in_flight = False
+        self._backoff.reset()
+        results = iter(response.results)
+        for holding, entries in batch:
+            self._settle(holding, entries, [*islice(results, len(entries))])
+
+    def _failed(self, batch: Batch, error: GatewayError) -> None:
+        if is_fault_of_request(error):
+            self._isolate(batch, error)
+            return
+        verdict = judge(error)
+        if verdict in {Verdict.REENROL, Verdict.REVOKED}:
+            self._on_identity(verdict, error)
+        pause = self._backoff.pause(error)
+        self._not_before = self._clock.elapsed() + pause
+        # While the gateway asks for patience, another request's success is no reason to lose it.
+        self._retry_on_link = not isinstance(error, GatewayBusy)
+        log.warning(
+            "reporter.failed",
+            detail=str(error),
+            records=sum(len(entries) for _, entries in batch),
+            retry_seconds=round(pause, 3),
+        )
+
+    def _isolate(self, batch: Batch, error: GatewayError) -> None:
+        """Find the record that makes the gateway refuse a whole request; a record that does so alone is answered."""
+        if len(batch) > 1 or len(batch[0][1]) > 1:
+            for holding, _ in batch:
+                holding.alone = True
+            return
+        holding, [entry] = batch[0]
+        log.error("reporter.record_refused", item_id=holding.key[0], seq=entry.record.seq, detail=str(error))
+        status = getattr(error, "status", 422)
+        body = f'{{"detail": {{"reason": "airbridge", "message": "the gateway refused the call: {status}"}}}}'
+        self._settle(holding, [entry], [_result(entry, status, body)])
+
+    # --- answers ---------------------------------------------------------------------------------
+
+    def _settle(self, holding: Holding, entries: list[Entry], results: list[RecordResult]) -> None:
+        reported = 0
+        for entry, result in zip(entries, results, strict=True):
+            if result.refused in _FENCED:
+                self._fence(holding, result)
+                return
+            if self._try_again(entry, result):
+                entry.attempts += 1
+                self._not_before = self._clock.elapsed() + self._backoff.pause()
+                break
+            holding.outbox.remove(entry)
+            entry.answer(result)
+            if entry.write:
+                reported = entry.record.seq
+                holding.committed = holding.committed or entry.final
+                self._on_answer(holding, entry, result)
+        if reported:
+            self._journal.submit(MarkReported(holding.key, reported))
+        holding.alone = holding.alone and bool(holding.outbox)
+        if not holding.outbox:
+            self._pending.pop(holding, None)
+
+    def _fence(self, holding: Holding, result: RecordResult) -> None:
+        """The control plane has moved on: nothing this attempt still has to say will be heard."""
+        holding.fenced = result.refused
+        dropped = [*holding.outbox]
+        holding.outbox.clear()
+        self._pending.pop(holding, None)
+        for entry in dropped:
+            entry.answer(_result(entry, 409, None, result.refused))
+        self._on_fenced(holding, result)
+
+    def _try_again(self, entry: Entry, result: RecordResult) -> bool:
+        if result.refused in _PASSING:
+            return True
+        patient = entry.waiter is None or entry.attempts < PATIENCE
+        return result.status >= 500 and patient
+
+
+def _ready(holding: Holding, now: float, room: int) -> list[Entry]:
+    """Return the entries to send, from the first: all that are on the disk, if one of them is due."""
+    while holding.outbox and holding.outbox[0].abandoned:
+        holding.outbox.popleft()
+    entries: list[Entry] = []
+    for entry in holding.outbox:
+        if not entry.durable or len(entries) >= room:
+            break
+        if not entry.abandoned:
+            entries.append(entry)
+    if not any(entry.due_at <= now for entry in entries):
+        return []
+    return entries[:1] if holding.alone else entries
+
+
+def _result(
+    entry: Entry, status: int, body: str | None, refused: RefusalReason | None = None
+) -> RecordResult:
+    record = entry.record
+    return RecordResult(
+        item_id=record.item_id,
+        epoch=record.epoch,
+        seq=record.seq,
+        status=status,
+        body=body,
+        refused=refused,
+    )
+
+
+def _check_shape(records: Sequence[object], results: Sequence[RecordResult]) -> None:
+    def names(rows: Sequence[object]) -> list[tuple[object, ...]]:
+        return [tuple(getattr(row, name) for name in ("item_id", "epoch", "seq")) for row in rows]
+
+    if names(records) != names(results):
+        raise GatewayGarbage(
+            f"{len(results)} results that do not stand for the {len(records)} records asked about"
+        )
