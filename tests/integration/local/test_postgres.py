@@ -1,0 +1,134 @@
+"""Postgres as local mode runs it: template, copy, password, and what becomes of it when its parent dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+from sqlalchemy import create_engine, text
+
+from airbridge.control_plane.local import ports, postgres, probes
+from airbridge.control_plane.local.child import spawn
+from airbridge.control_plane.local.component import Component
+from airbridge.control_plane.local.privileges import postgres_user
+from airbridge.control_plane.local.state import Phase
+from airbridge.control_plane.local.supervisor import Supervisor
+
+
+def make_table(server: postgres.Postgres) -> None:
+    postgres.query(server, "CREATE TABLE made (at text)")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    return postgres.build_template(tmp_path_factory.mktemp("cache"), "key", make_table)
+
+
+def component(server: postgres.Postgres, log: Path) -> Component:
+    return Component(
+        name="postgres",
+        argv=server.argv(),
+        env={"PATH": os.environ["PATH"]},
+        log=log,
+        ready=probes.database_answers(server),
+        user=postgres_user(),
+        stop_signal=signal.SIGINT,
+        death_signal=signal.SIGQUIT,
+    )
+
+
+def started(server: postgres.Postgres, log: Path) -> Supervisor:
+    supervisor = Supervisor([component(server, log)], spawn, time)
+    deadline = time.monotonic() + 30
+    while not supervisor.ready and time.monotonic() < deadline:
+        supervisor.tick()
+        time.sleep(0.05)
+    return supervisor
+
+
+def test_a_copy_has_the_templates_tables_and_a_password_of_its_own(
+    template: tuple[Path, str], tmp_path: Path
+) -> None:
+    """psycopg2 and asyncpg get in with the copy's password and find the migrated table; the template's is refused."""
+    data = tmp_path / "data"
+    postgres.restore(template[0], data, template[1], "new-password")
+    assert postgres.is_current(data, "key")
+    server = postgres.Postgres(data, ports.choose(["pg"], {})["pg"], "new-password")
+    supervisor = started(server, tmp_path / "log")
+    try:
+        engine = create_engine(server.url())
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT count(*) FROM made")).scalar() == 0
+        engine.dispose()
+
+        async def over_asyncpg() -> int:
+            connection = await asyncpg.connect(server.url().replace("+psycopg2", ""))
+            try:
+                return int(await connection.fetchval("SELECT count(*) FROM made"))
+            finally:
+                await connection.close()
+
+        assert asyncio.run(over_asyncpg()) == 0
+        assert not postgres.Postgres(data, server.port, template[1]).answers()
+    finally:
+        supervisor.stop()
+    assert [state.phase for state in supervisor.states()] == [Phase.STOPPED]
+    assert not ports.is_open(server.port)
+
+
+def test_the_template_is_made_once(template: tuple[Path, str]) -> None:
+    """A second asker gets the same template without a migration."""
+
+    def never(_server: postgres.Postgres) -> None:
+        raise AssertionError("migrated again")
+
+    assert postgres.build_template(template[0].parent, "key", never) == template
+
+
+def test_another_schema_is_not_current(template: tuple[Path, str]) -> None:
+    """A data directory says which schema it was migrated to."""
+    assert postgres.is_current(template[0], "key")
+    assert not postgres.is_current(template[0], "another")
+
+
+def test_schema_key_follows_the_migrations(tmp_path: Path) -> None:
+    """A new migration, or another Airflow, is another schema."""
+    before = postgres.schema_key(tmp_path, {"airflow": "3.0.4"})
+    assert postgres.schema_key(tmp_path, {"airflow": "3.0.4"}) == before
+    assert postgres.schema_key(tmp_path, {"airflow": "3.0.5"}) != before
+    (tmp_path / "0001.py").write_text("")
+    assert postgres.schema_key(tmp_path, {"airflow": "3.0.4"}) != before
+
+
+_PARENT = """
+import sys, time
+from pathlib import Path
+from airbridge.control_plane.local.child import spawn
+from airbridge.control_plane.local.component import Component
+child = spawn(Component(name="c", argv=(sys.executable, "-c", "import time; time.sleep(60)"), env={}, log=Path(sys.argv[1])))
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends children of a dead parent on Linux only")
+def test_children_die_with_a_killed_supervisor(tmp_path: Path) -> None:
+    """kill -9 of the parent ends the child; nothing is left behind."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _PARENT, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    gone, _ = psutil.wait_procs([child], timeout=5)
+    assert gone == [child]
