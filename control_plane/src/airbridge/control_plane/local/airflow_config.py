@@ -18,6 +18,7 @@ from airbridge.control_plane.local.keys import Keys
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.executor.exceptions import ConfigurationError
 
+TRUST_DOMAIN = "airbridge.local"
 FOLDER_BUNDLE = "dags"
 PUSH_BUNDLE = "pushed"
 _REFRESH_SECONDS = 5
@@ -79,6 +80,11 @@ def _local(directory: StateDir, keys: Keys, database_url: str, dags: Path) -> tu
         ("airbridge", "regions_file", str(directory.regions_file)),
         # The emulator forgets its queues when it is killed; what was lost with them is sent again after this long.
         ("airbridge", "message_ttl", "60"),
+        ("airbridge", "trust_domain", TRUST_DOMAIN),
+        ("airbridge", "gateway_host", ports.LOOPBACK),
+        ("airbridge", "gateway_port", str(keys.ports["gateway"])),
+        ("airbridge", "operator_port", str(keys.ports["operator"])),
+        ("airbridge", "gateway_names", ports.LOOPBACK),
         ("airbridge", "secrets_dir", str(directory.secrets)),
     ]
     local = [Setting(section, option, value, "local mode") for section, option, value in rows]

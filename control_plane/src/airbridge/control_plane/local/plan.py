@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Mapping
@@ -190,20 +191,10 @@ def _airflow(plan: Plan) -> list[Component]:
 
 
 def _gateway(plan: Plan) -> Component:
-    argv = _python(
-        "airbridge.control_plane.cli",
-        "gateway",
-        "--host",
-        ports.LOOPBACK,
-        "--port",
-        str(plan.keys.ports["gateway"]),
-        "--operator-port",
-        str(plan.keys.ports["operator"]),
-    )
     return _control_plane(
         plan,
         "gateway",
-        argv,
+        _python("airbridge.control_plane.cli", "gateway"),
         after=(*_schema(plan), "aws"),
         url=plan.gateway_url,
         ready=probes.http_ok(f"{plan.operator_url}/readyz", plan.directory.ca_file),
@@ -229,7 +220,6 @@ def _worker_environment(plan: Plan, worker: WorkerPlan, home: Path) -> dict[str,
     return {
         **environment.base(plan.environ),
         **environment.aws_variables(worker.region),
-        "AWS_ENDPOINT_URL": plan.aws_url,  # for the tasks: the worker has the endpoint from its enrolment
         "HOME": str(home),
         "AIRFLOW_HOME": str(home / "airflow"),
         "AIRBRIDGE_WORKER_GATEWAY_URL": plan.gateway_url,
@@ -240,8 +230,14 @@ def _worker_environment(plan: Plan, worker: WorkerPlan, home: Path) -> dict[str,
         "AIRBRIDGE_WORKER_SLOTS": str(plan.options.slots),
         "AIRBRIDGE_WORKER_STATE_DIR": str(home / "state"),
         "AIRBRIDGE_WORKER_JOIN_TOKEN_FILE": str(home / "join.token"),
+        "AIRBRIDGE_WORKER_TASK_ENV": json.dumps(_task_environment(plan, worker)),
         **plan.options.worker_env,
     }
+
+
+def _task_environment(plan: Plan, worker: WorkerPlan) -> dict[str, str]:
+    """Return what DAG code finds in its environment: AWS, as it would on a host of this region."""
+    return {**environment.aws_variables(worker.region), "AWS_ENDPOINT_URL": plan.aws_url}
 
 
 def _control_plane(

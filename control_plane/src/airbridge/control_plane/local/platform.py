@@ -25,7 +25,6 @@ from airbridge.control_plane.local.options import Options
 from airbridge.control_plane.local.state import ComponentState, Phase, PlatformPhase, PlatformState
 from airbridge.control_plane.local.supervisor import Clock, Supervisor
 
-TRUST_DOMAIN = "airbridge.local"
 TICK_SECONDS = 0.1
 
 log = structlog.get_logger(__name__)
@@ -90,7 +89,7 @@ class Platform:
         wanted = {"api-server": self._options.port} if self._options.port else {}
         keys = load_or_make(directory.keys_file, plan.PORTS, wanted)
         if not directory.secrets.exists():
-            identity_secrets.create_all(directory.secrets, TRUST_DOMAIN, datetime.now(UTC))
+            identity_secrets.create_all(directory.secrets, airflow_config.TRUST_DOMAIN, datetime.now(UTC))
         shutil.copyfile(directory.secrets / identity_secrets.CA_CERTIFICATE, directory.ca_file)
         migrate = self._prepare_database(keys.database_password)
         the_plan = plan.Plan(self._options, directory, keys, self._environ, migrate)
