@@ -1,0 +1,103 @@
+"""Bundles on moto server: two regions, and room on disk for as many dag-processors as a test wants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from tests.support.airflow_home import Metadata
+from tests.support.moto import Moto
+
+from airbridge.executor.bundle import AirBridgeBundle
+from airbridge.executor.bundle_store import BundleStore
+from airbridge.executor.regions import Catalogue
+
+REGIONS = ("us-east-1", "eu-west-1")
+GOOD = 'from airflow.sdk import DAG\n\nwith DAG("{dag_id}"):\n    pass\n'
+
+
+def write_dag(folder: Path, name: str, dag_id: str) -> None:
+    """Write a DAG file that parses."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(GOOD.format(dag_id=dag_id))
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Two regions on moto, and the catalogue file that describes them."""
+
+    moto: Moto
+    catalogue_file: Path
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return Catalogue.read(self.catalogue_file)
+
+    def store(self, bundle: str = "dags") -> BundleStore:
+        return BundleStore.of(bundle, self.catalogue)
+
+    def keys(self, region: str) -> list[str]:
+        found = self.catalogue.region(region)
+        assert found is not None
+        listed = self.moto.client("s3", region).list_objects_v2(Bucket=found.bundle_bucket)
+        return [entry["Key"] for entry in listed.get("Contents", ())]
+
+
+@dataclass(frozen=True)
+class Processor:
+    """A dag-processor's machine: its own disk, the shared regions."""
+
+    cloud: Cloud
+    disk: Path
+    monkeypatch: pytest.MonkeyPatch
+
+    def bundle(self, source: Mapping[str, Any], version: str | None = None, **kwargs: Any) -> AirBridgeBundle:
+        """A bundle as a new process of this machine would make it; unchecked (2 s a version) unless asked for."""
+        self.monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH", str(self.disk))
+        kwargs = {"store": self.cloud.store(), "refuse_broken": False, **kwargs}
+        return AirBridgeBundle(name="dags", source=source, version=version, refresh_interval=0, **kwargs)
+
+
+@pytest.fixture
+def cloud(moto: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    for name, value in moto.environment.items():
+        monkeypatch.setenv(name, value)
+    suffix = uuid4().hex[:12]
+    lines = [f'home_region = "{REGIONS[0]}"']
+    for region in REGIONS:
+        bundles = moto.bucket(f"dags-{region}-{suffix}", region)
+        lines += [
+            "[[region]]",
+            f'name = "{region}"',
+            f'log_bucket = "logs-{region}-{suffix}"',
+            f'bundle_bucket = "{bundles}"',
+            f'endpoint_url = "{moto.url}"',
+            "[[region.pool]]",
+            f'queue_url = "{moto.url}/{region}/queue-{suffix}"',
+        ]
+    catalogue_file = tmp_path / "regions.toml"
+    catalogue_file.write_text("\n".join(lines))
+    return Cloud(moto, catalogue_file)
+
+
+@pytest.fixture
+def processor(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sqlite_metadata: Metadata
+) -> Processor:
+    return Processor(cloud, tmp_path / "disk-1", monkeypatch)
+
+
+@pytest.fixture
+def other_processor(processor: Processor, tmp_path: Path) -> Processor:
+    return Processor(processor.cloud, tmp_path / "disk-2", processor.monkeypatch)
+
+
+@pytest.fixture
+def dags(tmp_path: Path) -> Path:
+    folder = tmp_path / "dags"
+    write_dag(folder, "one.py", "one")
+    return folder
