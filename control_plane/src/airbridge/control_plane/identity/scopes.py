@@ -86,6 +86,10 @@ class Scopes:
         """Whether any scope covers `action` on `name` with these attributes."""
         return any(scope.allows(action, name, attributes) for scope in self.scopes)
 
+    def mention(self, action: str) -> bool:
+        """Whether any scope allows `action` on something."""
+        return any(fnmatchcase(action, scope.action) for scope in self.scopes)
+
     def cover(self, others: Scopes) -> bool:
         """Whether a holder of these may hand out `others`."""
         return all(any(mine.covers(other) for mine in self.scopes) for other in others.scopes)

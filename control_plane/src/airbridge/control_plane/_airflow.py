@@ -1,0 +1,246 @@
+"""What the control plane uses of Airflow's internals (3.0.4), and of the frameworks under it as Airflow pins them.
+
+The Task Execution API is Airflow's own FastAPI app. Hosted as Airflow hosts it in process, each call
+hops between an event loop and a thread pool several times. Here a call runs to its end in the thread
+that makes it, and on a database transaction that the caller owns: `ExecutionApp.call`.
+tests/contract/test_gateway_internals.py fails if anything here no longer holds.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import sniffio
+from anyio._core._eventloop import loaded_backends
+from anyio.abc import AsyncBackend
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
+
+JSON_TYPE = b"application/json"
+_INLINE = "airbridge-inline"
+
+
+class ExecutionAppError(Exception):
+    """Airflow's app answered 5xx; `__cause__` is what it met, if it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What Airflow's app answered: status, headers (lower-case names) and JSON text."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str | None = None
+
+
+# --- The database ---------------------------------------------------------------------------------
+
+
+def engine() -> Any:
+    """Return Airflow's SQLAlchemy engine, configured by ``[database]``."""
+    from airflow import settings
+
+    return settings.engine
+
+
+def session_on(connection: Any) -> Any:
+    """Return a session of Airflow's own kind whose commit does not commit the connection's transaction."""
+    from airflow import settings
+
+    return settings.NonScopedSession(bind=connection)
+
+
+@contextmanager
+def thread_session(session: Any) -> Iterator[None]:
+    """Make `session` what Airflow's ``provide_session`` and ``create_session`` give out in this thread."""
+    from airflow import settings
+
+    registry = settings.Session.registry
+    registry.set(session)
+    try:
+        yield
+    finally:
+        registry.clear()
+
+
+def task_instance_model() -> Any:
+    """Return Airflow's TaskInstance model."""
+    from airflow.models.taskinstance import TaskInstance
+
+    return TaskInstance
+
+
+# --- The Task Execution API -----------------------------------------------------------------------
+
+
+class _Inline(AsyncBackend):
+    """An anyio backend without a loop: what would go to a worker thread runs here and now."""
+
+    @classmethod
+    async def run_sync_in_worker_thread(
+        cls,
+        func: Callable[..., Any],
+        args: Sequence[Any],
+        abandon_on_cancel: bool = False,
+        limiter: Any = None,
+    ) -> Any:
+        return func(*args)
+
+
+def run_inline(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine that never waits for anything to its end, in this thread and without an event loop."""
+    context = contextvars.copy_context()
+    context.run(sniffio.current_async_library_cvar.set, _INLINE)
+    try:
+        context.run(coroutine.send, None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise RuntimeError("a coroutine that should run inline waited for an event loop")
+
+
+class ExecutionApp:
+    """Airflow's Task Execution API app, called directly."""
+
+    def __init__(self) -> None:
+        from airflow.sdk.api.datamodels._generated import API_VERSION
+
+        # Asked for by its name "airbridge-inline", which only run_inline sets.
+        loaded_backends[_INLINE] = cast("type[AsyncBackend]", _Inline)
+        self.api_version = API_VERSION
+        self._app = _create_app()
+        self._version_var = self._app.router.api_version_var
+        routes = self._app.router.versioned_routers[API_VERSION].routes
+        self._entry = _entry(self._app.router, routes, self._app.exception_handlers)
+
+    def call(self, session: Any, method: str, path: str, query: str, body: str | None) -> Answer:
+        """Make one call on `session`. `path` is decoded and relative to the API's root.
+
+        Raises `ExecutionAppError` for a 5xx, and whatever a route raises that is no HTTP answer.
+        """
+        token = _session.set(session)
+        version = self._version_var.set(self.api_version)
+        try:
+            answer: Answer = run_inline(self._call(method, path, query, body))
+            return answer
+        finally:
+            self._version_var.reset(version)
+            _session.reset(token)
+
+    async def _call(self, method: str, path: str, query: str, body: str | None) -> Answer:
+        content = (body or "").encode()
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "scheme": "https",
+            "method": method,
+            "path": f"/{path}",
+            "raw_path": f"/{path}".encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [
+                (b"content-type", JSON_TYPE),
+                (b"content-length", str(len(content)).encode()),
+                (b"airflow-api-version", self.api_version.encode()),
+            ],
+            "client": None,
+            "server": None,
+            "state": {},
+            "app": self._app,
+        }
+        started: dict[str, Any] = {}
+        chunks: list[bytes] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": content, "more_body": False}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                started.update(message)
+            else:
+                chunks.append(message.get("body", b""))
+
+        await self._entry(scope, receive, send)
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in started["headers"]
+        }
+        headers.pop("content-length", None)
+        text = b"".join(chunks).decode()
+        return Answer(int(started["status"]), headers, text or None)
+
+
+_session: contextvars.ContextVar[Any] = contextvars.ContextVar("airbridge_execution_session")
+
+
+def _create_app() -> Any:
+    from airflow.api_fastapi.common.dagbag import create_dag_bag, dag_bag_from_app
+    from airflow.api_fastapi.common.db.common import _get_session
+    from airflow.api_fastapi.execution_api.app import create_task_execution_api_app
+    from airflow.api_fastapi.execution_api.deps import JWTBearerDep, JWTBearerTIPathDep, JWTRefresherDep
+    from airflow.api_fastapi.execution_api.routes.connections import has_connection_access
+    from airflow.api_fastapi.execution_api.routes.variables import has_variable_access
+    from airflow.api_fastapi.execution_api.routes.xcoms import has_xcom_access
+
+    app = create_task_execution_api_app()
+    dag_bag = _LockedDagBag(create_dag_bag())
+
+    async def allowed() -> None:
+        """The gateway has judged the call already: identity, ownership, scopes and policy."""
+
+    async def current_session() -> Any:
+        return _session.get()
+
+    async def current_dag_bag() -> Any:
+        return dag_bag
+
+    for dependency in (
+        JWTBearerDep.dependency,
+        JWTBearerTIPathDep.dependency,
+        JWTRefresherDep.dependency,
+        has_connection_access,
+        has_variable_access,
+        has_xcom_access,
+    ):
+        app.dependency_overrides[dependency] = allowed
+    app.dependency_overrides[_get_session] = current_session
+    app.dependency_overrides[dag_bag_from_app] = current_dag_bag
+    app.state.dag_bag = dag_bag
+    # The versioned routes are generated at the first request otherwise.
+    app._cadwyn_initialize()  # noqa: SLF001 - an internal; see the module's docstring
+    return app
+
+
+def _entry(router: Any, routes: Any, handlers: Mapping[Any, Any]) -> Any:
+    async def route(scope: Any, receive: Any, send: Any) -> None:
+        await router.process_request(scope=scope, receive=receive, send=send, routes=routes)
+
+    mine = {kind: handler for kind, handler in handlers.items() if kind is not Exception}
+    answer_http = mine[StarletteHTTPException]
+
+    async def refuse_5xx(request: Any, error: Any) -> Any:
+        if error.status_code >= 500:
+            raise ExecutionAppError(str(error.detail)) from (error.__cause__ or error.__context__)
+        return await answer_http(request, error)
+
+    mine[StarletteHTTPException] = refuse_5xx
+    return ExceptionMiddleware(route, handlers=mine)
+
+
+class _LockedDagBag:
+    """A DagBag of serialised DAGs for many threads: its bookkeeping of fetched DAGs is not safe by itself."""
+
+    def __init__(self, dag_bag: Any) -> None:
+        self._dag_bag = dag_bag
+        self._lock = threading.RLock()
+
+    def get_dag(self, dag_id: str, session: Any = None) -> Any:
+        with self._lock:
+            if session is None:
+                return self._dag_bag.get_dag(dag_id)
+            return self._dag_bag.get_dag(dag_id, session)

@@ -1,0 +1,1 @@
+"""The gateway: ends mutual TLS, and serves claims, heartbeats and the Task Execution API to edge workers."""

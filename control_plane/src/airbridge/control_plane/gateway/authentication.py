@@ -1,0 +1,136 @@
+"""Who calls: a verified certificate, and an access token bound to it. Default deny."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from airbridge.control_plane.exceptions import InvalidIdentity, InvalidScope, Refused
+from airbridge.control_plane.identity.access import AccessTokens
+from airbridge.control_plane.identity.certificates import PeerCertificate
+from airbridge.control_plane.identity.scopes import Scopes
+from airbridge.control_plane.identity.spiffe import WorkerName
+from airbridge.executor.ledger import revocations, tokens
+from airbridge.executor.protocol import RefusalReason
+
+PEER: Final = "airbridge.peer"
+"""Where the HTTP protocol puts the connection's `Peer` in the ASGI scope."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a TLS connection, read once when it was made."""
+
+    address: str
+    certificate: PeerCertificate | None = None
+    problem: str | None = None
+    """Why the certificate that was presented names no worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated worker."""
+
+    name: WorkerName
+    certificate: PeerCertificate
+    scopes: Scopes
+    address: str
+
+    def require(self, action: str, **attributes: str) -> None:
+        """Raise `Refused` (403) unless a scope of the token allows `action`."""
+        if not self.scopes.allow(action, **attributes):
+            asked = " ".join([action, *(f"{key}={value}" for key, value in attributes.items())])
+            raise Refused(403, RefusalReason.FORBIDDEN, f"no scope of the access token allows {asked}")
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """An authenticated holder of an operators' access token."""
+
+    owner: str
+    token_id: str
+    scopes: Scopes
+    address: str
+
+    @property
+    def actor(self) -> str:
+        """How events name this operator."""
+        return f"operator:{self.owner}"
+
+    def require(self, action: str, name: str | None = None, **attributes: str) -> None:
+        """Raise `Refused` (403) unless a scope of the token allows `action`."""
+        if not self.scopes.allow(action, name, **attributes):
+            asked = " ".join(
+                [action, *([name] if name else []), *(f"{k}={v}" for k, v in attributes.items())]
+            )
+            raise Refused(403, RefusalReason.FORBIDDEN, f"no scope of this token allows {asked}")
+
+
+class WorkerAuthenticator:
+    """Judges a request by its connection's certificate and its access token, without the database."""
+
+    def __init__(self, tokens: AccessTokens, trust_domain: str, clock: Callable[[], datetime]) -> None:
+        self._tokens = tokens
+        self._trust_domain = trust_domain
+        self._clock = clock
+
+    def authenticate(self, scope: Mapping[str, Any]) -> Caller:
+        """Return the caller. Raises `Refused` (401) with what is missing."""
+        peer: Peer = scope[PEER]
+        certificate = peer.certificate
+        if certificate is None:
+            raise _unauthorised(peer.problem or "a client certificate is required")
+        now = self._clock()
+        if not certificate.valid_at(now):
+            raise _unauthorised("the client certificate has expired")
+        try:
+            name = WorkerName.parse(certificate.uri, self._trust_domain)
+        except InvalidIdentity as error:
+            raise _unauthorised(str(error)) from error
+        scopes = self._tokens.verify(bearer(scope), name, certificate, now)
+        return Caller(name, certificate, scopes, peer.address)
+
+
+def check_revocation(session: Any, caller: Caller) -> None:
+    """Raise `Refused` (403) if the worker, its certificate, its pool or its issuer is revoked."""
+    found = revocations.is_revoked(
+        session,
+        worker=caller.name.worker,
+        region=caller.name.region,
+        pool=caller.name.pool,
+        thumbprint=caller.certificate.thumbprint,
+        issuer=caller.certificate.issuer,
+    )
+    if found is not None:
+        raise Refused(403, RefusalReason.REVOKED, f"this {found.kind} is revoked: {found.reason}")
+
+
+def authenticate_operator(session: Any, scope: Mapping[str, Any]) -> Operator:
+    """Return the operator whose token the request carries. Raises `Refused` (401)."""
+    secret = bearer(scope)
+    row = tokens.find_access(session, secret)
+    if row is None:
+        raise _unauthorised("no such access token, or it has expired or was revoked")
+    try:
+        scopes = Scopes.parse(row.scopes)
+    except InvalidScope as error:
+        raise _unauthorised(f"the token's scopes cannot be read: {error}") from error
+    return Operator(row.owner, row.id, scopes, scope[PEER].address)
+
+
+def bearer(scope: Mapping[str, Any]) -> str:
+    """Return the bearer token of a request. Raises `Refused` (401) if there is none, or two."""
+    found = [value for name, value in scope["headers"] if name == b"authorization"]
+    if len(found) != 1:
+        raise _unauthorised("one Authorization header is required")
+    scheme, _, token = found[0].partition(b" ")
+    if scheme.lower() != b"bearer" or not token.isascii():
+        raise _unauthorised("the Authorization header must be: Bearer <access token>")
+    text: str = token.strip().decode("ascii")
+    return text
+
+
+def _unauthorised(detail: str) -> Refused:
+    return Refused(401, RefusalReason.FORBIDDEN, detail)

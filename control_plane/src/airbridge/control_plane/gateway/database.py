@@ -1,0 +1,80 @@
+"""One database transaction: what the ledger writes and what Airflow's own code writes commit or vanish together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import exc as sql
+
+from airbridge.control_plane import _airflow
+from airbridge.control_plane._airflow import Answer, ExecutionApp
+from airbridge.control_plane.gateway.calls import Call
+
+
+class RolledBack(Exception):  # noqa: N818 - says what happened
+    """Airflow's code rolled the transaction back while it answered a call; nothing of it may be committed.
+
+    `answer` is what it said all the same, to be kept when the rest is applied again.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"rolled back while answering {answer.status}")
+        self.answer = answer
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """An open transaction. `session` is for the ledger; Airflow's code gets sessions of its own on it."""
+
+    connection: Any
+    root: Any
+    session: Any
+
+    def call(self, app: ExecutionApp, call: Call) -> Answer:
+        """Make a call of a task inside this transaction.
+
+        Raises `RolledBack` if Airflow's code undid the transaction, and what `ExecutionApp.call` raises.
+        """
+        self.session.flush()
+        with (
+            _airflow.session_on(self.connection) as given,
+            _airflow.session_on(self.connection) as ambient,
+            _airflow.thread_session(ambient),
+        ):
+            answer = app.call(given, call.method, call.path, call.query, call.body)
+            if self.root.is_active:
+                given.flush()
+        if not self.root.is_active:
+            raise RolledBack(answer)
+        return answer
+
+
+@contextmanager
+def unit() -> Iterator[Unit]:
+    """Open a transaction; commit it at the end of the block, or roll it back if the block raises."""
+    with _airflow.engine().connect() as connection, connection.begin() as root:
+        with _airflow.session_on(connection) as session:
+            yield Unit(connection, root, session)
+            session.flush()
+        if not root.is_active:
+            raise RolledBack(Answer(500))
+
+
+def transient(error: BaseException) -> bool:
+    """Whether the same request may succeed if it is sent again: the database was away, busy or in a deadlock."""
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        each = todo.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, sql.OperationalError | sql.InterfaceError | sql.TimeoutError):
+            return True
+        if isinstance(each, sql.DBAPIError) and each.connection_invalidated:
+            return True
+        todo += [each.__cause__, each.__context__]
+    return False

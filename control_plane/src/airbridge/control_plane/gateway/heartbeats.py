@@ -1,0 +1,170 @@
+"""Heartbeat: one request renews all of a worker's leases, keeps its task instances alive, and brings back commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from sqlalchemy import select, update
+
+from airbridge.control_plane import _airflow
+from airbridge.control_plane.exceptions import Refused
+from airbridge.control_plane.gateway.authentication import Caller, check_revocation
+from airbridge.control_plane.gateway.database import unit
+from airbridge.control_plane.gateway.fencing import fence
+from airbridge.control_plane.identity.ca import CertificateAuthority
+from airbridge.control_plane.parity import Parity
+from airbridge.executor.ledger import clock, items, workers
+from airbridge.executor.ledger.models import ItemState, Outcome, WorkerRow, WorkItemRow
+from airbridge.executor.protocol import (
+    CancelCommand,
+    Command,
+    DrainCommand,
+    Heartbeat,
+    HeartbeatResponse,
+    LeaseRef,
+    RefusalReason,
+    RenewCommand,
+    ResumeCommand,
+    TrustBundle,
+    TrustCommand,
+    WorkerState,
+)
+
+log = structlog.get_logger()
+
+RENEW_AT: Final = 0.75
+"""Share of its certificate's life after which a worker that has not renewed is told to."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A claimed row of the worker, and what Airflow says of its task instance."""
+
+    lease: LeaseRef
+    ti_id: str
+    ti_state: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeats:
+    """Answers heartbeats. Safe for use by many threads."""
+
+    parity: Parity
+    ca: CertificateAuthority
+    trust: TrustBundle
+    lease_seconds: float
+    interval_seconds: float
+    clock: Callable[[], datetime]
+
+    def beat(self, caller: Caller, heartbeat: Heartbeat) -> HeartbeatResponse:
+        """Renew the worker's leases and return what the control plane wants of it."""
+        caller.require("worker:heartbeat", worker=caller.name.worker)
+        with unit() as work:
+            session = work.session
+            check_revocation(session, caller)
+            row = workers.heartbeat(session, caller.name.worker, heartbeat)
+            if row is None:
+                raise Refused(403, RefusalReason.FORBIDDEN, "this worker is not enrolled")
+            cancels = self._renew(session, caller.name.worker, heartbeat.leases)
+            return HeartbeatResponse(
+                server_time=clock.now(session),
+                lease_seconds=self.lease_seconds,
+                interval_seconds=self.interval_seconds,
+                commands=(*cancels, *self._orders(row, caller, heartbeat)),
+            )
+
+    def _renew(self, session: Any, worker: str, leases: Sequence[LeaseRef]) -> list[CancelCommand]:
+        held = _held(session, worker)
+        if not held and not leases:
+            return []
+        listed = set(leases)
+        for each in held:
+            if each.lease not in listed and each.ti_state != "running":
+                _let_go(session, worker, each)
+        renewed = items.renew(session, worker, leases, self.lease_seconds) if leases else set()
+        alive = [each for each in held if each.lease in renewed and each.ti_state == "running"]
+        _keep_alive(session, [each.ti_id for each in alive])
+        still = {each.lease for each in alive}
+        states = {each.lease: each.ti_state for each in held}
+        lost = [lease for lease in leases if lease not in still]
+        return _cancels(session, worker, lost, states)
+
+    def _orders(self, row: WorkerRow, caller: Caller, heartbeat: Heartbeat) -> list[Command]:
+        orders: list[Command] = []
+        judgement = self.parity.judge(heartbeat.versions)
+        if row.wanted != "active" or not judgement.may_claim:
+            if heartbeat.state is WorkerState.ACTIVE:
+                orders.append(
+                    DrainCommand(detail=judgement.detail if row.wanted == "active" else row.comment or "")
+                )
+        elif heartbeat.state is WorkerState.DRAINING:
+            orders.append(ResumeCommand())
+        if heartbeat.trust_version != self.trust.version:
+            orders.append(TrustCommand(trust=self.trust))
+        certificate = caller.certificate
+        life = certificate.not_after - certificate.not_before
+        late = self.clock() >= certificate.not_before + life * RENEW_AT
+        if late or certificate.issuer != self.ca.key_id:
+            orders.append(RenewCommand())
+        return orders
+
+
+def _held(session: Any, worker: str) -> list[_Held]:
+    task = _airflow.task_instance_model()
+    query = (
+        select(WorkItemRow.id, WorkItemRow.epoch, WorkItemRow.ti_id, task.state)
+        .outerjoin(task, task.id == WorkItemRow.ti_id)
+        .where(WorkItemRow.worker_id == worker, WorkItemRow.state == ItemState.CLAIMED)
+    )
+    return [
+        _Held(LeaseRef(item_id=UUID(item_id), epoch=epoch), ti_id, state)
+        for item_id, epoch, ti_id, state in session.execute(query)
+    ]
+
+
+def _let_go(session: Any, worker: str, held: _Held) -> None:
+    """Settle a row that the worker speaks of no longer and Airflow does not want: it was told to stop it."""
+    row = items.lock(session, [held.lease.item_id]).get(str(held.lease.item_id))
+    if row is not None and fence(row, worker, held.lease.epoch).reason is None:
+        items.settle(session, row, Outcome.CANCELLED, f"Airflow has it as {held.ti_state}")
+
+
+def _keep_alive(session: Any, ti_ids: Sequence[str]) -> None:
+    """Move the task instances' heartbeats, by the database's clock, so that the scheduler lets them be."""
+    if not ti_ids:
+        return
+    task = _airflow.task_instance_model()
+    session.execute(
+        update(task)
+        .where(task.id.in_(ti_ids), task.state == "running")
+        .values(last_heartbeat_at=clock.now(session))
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _cancels(
+    session: Any, worker: str, lost: Sequence[LeaseRef], states: dict[LeaseRef, str | None]
+) -> list[CancelCommand]:
+    if not lost:
+        return []
+    query = select(WorkItemRow).where(WorkItemRow.id.in_([str(lease.item_id) for lease in lost]))
+    rows = {row.id: row for row in session.scalars(query.execution_options(populate_existing=True))}
+    cancels = []
+    for lease in lost:
+        judged = fence(rows.get(str(lease.item_id)), worker, lease.epoch)
+        reason = judged.reason or RefusalReason.CANCELLED
+        detail = judged.detail or f"Airflow has the task instance as {states.get(lease)}"
+        cancels.append(CancelCommand(item_id=lease.item_id, epoch=lease.epoch, reason=reason, detail=detail))
+        log.info(
+            "lease.cancelled",
+            worker=worker,
+            item_id=str(lease.item_id),
+            epoch=lease.epoch,
+            reason=str(reason),
+        )
+    return cancels

@@ -1,0 +1,244 @@
+"""The gateway process: two listeners over one set of parts, served until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Self
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+
+from airbridge.control_plane._airflow import ExecutionApp
+from airbridge.control_plane.gateway.audit import RefusalLog
+from airbridge.control_plane.gateway.authentication import WorkerAuthenticator
+from airbridge.control_plane.gateway.claims import Claims
+from airbridge.control_plane.gateway.edge import Edge
+from airbridge.control_plane.gateway.exchanges import Exchanges
+from airbridge.control_plane.gateway.heartbeats import Heartbeats
+from airbridge.control_plane.gateway.http import PeerProtocol
+from airbridge.control_plane.gateway.lanes import Lane
+from airbridge.control_plane.gateway.listener import Guard
+from airbridge.control_plane.gateway.operators import Operators, Publish
+from airbridge.control_plane.gateway.tls import RENEW_EVERY, ServerCertificate
+from airbridge.control_plane.identity.access import AccessTokens
+from airbridge.control_plane.identity.enrolment import Enrolment, trust_bundle
+from airbridge.control_plane.identity.secrets import GatewaySecrets
+from airbridge.control_plane.parity import Parity
+from airbridge.control_plane.policy import AirflowPolicy, Policy
+from airbridge.executor.regions import Catalogue
+from airbridge.executor.settings import Settings
+from airbridge.executor.signing import Verifier
+
+log = structlog.get_logger()
+
+PULSE_THREADS: Final = 2
+WAITING_PER_THREAD: Final = 32
+WAITING_HEARTBEATS: Final = 4_096
+MAX_CONNECTIONS: Final = 16_384
+KEEP_ALIVE_SECONDS: Final = 90
+"""Longer than clients keep an idle connection, so that it is always they who close it."""
+STOP_SECONDS: Final = 10
+BACKLOG: Final = 1_024
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Return the time of this host, which certificates and access tokens are judged by. Leases are not."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything the gateway is made of, read and checked before it listens."""
+
+    settings: Settings
+    secrets: GatewaySecrets
+    catalogue: Catalogue
+    parity: Parity
+    publish: Publish
+    policy: Policy = field(default_factory=AirflowPolicy)
+    clock: Clock = utc_now
+
+    @classmethod
+    def load(cls, settings: Settings, publish: Publish) -> Self:
+        """Read the files that the settings name. Raises `SecretsError` or `ConfigurationError`."""
+        return cls(
+            settings=settings,
+            secrets=GatewaySecrets.load(settings.secrets_dir),
+            catalogue=Catalogue.read(settings.regions_file),
+            parity=Parity.load(settings.compatibility_file),
+            publish=publish,
+        )
+
+
+class Gateway:
+    """Both listeners. `start`, then `stop`; or `serve` until a signal."""
+
+    def __init__(self, parts: Parts) -> None:
+        settings = parts.settings
+        names = [name.strip() for name in settings.gateway_names.split(",") if name.strip()]
+        self._certificate = ServerCertificate(parts.secrets.ca, names, parts.clock)
+        self._work = Lane(
+            "work", threads=settings.gateway_threads, requests=settings.gateway_threads * WAITING_PER_THREAD
+        )
+        self._pulse = Lane("pulse", threads=PULSE_THREADS, requests=WAITING_HEARTBEATS)
+        self._operator_lane = Lane("operators", threads=PULSE_THREADS, requests=WAITING_PER_THREAD)
+        guard = Guard(RefusalLog(), self._pulse)
+        edge = _edge(parts, self._work, self._pulse).app(guard)
+        operators = Operators(parts.publish, self._operator_lane).app(guard)
+        host = settings.gateway_host
+        self._edge = _Listener(edge, host, settings.gateway_port, self._certificate.edge_context())
+        self._operators = _Listener(
+            operators, host, settings.operator_port, self._certificate.operator_context()
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def edge_port(self) -> int:
+        """The port that workers reach, once started."""
+        return self._edge.bound_port
+
+    @property
+    def operator_port(self) -> int:
+        """The port that operators reach, once started."""
+        return self._operators.bound_port
+
+    async def start(self) -> None:
+        """Listen. Raises `OSError` if a port is taken."""
+        await self._edge.begin()
+        await self._operators.begin()
+        self._tasks = [
+            asyncio.create_task(self._edge.main_loop()),
+            asyncio.create_task(self._operators.main_loop()),
+            asyncio.create_task(self._renew_certificate()),
+        ]
+        log.info("gateway.started", edge_port=self.edge_port, operator_port=self.operator_port)
+
+    async def stop(self) -> None:
+        """Answer what was asked, then close."""
+        renewal = self._tasks.pop()
+        renewal.cancel()
+        for listener in (self._edge, self._operators):
+            listener.should_exit = True
+        await asyncio.gather(*self._tasks, renewal, return_exceptions=True)
+        await asyncio.gather(self._edge.shutdown(), self._operators.shutdown())
+        for lane in (self._work, self._pulse, self._operator_lane):
+            await asyncio.to_thread(lane.close)
+        log.info("gateway.stopped")
+
+    async def serve(self) -> None:
+        """Start, and stop at SIGTERM or SIGINT."""
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        await self.start()
+        try:
+            await stopping.wait()
+        finally:
+            await self.stop()
+
+    async def _renew_certificate(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_EVERY.total_seconds())
+            self._certificate.renew()
+            log.info("gateway.certificate_renewed")
+
+
+class _Listener(uvicorn.Server):
+    """A uvicorn server that leaves signals and the end of the process to the gateway."""
+
+    def __init__(self, app: Starlette, host: str, port: int, context: ssl.SSLContext) -> None:
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            http=PeerProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=STOP_SECONDS,
+            limit_concurrency=MAX_CONNECTIONS,
+            backlog=BACKLOG,
+        )
+        config.load()
+        config.ssl = context
+        super().__init__(config)
+
+    async def begin(self) -> None:
+        """Bind and listen."""
+        self.lifespan = self.config.lifespan_class(self.config)
+        await self.startup()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+    @property
+    def bound_port(self) -> int:
+        """The port that was bound."""
+        port: int = self.servers[0].sockets[0].getsockname()[1]
+        return port
+
+
+def _edge(parts: Parts, work: Lane, pulse: Lane) -> Edge:
+    settings, secrets = parts.settings, parts.secrets
+    tokens = AccessTokens(secrets.token_key)
+    trust = trust_bundle(secrets.ca.certificate_pem, secrets.verify_keys)
+    app = ExecutionApp()
+    return Edge(
+        authenticator=WorkerAuthenticator(tokens, settings.trust_domain, parts.clock),
+        enrolment=Enrolment(
+            ca=secrets.ca,
+            tokens=tokens,
+            trust=trust,
+            parity=parts.parity,
+            catalogue=parts.catalogue,
+            trust_domain=settings.trust_domain,
+            lifetime=timedelta(seconds=settings.certificate_lifetime),
+            clock=parts.clock,
+        ),
+        claims=Claims(
+            app=app,
+            verifier=Verifier(secrets.verify_keys),
+            parity=parts.parity,
+            lease_seconds=settings.lease_seconds,
+        ),
+        exchanges=Exchanges(app=app, policy=parts.policy),
+        heartbeats=Heartbeats(
+            parity=parts.parity,
+            ca=secrets.ca,
+            trust=trust,
+            lease_seconds=settings.lease_seconds,
+            interval_seconds=settings.heartbeat_interval,
+            clock=parts.clock,
+        ),
+        work=work,
+        pulse=pulse,
+    )
+
+
+def run(settings: Settings, publish: Publish) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `SecretsError`, `ConfigurationError` or `OSError` before that."""
+    gateway = Gateway(Parts.load(settings, publish))
+    _event_loop_runner(gateway.serve())
+
+
+def _event_loop_runner(main: Any) -> None:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)

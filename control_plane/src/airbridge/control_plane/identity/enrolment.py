@@ -1,0 +1,175 @@
+"""Enrolment and renewal: how a worker gets its certificate and the access token bound to it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import structlog
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from airbridge.control_plane.exceptions import InvalidIdentity, Refused
+from airbridge.control_plane.identity.access import AccessTokens
+from airbridge.control_plane.identity.ca import CertificateAuthority
+from airbridge.control_plane.identity.certificates import PeerCertificate
+from airbridge.control_plane.identity.spiffe import WorkerName
+from airbridge.control_plane.parity import Parity
+from airbridge.executor.ledger import events, revocations, tokens, workers
+from airbridge.executor.ledger.models import TokenRow, WorkerRow
+from airbridge.executor.protocol import (
+    Credentials,
+    EnrolRequest,
+    JoinByToken,
+    RefusalReason,
+    RegionSettings,
+    RenewRequest,
+    TrustBundle,
+    VerifyKey,
+    Versions,
+)
+from airbridge.executor.regions import Catalogue
+
+log = structlog.get_logger()
+
+RENEW_AT: Final = 0.5
+"""Share of a certificate's life after which a worker renews it."""
+
+
+def trust_bundle(ca_pem: str, verify_keys: tuple[VerifyKey, ...]) -> TrustBundle:
+    """Return the trust bundle; its version is a digest of its content."""
+    content = "\n".join([ca_pem, *(f"{key.kid} {key.public_key}" for key in verify_keys)])
+    version = hashlib.sha256(content.encode()).hexdigest()[:16]
+    return TrustBundle(version=version, ca_pem=ca_pem, verify_keys=verify_keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """Issues credentials. Takes an open session and never commits."""
+
+    ca: CertificateAuthority
+    tokens: AccessTokens
+    trust: TrustBundle
+    parity: Parity
+    catalogue: Catalogue
+    trust_domain: str
+    lifetime: timedelta
+    clock: Callable[[], datetime]
+
+    def enrol(self, session: Any, request: EnrolRequest, address: str) -> Credentials:
+        """Return a new worker's credentials. Raises `Refused`; the caller then rolls the token's use back."""
+        name = WorkerName(self.trust_domain, request.region, request.pool, request.worker)
+        settings = self._settings(name)
+        token = self._join(session, request)
+        self._check(session, name, request.versions)
+        self._supersede(session, name)
+        credentials = self._issue(session, name, request.csr_pem, request.versions, settings)
+        events.record(
+            session,
+            "worker.enrolled",
+            name.uri,
+            region=name.region,
+            worker_id=name.worker,
+            address=address,
+            token=token.id,
+            token_owner=token.owner,
+        )
+        log.info("worker.enrolled", worker=name.worker, region=name.region, pool=name.pool, token=token.id)
+        return credentials
+
+    def renew(self, session: Any, name: WorkerName, request: RenewRequest) -> Credentials:
+        """Return new credentials for an authenticated worker. Raises `Refused`."""
+        settings = self._settings(name)
+        if workers.get(session, name.worker) is None:
+            raise _forbidden("this worker is not enrolled")
+        self._check(session, name, request.versions)
+        credentials = self._issue(session, name, request.csr_pem, request.versions, settings)
+        events.record(session, "worker.renewed", name.uri, region=name.region, worker_id=name.worker)
+        log.info("worker.renewed", worker=name.worker, region=name.region)
+        return credentials
+
+    def _join(self, session: Any, request: EnrolRequest) -> TokenRow:
+        if not isinstance(request.join, JoinByToken):
+            raise _forbidden(
+                f"join method {request.join.method} is not enabled on this control plane; use a join token"
+            )
+        row = tokens.redeem_join(session, request.join.token)
+        if row is None:
+            raise _forbidden("no such join token, or it has expired, was revoked or is used up")
+        allowed = (row.scopes.get("region"), row.scopes.get("pool"))
+        if allowed != (request.region, request.pool):
+            raise _forbidden(f"this join token is not for pool {request.pool}@{request.region}")
+        return row
+
+    def _check(self, session: Any, name: WorkerName, versions: Versions) -> None:
+        revoked = revocations.is_revoked(session, worker=name.worker, region=name.region, pool=name.pool)
+        if revoked is not None:
+            raise Refused(403, RefusalReason.REVOKED, f"this {revoked.kind} is revoked: {revoked.reason}")
+        judgement = self.parity.judge(versions)
+        if not judgement.may_enrol:
+            raise Refused(403, RefusalReason.PARITY, judgement.detail)
+
+    def _supersede(self, session: Any, name: WorkerName) -> None:
+        """One name, one holder: enrolling a name anew ends the certificate it had."""
+        row: WorkerRow | None = workers.get(session, name.worker)
+        if row is None:
+            return
+        if (row.region, row.pool) != (name.region, name.pool):
+            raise _forbidden(
+                f"worker {name.worker!r} is enrolled in {row.pool}@{row.region}; names are unique"
+            )
+        if row.certificate_thumbprint and row.certificate_expires_at > self.clock():
+            reason = "superseded: the worker enrolled anew"
+            revocations.add(session, "certificate", row.certificate_thumbprint, reason, name.uri)
+
+    def _issue(
+        self, session: Any, name: WorkerName, csr_pem: str, versions: Versions, settings: RegionSettings
+    ) -> Credentials:
+        now = self.clock()
+        try:
+            leaf = self.ca.issue_worker(csr_pem, name, now, self.lifetime)
+        except InvalidIdentity as error:
+            raise Refused(400, RefusalReason.MALFORMED, str(error)) from error
+        certificate = PeerCertificate.of(leaf, leaf.fingerprint(hashes.SHA256()).hex())
+        workers.enrol(
+            session,
+            worker_id=name.worker,
+            region=name.region,
+            pool=name.pool,
+            versions=versions,
+            thumbprint=certificate.thumbprint,
+            certificate_expires_at=certificate.not_after,
+        )
+        return Credentials(
+            worker_id=name.worker,
+            certificate_pem=leaf.public_bytes(Encoding.PEM).decode(),
+            access_token=self.tokens.mint(name, certificate, now, self.lifetime),
+            expires_at=certificate.not_after,
+            renew_after=now + self.lifetime * RENEW_AT,
+            trust=self.trust,
+            settings=settings,
+        )
+
+    def _settings(self, name: WorkerName) -> RegionSettings:
+        region = self.catalogue.region(name.region)
+        pool = region.pool(name.pool) if region else None
+        if region is None or pool is None:
+            known = ", ".join(f"{each.name}@{where.name}" for where, each in self.catalogue.places())
+            raise Refused(
+                400, RefusalReason.WRONG_POOL, f"there is no pool {name.pool}@{name.region}; known: {known}"
+            )
+        return RegionSettings(
+            region=name.region,
+            pool=name.pool,
+            queue_url=pool.queue_url,
+            log_bucket=region.log_bucket,
+            bundle_bucket=region.bundle_bucket,
+            endpoint_url=region.endpoint_url,
+        )
+
+
+def _forbidden(detail: str) -> Refused:
+    return Refused(403, RefusalReason.FORBIDDEN, detail)

@@ -1,0 +1,47 @@
+"""Version parity at the gateway: the compatibility matrix, read once and held to each worker's versions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Self
+
+from airbridge.executor import compatibility
+from airbridge.executor.compatibility import Compatible, Judgement, Matrix
+from airbridge.executor.protocol import SUPPORTED_VERSIONS, Versions
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """A matrix, and the version of the control plane that judges by it."""
+
+    matrix: Matrix
+    control_plane: str
+    images: Collection[str] = ()
+
+    @classmethod
+    def load(cls, path: Path | None) -> Self:
+        """Read the matrix for the installed control plane. Raises `ConfigurationError` naming the file.
+
+        Without a file, workers must run the control plane's own versions.
+        """
+        own = version("airbridge-control-plane")
+        return cls(compatibility.load(path) if path is not None else _same_versions(own), own)
+
+    def judge(self, worker: Versions) -> Judgement:
+        """Return what to do with a worker of these versions, and why."""
+        return self.matrix.judge(self.control_plane, worker, self.images)
+
+
+def _same_versions(own: str) -> Matrix:
+    entry = Compatible(
+        control_plane=f"=={own}",
+        worker=f"=={own}",
+        protocol=tuple(sorted(SUPPORTED_VERSIONS)),
+        airflow=f"=={version('apache-airflow-core')}",
+        task_sdk=f"=={version('apache-airflow-task-sdk')}",
+        python=">=3.11,<3.13",
+    )
+    return Matrix.model_validate({"schema": 1, "compatible": (entry,)})
