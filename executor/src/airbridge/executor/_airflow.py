@@ -1,8 +1,15 @@
-"""What the executor uses of Airflow's internals (pinned to 3.0.4; tests/contract/test_airflow_internals.py)."""
+"""What the executor uses of Airflow's internals (pinned to 3.0.4; tests/contract/test_airflow_internals.py).
+
+Imports of Airflow are inside the functions: whoever only wants an option does not get the ORM with it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 REFUSED = " (not published)"
 
@@ -13,6 +20,187 @@ def airflow_option(section: str, name: str) -> str | None:
 
     value: str | None = conf.get(section, name, fallback=None)
     return value
+
+
+def new_session() -> AbstractContextManager[Any]:
+    """Return a block with a session of its own, committed at its end and rolled back on an error."""
+    from airflow.utils.session import create_session
+
+    session: AbstractContextManager[Any] = create_session(scoped=False)
+    return session
+
+
+def session_of(ti: Any) -> Any:
+    """Return the session that a task instance belongs to; None if it belongs to none."""
+    from sqlalchemy.orm import object_session
+
+    return object_session(ti)
+
+
+def utcnow() -> datetime:
+    """Return the clock that Airflow's scheduler compares task heartbeats with."""
+    from airflow.utils import timezone
+
+    now: datetime = timezone.utcnow()
+    return now
+
+
+# --- Task instances -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """What Airflow has of a task instance now."""
+
+    state: str | None
+    try_number: int
+    queued_by_job_id: int | None
+
+
+def task_views(session: Any, ti_ids: Collection[str]) -> dict[str, TaskView]:
+    """Return task instances by id; one that has been cleared or retried has another id, and is left out."""
+    from airflow.models.taskinstance import TaskInstance
+    from sqlalchemy import select
+
+    query = select(
+        TaskInstance.id, TaskInstance.state, TaskInstance.try_number, TaskInstance.queued_by_job_id
+    ).where(TaskInstance.id.in_(list(ti_ids)))
+    return {
+        str(ti_id): TaskView(state, tries, job_id) for ti_id, state, tries, job_id in session.execute(query)
+    }
+
+
+def bundle_versions(session: Any, names: Collection[str]) -> Mapping[str, str | None]:
+    """Return the current version of DAG bundles."""
+    from airflow.models.dagbundle import DagBundleModel
+    from sqlalchemy import select
+
+    query = select(DagBundleModel.name, DagBundleModel.version).where(DagBundleModel.name.in_(list(names)))
+    return dict(session.execute(query).all())
+
+
+def forbid_retry(session: Any, ti_id: str) -> None:
+    """Let this be the last try of a task instance, whatever retries are left.
+
+    Airflow then fails it by its own path, with its failure callbacks and e-mails. Clearing the task
+    gives it its retries back, as it does for any task.
+    """
+    from airflow.models.taskinstance import TaskInstance
+    from sqlalchemy import update
+
+    session.execute(
+        update(TaskInstance)
+        .where(TaskInstance.id == ti_id)
+        .values(max_tries=TaskInstance.try_number - 1)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def abandoned(session: Any, limit: int, ids: Collection[str] | None = None) -> list[str]:
+    """Return the ids of open work items whose task instance Airflow no longer has queued or running."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.state import TaskInstanceState
+    from sqlalchemy import select
+
+    from airbridge.executor.ledger.models import ItemState, WorkItemRow
+
+    wanted = (
+        select(TaskInstance.id)
+        .where(
+            TaskInstance.id == WorkItemRow.ti_id,
+            TaskInstance.state.in_((TaskInstanceState.QUEUED, TaskInstanceState.RUNNING)),
+        )
+        .exists()
+    )
+    query = select(WorkItemRow.id).where(WorkItemRow.state != ItemState.SETTLED, ~wanted).limit(limit)
+    if ids is not None:
+        query = query.where(WorkItemRow.id.in_(list(ids)))
+    return [str(item_id) for item_id in session.scalars(query)]
+
+
+def touch_heartbeats(
+    session: Any, owner_job_id: int | None, alive_at: datetime, stale_before: datetime
+) -> int:
+    """Give leased, running tasks of one scheduler a fresh `last_heartbeat_at`; return how many were stale."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.state import TaskInstanceState
+    from sqlalchemy import select, update
+
+    from airbridge.executor.ledger import clock
+    from airbridge.executor.ledger.models import ItemState, WorkItemRow
+
+    leased = select(WorkItemRow.ti_id).where(
+        WorkItemRow.state == ItemState.CLAIMED,
+        WorkItemRow.owner_job_id == owner_job_id,
+        WorkItemRow.lost_at > clock.now(session),
+    )
+    result = session.execute(
+        update(TaskInstance)
+        .where(
+            TaskInstance.id.in_(leased),
+            TaskInstance.state == TaskInstanceState.RUNNING,
+            TaskInstance.last_heartbeat_at < stale_before,
+        )
+        .values(last_heartbeat_at=alive_at)
+        .execution_options(synchronize_session=False)
+    )
+    return int(result.rowcount)
+
+
+def restart_cleared(session: Any, owner_job_id: int | None) -> list[str]:
+    """Queue cleared tasks anew whose attempt the ledger has closed; return their task ids.
+
+    Clearing a running task leaves it ``restarting`` under a new id until its old attempt is stopped.
+    Airflow 3.0.4 never moves it on from there. Its retries are restored, as clearing does for a task
+    that does not run.
+    """
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.state import TaskInstanceState
+    from sqlalchemy import select
+
+    from airbridge.executor.ledger.models import ItemState, WorkItemRow
+
+    same_task = (
+        WorkItemRow.dag_id == TaskInstance.dag_id,
+        WorkItemRow.run_id == TaskInstance.run_id,
+        WorkItemRow.task_id == TaskInstance.task_id,
+        WorkItemRow.map_index == TaskInstance.map_index,
+    )
+    still_held = select(WorkItemRow.id).where(*same_task, WorkItemRow.state != ItemState.SETTLED).exists()
+    was_ours = select(WorkItemRow.id).where(*same_task, WorkItemRow.state == ItemState.SETTLED).exists()
+    query = (
+        select(TaskInstance)
+        .where(
+            TaskInstance.state == TaskInstanceState.RESTARTING,
+            TaskInstance.queued_by_job_id == owner_job_id,
+            was_ours,
+            ~still_held,
+        )
+        .with_for_update(of=TaskInstance, skip_locked=True)
+    )
+    return [_restart(session, ti) for ti in session.scalars(query)]
+
+
+def _restart(session: Any, ti: Any) -> str:
+    retries = _retries(session, ti)
+    ti.max_tries = max(ti.max_tries, ti.try_number) if retries is None else ti.try_number + retries
+    ti.external_executor_id = None
+    ti.clear_next_method_args()
+    ti.set_state(None, session=session)
+    return str(ti.task_id)
+
+
+def _retries(session: Any, ti: Any) -> int | None:
+    """Return the retries of a task as its DAG has them; None if the DAG cannot be read."""
+    from airflow.jobs.scheduler_job_runner import SchedulerDagBag
+
+    dag = SchedulerDagBag().get_dag(dag_run=ti.dag_run, session=session)
+    if dag is None or not dag.has_task(ti.task_id):
+        return None
+    return int(dag.get_task(ti.task_id).retries or 0)
+
+
+# --- DAG bundles ----------------------------------------------------------------------------------
 
 
 def report_import_errors(bundle: str, errors: Mapping[str, str]) -> None:

@@ -17,13 +17,17 @@ def record(
     actor: str,
     *,
     row: WorkItemRow | None = None,
+    at: datetime | None = None,
     region: str | None = None,
     worker_id: str | None = None,
     **detail: Any,
 ) -> EventRow:
-    """Write an event. `event` is a stable name (``item.sent``); `row` gives its IDs; `detail` must be JSON."""
+    """Write an event. `event` is a stable name (``item.sent``); `row` gives its IDs; `detail` must be JSON.
+
+    `at` saves asking the database for the time again.
+    """
     written = EventRow(
-        at=clock.now(session),
+        at=at or clock.now(session),
         event=event,
         actor=actor,
         region=region or (row.region if row else None),

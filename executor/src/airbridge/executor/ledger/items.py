@@ -23,18 +23,22 @@ __all__ = [
     "acknowledge",
     "adopt",
     "backlog",
+    "cancel",
     "claim",
     "lock",
     "mark_sent",
+    "opened",
     "overdue",
     "place",
     "postpone",
     "purge",
+    "refuse",
     "release",
     "renew",
     "reroute",
     "reserve",
     "return_expired",
+    "revoke",
     "sendable",
     "settle",
     "stranded",
@@ -43,6 +47,9 @@ __all__ = [
 
 Place = tuple[str, str]
 """A region and a pool."""
+
+FAILURES = (Outcome.LOST, Outcome.FAILED, Outcome.UNPLACEABLE)
+"""Outcomes that the scheduler is told of as a failure, for as long as Airflow still has the task queued or running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +87,37 @@ def place(session: Any, new: Sequence[NewItem], owner_job_id: int | None) -> lis
     """
     now = clock.now(session)
     open_rows = _open_rows(session, [item.ti_id for item in new])
-    rows = []
-    for item in new:
-        row = open_rows.get(item.ti_id)
-        if row is not None and row.state == ItemState.CLAIMED:
-            settle(session, row, Outcome.CANCELLED, "queued anew by Airflow")
-            row = None
-        if row is None:
-            row = _insert(session, item, now)
-        else:
-            _take_over(row, item, now)
-        row.owner_job_id = owner_job_id
-        events.record(
-            session,
-            "item.placed",
-            "executor",
-            row=row,
-            queue=item.queue,
-            pool=item.pool,
-            why=item.placement.get("why"),
-        )
-        rows.append(row)
-    session.flush()
-    return rows
+    return [_place(session, item, open_rows.get(item.ti_id), owner_job_id, now) for item in new]
+
+
+def _place(
+    session: Any, item: NewItem, row: WorkItemRow | None, owner_job_id: int | None, now: datetime
+) -> WorkItemRow:
+    if row is not None and row.state == ItemState.CLAIMED:
+        settle(session, row, Outcome.CANCELLED, "queued anew by Airflow")
+        row = None
+    if row is None:
+        row = _insert(session, item, now)
+    else:
+        _take_over(row, item, now)
+    row.owner_job_id = owner_job_id
+    why = item.placement.get("why")
+    events.record(
+        session, "item.placed", "executor", row=row, at=now, queue=item.queue, pool=item.pool, why=why
+    )
+    return row
+
+
+def refuse(session: Any, item: NewItem, owner_job_id: int | None, detail: str) -> WorkItemRow:
+    """Write a row, settled at once, for a task instance that cannot be placed; an open row of it is closed."""
+    now = clock.now(session)
+    row = _open_rows(session, [item.ti_id]).get(item.ti_id)
+    if row is None:
+        row = _insert(session, item, now)
+    row.owner_job_id = owner_job_id
+    settle(session, row, Outcome.UNPLACEABLE, detail)
+    events.record(session, "item.unplaceable", "executor", row=row, at=now, queue=item.queue, reason=detail)
+    return row
 
 
 def _open_rows(session: Any, ti_ids: Collection[str]) -> dict[str, WorkItemRow]:
@@ -154,34 +169,59 @@ def _to_placed(row: WorkItemRow, not_before: datetime) -> None:
 
 
 def adopt(session: Any, ti_ids: Collection[str], owner_job_id: int | None) -> set[str]:
-    """Make `owner_job_id` the one that is told of these task instances; return those the ledger knows.
+    """Make `owner_job_id` the one that is told of these task instances; return those the ledger answers for.
 
-    Known are those with an open row, or one whose outcome no scheduler has been told yet.
+    It answers for those with an open row, and those whose failure no scheduler has been told of. Rows
+    that another transaction holds keep their owner for now (call it again): waiting for them here, while
+    the scheduler holds the task instances, could wait for ever.
     """
-    rows = session.scalars(
-        for_update(
-            session,
-            select(WorkItemRow)
-            .where(
-                WorkItemRow.ti_id.in_(list(ti_ids)),
-                or_(WorkItemRow.state != ItemState.SETTLED, WorkItemRow.acknowledged_at.is_(None)),
-            )
-            .order_by(WorkItemRow.id),
-        )
-    ).all()
-    for row in rows:
+    told = or_(WorkItemRow.state != ItemState.SETTLED, WorkItemRow.acknowledged_at.is_(None))
+    of_these = and_(WorkItemRow.ti_id.in_(list(ti_ids)), told)
+    query = select(WorkItemRow).where(of_these).order_by(WorkItemRow.id)
+    for row in session.scalars(for_update(session, query, skip_locked=True)):
         row.owner_job_id = owner_job_id
     session.flush()
-    return {row.ti_id for row in rows}
+    answered_for = or_(WorkItemRow.state != ItemState.SETTLED, WorkItemRow.outcome.in_(FAILURES))
+    return set(session.scalars(select(WorkItemRow.ti_id).where(of_these, answered_for)))
+
+
+def opened(session: Any, ti_ids: Collection[str]) -> set[str]:
+    """Return those of these task instances that have an open row."""
+    query = select(WorkItemRow.ti_id).where(
+        WorkItemRow.ti_id.in_(list(ti_ids)), WorkItemRow.state != ItemState.SETTLED
+    )
+    return set(session.scalars(query))
+
+
+def revoke(session: Any, ti_id: str, detail: str) -> bool:
+    """Cancel a task instance's unclaimed row; False if there is none, or another transaction holds it."""
+    query = select(WorkItemRow).where(
+        WorkItemRow.ti_id == ti_id, WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT))
+    )
+    row = session.scalars(for_update(session, query, skip_locked=True)).one_or_none()
+    if row is None:
+        return False
+    cancel(session, row, detail)
+    return True
+
+
+def cancel(session: Any, row: WorkItemRow, detail: str) -> None:
+    """Settle a locked row that Airflow no longer wants; its worker is told at its next heartbeat."""
+    settle(session, row, Outcome.CANCELLED, detail)
+    events.record(session, "item.cancelled", "executor", row=row, reason=detail)
 
 
 def reroute(session: Any, row: WorkItemRow, detail: str) -> None:
-    """Move an unclaimed row to the next place of its fallback. The epoch is raised: a message left behind is stale."""
+    """Move an unclaimed row to the next place of its fallback; the one it leaves becomes the last.
+
+    The epoch is raised: a message left behind is stale.
+    """
     now = clock.now(session)
+    left = {"region": row.region, "pool": row.pool}
     next_place, *rest = row.placement["fallback"]
     row.placement = {
         **row.placement,
-        "fallback": rest,
+        "fallback": [*rest, left],
         "tried": [*row.placement.get("tried", []), row.region],
     }
     row.region, row.pool = next_place["region"], next_place["pool"]
@@ -190,6 +230,7 @@ def reroute(session: Any, row: WorkItemRow, detail: str) -> None:
     row.sends = 0
     _to_placed(row, now)
     row.detail = detail
+    events.record(session, "item.rerouted", "outbox", row=row, at=now, left=left, reason=detail)
     session.flush()
 
 
@@ -355,12 +396,13 @@ def release(session: Any, row: WorkItemRow, detail: str) -> None:
 
 def settle(session: Any, row: WorkItemRow, outcome: Outcome, detail: str | None = None) -> None:
     """Close a row. What a worker still writes under its epoch is refused from now on."""
+    now = clock.now(session)
     row.state = ItemState.SETTLED
     row.outcome = outcome
-    row.settled_at = clock.now(session)
+    row.settled_at = now
     row.detail = detail
+    events.record(session, "item.settled", "ledger", row=row, at=now, outcome=str(outcome), reason=detail)
     session.flush()
-    events.record(session, "item.settled", "ledger", row=row, outcome=str(outcome), reason=detail)
 
 
 def overdue(session: Any, limit: int) -> list[WorkItemRow]:

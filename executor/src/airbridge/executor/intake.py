@@ -1,0 +1,108 @@
+"""Intake: turns what the scheduler hands over into new work items, or into the reason why it cannot be placed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from airbridge.executor.exceptions import PlacementError
+from airbridge.executor.ledger.items import NewItem
+from airbridge.executor.placement import Decision, Load, Placement
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A task instance that cannot be placed. `item` stands in the ledger under the default place."""
+
+    item: NewItem
+    reason: str
+
+
+class Intake:
+    """Reads workloads against one placement. `bundles` gives the current version of a bundle."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+
+    def read(
+        self, workloads: Sequence[Any], load: Load, bundles: Mapping[str, str | None]
+    ) -> tuple[list[NewItem], list[Refused]]:
+        """Return the items to place and those refused."""
+        items: list[NewItem] = []
+        refused: list[Refused] = []
+        for workload in workloads:
+            try:
+                items.append(self._read_one(workload, load, bundles))
+            except PlacementError as error:
+                refused.append(Refused(self._stand_in(workload), str(error)))
+        return items, refused
+
+    def _read_one(self, workload: Any, load: Load, bundles: Mapping[str, str | None]) -> NewItem:
+        ti = workload.ti
+        decision = self._placement.decide(ti.queue, ti.executor_config, load)
+        version = _version(workload.bundle_info, bundles)
+        return _new_item(workload, decision, version)
+
+    def _stand_in(self, workload: Any) -> NewItem:
+        decision = self._placement.decide(None, None, {})
+        return _new_item(workload, decision, workload.bundle_info.version)
+
+
+def _version(bundle: Any, current: Mapping[str, str | None]) -> str:
+    """Return the digest that the run was scheduled with, or else the bundle's current one."""
+    version = bundle.version or current.get(bundle.name)
+    if version is None or not _DIGEST.fullmatch(version):
+        found = "has no version" if version is None else f"is at version {version!r}"
+        raise PlacementError(
+            f"DAG bundle {bundle.name!r} {found}; it must be an AirBridge bundle, whose version is a sha256 digest. "
+            "Configure it in [dag_processor] dag_bundle_config_list with classpath "
+            "'airbridge.executor.bundle.AirBridgeBundle', and let the dag-processor publish it"
+        )
+    return version
+
+
+def _new_item(workload: Any, decision: Decision, version: str | None) -> NewItem:
+    ti = workload.ti
+    return NewItem(
+        ti_id=str(ti.id),
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        task_id=ti.task_id,
+        map_index=ti.map_index,
+        try_number=ti.try_number,
+        queue=ti.queue,
+        region=decision.place.region,
+        pool=decision.place.pool,
+        slots=max(1, ti.pool_slots),
+        priority=ti.priority_weight,
+        workload={
+            "ti": ti.model_dump(mode="json"),
+            "dag_rel_path": str(workload.dag_rel_path),
+            "bundle": {"name": workload.bundle_info.name, "version": version},
+            "log_path": workload.log_path,
+        },
+        placement={
+            "fallback": [{"region": place.region, "pool": place.pool} for place in decision.fallback],
+            "fallback_after": decision.fallback_after,
+            "why": decision.why,
+            "tried": [],
+        },
+        disconnect=decision.disconnect.model_dump(mode="json"),
+        warm=decision.warm,
+        trace=_trace(ti),
+    )
+
+
+def _trace(ti: Any) -> dict[str, str]:
+    """Return the task's W3C trace context; without tracing, one whose trace is the DAG run."""
+    carried = ti.context_carrier or ti.parent_context_carrier or {}
+    if "traceparent" in carried:
+        return {name: str(value) for name, value in carried.items()}
+    run = hashlib.sha256(f"{ti.dag_id}\n{ti.run_id}".encode()).hexdigest()[:32]
+    return {"traceparent": f"00-{run}-{secrets.token_hex(8)}-01"}
