@@ -7,39 +7,50 @@ never loads Airflow. Importing it loads the Task SDK, which is slow, and which i
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from json import dumps as dump_json
 from pathlib import Path
 from typing import Any, BinaryIO, Final
+from uuid import UUID
 
 import attrs
 import httpx
+import msgspec
 import structlog
 from airflow.configuration import conf
 from airflow.dag_processing.bundles.base import BaseDagBundle
+from airflow.listeners.listener import ListenerManager
 from airflow.models.dagbag import DagBag
 from airflow.plugins_manager import integrate_listener_plugins, integrate_macros_plugins
-from airflow.sdk.api.client import API_VERSION, Client, add_correlation_id, raise_on_4xx_5xx
+from airflow.sdk.api.client import API_RETRY_WAIT_MIN, Client, raise_on_4xx_5xx
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance, TaskInstanceState, TIRunContext
 from airflow.sdk.bases.operator import BaseOperator
 from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.execution_time import supervisor, task_runner
-from airflow.sdk.execution_time.comms import CommsDecoder, StartupDetails, ToTask
+from airflow.sdk.execution_time.comms import (
+    CommsDecoder,
+    StartupDetails,
+    ToTask,
+    _RequestFrame,
+    _ResponseFrame,
+)
 from airflow.sdk.execution_time.supervisor import SERVER_TERMINATED, ActivitySubprocess
-from airflow.sdk.log import logging_processors
+from airflow.sdk.log import configure_logging, logging_processors
 from airflow.utils.platform import getuser
 from pydantic import TypeAdapter
+from setproctitle import setproctitle
 
 from airbridge.edge_worker.runner import home
-from airbridge.edge_worker.runner.link import Link, LinkTransport
+from airbridge.edge_worker.runner.channel import LogChannel
+from airbridge.edge_worker.runner.link import Link
 from airbridge.edge_worker.runner.messages import Job, Source
 
 IMPORTED_LATE: Final = (
@@ -60,17 +71,21 @@ IMPORTED_LATE: Final = (
     "airflow.providers.standard.sensors.time",
     "airflow.providers.standard.sensors.time_delta",
     "airflow.providers.standard.sensors.weekday",
+    "airflow.sdk.definitions.asset.metadata",
     "airflow.sdk.execution_time.macros",
     "airflow.serialization.helpers",
     "airflow.serialization.serialized_objects",
     "airflow.utils.email",
     "airflow.utils.timeout",
-    "setproctitle",
+    "jinja2.ext",
 )
 """Modules that the Task SDK or a common operator imports only when a task runs. A test compares what a task imports."""
 
 _TO_TASK: Final = TypeAdapter(ToTask)
 """Built once: the Task SDK builds it anew, twice, in every task."""
+
+LOG_CHANNEL: Final = LogChannel(2)
+"""What logging is configured with, once, in the zygote: the SDK would configure it anew in every task."""
 
 _worker = [""]
 
@@ -87,34 +102,14 @@ def preload(worker_name: str) -> None:
         os.environ.pop(name, None)
     for module in IMPORTED_LATE:
         importlib.import_module(module)
-    _log_to_stderr()
     logging_processors(enable_pretty_log=False)
-    logging_processors(enable_pretty_log=False, mask_secrets=False)
-    logging_processors(enable_pretty_log=False, mask_secrets=False, colored_console_log=conf.getboolean("logging", "colored_console_log", fallback=True))  # fmt: skip
+    configure_logging(enable_pretty_log=False, output=LOG_CHANNEL, sending_to_supervisor=True)
+    supervisor._configure_logs_over_json_channel = LOG_CHANNEL.point_at
     integrate_macros_plugins()
     integrate_listener_plugins(task_runner.get_listener_manager())
     supervisor.ensure_secrets_backend_loaded()
     with suppress(Exception):
         getuser()
-
-
-def _log_to_stderr() -> None:
-    """Send what supervisors and templates have to say to the worker's stderr, warnings and worse.
-
-    Loggers are not cached: one that is used while a DAG file is parsed has to find the task's configuration later.
-    """
-    structlog.configure(
-        processors=[
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.add_log_level,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
 
 
 class SnapshotBundle(BaseDagBundle):  # type: ignore[misc] # Airflow publishes no types
@@ -158,6 +153,13 @@ def parse(source: Source) -> ParsedFile:
     return ParsedFile(bag.dags, bag.import_errors)
 
 
+def log_output(channel: str, lines: Iterable[str]) -> None:
+    """Log what was printed, as the Task SDK's supervisor does."""
+    log = structlog.get_logger(logger_name="task")
+    for line in lines:
+        (log.error if channel == "stderr" else log.info)(line, chan=channel)
+
+
 class NoSupervisorError(RuntimeError):
     """The DAG file asks for something of the control plane while it is parsed ahead of any task."""
 
@@ -198,24 +200,43 @@ def parsing_ahead(note: Callable[[str], None]) -> Iterator[None]:
 
 
 class RelayClient(Client):  # type: ignore[misc] # Airflow publishes no types
-    """The Task SDK's client over a relay link: no TLS context, no token, and pauses that hear the order to stop."""
+    """The Task SDK's client over a relay link: no connection, TLS context, cookies or token.
 
-    def __init__(self, link: Link) -> None:
-        # Not Client.__init__: it builds a TLS context, which costs more than the task.
-        httpx.Client.__init__(
-            self,
-            base_url="http://relay",
-            transport=LinkTransport(link),
-            trust_env=False,
-            timeout=None,
-            headers={"airflow-api-version": API_VERSION},
-            event_hooks={"response": [raise_on_4xx_5xx], "request": [add_correlation_id]},
-        )
-        self._request = Client.request.retry_with(sleep=link.pause)
+    It does without httpx's machinery, which costs several times what a call does, and keeps the SDK's retries, with
+    pauses that hear the order to stop.
+    """
 
-    def request(self, *args: Any, **kwargs: Any) -> httpx.Response:
+    def __init__(self, link: Link) -> None:  # does not call httpx.Client.__init__: nothing it sets up is used
+        self._link = link
+
+    def request(self, method: str, url: str, **kwargs: Any) -> httpx.Response:
         """Send a request; retry as the Task SDK does, unless the task is being stopped."""
-        response: httpx.Response = self._request(self, *args, **kwargs)
+        try:
+            return self._attempt(method, url, **kwargs)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code < 500 and error.response.status_code != 429:
+                raise
+        self._link.pause(API_RETRY_WAIT_MIN)
+        retrying = Client.request.retry.copy(sleep=self._link.pause)
+        response: httpx.Response = retrying(self._attempt, method, url, **kwargs)
+        return response
+
+    def _attempt(
+        self, method: str, url: str, *, params: Any = None, content: Any = None, json: Any = None, **_: Any
+    ) -> httpx.Response:
+        target = httpx.URL(url, params=params) if params else httpx.URL(url)
+        path, _, query = target.raw_path.decode().partition("?")
+        body = (
+            content
+            if json is None
+            else dump_json(json, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        )
+        reply = self._link.call(method, path.lstrip("/"), query, body)
+        headers = {"content-type": "application/json", **reply.headers}
+        response = httpx.Response(reply.status, headers=headers, content=(reply.body or "").encode())
+        if not response.is_success:
+            response.request = httpx.Request(method, f"http://relay/{path.lstrip('/')}")
+            raise_on_4xx_5xx(response)
         return response
 
 
@@ -277,8 +298,13 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
 def task_log(file: BinaryIO) -> Any:
     """Return the logger that writes the task's log: JSON lines, secrets masked."""
     processors = logging_processors(enable_pretty_log=False)[0]
+    level = structlog.stdlib.NAME_TO_LEVEL[conf.get("logging", "logging_level", fallback="INFO").lower()]
     return structlog.wrap_logger(
-        structlog.BytesLogger(file), processors=processors, logger_name="task"
+        structlog.BytesLogger(file),
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+        logger_name="task",
     ).bind()
 
 
@@ -337,12 +363,9 @@ def task_main(job: Job, details: StartupDetails, parsed: ParsedFile | None) -> N
     log = structlog.get_logger(logger_name="task")
     comms = CommsDecoder(log=log, body_decoder=_TO_TASK, err_decoder=_TO_TASK)
     task_runner.SUPERVISOR_COMMS = comms
+    setproctitle(f"airbridge task {details.ti.id}")
     try:
-        ti = _start(job, details, parsed, log)
-        context = ti.get_template_context()
-        state, _, error = task_runner.run(ti, context, log)
-        context["exception"] = error
-        task_runner.finalize(ti, state, context, log, error)
+        _run(_start(job, details, parsed, log), log)
     except KeyboardInterrupt:
         log.exception("Ctrl-c hit")
         sys.exit(2)
@@ -356,7 +379,6 @@ def task_main(job: Job, details: StartupDetails, parsed: ParsedFile | None) -> N
 
 def _start(job: Job, details: StartupDetails, parsed: ParsedFile | None, log: Any) -> Any:
     """Return the runtime task instance, as `task_runner.startup` does."""
-    sys.modules["setproctitle"].setproctitle(f"airbridge task {details.ti.id}")
     try:
         task_runner.get_listener_manager().hook.on_starting(component=task_runner.TaskRunnerMarker())
     except Exception:
@@ -375,6 +397,13 @@ def _start(job: Job, details: StartupDetails, parsed: ParsedFile | None, log: An
     )
     ti.log_url = task_runner.get_log_url_from_ti(ti)
     return ti
+
+
+def _run(ti: Any, log: Any) -> None:
+    context = ti.get_template_context()
+    state, _, error = task_runner.run(ti, context, log)
+    context["exception"] = error
+    task_runner.finalize(ti, state, context, log, error)
 
 
 def _find_task(parsed: ParsedFile, details: StartupDetails, log: Any) -> Any:
@@ -404,3 +433,59 @@ def _refuse_impersonation(task: Any, log: Any) -> None:
             worker_user=getuser(),
         )
         sys.exit(1)
+
+
+# --- The rehearsal ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Keep plugins' listeners from hearing of the task that the zygote rehearses with."""
+    get_listener_manager = task_runner.get_listener_manager
+    nobody = ListenerManager()
+    task_runner.get_listener_manager = lambda: nobody
+    try:
+        yield
+    finally:
+        task_runner.get_listener_manager = get_listener_manager
+
+
+def pretend_to_run(job: Job, parsed: ParsedFile, link: Any) -> None:
+    """Run a task in this process, with what its supervisor would do for it done here as well."""
+    log = structlog.get_logger(logger_name="task")
+    with Path(os.devnull).open("ab") as nowhere:
+        task_runner.SUPERVISOR_COMMS = _Pretence(RelayClient(link), task_log(nowhere))
+        try:
+            _run(_start(job, details_of(job), parsed, log), log)
+        finally:
+            del task_runner.SUPERVISOR_COMMS
+
+
+class _Pretence:
+    """A channel to a supervisor that is in the same process; messages are still encoded and decoded."""
+
+    def __init__(self, client: RelayClient, log: Any) -> None:
+        self.client = client
+        self.id = UUID(int=0)
+        self._answer: Any = None
+        self._lines = supervisor.process_log_messages_from_subprocess((log,))
+        next(self._lines)
+        self._decoder = CommsDecoder(body_decoder=_TO_TASK, err_decoder=_TO_TASK, socket=None)
+
+    def send(self, msg: Any) -> Any:
+        """Handle a message of the task as the supervisor does."""
+        frame = _RequestFrame(id=1, body=msg.model_dump()).as_bytes()
+        request = msgspec.msgpack.Decoder[_RequestFrame](_RequestFrame).decode(frame[4:])
+        SupervisedTask._handle_request(
+            self, SupervisedTask.decoder.validate_python(request.body), supervisor.log, 1
+        )
+        self._lines.send(
+            b'{"timestamp":"2025-01-01T00:00:00.000000","level":"info","event":"rehearsal","logger":"task"}'
+        )
+        return self._decoder._from_frame(self._decoder.resp_decoder.decode(self._answer))
+
+    def send_msg(self, msg: Any, request_id: int, error: Any = None, **dump_opts: Any) -> None:  # noqa: ARG002 - the SDK's signature
+        """Keep the supervisor's answer."""
+        self._answer = _ResponseFrame(
+            id=request_id, body=msg.model_dump(**dump_opts) if msg else None
+        ).as_bytes()[4:]

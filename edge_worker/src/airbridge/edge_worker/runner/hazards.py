@@ -128,9 +128,7 @@ class _State:
             descriptors=process.descriptors(),
             threads=process.thread_count(),
             children=len(process.children()),
-            signals={
-                number: signal.getsignal(number) for number in signal.valid_signals() - _PARSERS_OWN
-            },
+            signals={number: signal.getsignal(number) for number in signal.valid_signals() - _PARSERS_OWN},
             randomness=random.getstate(),
         )
 

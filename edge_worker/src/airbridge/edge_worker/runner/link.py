@@ -7,8 +7,6 @@ import socket
 from collections.abc import Iterator
 from typing import Final
 
-import httpx
-
 from airbridge.edge_worker import frames
 from airbridge.edge_worker.exceptions import FrameError
 from airbridge.edge_worker.frames import Call, Cancel, Reply
@@ -102,23 +100,6 @@ class Link:
 
     def _end(self, reason: str, detail: str) -> None:
         self.ended = self.ended or Cancel(cancel=reason, detail=detail)
-
-
-class LinkTransport(httpx.BaseTransport):
-    """Carries the Task SDK client's requests over a `Link`: no connection, no TLS, no name look-up."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Return the relay's answer."""
-        path, _, query = request.url.raw_path.decode().partition("?")
-        body = request.read()
-        reply = self._link.call(request.method, path.lstrip("/"), query, body.decode() if body else None)
-        headers = {"content-type": "application/json", **reply.headers}
-        return httpx.Response(
-            reply.status, headers=headers, content=(reply.body or "").encode(), request=request
-        )
 
 
 def _refusal(call_id: int, ended: Cancel) -> Reply:

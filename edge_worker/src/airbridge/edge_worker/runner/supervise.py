@@ -40,6 +40,7 @@ def _become(fds: list[int], parsed: _airflow.ParsedFile | None, in_child: Callab
         in_child()
         process.ignore_stop_signals()
         process.name_self(process.SUPERVISOR)
+        gc.enable()
         process.adopt_orphans()
         relay_fd, status_fd, job_fd = fds
         code = _supervise(
@@ -86,7 +87,6 @@ def _run(
         process.die_with(parent)
         process.offer_to_oom_killer()
         process.reseed()
-        gc.enable()
 
     task = _airflow.start_task(job, parsed, link, log, in_child)
     task.wait()

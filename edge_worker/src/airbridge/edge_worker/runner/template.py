@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from airbridge.edge_worker import _airflow
 from airbridge.edge_worker.runner import hazards, messages, process, supervise
 from airbridge.edge_worker.runner.loop import ChildSignals, Waitable, wait_readable
 from airbridge.edge_worker.runner.messages import Parsed, Reaped, Source, Spawn
+
+_PRINTED_BYTES: Final = 64 * 1024
 
 
 def run(source: Source, control: socket.socket) -> None:
@@ -26,11 +33,43 @@ def run(source: Source, control: socket.socket) -> None:
 
 
 def _parse(source: Source) -> tuple[_airflow.ParsedFile, list[str]]:
-    with hazards.watching(Path(source.bundle_path)) as watch, _airflow.parsing_ahead(watch.note):
+    """Parse, and keep what the file logs and prints for the logs of its tasks."""
+    _airflow.LOG_CHANNEL.keep(True)
+    with (
+        _printed_is_logged(),
+        hazards.watching(Path(source.bundle_path)) as watch,
+        _airflow.parsing_ahead(watch.note),
+    ):
         parsed = _airflow.parse(source)
+    _airflow.LOG_CHANNEL.keep(False)
     if parsed.errors:
         watch.note("cannot be imported")
     return parsed, watch.hazards
+
+
+@contextmanager
+def _printed_is_logged() -> Iterator[None]:
+    channels = {"stdout": 1, "stderr": 2}
+    saved = {name: os.dup(fd) for name, fd in channels.items()}
+    caught = {name: os.memfd_create(name, os.MFD_CLOEXEC) for name in channels}
+    _flush()
+    for name, fd in channels.items():
+        os.dup2(caught[name], fd, inheritable=True)
+    try:
+        yield
+    finally:
+        _flush()
+        for name, fd in channels.items():
+            os.dup2(saved[name], fd, inheritable=True)
+            os.close(saved[name])
+            with open(caught[name], errors="replace") as file:
+                file.seek(0)
+                _airflow.log_output(name, file.read(_PRINTED_BYTES).splitlines())
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
 
 
 def _serve(control: socket.socket, parsed: _airflow.ParsedFile) -> None:

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, NoReturn
 
 import structlog
@@ -287,7 +288,10 @@ def main(control_fd: int, worker_name: str, limits: Limits) -> None:
     agent.set_inheritable(False)
     from airbridge.edge_worker import _airflow
 
+    from airbridge.edge_worker.runner import rehearsal, supervise, template  # noqa: F401 - loaded before the first fork
+
     _airflow.preload(worker_name)
+    rehearsal.rehearse(Path("rehearsal").absolute())
     if process.thread_count() > 1:
         structlog.get_logger().warning(
             "runner.zygote_has_threads", detail="a plugin starts threads at import; tasks will not have them"

@@ -1,0 +1,114 @@
+"""What a task costs on a worker: CPU per no-op task, and PSS per sleeping task. Measured, printed, never asserted.
+
+Run with ``uv run python -m tests.benchmarks.bench_runner``. The relay is a fake one in this process, so the agent's
+own work is not in the figures; the zygote's, the template's, the supervisor's and the task's is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from airbridge.edge_worker.runner import process
+from tests.integration.runner.world import Run, World
+
+FILE = """
+from datetime import datetime
+from airflow.sdk import DAG, task
+
+with DAG("d", schedule=None, start_date=datetime(2025, 1, 1)):
+    @task
+    def noop():
+        return None
+
+    @task
+    def sleep():
+        import time
+        time.sleep(600)
+
+    noop()
+    sleep()
+    for number in range(98):
+        noop.override(task_id=f"noop_{number}")()
+"""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", type=int, default=50)
+    parser.add_argument("--sleepers", type=int, default=20)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="airbridge-bench-") as folder:
+        world = World(Path(folder))
+        try:
+            root = world.write(FILE)
+            figures = {
+                "load_average": os.getloadavg()[0],
+                "warm": _no_ops(world, root, options.tasks, warm=True),
+                "cold": _no_ops(world, root, options.tasks // 5, warm=False),
+                "sleeping": world.do(_sleepers(world, root, options.sleepers)),
+            }
+        finally:
+            world.close()
+    print(json.dumps(figures, indent=2))
+
+
+def _no_ops(world: World, root: Path, count: int, *, warm: bool) -> dict[str, float]:
+    world.do(world.run(root, "noop", warm=warm))
+    family = [world.runner.zygote_pid or 0, *_templates(world)]
+    before = sum(map(_cpu_seconds, family))
+    walls = []
+    for _ in range(count):
+        start = time.perf_counter()
+        world.do(world.run(root, "noop", warm=warm))
+        walls.append(time.perf_counter() - start)
+    time.sleep(0.2)  # the last supervisor is reaped a moment after its last word
+    cpu = sum(map(_cpu_seconds, family)) - before
+    return {
+        "cpu_ms_per_task": round(cpu / count * 1000, 1),
+        "wall_ms_p50": round(statistics.median(walls) * 1000, 1),
+    }
+
+
+async def _sleepers(world: World, root: Path, count: int) -> dict[str, float]:
+    runs: list[Run] = [await world.spawn(root, "sleep") for _ in range(count)]
+    await asyncio.sleep(3)
+    base = sum(map(process.pss_bytes, [world.runner.zygote_pid or 0, *_templates(world)]))
+    supervisors = [process.pss_bytes(run.task.pid) for run in runs]
+    tasks = [process.pss_bytes(child) for run in runs for child in _children(run.task.pid)]
+    for run in runs:
+        run.task.kill()
+        await run.ended()
+    mib = 1024 * 1024
+    return {
+        "count": count,
+        "pss_mib_per_supervisor": round(statistics.mean(supervisors) / mib, 1),
+        "pss_mib_per_task_process": round(statistics.mean(tasks) / mib, 1),
+        "pss_mib_per_running_task": round((sum(supervisors) + sum(tasks)) / count / mib, 1),
+        "pss_mib_zygote_and_template": round(base / mib, 1),
+    }
+
+
+def _templates(world: World) -> list[int]:
+    return [pid for pid in _children(world.runner.zygote_pid or 0) if process.name_of(pid) == process.TEMPLATE]
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _cpu_seconds(pid: int) -> float:
+    """CPU of a process and of all its descendants that have been waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    main()
