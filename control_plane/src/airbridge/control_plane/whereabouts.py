@@ -1,0 +1,80 @@
+"""Where a try of a task ran, as the ledger knows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+
+from airbridge.executor.ledger.models import Outcome, WorkerRow, WorkItemRow
+
+_WORTH_A_NOTE = frozenset({Outcome.FAILED, Outcome.LOST, Outcome.CANCELLED, Outcome.UNPLACEABLE})
+"""Ends that the task's own log cannot tell of: it had no chance to, or never started."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the control plane has to say of a try, and when it happened."""
+
+    at: datetime
+    text: str
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """The regions and the last worker of a try. `edge` is whether EdgeExecutor had it at all."""
+
+    regions: tuple[str, ...] = ()
+    worker: str | None = None
+    edge: bool = False
+    notes: tuple[Note, ...] = ()
+
+
+NOWHERE = Whereabouts()
+
+
+def of_try(ti: Any) -> Whereabouts:
+    """Where the try of `ti` (a TaskInstance or TaskInstanceHistory) ran; `NOWHERE` if not on an edge worker."""
+    from airflow.utils.session import create_session
+
+    with create_session(scoped=False) as session:
+        return find(session, ti)
+
+
+def find(session: Any, ti: Any) -> Whereabouts:
+    """As `of_try`, on an open session: the ledger's items of the try, else what the host name says."""
+    rows = session.scalars(
+        select(WorkItemRow)
+        .where(
+            WorkItemRow.dag_id == ti.dag_id,
+            WorkItemRow.run_id == ti.run_id,
+            WorkItemRow.task_id == ti.task_id,
+            WorkItemRow.map_index == ti.map_index,
+            WorkItemRow.try_number == ti.try_number,
+        )
+        .order_by(WorkItemRow.placed_at)
+    ).all()
+    if rows:
+        return Whereabouts(
+            regions=tuple(dict.fromkeys(row.region for row in rows)),
+            worker=next((row.worker_id for row in reversed(rows) if row.worker_id), None),
+            edge=True,
+            notes=tuple(note for row in rows if (note := _note(row)) is not None),
+        )
+    return _by_hostname(session, ti)
+
+
+def _by_hostname(session: Any, ti: Any) -> Whereabouts:
+    """The gateway starts a task under its worker's id as host name: what is left when the ledger's items are purged."""
+    worker = session.get(WorkerRow, ti.hostname) if ti.hostname else None
+    if worker is None:
+        return NOWHERE
+    return Whereabouts(regions=(worker.region,), worker=worker.id, edge=True)
+
+
+def _note(row: WorkItemRow) -> Note | None:
+    if row.outcome not in _WORTH_A_NOTE or not row.detail or row.settled_at is None:
+        return None
+    return Note(row.settled_at, f"{row.outcome}: {row.detail}")
