@@ -24,7 +24,6 @@ class Entry:
     """When to send it though nothing urgent follows (`Clock.elapsed`)."""
     durable: bool = False
     waiter: asyncio.Future[RecordResult] | None = None
-    attempts: int = 0
 
     @property
     def abandoned(self) -> bool:
@@ -64,6 +63,8 @@ class Holding:
     """The gateway answered its final state."""
     fenced: RefusalReason | None = None
     stop: Stop | None = None
+    starting: bool = False
+    """It has a slot, and its code is being fetched or its process forked."""
     ended: bool = False
     """Nothing runs for it any more."""
     contact_at: float | None = None
@@ -73,6 +74,11 @@ class Holding:
     def key(self) -> Key:
         """The item and its epoch."""
         return key(self.grant.item_id, self.grant.epoch)
+
+    @property
+    def occupies(self) -> bool:
+        """Whether it takes slots: something runs for it, or is about to."""
+        return not self.ended and (self.starting or self.state is not GrantState.CLAIMED)
 
     @property
     def leased(self) -> bool:
@@ -142,12 +148,8 @@ class Holdings:
 
     @property
     def used(self) -> int:
-        """Slots that running tasks take."""
-        return sum(
-            self.slots_of(one.grant.slots)
-            for one in self._by_key.values()
-            if not one.ended and one.state is not GrantState.CLAIMED
-        )
+        """Slots that running tasks take, and those about to run."""
+        return sum(self.slots_of(one.grant.slots) for one in self._by_key.values() if one.occupies)
 
     @property
     def held(self) -> int:
@@ -170,8 +172,13 @@ class Holdings:
 
     @property
     def running(self) -> list[Holding]:
-        """Those with a process."""
-        return [one for one in self if one.state is not GrantState.CLAIMED and not one.ended]
+        """Those with a process, or about to have one."""
+        return [one for one in self if one.occupies]
+
+    @property
+    def unstarted(self) -> list[Holding]:
+        """Those that wait for a slot, in the order they were granted."""
+        return [one for one in self if not one.occupies and not one.ended]
 
     def notify(self) -> None:
         """Wake who waits for a change."""

@@ -22,7 +22,7 @@ from airbridge.edge_worker.holdings import Holding, Holdings
 from airbridge.edge_worker.journal import Journal
 from airbridge.edge_worker.journal_rows import AddGrant
 from airbridge.edge_worker.link import Link
-from airbridge.edge_worker.queue import MAX_BATCH, Received, WorkQueue
+from airbridge.edge_worker.queue import AsyncQueue
 from airbridge.edge_worker.retry import Backoff, Verdict, judge
 from airbridge.executor.exceptions import InvalidEnvelope, QueueError
 from airbridge.executor.protocol import (
@@ -36,6 +36,7 @@ from airbridge.executor.protocol import (
     ReleaseRequest,
     WorkItem,
 )
+from airbridge.executor.queue import MAX_BATCH, Received
 from airbridge.executor.signing import Verifier
 
 log = structlog.get_logger(__name__)
@@ -66,13 +67,13 @@ class Poller:
 
     def __init__(
         self,
-        queue: WorkQueue,
+        *,
+        queue: AsyncQueue,
         gateway: Gateway,
         holdings: Holdings,
         journal: Journal,
         link: Link,
         clock: Clock,
-        *,
         verifier: Callable[[], Verifier],
         may_claim: Callable[[], bool],
         on_grant: Callable[[Holding], None],
@@ -193,13 +194,13 @@ class Poller:
             await asyncio.sleep(EXTEND_SECONDS / 2)
             receipts = [candidate.message.receipt for candidate in self._waiting]
             if receipts:
-                await self._tidily(self._queue.change_visibility(receipts, EXTEND_SECONDS))
+                await self._tidily(self._queue.release(receipts, after_seconds=EXTEND_SECONDS))
 
     async def _give_back_waiting(self) -> None:
         receipts = [candidate.message.receipt for candidate in self._waiting]
         self._waiting.clear()
         if receipts:
-            await self._tidily(self._queue.change_visibility(receipts, 0))
+            await self._tidily(self._queue.release(receipts))
 
     # --- claiming --------------------------------------------------------------------------------
 
@@ -225,7 +226,7 @@ class Poller:
                 if verdict in {Verdict.REENROL, Verdict.REVOKED}:
                     self._on_identity(verdict, error)
                 if verdict in {Verdict.GIVE_UP, Verdict.REVOKED}:
-                    log.error("poller.claim_refused", detail=str(error), items=len(candidates))
+                    log.warning("poller.claim_refused", detail=str(error), items=len(candidates))
                     await self._return(candidates, RETURN_SECONDS)
                     return None
                 pause = backoff.pause(error)
@@ -255,7 +256,7 @@ class Poller:
         try:
             await self._journal.submit(AddGrant(grant))
         except JournalError as error:
-            log.error("poller.grant_not_journalled", item_id=str(grant.item_id), detail=str(error))
+            log.warning("poller.grant_not_journalled", item_id=str(grant.item_id), detail=str(error))
             await self._release(grant)
             return False
         if self._holdings.get(holding.key) is None:
@@ -293,7 +294,7 @@ class Poller:
 
     async def _return(self, candidates: list[Candidate], seconds: float) -> None:
         hidden = int(min(max(0.0, seconds), 900.0)) + self._rng.randint(0, 2)
-        await self._queue.change_visibility([one.message.receipt for one in candidates], hidden)
+        await self._queue.release([one.message.receipt for one in candidates], after_seconds=hidden)
 
     # --- the queue's housekeeping ------------------------------------------------------------------
 

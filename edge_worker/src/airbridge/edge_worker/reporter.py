@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -29,9 +29,6 @@ MAX_RECORDS: Final = 500
 MAX_BYTES: Final = 1024 * 1024
 MAX_REQUESTS: Final = 4
 """Requests under way at once; more would only make the batches smaller."""
-
-PATIENCE: Final = 8
-"""How often a record is sent again that Airflow itself answers with an error of its own (5xx) while a task waits."""
 
 _FENCED: Final = frozenset(
     {
@@ -54,12 +51,12 @@ class Reporter:
 
     def __init__(
         self,
+        *,
         gateway: Gateway,
         journal: Journal,
         link: Link,
         clock: Clock,
         backoff: Backoff,
-        *,
         on_answer: Callable[[Holding, Entry, RecordResult], None],
         on_fenced: Callable[[Holding, RecordResult], None],
         on_identity: Callable[[Verdict, GatewayError], None],
@@ -114,7 +111,7 @@ class Reporter:
     async def _until_something_is_due(self) -> None:
         pause = self._pause()
         if pause is None or pause > 0:
-            waits = [asyncio.ensure_future(self._wake.wait())]
+            waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._wake.wait())]
             if self._retry_on_link and not self._link.up:
                 waits.append(asyncio.ensure_future(self._link.wait_up()))
             await asyncio.wait(waits, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
@@ -236,8 +233,7 @@ class Reporter:
             if result.refused in _FENCED:
                 self._fence(holding, result)
                 return
-            if self._try_again(entry, result):
-                entry.attempts += 1
+            if result.refused in _PASSING or result.status == 503:
                 self._not_before = self._clock.elapsed() + self._backoff.pause()
                 break
             holding.outbox.remove(entry)
@@ -261,12 +257,6 @@ class Reporter:
         for entry in dropped:
             entry.answer(_result(entry, 409, None, result.refused))
         self._on_fenced(holding, result)
-
-    def _try_again(self, entry: Entry, result: RecordResult) -> bool:
-        if result.refused in _PASSING:
-            return True
-        patient = entry.waiter is None or entry.attempts < PATIENCE
-        return result.status >= 500 and patient
 
 
 def _ready(holding: Holding, now: float, room: int) -> list[Entry]:

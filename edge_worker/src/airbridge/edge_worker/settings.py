@@ -53,6 +53,17 @@ class WorkerSettings(BaseSettings):
     join_token_file: Path | None = None
     image_digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
 
+    task_env: dict[str, str] = Field(
+        default_factory=dict,
+        description="Environment of every task (a JSON object in the variable); no secrets",
+    )
+    max_templates: int = Field(default=16, ge=1, description="Parsed DAG files kept ready to fork from")
+    template_memory_mib: Mebibytes = 1024
+    parse_ttl_seconds: Seconds = Field(default=600.0, description="Age at which a DAG file is parsed again")
+    task_kill_grace_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=5.0, description="What a task that is stopped has between SIGTERM and SIGKILL"
+    )
+
     heartbeat_seconds: Seconds = Field(default=10.0, description="Until the gateway names its own interval")
     poll_seconds: Annotated[int, Field(ge=0, le=20)] = 20
     request_timeout_seconds: Seconds = 30.0
@@ -112,6 +123,16 @@ class WorkerSettings(BaseSettings):
         return self.state_dir / "journal.sqlite"
 
     @property
+    def airflow_home(self) -> Path:
+        """AIRFLOW_HOME of the tasks."""
+        return self.state_dir / "airflow"
+
+    @property
+    def status_socket(self) -> Path:
+        """Where the running agent tells its status."""
+        return self.state_dir / "status.sock"
+
+    @property
     def logs_dir(self) -> Path:
         """Where task logs are written until they are shipped."""
         return self.state_dir / "logs"
@@ -130,9 +151,9 @@ def load(config: Path | None = None, **overrides: Any) -> WorkerSettings:
         raise SettingsError("\n".join(_explain(item) for item in error.errors())) from None
 
 
-def environment_names() -> frozenset[str]:
-    """Return the names (never the values) of this process's environment variables."""
-    return frozenset(os.environ)
+def environment() -> dict[str, str]:
+    """Return this process's environment; the runner passes a few harmless variables of it on."""
+    return dict(os.environ)
 
 
 def _read_file(config: Path | None) -> dict[str, Any]:

@@ -1,0 +1,143 @@
+"""DAG code on the worker: snapshots fetched once, verified by digest, immutable, least recently used out first."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import structlog
+
+from airbridge.edge_worker.exceptions import SnapshotError
+from airbridge.edge_worker.queue import in_daemon_thread
+from airbridge.edge_worker.retry import Backoff
+from airbridge.executor import snapshot
+from airbridge.executor.exceptions import BundleError, ObjectNotFound, StoreError
+from airbridge.executor.protocol import BundleRef
+from airbridge.executor.store import ObjectStore
+
+log = structlog.get_logger(__name__)
+
+NOT_FOUND_ATTEMPTS: Final = 6
+"""How often a snapshot that is not in the region's bucket is looked for again: it may be on its way there."""
+
+DAMAGED_ATTEMPTS: Final = 3
+
+
+class Bundles:
+    """The cache under `root`. For one event loop; the files may be read by anybody."""
+
+    def __init__(
+        self,
+        root: Path,
+        store: Callable[[], ObjectStore],
+        *,
+        max_bytes: int,
+        backoff: Callable[[], Backoff],
+    ) -> None:
+        self._root = root
+        self._store = store
+        self._max_bytes = max_bytes
+        self._backoff = backoff
+        self._sizes: OrderedDict[Path, int] = OrderedDict()
+        self._pins: Counter[Path] = Counter()
+        self._fetching: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all snapshots."""
+        return sum(self._sizes.values())
+
+    async def open(self) -> None:
+        """Find what an earlier process left, the most recently used last."""
+        found = await asyncio.to_thread(_scan, self._root)
+        self._sizes.update(found)
+
+    @asynccontextmanager
+    async def pinned(self, ref: BundleRef) -> AsyncIterator[Path]:
+        """The snapshot's directory, kept while the block runs. Waits as long as the bucket is out of reach.
+
+        Raises `SnapshotError` if the snapshot is not there or is not what its name says.
+        """
+        path = self._root / quote(ref.name, safe="") / snapshot.hex_of(ref.version)
+        self._pins[path] += 1
+        try:
+            async with self._fetching[path]:
+                if path not in self._sizes:
+                    await self._fetch_persistently(ref, path)
+                    self._sizes[path] = await asyncio.to_thread(_size, path)
+            self._sizes.move_to_end(path)
+            await asyncio.to_thread(os.utime, path)
+            yield path
+        finally:
+            self._pins[path] -= 1
+            await self._evict()
+
+    async def _fetch_persistently(self, ref: BundleRef, path: Path) -> None:
+        backoff = self._backoff()
+        missing = damaged = 0
+        while True:
+            try:
+                await in_daemon_thread(lambda: self._fetch(ref, path))
+                return
+            except ObjectNotFound as error:
+                missing += 1
+                if missing >= NOT_FOUND_ATTEMPTS:
+                    raise SnapshotError(f"DAG code {ref.name} {ref.version}: {error}") from error
+                reason = str(error)
+            except BundleError as error:
+                damaged += 1
+                if damaged >= DAMAGED_ATTEMPTS:
+                    raise SnapshotError(f"DAG code {ref.name} {ref.version}: {error}") from error
+                reason = str(error)
+            except StoreError as error:
+                reason = str(error)
+            pause = backoff.pause()
+            log.warning(
+                "bundle.fetch_failed", version=ref.version, detail=reason, retry_seconds=round(pause, 2)
+            )
+            await asyncio.sleep(pause)
+
+    def _fetch(self, ref: BundleRef, path: Path) -> None:
+        key = f"bundles/{ref.name}/{snapshot.hex_of(ref.version)}.tar.gz"
+        snapshot.unpack(self._store().stream(key), ref.version, path)
+        log.info("bundle.fetched", bundle=ref.name, version=ref.version)
+
+    async def _evict(self) -> None:
+        surplus = self.bytes - self._max_bytes
+        for path in [*self._sizes]:
+            if surplus <= 0:
+                return
+            if self._pins[path] > 0:
+                continue
+            surplus -= self._sizes.pop(path)
+            await asyncio.to_thread(_remove, path)
+            log.info("bundle.evicted", path=str(path))
+
+
+def _scan(root: Path) -> list[tuple[Path, int]]:
+    root.mkdir(parents=True, exist_ok=True)
+    found = [path for path in root.glob("*/*") if path.is_dir()]
+    for path in [path for path in found if path.name.startswith(".")]:
+        shutil.rmtree(path, ignore_errors=True)  # half a fetch, or half an eviction
+        found.remove(path)
+    return [(path, _size(path)) for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+
+
+def _size(path: Path) -> int:
+    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+
+
+def _remove(path: Path) -> None:
+    """Take the directory away at once, then delete it at leisure."""
+    with tempfile.TemporaryDirectory(
+        prefix=".evicted-", dir=path.parent, ignore_cleanup_errors=True
+    ) as scratch:
+        path.rename(Path(scratch, "tree"))

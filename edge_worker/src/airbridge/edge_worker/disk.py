@@ -1,0 +1,86 @@
+"""The worker's disk: how much is free, and a reserve that is given up for results when nothing is."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from airbridge.edge_worker.exceptions import SettingsError
+from airbridge.edge_worker.settings import MIB
+
+log = structlog.get_logger(__name__)
+
+DIRECTORY_MODE = 0o700
+
+
+class Disk:
+    """The disk under `state_dir`. `release_reserve` is called when the journal finds it full."""
+
+    def __init__(self, state_dir: Path, *, reserve_mib: int, min_free_mib: int) -> None:
+        self._state_dir = state_dir
+        self._reserve = state_dir / "reserve"
+        self._reserve_bytes = reserve_mib * MIB
+        self._min_free_bytes = min_free_mib * MIB
+        self._lock: int | None = None
+
+    def prepare(self, *directories: Path) -> None:
+        """Make the directories and lock the state: one agent at a time. Raises `SettingsError`."""
+        try:
+            for directory in (self._state_dir, *directories):
+                directory.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
+            self._lock = os.open(self._state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SettingsError(
+                f"state_dir {self._state_dir} is in use by another worker; each needs its own"
+            ) from error
+        except OSError as error:
+            raise SettingsError(
+                f"state_dir {self._state_dir} cannot be used: {error.strerror}; it must be a writable directory"
+            ) from error
+        self.keep_reserve()
+
+    def close(self) -> None:
+        """Unlock the state."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes free for us."""
+        return shutil.disk_usage(self._state_dir).free
+
+    @property
+    def has_room(self) -> bool:
+        """Whether enough is free to take on new work."""
+        return self.free_bytes >= self._min_free_bytes
+
+    def keep_reserve(self) -> None:
+        """Lay the reserve by, if it was given up and there is plenty again."""
+        if self._reserve.exists() or not self._reserve_bytes:
+            return
+        if self.free_bytes < self._min_free_bytes + 2 * self._reserve_bytes:
+            return
+        try:
+            descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, self._reserve_bytes)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._reserve.unlink(missing_ok=True)
+            log.warning("disk.no_reserve", detail=str(error))
+
+    def release_reserve(self) -> bool:
+        """Give the reserve up, so that results can be written. False if it was given up before."""
+        with suppress(FileNotFoundError):
+            self._reserve.unlink()
+            log.error("disk.reserve_released", free_bytes=self.free_bytes)
+            return True
+        return False

@@ -1,0 +1,76 @@
+"""The agent's status on a UNIX socket in its state directory: whoever connects is sent one JSON object."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from airbridge.edge_worker.exceptions import SettingsError
+
+Status = dict[str, Any]
+_TIMEOUT_SECONDS = 3.0
+
+
+class StatusServer:
+    """Serves `status()` until closed."""
+
+    def __init__(self, path: Path, status: Callable[[], Status]) -> None:
+        self._path = path
+        self._status = status
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen, for the owner of the state directory only."""
+        self._path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        with _reachable(self._path) as short:
+            listener.bind(short)
+        self._path.chmod(0o600)
+        self._server = await asyncio.start_unix_server(self._answer, sock=listener)
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.close()
+            self._path.unlink(missing_ok=True)
+
+    async def _answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(json.dumps(self._status()).encode())
+            await writer.drain()
+        except OSError:
+            return
+        finally:
+            writer.close()
+
+
+def ask(path: Path) -> Status:
+    """Return the status of the agent that runs with this state directory. Raises `SettingsError` if none does."""
+    chunks = bytearray()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(_TIMEOUT_SECONDS)
+        try:
+            with _reachable(path) as short:
+                client.connect(short)
+            while chunk := client.recv(65536):
+                chunks += chunk
+        except OSError as error:
+            raise SettingsError(f"no worker answers at {path}: {error.strerror or error}") from error
+    status: Status = json.loads(chunks)
+    return status
+
+
+@contextmanager
+def _reachable(path: Path) -> Iterator[str]:
+    """A name of `path` that fits into a socket address, which holds about 100 bytes."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
