@@ -5,8 +5,8 @@ Imports of Airflow are inside the functions: whoever only wants an option does n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -35,6 +35,17 @@ def session_of(ti: Any) -> Any:
     from sqlalchemy.orm import object_session
 
     return object_session(ti)
+
+
+@contextmanager
+def nested(session: Any) -> Iterator[Any]:
+    """Return a block within the transaction of `session`, undone alone if it fails; a new one if there is none."""
+    if session is None:
+        with new_session() as own:
+            yield own
+    else:
+        with session.begin_nested():
+            yield session
 
 
 def utcnow() -> datetime:
@@ -201,6 +212,17 @@ def _retries(session: Any, ti: Any) -> int | None:
 
 
 # --- DAG bundles ----------------------------------------------------------------------------------
+
+
+def refresh_soon(bundle: str) -> None:
+    """Have the dag-processor refresh a bundle at its next look, instead of after the bundle's refresh interval."""
+    from airflow.models.dagbundle import DagBundleModel
+    from airflow.utils.session import create_session
+
+    with create_session(scoped=False) as session:
+        session.query(DagBundleModel).filter(DagBundleModel.name == bundle).update(
+            {DagBundleModel.last_refreshed: None}, synchronize_session=False
+        )
 
 
 def report_import_errors(bundle: str, errors: Mapping[str, str]) -> None:

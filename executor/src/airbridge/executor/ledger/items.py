@@ -40,6 +40,7 @@ __all__ = [
     "return_expired",
     "revoke",
     "sendable",
+    "sent_before",
     "settle",
     "stranded",
     "unacknowledged",
@@ -311,12 +312,16 @@ def postpone(session: Any, ids: Collection[str], not_before: datetime, detail: s
     )
 
 
-def return_expired(session: Any, limit: int) -> int:
+def return_expired(session: Any, limit: int, *, region: str) -> int:
     """Put rows back whose message has expired unclaimed, so that a new one is sent; return how many."""
     now = clock.now(session)
     query = (
         select(WorkItemRow)
-        .where(WorkItemRow.state == ItemState.SENT, WorkItemRow.expires_at <= now)
+        .where(
+            WorkItemRow.state == ItemState.SENT,
+            WorkItemRow.region == region,
+            WorkItemRow.expires_at <= now,
+        )
         .order_by(WorkItemRow.id)
         .limit(limit)
     )
@@ -326,6 +331,17 @@ def return_expired(session: Any, limit: int) -> int:
         row.detail = "its message expired unclaimed"
     session.flush()
     return len(rows)
+
+
+def sent_before(session: Any, region: str, pool: str, before: datetime) -> list[str]:
+    """Return the ids of items of a pool whose message was sent before then and is unclaimed."""
+    query = select(WorkItemRow.id).where(
+        WorkItemRow.state == ItemState.SENT,
+        WorkItemRow.region == region,
+        WorkItemRow.pool == pool,
+        WorkItemRow.sent_at < before,
+    )
+    return list(session.scalars(query))
 
 
 # --- Claim, renew, release, settle ----------------------------------------------------------------

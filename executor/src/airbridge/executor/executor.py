@@ -1,0 +1,256 @@
+"""EdgeExecutor: Airflow's side of AirBridge. It writes the ledger and reads it; it never calls AWS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from airflow.executors.base_executor import BaseExecutor
+from airflow.models.taskinstancekey import TaskInstanceKey
+from airflow.utils.state import State, TaskInstanceState
+
+from airbridge.executor import _airflow
+
+if TYPE_CHECKING:
+    from airbridge.executor.intake import Intake
+    from airbridge.executor.keeper import Keeper
+    from airbridge.executor.ledger.models import WorkItemRow
+    from airbridge.executor.outbox import Outbox
+
+log = structlog.get_logger(__name__)
+
+TELL_AGAIN_SECONDS = 5.0
+"""A failure that Airflow has not acted on (another transaction held the task) is told again after this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machinery:
+    """What a started executor works with."""
+
+    intake: Intake
+    outbox: Outbox
+    keeper: Keeper
+
+
+class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no types
+    """Hands task instances to workers far away, through the ledger and the regions' queues."""
+
+    is_local = False
+    is_production = True
+    serve_logs = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._machinery: Machinery | None = None
+        self._told_at: dict[str, float] = {}
+        self._to_adopt: set[str] = set()
+
+    # --- Life -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Read settings, catalogue and keys, and start the outbox and the keeper. Raises `ConfigurationError`."""
+        from airbridge.executor.machinery import build
+
+        self._machinery = build(self._job_id)
+        self._machinery.outbox.start()
+        self._machinery.keeper.start()
+        log.info("executor.started", owner_job_id=self._job_id, parallelism=self.parallelism)
+
+    def end(self) -> None:
+        """Stop. Work on its way goes on without this scheduler and is adopted by the next."""
+        if self._machinery is not None:
+            self._machinery.outbox.stop()
+            self._machinery.keeper.stop()
+            self._machinery = None
+            log.info("executor.stopped", owner_job_id=self._job_id)
+
+    def terminate(self) -> None:
+        """Stop, as `end`."""
+        self.end()
+
+    @property
+    def _job_id(self) -> int | None:
+        return None if self.job_id is None else int(self.job_id)
+
+    @property
+    def _started(self) -> Machinery:
+        if self._machinery is None:
+            raise RuntimeError("EdgeExecutor has not been started; call start()")
+        return self._machinery
+
+    # --- Work in ----------------------------------------------------------------------------------
+
+    def queue_workload(self, workload: Any, session: Any) -> None:  # noqa: ARG002 - Airflow's signature
+        """Keep a workload until the next `trigger_tasks`."""
+        from airflow.executors import workloads
+
+        if not isinstance(workload, workloads.ExecuteTask):
+            raise ValueError(
+                f"EdgeExecutor runs tasks; it cannot take a workload of kind {type(workload).__name__}"
+            )
+        self.queued_tasks[workload.ti.key] = workload
+
+    def _process_workloads(self, workloads: Sequence[Any]) -> None:
+        """Write workloads to the ledger. What the database does not take stays queued for the next heartbeat."""
+        from sqlalchemy.exc import DBAPIError
+
+        try:
+            regions = self._place(workloads)
+        except DBAPIError as error:
+            log.warning("executor.place_failed", count=len(workloads), error=str(error.orig))
+            return
+        for workload in workloads:
+            self.running.add(workload.ti.key)
+            self.queued_tasks.pop(workload.ti.key, None)
+        for region in regions:
+            self._started.outbox.wake(region)
+
+    def _place(self, workloads: Sequence[Any]) -> set[str]:
+        """Place what can be placed and close the rest; return the regions that have new work."""
+        from airbridge.executor.ledger import items
+
+        with _airflow.new_session() as session:
+            versions = _airflow.bundle_versions(session, {each.bundle_info.name for each in workloads})
+            placed, refused = self._started.intake.read(workloads, items.backlog(session), versions)
+            items.place(session, placed, self._job_id)
+            for each in refused:
+                items.refuse(session, each.item, self._job_id, each.reason)
+                _airflow.forbid_retry(session, each.item.ti_id)
+        for each in refused:
+            log.warning("item.unplaceable", ti_id=each.item.ti_id, queue=each.item.queue, reason=each.reason)
+        return {item.region for item in placed}
+
+    # --- Outcomes back ----------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Tell the scheduler of the outcomes that the ledger has for it."""
+        from sqlalchemy.exc import DBAPIError
+
+        try:
+            self._sync()
+        except DBAPIError as error:
+            log.warning("executor.sync_failed", error=str(error.orig))
+
+    def _sync(self) -> None:
+        from airbridge.executor.ledger import items
+
+        with _airflow.new_session() as session:
+            self._finish_adoption(session)
+            rows = items.unacknowledged(session, self._job_id)
+            if not rows:
+                return
+            ti_ids = [row.ti_id for row in rows]
+            views = _airflow.task_views(session, ti_ids)
+            opened = items.opened(session, ti_ids)
+            told = [row for row in rows if self._tell(row, views.get(row.ti_id), row.ti_id in opened)]
+            items.acknowledge(session, [row.id for row in told])
+        for region in {row.region for row in rows}:
+            self._started.outbox.wake(region)
+
+    def _tell(self, row: WorkItemRow, view: _airflow.TaskView | None, reopened: bool) -> bool:
+        """Pass one outcome on; False if it must be told again until Airflow has acted on it.
+
+        A success says nothing that Airflow does not know: the worker's report has set the state. Only
+        final states are passed on, because a deferred task may be queued again by now, and the
+        scheduler would take the event for the end of the new attempt.
+        """
+        from airbridge.executor.ledger.items import FAILURES
+
+        key = _key(row)
+        if reopened:
+            return True
+        if row.outcome in FAILURES and view is not None and _is_live(view, row):
+            self._tell_failure(row, key, view)
+            return False
+        self._told_at.pop(row.id, None)
+        self.running.discard(key)
+        if view is not None and view.try_number == row.try_number and view.state in State.finished:
+            self.change_state(key, _final(view.state))
+        return True
+
+    def _tell_failure(self, row: WorkItemRow, key: TaskInstanceKey, view: _airflow.TaskView) -> None:
+        self.running.discard(key)
+        if view.queued_by_job_id not in {None, self._job_id}:
+            row.owner_job_id = view.queued_by_job_id
+            return
+        now = time.monotonic()
+        told_at = self._told_at.get(row.id)
+        if told_at is None:
+            self.log_task_event(event=f"airbridge {row.outcome}", extra=row.detail or "", ti_key=key)
+        if told_at is None or now - told_at >= TELL_AGAIN_SECONDS:
+            self._told_at[row.id] = now
+            self.fail(key, info=row.detail)
+
+    # --- Adoption and revocation ------------------------------------------------------------------
+
+    def try_adopt_task_instances(self, tis: Sequence[Any]) -> Sequence[Any]:
+        """Take over task instances of a scheduler that is gone; return those that the ledger does not know."""
+        from airbridge.executor.ledger import items
+
+        if not tis:
+            return []
+        # The scheduler's own session: it holds the task instances, and SQLite has one writer only.
+        session = _airflow.session_of(tis[0])
+        ids = {str(ti.id) for ti in tis}
+        known = items.adopt(session, ids, self._job_id)
+        self._to_adopt |= known
+        for ti in tis:
+            if str(ti.id) in known:
+                self.running.add(ti.key)
+        log.info("executor.adopted", adopted=len(known), unknown=len(ids - known))
+        return [ti for ti in tis if str(ti.id) not in known]
+
+    def _finish_adoption(self, session: Any) -> None:
+        """Adopt again what another transaction held the first time."""
+        from airbridge.executor.ledger import items
+
+        if self._to_adopt:
+            items.adopt(session, self._to_adopt, self._job_id)
+            self._to_adopt = set()
+
+    def revoke_task(self, *, ti: Any) -> None:
+        """Forget a task that is stuck in queued, and cancel its unclaimed work item. Raises nothing."""
+        from airbridge.executor.ledger import items
+
+        self.queued_tasks.pop(ti.key, None)
+        self.running.discard(ti.key)
+        try:
+            with _airflow.nested(_airflow.session_of(ti)) as session:
+                items.revoke(session, str(ti.id), "revoked: stuck in queued")
+        except Exception:
+            log.exception("executor.revoke_failed", ti_id=str(ti.id))
+
+    # --- Command line -----------------------------------------------------------------------------
+
+    @staticmethod
+    def get_cli_commands() -> list[Any]:
+        """Return ``airflow airbridge ...``."""
+        from airbridge.executor.cli import commands
+
+        return commands()
+
+
+def _key(row: WorkItemRow) -> TaskInstanceKey:
+    return TaskInstanceKey(
+        dag_id=row.dag_id,
+        task_id=row.task_id,
+        run_id=row.run_id,
+        try_number=row.try_number,
+        map_index=row.map_index,
+    )
+
+
+def _is_live(view: _airflow.TaskView, row: WorkItemRow) -> bool:
+    return view.try_number == row.try_number and view.state in {
+        TaskInstanceState.QUEUED,
+        TaskInstanceState.RUNNING,
+    }
+
+
+def _final(state: str | None) -> TaskInstanceState:
+    """Return the executor's word for a final state: it ended badly, or it ended."""
+    failed = {TaskInstanceState.FAILED, TaskInstanceState.UPSTREAM_FAILED}
+    return TaskInstanceState.FAILED if state in failed else TaskInstanceState.SUCCESS

@@ -1,0 +1,88 @@
+"""Puts a started executor together from its settings, and says clearly what is missing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from airbridge.executor import _airflow, settings
+from airbridge.executor.exceptions import ConfigurationError
+from airbridge.executor.executor import Machinery
+from airbridge.executor.intake import Intake
+from airbridge.executor.keeper import Keeper
+from airbridge.executor.ledger.manager import LedgerDBManager
+from airbridge.executor.outbox import Outbox
+from airbridge.executor.placement import Placement
+from airbridge.executor.queue import SqsQueue, WorkQueue, sqs_client
+from airbridge.executor.regions import Catalogue, Pool, Region
+from airbridge.executor.signing import Signer
+
+SIGNING_KEY = "signing.key"
+
+
+def build(owner_job_id: int | None) -> Machinery:
+    """Read what the executor needs. Raises `ConfigurationError`."""
+    configured = settings.load()
+    catalogue = Catalogue.read(configured.regions_file)
+    check_ledger()
+    return Machinery(
+        intake=Intake(Placement(catalogue, configured, unset_queues())),
+        outbox=Outbox(
+            catalogue.regions,
+            settings=configured,
+            signer=read_signer(configured.secrets_dir / SIGNING_KEY),
+            new_session=_airflow.new_session,
+            queue_of=sqs_queues(),
+            random=random.random,
+        ),
+        keeper=Keeper(
+            settings=configured,
+            owner_job_id=owner_job_id,
+            new_session=_airflow.new_session,
+            heartbeat_timeout=float(
+                _airflow.airflow_option("scheduler", "task_instance_heartbeat_timeout") or 300
+            ),
+        ),
+    )
+
+
+def check_ledger() -> None:
+    """Raise `ConfigurationError` unless the ledger's tables are there and current."""
+    with _airflow.new_session() as session:
+        if not LedgerDBManager(session).check_migration():
+            raise ConfigurationError(
+                "the ledger's tables are missing or out of date; set [database] external_db_managers to "
+                "'airbridge.executor.ledger.manager.LedgerDBManager' and run 'airflow db migrate'"
+            )
+
+
+def read_signer(path: Path) -> Signer:
+    """Read the key that signs work items. Raises `ConfigurationError`."""
+    try:
+        return Signer.from_pem(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(
+            f"the work-item signing key {path} cannot be read: {error.strerror}; [airbridge] secrets_dir must name "
+            "the directory that 'airbridge init' made, readable by the scheduler"
+        ) from error
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: {error}; 'airbridge init' makes a right one") from error
+
+
+def unset_queues() -> tuple[str, ...]:
+    """Return the queue names that tasks have which name none."""
+    return ("default", _airflow.airflow_option("operators", "default_queue") or "default")
+
+
+def sqs_queues() -> Callable[[Region, Pool], WorkQueue]:
+    """Return a finder of queues that keeps one client a region: they are slow to make."""
+    clients: dict[str, object] = {}
+
+    def find(region: Region, pool: Pool) -> WorkQueue:
+        client = clients.get(region.name)
+        if client is None:
+            client = clients[region.name] = sqs_client(region.name, region.endpoint_url)
+        return SqsQueue(client, pool.queue_url)
+
+    return find
