@@ -1,0 +1,368 @@
+"""A running gateway on loopback with real certificates, and workers that speak to it over real TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from sqlalchemy import select
+from tests.integration.gateway import seeding
+from tests.support.airflow_home import Metadata
+
+from airbridge.control_plane.gateway.server import Gateway, Parts
+from airbridge.control_plane.identity import secrets, tokens
+from airbridge.control_plane.identity.ca import CertificateAuthority
+from airbridge.control_plane.identity.secrets import GatewaySecrets
+from airbridge.control_plane.identity.spiffe import WorkerName
+from airbridge.control_plane.parity import Parity
+from airbridge.executor.exceptions import BundleError
+from airbridge.executor.ledger.models import EventRow, WorkItemRow
+from airbridge.executor.protocol import (
+    PROTOCOL_VERSION,
+    VERSION_HEADER,
+    ClaimResponse,
+    Credentials,
+    ExchangeResponse,
+    Grant,
+    Heartbeat,
+    HeartbeatResponse,
+    LeaseRef,
+    Record,
+    Versions,
+    WorkerState,
+)
+from airbridge.executor.regions import Catalogue
+from airbridge.executor.settings import Settings
+from airbridge.executor.signing import Signer
+
+TRUST_DOMAIN = "airbridge.test"
+HOUR = timedelta(hours=1)
+VERSIONS = Versions(airbridge="0.1.0", airflow="3.0.4", task_sdk="1.0.4", python="3.11.7")
+CATALOGUE = Catalogue.parse(
+    """
+    home_region = "us-east-1"
+    [[region]]
+    name = "us-east-1"
+    log_bucket = "us-logs"
+    bundle_bucket = "us-dags"
+    [[region.pool]]
+    queue_url = "http://127.0.0.1:1/us"
+    [[region]]
+    name = "eu-west-1"
+    log_bucket = "eu-logs"
+    bundle_bucket = "eu-dags"
+    [[region.pool]]
+    queue_url = "http://127.0.0.1:1/eu"
+    [[region.pool]]
+    name = "gpu"
+    queue_url = "http://127.0.0.1:1/eu-gpu"
+    """
+)
+
+
+def publish(bundle: str, archive: bytes, actor: str) -> str:
+    """Stand in for the bundle store."""
+    if archive == b"broken":
+        raise BundleError("dag.py, line 3: SyntaxError: invalid syntax")
+    return f"sha256:{len(archive):064x}"
+
+
+@dataclass
+class World:
+    """The gateway and what tests need to get at it."""
+
+    metadata: Metadata
+    directory: Path
+    gateway: Gateway
+    ca: CertificateAuthority
+    signer: Signer
+    number: Iterator[int] = field(default_factory=lambda: iter(range(10_000)))
+    workers: list[Worker] = field(default_factory=list)
+
+    def close_workers(self) -> None:
+        """Close every connection that workers have open."""
+        while self.workers:
+            self.workers.pop().close()
+
+    @property
+    def edge_url(self) -> str:
+        return f"https://127.0.0.1:{self.gateway.edge_port}"
+
+    @property
+    def operator_url(self) -> str:
+        return f"https://127.0.0.1:{self.gateway.operator_port}"
+
+    def join_token(self, region: str = "eu-west-1", pool: str = "default", **more: Any) -> str:
+        with self.metadata.session() as session:
+            issued = tokens.create_join(
+                session, region=region, pool=pool, owner="test", ttl=more.pop("ttl", HOUR), **more
+            )
+            session.commit()
+            return issued.text
+
+    def access_token(self, *scopes: str, ttl: timedelta = HOUR) -> str:
+        with self.metadata.session() as session:
+            issued = tokens.create_access(session, scopes=scopes, owner="test", actor="test", ttl=ttl)
+            session.commit()
+            return issued.text
+
+    def worker(self, region: str = "eu-west-1", pool: str = "default", name: str | None = None) -> Worker:
+        """An enrolled worker."""
+        worker = Worker(self, region, pool, name or f"worker-{next(self.number)}")
+        worker.enrol(self.join_token(region, pool))
+        return worker
+
+    def items(
+        self, count: int = 1, *, region: str = "eu-west-1", pool: str = "default", **more: Any
+    ) -> list[str]:
+        """Queue a run of `count` tasks; return the ids of their work items."""
+        with self.metadata.session() as session:
+            tasks = seeding.queued_tasks(session, count, **more)
+            rows = seeding.placed_items(session, tasks, region=region, pool=pool)
+            return [row.id for row in rows]
+
+    def envelope(self, item_id: str, signer: Signer | None = None, **changes: Any) -> str:
+        """The signed message of a work item."""
+        with self.metadata.session() as session:
+            row = session.get(WorkItemRow, item_id)
+            return (signer or self.signer).sign(seeding.work_item(session, row, **changes))
+
+    def row(self, item_id: str) -> WorkItemRow:
+        with self.metadata.session() as session:
+            row = session.get(WorkItemRow, item_id)
+            session.expunge(row)
+            return row
+
+    def task(self, item_id: str) -> Any:
+        from airflow.models.taskinstance import TaskInstance
+
+        with self.metadata.session() as session:
+            row = session.get(WorkItemRow, item_id)
+            ti = session.scalars(select(TaskInstance).where(TaskInstance.id == row.ti_id)).one()
+            session.expunge_all()
+            return ti
+
+    def set_task_state(self, item_id: str, state: str) -> None:
+        """What a click in the UI does."""
+        from airflow.models.taskinstance import TaskInstance
+
+        with self.metadata.session() as session:
+            row = session.get(WorkItemRow, item_id)
+            session.get(TaskInstance, row.ti_id).state = state
+            session.commit()
+
+    def events(self, event: str) -> list[EventRow]:
+        with self.metadata.session() as session:
+            return list(
+                session.scalars(select(EventRow).where(EventRow.event == event).order_by(EventRow.id))
+            )
+
+    def operator(self, token: str | None) -> httpx.Client:
+        context = ssl.create_default_context(cadata=self.ca.certificate_pem)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.Client(base_url=self.operator_url, verify=context, headers=headers, trust_env=False)
+
+
+def csr_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+def client_context(
+    ca_pem: str, certificate_pem: str | None = None, key: ec.EllipticCurvePrivateKey | None = None
+) -> ssl.SSLContext:
+    """A client's TLS context, with a certificate if given."""
+    context = ssl.create_default_context(cadata=ca_pem)
+    if certificate_pem is not None and key is not None:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "client.pem"
+            pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            path.write_bytes(certificate_pem.encode() + pem)
+            context.load_cert_chain(path)
+    return context
+
+
+class Worker:
+    """A worker's side of the wire."""
+
+    def __init__(self, world: World, region: str, pool: str, name: str) -> None:
+        self.world = world
+        self.name = WorkerName(TRUST_DOMAIN, region, pool, name)
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.certificate_pem: str | None = None
+        self.token = ""
+        self._client: httpx.Client | None = None
+        world.workers.append(self)
+
+    def enrol(self, join_token: str, **changes: Any) -> Credentials:
+        body = {
+            "region": self.name.region,
+            "pool": self.name.pool,
+            "worker": self.name.worker,
+            "csr_pem": csr_pem(self.key),
+            "join": {"method": "token", "token": join_token},
+            "versions": VERSIONS.model_dump(),
+            **changes,
+        }
+        response = self.post("enrol", body)
+        response.raise_for_status()
+        credentials = Credentials.model_validate_json(response.content)
+        self.use(credentials)
+        return credentials
+
+    def use(self, credentials: Credentials) -> None:
+        self.present(credentials.certificate_pem, credentials.access_token)
+
+    def present(self, certificate_pem: str | None, token: str) -> None:
+        """Speak under this certificate and token from now on."""
+        self.close()
+        self.certificate_pem = certificate_pem
+        self.token = token
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    @property
+    def client(self) -> httpx.Client:
+        if self._client is None:
+            context = client_context(self.world.ca.certificate_pem, self.certificate_pem, self.key)
+            self._client = httpx.Client(
+                base_url=self.world.edge_url, verify=context, trust_env=False, timeout=30
+            )
+        return self._client
+
+    def post(self, what: str, body: Any, headers: dict[str, str] | None = None) -> httpx.Response:
+        sent = {VERSION_HEADER: str(PROTOCOL_VERSION), "Content-Type": "application/json"}
+        if self.token:
+            sent["Authorization"] = f"Bearer {self.token}"
+        sent |= headers or {}
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.client.post(f"/edge/v1/{what}", content=content, headers=sent)
+
+    def claim(self, *envelopes: str) -> ClaimResponse:
+        response = self.post("claim", {"envelopes": envelopes})
+        assert response.status_code == 200, response.text
+        return ClaimResponse.model_validate_json(response.content)
+
+    def grant(self, item_id: str) -> Grant:
+        """Claim an item that is there for this worker."""
+        answer = self.claim(self.world.envelope(item_id))
+        assert not answer.refusals, answer.refusals
+        return answer.grants[0]
+
+    def exchange(self, *records: Record) -> ExchangeResponse:
+        response = self.post("exchange", {"records": [record.model_dump(mode="json") for record in records]})
+        assert response.status_code == 200, response.text
+        return ExchangeResponse.model_validate_json(response.content)
+
+    def beat(self, *leases: LeaseRef, **changes: Any) -> HeartbeatResponse:
+        heartbeat = Heartbeat(
+            sent_at=datetime.now(UTC),
+            versions=VERSIONS,
+            slots_total=8,
+            slots_used=len(leases),
+            leases=leases,
+            **changes,
+        )
+        response = self.post("heartbeat", heartbeat.model_dump_json().encode())
+        assert response.status_code == 200, response.text
+        return HeartbeatResponse.model_validate_json(response.content)
+
+    def release(self, *leases: LeaseRef) -> None:
+        body = {"items": [lease.model_dump(mode="json") for lease in leases], "detail": "drained"}
+        response = self.post("release", body)
+        assert response.status_code == 200, response.text
+
+
+def lease(grant: Grant) -> LeaseRef:
+    return LeaseRef(item_id=grant.item_id, epoch=grant.epoch)
+
+
+def record(grant: Grant, seq: int, method: str, path: str, body: Any = None, query: str = "") -> Record:
+    """A record of the granted task; ``{ti}`` in the path is its task instance."""
+    return Record(
+        item_id=grant.item_id,
+        epoch=grant.epoch,
+        seq=seq,
+        method=method,  # type: ignore[arg-type]  # tests try anything
+        path=path.replace("{ti}", str(grant.ti_id)),
+        query=query,
+        body=json.dumps(body) if body is not None else None,
+        recorded_at=datetime.now(UTC),
+    )
+
+
+def finished(grant: Grant, seq: int, state: str = "success") -> Record:
+    """The record of a final state."""
+    body = {"state": state, "end_date": datetime.now(UTC).isoformat()}
+    return record(grant, seq, "PATCH", "task-instances/{ti}/state", body)
+
+
+def xcom(grant: Grant, seq: int, key: str, value: Any, method: str = "POST") -> Record:
+    """An XCom write of the granted task."""
+    return record(grant, seq, method, xcom_path(grant, key), value)
+
+
+def xcom_path(grant: Grant, key: str) -> str:
+    return f"xcoms/{grant.ti['dag_id']}/{grant.ti['run_id']}/{grant.ti['task_id']}/{key}"
+
+
+def uuids(ids: Sequence[str]) -> list[UUID]:
+    return [UUID(each) for each in ids]
+
+
+@contextmanager
+def running(metadata: Metadata, directory: Path, **changes: Any) -> Iterator[World]:
+    """A gateway in a thread of this process, on free ports."""
+    secrets_dir = directory / "secrets"
+    secrets.create_all(secrets_dir, TRUST_DOMAIN, datetime.now(UTC))
+    settings = Settings(
+        regions_file=directory / "unread.toml",
+        secrets_dir=secrets_dir,
+        trust_domain=TRUST_DOMAIN,
+        gateway_port=0,
+        operator_port=0,
+        **changes,
+    )
+    loaded = GatewaySecrets.load(secrets_dir)
+    gateway = Gateway(
+        Parts(
+            settings=settings,
+            secrets=loaded,
+            catalogue=CATALOGUE,
+            parity=Parity.load(None),
+            publish=publish,
+        )
+    )
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="gateway-under-test")
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(gateway.start(), loop).result(30)
+        signer = Signer.from_pem((secrets_dir / secrets.SIGNING_KEY).read_bytes())
+        yield World(metadata, directory, gateway, loaded.ca, signer)
+        asyncio.run_coroutine_threadsafe(gateway.stop(), loop).result(30)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+__all__ = ["WorkerState"]
