@@ -49,7 +49,6 @@ RECOMMENDED = (
     ),
     Setting("scheduler", "max_tis_per_query", "128", "fewer loops for a wide fan-out; 16 by default"),
     Setting("logging", "logging_config_class", LOGGING_CONFIG, "reads task logs from the region they lie in"),
-    Setting("logging", "remote_logging", "True", "without it Airflow does not ask the log reader"),
     Setting(
         "usage_data_collection", "enabled", "False", "a control plane makes no call that is not its work"
     ),

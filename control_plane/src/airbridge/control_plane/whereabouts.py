@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
-
-from airbridge.executor.ledger.models import Outcome, WorkerRow, WorkItemRow
-
-_WORTH_A_NOTE = frozenset({Outcome.FAILED, Outcome.LOST, Outcome.CANCELLED, Outcome.UNPLACEABLE})
-"""Ends that the task's own log cannot tell of: it had no chance to, or never started."""
+# The ledger's models import Airflow, whose own import loads the log handler, and so this module: a circle
+# for whoever imports the models first. They are imported where they are used.
+if TYPE_CHECKING:
+    from airbridge.executor.ledger.models import WorkItemRow
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,10 @@ def of_try(ti: Any) -> Whereabouts:
 
 def find(session: Any, ti: Any) -> Whereabouts:
     """As `of_try`, on an open session: the ledger's items of the try, else what the host name says."""
+    from sqlalchemy import select
+
+    from airbridge.executor.ledger.models import WorkItemRow
+
     rows = session.scalars(
         select(WorkItemRow)
         .where(
@@ -68,6 +70,8 @@ def find(session: Any, ti: Any) -> Whereabouts:
 
 def _by_hostname(session: Any, ti: Any) -> Whereabouts:
     """The gateway starts a task under its worker's id as host name: what is left when the ledger's items are purged."""
+    from airbridge.executor.ledger.models import WorkerRow
+
     worker = session.get(WorkerRow, ti.hostname) if ti.hostname else None
     if worker is None:
         return NOWHERE
@@ -75,6 +79,10 @@ def _by_hostname(session: Any, ti: Any) -> Whereabouts:
 
 
 def _note(row: WorkItemRow) -> Note | None:
-    if row.outcome not in _WORTH_A_NOTE or not row.detail or row.settled_at is None:
+    """Return what the task's own log cannot tell: it had no chance to, or never started."""
+    from airbridge.executor.ledger.models import Outcome
+
+    worth_a_note = {Outcome.FAILED, Outcome.LOST, Outcome.CANCELLED, Outcome.UNPLACEABLE}
+    if row.outcome not in worth_a_note or not row.detail or row.settled_at is None:
         return None
     return Note(row.settled_at, f"{row.outcome}: {row.detail}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,22 @@ from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.postgres import Postgres
 
 OPERATOR = "local"
-OPERATOR_SCOPES = ["workers:*", "tokens:*", "dags:*", "work:*"]
-TTL_SECONDS = 30 * 86_400.0
+OPERATOR_SCOPES = ("workers:*", "tokens:*", "dags:*")
+LIFETIME = timedelta(days=30)
 
 
 def mint(session: Any, directory: StateDir, workers: dict[str, tuple[str, str]]) -> None:
     """Write a new token for the operator and for each worker (name to region and pool)."""
-    from airbridge.executor.ledger import tokens
+    from airbridge.control_plane.identity import tokens
 
-    operator = secrets.token_urlsafe(32)
-    tokens.create(
-        session,
-        kind="access",
-        secret=operator,
-        owner=OPERATOR,
-        scopes=OPERATOR_SCOPES,
-        ttl_seconds=TTL_SECONDS,
+    operator = tokens.create_access(
+        session, scopes=OPERATOR_SCOPES, owner=OPERATOR, actor=OPERATOR, ttl=LIFETIME
     )
-    _write(directory.operator_token_file, operator)
+    _write(directory.operator_token_file, operator.text)
     for name, (region, pool) in workers.items():
-        join = secrets.token_urlsafe(32)
-        scopes = {"region": region, "pool": pool}
         # No use count: a worker that the supervisor starts again joins again.
-        tokens.create(
-            session, kind="join", secret=join, owner=OPERATOR, scopes=scopes, ttl_seconds=TTL_SECONDS
-        )
-        _write(directory.worker(name) / "join.token", join)
+        join = tokens.create_join(session, region=region, pool=pool, owner=OPERATOR, ttl=LIFETIME, uses=None)
+        _write(directory.worker(name) / "join.token", join.text)
 
 
 def _write(path: Path, secret: str) -> None:

@@ -185,6 +185,7 @@ def _airflow(plan: Plan) -> list[Component]:
             "triggerer",
             _python("airflow", "triggerer", "--skip-serve-logs"),
             after=after,
+            grace_seconds=3.0,  # it may sit in a wait of its own for longer than anybody wants to
             ready=probes.job_runs(server, "TriggererJob"),
         ),
     ]
@@ -249,6 +250,7 @@ def _control_plane(
     url: str | None = None,
     ready: Probe = lambda _started_at: False,
     once: bool = False,
+    grace_seconds: float = 10.0,
 ) -> Component:
     return Component(
         name=name,
@@ -263,6 +265,7 @@ def _control_plane(
         after=after,
         url=url,
         once=once,
+        grace_seconds=grace_seconds,
         cwd=plan.directory.root,
         stop_stage=_AIRFLOW,
     )
