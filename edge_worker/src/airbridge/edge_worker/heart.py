@@ -46,7 +46,7 @@ class Listener(Protocol):
     def cancel(self, at: Key, command: CancelCommand) -> None:
         """Stop this task."""
 
-    def drain(self, detail: str) -> None:
+    def drain_requested(self, detail: str) -> None:
         """Claim nothing more."""
 
     def resume(self) -> None:
@@ -172,7 +172,7 @@ class Heart:
             case CancelCommand():
                 self._listener.cancel(key(command.item_id, command.epoch), command)
             case DrainCommand():
-                self._listener.drain(command.detail)
+                self._listener.drain_requested(command.detail)
             case ResumeCommand():
                 self._listener.resume()
             case RenewCommand():

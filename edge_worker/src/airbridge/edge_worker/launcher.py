@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -141,7 +142,7 @@ class Launcher:
             holding.starting = True
             task = asyncio.create_task(self._see_through(holding))
             self._tasks[holding.key] = task
-            task.add_done_callback(lambda done, key=holding.key: self._finished(key, done))
+            task.add_done_callback(partial(self._finished, holding.key))
 
     def _finished(self, key: Key, task: asyncio.Task[None]) -> None:
         self._tasks.pop(key, None)
@@ -164,11 +165,10 @@ class Launcher:
             if holding.stop.report:
                 await self._mark_started(holding, row)
                 await self.report_failure(holding, holding.stop.detail, interrupted=True)
-        finally:
-            self._logs.end(holding.key)
-            holding.starting = False
-            holding.ended = True
-            self._holdings.notify()
+        self._logs.end(holding.key)
+        holding.starting = False
+        holding.ended = True
+        self._holdings.notify()
         self.settle(holding)
 
     async def _mark_started(self, holding: Holding, row: LogRow) -> None:

@@ -273,7 +273,7 @@ class Poller:
 
     def _refused(self, candidates: list[Candidate], refusal: Refusal) -> None:
         if not 0 <= refusal.index < len(candidates):
-            log.error("poller.refusal_out_of_range", index=refusal.index)
+            log.warning("poller.refusal_out_of_range", index=refusal.index)
             return
         candidate = candidates[refusal.index]
         log.warning(

@@ -1,0 +1,567 @@
+"""The agent: one asyncio process that wires the loops together, and lives from enrolment to drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from enum import IntEnum
+from typing import Any
+
+import structlog
+
+from airbridge.edge_worker import recovery, tls
+from airbridge.edge_worker.bundles import Bundles
+from airbridge.edge_worker.cache import ReadCache
+from airbridge.edge_worker.deadline import Deadline
+from airbridge.edge_worker.disk import Disk
+from airbridge.edge_worker.drain import Drain, Mode
+from airbridge.edge_worker.exceptions import (
+    GatewayError,
+    IdentityError,
+    JournalError,
+    JournalFull,
+    SettingsError,
+)
+from airbridge.edge_worker.gateway import Gateway
+from airbridge.edge_worker.health import Status, StatusServer
+from airbridge.edge_worker.heart import Heart
+from airbridge.edge_worker.holdings import Entry, Holding, Holdings, Stop
+from airbridge.edge_worker.identity import Identity
+from airbridge.edge_worker.journal import Journal
+from airbridge.edge_worker.journal_rows import Contents, Key, SetMeta
+from airbridge.edge_worker.launcher import Launcher
+from airbridge.edge_worker.link import Link
+from airbridge.edge_worker.logs import LogShipper
+from airbridge.edge_worker.outbox import Outbox
+from airbridge.edge_worker.parts import Parts
+from airbridge.edge_worker.poller import Poller
+from airbridge.edge_worker.reporter import Reporter
+from airbridge.edge_worker.retry import Backoff, Verdict
+from airbridge.edge_worker.settings import MIB, WorkerSettings
+from airbridge.executor.exceptions import StoreError
+from airbridge.executor.protocol import (
+    CancelCommand,
+    Credentials,
+    RecordResult,
+    RefusalReason,
+    RegionSettings,
+    TrustBundle,
+)
+from airbridge.executor.signing import Verifier
+from airbridge.executor.store import ObjectStore
+
+log = structlog.get_logger(__name__)
+
+OFFLINE_START_SECONDS = 5.0
+"""How long a restarted worker waits for the gateway before it goes on with what it holds without it."""
+
+FLUSH_ON_HARD_STOP_SECONDS = 5.0
+DISK_CHECK_SECONDS = 5.0
+_REGION_META = "region_settings"
+
+
+class ExitCode(IntEnum):
+    """What the process's exit code says."""
+
+    OK = 0
+    HARD_STOP = 1
+    """Stopped hard, or by a fault of its own; running tasks were failed."""
+    BAD_SETTINGS = 2
+    NO_IDENTITY = 3
+    """Enrolment was refused, or this worker was revoked."""
+    NOT_FLUSHED = 75
+    """Drained, but results or logs are left in the state directory for the next start."""
+
+
+class Agent:
+    """See the module. `drain` and `hard_stop` may be called from signal handlers of the event loop."""
+
+    def __init__(self, settings: WorkerSettings, parts: Parts) -> None:
+        self._settings = settings
+        self._parts = parts
+        self._clock = parts.clock
+        self._mode = Mode.ACTIVE
+        self._exit = ExitCode.OK
+        self._asked = asyncio.Event()
+        self._region: RegionSettings | None = None
+        self._verifier: Verifier | None = None
+        self._stores: dict[str, ObjectStore] = {}
+        self._loops: dict[str, asyncio.Task[None]] = {}
+        self._disk = Disk(
+            settings.state_dir, reserve_mib=settings.reserve_mib, min_free_mib=settings.min_free_mib
+        )
+
+    # --- life ------------------------------------------------------------------------------------
+
+    async def run(self) -> ExitCode:
+        """Work until drained or stopped. Raises `SettingsError` if it cannot begin."""
+        s = self._settings
+        self._disk.prepare(s.logs_dir, s.bundles_dir)
+        try:
+            contents = await self._open_journal()
+            await self._parts.runner.start()  # before there is a key in memory that a fork could carry away
+            try:
+                return await self._live(contents)
+            finally:
+                await self._parts.runner.stop()
+        finally:
+            self._disk.close()
+
+    def drain(self) -> None:
+        """Finish what runs, then end."""
+        if self._mode in {Mode.ACTIVE, Mode.DRAINING}:
+            log.warning("agent.stopping", running=len(self._holdings.running) if self._built else 0)
+            self._mode = Mode.STOPPING
+            self._asked.set()
+            if self._built:
+                self._heart.beat_soon()
+
+    def hard_stop(
+        self, code: ExitCode = ExitCode.HARD_STOP, why: str = "the worker was told to stop now"
+    ) -> None:
+        """Fail what runs, and end."""
+        if self._mode is Mode.HARD_STOP:
+            return
+        log.error("agent.hard_stop", detail=why)
+        self._mode = Mode.HARD_STOP
+        self._exit = code
+        self._asked.set()
+        if not self._built:
+            return
+        for holding in self._holdings.running:
+            self._launcher.stop(holding, Stop(RefusalReason.DRAINING, why, report=True))
+            self._launcher.kill(holding)
+        self._holdings.notify()
+
+    async def _live(self, contents: Contents) -> ExitCode:
+        leftovers = recovery.read(contents)
+        self._remember_region(contents)
+        self._build()
+        self._start("reporter", self._reporter.run())
+        self._start("logs", self._logs.run())
+        await self._bundles.open()
+        await self._status.start()
+        try:
+            if await self._enrolled_or_offline():
+                await self._recover(leftovers, contents)
+                self._start_the_rest()
+                await self._asked.wait()
+                await self._wind_down()
+            return self._exit
+        finally:
+            await self._close()
+
+    async def _wind_down(self) -> None:
+        await self._cancel_loop("poller")
+        drain = Drain(
+            gateway=self._gateway,
+            holdings=self._holdings,
+            launcher=self._launcher,
+            reporter=self._reporter,
+            logs=self._logs,
+        )
+        if self._poller is not None:
+            await _within(self._poller.settled(), self._settings.drain_flush_seconds)
+            await self._poller.abandon()
+        await drain.release_unstarted("the worker is draining")
+        await drain.until_nothing_runs()
+        hard = self._mode is Mode.HARD_STOP
+        seconds = FLUSH_ON_HARD_STOP_SECONDS if hard else self._settings.drain_flush_seconds
+        flushed = await drain.flush(seconds)
+        if not flushed and self._exit is ExitCode.OK:
+            self._exit = ExitCode.NOT_FLUSHED
+        log.info("agent.drained", flushed=flushed)
+
+    async def _close(self) -> None:
+        for name in [*self._loops]:
+            await self._cancel_loop(name)
+        await self._launcher.abandon()
+        if self._poller is not None:
+            await self._poller.abandon()
+        await self._status.close()
+        await self._gateway.close()
+        await self._journal.close()
+
+    # --- beginning -------------------------------------------------------------------------------
+
+    async def _open_journal(self) -> Contents:
+        s = self._settings
+        for attempt in (1, 2):
+            try:
+                self._journal, contents = await Journal.open(
+                    s.journal_file,
+                    clock=self._clock,
+                    max_bytes=s.journal_max_mib * MIB,
+                    fsync=s.journal_fsync,
+                )
+                break
+            except JournalFull:
+                if attempt == 2 or not self._disk.release_reserve():
+                    raise
+            except JournalError as error:
+                raise SettingsError(f"the journal {s.journal_file} cannot be opened: {error}") from error
+        self._journal.on_full = self._make_space
+        return contents
+
+    def _build(self) -> None:
+        s, parts = self._settings, self._parts
+        self._link = Link(self._clock)
+        self._holdings = Holdings(s.slots, s.prefetch)
+        ca_pem = _read_ca(s)
+        self._gateway = Gateway(
+            s.gateway_url,
+            tls.anonymous_context(ca_pem),
+            self._link,
+            self._clock,
+            timeout_seconds=s.request_timeout_seconds,
+            connect_timeout_seconds=s.connect_timeout_seconds,
+        )
+        self._identity = Identity(
+            region=s.region,
+            pool=s.pool,
+            name=s.name,
+            gateway=self._gateway,
+            join=parts.join,
+            versions=parts.versions,
+            backoff=self._backoff,
+            changed=self._identity_changed,
+        )
+        self._reporter = Reporter(
+            gateway=self._gateway,
+            journal=self._journal,
+            link=self._link,
+            clock=self._clock,
+            backoff=self._backoff(),
+            on_answer=self._answered,
+            on_fenced=self._fenced,
+            on_identity=self.identity_refused,
+        )
+        self._outbox = Outbox(self._journal, self._clock, self._reporter.wake, s.linger_seconds)
+        self._bundles = Bundles(
+            s.bundles_dir,
+            lambda: self._store("bundle_bucket"),
+            max_bytes=s.bundles_max_mib * MIB,
+            backoff=self._backoff,
+        )
+        self._logs = LogShipper(
+            s.logs_dir,
+            lambda: self._store("log_bucket"),
+            self._journal,
+            backoff=self._backoff,
+            chunk_seconds=s.log_chunk_seconds,
+            chunk_bytes=s.log_chunk_max_mib * MIB,
+        )
+        self._launcher = Launcher(
+            runner=parts.runner,
+            holdings=self._holdings,
+            journal=self._journal,
+            bundles=self._bundles,
+            logs=self._logs,
+            outbox=self._outbox,
+            cache=ReadCache(self._clock, s.cache_ttl_seconds),
+            link=self._link,
+            clock=self._clock,
+            cut_off_after=s.cut_off_after_seconds,
+            cancel_grace=s.cancel_grace_seconds,
+            may_start=self._may_start,
+        )
+        self._heart = Heart(
+            gateway=self._gateway,
+            holdings=self._holdings,
+            journal=self._journal,
+            clock=self._clock,
+            rng=parts.rng,
+            backoff=self._backoff(),
+            versions=parts.versions,
+            state=lambda: self._mode.reported,
+            trust_version=lambda: self._identity.trust_version,
+            listener=self,
+            interval_seconds=s.heartbeat_seconds,
+        )
+        self._poller: Poller | None = None
+        self._status = StatusServer(s.status_socket, self.status)
+        self._built = True
+
+    _built = False
+
+    async def _enrolled_or_offline(self) -> bool:
+        """Enrol; or, if the gateway is away and an earlier process was here, go on without. False if told to end."""
+        enrolling = asyncio.create_task(self._identity.enrol_persistently())
+        asked = asyncio.create_task(self._asked.wait())
+        patience = OFFLINE_START_SECONDS if self._region is not None else None
+        try:
+            await asyncio.wait({enrolling, asked}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if enrolling.done():
+                enrolling.result()
+                return True
+            if asked.done():
+                return False
+        except (GatewayError, IdentityError) as error:
+            log.error("agent.not_enrolled", detail=str(error))  # noqa: TRY400 - the refusal says it all
+            self._exit = ExitCode.NO_IDENTITY
+            return False
+        finally:
+            asked.cancel()
+            if not enrolling.done() and self._asked.is_set():
+                enrolling.cancel()
+        log.warning("agent.started_offline", held=len(self._holdings))
+        self._loops["enrolment"] = enrolling
+        enrolling.add_done_callback(self._loop_ended)
+        return True
+
+    async def _recover(self, leftovers: recovery.Leftovers, contents: Contents) -> None:
+        for row in [*contents.logs.values()]:
+            self._logs.adopt(row)
+        for holding in leftovers.all:
+            self._holdings.add(holding)
+        for holding in leftovers.unreported:
+            self._reporter.wake(holding)
+        for holding in leftovers.interrupted:
+            await self._launcher.report_failure(holding, recovery.INTERRUPTED, interrupted=True)
+        for holding in leftovers.settled:
+            self._holdings.add(holding)
+            self._launcher.settle(holding)
+        if leftovers.unstarted and self._gateway.identified:
+            try:
+                await self._heart.beat()  # which of them are still ours?
+            except GatewayError as error:
+                log.warning("agent.leases_unconfirmed", detail=str(error))
+
+    def _start_the_rest(self) -> None:
+        self._start("heart", self._heart.run())
+        self._start("launcher", self._launcher.run())
+        self._start("deadline", Deadline(self._holdings, self._clock, self._launcher.stop).run())
+        self._start("disk", self._watch_disk())
+        self._start("connected", self._when_enrolled())
+
+    async def _when_enrolled(self) -> None:
+        """What needs an identity: polling, and keeping the identity."""
+        while not self._gateway.identified:
+            await asyncio.sleep(0.2)
+        if self._region is None:
+            raise IdentityError("enrolled without region settings")
+        self._poller = self._make_poller(self._region)
+        self._start("poller", self._poller.run())
+        await self._identity.keep()
+
+    def _make_poller(self, region: RegionSettings) -> Poller:
+        return Poller(
+            queue=self._parts.queue(region),
+            gateway=self._gateway,
+            holdings=self._holdings,
+            journal=self._journal,
+            link=self._link,
+            clock=self._clock,
+            verifier=self._current_verifier,
+            may_claim=self._may_claim,
+            on_grant=self._holdings.add,
+            on_identity=self.identity_refused,
+            backoff=self._backoff,
+            rng=self._parts.rng,
+            poll_seconds=self._settings.poll_seconds,
+        )
+
+    # --- loops -----------------------------------------------------------------------------------
+
+    def _start(self, name: str, loop: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(loop, name=name)
+        self._loops[name] = task
+        task.add_done_callback(self._loop_ended)
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        if isinstance(error, GatewayError | IdentityError):
+            self.hard_stop(ExitCode.NO_IDENTITY, f"no identity: {error}")
+            return
+        log.critical("agent.loop_crashed", loop=task.get_name(), exc_info=error)
+        self.hard_stop(why=f"the loop {task.get_name()} crashed")
+
+    async def _cancel_loop(self, name: str) -> None:
+        task = self._loops.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _watch_disk(self) -> None:
+        while True:
+            await asyncio.sleep(DISK_CHECK_SECONDS)
+            self._disk.keep_reserve()
+            if self._journal.full:
+                # Has space come back? Only a write can tell.
+                self._journal.submit(SetMeta("full_since", self._clock.now().isoformat()))
+
+    # --- what the loops ask ------------------------------------------------------------------------
+
+    def _backoff(self) -> Backoff:
+        s = self._settings
+        return Backoff(self._parts.rng, s.retry_base_seconds, s.retry_cap_seconds)
+
+    def _may_claim(self) -> bool:
+        return (
+            self._mode is Mode.ACTIVE
+            and self._gateway.identified
+            and self._journal.has_room
+            and self._disk.has_room
+            and self._logs.bytes < self._settings.logs_max_mib * MIB
+        )
+
+    def _may_start(self, holding: Holding) -> bool:
+        """Whether a granted task may start: not once a drain has begun; and what must never run twice, only in contact."""
+        if self._mode in {Mode.STOPPING, Mode.HARD_STOP} or self._region is None:
+            return False
+        return holding.grant.disconnect.stop_after is None or holding.contact_at is not None
+
+    def _current_verifier(self) -> Verifier:
+        if self._verifier is None:
+            raise IdentityError("there are no keys to verify work items with yet")
+        return self._verifier
+
+    def _store(self, which: str) -> ObjectStore:
+        if self._region is None:
+            raise StoreError("the region's buckets are not known before the first enrolment", transient=True)
+        bucket: str = getattr(self._region, which)
+        if bucket not in self._stores:
+            self._stores[bucket] = self._parts.store(self._region, bucket)
+        return self._stores[bucket]
+
+    def _make_space(self) -> None:
+        """The disk is full where a result should go: give up the reserve, then logs that have been kept waiting."""
+        if not self._disk.release_reserve():
+            self._logs.drop_oldest()
+
+    # --- what the loops tell -----------------------------------------------------------------------
+
+    def _identity_changed(self, credentials: Credentials) -> None:
+        self._verifier = Verifier(credentials.trust.verify_keys)
+        if credentials.settings != self._region:
+            self._region = credentials.settings
+            self._stores.clear()
+            self._journal.submit(SetMeta(_REGION_META, credentials.settings.model_dump_json()))
+        self._holdings.notify()
+
+    def _remember_region(self, contents: Contents) -> None:
+        known = contents.meta.get(_REGION_META)
+        if known is not None:
+            self._region = RegionSettings.model_validate_json(known)
+
+    def _answered(self, holding: Holding, entry: Entry, result: RecordResult) -> None:
+        if result.status >= 400 and entry.waiter is None:
+            log.error(
+                "record.refused_by_airflow",
+                item_id=holding.key[0],
+                epoch=holding.key[1],
+                seq=entry.record.seq,
+                path=entry.record.path,
+                status=result.status,
+                body=(result.body or "")[:500],
+            )
+        if entry.final:
+            log.info("task.reported", item_id=holding.key[0], epoch=holding.key[1], status=result.status)
+        self._launcher.settle(holding)
+
+    def _fenced(self, holding: Holding, result: RecordResult) -> None:
+        reason = result.refused or RefusalReason.UNKNOWN
+        log.warning(
+            "task.fenced", item_id=holding.key[0], epoch=holding.key[1], reason=reason, body=result.body
+        )
+        if not holding.ended:
+            self._launcher.stop(holding, Stop(reason, "the control plane gave this attempt up", report=False))
+        self._launcher.settle(holding)
+
+    # --- Listener: what the control plane wants ------------------------------------------------------
+
+    def cancel(self, at: Key, command: CancelCommand) -> None:
+        """See `heart.Listener`. A task whose final state is on its way is left alone: the answer to that decides."""
+        holding = self._holdings.get(at)
+        if holding is None or holding.finished:
+            return
+        self._launcher.stop(holding, Stop(command.reason, command.detail, report=False))
+
+    def drain_requested(self, detail: str) -> None:
+        """See `heart.Listener`."""
+        if self._mode is Mode.ACTIVE:
+            log.warning("agent.draining", detail=detail)
+            self._mode = Mode.DRAINING
+            self._heart.beat_soon()
+
+    def resume(self) -> None:
+        """See `heart.Listener`."""
+        if self._mode is Mode.DRAINING:
+            log.info("agent.resumed")
+            self._mode = Mode.ACTIVE
+            self._holdings.notify()
+            self._heart.beat_soon()
+
+    def renew(self) -> None:
+        """See `heart.Listener`."""
+        self._identity.renew_soon()
+
+    def trust(self, trust: TrustBundle) -> None:
+        """See `heart.Listener`."""
+        try:
+            self._identity.trust(trust)
+        except IdentityError as error:
+            log.error("identity.trust_unusable", detail=str(error))  # noqa: TRY400 - nothing of ours failed
+
+    def identity_refused(self, verdict: Verdict, error: GatewayError) -> None:
+        """See `heart.Listener`."""
+        if verdict is Verdict.REVOKED:
+            self.hard_stop(ExitCode.NO_IDENTITY, f"this worker is revoked: {error}")
+        else:
+            self._identity.renew_soon()
+
+    # --- status ----------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Return what this worker is doing, for people and probes. No secrets."""
+        holdings = self._holdings
+        return {
+            "worker": self._settings.name,
+            "region": self._settings.region,
+            "pool": self._settings.pool,
+            "mode": self._mode.value,
+            "enrolled": self._gateway.identified,
+            "link": {"up": self._link.up, "silent_seconds": round(self._link.silent_for(), 3)},
+            "slots": {"total": holdings.slots, "used": holdings.used, "held": holdings.held},
+            "tasks": [_task_status(one) for one in holdings],
+            "journal": {
+                "bytes": self._journal.bytes,
+                "pending": self._journal.pending,
+                "full": self._journal.full,
+                "damages": [damage.reason for damage in self._journal.damages],
+            },
+            "logs": {"pending": self._logs.pending, "bytes": self._logs.bytes},
+            "disk_free_bytes": self._disk.free_bytes,
+            "clock_skew_seconds": round(self._heart.skew_seconds, 3),
+        }
+
+
+def _task_status(holding: Holding) -> dict[str, Any]:
+    ti = holding.grant.ti
+    return {
+        "item_id": holding.key[0],
+        "epoch": holding.key[1],
+        "dag_id": ti.get("dag_id"),
+        "task_id": ti.get("task_id"),
+        "run_id": ti.get("run_id"),
+        "map_index": ti.get("map_index"),
+        "state": holding.state.value,
+        "stopping": None if holding.stop is None else holding.stop.reason.value,
+        "unreported": len(holding.outbox),
+    }
+
+
+def _read_ca(settings: WorkerSettings) -> str:
+    try:
+        return settings.ca_file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"ca_file {settings.ca_file} cannot be read: {error}") from error
+
+
+async def _within(work: Coroutine[Any, Any, None], seconds: float) -> None:
+    try:
+        await asyncio.wait_for(work, seconds)
+    except TimeoutError:
+        return
