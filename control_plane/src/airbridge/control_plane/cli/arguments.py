@@ -21,7 +21,8 @@ CacheDirectory = Annotated[
     typer.Option(
         "--cache-dir",
         envvar="AIRBRIDGE_CACHE_DIR",
-        help="Where the database's template is kept. [default: ~/.cache/airbridge]",
+        help="Where the database's template is kept.",
+        show_default="~/.cache/airbridge",
         resolve_path=True,
     ),
 ]

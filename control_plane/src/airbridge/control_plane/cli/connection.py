@@ -15,15 +15,26 @@ from airbridge.executor.exceptions import ConfigurationError
 Url = Annotated[
     str | None,
     typer.Option(
-        envvar="AIRBRIDGE_URL", help="The gateway's operators' URL. [default: the local platform in --dir]"
+        envvar="AIRBRIDGE_URL",
+        help="The gateway's operators' URL.",
+        show_default="the local platform in --dir",
     ),
 ]
 TokenFile = Annotated[
-    Path | None, typer.Option(envvar="AIRBRIDGE_TOKEN_FILE", help="File that holds an access token.")
+    Path | None,
+    typer.Option(
+        envvar="AIRBRIDGE_TOKEN_FILE",
+        help="File that holds an access token.",
+        show_default="the local platform's",
+    ),
 ]
 CaFile = Annotated[
     Path | None,
-    typer.Option(envvar="AIRBRIDGE_CA_FILE", help="PEM of the CA that signed the gateway's certificate."),
+    typer.Option(
+        envvar="AIRBRIDGE_CA_FILE",
+        help="PEM of the CA that signed the gateway's certificate.",
+        show_default="the local platform's",
+    ),
 ]
 
 

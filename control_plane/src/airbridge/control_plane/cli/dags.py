@@ -15,7 +15,7 @@ from airbridge.control_plane.cli.connection import CaFile, TokenFile, Url
 
 def build() -> typer.Typer:
     """Return the command group."""
-    group = typer.Typer(help="Deliver DAG code.", no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(help="Deliver DAG code.", no_args_is_help=True, rich_markup_mode="rich")
     group.callback()(_group)
     group.command(epilog="Example: airbridge dags push ./dags --bundle pushed")(push)
     return group

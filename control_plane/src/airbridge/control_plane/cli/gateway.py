@@ -11,7 +11,7 @@ def register(app: typer.Typer) -> None:
 
 
 def gateway() -> None:
-    """Serve workers and operators until SIGTERM. Its settings are [airbridge] in Airflow's configuration."""
+    """Serve workers and operators until SIGTERM. Its settings are section airbridge of Airflow's configuration."""
     from airbridge.control_plane.dags import publisher
     from airbridge.control_plane.gateway import server
     from airbridge.executor import settings

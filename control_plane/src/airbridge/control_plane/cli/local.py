@@ -37,10 +37,10 @@ def up(  # noqa: PLR0917 - typer fills them by name
     schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes.")] = 1,
     slots: Annotated[int, typer.Option(min=1, help="Task slots of each worker.")] = 8,
     dags: Annotated[
-        Path | None, typer.Option(help="Folder of DAG files. [default: DIR/dags]", resolve_path=True)
+        Path | None, typer.Option(help="Folder of DAG files.", show_default="DIR/dags", resolve_path=True)
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="Port of the UI. [default: the last one, or a free one]")
+        int | None, typer.Option(help="Port of the UI.", show_default="the last one, or a free one")
     ] = None,
     airflow: Annotated[list[str], typer.Option(help="An Airflow setting, as section.option=value.")] = [],  # noqa: B006 - as above
     worker_env: Annotated[list[str], typer.Option(help="A variable for the workers, as NAME=VALUE.")] = [],  # noqa: B006 - as above
@@ -102,7 +102,9 @@ def status(directory: Directory = arguments.DEFAULT_DIRECTORY, json: Json = Fals
 def demo(
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", help="State directory, kept afterwards. [default: a temporary one, deleted]"),
+        typer.Option(
+            "--dir", help="State directory, kept afterwards.", show_default="a temporary one, deleted"
+        ),
     ] = None,
     cache_dir: CacheDirectory = None,
     json: Json = False,

@@ -17,7 +17,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 def build() -> typer.Typer:
     """Return the command group."""
-    group = typer.Typer(help="Join tokens and access tokens.", no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(help="Join tokens and access tokens.", no_args_is_help=True, rich_markup_mode="rich")
     group.command(
         epilog="Examples: airbridge token create --region eu-west-1 --ttl 1h;  "
         "airbridge token create --owner ci --scope 'dags:push team-a' --ttl 30d"
@@ -49,7 +49,7 @@ def create(  # noqa: PLR0917 - typer fills them by name
     With --region: a join token, for workers of that region and pool.
     With --owner and --scope: an access token, for a person or a pipeline.
     """
-    body = _asked(region, pool, uses, owner, scopes, _seconds(ttl))
+    body = _asked(region, owner, pool=pool, uses=uses, scopes=scopes, seconds=_seconds(ttl))
     with connection.client(directory, url, token_file, ca_file) as client:
         made = client.post("tokens", {"token": body})
     if json:
@@ -95,7 +95,7 @@ def revoke(  # noqa: PLR0917 - typer fills them by name
 
 
 def _asked(
-    region: str | None, pool: str, uses: int, owner: str | None, scopes: list[str], seconds: float
+    region: str | None, owner: str | None, *, pool: str, uses: int, scopes: list[str], seconds: float
 ) -> dict[str, Any]:
     if (region is None) == (owner is None):
         raise ConfigurationError("give --region (a join token) or --owner with --scope (an access token)")

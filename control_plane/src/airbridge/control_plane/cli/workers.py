@@ -29,7 +29,7 @@ _COLUMNS = (
 
 def build() -> typer.Typer:
     """Return the command group."""
-    group = typer.Typer(help="See and steer the workers.", no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(help="See and steer the workers.", no_args_is_help=True, rich_markup_mode="rich")
     group.command("list", epilog="Example: airbridge worker list --json")(list_workers)
     group.command(epilog='Example: airbridge worker drain eu-west-1-default-1 --comment "kernel update"')(
         drain
