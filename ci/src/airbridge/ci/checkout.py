@@ -62,7 +62,9 @@ class Checkout:
         for folder in (start, *start.parents):
             if (folder / "compatibility.toml").is_file() and (folder / "uv.lock").is_file():
                 return cls(folder)
-        raise CheckoutError(f"{start} is not in a checkout of AirBridge: no compatibility.toml and uv.lock above it")
+        raise CheckoutError(
+            f"{start} is not in a checkout of AirBridge: no compatibility.toml and uv.lock above it"
+        )
 
     def has(self, path: str) -> bool:
         """Whether there is such a file."""
@@ -82,7 +84,9 @@ class Checkout:
 
     def glob(self, pattern: str) -> tuple[str, ...]:
         """Paths of the files that match, in order."""
-        return tuple(sorted(str(found.relative_to(self.root)) for found in self.root.glob(pattern) if found.is_file()))
+        return tuple(
+            sorted(str(found.relative_to(self.root)) for found in self.root.glob(pattern) if found.is_file())
+        )
 
     def revision(self) -> str:
         """The commit that is checked out: 40 hexadecimal digits."""

@@ -36,7 +36,12 @@ def run(
     words = [str(word) for word in command]
     try:
         done = subprocess.run(  # noqa: S603  # no shell; the words are ours
-            words, cwd=cwd, env=env, input=stdin if stdin is not None else b"", capture_output=True, check=False
+            words,
+            cwd=cwd,
+            env=env,
+            input=stdin if stdin is not None else b"",
+            capture_output=True,
+            check=False,
         )
     except FileNotFoundError as error:
         raise ToolError(f"{words[0]} is not installed; `make images-tools` says how to get it") from error

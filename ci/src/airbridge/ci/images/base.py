@@ -12,7 +12,9 @@ from airbridge.ci.exceptions import BuildError
 from airbridge.ci.tools import Run
 
 PIN_FILE = "images/base.Dockerfile"
-PINNED = re.compile(r"^FROM\s+(?P<name>[a-z0-9./-]+):(?P<tag>[\w.-]+)@(?P<digest>sha256:[0-9a-f]{64})\s*$", re.MULTILINE)
+PINNED = re.compile(
+    r"^FROM\s+(?P<name>[a-z0-9./-]+):(?P<tag>[\w.-]+)@(?P<digest>sha256:[0-9a-f]{64})\s*$", re.MULTILINE
+)
 DEBIAN_SUITE = "bookworm"
 _DEBIAN_PACKAGES = ("python3", "ca-certificates")
 _LEFT_OUT = ("doc", "man", "locale", "info", "lintian")
@@ -52,7 +54,11 @@ def _bootstrap(run: Run, archive: Path) -> None:
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _LEFT_OUT]
     # Bytecode with timestamps would be stale in the image, where every file is of 1970.
     hook = '--customize-hook=find "$1/usr/lib/python3" "$1"/usr/lib/python3.* -name __pycache__ -prune -exec rm -rf {} +'
-    environment = {"SOURCE_DATE_EPOCH": "0", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive"}
+    environment = {
+        "SOURCE_DATE_EPOCH": "0",
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "DEBIAN_FRONTEND": "noninteractive",
+    }
     run(
         "mmdebstrap", "--variant=apt", f"--include={','.join(_DEBIAN_PACKAGES)}", *excluded, hook,
         DEBIAN_SUITE, half, env=environment,
@@ -64,7 +70,13 @@ def _import(run: Run, archive: Path, reference: str) -> None:
     container = run("buildah", "from", "scratch").strip()
     try:
         run("buildah", "add", "--quiet", container, archive, "/")
-        run("buildah", "config", "--env", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", container)
+        run(
+            "buildah",
+            "config",
+            "--env",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            container,
+        )
         run(
             "buildah", "commit", "--quiet", "--timestamp", "0", "--identity-label=false", "--omit-history",
             container, reference,

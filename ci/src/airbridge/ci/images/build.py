@@ -105,21 +105,34 @@ class Builder:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         # skopeo compresses what lies uncompressed in the local storage; the registry gets these very bytes.
-        run("skopeo", "copy", "--quiet", "--dest-compress", "--format", "v2s2", f"containers-storage:{tag}", f"dir:{folder}")
+        run(
+            "skopeo",
+            "copy",
+            "--quiet",
+            "--dest-compress",
+            "--format",
+            "v2s2",
+            f"containers-storage:{tag}",
+            f"dir:{folder}",
+        )
         return Layout(folder)
 
 
 def versions(source: Checkout, python: str, built: list[Built]) -> ReleaseVersions:
     """What is inside, read from the images; BuildError if the two do not carry the same."""
     wanted = ("apache-airflow-core", "apache-airflow-task-sdk", "airbridge-executor")
-    inside = {part.image.name: tuple(part.inventory.versions("pypi").get(name) for name in wanted) for part in built}
+    inside = {
+        part.image.name: tuple(part.inventory.versions("pypi").get(name) for name in wanted) for part in built
+    }
     if len(set(inside.values())) != 1:
         raise BuildError(f"the images carry different versions of {', '.join(wanted)}: {inside}")
     airflow, task_sdk, airbridge = next(iter(inside.values()))
     if not (airflow and task_sdk and airbridge):
         raise BuildError(f"an image lacks one of {', '.join(wanted)}: {inside}")
     protocol = protocol_version(source)
-    return ReleaseVersions(airbridge=airbridge, airflow=airflow, task_sdk=task_sdk, python=python, protocol=protocol)
+    return ReleaseVersions(
+        airbridge=airbridge, airflow=airflow, task_sdk=task_sdk, python=python, protocol=protocol
+    )
 
 
 def locked_version(source: Checkout, name: str) -> str:
@@ -138,7 +151,9 @@ def package_version(source: Checkout, image: Image) -> str:
 def protocol_version(source: Checkout) -> int:
     """PROTOCOL_VERSION, read without importing anything."""
     for node in ast.parse(source.source(PROTOCOL_FILE).text).body:
-        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "PROTOCOL_VERSION" for target in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            getattr(target, "id", "") == "PROTOCOL_VERSION" for target in node.targets
+        ):
             return int(ast.literal_eval(node.value))
     raise BuildError(f"{PROTOCOL_FILE}: there is no PROTOCOL_VERSION")
 

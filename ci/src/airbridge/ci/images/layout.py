@@ -83,7 +83,9 @@ class Layout:
         """A blob; BuildError if it is not what its name says."""
         content = self.blob_path(digest).read_bytes()
         if digest_of(content) != digest:
-            raise BuildError(f"{self.blob_path(digest)}: the content is {digest_of(content)}, the name says {digest}")
+            raise BuildError(
+                f"{self.blob_path(digest)}: the content is {digest_of(content)}, the name says {digest}"
+            )
         return content
 
     @cached_property
@@ -145,7 +147,9 @@ def write_list(folder: Path, parts: dict[str, Layout]) -> str:
                 "platform": {"architecture": architecture, "os": "linux"},
             }
         )
-    content = json.dumps({"schemaVersion": 2, "mediaType": LIST_TYPE, "manifests": entries}, indent=2).encode()
+    content = json.dumps(
+        {"schemaVersion": 2, "mediaType": LIST_TYPE, "manifests": entries}, indent=2
+    ).encode()
     (folder / "manifest.json").write_bytes(content)
     return digest_of(content)
 

@@ -29,6 +29,8 @@ class Image:
         return f"images/{self.name}.Dockerfile"
 
 
-CONTROL_PLANE = Image("control-plane", "airbridge-control-plane", ("airbridge-executor", "airbridge-control-plane"))
+CONTROL_PLANE = Image(
+    "control-plane", "airbridge-control-plane", ("airbridge-executor", "airbridge-control-plane")
+)
 EDGE_WORKER = Image("edge-worker", "airbridge-edge-worker", ("airbridge-executor", "airbridge-edge-worker"))
 IMAGES = (CONTROL_PLANE, EDGE_WORKER)

@@ -57,7 +57,9 @@ def _public(entry: _Key, source: str) -> Ed25519PublicKey:
     try:
         key = Ed25519PublicKey.from_public_bytes(decode(entry.public_key))
     except ValueError as error:
-        raise ManifestError(f"{source}: {entry.kid}: public_key is not 32 bytes of base64url: {error}") from error
+        raise ManifestError(
+            f"{source}: {entry.kid}: public_key is not 32 bytes of base64url: {error}"
+        ) from error
     if key_id(key) != entry.kid:
         raise ManifestError(f"{source}: {entry.kid}: the public key's id is {key_id(key)}")
     return key

@@ -69,7 +69,9 @@ class Release(_Model):
     def canonical(self) -> bytes:
         """The bytes that are signed."""
         content = self.model_dump(mode="json", by_alias=True)
-        return CONTEXT + json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return (
+            CONTEXT + json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        )
 
     @property
     def digest(self) -> str:
@@ -117,7 +119,9 @@ class Manifest(_Model):
         try:
             key.verify(decode(signature.ed25519), self.release.canonical())
         except (InvalidSignature, ValueError) as error:
-            raise ManifestError(f"the signature of {signature.kid} does not match: the manifest was altered") from error
+            raise ManifestError(
+                f"the signature of {signature.kid} does not match: the manifest was altered"
+            ) from error
 
 
 def key_id(key: Ed25519PublicKey) -> str:

@@ -1,0 +1,213 @@
+"""A build's output: the images hold what the lock says, the manifest and the SBOMs say what the images hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from airbridge.ci.exceptions import CiError
+from airbridge.ci.images import inventory, sbom
+from airbridge.ci.images.assemble import Output
+from airbridge.ci.images.base import DEBIAN_SUITE, pinned
+from airbridge.ci.images.inventory import Inventory, normalise
+from airbridge.ci.images.layout import Layout, digest_of
+from airbridge.ci.images.specs import IMAGES, USER, Image
+from airbridge.ci.parity.facts import Facts
+from airbridge.ci.parity.finding import Finding
+from airbridge.ci.release import manifest
+from airbridge.ci.release.manifest import Manifest, Part
+
+_CORE = {
+    "airflow": "apache-airflow-core",
+    "task_sdk": "apache-airflow-task-sdk",
+    "airbridge": "airbridge-executor",
+}
+_NEVER_ON_THE_EDGE = (
+    "airbridge-control-plane",
+    "psycopg2-binary",
+    "asyncpg",
+    "airbridge-infra",
+    "airbridge-ci",
+)
+
+
+def check(facts: Facts, output: Output) -> Iterator[Finding]:
+    """All findings in the folder that `airbridge-ci build` filled."""
+    path = str(output.manifest)
+    try:
+        loaded = manifest.load(output.manifest)
+    except CiError as error:
+        yield Finding(path, 1, "release-file", str(error).replace("\n", "; "), "run `airbridge-ci build`")
+        return
+    yield from _sources(facts, path, loaded)
+    for image in IMAGES:
+        released = loaded.release.images.get(image.name)
+        if released is None:
+            yield Finding(path, 1, "release-images", f"has no image {image.name}", "must have both images")
+            continue
+        folder = output.image(image.name)
+        if (says := digest_of((folder / "manifest.json").read_bytes())) != released.digest:
+            yield Finding(
+                path,
+                _line(output.manifest, image.name),
+                "image-digest",
+                f"{image.name} is {released.digest}",
+                f"{folder} holds {says}",
+            )
+        for architecture, part in released.parts.items():
+            yield from _part(facts, output, loaded, image, architecture, part)
+
+
+def _line(path: Path, text: str) -> int:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((number for number, line in enumerate(lines, start=1) if f'"{text}"' in line), 1)
+
+
+def _sources(facts: Facts, path: str, loaded: Manifest) -> Iterator[Finding]:
+    release, head = loaded.release, facts.checkout.revision()
+    if release.revision != head:
+        line = _line(Path(path), "revision")
+        yield Finding(
+            path,
+            line,
+            "build-revision",
+            f"is a build of {release.revision[:12]}",
+            f"{head[:12]} is checked out; build it",
+        )
+    for key, name in _CORE.items():
+        says, should = getattr(release.versions, key), facts.locked_version(name)
+        if says != should:
+            yield Finding(
+                path,
+                _line(Path(path), key),
+                "build-version",
+                f"{key} is {says}",
+                f"must be {should}, as in uv.lock",
+            )
+    if release.versions.protocol != facts.protocol:
+        line = _line(Path(path), "protocol")
+        yield Finding(
+            path,
+            line,
+            "build-version",
+            f"protocol is {release.versions.protocol}",
+            f"must be {facts.protocol}",
+        )
+    if release.base != pinned(facts.checkout).name and not release.base.startswith(
+        f"debian-{DEBIAN_SUITE}-packages@"
+    ):
+        yield Finding(
+            path,
+            _line(Path(path), "base"),
+            "build-base",
+            f"base is {release.base}",
+            f"must be {pinned(facts.checkout).name}",
+        )
+
+
+def _part(
+    facts: Facts, output: Output, loaded: Manifest, image: Image, architecture: str, part: Part
+) -> Iterator[Finding]:
+    folder = output.image(image.name)
+    stored = folder / f"{part.digest.removeprefix('sha256:')}.manifest.json"
+    if not stored.exists() or digest_of(stored.read_bytes()) != part.digest:
+        yield Finding(
+            str(folder),
+            1,
+            "image-digest",
+            f"does not hold {architecture}'s {part.digest}",
+            "run `airbridge-ci build`",
+        )
+        return
+    layout = _View(folder, stored)
+    altered = [
+        layer["digest"]
+        for layer in layout.layers
+        if digest_of(layout.blob_path(layer["digest"]).read_bytes()) != layer["digest"]
+    ]
+    for digest in altered:
+        yield Finding(
+            str(layout.blob_path(digest)),
+            1,
+            "image-digest",
+            "holds other bytes than its name says",
+            "run `airbridge-ci build`",
+        )
+    if altered:
+        return
+    found = inventory.take(layout)
+    yield from _installed(facts, str(folder), image, found)
+    yield from _configured(loaded, str(folder), layout)
+    yield from _bill(output, image, architecture, part, found)
+
+
+class _View(Layout):
+    """One architecture's image inside a folder that holds several."""
+
+    def __init__(self, folder: Path, stored: Path) -> None:
+        super().__init__(folder)
+        self.__dict__["manifest_bytes"] = stored.read_bytes()
+
+
+def _installed(facts: Facts, path: str, image: Image, found: Inventory) -> Iterator[Finding]:
+    for name, version in found.versions("pypi").items():
+        locked = facts.locked_version(name)
+        if not locked:
+            yield Finding(
+                path,
+                1,
+                "image-package",
+                f"{image.name} holds {name} {version}",
+                "uv.lock has no such package",
+            )
+        elif locked != version:
+            yield Finding(
+                path, 1, "image-package", f"{image.name} holds {name} {version}", f"uv.lock has {locked}"
+            )
+    for name in image.own_packages:
+        if normalise(name) not in found.versions("pypi"):
+            yield Finding(path, 1, "image-package", f"{image.name} does not hold {name}", "must")
+    if image.name == "edge-worker":
+        for name in _NEVER_ON_THE_EDGE:
+            if name in found.versions("pypi"):
+                yield Finding(
+                    path, 1, "image-package", f"{image.name} holds {name}", "an edge host must not have it"
+                )
+
+
+def _configured(loaded: Manifest, path: str, layout: Layout) -> Iterator[Finding]:
+    config = layout.config.get("config", {})
+    if config.get("User") != f"{USER}:{USER}":
+        yield Finding(
+            path, 1, "image-user", f"runs as {config.get('User') or 'root'}", f"must be {USER}:{USER}"
+        )
+    labels = config.get("Labels") or {}
+    for label, should in (
+        ("org.opencontainers.image.revision", loaded.release.revision),
+        ("org.opencontainers.image.base.name", loaded.release.base),
+        ("io.airbridge.airflow", loaded.release.versions.airflow),
+        ("io.airbridge.protocol", str(loaded.release.versions.protocol)),
+    ):
+        if labels.get(label) != should:
+            yield Finding(path, 1, "image-label", f"{label} is {labels.get(label)}", f"must be {should}")
+
+
+def _bill(output: Output, image: Image, architecture: str, part: Part, found: Inventory) -> Iterator[Finding]:
+    path = output.sbom(image.name, architecture)
+    content = path.read_bytes() if path.exists() else b""
+    if digest_of(content) != part.sbom:
+        yield Finding(
+            str(path), 1, "sbom", f"is {digest_of(content)[:19]}…", f"the manifest says {part.sbom[:19]}…"
+        )
+        return
+    listed, there = sbom.packages(content), {(p.kind, p.name, p.version) for p in found.packages}
+    for kind, name, version in sorted(listed ^ there):
+        says = f"{'lists' if (kind, name, version) in listed else 'does not list'} {kind} {name} {version}"
+        yield Finding(str(path), _line_of(content, name), "sbom", says, "must list what is installed")
+
+
+def _line_of(content: bytes, name: str) -> int:
+    wanted = json.dumps(name)
+    lines = content.decode().splitlines()
+    return next((number for number, line in enumerate(lines, start=1) if wanted in line), 1)

@@ -1,0 +1,20 @@
+"""All checks, in one call."""
+
+from __future__ import annotations
+
+from airbridge.ci.checkout import Checkout
+from airbridge.ci.images.assemble import Output
+from airbridge.ci.parity import built, dockerfiles, environments, lock, matrix, packages, stacks, workflows
+from airbridge.ci.parity.facts import Facts
+from airbridge.ci.parity.finding import Finding
+
+_SOURCES = (packages, lock, matrix, dockerfiles, environments, stacks, workflows)
+
+
+def check(checkout: Checkout, output: Output | None = None) -> list[Finding]:
+    """Every disagreement in the sources, and in a build's output where one is given, in the files' order."""
+    facts = Facts(checkout)
+    findings = {finding for module in _SOURCES for finding in module.check(facts)}
+    if output is not None:
+        findings |= set(built.check(facts, output))
+    return sorted(findings)

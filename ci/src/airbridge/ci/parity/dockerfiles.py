@@ -1,0 +1,231 @@
+"""The Dockerfiles take everything by hash, from the one pinned base, and run as nobody in particular."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from packaging.specifiers import SpecifierSet
+
+from airbridge.ci.checkout import Source
+from airbridge.ci.exceptions import BuildError
+from airbridge.ci.images import debs
+from airbridge.ci.images.base import DEBIAN_SUITE, PIN_FILE, PINNED
+from airbridge.ci.images.specs import ARCHITECTURES, IMAGES, USER
+from airbridge.ci.parity.facts import Facts
+from airbridge.ci.parity.finding import Finding
+
+_BASE = "${BASE_IMAGE}"
+_LABELS = ("source", "revision", "version", "title", "licenses", "base.name")
+_BOOT_SCRIPT = "infra/src/airbridge/infra/constructs/worker_image.py"
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction of a Dockerfile, with its continuation lines joined, and the line it starts on."""
+
+    line: int
+    word: str
+    rest: str
+
+
+def instructions(source: Source) -> list[Instruction]:
+    """A Dockerfile's instructions, in order."""
+    found: list[Instruction] = []
+    start, text = 0, ""
+    for number, raw in enumerate(source.lines, start=1):
+        if not raw.strip() or raw.lstrip().startswith("#"):
+            continue
+        start, text = (number, raw.strip()) if not text else (start, f"{text} {raw.strip()}")
+        if text.endswith("\\"):
+            text = text[:-1].rstrip()
+            continue
+        word, _, rest = text.partition(" ")
+        found.append(Instruction(start, word.upper(), rest.strip()))
+        text = ""
+    return found
+
+
+def check(facts: Facts) -> Iterator[Finding]:
+    """All findings in images/."""
+    yield from _base(facts)
+    for image in IMAGES:
+        source = facts.checkout.source(image.dockerfile)
+        parsed = instructions(source)
+        yield from _origins(source, parsed)
+        yield from _installs(source, parsed)
+        yield from _runtime(source, parsed)
+    yield from _debs(facts)
+    yield from _owner_of_state(facts)
+
+
+def _base(facts: Facts) -> Iterator[Finding]:
+    source = facts.checkout.source(PIN_FILE)
+    lines = [number for number, line in enumerate(source.lines, start=1) if line.startswith("FROM")]
+    found = PINNED.search(source.text)
+    if found is None or len(lines) != 1:
+        says = f"names {len(lines)} bases" if len(lines) != 1 else f"says {source.lines[lines[0] - 1]}"
+        yield Finding(
+            PIN_FILE,
+            lines[0] if lines else 1,
+            "base-digest",
+            says,
+            "must be one FROM name:tag@sha256:<digest>",
+        )
+        return
+    python, _, flavour = found["tag"].partition("-")
+    if not SpecifierSet(facts.requires_python).contains(f"{python}.0" if python.count(".") == 1 else python):
+        yield Finding(
+            PIN_FILE,
+            lines[0],
+            "base-python",
+            f"the base has Python {python}",
+            f"must be {facts.requires_python}",
+        )
+    if not flavour.endswith(DEBIAN_SUITE):
+        should = f"must be of {DEBIAN_SUITE}, as the packages in {debs.FILE}"
+        yield Finding(PIN_FILE, lines[0], "base-suite", f"the base is {found['tag']}", should)
+
+
+def _origins(source: Source, parsed: list[Instruction]) -> Iterator[Finding]:
+    stages: set[str] = set()
+    for step in parsed:
+        if step.word == "FROM":
+            image, _, stage = (
+                step.rest.partition(" AS ") if " AS " in step.rest else step.rest.partition(" as ")
+            )
+            if image not in (_BASE, *stages):
+                yield Finding(
+                    source.path,
+                    step.line,
+                    "base-pin",
+                    f"is FROM {image}",
+                    f"must be FROM {_BASE}, which {PIN_FILE} pins",
+                )
+            stages |= {stage} if stage else set()
+        elif step.word == "ARG" and step.rest.startswith("BASE_IMAGE="):
+            yield Finding(
+                source.path,
+                step.line,
+                "base-pin",
+                f"ARG {step.rest}",
+                f"must have no default: {PIN_FILE} pins the base",
+            )
+        elif (
+            step.word == "COPY"
+            and (other := re.search(r"--from=(\S+)", step.rest))
+            and other[1] not in stages
+        ):
+            yield Finding(
+                source.path,
+                step.line,
+                "copy-origin",
+                f"copies from {other[1]}",
+                "must copy from a stage of its own",
+            )
+        elif step.word == "ADD":
+            yield Finding(
+                source.path,
+                step.line,
+                "copy-origin",
+                f"ADD {step.rest}",
+                "must COPY from the context, which has hashes",
+            )
+
+
+def _installs(source: Source, parsed: list[Instruction]) -> Iterator[Finding]:
+    for step in (step for step in parsed if step.word == "RUN"):
+        for command in re.split(r"&&|;", step.rest):
+            if re.search(r"\bpip3? install\b", command) and not re.search(
+                r"--require-hashes\b.*--requirement\b", command
+            ):
+                says = f"installs without hashes: {command.strip()[:80]}"
+                yield Finding(
+                    source.path,
+                    step.line,
+                    "unhashed-install",
+                    says,
+                    "must be --require-hashes --requirement FILE",
+                )
+            if found := re.search(r"\b(apt-get|apt|apk) (install|add)\b|\b(curl|wget|git clone)\b", command):
+                says = f"fetches with {found[0]}"
+                yield Finding(
+                    source.path,
+                    step.line,
+                    "unhashed-install",
+                    says,
+                    f"must come by hash, through {debs.FILE} or uv.lock",
+                )
+
+
+def _runtime(source: Source, parsed: list[Instruction]) -> Iterator[Finding]:
+    last = {step.word: step for step in parsed}
+    user = last.get("USER")
+    if user is None or user.rest != f"{USER}:{USER}":
+        says = f"USER is {user.rest if user else 'missing: root'}"
+        yield Finding(source.path, user.line if user else 1, "image-user", says, f"must be {USER}:{USER}")
+    entry = last.get("ENTRYPOINT")
+    if entry is None or "/tini" not in entry.rest:
+        says = f"ENTRYPOINT is {entry.rest if entry else 'missing'}"
+        yield Finding(
+            source.path,
+            entry.line if entry else 1,
+            "image-entrypoint",
+            says,
+            "must start tini, which reaps and forwards signals",
+        )
+    if "HEALTHCHECK" not in last:
+        yield Finding(source.path, 1, "image-healthcheck", "there is no HEALTHCHECK", "must have one")
+    labels = " ".join(step.rest for step in parsed if step.word == "LABEL")
+    for label in _LABELS:
+        if f"org.opencontainers.image.{label}=" not in labels:
+            line = next((step.line for step in parsed if step.word == "LABEL"), 1)
+            yield Finding(
+                source.path,
+                line,
+                "image-label",
+                f"there is no org.opencontainers.image.{label}",
+                "must be set",
+            )
+
+
+def _debs(facts: Facts) -> Iterator[Finding]:
+    source = facts.checkout.source(debs.FILE)
+    try:
+        listed = {architecture: debs.listed(facts.checkout, architecture) for architecture in ARCHITECTURES}
+    except BuildError as error:
+        yield Finding(debs.FILE, 1, "deb-file", str(error).replace("\n", "; "), "must be a valid list")
+        return
+    versions = {name: {(deb.name, deb.version) for deb in found} for name, found in listed.items()}
+    for name, version in sorted(set.symmetric_difference(*versions.values())):
+        line = source.line(rf'^version = "{re.escape(version)}"')
+        yield Finding(
+            debs.FILE,
+            line,
+            "deb-architectures",
+            f"{name} {version} is not there for every architecture",
+            "must be",
+        )
+    for deb in (deb for found in listed.values() for deb in found):
+        if not deb.path.endswith(f"/{deb.name}_{deb.version}_{deb.architecture}.deb"):
+            line = source.line(rf'^path = "{re.escape(deb.path)}"')
+            should = f"must be {deb.name}_{deb.version}_{deb.architecture}.deb"
+            yield Finding(debs.FILE, line, "deb-path", f"path is {deb.path}", should)
+
+
+def _owner_of_state(facts: Facts) -> Iterator[Finding]:
+    """The instance's boot script gives the state folder to the images' user."""
+    if not facts.checkout.has(_BOOT_SCRIPT):
+        return
+    source = facts.checkout.source(_BOOT_SCRIPT)
+    found = re.search(r"^chown (\d+):(\d+) /var/lib/airbridge", source.text, re.MULTILINE)
+    if found and {found[1], found[2]} != {str(USER)}:
+        line = source.line(r"^chown \d+:\d+ /var/lib/airbridge")
+        yield Finding(
+            source.path,
+            line,
+            "state-owner",
+            f"gives the state folder to {found[1]}:{found[2]}",
+            f"the images run as {USER}:{USER}",
+        )

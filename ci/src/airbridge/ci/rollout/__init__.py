@@ -1,0 +1,1 @@
+"""How a release moves: from environment to environment, and inside one from region to region."""
