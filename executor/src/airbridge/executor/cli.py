@@ -14,17 +14,13 @@ def commands() -> list[Any]:
     """Return the command group for Airflow's parser."""
     from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
 
-    rest = Arg(
-        ("arguments",),
-        nargs=argparse.REMAINDER,
-        help="Arguments of 'airbridge-worker run', for example --config /etc/airbridge/worker.toml",
-    )
+    config = Arg(("--config",), help="The worker's settings (TOML); without it, AIRBRIDGE_WORKER_* variables")
     worker = ActionCommand(
         name="worker",
         help="Run an edge worker on this machine",
         description="The same as 'airbridge-worker run'. Example: airflow airbridge worker --config worker.toml",
         func=run_worker,
-        args=(rest,),
+        args=(config,),
     )
     return [GroupCommand(name="airbridge", help="AirBridge: tasks on workers far away", subcommands=[worker])]
 
@@ -39,4 +35,5 @@ def run_worker(arguments: argparse.Namespace) -> None:
         raise SystemExit(
             f"this environment has no edge worker; install it with: pip install {WORKER_PACKAGE}"
         ) from error
-    raise SystemExit(cli.main(["run", *arguments.arguments]))
+    config = [] if arguments.config is None else ["--config", arguments.config]
+    raise SystemExit(cli.main(["run", *config]))

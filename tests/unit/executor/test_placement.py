@@ -1,0 +1,221 @@
+"""Where tasks go, and what is said to those that cannot go anywhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.unit.executor.catalogues import catalogue
+
+from airbridge.executor import near
+from airbridge.executor.exceptions import ConfigurationError, PlacementError
+from airbridge.executor.ledger.backlogs import Backlog
+from airbridge.executor.placement import Decision, Placement
+from airbridge.executor.settings import Settings
+
+SETTINGS = Settings.read(
+    {"regions_file": "/r.toml", "secrets_dir": "/s", "stop_after": "500", "fallback_after": "30"}.get
+)
+
+
+def decide(
+    queue: str | None = "default",
+    config: dict[str, Any] | None = None,
+    load: dict[tuple[str, str], Backlog] | None = None,
+) -> Decision:
+    return Placement(catalogue(), SETTINGS).decide(queue, config, load or {})
+
+
+def place(queue: str | None = "default", config: dict[str, Any] | None = None, **load: Backlog) -> str:
+    return str(
+        decide(queue, config, {(name.replace("_", "-"), "default"): it for name, it in load.items()}).place
+    )
+
+
+# --- Queues
+
+
+def test_a_task_that_says_nothing_goes_home() -> None:
+    """Airflow's default queue means: the default pool of the home region."""
+    assert place("default") == "us-east-1"
+
+
+def test_the_default_queue_can_be_set() -> None:
+    """A deployment may send such tasks elsewhere."""
+    settings = replace(SETTINGS, default_queue="gpu@eu-west-1")
+    assert str(Placement(catalogue(), settings).default) == "gpu@eu-west-1"
+
+
+def test_a_wrong_default_queue_is_a_configuration_error() -> None:
+    """It is found when the executor starts, not when a task comes."""
+    with pytest.raises(
+        ConfigurationError, match=r"\[airbridge\] default_queue: .*'eu-west-2'; did you mean 'eu-west-1'"
+    ):
+        Placement(catalogue(), replace(SETTINGS, default_queue="eu-west-2"))
+
+
+@pytest.mark.parametrize("queue", ["eu-west-1", "gpu@eu-west-1"])
+def test_a_queue_names_region_and_pool(queue: str) -> None:
+    """`region` is its default pool; `pool@region` is another."""
+    assert place(queue) == queue
+
+
+def test_airflows_own_default_queue_counts_as_unset() -> None:
+    """What [operators] default_queue says is no choice of the task's author."""
+    placement = Placement(catalogue(), SETTINGS, unset_queues=("default", "main"))
+    assert str(placement.decide("main", None, {}).place) == "us-east-1"
+
+
+@pytest.mark.parametrize(
+    ("queue", "message"),
+    [
+        ("eu-west-2", "queue 'eu-west-2' is served by nobody: there is no region 'eu-west-2'; did you mean 'eu-west-1'? regions: us-east-1, eu-west-1"),
+        ("celery", "queue 'celery' is served by nobody: there is no region 'celery'; regions: us-east-1, eu-west-1"),
+        ("gpus@eu-west-1", "region 'eu-west-1' has no pool 'gpus'; did you mean 'gpu'? its pools: default, gpu"),
+        ("gpu@us-east-1", "queue 'gpu@us-east-1' is served by nobody: region 'us-east-1' has no pool 'gpu'; its pools: default"),
+        ("@eu-west-1", "queue '@eu-west-1' is malformed; it must be 'region' or 'pool@region'"),
+        ("gpu@", "queue 'gpu@' is malformed; it must be 'region' or 'pool@region'"),
+    ],
+)  # fmt: skip
+def test_a_queue_that_nobody_serves_is_refused(queue: str, message: str) -> None:
+    """The message says what is wrong and what would be right."""
+    with pytest.raises(PlacementError) as caught:
+        decide(queue)
+    assert message in str(caught.value)
+
+
+# --- Hints
+
+
+def test_a_task_goes_near_its_data() -> None:
+    """The region that holds the data runs the task."""
+    decision = decide(config=near("s3://eu-data/2026"))
+    assert str(decision.place) == "eu-west-1"
+    assert decision.why == "near s3://eu-data/2026"
+
+
+def test_a_task_goes_to_a_region_it_names() -> None:
+    """`region:NAME` is a hint too."""
+    assert place(config=near("region:eu-west-1")) == "eu-west-1"
+
+
+def test_an_explicit_queue_overrides_hints() -> None:
+    """A queue is a demand, a hint a wish."""
+    assert place("us-east-1", near("s3://eu-data")) == "us-east-1"
+
+
+def test_most_of_the_data_wins() -> None:
+    """Of several hints, the region that most of them point to wins."""
+    assert place(config=near("s3://us-data", "s3://eu-data/a", "s3://shared/eu")) == "eu-west-1"
+
+
+def test_the_earlier_hint_breaks_a_tie() -> None:
+    """With as many hints for each region, the first hint counts more."""
+    assert place(config=near("s3://us-data", "s3://eu-data")) == "us-east-1"
+    assert place(config=near("s3://eu-data", "s3://us-data")) == "eu-west-1"
+
+
+def test_replicated_data_is_read_where_workers_are_alive() -> None:
+    """Of regions that hold the same data, one with live workers is chosen."""
+    assert place(config=near("s3://shared/both"), eu_west_1=Backlog(slots=4, workers_alive=1)) == "eu-west-1"
+
+
+def test_replicated_data_is_read_where_the_wait_is_shorter() -> None:
+    """Of regions with live workers, the one with less work for each slot is chosen."""
+    busy, idle = Backlog(placed=40, slots=8, workers_alive=2), Backlog(claimed=1, slots=2, workers_alive=1)
+    assert place(config=near("s3://shared/both"), us_east_1=busy, eu_west_1=idle) == "eu-west-1"
+
+
+def test_a_pool_can_be_asked_for() -> None:
+    """`pool` picks the pool, and leaves out regions that do not have it."""
+    assert place(config=near("s3://shared/both", pool="gpu")) == "gpu@eu-west-1"
+
+
+def test_a_region_without_workers_is_still_chosen() -> None:
+    """Data in one region only waits for workers there: they may be scaled from zero."""
+    assert place(config=near("s3://eu-data"), us_east_1=Backlog(slots=8, workers_alive=1)) == "eu-west-1"
+
+
+def test_fallbacks_are_places_in_order() -> None:
+    """Fallbacks keep the task's pool where the region has it, and leave out where the task is already."""
+    hints = near(
+        "region:eu-west-1", pool="gpu", fallback=["eu-west-1", "us-east-1", "gpu@eu-west-1"], fallback_after=5
+    )
+    decision = decide(config=hints)
+    assert [str(each) for each in decision.fallback] == ["us-east-1"]
+    assert decision.fallback_after == 5
+
+
+def test_settings_fill_what_hints_leave_out() -> None:
+    """What a task does not say is as the deployment has it."""
+    decision = decide()
+    assert decision.fallback_after == 30
+    assert (decision.disconnect.lost_after, decision.disconnect.stop_after) == (600, 500)
+    assert decision.disconnect.replace is True
+    assert decision.warm is True
+
+
+def test_a_task_has_its_own_disconnect_policy() -> None:
+    """Every part of the policy can be set for one task; a deployment's stop_after never exceeds its lost_after."""
+    policy = decide(config=near(lost_after=60, replace=False)).disconnect
+    assert (policy.lost_after, policy.stop_after, policy.replace) == (60, 60, False)
+    assert decide(config=near(warm=False)).warm is False
+
+
+def test_other_executors_configuration_is_left_alone() -> None:
+    """Keys of executor_config that are not ours do not matter."""
+    assert place(config={"pod_override": object()}) == "us-east-1"
+
+
+@pytest.mark.parametrize(
+    ("hints", "message"),
+    [
+        ("eu-west-1", "executor_config['airbridge'] is 'eu-west-1'; it must be a mapping"),
+        ({"naer": []}, "executor_config['airbridge']['naer'] is not known; did you mean 'near'? known hints: "),
+        ({"near": "s3://eu-data"}, "executor_config['airbridge']['near'] is 's3://eu-data': must be a list; write ['s3://eu-data']"),
+        ({"near": ["eu-west-1"]}, "executor_config['airbridge']['near'][0] is 'eu-west-1': must be data, such as s3://bucket/prefix, or region:NAME"),
+        ({"near": ["region:"]}, "names no region; write region:NAME"),
+        ({"near": ["region:eu-west-9"]}, "there is no region 'eu-west-9'; did you mean 'eu-west-1'?"),
+        ({"near": ["s3://eu-dat/x"]}, "hint 's3://eu-dat/x' is data that no region holds; did you mean 's3://eu-data'?"),
+        ({"fallback": ["mars"]}, "executor_config['airbridge']['fallback']: queue 'mars' is served by nobody"),
+        ({"fallback_after": -1}, "executor_config['airbridge']['fallback_after'] is -1: input should be greater than 0"),
+        ({"fallback_after": "soon"}, "executor_config['airbridge']['fallback_after'] is 'soon'"),
+        ({"disconnect": {"lost": 3}}, "executor_config['airbridge']['disconnect']['lost'] is not known; did you mean 'lost_after'?"),
+        ({"disconnect": {"stop_after": 700}}, "['stop_after'] is 700; it must be at most lost_after (600)"),
+        ({"pool": "gpu"}, "pool 'gpu' is served by nobody: region 'us-east-1' has no pool 'gpu'"),
+        ({"near": ["region:us-east-1"], "pool": "gpu"}, "region 'us-east-1' has no pool 'gpu'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_hint_is_refused(hints: Any, message: str) -> None:
+    """The message names the hint, its value and what would be right."""
+    with pytest.raises(PlacementError) as caught:
+        decide(config={"airbridge": hints})
+    assert message in str(caught.value)
+
+
+def test_near_refuses_at_once() -> None:
+    """A malformed hint is an error where the DAG file builds it."""
+    with pytest.raises(ValueError, match="must be data, such as s3://bucket/prefix, or region:NAME"):
+        near("eu-west-1")
+    with pytest.raises(ValueError, match=r"must be a list; write \['us-east-1'\]"):
+        near(fallback="us-east-1")
+
+
+def test_near_says_only_what_it_was_told() -> None:
+    """What is left out is left to the deployment."""
+    assert near("s3://a") == {"airbridge": {"near": ["s3://a"]}}
+    assert near("region:x", fallback=["y"], replace=False) == {
+        "airbridge": {"near": ["region:x"], "fallback": ["y"], "disconnect": {"replace": False}}
+    }
+
+
+def test_a_worker_gets_no_executor_with_the_protocol() -> None:
+    """Importing the protocol or `near` brings in neither Airflow's models nor the ledger."""
+    code = (
+        "import sys; import airbridge.executor.protocol; from airbridge.executor import near; near('s3://a');"
+        "print([m for m in sys.modules if m.startswith(('airflow', 'sqlalchemy', 'airbridge.executor.ledger'))])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
