@@ -18,11 +18,15 @@ RUN --mount=type=bind,source=debs,target=/debs \
 
 FROM base AS packages
 ARG SOURCE_DATE_EPOCH=0
+# One at a time: two packages may bring a script of the same name, and the last one wins. What uv notes for itself
+# (uv_cache.json) has a time in it.
 RUN --mount=type=bind,source=.,target=/context \
-    /context/tools/uv venv --quiet --no-cache --offline --python "$(command -v python3)" /opt/airbridge \
+    export UV_CONCURRENT_INSTALLS=1 \
+ && /context/tools/uv venv --quiet --no-cache --offline --python "$(command -v python3)" /opt/airbridge \
  && /context/tools/uv pip install --quiet --no-cache --offline --python /opt/airbridge/bin/python --link-mode copy \
       --no-index --find-links /context/wheels --no-deps --require-hashes --requirement /context/third-party.txt \
  && cd /opt/airbridge/lib/python3*/site-packages \
+ && rm -f ./*.dist-info/uv_cache.json && sed -i '/uv_cache\.json,/d' ./*.dist-info/RECORD \
  && PYTHONHASHSEED=0 /opt/airbridge/bin/python -m compileall -q --invalidation-mode unchecked-hash .
 
 FROM base
@@ -31,8 +35,9 @@ COPY --from=packages /opt/airbridge /opt/airbridge
 RUN --mount=type=bind,source=.,target=/context \
     /context/tools/uv pip install --quiet --no-cache --offline --python /opt/airbridge/bin/python --link-mode copy \
       --no-index --find-links /context/wheels --no-deps --require-hashes --requirement /context/own.txt \
- && PYTHONHASHSEED=0 /opt/airbridge/bin/python -m compileall -q --invalidation-mode unchecked-hash \
-      /opt/airbridge/lib/python3*/site-packages/airbridge
+ && cd /opt/airbridge/lib/python3*/site-packages \
+ && rm -f ./*.dist-info/uv_cache.json && sed -i '/uv_cache\.json,/d' ./airbridge_*.dist-info/RECORD \
+ && PYTHONHASHSEED=0 /opt/airbridge/bin/python -m compileall -q --invalidation-mode unchecked-hash airbridge
 COPY --chmod=0644 compatibility.toml /etc/airbridge/compatibility.toml
 # The recommended settings, from the one place that has them; a deployment's own come as AIRFLOW__* variables.
 RUN install -d -m 0755 /etc/airbridge/airflow \
@@ -45,6 +50,7 @@ ENV PATH=/opt/airbridge/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     AIRFLOW_HOME=/etc/airbridge/airflow \
+    AIRFLOW__AIRBRIDGE__COMPATIBILITY_FILE=/etc/airbridge/compatibility.toml \
     AIRFLOW__LOGGING__BASE_LOG_FOLDER=/tmp/airflow/logs \
     AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY=/tmp/airflow/logs/dag_processor
 

@@ -94,8 +94,10 @@ def _records(output: Output) -> dict[Architecture, PartRecord]:
 
 
 def _join(output: Output, name: str, architectures: list[Architecture]) -> ReleasedImage:
-    layouts = {architecture: Layout(output.part(architecture) / name) for architecture in architectures}
-    digest = write_list(output.image(name), dict(layouts))
+    layouts: dict[Architecture, Layout] = {
+        architecture: Layout(output.part(architecture) / name) for architecture in architectures
+    }
+    digest = write_list(output.image(name), layouts)
     parts = {}
     for architecture, layout in layouts.items():
         bill = (output.part(architecture) / f"{name}.cdx.json").read_bytes()

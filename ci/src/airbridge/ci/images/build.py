@@ -7,7 +7,6 @@ no network inside the build; file times of 1970; hash-based bytecode; no history
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from airbridge.ci.checkout import Checkout
 from airbridge.ci.exceptions import BuildError
 from airbridge.ci.images import debs, inventory, sbom, wheelhouse
 from airbridge.ci.images.base import Base
-from airbridge.ci.images.layout import Layout
+from airbridge.ci.images.layout import Layout, settle
 from airbridge.ci.images.specs import IMAGES, Architecture, Image
 from airbridge.ci.images.wheelhouse import Target
 from airbridge.ci.release.manifest import ReleaseVersions
@@ -115,7 +114,7 @@ class Builder:
             f"containers-storage:{tag}",
             f"dir:{folder}",
         )
-        return Layout(folder)
+        return settle(folder)
 
 
 def versions(source: Checkout, python: str, built: list[Built]) -> ReleaseVersions:
@@ -163,8 +162,3 @@ def require_uv(run: Callable[..., str], uv: Path, wanted: str) -> None:
     found = run(uv, "--version").split()[1]
     if found != wanted:
         raise BuildError(f"{uv} is version {found}; the Makefile's UV_VERSION is {wanted}")
-
-
-def this_tool() -> str:
-    """The version of these pipelines."""
-    return importlib.metadata.version("airbridge-ci")

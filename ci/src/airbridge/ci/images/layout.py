@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from airbridge.ci.exceptions import BuildError
+from airbridge.ci.images.specs import Architecture
 
 LIST_TYPE = "application/vnd.docker.distribution.manifest.list.v2+json"
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
@@ -128,7 +129,25 @@ def _text(packed: tarfile.TarFile, member: tarfile.TarInfo, path: PurePosixPath)
     return content.read().decode("utf-8", "replace") if content else None
 
 
-def write_list(folder: Path, parts: dict[str, Layout]) -> str:
+def settle(folder: Path) -> Layout:
+    """Take out of an image's configuration what names the container that it was built in, which is another every time."""
+    layout = Layout(folder)
+    config = {
+        key: value for key, value in layout.config.items() if key not in ("container", "container_config")
+    }
+    config["config"] = {**config["config"], "Hostname": "", "Image": ""}
+    content = json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
+    manifest = {
+        **layout.manifest,
+        "config": {**layout.manifest["config"], "digest": digest_of(content), "size": len(content)},
+    }
+    layout.blob_path(layout.config_digest).unlink()
+    layout.blob_path(digest_of(content)).write_bytes(content)
+    (folder / "manifest.json").write_bytes(json.dumps(manifest, indent=2).encode())
+    return Layout(folder)
+
+
+def write_list(folder: Path, parts: Mapping[Architecture, Layout]) -> str:
     """Join images of several architectures under one manifest list in `folder`; returns the list's digest."""
     folder.mkdir(parents=True)
     (folder / "version").write_text(VERSION_LINE, encoding="utf-8")
