@@ -147,8 +147,8 @@ def _as_text(found: dict[str, Any]) -> str:
     slots = found["slots"]
     lines = [
         f"{found['worker']} ({found['pool']}@{found['region']}): {found['mode']}, link {link}",
-        f"slots {slots['used']}/{slots['total']}, {found['journal']['pending']} records and "
-        f"{found['logs']['pending']} logs to report",
+        f"slots {slots['used']}/{slots['total']}",
+        f"to report: {found['journal']['pending']} records, {found['logs']['pending']} logs",
     ]
     lines += [
         f"  {task['dag_id']}.{task['task_id']} {task['run_id']} [{task['state']}]" for task in found["tasks"]

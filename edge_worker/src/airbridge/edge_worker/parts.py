@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from airbridge.edge_worker.clock import Clock, SystemClock
 from airbridge.edge_worker.join import Join, join_method
 from airbridge.edge_worker.queue import AsyncQueue, regional_queue
-from airbridge.edge_worker.runner import RunnerSettings, WarmRunner
+from airbridge.edge_worker.runner.settings import RunnerSettings
+from airbridge.edge_worker.runner.warm import WarmRunner
 from airbridge.edge_worker.settings import MIB, WorkerSettings, environment
 from airbridge.edge_worker.task import Runner
 from airbridge.edge_worker.versions import installed

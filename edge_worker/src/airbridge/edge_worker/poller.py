@@ -162,7 +162,7 @@ class Poller:
                 item = verifier.open(message.body)
             except InvalidEnvelope as error:
                 # Left to the queue's redrive policy: after some receives it lands in the dead-letter queue.
-                log.error(
+                log.warning(
                     "poller.not_ours", reason=error.reason, detail=error.detail, receives=message.receives
                 )
                 continue
