@@ -202,6 +202,7 @@ class ControlPlane:
             ssl_cert_reqs=ssl.CERT_OPTIONAL,
             log_level="error",
             lifespan="off",
+            ws="none",
             timeout_keep_alive=60,
             timeout_graceful_shutdown=0,
         )
