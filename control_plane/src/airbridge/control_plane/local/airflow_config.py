@@ -74,6 +74,7 @@ def _local(directory: StateDir, keys: Keys, database_url: str, dags: Path) -> tu
         ("api", "secret_key", keys.api_secret_key),
         ("api_auth", "jwt_secret", keys.jwt_secret),
         ("logging", "base_log_folder", str(directory.logs / "airflow")),
+        ("dag_processor", "dag_bundle_storage_path", str(directory.airflow_home / "bundles")),
         ("dag_processor", "refresh_interval", str(_REFRESH_SECONDS)),
         ("dag_processor", "bundle_refresh_check_interval", "2"),
         ("dag_processor", "min_file_process_interval", "10"),
