@@ -18,7 +18,7 @@ DISCONNECT = {"lost_after": 600.0, "stop_after": None, "replace": True}
 
 def queued_tasks(session: Any, count: int = 1, *, retries: int = 0, operator: Any = None) -> list[Any]:
     """Create a DAG of its own with a running run; return its `count` queued task instances."""
-    from airflow.models.dag import DAG as SchedulerDAG
+    from airflow.models import dag as models
     from airflow.models.dagbundle import DagBundleModel
     from airflow.models.serialized_dag import SerializedDagModel
     from airflow.providers.standard.operators.empty import EmptyOperator
@@ -34,7 +34,7 @@ def queued_tasks(session: Any, count: int = 1, *, retries: int = 0, operator: An
     serialised = SerializedDAG.deserialize_dag(SerializedDAG.serialize_dag(dag))
     session.merge(DagBundleModel(name=BUNDLE.name))
     session.flush()
-    SchedulerDAG.bulk_write_to_db(BUNDLE.name, None, [serialised], session=session)
+    models.DAG.bulk_write_to_db(BUNDLE.name, None, [serialised], session=session)
     session.flush()
     SerializedDagModel.write_dag(dag, bundle_name=BUNDLE.name, session=session)
     session.flush()

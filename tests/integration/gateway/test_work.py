@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
-from tests.integration.gateway.world import World, finished, lease, record, xcom, xcom_path
+from tests.integration.gateway.world import World, cancels, finished, lease, record, xcom, xcom_path
 
 from airbridge.executor.ledger.models import ItemState, Outcome
 from airbridge.executor.protocol import Disposition, LeaseRef, RefusalReason
@@ -143,8 +143,8 @@ def test_a_heartbeat_keeps_tasks_alive_and_brings_cancels(world: World) -> None:
     before = world.task(kept).last_heartbeat_at
     world.set_task_state(dropped, "restarting")
     answer = worker.beat(*map(lease, grants.values()))
-    [cancel] = [command for command in answer.commands if command.kind == "cancel"]
-    assert (UUID(dropped), RefusalReason.CANCELLED) == (cancel.item_id, cancel.reason)  # type: ignore[union-attr]
+    [cancel] = cancels(answer)
+    assert (UUID(dropped), RefusalReason.CANCELLED) == (cancel.item_id, cancel.reason)
     assert world.task(kept).last_heartbeat_at > before
     # Stopped, and spoken of no longer: the executor may know.
     worker.beat(lease(grants[kept]))
@@ -158,10 +158,8 @@ def test_a_heartbeat_for_leases_not_held_renews_none_of_them(world: World) -> No
     other = world.worker()
     unknown = LeaseRef(item_id=UUID(int=7), epoch=1)
     stale = LeaseRef(item_id=grant.item_id, epoch=9)
-    cancels = [
-        command for command in other.beat(lease(grant), unknown, stale).commands if command.kind == "cancel"
-    ]
-    reasons = {(cancel.item_id, cancel.epoch): cancel.reason for cancel in cancels}  # type: ignore[union-attr]
+    found = cancels(other.beat(lease(grant), unknown, stale))
+    reasons = {(cancel.item_id, cancel.epoch): cancel.reason for cancel in found}
     assert {
         (grant.item_id, 1): RefusalReason.NOT_HOLDER,
         (unknown.item_id, 1): RefusalReason.UNKNOWN_ITEM,

@@ -35,6 +35,7 @@ from airbridge.executor.ledger.models import EventRow, WorkItemRow
 from airbridge.executor.protocol import (
     PROTOCOL_VERSION,
     VERSION_HEADER,
+    CancelCommand,
     ClaimResponse,
     Credentials,
     ExchangeResponse,
@@ -136,7 +137,7 @@ class World:
             rows = seeding.placed_items(session, tasks, region=region, pool=pool)
             return [row.id for row in rows]
 
-    def envelope(self, item_id: str, signer: Signer | None = None, **changes: Any) -> str:
+    def envelope(self, item_id: str, /, signer: Signer | None = None, **changes: Any) -> str:
         """The signed message of a work item."""
         with self.metadata.session() as session:
             row = session.get(WorkItemRow, item_id)
@@ -144,7 +145,7 @@ class World:
 
     def row(self, item_id: str) -> WorkItemRow:
         with self.metadata.session() as session:
-            row = session.get(WorkItemRow, item_id)
+            row: WorkItemRow = session.get(WorkItemRow, item_id)
             session.expunge(row)
             return row
 
@@ -291,6 +292,11 @@ class Worker:
         assert response.status_code == 200, response.text
 
 
+def cancels(response: HeartbeatResponse) -> list[CancelCommand]:
+    """The cancel commands of a heartbeat's answer."""
+    return [command for command in response.commands if isinstance(command, CancelCommand)]
+
+
 def lease(grant: Grant) -> LeaseRef:
     return LeaseRef(item_id=grant.item_id, epoch=grant.epoch)
 
@@ -301,7 +307,7 @@ def record(grant: Grant, seq: int, method: str, path: str, body: Any = None, que
         item_id=grant.item_id,
         epoch=grant.epoch,
         seq=seq,
-        method=method,  # type: ignore[arg-type]  # tests try anything
+        method=method,
         path=path.replace("{ti}", str(grant.ti_id)),
         query=query,
         body=json.dumps(body) if body is not None else None,

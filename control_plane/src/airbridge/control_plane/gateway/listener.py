@@ -46,12 +46,12 @@ class Guard:
         self._refusals = refusals
         self._audit_lane = audit_lane
 
-    def __call__(self, handler: Handler, lane: Lane) -> Handler:
-        """Return `handler` as an endpoint that cannot raise."""
+    def __call__(self, handler: Handler, lane: Lane, seconds: float = REQUEST_SECONDS) -> Handler:
+        """Return `handler` as an endpoint that cannot raise, and answers within `seconds`."""
 
         async def endpoint(request: Request) -> Response:
             try:
-                async with lane.admit(), asyncio.timeout(REQUEST_SECONDS):
+                async with lane.admit(), asyncio.timeout(seconds):
                     return await handler(request)
             except Refused as error:
                 await self._note(request, error)
@@ -59,7 +59,7 @@ class Guard:
             except Unavailable as error:
                 return requests.busy(error)
             except TimeoutError:
-                return requests.busy(Unavailable(f"no answer within {REQUEST_SECONDS:g} s"))
+                return requests.busy(Unavailable(f"no answer within {seconds:g} s"))
             except Exception as error:
                 if transient(error):
                     log.warning("request.unavailable", path=request.url.path, exc_info=error)

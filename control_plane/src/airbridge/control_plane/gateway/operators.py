@@ -14,12 +14,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from airbridge.control_plane.exceptions import InvalidScope, Refused
+from airbridge.control_plane.exceptions import InvalidScope, Refused, Unavailable
 from airbridge.control_plane.gateway import health, requests
 from airbridge.control_plane.gateway.authentication import Operator, authenticate_operator, bearer
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.lanes import Lane
-from airbridge.control_plane.gateway.listener import Guard, Handler, application
+from airbridge.control_plane.gateway.listener import REQUEST_SECONDS, Guard, Handler, application
 from airbridge.control_plane.identity import tokens as issuing
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.executor.exceptions import BundleError
@@ -30,7 +30,9 @@ from airbridge.executor.protocol import Name, RefusalReason
 ROOT: Final = "/operator/v1"
 SMALL_BODY: Final = 64 * 1024
 PUSH_BODY: Final = 256 * 1024 * 1024
-PUSH_SECONDS: Final = 50.0
+PUSH_BODY_SECONDS: Final = 120.0
+PUSH_ANSWER_SECONDS: Final = 300.0
+"""An upload, and a parse of every DAG file in it."""
 _BUNDLE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 
 Publish = Callable[[str, bytes, str], str]
@@ -82,8 +84,8 @@ class Operators:
     def app(self, guard: Guard) -> Starlette:
         """Return the ASGI application."""
 
-        def route(path: str, method: str, handler: Handler) -> Route:
-            return Route(f"{ROOT}/{path}", guard(handler, self.lane), methods=[method])
+        def route(path: str, method: str, handler: Handler, seconds: float = REQUEST_SECONDS) -> Route:
+            return Route(f"{ROOT}/{path}", guard(handler, self.lane, seconds), methods=[method])
 
         return application(
             [
@@ -94,7 +96,7 @@ class Operators:
                 route("tokens", "GET", self._list_tokens),
                 route("tokens", "POST", self._create_token),
                 route("tokens/{token}", "DELETE", self._revoke_token),
-                route("dags/{bundle}", "PUT", self._push),
+                route("dags/{bundle}", "PUT", self._push, PUSH_ANSWER_SECONDS),
                 *health.routes(self.lane),
             ]
         )
@@ -185,10 +187,12 @@ class Operators:
                 400, RefusalReason.MALFORMED, f"{bundle[:64]!r} is no bundle name: {_BUNDLE.pattern}"
             )
         operator = await self.lane.run(_may_push, request, bundle)
-        archive = await requests.read_body(request, PUSH_BODY, PUSH_SECONDS)
+        archive = await requests.read_body(request, PUSH_BODY, PUSH_BODY_SECONDS)
         try:
             digest = await self.lane.run(self.publish, bundle, archive, operator.actor)
         except BundleError as error:
+            if error.transient:
+                raise Unavailable(str(error)) from error
             raise Refused(422, RefusalReason.MALFORMED, str(error)) from error
         await self.lane.run(_note_push, operator, bundle, digest)
         return JSONResponse({"bundle": bundle, "version": digest})

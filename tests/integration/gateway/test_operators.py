@@ -1,0 +1,161 @@
+"""The operators' listener: tokens and their scopes, workers, pushes."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from tests.integration.gateway.world import World
+
+ROOT = "/operator/v1"
+
+
+def test_without_a_live_token_nothing_answers(world: World) -> None:
+    """No token, an unknown, an expired, a join token or a worker's: 401 everywhere."""
+    expired = world.access_token("workers:read", ttl=timedelta(microseconds=1))
+    for token in (None, "abo_unknown", expired, world.join_token(), world.worker().token):
+        with world.operator(token) as operator:
+            assert operator.get(f"{ROOT}/workers").status_code == 401
+            assert operator.get(f"{ROOT}/tokens").status_code == 401
+            assert (
+                operator.post(f"{ROOT}/tokens", json={"token": {"kind": "join", "region": "x"}}).status_code
+                == 401
+            )
+            assert operator.put(f"{ROOT}/dags/a", content=b"x").status_code == 401
+            assert operator.post(f"{ROOT}/workers/x/revoke").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("scope", "method", "path", "body", "status"),
+    [
+        ("tokens:read", "GET", "workers", None, 403),
+        ("workers:read", "GET", "tokens", None, 403),
+        ("workers:read", "POST", "workers/any/drain", {}, 403),
+        ("workers:drain", "POST", "workers/any/drain", {}, 404),
+        ("workers:drain", "POST", "workers/any/revoke", {}, 403),
+        ("workers:drain region=us-*", "POST", "workers/any/drain", {}, 403),
+        ("dags:push team-a", "PUT", "dags/team-b", None, 403),
+        ("dags:push team-a", "PUT", "dags/.hidden", None, 400),
+        (
+            "tokens:create join region=eu-*",
+            "POST",
+            "tokens",
+            {"token": {"kind": "join", "region": "us-east-1"}},
+            403,
+        ),
+        (
+            "tokens:create join",
+            "POST",
+            "tokens",
+            {"token": {"kind": "access", "owner": "me", "scopes": ["a:b"]}},
+            403,
+        ),
+        (
+            "tokens:*",
+            "POST",
+            "tokens",
+            {"token": {"kind": "access", "owner": "me", "scopes": ["workers:*"]}},
+            403,
+        ),
+        (
+            "tokens:*",
+            "POST",
+            "tokens",
+            {"token": {"kind": "access", "owner": "me", "scopes": ["nonsense"]}},
+            400,
+        ),
+        ("tokens:*", "POST", "tokens", {"token": {"kind": "join", "region": "UPPER"}}, 400),
+        ("tokens:*", "DELETE", "tokens/none", None, 404),
+        ("workers:read", "GET", "nothing", None, 404),
+        ("workers:read", "PATCH", "workers", None, 405),
+    ],
+)
+def test_a_scope_reaches_no_further_than_it_says(
+    world: World, scope: str, method: str, path: str, body: object, status: int
+) -> None:
+    """Each action needs its own scope, within its patterns; nobody hands out what they do not hold."""
+    with world.operator(world.access_token(scope)) as operator:
+        response = operator.request(method, f"{ROOT}/{path}", json=body)
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"status", "reason", "detail"}
+
+
+def test_tokens_are_made_listed_and_revoked_and_shown_once(world: World) -> None:
+    """A created token works; the list shows no secret; a revoked token works no more."""
+    with world.operator(world.access_token("tokens:*", "workers:read")) as operator:
+        asked = {"token": {"kind": "access", "owner": "ci", "scopes": ["workers:read"]}}
+        made = operator.post(f"{ROOT}/tokens", json=asked).json()
+        listed = operator.get(f"{ROOT}/tokens")
+        assert made["token"] not in listed.text
+        assert made["id"] in {token["id"] for token in listed.json()["tokens"]}
+        with world.operator(made["token"]) as ci:
+            assert ci.get(f"{ROOT}/workers").status_code == 200
+            assert operator.delete(f"{ROOT}/tokens/{made['id']}").json()["revoked_at"]
+            assert ci.get(f"{ROOT}/workers").status_code == 401
+
+
+def test_a_join_token_made_here_lets_a_worker_in(world: World) -> None:
+    """An operator's join token enrols a worker, which then shows up in the list."""
+    with world.operator(world.access_token("tokens:create join region=eu-*", "workers:read")) as operator:
+        asked = {"token": {"kind": "join", "region": "eu-west-1", "uses": 1}}
+        made = operator.post(f"{ROOT}/tokens", json=asked).json()
+        worker = world.worker(name="invited")
+        worker.enrol(made["token"])
+        found = {row["id"]: row for row in operator.get(f"{ROOT}/workers").json()["workers"]}
+    assert (found["invited"]["region"], found["invited"]["pool"]) == ("eu-west-1", "default")
+
+
+def test_a_list_holds_only_what_its_scope_covers(world: World) -> None:
+    """A reader of one region sees that region's workers alone."""
+    world.worker("us-east-1", name="visible-us")
+    world.worker("eu-west-1", name="hidden-eu")
+    with world.operator(world.access_token("workers:read region=us-*")) as operator:
+        listed = {row["id"] for row in operator.get(f"{ROOT}/workers").json()["workers"]}
+    assert "visible-us" in listed
+    assert "hidden-eu" not in listed
+
+
+def test_a_revoked_worker_is_out_at_once_and_for_good(world: World) -> None:
+    """Revocation refuses the next request, and no drain, resume or new enrolment brings the name back."""
+    worker = world.worker(name="stolen")
+    worker.beat()
+    with world.operator(world.access_token("workers:*")) as operator:
+        assert (
+            operator.post(f"{ROOT}/workers/stolen/revoke", json={"comment": "lost laptop"}).status_code == 200
+        )
+        response = worker.post("claim", {"envelopes": ["x"]})
+        assert (response.status_code, response.json()["reason"]) == (403, "revoked")
+        assert operator.post(f"{ROOT}/workers/stolen/resume").status_code == 409
+    body = {"method": "token", "token": world.join_token()}
+    worker.present(None, "")
+    again = worker.post(
+        "enrol",
+        {
+            "region": "eu-west-1",
+            "pool": "default",
+            "worker": "stolen",
+            "csr_pem": "x",
+            "join": body,
+            "versions": {"airbridge": "0.1.0", "airflow": "3.0.4", "task_sdk": "1.0.4", "python": "3.11.1"},
+        },
+    )
+    assert (again.status_code, again.json()["reason"]) == (403, "revoked")
+    assert "worker.revoked" in {event.event for event in world.events("worker.revoked")}
+
+
+def test_a_push_is_published_or_refused_with_its_error(world: World) -> None:
+    """A good archive gives a digest and an event; one that does not parse gives 422 with file and line."""
+    with world.operator(world.access_token("dags:push team-*")) as operator:
+        good = operator.put(f"{ROOT}/dags/team-a", content=b"tar")
+        assert (good.status_code, good.json()) == (200, {"bundle": "team-a", "version": f"sha256:{3:064x}"})
+        bad = operator.put(f"{ROOT}/dags/team-a", content=b"broken")
+    assert (bad.status_code, bad.json()["detail"]) == (422, "dag.py, line 3: SyntaxError: invalid syntax")
+    assert [event.detail["bundle"] for event in world.events("dags.pushed")] == ["team-a"]
+
+
+def test_the_two_listeners_do_not_share_their_endpoints(world: World) -> None:
+    """An operator's token opens nothing on the edge listener, and its endpoints are not there."""
+    worker = world.worker()
+    assert worker.client.get(f"{ROOT}/workers").status_code == 404
+    with world.operator(world.access_token("work:claim")) as operator:
+        assert operator.post("/edge/v1/claim", json={"envelopes": ["x"]}).status_code == 404
