@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
+import time
 
+import pytest
 from tests.integration.edge_worker.conftest import World, until
 
 from airbridge.edge_worker.agent import ExitCode
 from airbridge.edge_worker.testing import FakeSupervisor
+from airbridge.executor.protocol import RefusalReason, WorkerState
+from airbridge.executor.queue import Outgoing
 
 
 def succeed(task: FakeSupervisor) -> None:
@@ -15,6 +21,32 @@ def succeed(task: FakeSupervisor) -> None:
     task.log("hello")
     task.set_xcom("return_value", 42)
     task.succeed()
+
+
+class Gate:
+    """A task that runs until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered = 0
+        self.running = 0
+        self.most = 0
+        self.go = threading.Event()
+        self._lock = threading.Lock()
+
+    def __call__(self, task: FakeSupervisor) -> None:
+        task.start()
+        with self._lock:
+            self.entered += 1
+            self.running += 1
+            self.most = max(self.most, self.running)
+        try:
+            while not self.go.wait(0.02):
+                if task.cancelled.is_set():
+                    return
+            task.succeed()
+        finally:
+            with self._lock:
+                self.running -= 1
 
 
 def test_a_task_runs_and_its_result_is_committed(world: World) -> None:
@@ -30,5 +62,280 @@ def test_a_task_runs_and_its_result_is_committed(world: World) -> None:
         assert world.log_of(item) == '{"event": "hello"}\n'
         assert world.queue.depth().visible == world.queue.depth().in_flight == 0
         assert world.exit_code is ExitCode.OK
+
+    asyncio.run(scenario())
+
+
+def test_a_task_costs_two_requests(world: World) -> None:
+    """Fields, XComs and the final state of a short task travel together: one claim, one exchange, besides heartbeats."""
+
+    async def scenario() -> None:
+        item = world.submit()
+        async with world.worker(succeed, linger_seconds=5.0):
+            await until(lambda: item.state == "settled")
+        asked = [what for _, what in world.control_plane.requests if what not in {"heartbeat", "enrol"}]
+        assert asked == ["claim", "exchange"]
+
+    asyncio.run(scenario())
+
+
+def test_an_idle_worker_only_beats(world: World) -> None:
+    """A worker without work asks the control plane for nothing but its heartbeat."""
+
+    async def scenario() -> None:
+        async with world.worker(succeed):
+            await until(lambda: len(world.control_plane.heartbeats) >= 5)
+        assert {what for _, what in world.control_plane.requests} == {"enrol", "heartbeat"}
+
+    asyncio.run(scenario())
+
+
+def test_slots_are_honoured(world: World) -> None:
+    """No more runs at once than there are slots; a task takes as many as its pool_slots say."""
+    gate = Gate()
+
+    async def scenario() -> None:
+        items = [world.submit(slots=2) for _ in range(3)]
+        async with world.worker(gate, slots=4):
+            await until(lambda: gate.entered == 2)
+            await asyncio.sleep(0.3)
+            assert gate.most == 2
+            gate.go.set()
+            await until(lambda: all(item.state == "settled" for item in items))
+        assert gate.most == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_task_wider_than_the_worker_takes_all_of_it(world: World) -> None:
+    """A task that wants more slots than there are runs alone rather than never."""
+
+    async def scenario() -> None:
+        item = world.submit(slots=9)
+        async with world.worker(succeed, slots=2):
+            await until(lambda: item.state == "settled")
+        assert item.states == ["success"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("should_retry", "state"), [(False, "failed"), (True, "up_for_retry")])
+def test_a_supervisor_that_crashes_is_reported(world: World, should_retry: bool, state: str) -> None:
+    """If the supervisor ends without a final state the agent reports the failure, and says why in the task's log."""
+
+    def crash(task: FakeSupervisor) -> None:
+        task.start()
+        raise RuntimeError("segfault, say")
+
+    async def scenario() -> None:
+        item = world.submit(should_retry=should_retry)
+        async with world.worker(crash):
+            await until(lambda: item.state == "settled")
+            await until(lambda: world.log_of(item))
+        assert item.states == [state]
+        assert "segfault, say" in (world.log_of(item) or "")
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_task_is_stopped_and_not_reported(world: World) -> None:
+    """What the control plane cancels is told to stop; nothing more is said for it, and its lease is dropped."""
+    gate = Gate()
+
+    async def scenario() -> None:
+        item = world.submit()
+        async with world.worker(gate) as agent:
+            await until(lambda: gate.running == 1)
+            world.control_plane.commands.append(
+                {
+                    "kind": "cancel",
+                    "item_id": item.item_id,
+                    "epoch": 1,
+                    "reason": RefusalReason.CANCELLED,
+                    "detail": "marked failed",
+                }
+            )
+            await until(lambda: gate.running == 0)
+            await until(lambda: not agent.status()["tasks"])
+            count = len(world.control_plane.heartbeats)
+            await until(lambda: len(world.control_plane.heartbeats) > count + 1)
+        assert item.states == []
+        assert world.control_plane.heartbeats[-1].leases == ()
+
+    asyncio.run(scenario())
+
+
+def test_a_task_deaf_to_cancellation_is_killed(world: World) -> None:
+    """A supervisor that does not stop when told is killed when its grace is over."""
+    stubborn = threading.Event()
+
+    def ignore(task: FakeSupervisor) -> None:
+        task.start()
+        stubborn.set()
+        time.sleep(60)
+
+    async def scenario() -> None:
+        item = world.submit()
+        async with world.worker(ignore, cancel_grace_seconds=0.2) as agent:
+            await until(stubborn.is_set)
+            world.control_plane.commands.append(
+                {"kind": "cancel", "item_id": item.item_id, "epoch": 1, "reason": RefusalReason.CANCELLED}
+            )
+            await until(lambda: not agent.status()["tasks"], 5)
+
+    asyncio.run(scenario())
+
+
+def test_drain_finishes_what_runs_and_releases_what_does_not(world: World) -> None:
+    """On SIGTERM the running task ends well, a claimed one that waits goes back, and the exit code is 0."""
+    gate = Gate()
+
+    async def scenario() -> None:
+        items = [world.submit(), world.submit()]
+        async with world.worker(gate, slots=1, prefetch=1) as agent:
+            await until(lambda: gate.running == 1)
+            await until(lambda: len(agent.status()["tasks"]) == 2)
+            agent.drain()
+            await until(lambda: any(what == "release" for _, what in world.control_plane.requests))
+            assert world.control_plane.heartbeats[-1].state in {WorkerState.ACTIVE, WorkerState.STOPPING}
+            gate.go.set()
+        assert sorted(item.state for item in items) == ["sent", "settled"]
+        assert [item.states for item in items if item.state == "settled"] == [["success"]]
+        assert world.exit_code is ExitCode.OK
+
+    asyncio.run(scenario())
+
+
+def test_a_hard_stop_fails_what_runs(world: World) -> None:
+    """A second signal ends running tasks at once and reports them failed, for retry where Airflow would."""
+    gate = Gate()
+
+    async def scenario() -> None:
+        item = world.submit(should_retry=True)
+        async with world.worker(gate) as agent:
+            await until(lambda: gate.running == 1)
+            agent.drain()
+            agent.hard_stop()
+        assert item.states == ["up_for_retry"]
+        assert world.exit_code is ExitCode.HARD_STOP
+
+    asyncio.run(scenario())
+
+
+def test_an_operator_may_drain_and_resume(world: World) -> None:
+    """While the control plane wants it drained the worker claims nothing; told to resume, it claims again."""
+
+    async def scenario() -> None:
+        async with world.worker(succeed) as agent:
+            world.control_plane.commands.append({"kind": "drain"})
+            await until(lambda: agent.status()["mode"] == "draining")
+            await asyncio.sleep(1.2)  # a poll that had begun comes back empty
+            item = world.submit()
+            await asyncio.sleep(0.5)
+            assert item.state == "sent"
+            assert world.control_plane.heartbeats[-1].state is WorkerState.DRAINING
+            world.control_plane.commands.append({"kind": "resume"})
+            await until(lambda: item.state == "settled")
+
+    asyncio.run(scenario())
+
+
+def test_status_is_served_on_the_socket(world: World) -> None:
+    """`airbridge-worker status` finds out what runs, without secrets."""
+    from airbridge.edge_worker import health
+
+    gate = Gate()
+
+    async def scenario() -> None:
+        world.submit()
+        async with world.worker(gate) as agent:
+            await until(lambda: gate.running == 1)
+            path = agent._settings.status_socket
+            status = await asyncio.to_thread(health.ask, path)
+            assert status["mode"] == "active"
+            assert [task["task_id"] for task in status["tasks"]] == ["task"]
+            assert "token" not in json.dumps(status)
+            gate.go.set()
+
+    asyncio.run(scenario())
+
+
+def test_many_tasks_each_commit_once(world: World) -> None:
+    """Fifty tasks on four slots: every one is committed once, in batches of claims."""
+
+    async def scenario() -> None:
+        items = [world.submit() for _ in range(50)]
+        async with world.worker(succeed):
+            await until(lambda: all(item.state == "settled" for item in items), 30)
+        assert [item.states for item in items] == [["success"]] * 50
+        claims = sum(what == "claim" for _, what in world.control_plane.requests)
+        exchanges = sum(what == "exchange" for _, what in world.control_plane.requests)
+        assert claims + exchanges <= 110
+
+    asyncio.run(scenario())
+
+
+def test_foreign_altered_and_duplicate_messages_do_nothing(world: World) -> None:
+    """Messages signed by another key, altered, or not work items at all stay on the queue; a duplicate is dropped."""
+    from airbridge.executor.signing import Signer
+
+    ran = []
+
+    def count(task: FakeSupervisor) -> None:
+        ran.append(task.spec.item_id)
+        succeed(task)
+
+    async def scenario() -> None:
+        item = world.submit()
+        message = world.control_plane.envelope(item)
+        foreign = world.control_plane.envelope(item, Signer.generate())
+        altered = message.replace('"payload":"', '"payload":"A')
+        bad = [foreign, altered, "not json", "{}", "\x00" * 100]
+        world.queue.send([Outgoing(str(n), body) for n, body in enumerate([message, *bad])])
+        async with world.worker(count):
+            await until(lambda: item.state == "settled")
+            await until(lambda: world.queue.depth().in_flight == len(bad))
+            world.queue.send([Outgoing("late", message)])  # after its task finished
+            await until(lambda: world.queue.depth().visible == 0)
+            await asyncio.sleep(0.3)
+        assert ran == [item.item_id]
+        assert item.states == ["success"]
+        assert world.queue.depth().in_flight == len(bad)
+
+    asyncio.run(scenario())
+
+
+def test_redelivery_under_a_running_task_has_no_effect(world: World) -> None:
+    """The same message again while its task runs: not started twice, and taken off the queue."""
+    gate = Gate()
+
+    async def scenario() -> None:
+        item = world.submit()
+        message = world.control_plane.envelope(item)
+        async with world.worker(gate):
+            await until(lambda: gate.running == 1)
+            world.queue.send([Outgoing("again", message)])
+            await until(lambda: world.queue.depth().visible == 0 and world.queue.depth().in_flight == 0)
+            gate.go.set()
+            await until(lambda: item.state == "settled")
+        assert gate.entered == 1
+
+    asyncio.run(scenario())
+
+
+def test_code_that_is_not_what_its_digest_says_fails_the_task(world: World) -> None:
+    """A forged snapshot never runs: the attempt fails, and its log says why."""
+    ran = []
+
+    async def scenario() -> None:
+        item = world.submit()
+        [key] = [info.key for info in world.bucket("dags").list("bundles/")]
+        world.bucket("dags").put(key, world.bucket("dags").get(key).data[:-20] + b"x" * 20)
+        async with world.worker(lambda task: ran.append(task)):
+            await until(lambda: item.state == "settled")
+            await until(lambda: world.log_of(item))
+        assert item.states == ["failed"]
+        assert "DAG code main sha256:" in (world.log_of(item) or "")
+        assert ran == []
 
     asyncio.run(scenario())
