@@ -55,8 +55,8 @@ def check(facts: Facts, output: Output) -> Iterator[Finding]:
                 f"{image.name} is {released.digest}",
                 f"{folder} holds {says}",
             )
-        for architecture, part in released.parts.items():
-            yield from _part(facts, output, loaded, image, architecture, part)
+        for architecture in released.parts:
+            yield from _part(facts, output, loaded, image, architecture)
 
 
 def _line(path: Path, text: str) -> int:
@@ -107,8 +107,9 @@ def _sources(facts: Facts, path: str, loaded: Manifest) -> Iterator[Finding]:
 
 
 def _part(
-    facts: Facts, output: Output, loaded: Manifest, image: Image, architecture: str, part: Part
+    facts: Facts, output: Output, loaded: Manifest, image: Image, architecture: str
 ) -> Iterator[Finding]:
+    part = loaded.release.images[image.name].parts[architecture]
     folder = output.image(image.name)
     stored = folder / f"{part.digest.removeprefix('sha256:')}.manifest.json"
     if not stored.exists() or digest_of(stored.read_bytes()) != part.digest:

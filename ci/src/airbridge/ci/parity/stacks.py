@@ -7,6 +7,8 @@ import binascii
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from airbridge.ci.checkout import Source
@@ -23,7 +25,16 @@ _REFERENCE = re.compile(
 _HAND_TYPED = re.compile(
     r"sha256:[0-9a-f]{64}|amazonaws\.com/[\w./-]+:[\w.-]+|\b(?:docker\.io|ghcr\.io|quay\.io|public\.ecr\.aws)/[\w./-]+|:latest\b"
 )
+_IMAGE_KEY = re.compile(r'\\?"image\\?":\s*\\?"(?P<image>[^"\\]+)')
 _KEY_OF = {image: key for key, image in pins.KEYS.items()}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of a file."""
+
+    source: Source
+    line: int
 
 
 def check(facts: Facts) -> Iterator[Finding]:
@@ -48,13 +59,13 @@ def _stack(facts: Facts, source: Source) -> Iterator[Finding]:
             key = (found["environment"], found["image"], found["rest"])
             if key not in seen:
                 seen.add(key)
-                yield from _reference(facts, source, where, *key)
-    yield from _elsewhere(source)
+                yield from _reference(facts, Place(source, where), key)
+    yield from _elsewhere(facts, source)
 
 
-def _reference(
-    facts: Facts, source: Source, line: int, environment: str, image: str, rest: str
-) -> Iterator[Finding]:
+def _reference(facts: Facts, place: Place, key: tuple[str, str, str]) -> Iterator[Finding]:
+    environment, image, rest = key
+    source, line = place.source, place.line
     if not rest.startswith("@sha256:"):
         yield Finding(source.path, line, "stack-image", f"names {image}{rest}", "must name it by digest")
         return
@@ -73,18 +84,27 @@ def _reference(
         yield Finding(source.path, line, "stack-image", says, should)
 
 
-def _elsewhere(source: Source) -> Iterator[Finding]:
+def _elsewhere(facts: Facts, source: Source) -> Iterator[Finding]:
     """Container images that are not the platform's own at all."""
     for number, line in enumerate(source.lines, start=1):
-        for found in re.finditer(r'\\?"image\\?":\s*\\?"(?P<image>[^"\\]+)', line):
-            if not _REFERENCE.search(found["image"]) and "${" not in found["image"]:
+        for found in _IMAGE_KEY.finditer(line):
+            image = found["image"]
+            if not (_REFERENCE.search(image) or "${" in image or image in _pinned(facts)):
                 yield Finding(
                     source.path,
                     number,
                     "stack-image",
-                    f"names {found['image'][:80]}",
+                    f"names {image[:80]}",
                     "must be an image of the release",
                 )
+
+
+def _pinned(facts: Facts) -> set[str]:
+    """Every digest that some environment pins: a stack may name it alone, to see when it changes."""
+    found = [
+        pins.load(facts.checkout, Path(path).stem) for path in facts.checkout.glob(f"{pins.FOLDER}/*.toml")
+    ]
+    return {pinned.digest(key) for pinned in found for key in pins.KEYS}
 
 
 def _texts(source: Source) -> Iterator[tuple[str, int]]:

@@ -1,0 +1,160 @@
+"""A copy of the project's own files in which to plant disagreements: released once, so that every check has something to read."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from airbridge.ci.checkout import Checkout
+from airbridge.ci.parity.facts import Facts
+from airbridge.ci.release import keys, pins
+from airbridge.ci.release.manifest import (
+    Manifest,
+    Part,
+    Release,
+    ReleasedImage,
+    ReleaseVersions,
+    encode,
+    key_id,
+)
+
+ROOT = Path(__file__).parents[3]
+PATTERNS = (
+    "pyproject.toml",
+    "*/pyproject.toml",
+    "uv.lock",
+    "Makefile",
+    "CHANGELOG.md",
+    "compatibility.toml",
+    "images/*",
+    "ci/rollout.toml",
+    "infra/package.json",
+    "infra/environments/*.toml",
+    "infra/src/**/*.py",
+    "executor/src/airbridge/executor/protocol.py",
+    ".github/**/*.yml",
+)
+COMMITTED = datetime(2026, 1, 10, 12, tzinfo=UTC)
+STACK = "infra/cdktf.out/staging/stacks/edge-eu-west-1/cdk.tf.json"
+
+
+def digest(number: int) -> str:
+    """A digest that is nobody's placeholder."""
+    return f"sha256:{number:064x}"
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The copy. Every edit names a pattern that must be there, so that no planted disagreement misses its place."""
+
+    root: Path
+    key: Ed25519PrivateKey
+
+    @property
+    def checkout(self) -> Checkout:
+        """A fresh reading of the files."""
+        return Checkout(self.root)
+
+    def read(self, path: str) -> str:
+        """A file's text."""
+        return (self.root / path).read_text(encoding="utf-8")
+
+    def write(self, path: str, text: str) -> None:
+        """Replace or make a file."""
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(text, encoding="utf-8")
+
+    def edit(self, path: str, pattern: str, replacement: str, count: int = 1) -> None:
+        """Replace what `pattern` matches."""
+        text, found = re.subn(pattern, replacement, self.read(path), count=count, flags=re.MULTILINE)
+        assert found, f"{path}: nothing matches {pattern}"
+        self.write(path, text)
+
+    def append(self, path: str, text: str) -> None:
+        """Add to a file's end."""
+        self.write(path, self.read(path) + text)
+
+    def release(self, number: int = 1, **versions: object) -> Manifest:
+        """A signed release of the tree's own versions."""
+        facts = Facts(self.checkout)
+        inside = {
+            "airbridge": facts.version,
+            "airflow": facts.locked_version("apache-airflow-core"),
+            "task_sdk": facts.locked_version("apache-airflow-task-sdk"),
+            "python": "3.12.14",
+            "protocol": facts.protocol,
+        }
+        images = {
+            name: _image(number * 1000 + offset) for offset, name in enumerate(sorted(pins.KEYS.values()))
+        }
+        release = Release(
+            revision=f"{number:040x}",
+            committed_at=COMMITTED + timedelta(days=number),
+            versions=ReleaseVersions.model_validate(inside | versions),
+            base="python:3.12-slim-bookworm@" + digest(number),
+            images=images,
+        )
+        return Manifest(release=release).signed(self.key)
+
+    def pin(self, environment: str, manifest: Manifest) -> None:
+        """Put an environment on a release, as a promotion does."""
+        found = pins.load(self.checkout, environment)
+        digests = {key: manifest.release.images[image].digest for key, image in pins.KEYS.items()}
+        self.write(pins.toml_path(environment), found.moved(digests))
+        self.write(pins.release_path(environment), manifest.text())
+
+
+def _image(number: int) -> ReleasedImage:
+    part = Part(
+        digest=digest(number + 100),
+        config=digest(number + 200),
+        sbom=digest(number + 300),
+        compressed_bytes=1,
+    )
+    return ReleasedImage(digest=digest(number), parts={"amd64": part})
+
+
+def plant_tree(root: Path) -> Tree:
+    """Copy the project; trust a new key; put all three environments on one release; synthesise a small stack."""
+    for pattern in PATTERNS:
+        for found in ROOT.glob(pattern):
+            if found.is_file() and "node_modules" not in found.parts:
+                target = root / found.relative_to(ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(found, target)
+    key = Ed25519PrivateKey.generate()
+    tree = Tree(root, key)
+    public = key.public_key()
+    entry = f'[[key]]\nkid = "{key_id(public)}"\npublic_key = "{encode(public.public_bytes_raw())}"\nowner = "tests"\n'
+    tree.write(keys.FILE, entry)
+    for environment in ("dev", "staging", "prod"):
+        tree.pin(environment, tree.release())
+    tree.write(STACK, stack(tree, "staging"))
+    return tree
+
+
+def stack(tree: Tree, environment: str, **changes: str) -> str:
+    """A synthesised stack as far as images are concerned: a container definition and an instance's boot script."""
+    found = pins.load(tree.checkout, environment)
+    registry = "222222222222.dkr.ecr.eu-west-1.amazonaws.com"
+    references = {
+        key: f"{registry}/airbridge-{environment}/{found.images[key]}" for key in pins.KEYS
+    } | changes
+    boot = f"#!/bin/bash\ndocker run --read-only {references['worker']} airbridge-worker run\n"
+    definition = json.dumps([{"name": "scheduler", "image": references["control_plane"]}])
+    return json.dumps(
+        {
+            "resource": {
+                "aws_ecs_task_definition": {"scheduler": {"container_definitions": definition}},
+                "aws_launch_template": {"default": {"user_data": base64.b64encode(boot.encode()).decode()}},
+            }
+        },
+        indent=2,
+    )
