@@ -94,15 +94,16 @@ def workers(options: Options) -> tuple[WorkerPlan, ...]:
 
 def components(plan: Plan) -> list[Component]:
     """Return every process, in the order of the display."""
+    database = probes.DatabaseProbes(plan.server)
     foundation = [_postgres(plan), _aws(plan)]
     if plan.migrate:
         foundation.append(_migration(plan))
     return [
         *foundation,
         _enrolment(plan),
-        *_airflow(plan),
+        *_airflow(plan, database),
         _gateway(plan),
-        *(_worker(plan, worker) for worker in workers(plan.options)),
+        *(_worker(plan, worker, database) for worker in workers(plan.options)),
     ]
 
 
@@ -149,10 +150,9 @@ def _enrolment(plan: Plan) -> Component:
     return _control_plane(plan, "enrolment", argv, after=_schema(plan), once=True)
 
 
-def _airflow(plan: Plan) -> list[Component]:
+def _airflow(plan: Plan, database: probes.DatabaseProbes) -> list[Component]:
     names = ["scheduler", *(f"scheduler-{number}" for number in range(2, plan.options.schedulers + 1))]
     after = (*_schema(plan), "aws")
-    server = plan.server
     api_port = str(plan.keys.ports["api-server"])
     return [
         _control_plane(
@@ -169,7 +169,7 @@ def _airflow(plan: Plan) -> list[Component]:
                 name,
                 _python("airflow", "scheduler", "--skip-serve-logs"),
                 after=after,
-                ready=probes.job_runs(server, "SchedulerJob"),
+                ready=database.job_runs("SchedulerJob"),
             )
             for name in names
         ),
@@ -178,7 +178,7 @@ def _airflow(plan: Plan) -> list[Component]:
             "dag-processor",
             _python("airflow", "dag-processor"),
             after=after,
-            ready=probes.job_runs(server, "DagProcessorJob"),
+            ready=database.job_runs("DagProcessorJob"),
         ),
         _control_plane(
             plan,
@@ -186,7 +186,7 @@ def _airflow(plan: Plan) -> list[Component]:
             _python("airflow", "triggerer", "--skip-serve-logs"),
             after=after,
             grace_seconds=3.0,  # it may sit in a wait of its own for longer than anybody wants to
-            ready=probes.job_runs(server, "TriggererJob"),
+            ready=database.job_runs("TriggererJob"),
         ),
     ]
 
@@ -202,7 +202,7 @@ def _gateway(plan: Plan) -> Component:
     )
 
 
-def _worker(plan: Plan, worker: WorkerPlan) -> Component:
+def _worker(plan: Plan, worker: WorkerPlan, database: probes.DatabaseProbes) -> Component:
     home = plan.directory.worker(worker.name)
     return Component(
         name=f"worker-{worker.name}",
@@ -210,7 +210,7 @@ def _worker(plan: Plan, worker: WorkerPlan) -> Component:
         env=_worker_environment(plan, worker, home),
         log=plan.directory.log(f"worker-{worker.name}"),
         after=("gateway", "enrolment"),
-        ready=probes.worker_beats(plan.server, worker.name),
+        ready=database.worker_beats(worker.name),
         cwd=home,
         stop_stage=_WORKERS,
     )

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ SETTINGS = {
     "unix_socket_directories": "",
     "listen_addresses": ports.LOOPBACK,
     "password_encryption": "scram-sha-256",
+    # The password is 256 random bits: nothing is gained by making each new connection work for it.
+    "scram_iterations": "1",
 }
 
 _START_SECONDS = 30.0
@@ -174,13 +177,8 @@ class _running:  # noqa: N801 - a context manager, used as a function
         self._process.communicate(timeout=_START_SECONDS)
 
 
-def query(
-    server: Postgres, statement: str, parameters: Sequence[object] = (), database: str = DATABASE
-) -> Any:
-    """Run one statement on a connection of its own and return its rows, if it has any.
-
-    Raises `ConnectionError` if the server does not take a connection, `psycopg2.Error` for a wrong statement.
-    """
+def connect(server: Postgres, database: str = DATABASE) -> Any:
+    """Return a connection that commits each statement. Raises `ConnectionError` if the server takes none."""
     import psycopg2
 
     try:
@@ -194,13 +192,26 @@ def query(
         )
     except psycopg2.OperationalError as error:
         raise ConnectionError(str(error)) from error
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(statement, parameters or None)
-            return cursor.fetchall() if cursor.description else []
-    finally:
-        connection.close()
+    connection.autocommit = True
+    return connection
+
+
+def query(
+    server: Postgres, statement: str, parameters: Sequence[object] = (), database: str = DATABASE
+) -> Any:
+    """Run one statement on a connection of its own and return its rows, if it has any.
+
+    Raises `ConnectionError` if the server does not take a connection, `psycopg2.Error` for a wrong statement.
+    """
+    with closing(connect(server, database)) as connection:
+        return fetch(connection, statement, parameters)
+
+
+def fetch(connection: Any, statement: str, parameters: Sequence[object] = ()) -> Any:
+    """Run one statement on an open connection and return its rows, if it has any."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters or None)
+        return cursor.fetchall() if cursor.description else []
 
 
 def _give(folder: Path) -> None:

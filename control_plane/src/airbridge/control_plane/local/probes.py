@@ -41,22 +41,30 @@ def database_answers(server: Postgres) -> Probe:
     return probe
 
 
-def job_runs(server: Postgres, job_type: str) -> Probe:
-    """Ready when an Airflow job of this type, begun after its process was started, is running."""
-    statement = "SELECT 1 FROM job WHERE job_type = %s AND state = 'running' AND start_date >= %s LIMIT 1"
-    return lambda started_at: _finds(server, statement, (job_type, started_at))
+class DatabaseProbes:
+    """Probes that look into the database, over one connection: they are asked many times a second."""
 
+    def __init__(self, server: Postgres) -> None:
+        self._server = server
+        self._connection: Any = None
 
-def worker_beats(server: Postgres, worker: str) -> Probe:
-    """Ready when the worker's heartbeat reached the ledger after its process was started."""
-    statement = "SELECT 1 FROM airbridge_worker WHERE id = %s AND last_heartbeat_at >= %s"
-    return lambda started_at: _finds(server, statement, (worker, started_at))
+    def job_runs(self, job_type: str) -> Probe:
+        """Ready when an Airflow job of this type, begun after its process was started, is running."""
+        statement = "SELECT 1 FROM job WHERE job_type = %s AND state = 'running' AND start_date >= %s LIMIT 1"
+        return lambda started_at: self._finds(statement, job_type, started_at)
 
+    def worker_beats(self, worker: str) -> Probe:
+        """Ready when the worker's heartbeat reached the ledger after its process was started."""
+        statement = "SELECT 1 FROM airbridge_worker WHERE id = %s AND last_heartbeat_at >= %s"
+        return lambda started_at: self._finds(statement, worker, started_at)
 
-def _finds(server: Postgres, statement: str, parameters: tuple[Any, ...]) -> bool:
-    import psycopg2
+    def _finds(self, statement: str, *parameters: object) -> bool:
+        import psycopg2
 
-    try:
-        return bool(postgres.query(server, statement, parameters))
-    except (ConnectionError, psycopg2.Error):
-        return False
+        try:
+            if self._connection is None:
+                self._connection = postgres.connect(self._server)
+            return bool(postgres.fetch(self._connection, statement, parameters))
+        except (ConnectionError, psycopg2.Error):
+            self._connection = None  # Postgres may have been started again: connect anew next time
+            return False
