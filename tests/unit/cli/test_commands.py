@@ -1,0 +1,307 @@
+"""The command line: help, exit statuses, what it asks of the gateway and how it prints what it gets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from airbridge.control_plane.cli import app, arguments, connection, demo_view, output, tokens
+from airbridge.control_plane.cli.exits import Exit, exit_for
+from airbridge.control_plane.exceptions import Refused
+from airbridge.control_plane.local.demo import Report, TaskRow, task_rows
+from airbridge.control_plane.local.exceptions import (
+    AlreadyRunning,
+    NotRunning,
+    PlatformUnreachable,
+    StartFailed,
+)
+from airbridge.control_plane.operator_client import Endpoint, OperatorClient
+from airbridge.executor.exceptions import AirBridgeError, BundleError, ConfigurationError
+from airbridge.executor.protocol import Problem, RefusalReason
+
+WORKER = {
+    "id": "eu-1",
+    "region": "eu-west-1",
+    "pool": "default",
+    "state": "active",
+    "wanted": "draining",
+    "comment": "kernel",
+    "versions": {"airbridge": "0.1.0"},
+    "slots_total": 8,
+    "slots_used": 3,
+    "journal_pending": 0,
+    "last_heartbeat_at": "2026-01-01T00:00:00+00:00",
+}
+TOKEN = {
+    "id": "5f2c",
+    "kind": "join",
+    "owner": "ops",
+    "scopes": {"region": "eu-west-1", "pool": "default"},
+    "uses_left": 1,
+    "created_at": "2026-01-01T00:00:00+00:00",
+    "expires_at": "2026-01-02T00:00:00+00:00",
+    "last_used_at": None,
+    "revoked_at": None,
+}
+
+
+def commands(command: click.Command, path: str = "") -> dict[str, click.Command]:
+    if isinstance(command, click.Group):
+        return {
+            k: v for name, sub in command.commands.items() for k, v in commands(sub, f"{path} {name}").items()
+        }
+    return {path.strip(): command}
+
+
+COMMANDS = commands(typer.main.get_command(app.build()))
+
+
+class Gateway:
+    """The operators' API as a plain function; remembers what it was asked."""
+
+    def __init__(self, *answers: tuple[int, Any]) -> None:
+        self.asked: list[tuple[str, str, Any]] = []
+        self._answers = list(answers)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content) if request.content else None
+        self.asked.append((request.method, request.url.path, body))
+        status, answer = self._answers.pop(0)
+        return httpx.Response(status, json=answer)
+
+    def client(self, *_: object) -> OperatorClient:
+        return OperatorClient(Endpoint("https://gateway.test", None, "abo_secret"), httpx.MockTransport(self))
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def install(*answers: tuple[int, Any]) -> Gateway:
+        made = Gateway(*answers)
+        monkeypatch.setattr(connection, "client", made.client)
+        return made
+
+    return install
+
+
+def invoke(*words: str) -> Any:
+    return CliRunner().invoke(app.build(), list(words))
+
+
+def test_every_command_of_the_design_is_there() -> None:
+    """The commands are those that the documentation names."""
+    assert set(COMMANDS) == {
+        "init",
+        "up",
+        "down",
+        "status",
+        "demo",
+        "gateway",
+        "worker list",
+        "worker drain",
+        "worker resume",
+        "worker revoke",
+        "token create",
+        "token list",
+        "token revoke",
+        "dags push",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_says_what_it_does_and_gives_an_example(name: str) -> None:
+    """Every command has a sentence and an example that begins with its own words."""
+    command = COMMANDS[name]
+    assert command.help
+    assert f"airbridge {name}" in (command.epilog or "")
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"gateway"}))
+def test_every_command_speaks_json(name: str) -> None:
+    """--json is there wherever there is a result."""
+    assert any("--json" in parameter.opts for parameter in COMMANDS[name].params)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ConfigurationError("x"), Exit.USAGE),
+        (AlreadyRunning(Path("x"), 1), Exit.WRONG_STATE),
+        (NotRunning(Path("x")), Exit.WRONG_STATE),
+        (PlatformUnreachable("x"), Exit.UNREACHABLE),
+        (Refused(403, RefusalReason.FORBIDDEN, "x"), Exit.REFUSED),
+        (StartFailed("x", "y"), Exit.FAILED),
+        (BundleError("x"), Exit.FAILED),
+        (AirBridgeError("x"), Exit.FAILED),
+    ],
+)
+def test_exit_statuses(error: AirBridgeError, status: Exit) -> None:
+    """Each kind of error has its status."""
+    assert exit_for(error) is status
+
+
+def test_worker_list_prints_a_table_or_json(gateway: Any) -> None:
+    """The table names the worker, its slots and what the operator wants; JSON is what the gateway said."""
+    gateway((200, {"workers": [WORKER]}), (200, {"workers": [WORKER]}))
+    shown = invoke("worker", "list")
+    assert shown.exit_code == 0
+    assert all(word in shown.stdout for word in ("eu-1", "3/8", "draining", "kernel"))
+    assert json.loads(invoke("worker", "list", "--json").stdout) == [WORKER]
+
+
+@pytest.mark.parametrize("action", ["drain", "resume", "revoke"])
+def test_worker_actions_carry_the_comment(gateway: Any, action: str) -> None:
+    """The action is posted to the worker with the comment."""
+    asked = gateway((200, WORKER))
+    assert invoke("worker", action, "eu-1", "--comment", "why").exit_code == 0
+    assert asked.asked == [("POST", f"/operator/v1/workers/eu-1/{action}", {"comment": "why"})]
+
+
+def test_a_join_token_is_printed_alone_on_stdout(gateway: Any) -> None:
+    """What a script reads from stdout is the token and nothing else."""
+    asked = gateway((200, {**TOKEN, "token": "abj_x"}))
+    made = CliRunner().invoke(app.build(), ["token", "create", "--region", "eu-west-1", "--ttl", "2h"])
+    assert made.stdout == "abj_x\n"
+    assert "good until" in made.stderr
+    body = {"kind": "join", "region": "eu-west-1", "pool": "default", "uses": 1, "ttl_seconds": 7200.0}
+    assert asked.asked == [("POST", "/operator/v1/tokens", {"token": body})]
+
+
+def test_an_access_token_needs_a_scope(gateway: Any) -> None:
+    """Without a scope it is refused here, with an example."""
+    result = invoke("token", "create", "--owner", "ci")
+    assert isinstance(result.exception, ConfigurationError)
+    assert "dags:push" in str(result.exception)
+
+
+def test_a_token_is_for_joining_or_for_operating(gateway: Any) -> None:
+    """Both at once, or neither, is a usage error."""
+    assert isinstance(invoke("token", "create").exception, ConfigurationError)
+    both = invoke("token", "create", "--region", "r", "--owner", "o", "--scope", "s:t")
+    assert isinstance(both.exception, ConfigurationError)
+
+
+@pytest.mark.parametrize("ttl", ["", "12", "h", "0h", "-1h", "1w", "1.5h"])
+def test_a_wrong_ttl_is_refused_with_what_would_be_right(ttl: str) -> None:
+    """Only a whole number with a unit is a TTL."""
+    with pytest.raises(ConfigurationError, match="like 12h"):
+        tokens._seconds(ttl)
+
+
+def test_token_list_and_revoke(gateway: Any) -> None:
+    """A join token's scope reads pool@region; revoking answers with the time."""
+    asked = gateway((200, {"tokens": [TOKEN]}), (200, {**TOKEN, "revoked_at": "now"}))
+    assert "default@eu-west-1" in invoke("token", "list").stdout
+    assert invoke("token", "revoke", "5f2c").stdout == "5f2c: revoked at now\n"
+    assert asked.asked[1][:2] == ("DELETE", "/operator/v1/tokens/5f2c")
+
+
+def test_dags_push_sends_the_folder(gateway: Any, tmp_path: Path) -> None:
+    """The folder goes as one archive to the bundle; the version is the result."""
+    (tmp_path / "a.py").write_text("x = 1\n")
+    sent: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200, json={"bundle": "team", "version": "sha256:ab"})
+
+    transport = httpx.MockTransport(answer)
+    made = gateway()
+    made.client = lambda *_: OperatorClient(Endpoint("https://g.test", None, "t"), transport)
+    connection.client = made.client  # type: ignore[assignment] # the fixture puts the real one back
+    result = invoke("dags", "push", str(tmp_path), "--bundle", "team", "--json")
+    assert json.loads(result.stdout)["version"] == "sha256:ab"
+    assert (sent[0].method, sent[0].url.path) == ("PUT", "/operator/v1/dags/team")
+    assert sent[0].content.startswith(b"\x1f\x8b")
+
+
+def test_a_refusal_carries_the_gateways_words(gateway: Any) -> None:
+    """403 becomes `Refused` with reason and detail, which the command line prints."""
+    problem = Problem(status=403, reason=RefusalReason.FORBIDDEN, detail="no scope workers:drain")
+    gateway((403, problem.model_dump(mode="json")))
+    result = invoke("worker", "drain", "eu-1")
+    assert isinstance(result.exception, Refused)
+    assert "no scope workers:drain" in str(result.exception)
+
+
+def test_a_broken_gateway_is_unreachable_not_a_refusal(gateway: Any) -> None:
+    """A 5xx, or something that is not the gateway, is status 4."""
+    gateway((502, {"oops": 1}))
+    assert isinstance(invoke("worker", "list").exception, PlatformUnreachable)
+
+
+def test_without_a_platform_the_command_says_how_to_start_one(tmp_path: Path) -> None:
+    """No gateway named and none running: the error names the command that starts one."""
+    result = invoke("worker", "list", "--dir", str(tmp_path))
+    assert isinstance(result.exception, NotRunning)
+    assert "airbridge up" in str(result.exception)
+
+
+def test_a_token_file_is_needed_with_a_url(tmp_path: Path) -> None:
+    """A URL without a token names the option and its variable."""
+    with pytest.raises(ConfigurationError, match="AIRBRIDGE_TOKEN_FILE"):
+        connection.client(tmp_path, "https://g.test", None, None)
+    with pytest.raises(ConfigurationError, match="No such file"):
+        connection.client(tmp_path, "https://g.test", tmp_path / "none", None)
+
+
+def test_pairs() -> None:
+    """name=value, with = in the value; a word without = names the option."""
+    assert arguments.pairs(["a=b=c"], "--x") == {"a": "b=c"}
+    with pytest.raises(typer.BadParameter, match="'nonsense' must be written name=value"):
+        arguments.pairs(["nonsense"], "--x")
+
+
+def test_init_makes_keys_once(tmp_path: Path) -> None:
+    """The files are listed; a second time is refused."""
+    words = ("init", str(tmp_path / "secrets"), "--trust-domain", "example.com", "--json")
+    made = json.loads(invoke(*words).stdout.partition("\nNext")[0])
+    assert all(Path(file).exists() for file in made["files"])
+    assert "never overwritten" in str(invoke(*words).exception)
+
+
+def a_report(**more: Any) -> Report:
+    row = TaskRow(
+        task="t", data_in="eu-west-1", region="eu-west-1", worker="w", wait=0.1, run=1.0, state="success"
+    )
+    given = {"state": "success", "tasks": (row,), "result": {"a": 1}, "log_of": "t", "log": ("one", "two")}
+    return Report(**{**given, "seconds_to_ready": 1.0, "seconds_to_run": 2.0, **more})
+
+
+def test_the_demo_is_good_only_if_every_task_ran_at_home() -> None:
+    """A run that succeeded with a task in the wrong region is not ok."""
+    assert a_report().ok
+    strayed = a_report().tasks[0].model_copy(update={"region": "us-east-1"})
+    assert not a_report(tasks=(strayed,)).ok
+    assert not a_report(state="failed").ok
+
+
+def test_the_report_shows_table_result_and_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the demo prints."""
+    demo_view.print_report(output.results(), a_report())
+    told = capsys.readouterr().out
+    assert all(word in told for word in ("ran in", "eu-west-1", '"a": 1', "two", "region of its data"))
+
+
+def test_task_rows_join_airflow_and_ledger() -> None:
+    """Waiting is from queued to started, running from started to ended; an unplaced task has neither place nor times."""
+    base = {"map_index": -1, "queued_when": None, "start_date": None, "end_date": None, "state": None}
+    done = {
+        **base,
+        "task_id": "nottingham_1920s",
+        "queued_when": "2026-01-01T00:00:00Z",
+        "start_date": "2026-01-01T00:00:01.250Z",
+        "end_date": "2026-01-01T00:00:03Z",
+        "state": "success",
+    }
+    rows = task_rows([{**base, "task_id": "compare"}, done], {("nottingham_1920s", -1): ("eu-west-1", "w")})
+    assert [(row.task, row.region, row.wait, row.run) for row in rows] == [
+        ("nottingham_1920s", "eu-west-1", 1.25, 1.75),
+        ("compare", None, None, None),
+    ]
