@@ -129,7 +129,7 @@ def parse(data: dict[str, Any], source: str) -> Environment:
     try:
         environment = Environment.model_validate(data)
     except ValidationError as error:
-        problems = [f"{source}: {_key(item['loc'])}: {_reason(item)}" for item in error.errors()]
+        problems = [f"{source}: {_key(item['loc'])}: {_reason(item)}" for item in _own_problems(error)]
         raise EnvironmentFileError("\n".join(problems)) from error
     refusals.check(environment, source)
     return environment
@@ -148,6 +148,13 @@ def load(path: Path) -> Environment:
     if environment.name != path.stem:
         raise EnvironmentFileError(f"{path}: name: is {environment.name!r}, the file says {path.stem!r}")
     return environment
+
+
+def _own_problems(error: ValidationError) -> list[Any]:
+    """Without "too short": pydantic says it of a list whose wrong items it has just left out."""
+    items = error.errors()
+    wrong = {item["loc"][:depth] for item in items for depth in range(1, len(item["loc"]))}
+    return [item for item in items if item["loc"] not in wrong]
 
 
 def _key(location: tuple[int | str, ...]) -> str:

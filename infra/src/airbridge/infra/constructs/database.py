@@ -7,11 +7,23 @@ from dataclasses import dataclass
 
 from airbridge.infra.cdk import Construct, TerraformResourceLifecycle, aws
 from airbridge.infra.constructs.network import Network
-from airbridge.infra.constructs.policy import assumed_by_service
+from airbridge.infra.constructs.policy import Statement, assumed_by_service
 from airbridge.infra.constructs.role import Role, RoleProps
 
 PORT = 5432
-_MONITORING_POLICY = "arn:aws:iam::aws:policy/service-role/AmazonRDSEnhancedMonitoringRole"
+# What AWS's own AmazonRDSEnhancedMonitoringRole allows.
+_MONITORING = (
+    Statement(
+        sid="MakeLogGroups",
+        actions=("logs:CreateLogGroup", "logs:PutRetentionPolicy"),
+        resources=("arn:aws:logs:*:*:log-group:RDS*",),
+    ),
+    Statement(
+        sid="WriteLogStreams",
+        actions=("logs:CreateLogStream", "logs:DescribeLogStreams", "logs:GetLogEvents", "logs:PutLogEvents"),
+        resources=("arn:aws:logs:*:*:log-group:RDS*:log-stream:*",),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,6 @@ class Database(Construct):  # type: ignore[misc]  # jsii's classes carry no type
                 name=f"{props.name}-monitoring",
                 description="RDS writes its enhanced monitoring",
                 trust=(assumed_by_service("monitoring.rds.amazonaws.com", props.account),),
-                managed_policies=(_MONITORING_POLICY,),
+                statements=_MONITORING,
             ),
         )

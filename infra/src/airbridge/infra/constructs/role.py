@@ -17,7 +17,6 @@ class RoleProps:
     description: str
     trust: Sequence[Statement]
     statements: Sequence[Statement] = ()
-    managed_policies: Sequence[str] = ()
     max_session_seconds: int = 3600
 
 
@@ -36,10 +35,6 @@ class Role(Construct):  # type: ignore[misc]  # jsii's classes carry no types he
         )
         if props.statements:
             self.allow("policy", props.statements)
-        for arn in props.managed_policies:
-            aws.iam_role_policy_attachment.IamRolePolicyAttachment(
-                self, f"managed-{arn.rsplit('/', 1)[-1].lower()}", role=self.role.name, policy_arn=arn
-            )
 
     @property
     def arn(self) -> str:

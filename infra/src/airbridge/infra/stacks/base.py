@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from airbridge.infra.cdk import Aspects, DataTerraformRemoteStateS3, LocalBackend, S3Backend, TerraformOutput
@@ -20,6 +21,8 @@ class Deployment:
     environment: Environment
     allow_destroy: bool = False
     local_state: bool = False
+    local_state_file: Path = Path("bootstrap.tfstate")
+    first_stack: str = "bootstrap"
     # The Python that Terraform starts for the migrations, as seen from a stack's directory.
     python: str = "python"
 
@@ -46,8 +49,9 @@ class Stack(_TerraformStack):  # type: ignore[misc]  # jsii's classes carry no t
         self._backend(name)
 
     def _backend(self, name: str) -> None:
-        if self.deployment.local_state:
-            LocalBackend(self, path=f"{name}.tfstate")
+        if self.deployment.local_state and name == self.deployment.first_stack:
+            # It makes the bucket that the state belongs in; `cdktf deploy --migrate-state` then moves it there.
+            LocalBackend(self, path=str(self.deployment.local_state_file))
             return
         S3Backend(self, **self._state_of(name))
         # cdktf knows only DynamoDB's locks; this is Terraform's own.

@@ -1,0 +1,13 @@
+"""What is missing in moto, one module a service. `apply` puts all of it over moto, once, before the server starts."""
+
+from __future__ import annotations
+
+import importlib
+
+NAMES = ("authorisation", "autoscaling", "ecs", "elbv2", "launch_templates", "rds", "security_groups", "sqs")
+
+
+def apply(names: tuple[str, ...] = NAMES) -> None:
+    """Put the named fixes over moto."""
+    for name in names:
+        importlib.import_module(f"{__name__}.{name}").apply()

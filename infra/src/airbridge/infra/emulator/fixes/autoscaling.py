@@ -1,0 +1,88 @@
+"""Groups keep their hooks and warm-up, hooks have no invented role, policies are enabled, draining can end.
+
+moto ignores the hooks that a group is created with and its default warm-up, gives every hook a role and a target of
+its own making, leaves `Enabled` out of a policy, and has no CompleteLifecycleAction or RecordLifecycleActionHeartbeat.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moto.autoscaling.exceptions import ValidationError
+from moto.autoscaling.models import AutoScalingBackend, FakeScalingPolicy, LifecycleHook
+from moto.autoscaling.responses import AutoScalingResponse
+from moto.core.responses import EmptyResult
+
+
+def apply() -> None:
+    """Close the gaps."""
+    _hooks()
+    _groups()
+    policy: Any = FakeScalingPolicy
+    policy.enabled = True
+    responses: Any = AutoScalingResponse
+    responses.complete_lifecycle_action = _complete
+    responses.record_lifecycle_action_heartbeat = _heartbeat
+
+
+def _hooks() -> None:
+    hook: Any = LifecycleHook
+    make = hook.__init__
+
+    def without_inventions(self: Any, *arguments: Any, **named: Any) -> None:
+        make(self, *arguments, **named)
+        self.role_arn = self.notification_target_arn = None
+
+    hook.__init__ = without_inventions
+
+
+def _groups() -> None:
+    responses: Any = AutoScalingResponse
+    create, update = responses.create_auto_scaling_group, responses.update_auto_scaling_group
+
+    def with_hooks(self: Any) -> Any:
+        result = create(self)
+        name = self._get_param("AutoScalingGroupName")
+        _remember_warmup(self, name)
+        for given in self._get_param("LifecycleHookSpecificationList", []):
+            self.autoscaling_backend.create_lifecycle_hook(
+                name=given["LifecycleHookName"],
+                as_name=name,
+                transition=given["LifecycleTransition"],
+                timeout=given.get("HeartbeatTimeout"),
+                result=given.get("DefaultResult"),
+            )
+        return result
+
+    def with_warmup(self: Any) -> Any:
+        result = update(self)
+        _remember_warmup(self, self._get_param("AutoScalingGroupName"))
+        return result
+
+    responses.create_auto_scaling_group = with_hooks
+    responses.update_auto_scaling_group = with_warmup
+
+
+def _remember_warmup(response: Any, name: str) -> None:
+    seconds = response._get_int_param("DefaultInstanceWarmup")  # noqa: SLF001  # how moto's own actions read parameters
+    if seconds is not None:
+        response.autoscaling_backend.autoscaling_groups[name].default_instance_warmup = seconds
+
+
+def _complete(self: Any) -> Any:
+    """End the wait of a draining instance. moto never makes one wait, so there is nothing more to do."""
+    _require_hook(self)
+    return EmptyResult()
+
+
+def _heartbeat(self: Any) -> Any:
+    """Prolong the wait of a draining instance."""
+    _require_hook(self)
+    return EmptyResult()
+
+
+def _require_hook(response: Any) -> None:
+    backend: AutoScalingBackend = response.autoscaling_backend
+    group, name = response._get_param("AutoScalingGroupName"), response._get_param("LifecycleHookName")  # noqa: SLF001
+    if not backend.describe_lifecycle_hooks(group, [name]):
+        raise ValidationError(f"No Lifecycle Hook found with name {name} in group {group}")

@@ -1,0 +1,196 @@
+"""`make infra-local`: the emulator, and the real `cdktf deploy` of the control plane and every edge region on it.
+
+    python -m airbridge.infra.local up | destroy | plan
+
+Leaves in `.local/`: outputs.json (by stack), regions.toml (the region catalogue), env (what a shell needs to talk to
+the emulator), emulator.log and emulator.pid. The emulator keeps running until `destroy`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from airbridge.infra import catalogue
+from airbridge.infra import environment as environments
+from airbridge.infra.exceptions import CommandFailedError, EmulatorError, InfraError
+
+START_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Local:
+    """One local deployment: where its files are, and the emulator's port."""
+
+    environment: str = "local"
+    directory: Path = Path(".local")
+    port: int = 5600
+
+    @property
+    def endpoint_url(self) -> str:
+        """The emulator's."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def outputs(self) -> Path:
+        """Where the stacks' outputs are."""
+        return self.directory / "outputs.json"
+
+    def variables(self) -> dict[str, str]:
+        """What Terraform, cdktf and boto3 need to talk to the emulator; nothing in the stacks knows of it."""
+        return {
+            "AIRBRIDGE_ENV": self.environment,
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            # An action that the emulator does not know is an error at once, not in ten minutes.
+            "AWS_MAX_ATTEMPTS": "2",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "CDKTF_SKIP_PROVIDER_LOCK": "true",
+            "CDKTF_OUTPUT": str(self.directory / "cdktf.out"),
+            "CI": "true",
+            "CHECKPOINT_DISABLE": "1",
+        }
+
+    def stacks(self) -> list[str]:
+        """The environment's stacks in the order in which they are deployed, without bootstrap."""
+        environment = environments.load(Path("environments") / f"{self.environment}.toml")
+        return ["control-plane", *(f"edge-{region.name}" for region in environment.regions)]
+
+
+Run = Callable[[Sequence[str], Mapping[str, str]], None]
+
+
+def run(command: Sequence[str], variables: Mapping[str, str]) -> None:
+    """Run a command; CommandFailedError names it."""
+    done = subprocess.run(command, check=False, env={**os.environ, **variables})  # noqa: S603  # no shell, our own commands
+    if done.returncode:
+        raise CommandFailedError(f"{' '.join(command)}: exit code {done.returncode}")
+
+
+def up(local: Local, run: Run = run, note: Callable[[str], None] = lambda _: None) -> None:
+    """Start the emulator and deploy everything."""
+    local.directory.mkdir(exist_ok=True)
+    (local.directory / "env").write_text("".join(f"export {k}={v}\n" for k, v in local.variables().items()))
+    start_emulator(local)
+    for title, command, variables in _deployment(local):
+        started = time.monotonic()
+        run(command, {**local.variables(), **variables})
+        note(f"{title}: {time.monotonic() - started:.0f} s")
+    collect(local)
+
+
+def _deployment(local: Local) -> list[tuple[str, list[str], dict[str, str]]]:
+    """The state's bucket is made with the state beside it; then the state is moved into the bucket."""
+    deploy = [*_CDKTF, "deploy", "--auto-approve"]
+    first = ("bootstrap", [*deploy, "bootstrap"], {"AIRBRIDGE_STATE": "local"})
+    moved = ("bootstrap, its state moved", [*deploy, "--migrate-state", "bootstrap"], {})
+    home, *regions = local.stacks()
+    outputs = [str(local.directory / f"outputs-{name}.json") for name in ("home", "regions")]
+    return [
+        first,
+        moved,
+        (home, [*deploy, "--outputs-file", outputs[0], home], {}),
+        # Regions know nothing of each other: cdktf deploys them at the same time.
+        (", ".join(regions), [*deploy, "--outputs-file", outputs[1], *regions], {}),
+    ]
+
+
+def plan(local: Local, run: Run = run) -> None:
+    """Plan every stack; CommandFailedError if one would change (exit code 2 of `terraform plan`)."""
+    for stack in ("bootstrap", *local.stacks()):
+        directory = local.directory / "cdktf.out" / "stacks" / stack
+        command = ["terraform", f"-chdir={directory}", "plan", "-detailed-exitcode", "-no-color", "-input=false"]
+        run(command, local.variables())
+
+
+def destroy(local: Local, run: Run = run) -> None:
+    """Destroy the stacks, regions first, then end the emulator, which forgets the rest."""
+    home, *regions = local.stacks()
+    for stacks in (regions, [home]):
+        run([*_CDKTF, "destroy", "--auto-approve", *stacks], local.variables())
+    stop_emulator(local)
+
+
+def collect(local: Local) -> None:
+    """One file of outputs, by stack, and the region catalogue made from it."""
+    outputs: dict[str, Any] = {}
+    for name in ("home", "regions"):
+        outputs |= json.loads((local.directory / f"outputs-{name}.json").read_text())
+    local.outputs.write_text(json.dumps(outputs, indent=2, sort_keys=True) + "\n")
+    (local.directory / "regions.toml").write_text(catalogue.from_outputs(outputs, local.endpoint_url))
+
+
+def start_emulator(local: Local) -> None:
+    """Start the emulator, unless it runs already; EmulatorError if it does not answer."""
+    if _answers(local.endpoint_url):
+        return
+    command = [sys.executable, "-m", "airbridge.infra.emulator", "--port", str(local.port)]
+    command += ["--record", str(local.directory / "actions.json")]
+    with (local.directory / "emulator.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)  # noqa: S603  # ourselves
+    (local.directory / "emulator.pid").write_text(str(process.pid))
+    deadline = time.monotonic() + START_SECONDS
+    while not _answers(local.endpoint_url):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise EmulatorError(f"the emulator did not start; see {local.directory / 'emulator.log'}")
+        time.sleep(0.2)
+
+
+def stop_emulator(local: Local) -> None:
+    """End the emulator that `up` started."""
+    file = local.directory / "emulator.pid"
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        os.kill(int(file.read_text()), signal.SIGTERM)
+    file.unlink(missing_ok=True)
+
+
+def _answers(endpoint_url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{endpoint_url}/moto-api/", timeout=2) as answer:  # noqa: S310  # loopback
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _note(line: str) -> None:
+    sys.stderr.write(f"infra-local: {line}\n")
+
+
+_CDKTF = ("npx", "--no-install", "cdktf")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what is asked; 0, or 1 with the reason on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m airbridge.infra.local", description="The platform on an emulator.")
+    parser.add_argument("what", choices=("up", "plan", "destroy"))
+    parser.add_argument("--environment", default="local")
+    parser.add_argument("--port", type=int, default=5600)
+    options = parser.parse_args(arguments)
+    local = Local(environment=options.environment, port=options.port)
+    try:
+        if options.what == "up":
+            up(local, note=_note)
+            sys.stdout.write(local.outputs.read_text())
+        else:
+            {"plan": plan, "destroy": destroy}[options.what](local)
+    except InfraError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

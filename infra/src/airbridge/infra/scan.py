@@ -1,0 +1,119 @@
+"""Holds a scanner's findings against what the stacks accept, with a reason, beside the resource.
+
+    python -m airbridge.infra.scan cdktf.out/prod --checkov checkov
+
+Every stack is scanned twice over: as synthesised, and, where there is one, as planned (`plan.json` in a stack's
+directory, made by `terraform show -json`). A finding that nobody accepted fails; so does an acceptance that nothing
+needs any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from airbridge.infra.constructs.checks import COMMENT
+from airbridge.infra.exceptions import CommandFailedError, InfraError
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """A check that failed for a resource."""
+
+    stack: str
+    resource: str
+    check: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the findings of some stacks come to."""
+
+    passed: int
+    accepted: Mapping[Finding, str]
+    unaccepted: Sequence[Finding]
+    unneeded: Sequence[Finding]
+
+    @property
+    def clean(self) -> bool:
+        """Whether every finding was accepted, and every acceptance needed."""
+        return not self.unaccepted and not self.unneeded
+
+
+def judge(passed: int, findings: Iterable[Finding], accepted: Mapping[Finding, str]) -> Verdict:
+    """Hold findings against acceptances; both by stack, resource and check."""
+    keys = {Finding(each.stack, each.resource, each.check): each for each in findings}
+    return Verdict(
+        passed=passed,
+        accepted={key: accepted[key] for key in sorted(keys) if key in accepted},
+        unaccepted=[keys[key] for key in sorted(keys) if key not in accepted],
+        unneeded=sorted(key for key in accepted if key not in keys),
+    )
+
+
+def acceptances(stack: str, synthesised: Mapping[str, Any]) -> Iterator[tuple[Finding, str]]:
+    """What a stack accepts, read from its JSON."""
+    for kind, resources in synthesised.get("resource", {}).items():
+        for name, resource in resources.items():
+            for check, reason in resource.get("//", {}).get(COMMENT, {}).items():
+                yield Finding(stack, f"{kind}.{name}", check), reason
+
+
+def scan(checkov: str, directory: Path, framework: str) -> tuple[int, list[tuple[str, str, str]]]:
+    """Passed checks, and failed ones as (resource, check, name)."""
+    where = ["-d", str(directory)] if framework == "terraform_json" else ["-f", str(directory / "plan.json")]
+    command = [checkov, *where, "--framework", framework, "--skip-download", "--compact", "--quiet", "-o", "json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603  # no shell, named paths
+    try:
+        report = json.loads(done.stdout)
+    except ValueError as error:
+        raise CommandFailedError(f"{' '.join(command)}: {done.stderr or done.stdout}") from error
+    reports = report if isinstance(report, list) else [report]
+    passed = sum(each.get("summary", each).get("passed", 0) for each in reports)
+    failed = [item for each in reports for item in each.get("results", {}).get("failed_checks", [])]
+    return passed, [(item["resource"], item["check_id"], item["check_name"]) for item in failed]
+
+
+def examine(checkov: str, environment: Path) -> Verdict:
+    """Scan every stack of a synthesised environment."""
+    passed, findings, accepted = 0, [], {}
+    for directory in sorted((environment / "stacks").iterdir()):
+        framework = "terraform_plan" if (directory / "plan.json").exists() else "terraform_json"
+        count, failed = scan(checkov, directory, framework)
+        passed += count
+        findings += [Finding(directory.name, resource, check, name) for resource, check, name in failed]
+        accepted |= dict(acceptances(directory.name, json.loads((directory / "cdk.tf.json").read_text())))
+    if passed == 0:
+        raise CommandFailedError(f"{environment}: the scanner looked at nothing; synthesise first")
+    return judge(passed, findings, accepted)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Scan and report; 0 if clean."""
+    parser = argparse.ArgumentParser(prog="python -m airbridge.infra.scan", description="Scan synthesised stacks.")
+    parser.add_argument("environment", type=Path, help="a directory of synthesised stacks, as cdktf.out/prod")
+    parser.add_argument("--checkov", default="checkov", help="the scanner's command")
+    options = parser.parse_args(arguments)
+    try:
+        verdict = examine(options.checkov, options.environment)
+    except InfraError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    for finding in verdict.unaccepted:
+        sys.stdout.write(f"NOT ACCEPTED {finding.stack} {finding.resource} {finding.check} {finding.name}\n")
+    for finding in verdict.unneeded:
+        sys.stdout.write(f"NOT NEEDED   {finding.stack} {finding.resource} {finding.check}\n")
+    summary = f"{verdict.passed} passed, {len(verdict.accepted)} accepted with a reason, "
+    sys.stdout.write(f"{summary}{len(verdict.unaccepted)} not accepted, {len(verdict.unneeded)} not needed\n")
+    return 0 if verdict.clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

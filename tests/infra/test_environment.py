@@ -1,0 +1,125 @@
+"""Environment files: what is refused, and that the refusal says where and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airbridge.infra import environment as environments
+from airbridge.infra.exceptions import EnvironmentFileError, InfraError, UnsafeStackError
+from airbridge.infra.refusals import architecture
+from airbridge.infra.settings import Settings
+
+from tests.infra.conftest import ENVIRONMENTS
+from tests.infra.factories import DIGEST, environment, pool, region
+
+
+@pytest.mark.parametrize("name", ["local", "dev", "staging", "prod"])
+def test_every_environment_in_the_repository_is_valid(name: str) -> None:
+    """The files that ship load, and are named as they say."""
+    assert name == environments.load(ENVIRONMENTS / f"{name}.toml").name
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("an image by tag", {"images": {"control_plane": "control-plane:1.2", "worker": f"w@sha256:{DIGEST}"}}, "images.control_plane: an image is named by digest"),
+    ("an image by tag and digest", {"images": {"control_plane": f"c:1@sha256:{DIGEST}", "worker": f"w@sha256:{DIGEST}"}}, "images.control_plane: an image is named by digest"),
+    ("an unknown key", {"colour": "red"}, "colour: Extra inputs are not permitted"),
+    ("a missing key", {"region": [{"name": "eu-west-1", "cidr": "10.1.0.0/20"}]}, "region[0].pool: Field required"),
+    ("an odd instance type", {"region": [region(pool=[pool(instance_types=["big"])])]}, "region[0].pool[0].instance_types[0]: unknown instance type pattern"),
+    ("a network too small", {"region": [region(cidr="10.1.0.0/28")]}, "region[0].cidr: a region's network is a /16 to /22"),
+    ("a public network", {"region": [region(cidr="8.8.0.0/16")]}, "region[0].cidr: a region's network is a private one"),
+    ("an odd region", {"region": [region(name="Ireland")]}, "region[0].name: String should match"),
+    ("no region", {"region": []}, "region: Tuple should have at least 1 item"),
+    ("a pool that would collide with the dead letters", {"region": [region(pool=[pool("-dead-letters")])]}, "region[0].pool[0].name"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "changes", "message"), REFUSED, ids=[what for what, _, _ in REFUSED])
+def test_a_wrong_key_is_refused_by_file_and_key(what: str, changes: dict[str, Any], message: str) -> None:
+    """The error names the file, the key, and what would be right."""
+    with pytest.raises(EnvironmentFileError) as refusal:
+        environments.parse(environment(**changes), "test.toml")
+    assert f"test.toml: {message}" in str(refusal.value)
+
+
+UNSAFE: list[tuple[str, dict[str, Any], str]] = [
+    ("a region twice", {"region": [region(), region(cidr="10.2.0.0/20")]}, "region: eu-west-1 is given 2 times"),
+    ("a pool twice", {"region": [region(pool=[pool(), pool()])]}, "region eu-west-1: pool: default is given 2 times"),
+    ("overlapping networks", {"region": [region(), region("us-west-2", "10.1.8.0/22")]}, "cidr: region eu-west-1 has 10.1.0.0/20 and region us-west-2 has 10.1.8.0/22"),
+    ("a region over the control plane", {"region": [region(cidr="10.0.0.0/16")]}, "cidr: control_plane has 10.0.0.0/20"),
+    ("a prefix in two regions", {"region": [region(data=["s3://data/a"]), region("us-west-2", "10.2.0.0/20", data=["s3://data/a/b"])]}, "data: s3://data/a/ (region eu-west-1) and s3://data/a/b/ (region us-west-2) overlap"),
+    ("two architectures in a pool", {"region": [region(pool=[pool(instance_types=["m7g.large", "m7i.large"])])]}, "region eu-west-1: pool default: instance_types mix arm64 and x86_64"),
+    ("more at least than at most", {"region": [region(pool=[pool(min_instances=9)])]}, "region eu-west-1: pool default: min_instances 9 is above max_instances 4"),
+    ("production unprotected", {"tier": "production", "protection": {"deletion": False}}, "protection.deletion: is false"),
+    ("production without a standby", {"tier": "production", "control_plane": {**environment()["control_plane"], "database": {"multi_az": False}}}, "control_plane.database.multi_az: is false"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "changes", "message"), UNSAFE, ids=[what for what, _, _ in UNSAFE])
+def test_an_unsafe_environment_is_refused_by_file_and_key(what: str, changes: dict[str, Any], message: str) -> None:
+    """What would be accepted key by key, but not as a whole."""
+    with pytest.raises(UnsafeStackError) as refusal:
+        environments.parse(environment(**changes), "test.toml")
+    assert f"test.toml: {message}" in str(refusal.value)
+
+
+def test_neighbouring_prefixes_are_two_prefixes() -> None:
+    """`sales` does not claim `sales-archive`."""
+    regions = [region(data=["s3://data/sales"]), region("us-west-2", "10.2.0.0/20", data=["s3://data/sales-archive"])]
+    assert 2 == len(environments.parse(environment(region=regions), "test.toml").regions)
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    """An engineer fixes a file in one pass."""
+    wrong = environment(account="1", home_region="home", trust_domain="?")
+    with pytest.raises(EnvironmentFileError) as refusal:
+        environments.parse(wrong, "test.toml")
+    assert ["test.toml: account", "test.toml: home_region", "test.toml: trust_domain"] == [
+        ":".join(line.split(":")[:2]) for line in str(refusal.value).splitlines()
+    ]
+
+
+def test_a_file_that_is_not_there_names_those_that_are() -> None:
+    """A misspelt environment shows the choice."""
+    with pytest.raises(EnvironmentFileError, match=r"there are: dev, local, prod, staging"):
+        environments.load(ENVIRONMENTS / "production.toml")
+
+
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
+    """A syntax error names the file and the place."""
+    file = tmp_path / "broken.toml"
+    file.write_text("name = ")
+    with pytest.raises(EnvironmentFileError, match=r"broken.toml: Invalid value"):
+        environments.load(file)
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "expected"),
+    [
+        ("m7g.large", "arm64"),
+        ("c7gn.16xlarge", "arm64"),
+        ("a1.metal", "arm64"),
+        ("g5g.xlarge", "arm64"),
+        ("g5.xlarge", "x86_64"),
+        ("m7i-flex.large", "x86_64"),
+        ("r7iz.metal-16xl", "x86_64"),
+    ],
+)
+def test_the_architecture_is_told_from_the_name(instance_type: str, expected: str) -> None:
+    """Graviton is a `g` after the generation, not in the family."""
+    assert expected == architecture(instance_type)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({}, "AIRBRIDGE_ENV is not set"),
+        ({"AIRBRIDGE_ENV": "dev", "AIRBRIDGE_ALLOW_DESTROY": "prod"}, "they must agree"),
+        ({"AIRBRIDGE_ENV": "dev", "AIRBRIDGE_STATE": "disk"}, "AIRBRIDGE_STATE is 'disk'"),
+    ],
+)
+def test_wrong_settings_name_the_variable(variables: dict[str, str], message: str) -> None:
+    """Destroying needs the environment's name said twice."""
+    with pytest.raises(InfraError, match=message):
+        Settings.read(variables)
