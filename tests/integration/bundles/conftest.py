@@ -1,4 +1,4 @@
-"""Bundles on moto server: two regions, and room on disk for as many dag-processors as a test wants."""
+"""Room on disk for as many dag-processors as a test wants, over the same two regions."""
 
 from __future__ import annotations
 
@@ -6,45 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from tests.support.airflow_home import Metadata
-from tests.support.moto import Moto
+from tests.support.cloud import Cloud, cloud, dags
 
 from airbridge.executor.bundle import AirBridgeBundle
-from airbridge.executor.bundle_store import BundleStore
-from airbridge.executor.regions import Catalogue
 
-REGIONS = ("us-east-1", "eu-west-1")
-GOOD = 'from airflow.sdk import DAG\n\nwith DAG("{dag_id}"):\n    pass\n'
-
-
-def write_dag(folder: Path, name: str, dag_id: str) -> None:
-    """Write a DAG file that parses."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(GOOD.format(dag_id=dag_id))
-
-
-@dataclass(frozen=True)
-class Cloud:
-    """Two regions on moto, and the catalogue file that describes them."""
-
-    moto: Moto
-    catalogue_file: Path
-
-    @property
-    def catalogue(self) -> Catalogue:
-        return Catalogue.read(self.catalogue_file)
-
-    def store(self, bundle: str = "dags") -> BundleStore:
-        return BundleStore.of(bundle, self.catalogue)
-
-    def keys(self, region: str) -> list[str]:
-        found = self.catalogue.region(region)
-        assert found is not None
-        listed = self.moto.client("s3", region).list_objects_v2(Bucket=found.bundle_bucket)
-        return [entry["Key"] for entry in listed.get("Contents", ())]
+__all__ = ["cloud", "dags"]  # fixtures
 
 
 @dataclass(frozen=True)
@@ -63,28 +32,6 @@ class Processor:
 
 
 @pytest.fixture
-def cloud(moto: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    for name, value in moto.environment.items():
-        monkeypatch.setenv(name, value)
-    suffix = uuid4().hex[:12]
-    lines = [f'home_region = "{REGIONS[0]}"']
-    for region in REGIONS:
-        bundles = moto.bucket(f"dags-{region}-{suffix}", region)
-        lines += [
-            "[[region]]",
-            f'name = "{region}"',
-            f'log_bucket = "logs-{region}-{suffix}"',
-            f'bundle_bucket = "{bundles}"',
-            f'endpoint_url = "{moto.url}"',
-            "[[region.pool]]",
-            f'queue_url = "{moto.url}/{region}/queue-{suffix}"',
-        ]
-    catalogue_file = tmp_path / "regions.toml"
-    catalogue_file.write_text("\n".join(lines))
-    return Cloud(moto, catalogue_file)
-
-
-@pytest.fixture
 def processor(
     cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sqlite_metadata: Metadata
 ) -> Processor:
@@ -94,10 +41,3 @@ def processor(
 @pytest.fixture
 def other_processor(processor: Processor, tmp_path: Path) -> Processor:
     return Processor(processor.cloud, tmp_path / "disk-2", processor.monkeypatch)
-
-
-@pytest.fixture
-def dags(tmp_path: Path) -> Path:
-    folder = tmp_path / "dags"
-    write_dag(folder, "one.py", "one")
-    return folder

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from airflow.exceptions import AirflowException
-from tests.integration.bundles.conftest import REGIONS, Cloud, Processor, write_dag
+from tests.integration.bundles.conftest import Processor
+from tests.support.cloud import REGIONS, Cloud, write_dag
 
 from airbridge.executor.bundle_store import BundleStore
 from airbridge.executor.exceptions import ConfigurationError

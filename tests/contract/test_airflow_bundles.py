@@ -1,0 +1,229 @@
+"""What AirBridge's bundle leans on in Airflow 3.0.4: how the dag-processor drives it, and what it records."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.airflow_home import Metadata
+from tests.support.cloud import Cloud, cloud, dags, write_dag
+
+from airbridge.executor._airflow import refresh_soon, report_import_errors
+from airbridge.executor.bundle import AirBridgeBundle
+from airbridge.executor.snapshot import pack
+
+__all__ = ["cloud", "dags"]  # fixtures
+
+
+@pytest.fixture
+def airflow(
+    cloud: Cloud, dags: Path, tmp_path: Path, sqlite_metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> Metadata:
+    """An Airflow whose bundles are `dags`, from the folder, and `pushed`."""
+    hour = {"refresh_interval": 3600, "refuse_broken": False}
+    classpath = "airbridge.executor.bundle.AirBridgeBundle"
+    bundles = [
+        {
+            "name": "dags",
+            "classpath": classpath,
+            "kwargs": {"source": {"kind": "folder", "path": str(dags)}, **hour},
+        },
+        {"name": "pushed", "classpath": classpath, "kwargs": {"source": {"kind": "push"}, **hour}},
+    ]
+    for name, value in {
+        "AIRFLOW__AIRBRIDGE__REGIONS_FILE": str(cloud.catalogue_file),
+        "AIRFLOW__AIRBRIDGE__SECRETS_DIR": str(tmp_path / "secrets"),
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH": str(tmp_path / "disk"),
+        "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "0",
+        "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(tmp_path / "parse-logs"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    return sqlite_metadata
+
+
+def processor() -> Any:
+    """A dag-processor's manager that has read its configuration, before its first look."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.manager import DagFileProcessorManager
+
+    DagBundlesManager().sync_bundles_to_db()
+    manager = DagFileProcessorManager(max_runs=1)
+    manager._dag_bundles = list(DagBundlesManager().get_all_dag_bundles())
+    return manager
+
+
+def recorded(metadata: Metadata, bundle: str = "dags") -> str | None:
+    from airflow.models.dagbundle import DagBundleModel
+
+    with metadata.session() as session:
+        version: str | None = session.get(DagBundleModel, bundle).version
+        return version
+
+
+def test_dag_processor_records_the_digest(airflow: Metadata, dags: Path) -> None:
+    """A real dag-processor parses the snapshot and records its digest with bundle and DAG; a run is pinned to it."""
+    from airflow.models.dag import DagModel
+    from airflow.models.dagrun import DagRun
+    from airflow.models.serialized_dag import SerializedDagModel
+    from airflow.utils.state import DagRunState
+    from airflow.utils.types import DagRunTriggeredByType, DagRunType
+
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow", "dag-processor", "--num-runs", "1"],
+        env={**os.environ, "AIRFLOW__CORE__EXECUTOR": "LocalExecutor"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    version = pack(dags).version
+    assert recorded(airflow) == version
+    assert recorded(airflow, "pushed") is None
+    with airflow.session() as session:
+        dag_model = session.get(DagModel, "one")
+        assert (dag_model.bundle_name, dag_model.bundle_version) == ("dags", version)
+        assert dag_model.relative_fileloc == "one.py"
+        dag = SerializedDagModel.get("one", session=session).dag
+    when = datetime(2025, 8, 20, tzinfo=UTC)
+    dag.create_dagrun(
+        run_id="manual__1",
+        logical_date=when,
+        data_interval=(when, when),
+        run_after=when,
+        run_type=DagRunType.MANUAL,
+        triggered_by=DagRunTriggeredByType.TEST,
+        state=DagRunState.QUEUED,
+    )
+    with airflow.session() as session:
+        assert session.query(DagRun).one().bundle_version == version
+
+
+def test_files_are_those_of_the_version(airflow: Metadata, dags: Path) -> None:
+    """The dag-processor lists the snapshot's files, and a change of the folder alone changes nothing it has listed."""
+    manager, files = processor(), dict[str, set[Any]]()
+    manager._refresh_dag_bundles(files)
+    write_dag(dags, "two.py", "two")
+    manager._refresh_dag_bundles(files)  # not time to refresh
+    (found,) = files["dags"]
+    assert found.rel_path == Path("one.py")
+    assert found.absolute_path.is_relative_to(manager._dag_bundles[0].path)
+    assert files["pushed"] == set()
+
+
+def test_home_region_down_at_start(airflow: Metadata, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dag-processor that cannot reach the home region goes on with its other bundles instead of ending."""
+    text = cloud.catalogue_file.read_text().replace(cloud.moto.url, "http://127.0.0.1:9")
+    cloud.catalogue_file.write_text(text)
+    manager, files = processor(), dict[str, set[Any]]()
+    manager._refresh_dag_bundles(files)
+    assert files == {}
+    cloud.catalogue_file.write_text(text.replace("http://127.0.0.1:9", cloud.moto.url))
+    manager = processor()
+    manager._refresh_dag_bundles(files)
+    assert set(files) == {"dags", "pushed"}
+
+
+def test_push_is_picked_up_at_the_next_look(airflow: Metadata, cloud: Cloud, dags: Path) -> None:
+    """After `refresh_soon` the dag-processor refreshes a bundle at once, though its interval is an hour."""
+    manager, files = processor(), dict[str, set[Any]]()
+    manager._refresh_dag_bundles(files)
+    store = cloud.store("pushed")
+    store.publish(pack(dags), "ci", store.pointer())
+    manager._refresh_dag_bundles(files)
+    assert recorded(airflow, "pushed") is None
+    refresh_soon("pushed")
+    manager._refresh_dag_bundles(files)
+    assert recorded(airflow, "pushed") == pack(dags).version
+    assert {file.rel_path for file in files["pushed"]} == {Path("one.py")}
+
+
+def test_second_dag_processor_follows(airflow: Metadata, dags: Path) -> None:
+    """A dag-processor that sees another version recorded than its own refreshes before its interval is over."""
+    first, second = processor(), processor()
+    first_files, second_files = dict[str, set[Any]](), dict[str, set[Any]]()
+    first._refresh_dag_bundles(first_files)
+    second._refresh_dag_bundles(second_files)
+    write_dag(dags, "two.py", "two")
+    second._force_refresh_bundles.add("dags")
+    second._refresh_dag_bundles(second_files)
+    first._refresh_dag_bundles(first_files)
+    assert {str(file.rel_path) for file in first_files["dags"]} == {"one.py", "two.py"}
+    assert recorded(airflow) == first._dag_bundles[0].get_current_version() == pack(dags).version
+
+
+def test_callbacks_run_with_their_runs_code(airflow: Metadata, dags: Path) -> None:
+    """A callback's bundle is asked for its path without being initialised, and has its run's files there."""
+    from airflow.callbacks.callback_requests import DagCallbackRequest
+
+    manager = processor()
+    manager._refresh_dag_bundles({})
+    old = manager._dag_bundles[0].get_current_version()
+    write_dag(dags, "one.py", "renamed")
+    manager._force_refresh_bundles.add("dags")
+    manager._refresh_dag_bundles({})
+    request = DagCallbackRequest(
+        filepath="one.py",
+        bundle_name="dags",
+        bundle_version=old,
+        dag_id="one",
+        run_id="r",
+        is_failure_callback=True,
+    )
+    manager._add_callback_to_queue(request)
+    (file,) = manager._callback_to_execute
+    assert '"one"' in file.absolute_path.read_text()
+
+
+def test_stale_versions_are_airflows_to_remove(airflow: Metadata) -> None:
+    """A version lies where Airflow's clean-up of versions that tasks have used looks for it."""
+    from airflow.dag_processing.bundles.base import get_bundle_version_path
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+
+    bundle = DagBundlesManager().get_bundle("dags")
+    assert isinstance(bundle, AirBridgeBundle)
+    bundle.initialize()
+    assert bundle.path == get_bundle_version_path("dags", bundle.get_current_version())
+
+
+def test_import_errors_of_a_refused_snapshot(airflow: Metadata) -> None:
+    """They are listed beside Airflow's own, replace one another, and go with the next version."""
+    from airflow.models.errors import ParseImportError
+
+    def listed() -> set[str]:
+        with airflow.session() as session:
+            return {row.filename for row in session.query(ParseImportError)}
+
+    manager = processor()
+    report_import_errors("dags", {"a.py": "a.py:1: x", "b.py": "b.py:1: x"})
+    report_import_errors("dags", {"b.py": "b.py:1: x"})
+    report_import_errors("pushed", {"c.py": "c.py:1: x"})
+    assert listed() == {"b.py (not published)", "c.py (not published)"}
+    manager.clear_orphaned_import_errors(bundle_name="dags", observed_filelocs=set())
+    assert listed() == {"c.py (not published)"}
+    report_import_errors("pushed", {})
+    assert listed() == set()
+
+
+def test_version_fits_airflows_columns() -> None:
+    """A digest fits every column that Airflow keeps a bundle's version in."""
+    from airflow.models.dag import DagModel
+    from airflow.models.dag_version import DagVersion
+    from airflow.models.dagbundle import DagBundleModel
+    from airflow.models.dagrun import DagRun
+
+    columns = [
+        DagBundleModel.version,
+        DagModel.bundle_version,
+        DagRun.bundle_version,
+        DagVersion.bundle_version,
+    ]
+    lengths = [getattr(column.type, "length", None) for column in columns]
+    assert all(length is None or length >= len("sha256:") + 64 for length in lengths)
