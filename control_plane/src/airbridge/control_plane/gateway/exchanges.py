@@ -165,6 +165,9 @@ class _Transaction:
         try:
             return self.work.call(self.exchanges.app, call)
         except RolledBack as error:
+            if not call.writes:
+                # Airflow answers "not found" where its database failed it: not something to tell a task.
+                raise
             said_no = 400 <= error.answer.status < 500
             raise _RecordFailed(index, error.answer if said_no else _FAILED_HERE) from error
         except Exception as error:
