@@ -1,0 +1,116 @@
+"""An executor over a real database, with in-memory queues in place of SQS."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.support.airflow_home import Metadata
+from tests.support.scheduler import Hand, Scheduler
+from tests.unit.executor.catalogues import catalogue
+
+from airbridge.executor import _airflow
+from airbridge.executor.executor import EdgeExecutor, Machinery
+from airbridge.executor.intake import Intake
+from airbridge.executor.keeper import Keeper
+from airbridge.executor.outbox import Outbox
+from airbridge.executor.placement import Placement
+from airbridge.executor.queue import MemoryQueue
+from airbridge.executor.regions import Pool, Region
+from airbridge.executor.settings import Settings
+from airbridge.executor.signing import Signer
+
+OPTIONS = {
+    "regions_file": "/nowhere/regions.toml",
+    "secrets_dir": "/nowhere/secrets",
+    "outbox_interval": "0.05",
+    "outbox_backoff_base": "0.01",
+    "outbox_backoff_limit": "0.1",
+    "keeper_interval": "0.05",
+}
+
+
+class Queues(defaultdict[tuple[str, str], MemoryQueue]):
+    """The queue of each pool, made when first asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryQueue)
+
+    def of(self, region: Region, pool: Pool) -> MemoryQueue:
+        return self[region.name, pool.name]
+
+
+class StillExecutor(EdgeExecutor):
+    """An executor whose loops do not run by themselves: a test turns them."""
+
+    settings: Settings
+    queues: Queues
+
+    def start(self) -> None:
+        signer = Signer.generate()
+        self._machinery = Machinery(
+            intake=Intake(Placement(catalogue(), self.settings)),
+            outbox=Outbox(
+                catalogue().regions,
+                settings=self.settings,
+                signer=signer,
+                new_session=_airflow.new_session,
+                queue_of=self.queues.of,
+                random=lambda: 0.5,
+            ),
+            keeper=Keeper(
+                settings=self.settings,
+                owner_job_id=int(self.job_id or 0),
+                new_session=_airflow.new_session,
+                heartbeat_timeout=300.0,
+            ),
+        )
+
+    @property
+    def keeper(self) -> Keeper:
+        return self._started.keeper
+
+    @property
+    def outbox(self) -> Outbox:
+        return self._started.outbox
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings.read(OPTIONS.get)
+
+
+@pytest.fixture
+def queues() -> Queues:
+    return Queues()
+
+
+@pytest.fixture
+def hand(metadata: Metadata) -> Hand:
+    return Hand(metadata)
+
+
+@pytest.fixture
+def new_scheduler(
+    metadata: Metadata, settings: Settings, queues: Queues
+) -> Iterator[Callable[[], Scheduler]]:
+    """Starts schedulers, each with an executor of its own, over the same database and queues."""
+    started: list[Scheduler] = []
+
+    def start() -> Scheduler:
+        executor = StillExecutor(parallelism=100)
+        executor.settings, executor.queues = settings, queues
+        scheduler = Scheduler(metadata, executor)
+        executor.start()
+        started.append(scheduler)
+        return scheduler
+
+    yield start
+    for scheduler in started:
+        scheduler.executor.end()
+
+
+@pytest.fixture
+def scheduler(new_scheduler: Callable[[], Scheduler]) -> Scheduler:
+    return new_scheduler()

@@ -1,0 +1,379 @@
+"""EdgeExecutor under Airflow's own scheduler, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from tests.support.airflow_home import Metadata
+from tests.support.scheduler import VERSION, Hand, Scheduler, flat_dag, start_run, store_dag
+
+from airbridge.executor import near
+from airbridge.executor.ledger.models import Outcome
+
+
+def begin(metadata: Metadata, **arguments: object) -> str:
+    dag = flat_dag(**arguments)  # type: ignore[arg-type]
+    store_dag(metadata, dag)
+    return start_run(metadata, dag)
+
+
+def test_a_task_is_placed_and_its_success_comes_back(
+    metadata: Metadata, scheduler: Scheduler, hand: Hand
+) -> None:
+    """From queued, by way of the ledger, to success: the scheduler's slots are free again at the end."""
+    begin(metadata, executor_config=near("s3://eu-data/x"), priority_weight=7, pool_slots=3)
+    scheduler.loop(2)
+    [row] = hand.rows()
+    assert (row.state, row.region, row.pool, row.priority, row.slots) == (
+        "placed",
+        "eu-west-1",
+        "default",
+        7,
+        3,
+    )
+    assert row.owner_job_id == scheduler.job.id
+    assert row.workload["bundle"] == {"name": "dags-folder", "version": VERSION}
+    assert row.workload["dag_rel_path"] == "flat.py"
+    assert row.placement["why"] == "near s3://eu-data/x"
+    assert row.trace["traceparent"].startswith("00-")
+    assert scheduler.executor.slots_occupied == 1
+
+    hand.claim([row])
+    hand.finish([row])
+    scheduler.loop(2)
+    assert hand.task_states() == {"t0": "success"}
+    assert scheduler.executor.slots_occupied == 0
+    assert hand.rows()[0].acknowledged_at is not None
+
+
+def test_placement_refused_fails_the_task_at_once(
+    metadata: Metadata, scheduler: Scheduler, hand: Hand
+) -> None:
+    """A task that cannot be placed fails without a retry, and the reason is in the ledger and the audit log."""
+    begin(metadata, queue="eu-west-2", retries=3)
+    scheduler.loop(3)
+    assert hand.task_states() == {"t0": "failed"}
+    [row] = hand.rows()
+    assert (row.state, row.outcome) == ("settled", Outcome.UNPLACEABLE)
+    assert "did you mean 'eu-west-1'?" in row.detail
+    assert any(event == "airbridge unplaceable" and "eu-west-2" in extra for event, extra in hand.audit())
+    assert scheduler.executor.slots_occupied == 0
+
+
+def test_placement_refused_calls_the_failure_callback(
+    metadata: Metadata, scheduler: Scheduler, hand: Hand
+) -> None:
+    """The dag-processor is asked to run the task's failure callback, as for any failure the worker cannot report."""
+    begin(metadata, queue="mars", on_failure_callback=lambda context: None)
+    scheduler.loop(3)
+    [request] = scheduler.executor.callback_sink.sent
+    assert request.ti.task_id == "t0"
+    assert "there is no region 'mars'" in request.msg
+
+
+def test_a_bundle_that_is_not_ours_is_refused(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """DAG code without a digest cannot reach a worker, and the message says what to configure."""
+    dag = flat_dag()
+    store_dag(metadata, dag, version=None)
+    start_run(metadata, dag)
+    scheduler.loop(3)
+    assert hand.task_states() == {"t0": "failed"}
+    assert "DAG bundle 'dags-folder' has no version" in hand.rows()[0].detail
+    assert "airbridge.executor.bundle.AirBridgeBundle" in hand.rows()[0].detail
+
+
+def test_a_run_without_a_version_gets_the_bundles_current_one(
+    metadata: Metadata, scheduler: Scheduler, hand: Hand
+) -> None:
+    """A DAG that opts out of versioning runs the code that is current when it is queued."""
+    dag = flat_dag()
+    dag.disable_bundle_versioning = True
+    store_dag(metadata, dag)
+    start_run(metadata, dag)
+    scheduler.loop(2)
+    assert hand.rows()[0].workload["bundle"]["version"] == VERSION
+
+
+def test_a_lost_attempt_is_retried(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """A fenced attempt fails in Airflow, with the reason, and the next try gets a work item of its own."""
+    begin(metadata, retries=1, retry_delay=timedelta(0))
+    scheduler.loop(2)
+    hand.claim(hand.rows(), lost_after=-1)
+    assert scheduler.executor.keeper.fence() == 1
+    scheduler.loop(1)
+    assert any("worker worker-1 in us-east-1 was not heard of" in extra for _, extra in hand.audit())
+    scheduler.loop(3)
+    old, new = hand.rows()
+    assert (old.outcome, old.try_number) == (Outcome.LOST, 1)
+    assert (new.state, new.try_number) == ("placed", 2)
+    assert old.ti_id != new.ti_id
+    assert old.acknowledged_at is not None
+
+
+def test_a_lost_attempt_that_must_not_be_replaced_fails_for_good(
+    metadata: Metadata, scheduler: Scheduler, hand: Hand
+) -> None:
+    """With replace=False no retry is left, however many the task has."""
+    begin(metadata, retries=5, executor_config=near(replace=False))
+    scheduler.loop(2)
+    hand.claim(hand.rows(), lost_after=-1)
+    scheduler.executor.keeper.fence()
+    scheduler.loop(4)
+    assert hand.task_states() == {"t0": "failed"}
+    assert len(hand.rows()) == 1
+    assert "it is not retried (replace is false)" in hand.rows()[0].detail
+
+
+def test_a_failure_is_told_until_airflow_acts(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """An event that the scheduler skipped (the task was locked) is not lost: the row stays unacknowledged."""
+    begin(metadata, retries=0)
+    scheduler.loop(2)
+    hand.claim(hand.rows(), lost_after=-1)
+    scheduler.executor.keeper.fence()
+    scheduler.executor.sync()
+    assert len(scheduler.executor.get_event_buffer()) == 1
+    assert hand.rows()[0].acknowledged_at is None
+
+    scheduler.executor.sync()
+    assert scheduler.executor.get_event_buffer() == {}, "not told again at once"
+    scheduler.executor._told_at.clear()
+    scheduler.loop(2)
+    assert hand.task_states() == {"t0": "failed"}
+    assert hand.rows()[0].acknowledged_at is not None
+
+
+def test_a_worker_that_is_heard_of_is_not_fenced(
+    metadata: Metadata, scheduler: Scheduler, hand: Hand
+) -> None:
+    """Only leases past lost_after are lost."""
+    begin(metadata)
+    scheduler.loop(2)
+    hand.claim(hand.rows())
+    assert scheduler.executor.keeper.fence() == 0
+    assert hand.rows()[0].state == "claimed"
+
+
+def test_a_deferred_task_comes_back_with_an_item_of_its_own(
+    metadata: Metadata, scheduler: Scheduler, hand: Hand
+) -> None:
+    """Deferral ends one work item; the same task instance, queued again, gets another and is not failed for it."""
+    begin(metadata)
+    scheduler.loop(2)
+    hand.claim(hand.rows())
+    hand.finish(hand.rows(), state="deferred")
+    hand.set_task("t0", state="scheduled")  # the trigger fired before the scheduler was told
+    scheduler.loop(3)
+    first, second = hand.rows()
+    assert first.ti_id == second.ti_id
+    assert (first.state, second.state) == ("settled", "placed")
+    hand.claim([second])
+    hand.finish([second])
+    scheduler.loop(1)
+    assert hand.task_states() == {"t0": "success"}
+    assert scheduler.executor.slots_occupied == 0
+
+
+def test_a_task_marked_in_the_ui_is_cancelled(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """Marking a running task ends its lease: the worker's next heartbeat is told, its result is refused."""
+    begin(metadata, tasks=2)
+    scheduler.loop(2)
+    hand.claim(hand.rows())
+    hand.set_task("t0", state="failed")
+    assert scheduler.executor.keeper.cancel() == 1
+    outcomes = {row.task_id: (row.state, row.outcome) for row in hand.rows()}
+    assert outcomes == {"t0": ("settled", Outcome.CANCELLED), "t1": ("claimed", None)}
+    scheduler.loop(1)
+    assert hand.task_states() == {"t0": "failed", "t1": "running"}
+    assert scheduler.executor.slots_occupied == 1
+
+
+def test_a_task_that_waits_is_cancelled_too(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """A task marked while its message waits is never granted."""
+    begin(metadata)
+    scheduler.loop(2)
+    hand.set_task("t0", state="success")
+    assert scheduler.executor.keeper.cancel() == 1
+    assert hand.rows()[0].outcome == Outcome.CANCELLED
+
+
+def test_wanted_tasks_are_not_cancelled(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """Queued and running tasks keep their items."""
+    begin(metadata, tasks=2)
+    scheduler.loop(2)
+    hand.claim(hand.rows()[:1])
+    assert scheduler.executor.keeper.cancel() == 0
+
+
+def test_a_task_cleared_while_it_runs_runs_again(
+    metadata: Metadata, scheduler: Scheduler, hand: Hand
+) -> None:
+    """Clearing cancels the attempt, and the task is queued anew with its retries back."""
+    from airflow.models.taskinstance import TaskInstance, clear_task_instances
+    from sqlalchemy import select
+
+    begin(metadata, retries=2)
+    scheduler.loop(2)
+    hand.claim(hand.rows())
+    with metadata.session() as session:
+        clear_task_instances(session.scalars(select(TaskInstance)).unique().all(), session)
+        session.commit()
+    assert hand.task_states() == {"t0": "restarting"}
+    scheduler.executor.keeper.turn()
+    assert hand.task_states() == {"t0": None}
+    assert hand.tasks()["t0"].max_tries == 3
+    scheduler.loop(3)
+    old, new = hand.rows()
+    assert (old.outcome, new.state, new.try_number) == (Outcome.CANCELLED, "placed", 2)
+
+
+def test_leased_tasks_outlive_the_schedulers_heartbeat_timeout(
+    metadata: Metadata, scheduler: Scheduler, hand: Hand
+) -> None:
+    """A task whose worker is cut off stays alive in Airflow until lost_after, and not a moment longer."""
+    from airflow.utils import timezone
+
+    begin(metadata, tasks=2)
+    scheduler.loop(2)
+    kept, lost = hand.rows()
+    hand.claim([kept])
+    hand.claim([lost], lost_after=-1)
+    long_ago = timezone.utcnow() - timedelta(hours=1)
+    for row in (kept, lost):
+        hand.set_task(row.task_id, last_heartbeat_at=long_ago)
+    assert scheduler.executor.keeper.freshen() == 1
+    assert scheduler.executor.keeper.freshen() == 0, "fresh ones are left alone"
+    scheduler.runner._find_and_purge_task_instances_without_heartbeats()
+    assert hand.tasks()[kept.task_id].last_heartbeat_at > long_ago
+    assert hand.tasks()[lost.task_id].last_heartbeat_at == long_ago
+
+
+def test_parallelism_bounds_what_is_placed(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """No more tasks are placed than the executor has slots; a slot freed is used in the next loop."""
+    scheduler.executor.parallelism = 2
+    begin(metadata, tasks=5)
+    scheduler.loop(4)
+    assert len(hand.rows()) == 2
+    hand.claim(hand.rows())
+    hand.finish(hand.rows()[:1])
+    scheduler.loop(3)
+    assert len(hand.rows()) == 3
+
+
+def test_a_restarted_scheduler_adopts_what_is_on_its_way(
+    metadata: Metadata, new_scheduler: Callable[[], Scheduler], hand: Hand
+) -> None:
+    """Placed, claimed and finished work of a dead scheduler goes on under the next: nothing is placed twice or lost."""
+    first = new_scheduler()
+    begin(metadata, tasks=4, retries=0)
+    first.loop(2)
+    by_task = {row.task_id: row for row in hand.rows()}
+    hand.claim([by_task["t1"], by_task["t2"], by_task["t3"]])
+    hand.claim([by_task["t3"]], lost_after=-1)
+    hand.finish([by_task["t2"]])
+    first.executor.keeper.fence()
+    first.die()
+
+    second = new_scheduler()
+    second.adopt()
+    assert {row.owner_job_id for row in hand.rows() if row.task_id != "t2"} == {second.job.id}
+    assert second.executor.slots_occupied == 3
+    second.loop(3)
+    assert hand.task_states() == {"t0": "queued", "t1": "running", "t2": "success", "t3": "failed"}
+    hand.claim([by_task["t0"]])
+    hand.finish([by_task["t0"], by_task["t1"]])
+    second.loop(2)
+    assert set(hand.task_states().values()) == {"success", "failed"}
+    assert len(hand.rows()) == 4
+    assert second.executor.slots_occupied == 0
+
+
+def test_tasks_that_never_reached_the_ledger_are_queued_anew(
+    metadata: Metadata, new_scheduler: Callable[[], Scheduler], hand: Hand
+) -> None:
+    """A scheduler that died between queueing and placing leaves no task behind."""
+    from airflow.utils.session import create_session
+
+    first = new_scheduler()
+    begin(metadata)
+    with create_session() as session:
+        first.runner._do_scheduling(session)
+    with create_session() as session:
+        first.runner._do_scheduling(session)
+    assert hand.task_states() == {"t0": "queued"}
+    first.die()
+
+    second = new_scheduler()
+    second.adopt()
+    assert hand.task_states() == {"t0": None}
+    second.loop(3)
+    assert [row.state for row in hand.rows()] == ["placed"]
+
+
+def test_a_deferred_task_queued_by_a_dead_scheduler_is_queued_anew(
+    metadata: Metadata, new_scheduler: Callable[[], Scheduler], hand: Hand
+) -> None:
+    """An outcome that was not told yet does not pass for work on its way."""
+    first = new_scheduler()
+    begin(metadata)
+    first.loop(2)
+    hand.claim(hand.rows())
+    hand.finish(hand.rows(), state="queued")  # deferred, resumed and queued, but not placed again
+    first.die()
+    second = new_scheduler()
+    second.adopt()
+    assert hand.task_states() == {"t0": None}
+    second.loop(3)
+    assert [row.state for row in hand.rows()] == ["settled", "placed"]
+
+
+def test_a_task_stuck_in_queued_is_revoked_and_queued_again(
+    metadata: Metadata, scheduler: Scheduler, hand: Hand
+) -> None:
+    """Airflow's own timeout for queued tasks takes the item back and places a new one."""
+    begin(metadata)
+    scheduler.loop(2)
+    scheduler.runner._task_queued_timeout = -60.0
+    scheduler.runner._handle_tasks_stuck_in_queued()
+    assert hand.rows()[0].outcome == Outcome.CANCELLED
+    assert scheduler.executor.slots_occupied == 0
+    scheduler.loop(2)
+    assert [row.state for row in hand.rows()] == ["settled", "placed"]
+
+
+def test_an_executor_that_cannot_reach_the_database_keeps_its_work(
+    metadata: Metadata, scheduler: Scheduler, hand: Hand
+) -> None:
+    """A database error leaves workloads queued for the next heartbeat and never stops the scheduler."""
+    from sqlalchemy import text
+
+    begin(metadata)
+    with metadata.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE airbridge_work_item RENAME TO away"))
+    scheduler.loop(3)
+    assert len(scheduler.executor.queued_tasks) == 1
+    with metadata.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE away RENAME TO airbridge_work_item"))
+    scheduler.loop(1)
+    assert [row.state for row in hand.rows()] == ["placed"]
+    assert len(scheduler.executor.queued_tasks) == 0
+
+
+def test_two_schedulers_place_everything_once(
+    metadata: Metadata, new_scheduler: Callable[[], Scheduler], hand: Hand
+) -> None:
+    """Two schedulers share a DAG run: every task is placed once and told to the one that queued it."""
+    one, two = new_scheduler(), new_scheduler()
+    begin(metadata, tasks=20)
+    for _ in range(4):
+        one.loop()
+        two.loop()
+    rows = hand.rows()
+    assert len(rows) == len({row.ti_id for row in rows}) == 20
+    hand.claim(rows)
+    hand.finish(rows)
+    for _ in range(2):
+        one.loop()
+        two.loop()
+    assert set(hand.task_states().values()) == {"success"}
+    assert one.executor.slots_occupied == two.executor.slots_occupied == 0
