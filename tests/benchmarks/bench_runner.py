@@ -15,8 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from airbridge.edge_worker.runner import process
 from tests.integration.runner.world import Run, World
+
+from airbridge.edge_worker.runner import process
 
 FILE = """
 from datetime import datetime
@@ -97,7 +98,9 @@ async def _sleepers(world: World, root: Path, count: int) -> dict[str, float]:
 
 
 def _templates(world: World) -> list[int]:
-    return [pid for pid in _children(world.runner.zygote_pid or 0) if process.name_of(pid) == process.TEMPLATE]
+    return [
+        pid for pid in _children(world.runner.zygote_pid or 0) if process.name_of(pid) == process.TEMPLATE
+    ]
 
 
 def _children(pid: int) -> list[int]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 from uuid import UUID, uuid4
 
 from airbridge.edge_worker import frames
@@ -91,10 +91,13 @@ class Relay:
 
     async def serve(self) -> None:
         reader, self._writer = await asyncio.open_connection(sock=self.sock)
-        while (call := await frames.read_call(reader)) is not None:
-            self.calls.append(call)
-            if self.hold is None or not call.path.startswith(self.hold):
-                self._writer.write(frames.encode(self.api.answer(call)))
+        try:
+            while (call := await frames.read_call(reader)) is not None:
+                self.calls.append(call)
+                if self.hold is None or not call.path.startswith(self.hold):
+                    self._writer.write(frames.encode(self.api.answer(call)))
+        finally:
+            self._writer.close()
 
     def cancel(self, reason: str, detail: str = "") -> None:
         self._writer.write(frames.encode(Cancel(reason, detail)))
@@ -174,7 +177,9 @@ class World:
         (root / name).write_text(code)
         return root
 
-    async def spawn(self, root: Path, task_id: str, dag_id: str = "d", hold: str | None = None, **options: Any) -> Run:
+    async def spawn(
+        self, root: Path, task_id: str, dag_id: str = "d", hold: str | None = None, **options: Any
+    ) -> Run:
         spec = self.spec(root, task_id, dag_id, **options)
         ours, theirs = socket.socketpair()
         relay = Relay(ours, self.api, hold=hold)

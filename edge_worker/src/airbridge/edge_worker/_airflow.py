@@ -7,6 +7,7 @@ never loads Airflow. Importing it loads the Task SDK, which is slow, and which i
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -48,7 +49,7 @@ from airflow.utils.platform import getuser
 from pydantic import TypeAdapter
 from setproctitle import setproctitle
 
-from airbridge.edge_worker.runner import home
+from airbridge.edge_worker.runner import home, process
 from airbridge.edge_worker.runner.channel import LogChannel
 from airbridge.edge_worker.runner.link import Link
 from airbridge.edge_worker.runner.messages import Job, Source
@@ -104,7 +105,7 @@ def preload(worker_name: str) -> None:
         importlib.import_module(module)
     logging_processors(enable_pretty_log=False)
     configure_logging(enable_pretty_log=False, output=LOG_CHANNEL, sending_to_supervisor=True)
-    supervisor._configure_logs_over_json_channel = LOG_CHANNEL.point_at
+    supervisor._configure_logs_over_json_channel = LOG_CHANNEL.point_at  # noqa: SLF001 - set once, for all tasks
     integrate_macros_plugins()
     integrate_listener_plugins(task_runner.get_listener_manager())
     supervisor.ensure_secrets_backend_loaded()
@@ -222,15 +223,11 @@ class RelayClient(Client):  # type: ignore[misc] # Airflow publishes no types
         return response
 
     def _attempt(
-        self, method: str, url: str, *, params: Any = None, content: Any = None, json: Any = None, **_: Any
+        self, method: str, url: str, *, params: Any = None, content: Any = None, json: object = None, **_unused: Any
     ) -> httpx.Response:
         target = httpx.URL(url, params=params) if params else httpx.URL(url)
         path, _, query = target.raw_path.decode().partition("?")
-        body = (
-            content
-            if json is None
-            else dump_json(json, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        )
+        body: str | None = content if json is None else dump_json(json, allow_nan=False)
         reply = self._link.call(method, path.lstrip("/"), query, body)
         headers = {"content-type": "application/json", **reply.headers}
         response = httpx.Response(reply.status, headers=headers, content=(reply.body or "").encode())
@@ -268,7 +265,12 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
         super()._register_pipe_readers(**sockets)
         self.selector.register(self.link, 1, (lambda _link: self.link.poll(), self._unregister))
         # The task's sockets end a moment before it can be waited for; the SDK would sleep for seconds in between.
-        self.selector.register(_Pidfd(self.pid), 1, (lambda _pidfd: False, self._unregister))
+        self.selector.register(_Pidfd(self.pid), 1, (lambda _pidfd: self._task_ended(), self._unregister))
+
+    def _task_ended(self) -> bool:
+        """Kill what the task has left running, which may hold its sockets open; False means: stop watching."""
+        process.kill_descendants(spared=self.pid)
+        return False
 
     def _unregister(self, sock: Any) -> None:
         with suppress(KeyError):
@@ -298,7 +300,7 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
 def task_log(file: BinaryIO) -> Any:
     """Return the logger that writes the task's log: JSON lines, secrets masked."""
     processors = logging_processors(enable_pretty_log=False)[0]
-    level = structlog.stdlib.NAME_TO_LEVEL[conf.get("logging", "logging_level", fallback="INFO").lower()]
+    level = logging.getLevelNamesMapping()[conf.get("logging", "logging_level", fallback="INFO").upper()]
     return structlog.wrap_logger(
         structlog.BytesLogger(file),
         processors=processors,
@@ -363,7 +365,7 @@ def task_main(job: Job, details: StartupDetails, parsed: ParsedFile | None) -> N
     log = structlog.get_logger(logger_name="task")
     comms = CommsDecoder(log=log, body_decoder=_TO_TASK, err_decoder=_TO_TASK)
     task_runner.SUPERVISOR_COMMS = comms
-    setproctitle(f"airbridge task {details.ti.id}")
+    setproctitle(f"{process.TASK} {details.ti.id}")
     try:
         _run(_start(job, details, parsed, log), log)
     except KeyboardInterrupt:
@@ -476,13 +478,15 @@ class _Pretence:
         """Handle a message of the task as the supervisor does."""
         frame = _RequestFrame(id=1, body=msg.model_dump()).as_bytes()
         request = msgspec.msgpack.Decoder[_RequestFrame](_RequestFrame).decode(frame[4:])
-        SupervisedTask._handle_request(
+        SupervisedTask._handle_request(  # noqa: SLF001 - stands in for the supervisor
             self, SupervisedTask.decoder.validate_python(request.body), supervisor.log, 1
         )
         self._lines.send(
             b'{"timestamp":"2025-01-01T00:00:00.000000","level":"info","event":"rehearsal","logger":"task"}'
         )
-        return self._decoder._from_frame(self._decoder.resp_decoder.decode(self._answer))
+        return self._decoder._from_frame(  # noqa: SLF001 - as above
+            self._decoder.resp_decoder.decode(self._answer)
+        )
 
     def send_msg(self, msg: Any, request_id: int, error: Any = None, **dump_opts: Any) -> None:  # noqa: ARG002 - the SDK's signature
         """Keep the supervisor's answer."""

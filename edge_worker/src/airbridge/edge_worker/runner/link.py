@@ -42,9 +42,10 @@ class Link:
         if self.ended is None:
             self._send(Call(id=self._last_id, method=method, path=path, query=query, body=body))
         while self.ended is None:
-            for reply in self._read():
-                if reply.id == self._last_id:
-                    return reply
+            # All that has come is looked at before the reply is returned: a cancellation may be right behind it.
+            replies = {reply.id: reply for reply in self._read()}
+            if self._last_id in replies:
+                return replies[self._last_id]
         return _refusal(self._last_id, self.ended)
 
     def poll(self) -> bool:

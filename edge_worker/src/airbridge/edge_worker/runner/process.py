@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -21,6 +23,9 @@ SUPERVISOR: Final = "airbridge-sup"
 
 TEMPLATE: Final = "airbridge-tmpl"
 """The same of a template."""
+
+TASK: Final = "airbridge task"
+"""The beginning of a task's process title, and so of its name."""
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -56,9 +61,20 @@ def offer_to_oom_killer() -> None:
 
 def children() -> list[int]:
     """Return the process ids of this process's children, zombies included."""
-    with suppress(OSError):
+    try:
         return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-    return []
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        return [child.pid for child in psutil.Process().children()]
+
+
+def kill_descendants(spared: int = 0) -> None:
+    """Kill every descendant but `spared`: orphans included, if this process adopts them."""
+    if children() in ([], [spared]):
+        return
+    for descendant in psutil.Process().children(recursive=True):
+        if descendant.pid != spared:
+            with suppress(psutil.NoSuchProcess):
+                descendant.kill()
 
 
 def name_of(pid: int) -> str:
@@ -66,6 +82,20 @@ def name_of(pid: int) -> str:
     with suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text().strip()
     return ""
+
+
+def has_in_environment(pid: int, assignment: str) -> bool:
+    """Whether a process was started with ``NAME=value`` in its environment."""
+    with suppress(OSError):
+        return assignment.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return False
+
+
+def kill_and_reap(pid: int) -> None:
+    """Kill a child and wait for it."""
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def thread_count() -> int:

@@ -77,7 +77,7 @@ def rehearse(folder: Path) -> None:
             parsed = _airflow.parse(source)
             for _ in range(ROUNDS):
                 _airflow.pretend_to_run(_job(source), parsed, _NoLink())
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever plugins and policies may raise
         _airflow.LOG_CHANNEL.forget()
         structlog.get_logger().exception("runner.rehearsal_failed")
     _airflow.LOG_CHANNEL.forget()

@@ -12,8 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-import psutil
-
 from airbridge.edge_worker import _airflow
 from airbridge.edge_worker.runner import messages, process
 from airbridge.edge_worker.runner.link import Link
@@ -119,8 +117,6 @@ def _give_up(job: Job, link: Link, log: Any, error: Exception) -> Ended:
 def _kill_leftovers() -> None:
     """Kill what the task has left running: every descendant, since orphans of the task are this process's children."""
     while process.has_children():
-        for child in psutil.Process().children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
+        process.kill_descendants()
         with suppress(ChildProcessError):
             os.waitpid(-1, 0)

@@ -42,8 +42,8 @@ def _parse(source: Source) -> tuple[_airflow.ParsedFile, list[str]]:
     ):
         parsed = _airflow.parse(source)
     _airflow.LOG_CHANNEL.keep(False)
-    if parsed.errors:
-        watch.note("cannot be imported")
+    for error in parsed.errors.values():
+        watch.note(f"cannot be imported: {error.strip().splitlines()[-1]}")
     return parsed, watch.hazards
 
 
@@ -62,7 +62,7 @@ def _printed_is_logged() -> Iterator[None]:
         for name, fd in channels.items():
             os.dup2(saved[name], fd, inheritable=True)
             os.close(saved[name])
-            with open(caught[name], errors="replace") as file:
+            with os.fdopen(caught[name], errors="replace") as file:
                 file.seek(0)
                 _airflow.log_output(name, file.read(_PRINTED_BYTES).splitlines())
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -37,7 +38,7 @@ class WarmTask:
         self._status = status
         self._started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self._reaped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._status_at_death: int | None = None
         self._pid = 0
         self._pidfd = -1
         status.setblocking(False)
@@ -56,6 +57,10 @@ class WarmTask:
         """Return once the supervisor has ended."""
         return await asyncio.shield(self._exit)
 
+    def on_exit(self, callback: Callable[[WarmTask], None]) -> None:
+        """Have `callback` called once the supervisor has ended."""
+        self._exit.add_done_callback(lambda _exit: callback(self))
+
     def kill(self) -> None:
         """Kill the supervisor; the kernel kills the task with it, the zygote what is below."""
         if self._pidfd >= 0:
@@ -64,8 +69,7 @@ class WarmTask:
 
     def reaped(self, status: int) -> None:
         """Take note of how the supervisor ended, from a process that could wait for it."""
-        if not self._reaped.done():
-            self._reaped.set_result(status)
+        self._status_at_death = status
 
     def abandon(self) -> None:
         """Stop listening."""
@@ -99,21 +103,21 @@ class WarmTask:
         if not self._started.done():
             self._started.set_result(0)
         else:
-            self._last_word = asyncio.ensure_future(self._find_cause())
+            self._finding = asyncio.ensure_future(self._find_cause())
 
     async def _find_cause(self) -> None:
-        with suppress(ChildProcessError):  # ours only if the zygote has died
+        """Finish with what killed the supervisor, as soon as its parent says so; if the zygote has died, that is us."""
+        deadline = time.monotonic() + _LAST_WORD_SECONDS
+        while self._status_at_death is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+            self._wait_if_ours()
+        self._finish(_exit_of(self._status_at_death))
+
+    def _wait_if_ours(self) -> None:
+        with suppress(ChildProcessError):
             pid, status = os.waitpid(self._pid, os.WNOHANG)
             if pid:
                 self.reaped(status)
-        try:
-            status = await asyncio.wait_for(asyncio.shield(self._reaped), _LAST_WORD_SECONDS)
-        except TimeoutError:
-            self._finish(Exit(1, None, "the supervisor ended without saying why"))
-            return
-        killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-        code = None if killed_by else os.waitstatus_to_exitcode(status)
-        self._finish(Exit(code, killed_by, f"the supervisor ended: {process.describe(status)}"))
 
     def _finish(self, exit_: Exit) -> None:
         self._close()
@@ -129,6 +133,16 @@ class WarmTask:
             self._pidfd = -1
 
 
+def _exit_of(status: int | None) -> Exit:
+    """Return what a status of `os.waitpid`, or the lack of one, says."""
+    if status is None:
+        return Exit(1, None, "the supervisor ended without saying why")
+    detail = f"the supervisor ended: {process.describe(status)}"
+    if os.WIFSIGNALED(status):
+        return Exit(None, os.WTERMSIG(status), detail)
+    return Exit(os.waitstatus_to_exitcode(status), None, detail)
+
+
 class WarmRunner:
     """Runs tasks from processes that have Airflow loaded and DAG files parsed; see the package's docstring."""
 
@@ -138,6 +152,7 @@ class WarmRunner:
         self._zygote: _Zygote | None = None
         self._starting = asyncio.Lock()
         self._stopped = False
+        self._lost_zygote = False
 
     @property
     def zygote_pid(self) -> int | None:
@@ -166,10 +181,13 @@ class WarmRunner:
     async def stop(self) -> None:
         """Kill every running task and end the zygote and its templates."""
         self._stopped = True
-        for task in list(self._tasks.values()):
+        running = list(self._tasks.values())
+        for task in running:
             task.kill()
         if self._zygote is not None:
             await self._zygote.stop()
+        await asyncio.gather(*(task.wait() for task in running))
+        self._sweep()
 
     async def _try_spawn(
         self, source: Source, warm: bool, relay: socket.socket, job_fd: int
@@ -194,15 +212,47 @@ class WarmRunner:
 
     def _keep(self, task: WarmTask) -> None:
         self._tasks[task.pid] = task
-        task._exit.add_done_callback(lambda _exit: self._tasks.pop(task.pid, None))  # noqa: SLF001 - same module
+        task.on_exit(self._forget)
+
+    def _forget(self, task: WarmTask) -> None:
+        self._tasks.pop(task.pid, None)
+        self._sweep()
+        if (
+            self._lost_zygote
+        ):  # what is below a killed supervisor becomes an orphan one generation after the other
+            for seconds in (0.1, 1.0, 5.0):
+                asyncio.get_running_loop().call_later(seconds, self._sweep)
+
+    def _sweep(self) -> None:
+        """Kill what tasks have left behind that only this process could adopt, because their zygote is dead."""
+        if self._starting.locked():  # a new zygote looks the same; this is done again once it is known
+            return
+        while leftovers := self._leftovers():
+            for pid in leftovers:
+                process.kill_and_reap(pid)
+
+    def _leftovers(self) -> list[int]:
+        mark = f"AIRFLOW_HOME={self._settings.airflow_home}"
+        known = {self._zygote.pid if self._zygote else 0, *self._tasks}
+        return [
+            pid
+            for pid in process.children()
+            if pid not in known
+            and (process.has_in_environment(pid, mark) or process.name_of(pid).startswith(process.TASK))
+        ]
 
     async def _ensure_zygote(self) -> _Zygote:
         async with self._starting:
             if self._stopped:
                 raise RunnerError("the runner is stopped")
-            if self._zygote is None or not self._zygote.alive:
-                self._zygote = await _Zygote.start(self._settings, self._on_reaped)
-            return self._zygote
+            if self._zygote is not None and self._zygote.alive:
+                return self._zygote
+            zygote = self._zygote = await _Zygote.start(self._settings, self._on_reaped, self._on_lost)
+        self._sweep()
+        return zygote
+
+    def _on_lost(self) -> None:
+        self._lost_zygote = True
 
     def _on_reaped(self, reaped: Reaped) -> None:
         task = self._tasks.get(reaped.pid)
@@ -214,11 +264,16 @@ class _Zygote:
     """The zygote's process and the socket to it."""
 
     def __init__(
-        self, child: asyncio.subprocess.Process, control: socket.socket, on_reaped: Callable[[Reaped], None]
+        self,
+        child: asyncio.subprocess.Process,
+        control: socket.socket,
+        on_reaped: Callable[[Reaped], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self._child = child
         self._control = control
         self._on_reaped = on_reaped
+        self._on_lost = on_lost
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self.alive = True
         control.setblocking(False)
@@ -229,7 +284,9 @@ class _Zygote:
         return self._child.pid
 
     @classmethod
-    async def start(cls, settings: RunnerSettings, on_reaped: Callable[[Reaped], None]) -> _Zygote:
+    async def start(
+        cls, settings: RunnerSettings, on_reaped: Callable[[Reaped], None], on_lost: Callable[[], None]
+    ) -> _Zygote:
         ours, theirs = messages.socket_pair()
         limits = (settings.max_templates, settings.template_memory_bytes, settings.parse_ttl_seconds)
         command = [
@@ -250,7 +307,7 @@ class _Zygote:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-        zygote = cls(child, ours, on_reaped)
+        zygote = cls(child, ours, on_reaped, on_lost)
         try:
             ready = await asyncio.wait_for(asyncio.shield(zygote._ready), settings.start_timeout_seconds)
         except (TimeoutError, RunnerError) as error:
@@ -295,6 +352,7 @@ class _Zygote:
                 log.info("runner.file_not_shared", path=message.source.dag_rel_path, hazards=message.hazards)
             case None:
                 self._hang_up()
+                self._on_lost()
                 log.warning("runner.zygote_lost", pid=self._child.pid)
 
     def _hang_up(self) -> None:

@@ -287,7 +287,6 @@ def main(control_fd: int, worker_name: str, limits: Limits) -> None:
     agent = socket.socket(fileno=control_fd)
     agent.set_inheritable(False)
     from airbridge.edge_worker import _airflow
-
     from airbridge.edge_worker.runner import rehearsal, supervise, template  # noqa: F401 - loaded before the first fork
 
     _airflow.preload(worker_name)

@@ -1,0 +1,274 @@
+"""Whatever dies, or is told to stop, takes down what is beneath it and nothing else, and is reported as what it was."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.integration.runner.world import Run, World, alive
+
+from airbridge.edge_worker.runner import process
+
+FILE = """
+import ctypes, os, signal, subprocess, sys, time
+from datetime import datetime
+from airflow.sdk import DAG, BaseOperator, get_current_context, task
+
+class Nap(BaseOperator):
+    def __init__(self, stubborn=False, **kwargs):
+        super().__init__(**kwargs)
+        self.stubborn = stubborn
+
+    def execute(self, context):
+        self.child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        context["ti"].xcom_push("pids", [os.getpid(), self.child.pid])
+        time.sleep(600)
+
+    def on_kill(self):
+        print("on_kill called")
+        if not self.stubborn:
+            os._exit(5)
+
+with DAG("d", schedule=None, start_date=datetime(2025, 1, 1)):
+    Nap(task_id="naps")
+    Nap(task_id="naps_on", stubborn=True)
+
+    @task
+    def segfaults():
+        ctypes.string_at(0)
+
+    @task
+    def is_killed():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @task
+    def leaves_a_daemon():
+        read, write = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.write(write, str(os.getpid()).encode())
+                time.sleep(600)
+            os._exit(0)
+        return int(os.read(read, 20))
+
+    @task
+    def succeeds():
+        return os.getppid()
+
+    @task
+    def asks():
+        get_current_context()["ti"].xcom_pull(task_ids="other", key="k", map_indexes=-1)
+
+    [segfaults(), is_killed(), leaves_a_daemon(), succeeds(), asks()]
+"""
+
+
+async def pushed_pids(run: Run) -> list[int]:
+    async with asyncio.timeout(30):
+        while not run.relay.bodies("/pids"):
+            await asyncio.sleep(0.05)
+    return [int(pid) for pid in run.relay.pushed("pids")]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+async def gone(pids: list[int]) -> None:
+    await until(lambda: not any(map(alive, pids)))
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def template_of(run: Run) -> int:
+    parent = parent_of(run.task.pid)
+    assert process.name_of(parent) == process.TEMPLATE
+    return parent
+
+
+def test_a_cancelled_task_gets_on_kill_and_reports_no_state(world: World) -> None:
+    """SIGTERM reaches the task's on_kill; its children are gone; the log says why; Airflow hears nothing."""
+
+    async def scenario() -> None:
+        run = await world.spawn(world.write(FILE), "naps")
+        pids = await pushed_pids(run)
+        run.relay.cancel("cancelled", "marked failed by somebody")
+        exit_ = await run.ended(20)
+        await gone(pids)
+        assert run.relay.states == []
+        assert (exit_.code, exit_.signal) == (1, None)
+        assert "cancelled: marked failed by somebody" in exit_.detail
+        assert "on_kill called" in run.log
+        assert "marked failed by somebody" in run.log
+
+    world.do(scenario())
+
+
+def test_a_task_that_does_not_heed_sigterm_is_killed(world: World) -> None:
+    """After the grace period comes SIGKILL, for its children too."""
+
+    async def scenario() -> None:
+        run = await world.spawn(world.write(FILE), "naps_on")
+        pids = await pushed_pids(run)
+        started = time.monotonic()
+        run.relay.cancel("lost")
+        await run.ended(20)
+        await gone(pids)
+        assert 0.9 < time.monotonic() - started < 8
+        assert run.relay.states == []
+
+    world.do(scenario())
+
+
+def test_a_cancellation_reaches_a_task_whose_request_is_not_answered(world: World) -> None:
+    """A supervisor that waits for a reply hears the order to stop."""
+
+    async def scenario() -> None:
+        run = await world.spawn(world.write(FILE), "asks", hold="xcoms")
+        await until(lambda: bool(run.relay.calls))
+        run.relay.cancel("cancelled")
+        exit_ = await run.ended(20)
+        assert exit_.code == 1
+        assert run.relay.states == []
+
+    world.do(scenario())
+
+
+def test_the_task_is_stopped_when_the_relay_ends(world: World) -> None:
+    """Without its agent a task does not run on."""
+
+    async def scenario() -> None:
+        run = await world.spawn(world.write(FILE), "naps")
+        pids = await pushed_pids(run)
+        run.relay.hang_up()
+        exit_ = await run.ended(20)
+        await gone([*pids, run.task.pid])
+        assert "agent_gone" in exit_.detail
+
+    world.do(scenario())
+
+
+def test_a_segmentation_fault_is_reported_as_such_and_hurts_nobody_else(world: World) -> None:
+    """The task fails, the log and the exit name SIGSEGV; its template and its siblings go on."""
+
+    async def scenario() -> None:
+        root = world.write(FILE)
+        sibling = await world.spawn(root, "naps")
+        pids = await pushed_pids(sibling)
+        run = await world.spawn(root, "segfaults")
+        exit_ = await run.ended(20)
+        assert exit_.clean
+        assert "SIGSEGV" in exit_.detail
+        assert run.relay.states == ["failed"]
+        assert "Segmentation Fault" in run.log
+        assert all(map(alive, pids))
+        assert alive(template_of(sibling))
+        sibling.task.kill()
+        await sibling.ended()
+        await gone(pids)
+
+    world.do(scenario())
+
+
+def test_a_killed_task_is_reported_as_killed(world: World) -> None:
+    """As the kernel does it when memory runs out."""
+    run = world.do(world.run(world.write(FILE), "is_killed"))
+    assert run.relay.states == ["failed"]
+    assert "SIGKILL" in world.exit.detail
+    assert "SIGKILL" in run.log
+
+
+def test_what_a_task_leaves_running_is_killed_when_it_ends(world: World) -> None:
+    """Daemons in sessions of their own as well."""
+    run = world.do(world.run(world.write(FILE), "leaves_a_daemon"))
+    assert run.relay.states == ["success"]
+    world.do(gone([run.relay.pushed()]))
+
+
+def test_kill_ends_supervisor_task_and_children_at_once(world: World) -> None:
+    """SIGKILL to the supervisor takes the task with it, and the zygote sweeps up the task's children."""
+
+    async def scenario() -> None:
+        run = await world.spawn(world.write(FILE), "naps")
+        pids = await pushed_pids(run)
+        run.task.kill()
+        exit_ = await run.ended(10)
+        await gone([*pids, run.task.pid])
+        assert (exit_.code, exit_.signal) == (None, signal.SIGKILL)
+        run.task.kill()
+
+    world.do(scenario())
+
+
+def test_a_template_that_dies_is_replaced_and_its_tasks_go_on(world: World) -> None:
+    """kill -9 of a template: a running task is not disturbed, the next one gets a new template."""
+
+    async def scenario() -> None:
+        root = world.write(FILE)
+        run = await world.spawn(root, "naps")
+        pids = await pushed_pids(run)
+        old = template_of(run)
+        os.kill(old, signal.SIGKILL)
+        following = await world.spawn(root, "naps")
+        await pushed_pids(following)
+        assert template_of(following) != old
+        assert all(map(alive, pids))
+        for each in (run, following):
+            each.relay.cancel("cancelled")
+            await each.ended(20)
+
+    world.do(scenario())
+
+
+def test_a_zygote_that_dies_is_replaced_and_its_tasks_go_on(own_world: World) -> None:
+    """kill -9 of the zygote: running tasks finish and are heard of, templates go, the next spawn starts a new zygote."""
+    world = own_world
+
+    async def scenario() -> None:
+        root = world.write(FILE)
+        run = await world.spawn(root, "naps")
+        pids = await pushed_pids(run)
+        old, template = world.runner.zygote_pid, template_of(run)
+        assert old is not None
+        os.kill(old, signal.SIGKILL)
+        await gone([old, template])
+        following = await world.spawn(root, "succeeds")
+        await following.ended()
+        assert following.relay.states == ["success"]
+        assert world.runner.zygote_pid not in (None, old)
+        assert all(map(alive, pids))
+        run.relay.cancel("cancelled")
+        exit_ = await run.ended(20)
+        assert exit_.code == 1
+        await gone(pids)
+        orphan = await world.spawn(root, "naps")
+        pids = await pushed_pids(orphan)
+        os.kill(world.runner.zygote_pid or 0, signal.SIGKILL)
+        await until(lambda: world.runner.zygote_pid is None)
+        orphan.task.kill()
+        assert (await orphan.ended()).signal == signal.SIGKILL
+        await gone(pids)
+
+    world.do(scenario())
+
+
+def test_stop_leaves_no_process_behind(tmp_path: Path) -> None:
+    """After `stop`, zygote, templates, supervisors, tasks and their children are gone."""
+    world = World(tmp_path)
+
+    async def scenario() -> list[int]:
+        run = await world.spawn(world.write(FILE), "naps")
+        return [*await pushed_pids(run), run.task.pid, template_of(run), world.runner.zygote_pid or 0]
+
+    pids = world.do(scenario())
+    world.close()
+    assert [pid for pid in pids if alive(pid)] == []
