@@ -1,0 +1,238 @@
+"""`parity`, `build`, `assemble`, `inspect` and `publish`."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from airbridge.ci.checkout import Checkout
+from airbridge.ci.cli import exits, output
+from airbridge.ci.exceptions import BuildError, CiError
+from airbridge.ci.images import base as bases
+from airbridge.ci.images import inventory
+from airbridge.ci.images.assemble import Output, PartRecord, assemble, write_part
+from airbridge.ci.images.build import Builder, require_uv
+from airbridge.ci.images.layout import Layout
+from airbridge.ci.images.specs import MACHINES, Architecture
+from airbridge.ci.parity import checks
+from airbridge.ci.parity.finding import as_annotations, as_json, as_text
+from airbridge.ci.publish import Publisher, require_published
+from airbridge.ci.registry import Registry
+from airbridge.ci.release import keys, manifest
+from airbridge.ci.tools import run
+
+Root = Annotated[Path, typer.Option("--root", help="the checkout", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", help="the folder that a build fills")]
+AsJson = Annotated[bool, typer.Option("--json", help="the result as JSON")]
+
+
+class Format(StrEnum):
+    """How findings are shown."""
+
+    TEXT = "text"
+    JSON = "json"
+    GITHUB = "github"
+
+
+class BaseChoice(StrEnum):
+    """What the images stand on."""
+
+    PINNED = "pinned"
+    DEBIAN = "debian"
+
+
+def parity(
+    root: Root = Path(),
+    built: Annotated[Path | None, typer.Option(help="also check this build's output")] = None,
+    style: Annotated[
+        Format, typer.Option("--format", help="text, json, or github for annotations")
+    ] = Format.TEXT,
+    as_json_: AsJson = False,
+) -> None:
+    """Report every place where sources, lock, images, releases, environments, stacks and matrix disagree.
+
+    Example: airbridge-ci parity --format github --built dist
+    """
+    checkout = Checkout.find(root.resolve())
+    findings = checks.check(checkout, Output(built) if built else None)
+    show = {Format.TEXT: as_text, Format.JSON: as_json, Format.GITHUB: as_annotations}[
+        Format.JSON if as_json_ else style
+    ]
+    if text := show(findings).rstrip("\n"):
+        output.result(text)
+    output.say(f"{len(findings)} disagreements" if findings else "all agree")
+    if findings:
+        raise typer.Exit(exits.DISAGREEMENT)
+
+
+def build(
+    *,
+    root: Root = Path(),
+    out: Out = Path("dist"),
+    revision: Annotated[str, typer.Option(help="the commit to build")] = "HEAD",
+    base: Annotated[
+        BaseChoice, typer.Option(help="the pinned upstream base, or one made of Debian's packages")
+    ] = BaseChoice.PINNED,
+    part_only: Annotated[
+        bool, typer.Option(help="leave the parts of several machines to `assemble`")
+    ] = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Build both images of a commit with buildah, their SBOMs and the unsigned release manifest.
+
+    Example: airbridge-ci build --base debian
+    """
+    checkout = Checkout.find(root.resolve())
+    commit = checkout.run("git", "rev-parse", f"{revision}^{{commit}}", cwd=checkout.root).strip()
+    uv = _uv(checkout)
+    work = checkout.root / "build"
+    on = bases.debian(run, work / "base") if base is BaseChoice.DEBIAN else bases.pinned(checkout)
+    machine = _machine()
+    target = Output(out.resolve())
+    builder = Builder(checkout, commit, on, machine, uv, work / "images", output.say)
+    shutil.rmtree(target.part(machine), ignore_errors=True)
+    built, versions = builder.build(target.part(machine))
+    record = PartRecord(
+        architecture=machine,
+        revision=commit,
+        committed_at=checkout.committed_at(commit),
+        base=on.name,
+        versions=versions,
+    )
+    write_part(target, record, built)
+    if not part_only:
+        _assemble(target, as_json_)
+
+
+def assemble_(out: Out = Path("dist"), as_json_: AsJson = False) -> None:
+    """Join what several machines built (`dist/parts/<architecture>`) under one digest an image.
+
+    Example: airbridge-ci assemble --out dist
+    """
+    _assemble(Output(out.resolve()), as_json_)
+
+
+def _assemble(target: Output, as_json_: bool) -> None:
+    made = assemble(target)
+    if as_json_:
+        output.result(made.text().rstrip("\n"))
+        return
+    rows = [
+        (name, architecture, image.digest, f"{part.compressed_bytes / 1e6:.0f}")
+        for name, image in made.release.images.items()
+        for architecture, part in image.parts.items()
+    ]
+    output.result_table(("image", "for", "digest", "MB to pull"), rows)
+    output.say(f"wrote {target.manifest}; `airbridge-ci sign` signs it")
+
+
+def inspect(out: Out = Path("dist"), as_json_: AsJson = False) -> None:
+    """Sizes, layers and package counts of what was built.
+
+    Example: airbridge-ci inspect --out dist
+    """
+    rows = []
+    for folder in sorted(out.resolve().glob("parts/*/*/manifest.json")):
+        layout = Layout(folder.parent)
+        found = inventory.take(layout)
+        rows.append(
+            {
+                "image": folder.parent.name,
+                "architecture": folder.parent.parent.name,
+                "compressed_mb": round(layout.compressed_bytes / 1e6, 1),
+                "unpacked_mb": round(sum(file.size for file in layout.files.values()) / 1e6, 1),
+                "files": len(layout.files),
+                "python_packages": len(found.versions("pypi")),
+                "debian_packages": len(found.versions("deb")),
+                "layers_mb": [round(layer["size"] / 1e6, 1) for layer in layout.layers],
+            }
+        )
+    if as_json_:
+        output.result_json(rows)
+        return
+    columns = (
+        "image",
+        "architecture",
+        "compressed_mb",
+        "unpacked_mb",
+        "files",
+        "python_packages",
+        "debian_packages",
+        "layers_mb",
+    )
+    output.result_table(columns, [[str(row[column]) for column in columns] for row in rows])
+
+
+def publish(
+    registry: Annotated[str, typer.Argument(help="host[:port][/prefix]")],
+    *,
+    root: Root = Path(),
+    out: Out = Path("dist"),
+    plain_http: Annotated[bool, typer.Option(help="the registry is on this machine, without TLS")] = False,
+    cosign_key: Annotated[str | None, typer.Option(help="sign the images with this cosign key")] = None,
+    keyless: Annotated[bool, typer.Option(help="sign the images as this pipeline")] = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Push both images by digest, sign them, attach the SBOMs, and read them back. The manifest must be signed.
+
+    Example: airbridge-ci publish 123456789012.dkr.ecr.us-east-1.amazonaws.com/airbridge-dev --keyless
+    """
+    checkout, target = Checkout.find(root.resolve()), Output(out.resolve())
+    signed = manifest.load(target.manifest)
+    signed.verify(keys.load(checkout.root / keys.FILE))
+    remote = Registry(registry, run, plain_http)
+    sign = "" if keyless else cosign_key
+    published = Publisher(remote, target, output.say, sign).publish(signed)
+    require_published(remote, signed, None)
+    if as_json_:
+        output.result_json([{"image": p.name, "reference": p.reference, "sboms": p.sboms} for p in published])
+    else:
+        output.result("\n".join(item.reference for item in published))
+
+
+def verify_published(
+    registry: Annotated[str, typer.Argument(help="host[:port][/prefix]")],
+    file: Annotated[Path, typer.Argument(help="the release manifest")],
+    *,
+    root: Root = Path(),
+    plain_http: Annotated[bool, typer.Option(help="the registry is on this machine, without TLS")] = False,
+    cosign_key: Annotated[
+        str | None, typer.Option(help="the images must be signed by this cosign key")
+    ] = None,
+    pull_to: Annotated[Path | None, typer.Option(help="also fetch every byte, into this folder")] = None,
+) -> None:
+    """Check that a registry holds a release: the manifest's signature, every digest, and the bytes behind them.
+
+    Example: airbridge-ci verify-published registry.example.com/airbridge release.json --pull-to /tmp/pulled
+    """
+    checkout = Checkout.find(root.resolve())
+    release = manifest.load(file)
+    release.verify(keys.load(checkout.root / keys.FILE))
+    remote = Registry(registry, run, plain_http)
+    require_published(remote, release, cosign_key)
+    for name, image in release.release.images.items() if pull_to else ():
+        remote.pull(name, image.digest, Path(str(pull_to)) / name)
+    output.say(f"{registry} holds release {release.release.digest}")
+
+
+def _uv(checkout: Checkout) -> Path:
+    found = checkout.root / ".tools" / "bin" / "uv"
+    uv = found if found.exists() else Path(shutil.which("uv") or "")
+    if not uv.is_file():
+        raise BuildError("uv is not there; `make setup` puts it into .tools")
+    pinned = re.search(r"^UV_VERSION\s*:?=\s*(\S+)", checkout.source("Makefile").text, re.MULTILINE)
+    require_uv(run, uv, pinned[1] if pinned else "")
+    return uv
+
+
+def _machine() -> Architecture:
+    for architecture, machine in MACHINES.items():
+        if platform.machine() == machine:
+            return architecture
+    raise CiError(f"images are built for {', '.join(MACHINES)}; this machine is {platform.machine()}")

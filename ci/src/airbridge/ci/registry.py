@@ -1,0 +1,121 @@
+"""A registry: images pushed and read back by digest, signatures and SBOMs beside them. skopeo and cosign do the talking."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from airbridge.ci.exceptions import RegistryError, ToolError
+from airbridge.ci.images import sbom
+from airbridge.ci.images.layout import VERSION_LINE, digest_of
+from airbridge.ci.release.manifest import Release
+from airbridge.ci.tools import Run
+
+_OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """`address` is host[:port][/prefix]. `plain` allows HTTP, for a registry on this machine."""
+
+    address: str
+    run: Run
+    plain: bool = False
+
+    def reference(self, name: str, digest: str) -> str:
+        """An image by digest."""
+        return f"{self.address}/{name}@{digest}"
+
+    def push(self, folder: Path, name: str, tag: str) -> None:
+        """Push an image as it lies in `folder`. The tag only keeps the registry from tidying it away."""
+        self.run(
+            "skopeo", "copy", "--quiet", "--all", "--preserve-digests", f"--dest-tls-verify={self._verify}",
+            f"dir:{folder}", f"docker://{self.address}/{name}:{tag}",
+        )  # fmt: skip
+
+    def manifest(self, name: str, digest: str) -> bytes:
+        """The manifest of that digest; RegistryError if it is not there, or not what its name says."""
+        reference = self.reference(name, digest)
+        try:
+            content = self.run(
+                "skopeo", "inspect", "--raw", f"--tls-verify={self._verify}", f"docker://{reference}"
+            ).encode()
+        except ToolError as error:
+            raise RegistryError(f"{reference}: {error}") from error
+        if (found := digest_of(content)) != digest:
+            raise RegistryError(f"{reference}: the registry answers with {found}")
+        return content
+
+    def pull(self, name: str, digest: str, folder: Path) -> None:
+        """Fetch an image with all its layers; every byte is checked against its digest."""
+        reference = self.reference(name, digest)
+        try:
+            self.run(
+                "skopeo", "copy", "--quiet", "--all", "--preserve-digests", f"--src-tls-verify={self._verify}",
+                f"docker://{reference}", f"dir:{folder}",
+            )  # fmt: skip
+        except ToolError as error:
+            raise RegistryError(f"{reference}: {error}") from error
+        if (found := digest_of((folder / "manifest.json").read_bytes())) != digest:
+            raise RegistryError(f"{reference}: the registry answers with {found}")
+
+    def attach_sbom(self, name: str, subject: str, content: bytes) -> str:
+        """Put an SBOM beside an image, as an artifact that refers to it; returns the artifact's digest."""
+        size = len(self.manifest(name, subject))
+        config = b"{}"
+        artifact = {
+            "schemaVersion": 2,
+            "mediaType": _OCI_MANIFEST,
+            "artifactType": sbom.MEDIA_TYPE,
+            "config": {"mediaType": _OCI_CONFIG, "digest": digest_of(config), "size": len(config)},
+            "layers": [{"mediaType": sbom.MEDIA_TYPE, "digest": digest_of(content), "size": len(content)}],
+            "subject": {"mediaType": _OCI_MANIFEST, "digest": subject, "size": size},
+        }
+        raw = json.dumps(artifact, indent=2).encode()
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            (folder / "version").write_text(VERSION_LINE, encoding="utf-8")
+            (folder / "manifest.json").write_bytes(raw)
+            for blob in (config, content):
+                (folder / digest_of(blob).removeprefix("sha256:")).write_bytes(blob)
+            self.push(folder, name, self.sbom_tag(subject))
+        return digest_of(raw)
+
+    @staticmethod
+    def sbom_tag(subject: str) -> str:
+        """Where an image's SBOM is found by those who do not list referrers."""
+        return f"{subject.replace(':', '-')}.sbom"
+
+    def sign(self, name: str, digest: str, key: str | None) -> None:
+        """Sign with cosign: with a key, or without one as the pipeline's own identity."""
+        how = ["--key", key, "--tlog-upload=false"] if key else ["--yes"]
+        insecure = ["--allow-insecure-registry", "--allow-http-registry"] if self.plain else []
+        self.run("cosign", "sign", *how, *insecure, self.reference(name, digest))
+
+    def verify(self, name: str, digest: str, key: str) -> None:
+        """RegistryError unless cosign finds a signature of that key."""
+        insecure = ["--allow-insecure-registry", "--allow-http-registry"] if self.plain else []
+        try:
+            self.run(
+                "cosign",
+                "verify",
+                "--key",
+                key,
+                "--insecure-ignore-tlog",
+                *insecure,
+                self.reference(name, digest),
+            )
+        except ToolError as error:
+            raise RegistryError(f"{self.reference(name, digest)}: no signature of {key}: {error}") from error
+
+    @property
+    def _verify(self) -> str:
+        return "false" if self.plain else "true"
+
+
+def tag_of(release: Release) -> str:
+    """The tag of a release's images: its version and commit. Nothing deploys by it."""
+    return f"{release.versions.airbridge}-{release.revision[:12]}"

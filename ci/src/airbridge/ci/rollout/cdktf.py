@@ -1,0 +1,58 @@
+"""What deploys for real: `cdktf deploy`, one stack at a time, with the worker image that the rollout asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from airbridge.ci.checkout import Checkout
+from airbridge.ci.release import pins
+from airbridge.ci.rollout.deployment import Deploy
+
+FOLDER = "infra"
+
+
+@dataclass(frozen=True)
+class Cdktf:
+    """Applies an environment's stacks. `command` is the program and its options before the stack's name."""
+
+    checkout: Checkout
+    environment: str
+    command: tuple[str, ...] = ("npx", "cdktf", "deploy", "--auto-approve")
+
+    def __call__(self, stack: str, worker_digest: str) -> None:
+        """Apply one stack; CiError (a ToolError) with cdktf's last words if it fails."""
+        with self._pinned(worker_digest):
+            self.checkout.run(
+                "env",
+                f"AIRBRIDGE_ENV={self.environment}",
+                *self.command,
+                stack,
+                cwd=self.checkout.root / FOLDER,
+            )
+
+    @contextmanager
+    def _pinned(self, worker_digest: str) -> Iterator[None]:
+        """The stacks read the environment's file: for the way back it names the old digest for as long as it takes."""
+        path = self.checkout.root / pins.toml_path(self.environment)
+        before = path.read_text(encoding="utf-8")
+        found = pins.load(Checkout(self.checkout.root, self.checkout.run), self.environment)
+        if found.digest("worker") == worker_digest:
+            yield
+            return
+        path.write_text(found.moved({"worker": worker_digest}), encoding="utf-8")
+        try:
+            yield
+        finally:
+            path.write_text(before, encoding="utf-8")
+
+
+def noting(deploy: Deploy, say: Callable[[str], None]) -> Deploy:
+    """The same, saying what it does."""
+
+    def noted(stack: str, worker_digest: str) -> None:
+        say(f"{stack}: applying with {worker_digest[:19]}…")
+        deploy(stack, worker_digest)
+
+    return noted

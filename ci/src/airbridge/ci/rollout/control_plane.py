@@ -1,0 +1,151 @@
+"""What a control plane says of its workers and their work: the gateway's operators' API and Airflow's REST API."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Protocol
+
+import httpx
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from airbridge.ci.exceptions import ControlPlaneError
+
+ACTIVE = "active"
+
+
+class RunningVersions(BaseModel):
+    """What a worker says it runs."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    airbridge: str = ""
+    airflow: str = ""
+    image: str | None = None
+
+
+class Worker(BaseModel):
+    """A worker as the operators' API lists it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    region: str
+    pool: str
+    state: str
+    wanted: str = ACTIVE
+    versions: Annotated[RunningVersions, Field(default_factory=RunningVersions)]
+    slots_used: int = 0
+    enrolled_at: AwareDatetime | None = None
+    last_heartbeat_at: AwareDatetime | None = None
+
+    def alive(self, now: datetime, silence_seconds: float) -> bool:
+        """Whether it has been heard of lately."""
+        heard = self.last_heartbeat_at
+        return heard is not None and (now - heard).total_seconds() <= silence_seconds
+
+    def healthy(self, now: datetime, silence_seconds: float) -> bool:
+        """Whether it is alive, takes work, and nobody wants otherwise."""
+        return self.alive(now, silence_seconds) and self.state == ACTIVE and self.wanted == ACTIVE
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Task instances that ended: how many, and how many of them failed."""
+
+    finished: int = 0
+    failed: int = 0
+
+    @property
+    def share_failed(self) -> float:
+        """Between 0 and 1."""
+        return self.failed / self.finished if self.finished else 0.0
+
+
+class ControlPlane(Protocol):
+    """What promotion and deployment need to know, and the one thing they ask for."""
+
+    def workers(self) -> list[Worker]:
+        """All workers, whatever state they are in."""
+
+    def drain(self, worker: str, comment: str) -> None:
+        """Ask a worker to finish what it holds and take nothing more."""
+
+    def outcomes(self, regions: Collection[str], since: datetime) -> Outcomes:
+        """How the tasks of these regions' queues ended since then."""
+
+
+@dataclass(frozen=True)
+class OverHttp:
+    """A control plane over HTTPS. `operators` and `airflow` are clients with base address, trust and token set."""
+
+    operators: httpx.Client
+    airflow: httpx.Client | None = None
+
+    def workers(self) -> list[Worker]:
+        """`GET /operator/v1/workers`."""
+        content = self._call(self.operators, "GET", "/operator/v1/workers")
+        try:
+            return [Worker.model_validate(item) for item in content["workers"]]
+        except (KeyError, TypeError, ValidationError) as error:
+            raise ControlPlaneError(f"{self.operators.base_url}: not a list of workers: {error}") from error
+
+    def drain(self, worker: str, comment: str) -> None:
+        """`POST /operator/v1/workers/<id>/drain`."""
+        self._call(self.operators, "POST", f"/operator/v1/workers/{worker}/drain", json={"comment": comment})
+
+    def outcomes(self, regions: Collection[str], since: datetime) -> Outcomes:
+        """Counts of task instances by state, from Airflow's REST API; nothing if there is no client for it."""
+        if self.airflow is None:
+            return Outcomes()
+        counts = {
+            state: self._count(self.airflow, regions, since, state)
+            for state in ("success", "failed", "up_for_retry")
+        }
+        failed = counts["failed"] + counts["up_for_retry"]
+        return Outcomes(finished=counts["success"] + failed, failed=failed)
+
+    def _count(self, client: httpx.Client, regions: Collection[str], since: datetime, state: str) -> int:
+        query: dict[str, Any] = {"state": state, "end_date_gte": since.isoformat(), "limit": 1}
+        total = 0
+        for region in regions:
+            for queue in {
+                region,
+                *(f"{worker.pool}@{region}" for worker in self.workers() if worker.region == region),
+            }:
+                path = "/api/v2/dags/~/dagRuns/~/taskInstances"
+                total += int(
+                    self._call(client, "GET", path, params={**query, "queue": queue})["total_entries"]
+                )
+        return total
+
+    @staticmethod
+    def _call(client: httpx.Client, method: str, path: str, **options: Any) -> Any:
+        try:
+            response = client.request(method, path, **options)
+            response.raise_for_status()
+            return response.json()
+        except httpx.HTTPStatusError as error:
+            said = error.response.text[:300]
+            raise ControlPlaneError(
+                f"{method} {error.request.url}: {error.response.status_code}: {said}"
+            ) from error
+        except (httpx.HTTPError, ValueError) as error:
+            raise ControlPlaneError(f"{method} {client.base_url}{path}: {error}") from error
+
+
+def over_http(
+    url: str, token: str, ca: str | None, airflow_url: str | None, airflow_token: str | None
+) -> OverHttp:
+    """A control plane at these addresses. `ca` is a PEM file; without it the system's authorities are trusted."""
+    operators = _client(url, token, ca)
+    airflow = _client(airflow_url, airflow_token or "", None) if airflow_url else None
+    return OverHttp(operators, airflow)
+
+
+def _client(url: str, token: str, ca: str | None) -> httpx.Client:
+    trust = ssl.create_default_context(cafile=ca)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return httpx.Client(base_url=url, headers=headers, verify=trust, timeout=30)
