@@ -39,16 +39,12 @@ RUN --mount=type=bind,source=.,target=/context \
  && cd /opt/airbridge/lib/python3*/site-packages \
  && rm -f ./*.dist-info/uv_cache.json && sed -i '/uv_cache\.json,/d' ./airbridge_*.dist-info/RECORD \
  && PYTHONHASHSEED=0 /opt/airbridge/bin/python -m compileall -q --invalidation-mode unchecked-hash airbridge
-RUN install -d -m 0755 /etc/airbridge/airflow \
- && printf '%s\n' '# All settings of a worker are AIRBRIDGE_WORKER_*; Airflow only wants this file to exist.' \
-      > /etc/airbridge/airflow/airflow.cfg
 
-# AIRFLOW_HOME is read-only; what Airflow writes goes to the state folder or to /tmp.
+# The root is read-only: what the worker and its tasks write goes to the state folder or to /tmp.
 ENV PATH=/opt/airbridge/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     LANG=C.UTF-8 \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    AIRFLOW_HOME=/etc/airbridge/airflow \
     AIRBRIDGE_WORKER_STATE_DIR=/var/lib/airbridge
 
 ARG REVISION

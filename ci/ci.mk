@@ -1,0 +1,34 @@
+# Version parity, images and what is needed to build them. Included by the Makefile.
+
+AIRBRIDGE_CI = $(RUN) airbridge-ci
+# `pinned` is the upstream base by digest; `debian` makes one of Debian's packages, where no registry can be reached.
+BASE ?= pinned
+IMAGES_OUT ?= dist
+# Without systemd, containers need settings of their own.
+ifeq ($(wildcard /run/systemd/system),)
+export CONTAINERS_CONF ?= $(CURDIR)/images/containers.conf
+endif
+
+.PHONY: parity images images-tools images-verify images-test demo-images workflows-lint
+parity: $(STAMP) ## sources, lock, images, releases, environments, stacks and matrix agree
+	@$(AIRBRIDGE_CI) parity
+
+images-tools: ## install buildah, podman, skopeo, docker-registry, cosign (Debian, Ubuntu)
+	@bash ci/scripts/images_tools.sh
+
+images: $(STAMP) ## build both images into dist/ (BASE=debian where no registry can be reached)
+	@$(AIRBRIDGE_CI) build --base $(BASE) --out $(IMAGES_OUT)
+	@$(AIRBRIDGE_CI) parity --built $(IMAGES_OUT)
+	@$(AIRBRIDGE_CI) inspect --out $(IMAGES_OUT)
+
+images-verify: $(STAMP) ## build twice, from two clones in different folders, and compare the digests
+	@$(RUN) bash ci/scripts/images_verify.sh $(BASE)
+
+images-test: $(STAMP) ## publish dist/ to a registry on this machine, pull by digest, tamper, run
+	@$(RUN) pytest tests/integration/ci -q
+
+demo-images: $(STAMP) ## the demo with every worker in its container
+	@$(RUN) bash ci/scripts/demo_images.sh $(IMAGES_OUT)
+
+workflows-lint: $(STAMP) ## actionlint and zizmor over .github/workflows
+	@bash ci/scripts/workflows_lint.sh
