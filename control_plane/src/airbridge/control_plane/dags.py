@@ -120,7 +120,9 @@ def check_configured(bundle: str) -> None:
         raise BundleError(
             f"there is no bundle {bundle!r}: [dag_processor] dag_bundle_config_list has {known}"
         )
-    source = source_of(bundle, kwargs[bundle].get("source") or {})
+    if "source" not in kwargs[bundle]:
+        raise BundleError(f"bundle {bundle!r} is not an AirBridge bundle: nothing can be pushed to it")
+    source = source_of(bundle, kwargs[bundle]["source"])
     if not isinstance(source, PushSource):
         raise BundleError(
             f'bundle {bundle!r} takes its code from {source.actor}, not from pushes: push to one whose source is {{"kind": "push"}}'

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.bundles.conftest import Processor
+from tests.support.airflow_home import Metadata
+from tests.support.cloud import Cloud, write_dag
+
+from airbridge.control_plane.dags import CONTENT_TYPE, Publisher, check_configured, publisher, push
+from airbridge.executor.bundle_store import BundleStore
+from airbridge.executor.exceptions import BundleError, BundleRefused
+from airbridge.executor.settings import Settings
+from airbridge.executor.snapshot import pack
+
+
+@pytest.fixture
+def configured(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundles = [
+        {"name": "pushed", "classpath": "x", "kwargs": {"source": {"kind": "push"}}},
+        {"name": "main", "classpath": "x", "kwargs": {"source": {"kind": "folder", "path": "/srv/dags"}}},
+        {"name": "other", "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle", "kwargs": {}},
+    ]
+    monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps(bundles))
+
+
+@pytest.fixture
+def publish(cloud: Cloud, tmp_path: Path, configured: None, sqlite_metadata: Metadata) -> Publisher:
+    found = {"regions_file": str(cloud.catalogue_file), "secrets_dir": str(tmp_path)}
+    return publisher(Settings.read(found.get))
+
+
+class Gateway:
+    """A client whose gateway is a function call away."""
+
+    def __init__(self, publish: Publisher) -> None:
+        self._publish = publish
+
+    def put_bytes(self, path: str, content: bytes, content_type: str) -> Any:
+        assert content_type == CONTENT_TYPE
+        bundle = path.removeprefix("dags/")
+        return {"bundle": bundle, "version": self._publish(bundle, content, "operator:ci")}
+
+
+def current(cloud: Cloud) -> Any:
+    return cloud.store("pushed").pointer().current
+
+
+def test_pushed_and_refused(publish: Publisher, cloud: Cloud, dags: Path, processor: Processor) -> None:
+    """A folder that parses becomes current in every region; one that does not is refused and leaves it so."""
+    pushed = push(Gateway(publish), dags, "pushed")
+    assert pushed.version == pack(dags).version
+    assert (current(cloud).version, current(cloud).actor) == (pushed.version, "operator:ci")
+    archive = f"bundles/pushed/{pushed.version.removeprefix('sha256:')}.tar.gz"
+    assert archive in cloud.keys("eu-west-1")
+    assert archive in cloud.keys("us-east-1")
+
+    (dags / "two.py").write_text("from airflow.sdk import DAG\n\nwith DAG(undefined):\n    pass\n")
+    with pytest.raises(
+        BundleRefused, match=r"two\.py:3: NameError: name 'undefined' is not defined"
+    ) as caught:
+        push(Gateway(publish), dags, "pushed")
+    assert [(failure.file, failure.line) for failure in caught.value.failures] == [("two.py", 3)]
+    assert current(cloud).version == pushed.version
+    assert len(cloud.keys("eu-west-1")) == 1
+
+
+def test_same_push_twice(publish: Publisher, cloud: Cloud, dags: Path) -> None:
+    """Pushing what is current already changes nothing and answers with its version."""
+    first = push(Gateway(publish), dags, "pushed")
+    before = current(cloud)
+    assert push(Gateway(publish), dags, "pushed") == first
+    assert current(cloud) == before
+
+
+def test_any_tar_will_do(publish: Publisher, cloud: Cloud, dags: Path) -> None:
+    """A CI job without the command line can send what `tar cz` makes: the version is that of the folder."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        tar.add(dags, arcname="./")
+    assert publish("pushed", buffer.getvalue(), "ci") == pack(dags).version
+
+
+def test_dag_processor_is_told(publish: Publisher, dags: Path, sqlite_metadata: Metadata) -> None:
+    """After a push the dag-processor's next look refreshes the bundle, whatever its interval."""
+    from airflow.models.dagbundle import DagBundleModel
+    from airflow.utils import timezone
+
+    with sqlite_metadata.session() as session:
+        session.add(DagBundleModel(name="pushed"))
+        session.query(DagBundleModel).update({"last_refreshed": timezone.utcnow()})
+        session.commit()
+    push(Gateway(publish), dags, "pushed")
+    with sqlite_metadata.session() as session:
+        assert session.get(DagBundleModel, "pushed").last_refreshed is None
+
+
+@pytest.mark.parametrize(
+    ("bundle", "message"),
+    [
+        ("nosuch", r"no bundle 'nosuch'.*main, other, pushed"),
+        ("main", r"takes its code from folder /srv/dags, not from pushes"),
+        ("other", r"'other' is not an AirBridge bundle"),
+    ],
+)
+def test_bundles_that_take_no_push(configured: None, bundle: str, message: str) -> None:
+    """A push to a bundle that takes none is refused with what there is."""
+    with pytest.raises(BundleError, match=message):
+        check_configured(bundle)
+
+
+def test_junk_is_refused_before_anything_runs(publish: Publisher, cloud: Cloud) -> None:
+    """Bytes that are no archive are refused, and so is one that reaches out of its folder."""
+    with pytest.raises(BundleError, match="not a tar"):
+        publish("pushed", b"junk", "ci")
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("../../etc/cron.d/x"))
+    with pytest.raises(BundleError, match="plain relative path"):
+        publish("pushed", buffer.getvalue(), "ci")
+    assert cloud.keys("us-east-1") == []
+
+
+def test_last_of_two_pushes_stays(cloud: Cloud, dags: Path, tmp_path: Path) -> None:
+    """Two pushes at once both succeed; the later one is current."""
+    write_dag(tmp_path / "rival", "rival.py", "rival")
+    rival = pack(tmp_path / "rival")
+
+    class Raced(BundleStore):
+        def publish(self, snapshot: Any, actor: str, seen: Any, **kwargs: Any) -> Any:
+            if self.pointer().version is None:
+                super().publish(rival, "rival", seen)
+            return super().publish(snapshot, actor, seen, **kwargs)
+
+    notified: list[str] = []
+    publish = Publisher(
+        lambda bundle: Raced.of(bundle, cloud.catalogue),
+        lambda _: None,
+        environment={},
+        notify=notified.append,
+    )
+    snapshot = pack(dags)
+    assert publish._publish(Raced.of("pushed", cloud.catalogue), snapshot, "ci") == snapshot.version
+    assert (current(cloud).version, current(cloud).previous) == (snapshot.version, rival.version)
+    assert notified == ["pushed"]
