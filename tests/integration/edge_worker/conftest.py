@@ -108,6 +108,7 @@ class World:
         agent = self.agent = Agent(self.settings(**overrides), self.parts(script))
         running = asyncio.create_task(agent.run())
         try:
+            await until(lambda: agent.built or running.done())
             yield agent
         finally:
             agent.drain()

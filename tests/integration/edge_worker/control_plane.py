@@ -200,11 +200,10 @@ class ControlPlane:
             ssl_certfile=str(certificate),
             ssl_ca_certs=str(self.ca_file),
             ssl_cert_reqs=ssl.CERT_OPTIONAL,
-            log_level="error",
+            log_level="critical",
             lifespan="off",
             ws="none",
             timeout_keep_alive=60,
-            timeout_graceful_shutdown=0,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=asyncio.run, args=(self._server.serve(),), daemon=True)

@@ -27,7 +27,8 @@ class Cut:
         self.weather = Weather.FAIR
         self._target_port = target_port
         self._loop = asyncio.new_event_loop()
-        self._pairs: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._ready = threading.Event()
         self.port = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -51,8 +52,7 @@ class Cut:
     def _set(self, weather: Weather) -> None:
         self.weather = weather
         if weather is not Weather.BLACK_HOLE and weather is not Weather.ONE_WAY:
-            for pair in self._pairs:
-                pair.cancel()
+            self._break_all()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -61,40 +61,61 @@ class Cut:
         self._ready.set()
         self._loop.run_forever()
         server.close()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0.01))
+        self.weather = Weather.REFUSE
+        self._break_all()
+        self._loop.run_until_complete(asyncio.wait_for(self._all_ended(), 10))
+        self._loop.run_until_complete(asyncio.sleep(0.05))
         self._loop.close()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._pairs.add(task)
-        up: asyncio.StreamWriter | None = None
+    def _break_all(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _all_ended(self) -> None:
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        task = self._loop.create_task(self._pair(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _pair(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers = [writer]
         try:
             if self.weather is Weather.REFUSE:
                 return
             down, up = await asyncio.open_connection("127.0.0.1", self._target_port)
-            await asyncio.gather(
-                self._pump(reader, up, answers=False), self._pump(down, writer, answers=True)
-            )
-        except (OSError, asyncio.CancelledError):
+            self._writers.add(up)
+            writers.append(up)
+            pumps = [
+                asyncio.ensure_future(self._pump(reader, up, answers=False)),
+                asyncio.ensure_future(self._pump(down, writer, answers=True)),
+            ]
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            for one in writers:
+                one.transport.abort()
+            await asyncio.gather(*pumps, return_exceptions=True)
+        except OSError:
             pass
         finally:
-            self._pairs.discard(task)
-            for one in (writer, up):
-                if one is not None:
-                    one.transport.abort()
+            for one in writers:
+                one.transport.abort()
+                self._writers.discard(one)
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool
     ) -> None:
         while data := await reader.read(65536):
-            while self.weather is Weather.BLACK_HOLE or (answers and self.weather is Weather.ONE_WAY):
+            while self._holds_back(answers=answers):
+                if writer.transport.is_closing():
+                    return
                 await asyncio.sleep(0.02)
             writer.write(data)
             await writer.drain()
-        raise ConnectionError("one side ended")
+
+    def _holds_back(self, *, answers: bool) -> bool:
+        return self.weather is Weather.BLACK_HOLE or (answers and self.weather is Weather.ONE_WAY)
 
 
 def refused_port() -> int:

@@ -512,6 +512,11 @@ class Agent:
         else:
             self._identity.renew_soon()
 
+    @property
+    def built(self) -> bool:
+        """Whether the agent is far enough for `status`."""
+        return self._built
+
     # --- status ----------------------------------------------------------------------------------
 
     def status(self) -> Status:

@@ -166,7 +166,7 @@ class LogShipper:
                     await in_daemon_thread(lambda: self._put_full(one))
                 break
             except FileNotFoundError:
-                log.warning("log.gone", path=one.row.path, prefix=one.row.prefix)
+                log.info("log.none", path=one.row.path, prefix=one.row.prefix)
                 break
             except (StoreError, OSError) as error:
                 pause = backoff.pause()

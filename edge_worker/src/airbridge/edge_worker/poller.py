@@ -234,14 +234,13 @@ class Poller:
                 await asyncio.sleep(pause)
 
     async def _take(self, candidates: list[Candidate], response: ClaimResponse, asked_at: float) -> None:
-        by_item = {candidate.item.item_id: candidate for candidate in candidates}
+        asked_for = {candidate.item.item_id for candidate in candidates}
         for refusal in response.refusals:
             self._refused(candidates, refusal)
-        grants = [grant for grant in response.grants if grant.item_id in by_item]
-        taken = await asyncio.gather(*(self._hold(grant, asked_at) for grant in grants))
-        receipts = [
-            by_item[grant.item_id].message.receipt for grant, held in zip(grants, taken, strict=True) if held
-        ]
+        grants = {grant.item_id: grant for grant in response.grants if grant.item_id in asked_for}
+        held = await asyncio.gather(*(self._hold(grant, asked_at) for grant in grants.values()))
+        ours = {item_id for item_id, is_held in zip(grants, held, strict=True) if is_held}
+        receipts = [one.message.receipt for one in candidates if one.item.item_id in ours]
         if receipts:
             self._tidy(self._queue.delete(receipts))
 
