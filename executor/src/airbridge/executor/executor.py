@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         self._machinery: Machinery | None = None
         self._told_at: dict[str, float] = {}
         self._to_adopt: set[str] = set()
+        self._event_logs: deque[Any] = deque(maxlen=1000)
 
     # --- Life -------------------------------------------------------------------------------------
 
@@ -183,6 +185,15 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         if told_at is None or now - told_at >= TELL_AGAIN_SECONDS:
             self._told_at[row.id] = now
             self.fail(key, info=row.detail)
+
+    def log_task_event(self, *, event: str, extra: str, ti_key: TaskInstanceKey) -> None:
+        """Add an event to Airflow's audit log.
+
+        The entry is also kept here: Airflow 3.0.4 saves entries from a generator, and one that nobody
+        else refers to is collected before it is written, as an empty row.
+        """
+        super().log_task_event(event=event, extra=extra, ti_key=ti_key)
+        self._event_logs.append(self._task_event_logs[-1])
 
     # --- Adoption and revocation ------------------------------------------------------------------
 
