@@ -9,8 +9,9 @@
 Publishing puts the snapshot into the home region's bucket first, then into all others at once, each retried with
 exponential backoff and full jitter. **A version becomes current once every region has it, or after
 `wait_seconds`**: one region that cannot be reached must not hold up deployments to the others. What a region lacks is
-then recorded as owed and supplied by `supply`, which every later refresh of the bundle calls; until then, tasks that
-are placed there wait in their worker's fetch. Without the home region nothing is published.
+then recorded as owed and supplied by `supply`, which every later refresh of the bundle calls; until then, a worker
+there looks for the snapshot several times and then fails the attempt, for Airflow to retry. Without the home region
+nothing is published.
 
 CURRENT is only written if it still says what the publisher has seen (If-Match), so of two publishers one loses and
 looks again, and none overwrites what it has not seen.
