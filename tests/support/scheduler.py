@@ -182,6 +182,13 @@ class Hand:
 
         self._each(rows, start)
 
+    def claim_only(self, rows: Sequence[WorkItemRow]) -> None:
+        """Grant rows that have no task instance behind them."""
+        with self.metadata.session() as session:
+            for row in items.lock(session, [row.id for row in rows]).values():
+                items.claim(session, row, self.worker, self.lease_seconds, 600.0, {})
+            session.commit()
+
     def finish(
         self, rows: Sequence[WorkItemRow], state: str = "success", outcome: Outcome = Outcome.SUCCESS
     ) -> None:

@@ -1,0 +1,361 @@
+"""The outbox over a real database and in-memory queues."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.integration.executor.conftest import Queues
+from tests.integration.executor.test_ledger import beat, enrol
+from tests.support.airflow_home import Metadata
+from tests.support.items import new_item
+from tests.support.scheduler import Hand
+from tests.unit.executor.catalogues import catalogue
+
+from airbridge.executor import _airflow
+from airbridge.executor.exceptions import QueueError
+from airbridge.executor.ledger import clock, items
+from airbridge.executor.ledger.items import NewItem
+from airbridge.executor.ledger.models import WorkItemRow
+from airbridge.executor.outbox import Outbox, RegionOutbox
+from airbridge.executor.protocol import WorkItem
+from airbridge.executor.queue import Depth, MemoryQueue, Outgoing
+from airbridge.executor.regions import Region
+from airbridge.executor.settings import Settings
+from airbridge.executor.signing import Signer, Verifier
+
+SIGNER = Signer.generate()
+VERIFIER = Verifier([SIGNER.verify_key])
+US, EUROPE = catalogue().regions
+
+
+class BrokenQueue(MemoryQueue):
+    """A queue that can be cut off, and that refuses messages named in `refuses`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_down = False
+        self.refuses: set[str] = set()
+        self.batches: list[int] = []
+
+    def send(self, messages: Sequence[Outgoing]) -> dict[str, str]:
+        if self.is_down:
+            raise QueueError("send_message_batch: connection refused")
+        self.batches.append(len(messages))
+        super().send([each for each in messages if each.id not in self.refuses])
+        return {each.id: "InternalError: try again" for each in messages if each.id in self.refuses}
+
+    def depth(self) -> Depth:
+        if self.is_down:
+            raise QueueError("get_queue_attributes: connection refused")
+        return super().depth()
+
+
+class Bench:
+    """One region's loop, turned by hand."""
+
+    def __init__(self, metadata: Metadata, settings: Settings, region: Region = EUROPE) -> None:
+        self.hand = Hand(metadata)
+        self.metadata = metadata
+        self.queues: dict[str, BrokenQueue] = {pool.name: BrokenQueue() for pool in region.pools}
+        self.now = 0.0
+        self.woken: list[str] = []
+        self.loop = RegionOutbox(
+            region,
+            settings=settings,
+            signer=SIGNER,
+            new_session=_airflow.new_session,
+            queue_of=lambda _, pool: self.queues[pool.name],
+            wake_region=self.woken.append,
+            random=lambda: 0.5,
+            monotonic=lambda: self.now,
+        )
+
+    def place(self, *new: NewItem) -> list[WorkItemRow]:
+        with self.metadata.session() as session:
+            rows = items.place(session, new, 1)
+            session.commit()
+        return rows
+
+    def queued(self, pool: str = "default") -> list[WorkItem]:
+        found = []
+        while messages := self.queues[pool].receive():
+            found.extend(VERIFIER.open(message.body) for message in messages)
+        return found
+
+    def change(self, **values: Any) -> None:
+        from sqlalchemy import update
+
+        with self.metadata.session() as session:
+            session.execute(update(WorkItemRow).values(**values))
+            session.commit()
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return replace(settings, outbox_floor=20)
+
+
+@pytest.fixture
+def bench(metadata: Metadata, settings: Settings) -> Bench:
+    return Bench(metadata, settings)
+
+
+def test_a_placed_item_is_sent_signed(bench: Bench) -> None:
+    """The message says which task instance, under which epoch, where; it verifies, and expires."""
+    [row] = bench.place(new_item(slots=3, trace={"traceparent": "x"}))
+    bench.loop.turn()
+    [item] = bench.queued()
+    assert (str(item.item_id), str(item.ti_id), item.epoch) == (row.id, row.ti_id, 0)
+    assert (item.region, item.pool, item.slots, item.dag_rel_path) == ("eu-west-1", "default", 3, "dag.py")
+    assert item.bundle.version == row.workload["bundle"]["version"]
+    assert item.expires_at - item.issued_at == timedelta(seconds=900)
+    [sent] = bench.hand.rows()
+    assert (sent.state, sent.sends) == ("sent", 1)
+    assert abs(sent.expires_at - item.expires_at) < timedelta(seconds=5)
+
+
+def test_nothing_is_sent_twice(bench: Bench) -> None:
+    """A sent row rests until its message expires."""
+    bench.place(new_item())
+    for _ in range(3):
+        bench.loop.turn()
+    assert len(bench.queued()) == 1
+
+
+def test_items_go_in_batches(bench: Bench) -> None:
+    """Ten a call."""
+    bench.place(*(new_item() for _ in range(15)))
+    bench.loop.turn()
+    assert bench.queues["default"].batches == [10, 5]
+
+
+def test_the_first_message_has_the_highest_priority(bench: Bench) -> None:
+    """Priority decides the order on the queue."""
+    rows = bench.place(*(new_item(priority=number) for number in (3, 9, 1)))
+    bench.loop.turn()
+    priority = {row.id: row.priority for row in rows}
+    assert [priority[str(item.item_id)] for item in bench.queued()] == [9, 3, 1]
+
+
+def test_each_pool_has_its_queue(bench: Bench) -> None:
+    """A pool's items go to the pool's own queue, and another region's stay."""
+    bench.place(new_item(), new_item(pool="gpu"), new_item(region="us-east-1"))
+    bench.loop.turn()
+    assert [len(bench.queued(pool)) for pool in ("default", "gpu")] == [1, 1]
+    assert sorted(row.state for row in bench.hand.rows()) == ["placed", "sent", "sent"]
+
+
+def test_a_backlog_waits_in_the_ledger(metadata: Metadata, settings: Settings) -> None:
+    """No more goes out than the workers will soon take, and what is urgent overtakes what waits."""
+    bench = Bench(metadata, replace(settings, outbox_floor=1, outbox_per_slot=1.0))
+    with metadata.session() as session:
+        enrol(session, "w1")
+        beat(session, "w1", slots_total=2)
+        session.commit()
+    bench.place(*(new_item(priority=1) for _ in range(6)))
+    pause = bench.loop.turn()
+    assert len(bench.queued()) == 2
+    assert pause.seconds == settings.outbox_blocked_interval
+
+    bench.place(new_item(priority=50))
+    bench.hand.claim_only(bench.hand.rows("sent")[:1])
+    bench.loop.turn()
+    [urgent] = [row for row in bench.hand.rows("sent") if row.priority == 50]
+    assert urgent.sends == 1
+
+
+def test_a_region_out_of_reach_keeps_its_items(bench: Bench) -> None:
+    """Nothing is lost while a queue is away; the loop backs off, and sends when it is back."""
+    bench.queues["default"].is_down = True
+    bench.place(*(new_item() for _ in range(3)))
+    pauses = [bench.loop.turn() for _ in range(3)]
+    assert [pause.wakeable for pause in pauses] == [False] * 3
+    assert [round(pause.seconds, 4) for pause in pauses] == [0.005, 0.01, 0.02]
+    assert {row.state for row in bench.hand.rows()} == {"placed"}
+    assert {row.detail for row in bench.hand.rows()} == {"send_message_batch: connection refused"}
+
+    bench.queues["default"].is_down = False
+    assert bench.loop.turn().wakeable
+    assert len(bench.queued()) == 3
+
+
+def test_one_queue_out_of_reach_does_not_stop_another(bench: Bench) -> None:
+    """The pools of a region are tried each for itself."""
+    bench.queues["default"].is_down = True
+    bench.place(new_item(priority=9), new_item(pool="gpu"))
+    bench.loop.turn()
+    assert len(bench.queued("gpu")) == 1
+
+
+def test_a_refused_message_is_sent_again(bench: Bench) -> None:
+    """A batch may go through in part: only what was refused is sent again."""
+    kept, refused = bench.place(new_item(), new_item())
+    bench.queues["default"].refuses = {refused.id}
+    bench.loop.turn()
+    assert {row.id: row.state for row in bench.hand.rows()} == {kept.id: "sent", refused.id: "placed"}
+    bench.queues["default"].refuses = set()
+    bench.loop.turn()
+    assert sorted(str(item.item_id) for item in bench.queued()) == sorted([kept.id, refused.id])
+
+
+def test_a_send_that_was_never_confirmed_is_repeated(bench: Bench, metadata: Metadata) -> None:
+    """A scheduler killed between reserving and confirming leaves a row that is sent again."""
+    [row] = bench.place(new_item())
+    with metadata.session() as session:
+        items.reserve(session, [row.id], clock.now(session) - timedelta(seconds=1))
+        session.commit()
+    bench.loop.turn()
+    assert len(bench.queued()) == 1
+
+
+def test_an_expired_item_is_sent_anew(bench: Bench, metadata: Metadata) -> None:
+    """A message that nobody claimed in time is replaced by a fresh one."""
+    bench.place(new_item())
+    bench.loop.turn()
+    [old] = bench.queued()
+    with metadata.session() as session:
+        past = clock.now(session) - timedelta(seconds=1)
+    bench.change(expires_at=past)
+    bench.now += 60
+    bench.loop.turn()
+    [new] = bench.queued()
+    assert new.item_id == old.item_id
+    assert new.expires_at > old.expires_at
+
+
+def test_messages_lost_with_their_queue_are_sent_again(bench: Bench, metadata: Metadata) -> None:
+    """A queue that says it is empty, again and again, while items wait on it has lost them."""
+    bench.place(new_item())
+    bench.loop.turn()
+    assert len(bench.queued()) == 1
+    bench.queues["default"] = BrokenQueue()
+    with metadata.session() as session:
+        long_ago = clock.now(session) - timedelta(seconds=45)
+    bench.change(sent_at=long_ago)
+    for _ in range(4):
+        bench.now += 60
+        bench.loop.turn()
+    assert len(bench.queued()) == 1
+    assert bench.hand.rows()[0].sends == 2
+
+
+def test_messages_that_are_still_there_are_not_sent_again(bench: Bench, metadata: Metadata) -> None:
+    """A region without workers keeps its messages; they are not doubled while they wait."""
+    bench.place(new_item())
+    bench.loop.turn()
+    with metadata.session() as session:
+        long_ago = clock.now(session) - timedelta(seconds=45)
+    bench.change(sent_at=long_ago)
+    for _ in range(5):
+        bench.now += 60
+        bench.loop.turn()
+    assert len(bench.queued()) == 1
+
+
+def test_work_moves_to_its_fallback_when_nobody_takes_it(bench: Bench, metadata: Metadata) -> None:
+    """After fallback_after an unclaimed item goes to the next region, whose loop is woken; the old message is stale."""
+    placement = {
+        "fallback": [{"region": "us-east-1", "pool": "default"}],
+        "fallback_after": 60.0,
+        "why": "",
+        "tried": [],
+    }
+    bench.place(new_item(placement=placement))
+    bench.loop.turn()
+    [stale] = bench.queued()
+    with metadata.session() as session:
+        past = clock.now(session) - timedelta(seconds=1)
+    bench.change(fallback_at=past)
+    bench.now += 60
+    bench.loop.turn()
+    [row] = bench.hand.rows()
+    assert (row.region, row.state, row.epoch) == ("us-east-1", "placed", 1)
+    assert stale.epoch == 0
+    assert bench.woken == ["us-east-1"]
+
+
+def test_an_item_that_fits_no_message_fails_alone(bench: Bench) -> None:
+    """A row that cannot be put on a queue is failed with the reason and holds nothing up."""
+    endless = new_item(priority=9)
+    endless.workload["dag_rel_path"] = "x" * 20_000
+    bad, good = bench.place(endless, new_item())
+    bench.loop.turn()
+    assert [str(item.item_id) for item in bench.queued()] == [good.id]
+    [failed] = bench.hand.rows("settled")
+    assert failed.id == bad.id
+    assert failed.detail.startswith("it cannot be put on a queue: its message is")
+
+
+def test_a_database_error_does_not_end_the_loop(bench: Bench, metadata: Metadata) -> None:
+    """Whatever happens in a turn, the next one comes."""
+    from sqlalchemy import text
+
+    with metadata.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE airbridge_work_item RENAME TO away"))
+    assert not bench.loop.turn().wakeable
+    with metadata.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE away RENAME TO airbridge_work_item"))
+    bench.place(new_item())
+    assert bench.loop.turn().wakeable
+    assert len(bench.queued()) == 1
+
+
+def test_running_loops_wake_at_once_and_stop(metadata: Metadata, settings: Settings, queues: Queues) -> None:
+    """A woken loop sends without waiting for its interval; stopping ends every thread."""
+    outbox = Outbox(
+        catalogue().regions,
+        settings=replace(settings, outbox_interval=60.0),
+        signer=SIGNER,
+        new_session=_airflow.new_session,
+        queue_of=queues.of,
+        random=lambda: 0.5,
+    )
+    outbox.start()
+    try:
+        time.sleep(0.5)
+        with metadata.session() as session:
+            items.place(session, [new_item()], 1)
+            session.commit()
+        outbox.wake("eu-west-1")
+        outbox.wake("no-such-region")
+        assert len(queues["eu-west-1", "default"].receive(wait_seconds=15)) == 1
+    finally:
+        outbox.stop()
+    assert not [each for each in threading.enumerate() if each.name.startswith("airbridge-outbox")]
+
+
+def test_two_outboxes_send_everything_once(
+    postgres_metadata: Metadata, settings: Settings, queues: Queues
+) -> None:
+    """Two schedulers' outboxes share the rows between them."""
+
+    def outbox() -> Outbox:
+        return Outbox(
+            [EUROPE],
+            settings=replace(settings, outbox_floor=500),
+            signer=SIGNER,
+            new_session=_airflow.new_session,
+            queue_of=queues.of,
+            random=lambda: 0.5,
+        )
+
+    with postgres_metadata.session() as session:
+        items.place(session, [new_item() for _ in range(200)], 1)
+        session.commit()
+    both = [outbox(), outbox()]
+    for each in both:
+        each.start()
+    hand = Hand(postgres_metadata)
+    deadline = time.monotonic() + 30
+    while hand.rows("placed") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for each in both:
+        each.stop()
+    assert queues["eu-west-1", "default"].depth() == Depth(visible=200, in_flight=0)
+    assert {row.sends for row in hand.rows()} == {1}
