@@ -1,0 +1,131 @@
+"""A fleet that exists only in memory, with a clock of its own: a control plane to ask, and stacks to deploy, for tests and rehearsals."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from airbridge.ci.exceptions import ToolError
+from airbridge.ci.rollout.control_plane import Outcomes, RunningVersions, Worker
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How workers of one image do: how long they boot, whether they come up at all, how many of their tasks fail."""
+
+    boot_seconds: float = 20.0
+    comes_up: bool = True
+    beats_for_seconds: float | None = None
+    tasks_per_minute: float = 6.0
+    share_failed: float = 0.0
+
+
+@dataclass
+class _Simulated:
+    id: str
+    region: str
+    digest: str
+    born: datetime
+    draining: bool = False
+
+
+@dataclass
+class Fleet:
+    """Workers by region. `behaviours` says how an image does in a region; `refusing` names stacks that cannot be applied."""
+
+    regions: Mapping[str, str]
+    behaviours: Mapping[tuple[str, str], Behaviour] = field(default_factory=dict)
+    refusing: Collection[tuple[str, str]] = ()
+    workers_per_region: int = 2
+    clock: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    deployed: list[tuple[str, str]] = field(default_factory=list)
+    drained: list[str] = field(default_factory=list)
+    _workers: list[_Simulated] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """The fleet as it was: every region on its image, for a day."""
+        for region, digest in self.regions.items():
+            self._start(region, digest, self.clock - timedelta(days=1))
+
+    def now(self) -> datetime:
+        """The fleet's own time."""
+        return self.clock
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock += timedelta(seconds=seconds)
+
+    def __call__(self, stack: str, worker_digest: str) -> None:
+        """Apply a stack: a region gets workers of that image beside those it has."""
+        self.deployed.append((stack, worker_digest))
+        self.sleep(60)
+        if (stack, worker_digest) in self.refusing:
+            raise ToolError(f"`cdktf deploy {stack}` ended with 1")
+        region = stack.removeprefix("edge-")
+        if region in self.regions and not any(
+            self._works(worker, region, worker_digest) for worker in self._workers
+        ):
+            self._start(region, worker_digest, self.clock)
+
+    def workers(self) -> list[Worker]:
+        """All that have enrolled."""
+        return [
+            self._row(worker)
+            for worker in self._workers
+            if self._enrolled(worker) <= self.clock and self._comes_up(worker)
+        ]
+
+    def drain(self, worker: str, comment: str) -> None:  # noqa: ARG002 - the real one's signature
+        """The worker takes nothing more."""
+        self.drained.append(worker)
+        for simulated in self._workers:
+            simulated.draining = simulated.draining or simulated.id == worker
+
+    def outcomes(self, regions: Collection[str], since: datetime) -> Outcomes:
+        """What the workers of these regions finished since then, at their rates."""
+        finished = failed = 0.0
+        for worker in (
+            worker for worker in self._workers if worker.region in regions and self._comes_up(worker)
+        ):
+            minutes = max(0.0, (self.clock - max(since, self._enrolled(worker))).total_seconds() / 60)
+            behaviour = self._behaviour(worker)
+            finished += minutes * behaviour.tasks_per_minute
+            failed += minutes * behaviour.tasks_per_minute * behaviour.share_failed
+        return Outcomes(finished=int(finished), failed=int(failed))
+
+    def running(self, region: str) -> set[str]:
+        """The images that take work in a region."""
+        now = self.clock
+        return {w.versions.image or "" for w in self.workers() if w.region == region and w.healthy(now, 60)}
+
+    def _start(self, region: str, digest: str, at: datetime) -> None:
+        for _ in range(self.workers_per_region):
+            self._workers.append(_Simulated(f"{region}-{len(self._workers) + 1}", region, digest, at))
+
+    @staticmethod
+    def _works(worker: _Simulated, region: str, digest: str) -> bool:
+        return (worker.region, worker.digest, worker.draining) == (region, digest, False)
+
+    def _behaviour(self, worker: _Simulated) -> Behaviour:
+        return self.behaviours.get((worker.region, worker.digest), Behaviour())
+
+    def _comes_up(self, worker: _Simulated) -> bool:
+        return self._behaviour(worker).comes_up
+
+    def _enrolled(self, worker: _Simulated) -> datetime:
+        return worker.born + timedelta(seconds=self._behaviour(worker).boot_seconds)
+
+    def _row(self, worker: _Simulated) -> Worker:
+        enrolled, beats = self._enrolled(worker), self._behaviour(worker).beats_for_seconds
+        last = self.clock if beats is None else min(self.clock, enrolled + timedelta(seconds=beats))
+        return Worker(
+            id=worker.id,
+            region=worker.region,
+            pool="default",
+            state="draining" if worker.draining else "active",
+            wanted="draining" if worker.draining else "active",
+            versions=RunningVersions(image=worker.digest),
+            enrolled_at=enrolled,
+            last_heartbeat_at=last,
+        )

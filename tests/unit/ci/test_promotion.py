@@ -1,0 +1,246 @@
+"""Promotion: forward, unchanged, signed, proven, in order; or refused with the rule that stands in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from tests.unit.ci.tree import Tree
+
+from airbridge.ci.exceptions import CiError, PromotionRefused
+from airbridge.ci.release import manifest, pins
+from airbridge.ci.release.manifest import Manifest
+from airbridge.ci.rollout.promotion import Direction, Promotion, Rules
+from airbridge.ci.rollout.testing import Behaviour, Fleet
+from airbridge.ci.tools import run
+
+REGION = "eu-west-1"
+
+
+def git(tree: Tree, *words: str) -> str:
+    """Git in the tree, as nobody in particular."""
+    return run("git", "-c", "user.name=t", "-c", "user.email=t@example.com", *words, cwd=tree.root)
+
+
+@pytest.fixture
+def history(tree: Tree) -> Tree:
+    """Release 1 everywhere, then release 2 in dev; each a commit."""
+    git(tree, "init", "--quiet")
+    git(tree, "config", "user.name", "t")
+    git(tree, "config", "user.email", "t@example.com")
+    git(tree, "add", ".")
+    git(tree, "commit", "--quiet", "-m", "Release 1 everywhere")
+    tree.pin("dev", tree.release(2))
+    (tree.root / "infra/cdktf.out").rename(tree.root.parent / "synthesised")
+    git(tree, "add", "-A")
+    git(tree, "commit", "--quiet", "-m", "Release 2 in dev")
+    return tree
+
+
+def worker_digest(loaded: Manifest) -> str:
+    """The digest that workers of a release run."""
+    return loaded.release.images["edge-worker"].digest
+
+
+def fleet(tree: Tree, number: int = 2, **behaviour: object) -> Fleet:
+    """dev, for a day on a release."""
+    digest = worker_digest(tree.release(number))
+    return Fleet({REGION: digest}, {(REGION, digest): Behaviour(**behaviour)})  # type: ignore[arg-type]
+
+
+def promotion(tree: Tree, target: str = "staging", source: str | None = "dev") -> tuple[Rules, Promotion]:
+    """The rules, and the release of `source` on its way to `target`."""
+    rules = Rules(tree.checkout, Fleet({}).now())
+    loaded = rules.of_environment(source) if source else tree.release(3)
+    return rules, Promotion(tree.checkout, target, loaded, source)
+
+
+def test_a_release_moves_unchanged_as_one_commit(history: Tree) -> None:
+    """The manifest's bytes are the same in both environments; one commit, two files."""
+    rules, move = promotion(history)
+    rules.check(move, fleet(history))
+    move.commit(move.write())
+    assert history.read(pins.release_path("staging")) == history.read(pins.release_path("dev"))
+    assert pins.load(history.checkout, "staging").digest("worker") == worker_digest(history.release(2))
+    changed = git(history, "show", "--name-only", "--format=%s", "HEAD").split()
+    assert {pins.toml_path("staging"), pins.release_path("staging")} <= set(changed)
+    assert git(history, "status", "--porcelain") == ""
+
+
+def test_the_rest_of_the_file_is_untouched(history: Tree) -> None:
+    """Only the two digests of an environment's file change, comments and order stay."""
+    before = history.read(pins.toml_path("staging")).splitlines()
+    promotion(history)[1].write()
+    after = history.read(pins.toml_path("staging")).splitlines()
+    changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
+    assert len(changed) == 2
+    assert all("@sha256:" in a and "@sha256:" in b for a, b in changed)
+
+
+def test_the_diff_names_digests_versions_and_stacks(history: Tree) -> None:
+    """What a reviewer reads: revision, images, stacks; nothing that stays."""
+    shown = {change.what for change in promotion(history)[1].changes()}
+    assert {"revision", "control-plane", "edge-worker", "stacks"} <= shown
+    assert "airflow" not in shown
+
+
+def _skip(tree: Tree) -> None:
+    rules, move = promotion(tree, target="prod", source="dev")
+    rules.check(move, fleet(tree))
+
+
+def _unsigned(tree: Tree) -> None:
+    loaded = tree.release(2)
+    tree.write(pins.release_path("dev"), Manifest(release=loaded.release).text())
+    rules, move = promotion(tree)
+    rules.check(move, fleet(tree))
+
+
+def _altered(tree: Tree) -> None:
+    tree.edit(pins.release_path("dev"), r'"python": "3\.12\.14"', '"python": "3.12.13"')
+    rules, move = promotion(tree)
+    rules.check(move, fleet(tree))
+
+
+def _edited_source(tree: Tree) -> None:
+    tree.edit(pins.toml_path("dev"), r'^worker = ".*"', 'worker = "edge-worker@sha256:' + "ab" * 32 + '"')
+    rules, move = promotion(tree)
+    rules.check(move, fleet(tree))
+
+
+def _back(tree: Tree) -> None:
+    tree.pin("dev", tree.release(0))
+    rules, move = promotion(tree)
+    rules.check(move, fleet(tree, 0))
+
+
+def _same(tree: Tree) -> None:
+    tree.pin("staging", tree.release(2))
+    rules, move = promotion(tree)
+    rules.check(move, fleet(tree))
+
+
+def _unknown(tree: Tree) -> None:
+    rules, move = promotion(tree, target="local")
+    rules.check(move, fleet(tree))
+
+
+def _parity(tree: Tree) -> None:
+    tree.edit("compatibility.toml", r'^airflow = ".*"', 'airflow = ">=3"')
+    rules, move = promotion(tree)
+    rules.check(move, fleet(tree))
+
+
+def _nobody_asked(tree: Tree) -> None:
+    rules, move = promotion(tree)
+    rules.check(move, None)
+
+
+def _too_early(tree: Tree) -> None:
+    rules, move = promotion(tree)
+    Rules(rules.checkout, rules.now - timedelta(hours=23, minutes=30)).check(move, fleet(tree))
+
+
+def _sick(tree: Tree) -> None:
+    rules, move = promotion(tree)
+    rules.check(move, fleet(tree, beats_for_seconds=60.0))
+
+
+def _failing(tree: Tree) -> None:
+    rules, move = promotion(tree)
+    rules.check(move, fleet(tree, share_failed=0.5))
+
+
+def _nobody_runs_it(tree: Tree) -> None:
+    rules, move = promotion(tree)
+    rules.check(move, fleet(tree, number=1))
+
+
+def _build_to_staging(tree: Tree) -> None:
+    rules, move = promotion(tree, target="staging", source=None)
+    rules.check(move, None)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "says"),
+    [
+        (_skip, "no environment is skipped"),
+        (_build_to_staging, "takes releases from dev, not from a build"),
+        (_unsigned, "not signed"),
+        (_altered, "altered"),
+        (_edited_source, "the digest of its release"),
+        (_back, "--rollback"),
+        (_same, "already"),
+        (_unknown, "is not in ci/rollout.toml"),
+        (_parity, "parity finds"),
+        (_nobody_asked, "--url"),
+        (_too_early, "asks for 1:00:00"),
+        (_sick, "not healthy"),
+        (_failing, "tasks failed in dev"),
+        (_nobody_runs_it, "no worker of dev runs"),
+    ],
+)
+def test_a_release_that_may_not_move_is_refused(
+    history: Tree, attempt: Callable[[Tree], None], says: str
+) -> None:
+    """Each rule, and the sentence that names it."""
+    with pytest.raises(PromotionRefused) as caught:
+        attempt(history)
+    assert says in str(caught.value)
+
+
+def test_a_build_goes_to_the_first_environment(history: Tree) -> None:
+    """dev takes builds; it follows nobody, so nobody is asked."""
+    rules, move = promotion(history, target="dev", source=None)
+    rules.check(move, None)
+    move.write()
+    assert pins.load(history.checkout, "dev").digest("worker") == worker_digest(history.release(3))
+
+
+def test_an_environment_goes_back_only_when_told_to(history: Tree) -> None:
+    """--rollback takes the release that the environment was on before, from git's history, signature and all."""
+    rules = Rules(history.checkout, Fleet({}).now())
+    earlier = rules.earlier("dev", None)
+    assert earlier.release.digest == history.release(1).release.digest
+    move = Promotion(history.checkout, "dev", earlier, None, Direction.BACK)
+    rules.check(move, None)
+    move.commit(move.write())
+    assert history.read(pins.release_path("dev")) == history.read(pins.release_path("staging"))
+
+
+def test_environments_go_back_last_one_first(history: Tree) -> None:
+    """dev cannot go back while staging, which follows it, stays ahead."""
+    history.pin("staging", history.release(2))
+    earlier = Rules(history.checkout, Fleet({}).now()).earlier("dev", None)
+    with pytest.raises(PromotionRefused, match="environment-ahead"):
+        Promotion(history.checkout, "dev", earlier, None, Direction.BACK).write()
+
+
+def test_going_back_is_not_going_forward(history: Tree) -> None:
+    """--rollback refuses a newer release."""
+    move = Promotion(history.checkout, "staging", history.release(2), None, Direction.BACK)
+    with pytest.raises(PromotionRefused, match="going back"):
+        Rules(history.checkout, Fleet({}).now()).check(move, None)
+
+
+def test_what_breaks_parity_leaves_no_trace(history: Tree) -> None:
+    """A release that the matrix does not allow is refused after the fact, and both files are as they were."""
+    before = [history.read(path) for path in (pins.toml_path("dev"), pins.release_path("dev"))]
+    move = Promotion(history.checkout, "dev", history.release(3, airflow="3.0.5"), None)
+    with pytest.raises(PromotionRefused, match="breaks parity"):
+        move.write()
+    assert before == [history.read(path) for path in (pins.toml_path("dev"), pins.release_path("dev"))]
+
+
+def test_a_missing_release_is_named(history: Tree) -> None:
+    """An environment that was never released cannot be the source."""
+    (history.root / pins.release_path("dev")).unlink()
+    with pytest.raises(CiError, match=r"dev\.release\.json"):
+        promotion(history)
+
+
+def test_the_manifest_of_an_environment_is_read_from_its_file(history: Tree) -> None:
+    """`of_environment` is that file and nothing else."""
+    found = Rules(history.checkout, Fleet({}).now()).of_environment("dev")
+    assert found == manifest.parse(history.read(pins.release_path("dev")), "")
