@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from botocore.exceptions import ClientError
 from tests.support.moto import Moto, free_port
 
 from airbridge.executor.exceptions import ObjectNotFound, PreconditionFailed, StoreError
@@ -168,4 +170,35 @@ def test_missing_bucket_is_not_transient(moto: Moto) -> None:
     with pytest.raises(StoreError, match="no-such-bucket") as caught:
         store.put("key", b"")
     assert caught.value.transient is False
+    assert not isinstance(caught.value, ObjectNotFound)
+
+
+class Guarded:
+    """A boto3 client of a role that may list under ``bundles/`` only: S3 then says 403 for what is not there."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def get_object(self, **kwargs: Any) -> Any:
+        try:
+            return self._client.get_object(**kwargs)
+        except ClientError as error:
+            answer = {"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}
+            raise ClientError(answer, "GetObject") from error
+
+    def list_objects_v2(self, *, Prefix: str, **kwargs: Any) -> Any:  # noqa: N803 - boto3's name
+        if not Prefix.startswith("bundles/"):
+            answer = {"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}
+            raise ClientError(answer, "ListObjectsV2")
+        return self._client.list_objects_v2(Prefix=Prefix, **kwargs)
+
+
+def test_missing_is_told_from_forbidden(moto: Moto) -> None:
+    """What S3 calls forbidden because the role may not see that it is missing is reported as missing where that can be told."""
+    bucket = moto.bucket(f"guarded-{uuid4().hex}")
+    store = S3Store(Guarded(moto.client("s3")), bucket)
+    with pytest.raises(ObjectNotFound):
+        store.get("bundles/dags/CURRENT")
+    with pytest.raises(StoreError, match="Access Denied") as caught:
+        store.get("other")
     assert not isinstance(caught.value, ObjectNotFound)

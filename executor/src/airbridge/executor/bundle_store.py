@@ -191,10 +191,13 @@ class BundleStore:
         only if the home region fails.
         """
         try:
-            debts = set(self._owed())
+            owed = set(self._owed())
+            due = owed.copy()
             if version is not None:
-                debts |= {(name, version) for name in self._stores if (name, version) not in self._supplied}
-            return self._in_regions(debts)
+                due |= {(name, version) for name in self._stores if (name, version) not in self._supplied}
+            unreached = self._in_regions(due)
+            self._home.delete([self._owed_key(*debt) for debt in sorted(owed & self._supplied)])
+            return unreached
         except StoreError as error:
             raise self._home_error("snapshots cannot be copied to other regions", error) from error
 
@@ -220,7 +223,6 @@ class BundleStore:
                 except StoreError as error:
                     return self._unsupplied(region, version, error)
                 log.info("bundle.supplied", bundle=self.bundle, version=version, region=region)
-        self._home.delete([self._owed_key(region, version)])
         self._supplied.add((region, version))
         return True
 

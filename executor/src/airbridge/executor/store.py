@@ -133,13 +133,23 @@ class S3Store:
                 body.close()
 
     def head(self, key: str) -> ObjectInfo | None:
-        """See `ObjectStore.head`."""
+        """See `ObjectStore.head`. Asks by listing, see `_missing`."""
+        with self._errors("look up", key):
+            answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1)
+        for found in answer.get("Contents", ()):
+            if found["Key"] == key:
+                return ObjectInfo(key, found["Size"], found["ETag"])
+        return None
+
+    def _missing(self, key: str) -> bool:
+        """Whether a refused read was for an object that is not there.
+
+        S3 answers 403, not 404, for a missing object to a role that may not list the bucket, or may only list under a prefix.
+        """
         try:
-            with self._errors("look up", key):
-                answer = self._client.head_object(Bucket=self._bucket, Key=key)
-        except ObjectNotFound:
-            return None
-        return ObjectInfo(key, answer["ContentLength"], answer["ETag"])
+            return self.head(key) is None
+        except StoreError:
+            return False
 
     def put(self, key: str, data: bytes, *, if_match: str | None = None, if_absent: bool = False) -> str:
         """See `ObjectStore.put`."""
@@ -192,6 +202,8 @@ class S3Store:
         try:
             yield
         except ClientError as error:
+            if verb == "read" and _code(error) in _DENIED_CODES and self._missing(key):
+                raise ObjectNotFound(f"{name} does not exist") from error
             raise _client_error(error, f"cannot {verb} {name}", name) from error
         except (HTTPClientError, BotoConnectionError, S3UploadFailedError) as error:
             raise StoreError(f"cannot {verb} {name}: {error}", transient=True) from error
@@ -200,6 +212,7 @@ class S3Store:
 
 
 _MISSING_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
+_DENIED_CODES = frozenset({"AccessDenied", "403", "Forbidden"})
 _LOST_RACE_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412"})
 _TRANSIENT_CODES = frozenset(
     {
@@ -215,8 +228,12 @@ _TRANSIENT_CODES = frozenset(
 )
 
 
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
 def _client_error(error: Any, what: str, name: str) -> StoreError:
-    code = str(error.response.get("Error", {}).get("Code", ""))
+    code = _code(error)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in _MISSING_CODES:
         return ObjectNotFound(f"{name} does not exist")
