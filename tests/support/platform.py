@@ -22,7 +22,13 @@ from airbridge.control_plane.local.options import Options
 from airbridge.control_plane.local.state import ComponentState, PlatformState
 
 CACHE = Path.home() / ".cache" / "airbridge"
-BOTH_EXECUTORS = {"core.executor": "airbridge.executor.EdgeExecutor,LocalExecutor"}
+BOTH_EXECUTORS = {
+    "core.executor": "airbridge.executor.EdgeExecutor,LocalExecutor",
+    # LocalExecutor starts a process for each task up to this number; more than a few starve a small machine, the
+    # scheduler's heartbeat comes late, and LocalExecutor's tasks are taken for orphans and tried again.
+    "core.parallelism": "12",
+    "scheduler.scheduler_health_check_threshold": "120",
+}
 
 
 @dataclass(frozen=True)
