@@ -152,13 +152,13 @@ def _enrolment(plan: Plan) -> Component:
 
 def _airflow(plan: Plan, database: probes.DatabaseProbes) -> list[Component]:
     names = ["scheduler", *(f"scheduler-{number}" for number in range(2, plan.options.schedulers + 1))]
-    after = (*_schema(plan), "aws")
-    api_port = str(plan.keys.ports["api-server"])
+    after = _schema(plan)
+    api = ("--host", ports.LOOPBACK, "--port", str(plan.keys.ports["api-server"]), "--workers", "1")
     return [
         _control_plane(
             plan,
             "api-server",
-            _python("airflow", "api-server", "--host", ports.LOOPBACK, "--port", api_port, "--workers", "1"),
+            _python("airflow", "api-server", *api),
             after=after,
             url=plan.ui_url,
             ready=probes.http_ok(f"{plan.ui_url}/api/v2/version"),
@@ -177,7 +177,7 @@ def _airflow(plan: Plan, database: probes.DatabaseProbes) -> list[Component]:
             plan,
             "dag-processor",
             _python("airflow", "dag-processor"),
-            after=after,
+            after=(*after, "aws"),  # the only one that needs a bucket at once
             ready=database.job_runs("DagProcessorJob"),
         ),
         _control_plane(
@@ -196,7 +196,7 @@ def _gateway(plan: Plan) -> Component:
         plan,
         "gateway",
         _python("airbridge.control_plane.cli", "gateway"),
-        after=(*_schema(plan), "aws"),
+        after=_schema(plan),
         url=plan.gateway_url,
         ready=probes.http_ok(f"{plan.operator_url}/readyz", plan.directory.ca_file),
     )
@@ -209,7 +209,8 @@ def _worker(plan: Plan, worker: WorkerPlan, database: probes.DatabaseProbes) -> 
         argv=_python("airbridge.edge_worker.cli", "run"),
         env=_worker_environment(plan, worker, home),
         log=plan.directory.log(f"worker-{worker.name}"),
-        after=("gateway", "enrolment"),
+        # Not after the gateway: a worker loads Airflow first, and tries until the gateway answers.
+        after=("enrolment",),
         ready=database.worker_beats(worker.name),
         cwd=home,
         stop_stage=_WORKERS,
