@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import pkgutil
 import signal
 import sys
 import time
@@ -16,21 +17,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from json import dumps as dump_json
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 from uuid import UUID
 
 import attrs
-import httpx
 import msgspec
 import structlog
 from airflow.configuration import conf
 from airflow.dag_processing.bundles.base import BaseDagBundle
 from airflow.listeners.listener import ListenerManager
-from airflow.models.dagbag import DagBag
+from airflow.models import dagbag
 from airflow.plugins_manager import integrate_listener_plugins, integrate_macros_plugins
-from airflow.sdk.api.client import API_RETRY_WAIT_MIN, Client, raise_on_4xx_5xx
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance, TaskInstanceState, TIRunContext
 from airflow.sdk.bases.operator import BaseOperator
 from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
@@ -51,36 +49,26 @@ from setproctitle import setproctitle
 
 from airbridge.edge_worker.runner import home, process
 from airbridge.edge_worker.runner.channel import LogChannel
+from airbridge.edge_worker.runner.client import RelayClient
 from airbridge.edge_worker.runner.link import Link
 from airbridge.edge_worker.runner.messages import Job, Source
 
+FAMILIES: Final = (
+    "airflow.providers.standard.decorators",
+    "airflow.providers.standard.operators",
+    "airflow.providers.standard.sensors",
+    "airflow.providers.standard.triggers",
+)
+"""Packages of which every module is loaded before the first fork."""
+
 IMPORTED_LATE: Final = (
-    "airflow.providers.standard.operators.bash",
-    "airflow.providers.standard.operators.branch",
-    "airflow.providers.standard.operators.datetime",
-    "airflow.providers.standard.operators.empty",
-    "airflow.providers.standard.operators.latest_only",
-    "airflow.providers.standard.operators.python",
-    "airflow.providers.standard.operators.smooth",
-    "airflow.providers.standard.operators.trigger_dagrun",
-    "airflow.providers.standard.operators.weekday",
-    "airflow.providers.standard.sensors.bash",
-    "airflow.providers.standard.sensors.date_time",
-    "airflow.providers.standard.sensors.external_task",
-    "airflow.providers.standard.sensors.filesystem",
-    "airflow.providers.standard.sensors.python",
-    "airflow.providers.standard.sensors.time",
-    "airflow.providers.standard.sensors.time_delta",
-    "airflow.providers.standard.sensors.weekday",
     "airflow.sdk.definitions.asset.metadata",
     "airflow.sdk.execution_time.macros",
-    "airflow.serialization.helpers",
     "airflow.serialization.serialized_objects",
     "airflow.utils.email",
-    "airflow.utils.timeout",
     "jinja2.ext",
 )
-"""Modules that the Task SDK or a common operator imports only when a task runs. A test compares what a task imports."""
+"""Modules that the Task SDK imports only when a task runs, besides those that the rehearsal brings in."""
 
 _TO_TASK: Final = TypeAdapter(ToTask)
 """Built once: the Task SDK builds it anew, twice, in every task."""
@@ -96,21 +84,34 @@ def hostname() -> str:
     return _worker[0]
 
 
-def preload(worker_name: str) -> None:
-    """Load and set up all that every task needs, before the first fork."""
+def preload(worker_name: str, wanted: Iterable[str] = ()) -> None:
+    """Load and set up all that every task needs, and the modules that are wanted besides, before the first fork."""
     _worker[0] = worker_name
     for name in home.WITHOUT_ORM:
         os.environ.pop(name, None)
-    for module in IMPORTED_LATE:
-        importlib.import_module(module)
+    for module in _modules_of(FAMILIES):
+        with suppress(Exception):  # an extra that is not installed, or what needs a later Airflow
+            importlib.import_module(module)
+    for module in (*IMPORTED_LATE, *wanted):
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001 - whatever a module does at import; tasks that need it will say so
+            structlog.get_logger().warning("runner.not_preloaded", module=module, error=repr(error))
     logging_processors(enable_pretty_log=False)
     configure_logging(enable_pretty_log=False, output=LOG_CHANNEL, sending_to_supervisor=True)
     supervisor._configure_logs_over_json_channel = LOG_CHANNEL.point_at  # noqa: SLF001 - set once, for all tasks
+    dagbag.signal = _SignalsOfDagBag()
     integrate_macros_plugins()
     integrate_listener_plugins(task_runner.get_listener_manager())
     supervisor.ensure_secrets_backend_loaded()
     with suppress(Exception):
         getuser()
+
+
+def _modules_of(packages: Iterable[str]) -> Iterator[str]:
+    for package in packages:
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+            yield module.name
 
 
 class SnapshotBundle(BaseDagBundle):  # type: ignore[misc] # Airflow publishes no types
@@ -136,6 +137,18 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc] # Airflow publishes n
         """Do nothing: another content would have another digest."""
 
 
+class _SignalsOfDagBag:
+    """The signal module as DagBag is to see it.
+
+    DagBag handles SIGSEGV in Python, which a real segmentation fault never reaches: it is raised again for ever.
+    """
+
+    SIGSEGV = signal.SIGSEGV
+
+    def signal(self, number: int, handler: object) -> None:
+        """Leave the signal as it is."""
+
+
 @dataclass(frozen=True)
 class ParsedFile:
     """The DAGs of a file, by id, and why it could not be imported if it could not."""
@@ -149,8 +162,9 @@ def parse(source: Source) -> ParsedFile:
     if source.bundle_path not in sys.path:
         sys.path.append(source.bundle_path)
     path = Path(source.bundle_path, source.dag_rel_path)
-    bag = DagBag(dag_folder=os.fspath(path), include_examples=False, safe_mode=False, load_op_links=False)
-    signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+    bag = dagbag.DagBag(
+        dag_folder=os.fspath(path), include_examples=False, safe_mode=False, load_op_links=False
+    )
     return ParsedFile(bag.dags, bag.import_errors)
 
 
@@ -198,43 +212,6 @@ def parsing_ahead(note: Callable[[str], None]) -> Iterator[None]:
 
 
 # --- The supervisor ---------------------------------------------------------------------------------
-
-
-class RelayClient(Client):  # type: ignore[misc] # Airflow publishes no types
-    """The Task SDK's client over a relay link: no connection, TLS context, cookies or token.
-
-    It does without httpx's machinery, which costs several times what a call does, and keeps the SDK's retries, with
-    pauses that hear the order to stop.
-    """
-
-    def __init__(self, link: Link) -> None:  # does not call httpx.Client.__init__: nothing it sets up is used
-        self._link = link
-
-    def request(self, method: str, url: str, **kwargs: Any) -> httpx.Response:
-        """Send a request; retry as the Task SDK does, unless the task is being stopped."""
-        try:
-            return self._attempt(method, url, **kwargs)
-        except httpx.HTTPStatusError as error:
-            if error.response.status_code < 500 and error.response.status_code != 429:
-                raise
-        self._link.pause(API_RETRY_WAIT_MIN)
-        retrying = Client.request.retry.copy(sleep=self._link.pause)
-        response: httpx.Response = retrying(self._attempt, method, url, **kwargs)
-        return response
-
-    def _attempt(
-        self, method: str, url: str, *, params: Any = None, content: Any = None, json: object = None, **_unused: Any
-    ) -> httpx.Response:
-        target = httpx.URL(url, params=params) if params else httpx.URL(url)
-        path, _, query = target.raw_path.decode().partition("?")
-        body: str | None = content if json is None else dump_json(json, allow_nan=False)
-        reply = self._link.call(method, path.lstrip("/"), query, body)
-        headers = {"content-type": "application/json", **reply.headers}
-        response = httpx.Response(reply.status, headers=headers, content=(reply.body or "").encode())
-        if not response.is_success:
-            response.request = httpx.Request(method, f"http://relay/{path.lstrip('/')}")
-            raise_on_4xx_5xx(response)
-        return response
 
 
 class _Pidfd:

@@ -44,8 +44,8 @@ _EVENTS: Final = {
 _STEADY: Final = ("/proc/", "/sys/", "/dev/", "/usr/", "/lib", "/etc/localtime", "/etc/timezone", "/etc/mime.types", "/etc/ssl/", "/etc/os-release", "/etc/hosts", "/etc/nsswitch.conf", "/etc/passwd", "/etc/group", "/etc/protocols", "/etc/services")  # fmt: skip
 """Files of the system that libraries read at import and that do not change under a running worker."""
 
-_PARSERS_OWN: Final = {signal.SIGSEGV, signal.SIGALRM}
-"""Signals that Airflow's DagBag itself handles, for crashes and for its import timeout."""
+_PARSERS_OWN: Final = {signal.SIGALRM}
+"""Signals that Airflow itself handles while it parses: this one for its import timeout."""
 
 _MAX_HAZARDS: Final = 10
 

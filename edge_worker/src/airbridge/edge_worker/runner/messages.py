@@ -76,9 +76,13 @@ class Unshared(msgspec.Struct, frozen=True, tag=True):
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
-    """A supervisor is there; the task has not begun yet."""
+    """A supervisor is there, and waits for `Go` before it begins the task."""
 
     pid: int
+
+
+class Go(msgspec.Struct, frozen=True, tag=True):
+    """Begin the task. A supervisor whose status socket ends instead has been given up, and begins nothing."""
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
@@ -88,7 +92,7 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
     detail: str = ""
 
 
-Message = Spawn | Ready | Parsed | Reaped | Unshared | Started | Ended
+Message = Spawn | Ready | Parsed | Reaped | Unshared | Started | Go | Ended
 
 _DECODER: Final = msgspec.msgpack.Decoder(Message)
 _JOBS: Final = msgspec.msgpack.Decoder(Job)

@@ -120,9 +120,7 @@ def _job(source: Source) -> Job:
 def _put_back(folder: Path) -> Iterator[None]:
     """Leave environment, signal handlers, import path, modules and disk as they were."""
     environ = dict(os.environ)
-    handlers = {
-        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGSEGV)
-    }
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield

@@ -37,6 +37,8 @@ class RunnerSettings:
     worker_name: str
     task_env: Mapping[str, str] = field(default_factory=dict)
     agent_env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    preload: tuple[str, ...] = ()
+    """Modules that the zygote loads besides Airflow's own: heavy ones that many DAG files import."""
     max_templates: int = 16
     template_memory_bytes: int = 1024 * 1024 * 1024
     """How much memory (PSS) the parsed DAG files of all templates may take together."""

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NoReturn
 from airbridge.edge_worker import _airflow
 from airbridge.edge_worker.runner import messages, process
 from airbridge.edge_worker.runner.link import Link
-from airbridge.edge_worker.runner.messages import Ended, Job, Started
+from airbridge.edge_worker.runner.messages import Ended, Go, Job, Started
 
 
 def fork(fds: list[int], parsed: _airflow.ParsedFile | None, in_child: Callable[[], None]) -> int:
@@ -53,8 +53,8 @@ def _become(fds: list[int], parsed: _airflow.ParsedFile | None, in_child: Callab
 def _supervise(
     job: Job, relay: socket.socket, status: socket.socket, parsed: _airflow.ParsedFile | None
 ) -> int:
-    with suppress(OSError):
-        messages.send(status, Started(os.getpid()))
+    if not _told_to_go(status):
+        return 1
     link = Link(relay)
     with Path(job.log_file).open("ab") as file:
         log = _airflow.task_log(file)
@@ -66,6 +66,16 @@ def _supervise(
     with suppress(OSError):
         messages.send(status, ended)
     return ended.code
+
+
+def _told_to_go(status: socket.socket) -> bool:
+    """Report for duty, and return whether the agent still wants the task: it may have asked another since."""
+    try:
+        messages.send(status, Started(os.getpid()))
+        answer, _fds = messages.receive(status)
+    except OSError:
+        return False
+    return isinstance(answer, Go)
 
 
 def _run(

@@ -279,7 +279,7 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def main(control_fd: int, worker_name: str, limits: Limits) -> None:
+def main(control_fd: int, worker_name: str, limits: Limits, preload: Sequence[str]) -> None:
     """Load Airflow, tell the agent, and serve."""
     process.name_self("airbridge-zyg")
     process.ignore_stop_signals()
@@ -289,7 +289,7 @@ def main(control_fd: int, worker_name: str, limits: Limits) -> None:
     from airbridge.edge_worker import _airflow
     from airbridge.edge_worker.runner import rehearsal, supervise, template  # noqa: F401 - loaded before the first fork
 
-    _airflow.preload(worker_name)
+    _airflow.preload(worker_name, preload)
     rehearsal.rehearse(Path("rehearsal").absolute())
     if process.thread_count() > 1:
         structlog.get_logger().warning(
@@ -310,5 +310,8 @@ if __name__ == "__main__":
     from airbridge.edge_worker.runner import zygote as this
 
     this.main(
-        int(sys.argv[1]), sys.argv[2], this.Limits(int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]))
+        int(sys.argv[1]),
+        sys.argv[2],
+        this.Limits(int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])),
+        sys.argv[6:],
     )
