@@ -23,7 +23,9 @@ Stacks = dict[str, dict[str, Any]]
 
 def read(outdir: Path) -> Stacks:
     """Every stack's JSON under a synthesised directory."""
-    return {file.parent.name: json.loads(file.read_text()) for file in sorted(outdir.glob("stacks/*/cdk.tf.json"))}
+    return {
+        file.parent.name: json.loads(file.read_text()) for file in sorted(outdir.glob("stacks/*/cdk.tf.json"))
+    }
 
 
 @pytest.fixture(scope="session")

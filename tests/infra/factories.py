@@ -28,7 +28,10 @@ def environment(**changes: Any) -> dict[str, Any]:
             "ui_cidrs": ["10.0.0.0/8"],
             "operator_cidrs": ["10.0.0.0/8"],
         },
-        "images": {"control_plane": f"control-plane@sha256:{DIGEST}", "worker": f"edge-worker@sha256:{DIGEST}"},
+        "images": {
+            "control_plane": f"control-plane@sha256:{DIGEST}",
+            "worker": f"edge-worker@sha256:{DIGEST}",
+        },
         "pipelines": {"repository": "airbridge/airbridge", "deployment_environment": "test"},
         "region": [region()],
         **changes,

@@ -92,7 +92,12 @@ def queue_keeps_its_policy(client: Client) -> bool:
 def bucket_policy_does_not_lock_its_owner_out(client: Client) -> bool:
     s3 = client("s3")
     s3.create_bucket(Bucket="tls-only", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-    deny = {"Effect": "Deny", "Principal": {"AWS": "*"}, "Action": "s3:*", "Resource": "arn:aws:s3:::tls-only/*"}
+    deny = {
+        "Effect": "Deny",
+        "Principal": {"AWS": "*"},
+        "Action": "s3:*",
+        "Resource": "arn:aws:s3:::tls-only/*",
+    }
     deny["Condition"] = {"Bool": {"aws:SecureTransport": "false"}}
     s3.put_bucket_policy(Bucket="tls-only", Policy=json.dumps({"Version": "2012-10-17", "Statement": [deny]}))
     try:
@@ -148,7 +153,10 @@ def hook_has_no_invented_role(client: Client) -> bool:
 def policy_says_that_it_is_enabled(client: Client) -> bool:
     autoscaling = _group(client, "policies")
     autoscaling.put_scaling_policy(
-        AutoScalingGroupName="policies", PolicyName="grow", AdjustmentType="ChangeInCapacity", ScalingAdjustment=1
+        AutoScalingGroupName="policies",
+        PolicyName="grow",
+        AdjustmentType="ChangeInCapacity",
+        ScalingAdjustment=1,
     )
     return autoscaling.describe_policies()["ScalingPolicies"][0].get("Enabled") is True
 
@@ -237,7 +245,9 @@ def certificate_need_not_be_imported(client: Client) -> bool:
 
 def queue_says_who_may_redrive_to_it(client: Client) -> bool:
     sqs = client("sqs")
-    allow = json.dumps({"redrivePermission": "byQueue", "sourceQueueArns": ["arn:aws:sqs:eu-west-1:123456789012:q"]})
+    allow = json.dumps(
+        {"redrivePermission": "byQueue", "sourceQueueArns": ["arn:aws:sqs:eu-west-1:123456789012:q"]}
+    )
     url = sqs.create_queue(QueueName="dead", Attributes={"RedriveAllowPolicy": allow})["QueueUrl"]
     got = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
     return allow == got.get("RedriveAllowPolicy")
@@ -248,7 +258,10 @@ def redrive_policy_stays_as_written(client: Client) -> bool:
     sqs.create_queue(QueueName="letters")
     written = '{"maxReceiveCount":5,"deadLetterTargetArn":"arn:aws:sqs:eu-west-1:123456789012:letters"}'
     url = sqs.create_queue(QueueName="work", Attributes={"RedrivePolicy": written})["QueueUrl"]
-    return written == sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]["RedrivePolicy"]
+    return (
+        written
+        == sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]["RedrivePolicy"]
+    )
 
 
 def _database(client: Client, name: str, **settings: Any) -> Any:
@@ -267,12 +280,17 @@ def _database(client: Client, name: str, **settings: Any) -> Any:
 
 def database_keeps_its_performance_insights(client: Client) -> bool:
     made = _database(client, "insight", EnablePerformanceInsights=True, PerformanceInsightsRetentionPeriod=7)
-    return (True, 7) == (made.get("PerformanceInsightsEnabled"), made.get("PerformanceInsightsRetentionPeriod"))
+    return (True, 7) == (
+        made.get("PerformanceInsightsEnabled"),
+        made.get("PerformanceInsightsRetentionPeriod"),
+    )
 
 
 def parameter_says_that_a_user_set_it(client: Client) -> bool:
     rds = client("rds")
-    rds.create_db_parameter_group(DBParameterGroupName="p", DBParameterGroupFamily="postgres16", Description="p")
+    rds.create_db_parameter_group(
+        DBParameterGroupName="p", DBParameterGroupFamily="postgres16", Description="p"
+    )
     parameter = {"ParameterName": "rds.force_ssl", "ParameterValue": "1", "ApplyMethod": "immediate"}
     rds.modify_db_parameter_group(DBParameterGroupName="p", Parameters=[parameter])
     return "user" == rds.describe_db_parameters(DBParameterGroupName="p")["Parameters"][0].get("Source")
@@ -284,9 +302,13 @@ def rule_keeps_its_description(client: Client) -> bool:
     group = ec2.create_security_group(GroupName="described", Description="d", VpcId=vpc)["GroupId"]
     permission = {"IpProtocol": "tcp", "FromPort": 1, "ToPort": 1}
     permission["UserIdGroupPairs"] = [{"GroupId": group, "Description": "why"}]
-    made = ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[permission])["SecurityGroupRules"]
+    made = ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[permission])[
+        "SecurityGroupRules"
+    ]
     filters = [{"Name": "security-group-rule-id", "Values": [made[0]["SecurityGroupRuleId"]]}]
-    return "why" == ec2.describe_security_group_rules(Filters=filters)["SecurityGroupRules"][0].get("Description")
+    return "why" == ec2.describe_security_group_rules(Filters=filters)["SecurityGroupRules"][0].get(
+        "Description"
+    )
 
 
 GAPS = [

@@ -57,7 +57,9 @@ UNSAFE: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("what", "changes", "message"), UNSAFE, ids=[what for what, _, _ in UNSAFE])
-def test_an_unsafe_environment_is_refused_by_file_and_key(what: str, changes: dict[str, Any], message: str) -> None:
+def test_an_unsafe_environment_is_refused_by_file_and_key(
+    what: str, changes: dict[str, Any], message: str
+) -> None:
     """What would be accepted key by key, but not as a whole."""
     with pytest.raises(UnsafeStackError) as refusal:
         environments.parse(environment(**changes), "test.toml")
@@ -66,7 +68,10 @@ def test_an_unsafe_environment_is_refused_by_file_and_key(what: str, changes: di
 
 def test_neighbouring_prefixes_are_two_prefixes() -> None:
     """`sales` does not claim `sales-archive`."""
-    regions = [region(data=["s3://data/sales"]), region("us-west-2", "10.2.0.0/20", data=["s3://data/sales-archive"])]
+    regions = [
+        region(data=["s3://data/sales"]),
+        region("us-west-2", "10.2.0.0/20", data=["s3://data/sales-archive"]),
+    ]
     assert 2 == len(environments.parse(environment(region=regions), "test.toml").regions)
 
 

@@ -53,7 +53,7 @@ class CatalogueRegion:
         """The entry of a region from its stack's outputs; CatalogueError names stack and output."""
         try:
             return cls(
-                name=outputs["region"],
+                name=outputs["region_name"],
                 log_bucket=outputs["log_bucket"],
                 bundle_bucket=outputs["bundle_bucket"],
                 dead_letter_queue_url=outputs["dead_letter_queue_url"],

@@ -109,11 +109,14 @@ def _deployment(local: Local) -> list[tuple[str, list[str], dict[str, str]]]:
 
 
 def plan(local: Local, run: Run = run) -> None:
-    """Plan every stack; CommandFailedError if one would change (exit code 2 of `terraform plan`)."""
+    """Plan every stack, and keep each plan as JSON; CommandFailedError if one would change (exit code 2)."""
     for stack in ("bootstrap", *local.stacks()):
         directory = local.directory / "cdktf.out" / "stacks" / stack
-        command = ["terraform", f"-chdir={directory}", "plan", "-detailed-exitcode", "-no-color", "-input=false"]
-        run(command, local.variables())
+        terraform = ["terraform", f"-chdir={directory}"]
+        options = ["-detailed-exitcode", "-no-color", "-input=false", "-out=plan"]
+        run([*terraform, "plan", *options], local.variables())
+        shown = subprocess.run([*terraform, "show", "-json", "plan"], check=True, capture_output=True)  # noqa: S603
+        (directory / "plan.json").write_bytes(shown.stdout)
 
 
 def destroy(local: Local, run: Run = run) -> None:

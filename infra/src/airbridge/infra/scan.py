@@ -2,8 +2,8 @@
 
     python -m airbridge.infra.scan cdktf.out/prod --checkov checkov
 
-Every stack is scanned twice over: as synthesised, and, where there is one, as planned (`plan.json` in a stack's
-directory, made by `terraform show -json`). A finding that nobody accepted fails; so does an acceptance that nothing
+A stack is scanned as planned where there is a plan (`plan.json` in its directory, made by `terraform show -json`), else
+as synthesised. A finding that nobody accepted fails; so does an acceptance that nothing
 needs any more.
 """
 
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def acceptances(stack: str, synthesised: Mapping[str, Any]) -> Iterator[tuple[Fi
 def scan(checkov: str, directory: Path, framework: str) -> tuple[int, list[tuple[str, str, str]]]:
     """Passed checks, and failed ones as (resource, check, name)."""
     where = ["-d", str(directory)] if framework == "terraform_json" else ["-f", str(directory / "plan.json")]
-    command = [checkov, *where, "--framework", framework, "--skip-download", "--compact", "--quiet", "-o", "json"]
+    command = [*shlex.split(checkov), *where, "--framework", framework, "--skip-download", "--compact", "--quiet", "-o", "json"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603  # no shell, named paths
     try:
         report = json.loads(done.stdout)
@@ -83,16 +84,34 @@ def scan(checkov: str, directory: Path, framework: str) -> tuple[int, list[tuple
 
 def examine(checkov: str, environment: Path) -> Verdict:
     """Scan every stack of a synthesised environment."""
-    passed, findings, accepted = 0, [], {}
-    for directory in sorted((environment / "stacks").iterdir()):
-        framework = "terraform_plan" if (directory / "plan.json").exists() else "terraform_json"
-        count, failed = scan(checkov, directory, framework)
-        passed += count
-        findings += [Finding(directory.name, resource, check, name) for resource, check, name in failed]
-        accepted |= dict(acceptances(directory.name, json.loads((directory / "cdk.tf.json").read_text())))
-    if passed == 0:
+    verdicts = [examine_stack(checkov, directory) for directory in sorted((environment / "stacks").iterdir())]
+    whole = Verdict(
+        passed=sum(each.passed for each in verdicts),
+        accepted={finding: reason for each in verdicts for finding, reason in each.accepted.items()},
+        unaccepted=[finding for each in verdicts for finding in each.unaccepted],
+        unneeded=[finding for each in verdicts for finding in each.unneeded],
+    )
+    if whole.passed == 0:
         raise CommandFailedError(f"{environment}: the scanner looked at nothing; synthesise first")
-    return judge(passed, findings, accepted)
+    return whole
+
+
+def examine_stack(checkov: str, directory: Path) -> Verdict:
+    """Scan one stack, as planned if there is a plan, else as synthesised."""
+    synthesised = json.loads((directory / "cdk.tf.json").read_text())
+    planned = (directory / "plan.json").exists()
+    passed, failed = scan(checkov, directory, "terraform_plan" if planned else "terraform_json")
+    kinds = {name: kind for kind, named in synthesised.get("resource", {}).items() for name in named}
+    findings = [Finding(directory.name, _address(resource, kinds), check, name) for resource, check, name in failed]
+    verdict = judge(passed, findings, dict(acceptances(directory.name, synthesised)))
+    # The scanner sees less in the JSON than in a plan: only a plan tells what is not needed.
+    return verdict if planned else replace(verdict, unneeded=())
+
+
+def _address(resource: str, kinds: Mapping[str, str]) -> str:
+    """In the JSON the scanner names a resource without its type."""
+    kind, _, name = resource.partition(".")
+    return f"{kinds[name]}.{name}" if kind == "resource" and name in kinds else resource
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -208,7 +208,7 @@ class Service(Construct):  # type: ignore[misc]  # jsii's classes carry no types
             task_definition=task.definition.arn,
             desired_count=props.count,
             launch_type="FARGATE",
-            platform_version="1.4.0",
+            platform_version="LATEST",
             deployment_minimum_healthy_percent=100 if props.count > 1 else 0,
             deployment_maximum_percent=200,
             deployment_circuit_breaker=module.EcsServiceDeploymentCircuitBreaker(enable=True, rollback=True),

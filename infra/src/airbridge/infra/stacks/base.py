@@ -76,8 +76,7 @@ class Stack(_TerraformStack):  # type: ignore[misc]  # jsii's classes carry no t
     def outputs(self, values: Mapping[str, tuple[Any, str]]) -> None:
         """Declare outputs: name to value and description."""
         for name, (value, description) in values.items():
-            output = TerraformOutput(self, f"output-{name}", value=value, description=description)
-            output.override_logical_id(name)
+            TerraformOutput(self, name, value=value, description=description)
 
 
 def state_alias(environment: Environment) -> str:

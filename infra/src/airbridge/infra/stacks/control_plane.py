@@ -256,7 +256,7 @@ class ControlPlaneStack(Stack):
                 "gateway_service_name": (self.entrance.service.service_name, "What edge networks connect to"),
                 "database_address": (self.database.instance.address, "Postgres"),
                 "database_secret_arn": (self.database.secret_arn, "The secret with its user and password"),
-                "cluster": (self.cluster.name, "The ECS cluster"),
+                "cluster_name": (self.cluster.name, "The ECS cluster"),
                 "repository_urls": (
                     {image: repository.repository_url for image, repository in self.registry.repositories.items()},
                     "Where images are pushed",

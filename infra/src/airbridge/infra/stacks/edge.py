@@ -200,7 +200,7 @@ class EdgeStack(Stack):
         names, region = self.names, self._region
         self.outputs(
             {
-                "region": (self.region, "This region"),
+                "region_name": (self.region, "This region"),
                 "log_bucket": (self.edge.logs.name, "Task logs"),
                 "bundle_bucket": (self.edge.bundles.name, "DAG snapshots"),
                 "dead_letter_queue_url": (self.edge.dead_letters.url, "Work items that could not be handled"),

@@ -1,0 +1,294 @@
+"""What the stacks come to, read from the JSON that Terraform is given."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airbridge.infra import catalogue
+from airbridge.infra import environment as environments
+from airbridge.infra.app import synthesise
+from airbridge.infra.settings import Settings
+
+from tests.infra.conftest import ENVIRONMENTS, Stacks, read
+
+STATEFUL = {
+    "aws_db_instance",
+    "aws_ecr_repository",
+    "aws_kms_key",
+    "aws_s3_bucket",
+    "aws_secretsmanager_secret",
+    "aws_sqs_queue",
+}
+
+
+def resources(stacks: Stacks, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for stack, content in stacks.items():
+        for resource in content.get("resource", {}).get(kind, {}).values():
+            yield f"{stack}/{resource['//']['metadata']['path']}", resource
+
+
+def planned(resource: dict[str, Any]) -> dict[str, Any]:
+    """Without provisioners, which no plan compares: the path to Python in them depends on the output directory."""
+    return {key: value for key, value in resource.items() if key != "provisioner"}
+
+
+def policies(stacks: Stacks) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every statement of every IAM policy."""
+    for path, resource in resources(stacks, "aws_iam_role_policy"):
+        for statement in json.loads(resource["policy"])["Statement"]:
+            yield path, statement
+
+
+def test_adding_a_region_changes_its_stack_and_the_named_wiring_alone(local: Stacks, tmp_path: Path) -> None:
+    """One entry more: one stack more, and in the control plane the four things that its docstring names."""
+    entry = '\n[[region]]\nname = "us-west-2"\ncidr = "10.3.0.0/16"\n\n[[region.pool]]\nname = "default"\n'
+    entry += 'instance_types = ["m7g.large"]\nslots = 4\nmax_instances = 4\n'
+    (tmp_path / "local.toml").write_text((ENVIRONMENTS / "local.toml").read_text() + entry)
+    more = read(synthesise(Settings("local", tmp_path), tmp_path / "out"))
+    assert {"edge-us-west-2"} == more.keys() - local.keys()
+    changed = {
+        f"{stack}: {kind}"
+        for stack, content in local.items()
+        for kind, named in content["resource"].items()
+        for name, resource in named.items()
+        if planned(more[stack]["resource"][kind][name]) != planned(resource)
+    }
+    assert {
+        "control-plane: aws_ecr_replication_configuration",
+        "control-plane: aws_vpc_endpoint_service",
+        "control-plane: aws_ssm_parameter",
+        "control-plane: aws_cloudwatch_dashboard",
+    } == changed
+    assert all(more[stack].get("output") == content.get("output") for stack, content in local.items())
+
+
+def test_what_holds_data_refuses_to_be_destroyed(prod: Stacks) -> None:
+    """Every stateful resource, in every stack."""
+    unprotected = [
+        path
+        for kind in STATEFUL
+        for path, resource in resources(prod, kind)
+        if not resource.get("lifecycle", {}).get("prevent_destroy")
+    ]
+    assert [] == unprotected
+    assert all(database["deletion_protection"] for _, database in resources(prod, "aws_db_instance"))
+
+
+def test_destroying_needs_the_flag(tmp_path: Path) -> None:
+    """With the flag, nothing holds a destroy back any more."""
+    stacks = read(synthesise(Settings("dev", ENVIRONMENTS, allow_destroy=True), tmp_path))
+    held = [
+        path
+        for kind in STATEFUL
+        for path, one in resources(stacks, kind)
+        if one["lifecycle"]["prevent_destroy"]
+    ]
+    assert [] == held
+
+
+def test_every_image_is_named_by_digest(prod: Stacks) -> None:
+    """In task definitions and in the instances' boot scripts."""
+    images = [
+        container["image"]
+        for _, task in resources(prod, "aws_ecs_task_definition")
+        for container in json.loads(task["container_definitions"])
+    ]
+    scripts = [
+        base64.b64decode(one["user_data"]).decode() for _, one in resources(prod, "aws_launch_template")
+    ]
+    images += [image for script in scripts for image in re.findall(r"\S+\.dkr\.ecr\.\S+/\S+", script)]
+    assert len(images) > 10
+    assert [] == [image for image in images if not re.search(r"@sha256:[0-9a-f]{64}$", image)]
+
+
+def test_no_boot_script_holds_a_secret(prod: Stacks) -> None:
+    """Workers enrol by their role; what the script sets is addresses and sizes."""
+    for _, template in resources(prod, "aws_launch_template"):
+        script = base64.b64decode(template["user_data"]).decode()
+        assert "AIRBRIDGE_WORKER_JOIN_METHOD=aws_iam" in script
+        assert not re.search(r"(?i)(secret|password=|private key|join_token|AKIA)", script)
+
+
+def test_no_policy_has_a_wildcard_action(prod: Stacks) -> None:
+    """Allowed actions are named in full, in every role's policy."""
+    assert [] == [
+        (path, one) for path, one in policies(prod) if one["Effect"] == "Allow" and "*" in str(one["Action"])
+    ]
+
+
+def test_a_wildcard_resource_is_one_that_aws_forces(prod: Stacks) -> None:
+    """`Resource: "*"` stands with actions that take no resource, and nowhere else; pipelines create the unnamed."""
+    forced = {"ecr:GetAuthorizationToken", "cloudwatch:PutMetricData", "ssm:UpdateInstanceInformation"}
+    broad = [
+        (path, one["Sid"])
+        for path, one in policies(prod)
+        if one["Resource"] == "*"
+        and "pipeline" not in path
+        and not all(
+            action in forced or action.startswith("ssmmessages:") for action in _listed(one["Action"])
+        )
+    ]
+    assert [] == broad
+
+
+def test_a_queue_hears_the_control_plane_and_speaks_to_its_own_pool(prod: Stacks) -> None:
+    """Everybody else is denied by the queue itself, whatever their own policies say; nothing goes without TLS."""
+    work = [(path, one) for path, one in resources(prod, "aws_sqs_queue_policy") if "queue-" in path]
+    assert 4 == len(work)
+    for path, policy in work:
+        statements = {one["Sid"]: one for one in json.loads(policy["policy"])["Statement"]}
+        assert {"TlsOnly", "OnlyTheControlPlaneSends", "OnlyThisPoolReceives"} == statements.keys()
+        _, stack, _, queue = path.split("/", 3)[0], *path.split("/", 3)[1:]
+        sender = statements["OnlyTheControlPlaneSends"]["Condition"]["ArnNotEquals"]["aws:PrincipalArn"]
+        receiver = statements["OnlyThisPoolReceives"]["Condition"]["ArnNotEquals"]["aws:PrincipalArn"]
+        assert "arn:aws:iam::333333333333:role/airbridge-prod-scheduler" == sender
+        region, pool = (
+            stack.removeprefix("edge-"),
+            queue.split("/")[-1].removeprefix("queue-").removesuffix("-policy"),
+        )
+        assert f"arn:aws:iam::333333333333:role/airbridge-prod-{region}-{pool}-worker" == receiver
+
+
+def test_workers_leave_their_network_by_endpoints_alone(prod: Stacks) -> None:
+    """No internet gateway, no NAT, no rule to an address range in an edge stack; nothing comes in to a worker."""
+    edge = {name: content for name, content in prod.items() if name.startswith("edge-")}
+    for content in edge.values():
+        assert not {"aws_internet_gateway", "aws_nat_gateway", "aws_route"} & content["resource"].keys()
+    assert [] == [
+        path for path, rule in resources(edge, "aws_vpc_security_group_egress_rule") if rule.get("cidr_ipv4")
+    ]
+    inbound = [
+        rule["security_group_id"] for _, rule in resources(edge, "aws_vpc_security_group_ingress_rule")
+    ]
+    assert not any("workers" in group for group in inbound)
+
+
+def test_an_instance_is_closed_and_drains(prod: Stacks) -> None:
+    """IMDSv2, encrypted disk, no SSH key, no public address; a hook holds a terminating instance."""
+    for _, template in resources(prod, "aws_launch_template"):
+        assert "required" == template["metadata_options"]["http_tokens"]
+        assert "true" == template["block_device_mappings"][0]["ebs"]["encrypted"]
+        assert "false" == template["network_interfaces"][0]["associate_public_ip_address"]
+        assert "key_name" not in template
+    for _, group in resources(prod, "aws_autoscaling_group"):
+        hook = group["initial_lifecycle_hook"][0]
+        assert "autoscaling:EC2_INSTANCE_TERMINATING" == hook["lifecycle_transition"]
+
+
+def test_a_backlog_is_seen_within_ten_seconds(prod: Stacks) -> None:
+    """The alarm that grows a pool looks at one period of ten seconds, on the signal that the control plane sends."""
+    alarms = [one for path, one in resources(prod, "aws_cloudwatch_metric_alarm") if "/backlog/" in path]
+    assert 4 == len(alarms)
+    assert {("AirBridge", "BacklogPerSlot", 10, 1)} == {
+        (one["namespace"], one["metric_name"], one["period"], one["evaluation_periods"]) for one in alarms
+    }
+    assert all({"Region", "Pool"} == one["dimensions"].keys() for one in alarms)
+
+
+def test_the_services_wait_for_the_migrations(prod: Stacks) -> None:
+    """Each depends on the one-off run, and its containers wait for the schema."""
+    services = list(resources(prod, "aws_ecs_service"))
+    assert 5 == len(services)
+    assert all(any("terraform_data" in item for item in service["depends_on"]) for _, service in services)
+    tasks = {
+        task["family"]: json.loads(task["container_definitions"])
+        for _, task in resources(prod, "aws_ecs_task_definition")
+    }
+    for _, service in services:
+        assert [{"containerName": "migrations", "condition": "SUCCESS"}] == tasks[service["name"]][0][
+            "dependsOn"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("service", "files"),
+    [
+        ("scheduler", {"regions.toml", "signing.key"}),
+        ("gateway", {"regions.toml", "ca.crt", "ca.key", "signing.pub.json", "token.key"}),
+        ("api-server", {"regions.toml"}),
+        ("dag-processor", {"regions.toml"}),
+    ],
+)
+def test_a_service_is_given_its_own_secrets_and_no_other(prod: Stacks, service: str, files: set[str]) -> None:
+    """The CA's key is the gateway's alone, the signing key the scheduler's."""
+    tasks = {
+        task["family"]: json.loads(task["container_definitions"])
+        for _, task in resources(prod, "aws_ecs_task_definition")
+    }
+    command = " ".join(tasks[f"airbridge-prod-{service}"][0]["command"])
+    assert files == set(re.findall(r"> /run/airbridge/(\S+?);", command))
+
+
+def test_the_load_balancer_ends_no_tls_before_the_gateway(prod: Stacks) -> None:
+    """Mutual TLS ends in the gateway: 443 is plain TCP to 8443."""
+    listeners = {one["port"]: one for path, one in resources(prod, "aws_lb_listener") if "/gateway/" in path}
+    assert {443: "TCP", 8444: "TCP"} == {port: one["protocol"] for port, one in listeners.items()}
+    targets = {one["port"] for path, one in resources(prod, "aws_lb_target_group") if "/gateway/" in path}
+    assert {8443, 8444} == targets
+
+
+def test_pipelines_are_trusted_from_one_repository_and_environment(prod: Stacks) -> None:
+    """The subject is matched as a whole."""
+    roles = [one for path, one in resources(prod, "aws_iam_role") if "/pipelines/" in path]
+    assert 3 == len(roles)
+    for role in roles:
+        condition = json.loads(role["assume_role_policy"])["Statement"][0]["Condition"]["StringEquals"]
+        assert (
+            "repo:airbridge/airbridge:environment:prod"
+            == condition["token.actions.githubusercontent.com:sub"]
+        )
+
+
+def test_each_stack_has_a_state_of_its_own_with_terraforms_own_lock(prod: Stacks) -> None:
+    """One key a stack, in the bucket that bootstrap makes."""
+    backends = {stack: content["terraform"]["backend"]["s3"] for stack, content in prod.items()}
+    assert {stack: f"prod/{stack}.tfstate" for stack in prod} == {
+        stack: one["key"] for stack, one in backends.items()
+    }
+    assert all(one["use_lockfile"] and one["encrypt"] for one in backends.values())
+
+
+def test_the_first_deploy_of_bootstrap_keeps_its_state_beside_it(tmp_path: Path) -> None:
+    """Its bucket is not there yet; the other stacks' states go into the bucket all the same."""
+    stacks = read(synthesise(Settings("dev", ENVIRONMENTS, local_state=True), tmp_path))
+    assert {"bootstrap": "local", "control-plane": "s3", "edge-eu-west-1": "s3"} == {
+        stack: next(iter(content["terraform"]["backend"])) for stack, content in stacks.items()
+    }
+
+
+def test_everything_that_takes_tags_has_them(prod: Stacks) -> None:
+    """The aspect reaches what constructs made."""
+    tagged = [one["tags"] for _, one in resources(prod, "aws_security_group")]
+    tagged += [one["tags"] for _, one in resources(prod, "aws_sqs_queue")]
+    assert all("prod" == tags["airbridge:environment"] for tags in tagged)
+
+
+def test_the_catalogue_that_services_read_is_the_one_that_outputs_give(prod: Stacks) -> None:
+    """In AWS names are known beforehand; the two ways to the catalogue agree."""
+    environment = environments.load(ENVIRONMENTS / "prod.toml")
+    regions = [
+        catalogue.CatalogueRegion.expected(environment.names, region) for region in environment.regions
+    ]
+    _, parameter = next(resources(prod, "aws_ssm_parameter"))
+    assert parameter["value"] == catalogue.render("us-east-1", regions)
+    outputs: dict[str, Any] = {"control-plane": {"home_region": "us-east-1"}}
+    for region in regions:
+        outputs[f"edge-{region.name}"] = {
+            "region_name": region.name,
+            "log_bucket": region.log_bucket,
+            "bundle_bucket": region.bundle_bucket,
+            "dead_letter_queue_url": region.dead_letter_queue_url,
+            "queue_urls": region.queue_urls,
+            "data": region.data,
+        }
+    assert parameter["value"] == catalogue.from_outputs(outputs)
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return value if isinstance(value, list) else [value]
