@@ -17,6 +17,9 @@ from airbridge.edge_worker.frames import Reply
 from airbridge.edge_worker.testing import FakeSupervisor
 from airbridge.executor.protocol import DisconnectPolicy, RefusalReason
 
+# httpcore does not close a connection whose TLS handshake is cancelled, as a worker that ends may have to do.
+pytestmark = pytest.mark.filterwarnings("ignore:.*:pytest.PytestUnraisableExceptionWarning")
+
 CUTS = [Weather.REFUSE, Weather.BLACK_HOLE, Weather.ONE_WAY]
 
 

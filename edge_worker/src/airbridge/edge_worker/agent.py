@@ -38,6 +38,7 @@ from airbridge.edge_worker.poller import Poller
 from airbridge.edge_worker.reporter import Reporter
 from airbridge.edge_worker.retry import Backoff, Verdict
 from airbridge.edge_worker.settings import MIB, WorkerSettings
+from airbridge.edge_worker.waiting import within
 from airbridge.executor.exceptions import StoreError
 from airbridge.executor.protocol import (
     CancelCommand,
@@ -161,7 +162,7 @@ class Agent:
             logs=self._logs,
         )
         if self._poller is not None:
-            await _within(self._poller.settled(), self._settings.drain_flush_seconds)
+            await within(self._settings.drain_flush_seconds, self._poller.settled())
             await self._poller.abandon()
         await drain.release_unstarted("the worker is draining")
         await drain.until_nothing_runs()
@@ -563,10 +564,3 @@ def _read_ca(settings: WorkerSettings) -> str:
         return settings.ca_file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"ca_file {settings.ca_file} cannot be read: {error}") from error
-
-
-async def _within(work: Coroutine[Any, Any, None], seconds: float) -> None:
-    try:
-        await asyncio.wait_for(work, seconds)
-    except TimeoutError:
-        return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -17,6 +16,7 @@ from airbridge.edge_worker.holdings import Holdings
 from airbridge.edge_worker.journal import Journal
 from airbridge.edge_worker.journal_rows import Key, key
 from airbridge.edge_worker.retry import Backoff, Verdict, judge
+from airbridge.edge_worker.waiting import within
 from airbridge.executor.protocol import (
     CancelCommand,
     Command,
@@ -105,8 +105,7 @@ class Heart:
         try:
             while True:
                 pause = await self._beat_or_pause()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._now.wait(), pause)
+                await within(pause, self._now.wait())
                 self._now.clear()
         finally:
             log.info("heart.stopped")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 
 import structlog
@@ -15,6 +14,7 @@ from airbridge.edge_worker.exceptions import GatewayError, GatewayUnreachable, I
 from airbridge.edge_worker.gateway import Gateway
 from airbridge.edge_worker.join import Join
 from airbridge.edge_worker.retry import Backoff, Verdict, judge
+from airbridge.edge_worker.waiting import within
 from airbridge.executor.protocol import Credentials, EnrolRequest, RenewRequest, TrustBundle, Versions
 
 log = structlog.get_logger(__name__)
@@ -127,8 +127,7 @@ class Identity:
             left = (self.credentials.renew_after - self._gateway.server_now()).total_seconds()
             if left <= 0:
                 return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._renew_now.wait(), min(left, RECHECK_SECONDS))
+            await within(min(left, RECHECK_SECONDS), self._renew_now.wait())
         self._renew_now.clear()
 
     async def _renew(self) -> None:

@@ -24,6 +24,7 @@ from airbridge.edge_worker.journal_rows import AddGrant
 from airbridge.edge_worker.link import Link
 from airbridge.edge_worker.queue import AsyncQueue
 from airbridge.edge_worker.retry import Backoff, Verdict, judge
+from airbridge.edge_worker.waiting import within
 from airbridge.executor.exceptions import InvalidEnvelope, QueueError
 from airbridge.executor.protocol import (
     ClaimRequest,
@@ -148,10 +149,7 @@ class Poller:
             wanted = not self._waiting and self._room > 0 and len(self._claims) < MAX_CLAIMS
             if wanted and self._may_claim() and self._link.up:
                 return
-            try:
-                await asyncio.wait_for(self._holdings.changed(), CHECK_SECONDS)
-            except TimeoutError:
-                continue
+            await within(CHECK_SECONDS, self._holdings.changed())
 
     def _sort(self, messages: list[Received]) -> list[Candidate]:
         """Return the messages that are work items of ours; deal with the others."""
