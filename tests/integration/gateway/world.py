@@ -45,7 +45,6 @@ from airbridge.executor.protocol import (
     LeaseRef,
     Record,
     Versions,
-    WorkerState,
 )
 from airbridge.executor.regions import Catalogue
 from airbridge.executor.settings import Settings
@@ -369,6 +368,3 @@ def running(metadata: Metadata, directory: Path, **changes: Any) -> Iterator[Wor
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
-
-
-__all__ = ["WorkerState"]

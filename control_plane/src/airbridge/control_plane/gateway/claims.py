@@ -190,8 +190,9 @@ class _Batch:
             self.claims.lease_seconds,
             policy.lost_after,
             started,
+            at=now,
         )
-        events.record(self.work.session, "claim.granted", self.caller.name.uri, row=row)
+        events.record(self.work.session, "claim.granted", self.caller.name.uri, row=row, at=now)
         return self._to_grant(row)
 
     def _run(self, row: WorkItemRow, started_as: StartedAs, now: datetime) -> Answer:

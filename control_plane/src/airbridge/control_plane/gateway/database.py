@@ -38,7 +38,6 @@ class Unit:
 
         Raises `RolledBack` if Airflow's code undid the transaction, and what `ExecutionApp.call` raises.
         """
-        self.session.flush()
         with (
             _airflow.session_on(self.connection) as given,
             _airflow.session_on(self.connection) as ambient,

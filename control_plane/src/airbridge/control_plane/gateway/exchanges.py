@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
@@ -91,6 +91,7 @@ class _Transaction:
         item_id, epoch = str(first.item_id), first.epoch
         writes = any(record.method not in calls.READS for record in of_item)
         row = self._row(item_id, lock=writes)
+        now = clock.now(self.work.session) if writes else None
         worker = self.caller.name.worker
         judged = fence(row, worker, epoch)
         applied = records.find(self.work.session, item_id, epoch) if writes and judged.held_once else {}
@@ -105,7 +106,7 @@ class _Transaction:
                 refused += 1
                 results.append(_fenced(record, judged))
             else:
-                results.append(_result(record, self._one(row, index, record)))
+                results.append(_result(record, self._one(row, index, record, now)))
         if refused:
             self._note_refused(row, item_id, epoch, judged, refused)
         return results
@@ -139,7 +140,7 @@ class _Transaction:
         )
         return self.work.session.execute(same_task).first() is not None
 
-    def _one(self, row: WorkItemRow, index: int, record: Record) -> Answer:
+    def _one(self, row: WorkItemRow, index: int, record: Record, now: datetime | None) -> Answer:
         call = calls.judge(record, facts(row), self.caller.scopes, self.exchanges.policy)
         if isinstance(call, Denied):
             answer = self._deny(row, record, call)
@@ -148,7 +149,7 @@ class _Transaction:
         else:
             answer = self.known.get(index) or self._dispatch(index, call)
             if call.ends:
-                self._end(row, call, answer)
+                self._end(row, call, answer, now)
         if record.method not in calls.READS:
             records.add(
                 self.work.session,
@@ -158,6 +159,7 @@ class _Transaction:
                 status=answer.status,
                 headers=dict(answer.headers),
                 body=answer.body,
+                at=now,
             )
         return answer
 
@@ -176,14 +178,16 @@ class _Transaction:
             log.exception("exchange.call_failed", method=call.method, path=call.path)
             raise _RecordFailed(index, _FAILED_HERE) from error
 
-    def _end(self, row: WorkItemRow, call: Call, answer: Answer) -> None:
+    def _end(self, row: WorkItemRow, call: Call, answer: Answer, now: datetime | None) -> None:
         """Settle the row if this call ended the work item, one way or another."""
         session = self.work.session
         if answer.status < 300:
             state = str(_json(call.body).get("state"))
-            items.settle(session, row, Outcome.FAILED if state == "failed" else Outcome.SUCCESS, state)
+            items.settle(
+                session, row, Outcome.FAILED if state == "failed" else Outcome.SUCCESS, state, at=now
+            )
         elif answer.status in {404, 409}:
-            items.settle(session, row, Outcome.CANCELLED, _why_not(answer))
+            items.settle(session, row, Outcome.CANCELLED, _why_not(answer), at=now)
         elif answer.status >= 500:
             items.settle(
                 session, row, Outcome.FAILED, "the control plane could not apply the task's final state"

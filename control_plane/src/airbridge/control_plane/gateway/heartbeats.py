@@ -18,7 +18,7 @@ from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.fencing import fence
 from airbridge.control_plane.identity.ca import CertificateAuthority
 from airbridge.control_plane.parity import Parity
-from airbridge.executor.ledger import clock, items, workers
+from airbridge.executor.ledger import items, workers
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkerRow, WorkItemRow
 from airbridge.executor.protocol import (
     CancelCommand,
@@ -70,15 +70,18 @@ class Heartbeats:
             row = workers.heartbeat(session, caller.name.worker, heartbeat)
             if row is None:
                 raise Refused(403, RefusalReason.FORBIDDEN, "this worker is not enrolled")
-            cancels = self._renew(session, caller.name.worker, heartbeat.leases)
+            now = row.last_heartbeat_at
+            cancels = self._renew(session, caller.name.worker, heartbeat.leases, now)
             return HeartbeatResponse(
-                server_time=clock.now(session),
+                server_time=now,
                 lease_seconds=self.lease_seconds,
                 interval_seconds=self.interval_seconds,
                 commands=(*cancels, *self._orders(row, caller, heartbeat)),
             )
 
-    def _renew(self, session: Any, worker: str, leases: Sequence[LeaseRef]) -> list[CancelCommand]:
+    def _renew(
+        self, session: Any, worker: str, leases: Sequence[LeaseRef], now: datetime
+    ) -> list[CancelCommand]:
         held = _held(session, worker)
         if not held and not leases:
             return []
@@ -86,9 +89,9 @@ class Heartbeats:
         for each in held:
             if each.lease not in listed and each.ti_state != "running":
                 _let_go(session, worker, each)
-        renewed = items.renew(session, worker, leases, self.lease_seconds) if leases else set()
+        renewed = items.renew(session, worker, leases, self.lease_seconds, at=now) if leases else set()
         alive = [each for each in held if each.lease in renewed and each.ti_state == "running"]
-        _keep_alive(session, [each.ti_id for each in alive])
+        _keep_alive(session, [each.ti_id for each in alive], now)
         still = {each.lease for each in alive}
         states = {each.lease: each.ti_state for each in held}
         lost = [lease for lease in leases if lease not in still]
@@ -134,7 +137,7 @@ def _let_go(session: Any, worker: str, held: _Held) -> None:
         items.settle(session, row, Outcome.CANCELLED, f"Airflow has it as {held.ti_state}")
 
 
-def _keep_alive(session: Any, ti_ids: Sequence[str]) -> None:
+def _keep_alive(session: Any, ti_ids: Sequence[str], now: datetime) -> None:
     """Move the task instances' heartbeats, by the database's clock, so that the scheduler lets them be."""
     if not ti_ids:
         return
@@ -142,7 +145,7 @@ def _keep_alive(session: Any, ti_ids: Sequence[str]) -> None:
     session.execute(
         update(task)
         .where(task.id.in_(ti_ids), task.state == "running")
-        .values(last_heartbeat_at=clock.now(session))
+        .values(last_heartbeat_at=now)
         .execution_options(synchronize_session=False)
     )
 

@@ -16,6 +16,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from airbridge.control_plane._airflow import ExecutionApp
+from airbridge.control_plane.gateway import logs
 from airbridge.control_plane.gateway.audit import RefusalLog
 from airbridge.control_plane.gateway.authentication import WorkerAuthenticator
 from airbridge.control_plane.gateway.claims import Claims
@@ -233,6 +234,7 @@ def _edge(parts: Parts, work: Lane, pulse: Lane) -> Edge:
 
 def run(settings: Settings, publish: Publish) -> None:
     """Serve until SIGTERM or SIGINT. Raises `SecretsError`, `ConfigurationError` or `OSError` before that."""
+    logs.configure()
     gateway = Gateway(Parts.load(settings, publish))
     _event_loop_runner(gateway.serve())
 

@@ -361,9 +361,11 @@ def claim(  # noqa: PLR0917 - the columns of one grant, in the order of the cont
     lease_seconds: float,
     lost_after: float,
     started: dict[str, Any],
+    *,
+    at: datetime | None = None,
 ) -> int:
-    """Grant a locked row to a worker and return the new epoch."""
-    now = clock.now(session)
+    """Grant a locked row to a worker and return the new epoch. With `at`, the caller flushes, once for many rows."""
+    now = at or clock.now(session)
     row.state = ItemState.CLAIMED
     row.epoch += 1
     row.worker_id = worker_id
@@ -372,11 +374,19 @@ def claim(  # noqa: PLR0917 - the columns of one grant, in the order of the cont
     row.lost_at = now + timedelta(seconds=lost_after)
     row.started = started
     row.detail = None
-    session.flush()
+    if at is None:
+        session.flush()
     return int(row.epoch)
 
 
-def renew(session: Any, worker_id: str, leases: Sequence[LeaseRef], lease_seconds: float) -> set[LeaseRef]:
+def renew(
+    session: Any,
+    worker_id: str,
+    leases: Sequence[LeaseRef],
+    lease_seconds: float,
+    *,
+    at: datetime | None = None,
+) -> set[LeaseRef]:
     """Renew the leases that are this worker's under these epochs and return them. Any other is its no longer."""
     held = {(str(lease.item_id), lease.epoch): lease for lease in leases}
     rows = lock(session, [lease.item_id for lease in leases]).values()
@@ -388,7 +398,7 @@ def renew(session: Any, worker_id: str, leases: Sequence[LeaseRef], lease_second
     by_patience: defaultdict[float, list[str]] = defaultdict(list)
     for row in mine:
         by_patience[float(row.disconnect["lost_after"])].append(row.id)
-    now = clock.now(session)
+    now = at or clock.now(session)
     for lost_after, ids in by_patience.items():
         _update(
             session,
@@ -410,15 +420,18 @@ def release(session: Any, row: WorkItemRow, detail: str) -> None:
     session.flush()
 
 
-def settle(session: Any, row: WorkItemRow, outcome: Outcome, detail: str | None = None) -> None:
-    """Close a row. What a worker still writes under its epoch is refused from now on."""
-    now = clock.now(session)
+def settle(
+    session: Any, row: WorkItemRow, outcome: Outcome, detail: str | None = None, *, at: datetime | None = None
+) -> None:
+    """Close a row. What a worker still writes under its epoch is refused from now on. With `at`, the caller flushes."""
+    now = at or clock.now(session)
     row.state = ItemState.SETTLED
     row.outcome = outcome
     row.settled_at = now
     row.detail = detail
     events.record(session, "item.settled", "ledger", row=row, at=now, outcome=str(outcome), reason=detail)
-    session.flush()
+    if at is None:
+        session.flush()
 
 
 def overdue(session: Any, limit: int) -> list[WorkItemRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -25,8 +26,9 @@ def add(
     status: int,
     headers: dict[str, str],
     body: str | None,
+    at: datetime | None = None,
 ) -> RecordRow:
-    """Keep the answer to an applied write, in the transaction that applied it."""
+    """Keep the answer to an applied write, in the transaction that applied it. With `at`, the caller flushes."""
     row = RecordRow(
         item_id=str(item_id),
         epoch=epoch,
@@ -34,8 +36,9 @@ def add(
         status=status,
         headers=headers,
         body=body,
-        applied_at=clock.now(session),
+        applied_at=at or clock.now(session),
     )
     session.add(row)
-    session.flush()
+    if at is None:
+        session.flush()
     return row
