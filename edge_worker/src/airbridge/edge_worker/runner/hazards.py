@@ -167,14 +167,14 @@ def _compare(watch: Watch, before: _State, after: _State) -> None:
 def _numpy_touched() -> bool:
     """Whether numpy's global generator was seeded with a number or drawn from since numpy seeded it itself.
 
-    Seeding from the system's entropy leaves 2**31 as the first word of the Mersenne Twister's key, seeding with a
-    number leaves that number; a drawing moves the position away from 624.
+    Seeding from the system's entropy leaves 2**31 as the first word of the Mersenne Twister's key and a position of
+    623; seeding with a number or a list, and drawing, leave something else.
     """
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is None:
         return False
     _name, key, position, *_rest = numpy_random.get_state()
-    return bool(key[0] != 2**31 or position != 624)
+    return bool(key[0] != 2**31 or position != 623)
 
 
 @contextmanager
