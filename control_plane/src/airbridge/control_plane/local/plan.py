@@ -238,8 +238,12 @@ def _worker_environment(plan: Plan, worker: WorkerPlan, home: Path) -> dict[str,
 
 
 def _task_environment(plan: Plan, worker: WorkerPlan) -> dict[str, str]:
-    """Return what DAG code finds in its environment: AWS, as it would on a host of this region."""
-    return {**environment.aws_variables(worker.region), "AWS_ENDPOINT_URL": plan.aws_url}
+    """Return what DAG code finds in its environment: AWS, as on a host of this region, and the UI's URL, for links."""
+    return {
+        **environment.aws_variables(worker.region),
+        "AWS_ENDPOINT_URL": plan.aws_url,
+        "AIRFLOW__API__BASE_URL": plan.ui_url,
+    }
 
 
 def _control_plane(
