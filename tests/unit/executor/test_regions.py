@@ -76,3 +76,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """The error names the file and the setting."""
     with pytest.raises(ConfigurationError, match=r"nowhere\.toml cannot be read: .*regions_file"):
         Catalogue.read(tmp_path / "nowhere.toml")
+
+
+def test_an_emulators_regions_may_share_an_address() -> None:
+    """One emulator serves the queues of all regions at one address; within a region they still differ."""
+    endpoint = 'endpoint_url = "http://127.0.0.1:5000"\n'
+    text = TOML.replace('log_bucket = "', endpoint + 'log_bucket = "').replace("/1/us", "/1/eu")
+    assert Catalogue.parse(text).names == ("us-east-1", "eu-west-1")
+    with pytest.raises(ConfigurationError, match="serves two pools"):
+        Catalogue.parse(text.replace("/1/eu-gpu", "/1/eu"))

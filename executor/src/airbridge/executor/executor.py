@@ -159,12 +159,10 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         final states are passed on, because a deferred task may be queued again by now, and the
         scheduler would take the event for the end of the new attempt.
         """
-        from airbridge.executor.ledger.items import FAILURES
-
         key = _key(row)
         if reopened:
             return True
-        if row.outcome in FAILURES and view is not None and _is_live(view, row):
+        if view is not None and _is_live(view, row) and self._is_failure(row, key):
             self._tell_failure(row, key, view)
             return False
         self._told_at.pop(row.id, None)
@@ -173,10 +171,18 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
             self.change_state(key, _final(view.state))
         return True
 
+    def _is_failure(self, row: WorkItemRow, key: TaskInstanceKey) -> bool:
+        """Whether a task that Airflow still has queued or running has nobody working on it any more."""
+        from airbridge.executor.ledger.items import FAILURES
+        from airbridge.executor.ledger.models import Outcome
+
+        cancelled = row.outcome == Outcome.CANCELLED and key not in self.queued_tasks
+        return cancelled or row.outcome in FAILURES
+
     def _tell_failure(self, row: WorkItemRow, key: TaskInstanceKey, view: _airflow.TaskView) -> None:
         self.running.discard(key)
         if view.queued_by_job_id not in {None, self._job_id}:
-            row.owner_job_id = view.queued_by_job_id
+            row.owner_job_id = view.queued_by_job_id  # that scheduler acts on it
             return
         now = time.monotonic()
         told_at = self._told_at.get(row.id)

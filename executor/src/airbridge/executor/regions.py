@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +15,8 @@ from airbridge.executor.exceptions import ConfigurationError
 from airbridge.executor.protocol import Name
 
 DEFAULT_POOL = "default"
+
+T = TypeVar("T")
 
 
 def _http_url(value: str) -> str:
@@ -135,11 +137,15 @@ class Catalogue(_Entry):
         for region in self.regions:
             for name in _repeated(pool.name for pool in region.pools):
                 yield f"region {region.name!r} has pool {name!r} twice; names must differ"
-        for url in _repeated(pool.queue_url for _, pool in self.places()):
+        # An emulator gives the queues of all its regions one address, and tells them apart by the signing region.
+        queues = [
+            (region.name if region.endpoint_url else "", pool.queue_url) for region, pool in self.places()
+        ]
+        for _, url in _repeated(queues):
             yield f"queue {url!r} serves two pools; each pool needs a queue of its own"
 
 
-def _repeated(values: Any) -> list[str]:
+def _repeated(values: Iterable[T]) -> list[T]:
     return [value for value, count in Counter(values).items() if count > 1]
 
 

@@ -1,0 +1,181 @@
+"""A started executor: settings from Airflow's configuration, keys from files, SQS on moto, its own threads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.airflow_home import Metadata
+from tests.support.moto import CREDENTIALS, Moto
+from tests.support.scheduler import Hand, Scheduler, flat_dag, start_run, store_dag
+
+from airbridge.executor import EdgeExecutor, near
+from airbridge.executor.exceptions import ConfigurationError
+from airbridge.executor.ledger.manager import LedgerDBManager
+from airbridge.executor.ledger.models import Outcome
+from airbridge.executor.queue import SqsQueue
+from airbridge.executor.signing import Signer, Verifier
+
+REGIONS = ("us-east-1", "eu-west-1")
+
+
+@pytest.fixture
+def signer() -> Signer:
+    return Signer.generate()
+
+
+@pytest.fixture
+def queues(moto: Moto) -> dict[str, str]:
+    name = f"work-{time.time_ns()}"
+    return {region: moto.client("sqs", region).create_queue(QueueName=name)["QueueUrl"] for region in REGIONS}
+
+
+@pytest.fixture
+def configured(
+    tmp_path: Path,
+    moto: Moto,
+    queues: dict[str, str],
+    signer: Signer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A deployment's files and settings; the directory they lie in is returned."""
+    regions = "".join(
+        f'[[region]]\nname = "{name}"\nlog_bucket = "l"\nbundle_bucket = "b"\nendpoint_url = "{moto.url}"\n'
+        f'[[region.pool]]\nqueue_url = "{url}"\n'
+        for name, url in queues.items()
+    )
+    (tmp_path / "regions.toml").write_text(f'home_region = "us-east-1"\n{regions}')
+    (tmp_path / "signing.key").write_bytes(signer.to_pem())
+    options = {
+        "regions_file": tmp_path / "regions.toml",
+        "secrets_dir": tmp_path,
+        "outbox_interval": "0.2",
+        "keeper_interval": "0.1",
+        "lost_after": "1",
+    }
+    for name, value in options.items():
+        monkeypatch.setenv(f"AIRFLOW__AIRBRIDGE__{name.upper()}", str(value))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", CREDENTIALS["aws_access_key_id"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CREDENTIALS["aws_secret_access_key"])
+    return tmp_path
+
+
+@pytest.fixture
+def executor(configured: Path) -> Iterator[Any]:
+    executor = EdgeExecutor(parallelism=8)
+    yield executor
+    executor.end()
+
+
+def until(happened: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_a_task_travels_over_sqs(
+    metadata: Metadata, executor: Any, moto: Moto, queues: dict[str, str], signer: Signer
+) -> None:
+    """The scheduler's loop writes the ledger; the message turns up, signed, on the queue of its region."""
+    scheduler = Scheduler(metadata, executor)
+    executor.start()
+    dag = flat_dag(executor_config=near("region:eu-west-1"))
+    store_dag(metadata, dag)
+    start_run(metadata, dag)
+    scheduler.loop(2)
+    queue = SqsQueue(moto.client("sqs", "eu-west-1"), queues["eu-west-1"])
+    [message] = queue.receive(wait_seconds=20)
+    item = Verifier([signer.verify_key]).open(message.body)
+    hand = Hand(metadata)
+    [row] = hand.rows()
+    assert (str(item.item_id), item.region) == (row.id, "eu-west-1")
+    until(lambda: hand.rows()[0].sent_at is not None)
+
+    hand.claim([row])
+    until(lambda: bool(hand.rows("settled")))
+    assert hand.rows()[0].outcome == Outcome.LOST
+    scheduler.loop(2)
+    assert hand.task_states() == {"t0": "failed"}
+
+
+def test_ending_stops_every_thread(metadata: Metadata, executor: Any) -> None:
+    """An executor that has ended leaves nothing running, and may be ended again."""
+    executor.job_id = 1
+    executor.start()
+    names = {thread.name for thread in threading.enumerate() if thread.name.startswith("airbridge-")}
+    assert names == {"airbridge-outbox-us-east-1", "airbridge-outbox-eu-west-1", "airbridge-keeper"}
+    executor.terminate()
+    executor.end()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("airbridge-")]
+
+
+def test_a_missing_ledger_is_said_at_start(sqlite_metadata: Metadata, executor: Any) -> None:
+    """The error names the setting and the command that put it right."""
+    with sqlite_metadata.session() as session:
+        LedgerDBManager(session).downgrade("base")
+    with pytest.raises(ConfigurationError, match=r"external_db_managers to 'airbridge\..*airflow db migrate"):
+        executor.start()
+
+
+def test_a_missing_key_is_said_at_start(sqlite_metadata: Metadata, executor: Any, configured: Path) -> None:
+    """The error names the file and the command that makes it."""
+    (configured / "signing.key").unlink()
+    with pytest.raises(ConfigurationError, match=r"signing\.key cannot be read: .*'airbridge init'"):
+        executor.start()
+
+
+def test_a_wrong_key_is_said_at_start(sqlite_metadata: Metadata, executor: Any, configured: Path) -> None:
+    """A file that is no Ed25519 key is named."""
+    (configured / "signing.key").write_text("not a key")
+    with pytest.raises(ConfigurationError, match=r"signing\.key: .*'airbridge init' makes a right one"):
+        executor.start()
+
+
+def test_airflow_shows_the_settings(configured: Path) -> None:
+    """`airflow config list` shows the section with its descriptions."""
+    command = [
+        sys.executable,
+        "-m",
+        "airflow",
+        "config",
+        "list",
+        "--section",
+        "airbridge",
+        "--include-descriptions",
+    ]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    assert "[airbridge]" in shown
+    assert "lost_after = 1" in shown
+    assert "# How long a running task may go without a heartbeat of its worker" in shown
+
+
+def test_airflow_offers_the_worker_command(configured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`airflow airbridge worker` is there where the executor is configured, by either of its names."""
+    for name in ("airbridge.executor.EdgeExecutor", "LocalExecutor,airbridge.executor.executor.EdgeExecutor"):
+        monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", name)
+        command = [sys.executable, "-m", "airflow", "airbridge", "worker", "--help"]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+        assert "--config" in shown
+
+
+def test_two_executors_side_by_side(configured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EdgeExecutor can stand beside LocalExecutor, each with a name that tasks may ask for."""
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "LocalExecutor,edge:airbridge.executor.EdgeExecutor")
+    code = (
+        "import json; from airflow.executors.executor_loader import ExecutorLoader as L;"
+        "print(json.dumps([type(each).__name__ for each in L.init_executors()]));"
+        "print(json.dumps(type(L.load_executor('edge')).__name__))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
+    )
+    lines = [json.loads(line) for line in found.stdout.splitlines() if line[:1] in {"[", '"'}]
+    assert lines == [["LocalExecutor", "EdgeExecutor"], "EdgeExecutor"]
