@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -287,3 +288,16 @@ def test_wrong_source_is_explained(processor: Processor, source: dict[str, Any],
     """A wrong source is an error that names the bundle, the field and the three forms there are."""
     with pytest.raises(ConfigurationError, match=rf"(?s)bundle 'dags'.*{message}.*expected"):
         processor.bundle(source)
+
+
+def test_what_is_shown_is_never_evicted(processor: Processor, dags: Path) -> None:
+    """However many versions come to the machine, the one the dag-processor works on stays."""
+    bundle = processor.bundle(folder(dags), max_versions=1)
+    bundle.initialize()
+    shown = bundle.get_current_version()
+    assert shown is not None
+    assert bundle._in_use(shown)
+    os.utime(bundle.path, (1, 1))
+    write_dag(dags, "two.py", "two")
+    assert bundle._cache.get(pack(dags).version, lambda path: path.mkdir()).is_dir()
+    assert bundle._cache.path(shown).is_dir()

@@ -243,9 +243,9 @@ class AirBridgeBundle(BaseDagBundle):  # type: ignore[misc]  # Airflow publishes
         return BundleStore.of(self.name, Catalogue.read(settings.load().regions_file))
 
     def _in_use(self, version: str) -> bool:
-        """Whether a task of this machine has used the version: Airflow then removes it itself, in time."""
-        in_use: bool = get_bundle_tracking_file(self.name, version).exists()
-        return in_use
+        """Whether it is shown, or a task of this machine has used it: Airflow then removes it itself, in time."""
+        tracked: bool = get_bundle_tracking_file(self.name, version).exists()
+        return tracked or version == self._shown
 
     # --- What this machine remembers --------------------------------------------------------------------
 
