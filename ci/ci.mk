@@ -28,7 +28,7 @@ images-test: $(STAMP) ## publish dist/ to a registry on this machine, pull by di
 	@$(RUN) pytest tests/integration/ci -q
 
 demo-images: $(STAMP) ## the demo with every worker in its container
-	@$(RUN) bash ci/scripts/demo_images.sh $(IMAGES_OUT)
+	@$(RUN) python ci/scripts/demo_images.py $(IMAGES_OUT)
 
 workflows-lint: $(STAMP) ## actionlint and zizmor over .github/workflows
 	@bash ci/scripts/workflows_lint.sh

@@ -29,6 +29,9 @@ from airbridge.ci.tools import run
 
 Root = Annotated[Path, typer.Option("--root", help="the checkout", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", help="the folder that a build fills")]
+Keys = Annotated[
+    Path | None, typer.Option("--keys", help="the trusted keys, if not the checkout's", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="the result as JSON")]
 
 
@@ -176,6 +179,7 @@ def publish(
     out: Out = Path("dist"),
     plain_http: Annotated[bool, typer.Option(help="the registry is on this machine, without TLS")] = False,
     cosign_key: Annotated[str | None, typer.Option(help="sign the images with this cosign key")] = None,
+    trusted: Keys = None,
     keyless: Annotated[bool, typer.Option(help="sign the images as this pipeline")] = False,
     as_json_: AsJson = False,
 ) -> None:
@@ -185,7 +189,7 @@ def publish(
     """
     checkout, target = Checkout.find(root.resolve()), Output(out.resolve())
     signed = manifest.load(target.manifest)
-    signed.verify(keys.load(checkout.root / keys.FILE))
+    signed.verify(keys.load(trusted or checkout.root / keys.FILE))
     remote = Registry(registry, run, plain_http)
     sign = "" if keyless else cosign_key
     published = Publisher(remote, target, output.say, sign).publish(signed)
@@ -205,6 +209,7 @@ def verify_published(
     cosign_key: Annotated[
         str | None, typer.Option(help="the images must be signed by this cosign key")
     ] = None,
+    trusted: Keys = None,
     pull_to: Annotated[Path | None, typer.Option(help="also fetch every byte, into this folder")] = None,
 ) -> None:
     """Check that a registry holds a release: the manifest's signature, every digest, and the bytes behind them.
@@ -213,7 +218,7 @@ def verify_published(
     """
     checkout = Checkout.find(root.resolve())
     release = manifest.load(file)
-    release.verify(keys.load(checkout.root / keys.FILE))
+    release.verify(keys.load(trusted or checkout.root / keys.FILE))
     remote = Registry(registry, run, plain_http)
     require_published(remote, release, cosign_key)
     for name, image in release.release.images.items() if pull_to else ():
