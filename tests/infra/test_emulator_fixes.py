@@ -246,17 +246,21 @@ def certificate_need_not_be_imported(client: Client) -> bool:
 def queue_says_who_may_redrive_to_it(client: Client) -> bool:
     sqs = client("sqs")
     allow = json.dumps(
-        {"redrivePermission": "byQueue", "sourceQueueArns": ["arn:aws:sqs:eu-west-1:123456789012:q"]}
+        {"redrivePermission": "byQueue", "sourceQueueArns": ["arn:aws:sqs:eu-west-1:123456789012:q"]},
+        separators=(",", ":"),
     )
     url = sqs.create_queue(QueueName="dead", Attributes={"RedriveAllowPolicy": allow})["QueueUrl"]
-    got = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    try:
+        got = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["RedriveAllowPolicy"])["Attributes"]
+    except REFUSED:
+        return False
     return allow == got.get("RedriveAllowPolicy")
 
 
-def redrive_policy_stays_as_written(client: Client) -> bool:
+def redrive_policy_comes_back_without_spaces(client: Client) -> bool:
     sqs = client("sqs")
     sqs.create_queue(QueueName="letters")
-    written = '{"maxReceiveCount":5,"deadLetterTargetArn":"arn:aws:sqs:eu-west-1:123456789012:letters"}'
+    written = '{"deadLetterTargetArn":"arn:aws:sqs:eu-west-1:123456789012:letters","maxReceiveCount":5}'
     url = sqs.create_queue(QueueName="work", Attributes={"RedrivePolicy": written})["QueueUrl"]
     return (
         written
@@ -311,9 +315,58 @@ def rule_keeps_its_description(client: Client) -> bool:
     )
 
 
+def group_keeps_its_mixed_instances(client: Client) -> bool:
+    autoscaling = _group(client, "mixed")
+    template = {"LaunchTemplateName": "mixed", "Version": "1"}
+    autoscaling.create_auto_scaling_group(
+        AutoScalingGroupName="spot",
+        MinSize=0,
+        MaxSize=1,
+        AvailabilityZones=["eu-west-1a"],
+        MixedInstancesPolicy={"LaunchTemplate": {"LaunchTemplateSpecification": template}},
+    )
+    autoscaling.update_auto_scaling_group(AutoScalingGroupName="spot", MaxSize=2)
+    groups = autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=["spot"])["AutoScalingGroups"]
+    return "MixedInstancesPolicy" in groups[0]
+
+
+def policy_has_no_empty_prediction(client: Client) -> bool:
+    autoscaling = _group(client, "unpredicted")
+    autoscaling.put_scaling_policy(
+        AutoScalingGroupName="unpredicted", PolicyName="p", AdjustmentType="ChangeInCapacity", ScalingAdjustment=1
+    )
+    policies = autoscaling.describe_policies(AutoScalingGroupName="unpredicted")["ScalingPolicies"]
+    return "PredictiveScalingConfiguration" not in policies[0]
+
+
+def zone_with_a_vpc_is_private(client: Client) -> bool:
+    vpc = client("ec2").describe_vpcs()["Vpcs"][0]["VpcId"]
+    zone = client("route53").create_hosted_zone(
+        Name="gateway.test", CallerReference="1", VPC={"VPCRegion": "eu-west-1", "VPCId": vpc}
+    )
+    return "VPCs" in client("route53").get_hosted_zone(Id=zone["HostedZone"]["Id"])
+
+
+def endpoint_says_where_its_service_is(client: Client) -> bool:
+    ec2 = client("ec2")
+    made = ec2.create_vpc_endpoint(
+        VpcId=ec2.describe_vpcs()["Vpcs"][0]["VpcId"],
+        VpcEndpointType="Interface",
+        ServiceName="com.amazonaws.vpce.us-east-1.vpce-svc-0123456789abcdef0",
+        ServiceRegion="us-east-1",
+        SubnetIds=[ec2.describe_subnets()["Subnets"][0]["SubnetId"]],
+    )["VpcEndpoint"]["VpcEndpointId"]
+    found = ec2.describe_vpc_endpoints(VpcEndpointIds=[made])["VpcEndpoints"][0]
+    return "us-east-1" == found.get("ServiceRegion")
+
+
 GAPS = [
+    group_keeps_its_mixed_instances,
+    policy_has_no_empty_prediction,
+    zone_with_a_vpc_is_private,
+    endpoint_says_where_its_service_is,
     queue_says_who_may_redrive_to_it,
-    redrive_policy_stays_as_written,
+    redrive_policy_comes_back_without_spaces,
     database_keeps_its_performance_insights,
     parameter_says_that_a_user_set_it,
     rule_keeps_its_description,

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import importlib
 
-NAMES = ("authorisation", "autoscaling", "ecs", "elbv2", "launch_templates", "rds", "security_groups", "sqs")
+NAMES = (
+    "authorisation",
+    "autoscaling",
+    "ecs",
+    "elbv2",
+    "launch_templates",
+    "rds",
+    "route53",
+    "security_groups",
+    "sqs",
+    "vpc_endpoints",
+)
 
 
 def apply(names: tuple[str, ...] = NAMES) -> None:

@@ -1,7 +1,8 @@
 """Groups keep their hooks and warm-up, hooks have no invented role, policies are enabled, draining can end.
 
-moto ignores the hooks that a group is created with and its default warm-up, gives every hook a role and a target of
-its own making, leaves `Enabled` out of a policy, and has no CompleteLifecycleAction or RecordLifecycleActionHeartbeat.
+moto ignores the hooks that a group is created with and its default warm-up, forgets a group's mixed instances at any
+later update, gives every hook a role and a target of its own making, leaves `Enabled` out of a policy and puts an
+empty predictive configuration into it, and has no CompleteLifecycleAction or RecordLifecycleActionHeartbeat.
 """
 
 from __future__ import annotations
@@ -20,6 +21,13 @@ def apply() -> None:
     _groups()
     policy: Any = FakeScalingPolicy
     policy.enabled = True
+    make = policy.__init__
+
+    def without_empty_prediction(self: Any, *arguments: Any, **named: Any) -> None:
+        make(self, *arguments, **named)
+        self.predictive_scaling_configuration = self.predictive_scaling_configuration or None
+
+    policy.__init__ = without_empty_prediction
     responses: Any = AutoScalingResponse
     responses.complete_lifecycle_action = _complete
     responses.record_lifecycle_action_heartbeat = _heartbeat
@@ -55,8 +63,13 @@ def _groups() -> None:
         return result
 
     def with_warmup(self: Any) -> Any:
+        name = self._get_param("AutoScalingGroupName")
+        group = self.autoscaling_backend.autoscaling_groups.get(name)
+        instances = group.mixed_instances_policy if group else None
         result = update(self)
-        _remember_warmup(self, self._get_param("AutoScalingGroupName"))
+        _remember_warmup(self, name)
+        if self._get_param("MixedInstancesPolicy") is None and group and not self._get_param("LaunchTemplate"):
+            group.mixed_instances_policy = instances
         return result
 
     responses.create_auto_scaling_group = with_hooks

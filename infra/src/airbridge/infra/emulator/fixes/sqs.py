@@ -1,21 +1,22 @@
-"""A queue keeps its policy when other attributes are set, and its redrive policy as it was written.
+"""A queue keeps its policy when other attributes are set, and gives its redrive policies back as AWS does.
 
 moto sets a queue's policy to nothing on any later SetQueueAttributes that does not repeat it, writes the redrive policy's
-JSON in its own way, which Terraform sees as a change at every plan, and never gives back a redrive allow policy.
+JSON with spaces, where AWS has none, which Terraform sees as a change at every plan, and never gives back a redrive allow policy.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from moto.sqs.models import Queue
-
-_AS_WRITTEN = ("RedriveAllowPolicy", "RedrivePolicy")
 
 
 def apply() -> None:
     """Keep what SetQueueAttributes did not name."""
     queue: Any = Queue
+    queue.BASE_ATTRIBUTES = [*queue.BASE_ATTRIBUTES, "RedriveAllowPolicy"]
+    queue.redrive_allow_policy = None
     replace = queue._set_attributes  # noqa: SLF001  # moto's one place where attributes are set
     read = queue.attributes.fget
 
@@ -24,11 +25,17 @@ def apply() -> None:
         replace(self, attributes, now)
         if policy is not None:
             self.policy = policy
-        written = {name: attributes[name] for name in _AS_WRITTEN if name in attributes}
-        self.as_written = {**getattr(self, "as_written", {}), **written}
+        allowed = attributes.get("RedriveAllowPolicy")
+        if allowed is not None:
+            self.redrive_allow_policy = json.loads(allowed) if allowed else None
 
     def attributes(self: Any) -> dict[str, Any]:
-        return {**read(self), **{name: text for name, text in getattr(self, "as_written", {}).items() if text}}
+        result: dict[str, Any] = read(self)
+        for name, value in (("RedrivePolicy", self.redrive_policy), ("RedriveAllowPolicy", self.redrive_allow_policy)):
+            result.pop(name, None)
+            if value:
+                result[name] = json.dumps(value, separators=(",", ":"))
+        return result
 
     queue._set_attributes = keep  # noqa: SLF001
     queue.attributes = property(attributes)
