@@ -77,6 +77,8 @@ def test_a_scope_reaches_no_further_than_it_says(
     with world.operator(world.access_token(scope)) as operator:
         response = operator.request(method, f"{ROOT}/{path}", json=body)
     assert response.status_code == status, response.text
+    if status == 403:
+        assert world.events("request.refused")[-1].actor == "operator:test"
     assert set(response.json()) == {"status", "reason", "detail"}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -17,6 +17,10 @@ from airbridge.executor.protocol import RefusalReason
 
 PEER: Final = "airbridge.peer"
 """Where the HTTP protocol puts the connection's `Peer` in the ASGI scope."""
+
+
+ACTOR: Final = "airbridge.actor"
+"""Where a request's authenticated operator stands in the ASGI scope, for the audit of what is refused later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +111,8 @@ def check_revocation(session: Any, caller: Caller) -> None:
         raise Refused(403, RefusalReason.REVOKED, f"this {found.kind} is revoked: {found.reason}")
 
 
-def authenticate_operator(session: Any, scope: Mapping[str, Any]) -> Operator:
-    """Return the operator whose token the request carries. Raises `Refused` (401)."""
+def authenticate_operator(session: Any, scope: MutableMapping[str, Any]) -> Operator:
+    """Return the operator whose token the request carries, and note it in `scope`. Raises `Refused` (401)."""
     secret = bearer(scope)
     row = tokens.find_access(session, secret)
     if row is None:
@@ -117,7 +121,9 @@ def authenticate_operator(session: Any, scope: Mapping[str, Any]) -> Operator:
         scopes = Scopes.parse(row.scopes)
     except InvalidScope as error:
         raise _unauthorised(f"the token's scopes cannot be read: {error}") from error
-    return Operator(row.owner, row.id, scopes, scope[PEER].address)
+    operator = Operator(row.owner, row.id, scopes, scope[PEER].address)
+    scope[ACTOR] = operator.actor
+    return operator
 
 
 def bearer(scope: Mapping[str, Any]) -> str:

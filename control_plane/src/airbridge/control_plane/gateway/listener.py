@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 from airbridge.control_plane.exceptions import Refused, Unavailable
 from airbridge.control_plane.gateway import requests
 from airbridge.control_plane.gateway.audit import RefusalLog
-from airbridge.control_plane.gateway.authentication import PEER, Peer
+from airbridge.control_plane.gateway.authentication import ACTOR, PEER, Peer
 from airbridge.control_plane.gateway.database import transient
 from airbridge.control_plane.gateway.lanes import Lane
 from airbridge.executor.protocol import RefusalReason
@@ -71,7 +71,7 @@ class Guard:
 
     async def _note(self, request: Request, error: Refused) -> None:
         peer: Peer = request.scope[PEER]
-        actor = peer.certificate.uri if peer.certificate else "anonymous"
+        actor = request.scope.get(ACTOR) or (peer.certificate.uri if peer.certificate else "anonymous")
         what = f"{request.method} {request.url.path}"
         log.warning(
             "request.refused",

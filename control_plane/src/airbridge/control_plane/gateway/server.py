@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from airbridge.control_plane.identity.enrolment import Enrolment, trust_bundle
 from airbridge.control_plane.identity.secrets import GatewaySecrets
 from airbridge.control_plane.parity import Parity
 from airbridge.control_plane.policy import AirflowPolicy, Policy
+from airbridge.executor.exceptions import ConfigurationError
 from airbridge.executor.regions import Catalogue
 from airbridge.executor.settings import Settings
 from airbridge.executor.signing import Verifier
@@ -113,7 +115,7 @@ class Gateway:
         return self._operators.bound_port
 
     async def start(self) -> None:
-        """Listen. Raises `OSError` if a port is taken."""
+        """Listen. Raises `ConfigurationError` if a port is taken."""
         await self._edge.begin()
         await self._operators.begin()
         self._tasks = [
@@ -158,10 +160,9 @@ class _Listener(uvicorn.Server):
     """A uvicorn server that leaves signals and the end of the process to the gateway."""
 
     def __init__(self, app: Starlette, host: str, port: int, context: ssl.SSLContext) -> None:
+        self._address = (host, port)
         config = uvicorn.Config(
             app,
-            host=host,
-            port=port,
             http=PeerProtocol,
             ws="none",
             lifespan="off",
@@ -179,9 +180,9 @@ class _Listener(uvicorn.Server):
         super().__init__(config)
 
     async def begin(self) -> None:
-        """Bind and listen."""
+        """Bind and listen. Raises `ConfigurationError` if the address cannot be had."""
         self.lifespan = self.config.lifespan_class(self.config)
-        await self.startup()
+        await self.startup(sockets=[_bind(*self._address)])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -193,6 +194,25 @@ class _Listener(uvicorn.Server):
         """The port that was bound."""
         port: int = self.servers[0].sockets[0].getsockname()[1]
         return port
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Return a bound socket: uvicorn ends the process if it cannot bind one itself."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, number)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except BaseException:
+            bound.close()
+            raise
+    except OSError as error:
+        raise ConfigurationError(
+            f"the gateway cannot listen on {host}:{port}: {error.strerror}; "
+            "[airbridge] gateway_host, gateway_port and operator_port must name free ports of this host"
+        ) from error
+    return bound
 
 
 def _edge(parts: Parts, work: Lane, pulse: Lane) -> Edge:
@@ -233,7 +253,7 @@ def _edge(parts: Parts, work: Lane, pulse: Lane) -> Edge:
 
 
 def run(settings: Settings, publish: Publish) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `SecretsError`, `ConfigurationError` or `OSError` before that."""
+    """Serve until SIGTERM or SIGINT. Raises `SecretsError` or `ConfigurationError` before that."""
     logs.configure()
     gateway = Gateway(Parts.load(settings, publish))
     _event_loop_runner(gateway.serve())
