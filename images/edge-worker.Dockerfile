@@ -18,15 +18,15 @@ RUN --mount=type=bind,source=debs,target=/debs \
 
 FROM base AS packages
 ARG SOURCE_DATE_EPOCH=0
-# One at a time: two packages may bring a script of the same name, and the last one wins. What uv notes for itself
-# (uv_cache.json) has a time in it.
+# What would make two builds differ is taken out: two packages bring a script called fastapi, of which either may win, and
+# what uv notes for itself (uv_cache.json) has a time in it.
 RUN --mount=type=bind,source=.,target=/context \
-    export UV_CONCURRENT_INSTALLS=1 \
- && /context/tools/uv venv --quiet --no-cache --offline --python "$(command -v python3)" /opt/airbridge \
+    /context/tools/uv venv --quiet --no-cache --offline --python "$(command -v python3)" /opt/airbridge \
  && /context/tools/uv pip install --quiet --no-cache --offline --python /opt/airbridge/bin/python --link-mode copy \
       --no-index --find-links /context/wheels --no-deps --require-hashes --requirement /context/third-party.txt \
  && cd /opt/airbridge/lib/python3*/site-packages \
- && rm -f ./*.dist-info/uv_cache.json && sed -i '/uv_cache\.json,/d' ./*.dist-info/RECORD \
+ && rm -f ./*.dist-info/uv_cache.json /opt/airbridge/bin/fastapi \
+ && sed -i -e '/uv_cache\.json,/d' -e '/bin\/fastapi,/d' ./*.dist-info/RECORD \
  && rm -rf airflow/ui/dist airflow/ui/node_modules airflow/api_fastapi/auth/managers/simple/ui/dist \
  && PYTHONHASHSEED=0 /opt/airbridge/bin/python -m compileall -q --invalidation-mode unchecked-hash .
 
