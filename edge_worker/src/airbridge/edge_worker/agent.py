@@ -311,6 +311,8 @@ class Agent:
         return True
 
     async def _recover(self, leftovers: recovery.Leftovers, contents: Contents) -> None:
+        for holding in leftovers.interrupted:
+            await self._launcher.note(holding, recovery.INTERRUPTED)
         for row in [*contents.logs.values()]:
             self._logs.adopt(row)
         for holding in leftovers.all:
@@ -318,7 +320,7 @@ class Agent:
         for holding in leftovers.unreported:
             self._reporter.wake(holding)
         for holding in leftovers.interrupted:
-            await self._launcher.report_failure(holding, recovery.INTERRUPTED, interrupted=True)
+            await self._launcher.report_failure(holding, interrupted=True)
         for holding in leftovers.settled:
             self._holdings.add(holding)
             self._launcher.settle(holding)

@@ -121,11 +121,13 @@ class Launcher:
             self._journal.submit(Forget(holding.key))
             self._holdings.remove(holding)
 
-    async def report_failure(self, holding: Holding, message: str, *, interrupted: bool) -> None:
-        """Report the attempt failed, and say why in its log. For a task that can no longer say so itself."""
+    async def note(self, holding: Holding, message: str) -> None:
+        """Say in the task's log why its attempt ends."""
         log.warning("task.failed", item_id=holding.key[0], epoch=holding.key[1], detail=message)
-        row = self._logs.row_for(holding.grant)
-        await asyncio.to_thread(self._note_in_log, row, message)
+        await asyncio.to_thread(self._note_in_log, self._logs.row_for(holding.grant), message)
+
+    async def report_failure(self, holding: Holding, *, interrupted: bool) -> None:
+        """Report the attempt failed, for a task that can no longer say so itself."""
         if not holding.finished and holding.fenced is None:
             call = outcome.failure(holding.grant, self._clock.now(), interrupted=interrupted)
             await self._outbox.write(holding, call, final=True)
@@ -158,13 +160,15 @@ class Launcher:
                 await self._run(holding, path, row)
         except (SnapshotError, RunnerError) as error:
             await self._mark_started(holding, row)
-            await self.report_failure(holding, str(error), interrupted=False)
+            await self.note(holding, str(error))
+            await self.report_failure(holding, interrupted=False)
         except asyncio.CancelledError:
             if holding.stop is None:
                 raise
             if holding.stop.report:
                 await self._mark_started(holding, row)
-                await self.report_failure(holding, holding.stop.detail, interrupted=True)
+                await self.note(holding, holding.stop.detail)
+                await self.report_failure(holding, interrupted=True)
         self._logs.end(holding.key)
         holding.starting = False
         holding.ended = True
@@ -238,10 +242,12 @@ class Launcher:
         )
         if holding.stop is not None:
             if holding.stop.report:
-                await self.report_failure(holding, holding.stop.detail, interrupted=True)
+                await self.note(holding, holding.stop.detail)
+                await self.report_failure(holding, interrupted=True)
             return
         if not holding.finished:
-            await self.report_failure(holding, outcome.explain(exited), interrupted=False)
+            await self.note(holding, outcome.explain(exited))
+            await self.report_failure(holding, interrupted=False)
 
     async def _kill_after_grace(self, key: Key) -> None:
         await asyncio.sleep(self._cancel_grace)

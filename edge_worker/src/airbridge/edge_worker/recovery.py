@@ -92,9 +92,9 @@ def _in_order(row: GrantRow, records: dict[int, RecordRow]) -> list[Entry]:
 def _sort(leftovers: Leftovers, holding: Holding) -> None:
     if holding.state is GrantState.CLAIMED:
         leftovers.unstarted.append(holding)
-    elif holding.done:
-        leftovers.settled.append(holding)
-    elif holding.finished:
+    elif not holding.finished:
+        leftovers.interrupted.append(holding)
+    elif holding.outbox:
         leftovers.unreported.append(holding)
     else:
-        leftovers.interrupted.append(holding)
+        leftovers.settled.append(holding)
