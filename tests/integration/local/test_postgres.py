@@ -38,7 +38,7 @@ def component(server: postgres.Postgres, log: Path) -> Component:
         argv=server.argv(),
         env={"PATH": os.environ["PATH"]},
         log=log,
-        ready=probes.database_answers(server),
+        ready=probes.database_answers(server, log.with_name("initial")),
         user=postgres_user(),
         stop_signal=signal.SIGINT,
         death_signal=signal.SIGQUIT,
@@ -59,10 +59,12 @@ def test_a_copy_has_the_templates_tables_and_a_password_of_its_own(
 ) -> None:
     """psycopg2 and asyncpg get in with the copy's password and find the migrated table; the template's is refused."""
     data = tmp_path / "data"
-    postgres.restore(template[0], data, template[1], "new-password")
+    initial = tmp_path / "initial"
+    postgres.restore(template[0], data, template[1], initial)
     assert postgres.is_current(data, "key")
     server = postgres.Postgres(data, ports.choose(["pg"], {})["pg"], "new-password")
     supervisor = started(server, tmp_path / "log")
+    assert not initial.exists()
     try:
         engine = create_engine(server.url())
         with engine.connect() as connection:

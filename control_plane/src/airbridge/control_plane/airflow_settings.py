@@ -62,6 +62,8 @@ class Bundle:
     name: str
     source: Mapping[str, str]
     refresh_seconds: int = 30
+    refuse_broken: bool = True
+    """Whether one file that does not parse holds back the whole snapshot. False: it is an import error, as ever."""
 
 
 def dag_bundles(bundles: Iterable[Bundle]) -> Setting:
@@ -70,7 +72,11 @@ def dag_bundles(bundles: Iterable[Bundle]) -> Setting:
         {
             "name": bundle.name,
             "classpath": BUNDLE,
-            "kwargs": {"source": dict(bundle.source), "refresh_interval": bundle.refresh_seconds},
+            "kwargs": {
+                "source": dict(bundle.source),
+                "refresh_interval": bundle.refresh_seconds,
+                "refuse_broken": bundle.refuse_broken,
+            },
         }
         for bundle in bundles
     ]

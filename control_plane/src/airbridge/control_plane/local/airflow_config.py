@@ -90,7 +90,8 @@ def _local(directory: StateDir, keys: Keys, database_url: str, dags: Path) -> tu
     ]
     local = [Setting(section, option, value, "local mode") for section, option, value in rows]
     bundles = (
-        Bundle(FOLDER_BUNDLE, {"kind": "folder", "path": str(dags)}, _REFRESH_SECONDS),
+        # A file in the making must not hold back the others, and each save should be seen soon.
+        Bundle(FOLDER_BUNDLE, {"kind": "folder", "path": str(dags)}, _REFRESH_SECONDS, refuse_broken=False),
         Bundle(PUSH_BUNDLE, {"kind": "push"}, _REFRESH_SECONDS),
     )
     return (*local, dag_bundles(bundles))

@@ -58,6 +58,11 @@ class StateDir:
         return self.control_plane / "keys.json"
 
     @property
+    def initial_password_file(self) -> Path:
+        """The database's first password, until it has one of its own."""
+        return self.control_plane / "postgres.initial"
+
+    @property
     def operator_token_file(self) -> Path:
         """The access token that the command line uses."""
         return self.control_plane / "operator.token"
@@ -80,6 +85,10 @@ class StateDir:
     def worker(self, name: str) -> Path:
         """Return the directory that is all a worker has."""
         return self.root / "workers" / name
+
+    def join_token_file(self, worker: str) -> Path:
+        """Return the file of a worker's join token."""
+        return self.worker(worker) / "join.token"
 
     def log(self, component: str) -> Path:
         """Return a component's log file."""

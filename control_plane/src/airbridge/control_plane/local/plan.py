@@ -100,7 +100,6 @@ def components(plan: Plan) -> list[Component]:
         foundation.append(_migration(plan))
     return [
         *foundation,
-        _enrolment(plan),
         *_airflow(plan, database),
         _gateway(plan),
         *(_worker(plan, worker, database) for worker in workers(plan.options)),
@@ -113,7 +112,7 @@ def _postgres(plan: Plan) -> Component:
         argv=plan.server.argv(),
         env=environment.base(plan.environ),
         log=plan.directory.log("postgres"),
-        ready=probes.database_answers(plan.server),
+        ready=probes.database_answers(plan.server, plan.directory.initial_password_file),
         url=f"postgresql://{ports.LOOPBACK}:{plan.server.port}",
         user=postgres_user(),
         stop_signal=signal.SIGINT,  # "fast" shutdown; SIGTERM would wait for every client
@@ -142,12 +141,6 @@ def _aws(plan: Plan) -> Component:
 
 def _migration(plan: Plan) -> Component:
     return _control_plane(plan, "database", MIGRATE, after=("postgres",), once=True)
-
-
-def _enrolment(plan: Plan) -> Component:
-    argv = _python("airbridge.control_plane.local.enrolment", str(plan.directory.root))
-    argv += tuple(f"{worker.name}={worker.region}/{worker.pool}" for worker in workers(plan.options))
-    return _control_plane(plan, "enrolment", argv, after=_schema(plan), once=True)
 
 
 def _airflow(plan: Plan, database: probes.DatabaseProbes) -> list[Component]:
@@ -192,10 +185,11 @@ def _airflow(plan: Plan, database: probes.DatabaseProbes) -> list[Component]:
 
 
 def _gateway(plan: Plan) -> Component:
+    words = (f"{worker.name}={worker.region}/{worker.pool}" for worker in workers(plan.options))
     return _control_plane(
         plan,
         "gateway",
-        _python("airbridge.control_plane.cli", "gateway"),
+        _python("airbridge.control_plane.local.gateway", str(plan.directory.root), *words),
         after=_schema(plan),
         url=plan.gateway_url,
         ready=probes.http_ok(f"{plan.operator_url}/readyz", plan.directory.ca_file),
@@ -209,8 +203,8 @@ def _worker(plan: Plan, worker: WorkerPlan, database: probes.DatabaseProbes) -> 
         argv=_python("airbridge.edge_worker.cli", "run"),
         env=_worker_environment(plan, worker, home),
         log=plan.directory.log(f"worker-{worker.name}"),
-        # Not after the gateway: a worker loads Airflow first, and tries until the gateway answers.
-        after=("enrolment",),
+        # Not after the gateway: a worker loads Airflow first, and then tries until the gateway answers.
+        after=_schema(plan),
         ready=database.worker_beats(worker.name),
         cwd=home,
         stop_stage=_WORKERS,
@@ -231,8 +225,10 @@ def _worker_environment(plan: Plan, worker: WorkerPlan, home: Path) -> dict[str,
         "AIRBRIDGE_WORKER_NAME": worker.name,
         "AIRBRIDGE_WORKER_SLOTS": str(plan.options.slots),
         "AIRBRIDGE_WORKER_STATE_DIR": str(home / "state"),
-        "AIRBRIDGE_WORKER_JOIN_TOKEN_FILE": str(home / "join.token"),
+        "AIRBRIDGE_WORKER_JOIN_TOKEN_FILE": str(plan.directory.join_token_file(worker.name)),
         "AIRBRIDGE_WORKER_TASK_ENV": json.dumps(_task_environment(plan, worker)),
+        # Two workers on the gateway's own machine cannot swamp it; they need not stay away for long.
+        "AIRBRIDGE_WORKER_RETRY_CAP_SECONDS": "2",
         **plan.options.worker_env,
     }
 

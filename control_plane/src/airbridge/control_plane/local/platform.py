@@ -16,7 +16,7 @@ import structlog
 
 from airbridge.control_plane.airflow_settings import RECOMMENDED, as_environment
 from airbridge.control_plane.identity import secrets as identity_secrets
-from airbridge.control_plane.local import airflow_config, aws, environment, plan, postgres, state
+from airbridge.control_plane.local import airflow_config, aws, environment, gateway, plan, postgres, state
 from airbridge.control_plane.local.child import Spawn
 from airbridge.control_plane.local.exceptions import StartFailed
 from airbridge.control_plane.local.keys import load_or_make
@@ -91,7 +91,7 @@ class Platform:
         if not directory.secrets.exists():
             identity_secrets.create_all(directory.secrets, airflow_config.TRUST_DOMAIN, datetime.now(UTC))
         shutil.copyfile(directory.secrets / identity_secrets.CA_CERTIFICATE, directory.ca_file)
-        migrate = self._prepare_database(keys.database_password)
+        migrate = self._prepare_database()
         the_plan = plan.Plan(self._options, directory, keys, self._environ, migrate)
         the_plan.dags.mkdir(parents=True, exist_ok=True)
         aws.write(directory.aws_resources_file, the_plan.resources)
@@ -100,19 +100,18 @@ class Platform:
             directory, keys, the_plan.server.url(), the_plan.dags, self._options.airflow
         )
         airflow_config.write(directory, settings)
-        for worker in plan.workers(self._options):
-            directory.worker(worker.name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        gateway.write_tokens(directory, [worker.name for worker in plan.workers(self._options)])
         return the_plan
 
-    def _prepare_database(self, password: str) -> bool:
+    def _prepare_database(self) -> bool:
         """Make sure that there is a data directory; return whether it still has to be migrated."""
         key = current_schema()
         if self._directory.postgres.exists():
             return not postgres.is_current(self._directory.postgres, key)
         if not (self._cache / f"postgres-{key}").exists():
             self._watcher.note("making the database's template, once for this version")
-        template, template_password = postgres.build_template(self._cache, key, self._migrate)
-        postgres.restore(template, self._directory.postgres, template_password, password)
+        template, password = postgres.build_template(self._cache, key, self._migrate)
+        postgres.restore(template, self._directory.postgres, password, self._directory.initial_password_file)
         return False
 
     def _migrate(self, server: postgres.Postgres) -> None:

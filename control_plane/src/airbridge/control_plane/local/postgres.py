@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +99,28 @@ def stamp(data: Path, key: str) -> None:
     (data / STAMP).write_text(key)
 
 
-def restore(template: Path, data: Path, old_password: str, password: str) -> None:
-    """Copy the template to `data` and give the copy a password of its own."""
+def restore(template: Path, data: Path, template_password: str, initial: Path) -> None:
+    """Copy the template to `data`. Its password is the template's, noted in `initial`, until `adopt`."""
     copying = data.with_name(data.name + ".copying")
     shutil.rmtree(copying, ignore_errors=True)
     shutil.copytree(template, copying)
     _give(copying)
+    initial.touch(mode=0o600)
+    initial.write_text(template_password)
     copying.rename(data)
-    with _running(Postgres(data, _free_port(), old_password)) as server:
-        query(server, f"ALTER ROLE {USER} PASSWORD '{password}'", database="postgres")
+
+
+def adopt(server: Postgres, initial: Path) -> None:
+    """Give a running copy of the template a password of its own, if it has not got one yet.
+
+    Raises `ConnectionError` if the server takes no connection.
+    """
+    if not initial.exists():
+        return
+    as_template = replace(server, password=initial.read_text())
+    if not server.answers():  # else a start was cut off between the two steps
+        query(as_template, f"ALTER ROLE {USER} PASSWORD '{server.password}'", database="postgres")
+    initial.unlink()
 
 
 def build_template(cache: Path, key: str, migrate: Callable[[Postgres], None]) -> tuple[Path, str]:

@@ -32,11 +32,17 @@ def http_ok(url: str, ca_file: Path | None = None) -> Probe:
     return probe
 
 
-def database_answers(server: Postgres) -> Probe:
-    """Ready when Postgres takes a query."""
+def database_answers(server: Postgres, initial_password: Path) -> Probe:
+    """Ready when Postgres takes a query; a copy of the template gets its own password first."""
 
     def probe(_started_at: datetime) -> bool:
-        return ports.is_open(server.port) and server.answers()
+        if not ports.is_open(server.port):
+            return False
+        try:
+            postgres.adopt(server, initial_password)
+        except ConnectionError:
+            return False
+        return server.answers()
 
     return probe
 
