@@ -135,7 +135,7 @@ def test_an_altered_output_is_not_published(registry: Registry, output: Output, 
 def test_an_altered_sbom_is_not_published(registry: Registry, output: Output, released: Manifest) -> None:
     """An SBOM counts as part of the release."""
     bill = output.sbom("control-plane", "amd64")
-    bill.write_bytes(bill.read_bytes().replace(b"1.0", b"1.1"))
+    bill.write_bytes(bill.read_bytes().replace(b"0.19", b"0.18"))
     with pytest.raises(BuildError, match="SBOM"):
         Publisher(registry, output, lambda _: None).publish(released)
 
