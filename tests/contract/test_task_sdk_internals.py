@@ -23,8 +23,8 @@ from airflow.sdk.execution_time.supervisor import SERVER_TERMINATED, ActivitySub
 from airflow.sdk.log import configure_logging
 
 from airbridge.edge_worker import _airflow
+from airbridge.edge_worker._airflow.client import RelayClient
 from airbridge.edge_worker.runner import hazards, home
-from airbridge.edge_worker.runner.client import RelayClient
 from airbridge.edge_worker.runner.messages import Source
 
 
@@ -42,7 +42,7 @@ REWRITTEN = {
 
 @pytest.mark.parametrize("name", REWRITTEN)
 def test_what_the_runner_does_in_its_own_way_is_what_it_was(name: str) -> None:
-    """`_airflow.task_main`, `_start` and `_find_task` follow these line by line; compare them anew if this fails."""
+    """`_airflow.running`'s functions follow these line by line; compare them anew if this fails."""
     source = inspect.getsource(getattr(task_runner, name))
     assert sha256(source.encode()).hexdigest()[:16] == REWRITTEN[name]
 
@@ -50,11 +50,19 @@ def test_what_the_runner_does_in_its_own_way_is_what_it_was(name: str) -> None:
 def test_the_supervisor_has_the_places_that_are_overridden() -> None:
     """Names and parameters of the methods that `SupervisedTask` replaces or calls."""
     assert parameters(ActivitySubprocess._on_child_started) == ["self", "ti", "dag_rel_path", "bundle_info"]
-    assert parameters(ActivitySubprocess._register_pipe_readers) == ["self", "stdout", "stderr", "requests", "logs"]
+    assert parameters(ActivitySubprocess._register_pipe_readers) == [
+        "self",
+        "stdout",
+        "stderr",
+        "requests",
+        "logs",
+    ]
     assert parameters(ActivitySubprocess._send_heartbeat_if_needed) == ["self"]
     assert parameters(ActivitySubprocess._upload_logs) == ["self"]
     assert parameters(ActivitySubprocess.kill) == ["self", "signal_to_send", "escalation_delay", "force"]
-    assert {"what", "dag_rel_path", "bundle_info", "client", "target", "logger"} <= set(parameters(ActivitySubprocess.start))
+    assert {"what", "dag_rel_path", "bundle_info", "client", "target", "logger"} <= set(
+        parameters(ActivitySubprocess.start)
+    )
 
 
 def test_the_supervisors_loop_heartbeats_after_every_event_while_the_task_lives() -> None:
@@ -94,7 +102,9 @@ def test_the_child_runs_the_target_that_it_is_given() -> None:
 
 def test_the_comms_take_decoders_that_exist_already() -> None:
     """Otherwise each task would build them twice."""
-    assert {"log", "body_decoder", "err_decoder", "socket"} <= {each.name for each in attrs.fields(comms.CommsDecoder)}
+    assert {"log", "body_decoder", "err_decoder", "socket"} <= {
+        each.name for each in attrs.fields(comms.CommsDecoder)
+    }
 
 
 def test_variables_and_connections_at_import_go_through_what_is_watched() -> None:
@@ -105,7 +115,9 @@ def test_variables_and_connections_at_import_go_through_what_is_watched() -> Non
         assert "from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS" in source
 
 
-def test_the_parsing_context_is_read_from_the_environment_that_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parsing_context_is_read_from_the_environment_that_is_watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """`get_parsing_context` reads these two variables, and `os.environ` can change its class."""
     for number, name in enumerate(sorted(hazards.PARSING_CONTEXT)):
         monkeypatch.setenv(name, str(number))
@@ -124,7 +136,15 @@ def test_the_clients_retries_can_be_given_another_sleep() -> None:
 def test_the_relay_client_offers_what_the_supervisor_asks_for() -> None:
     """All groups of operations work on a client that has no httpx state."""
     client = RelayClient(None)  # type: ignore[arg-type] # never called
-    for group in ("task_instances", "dag_runs", "connections", "variables", "xcoms", "assets", "asset_events"):
+    for group in (
+        "task_instances",
+        "dag_runs",
+        "connections",
+        "variables",
+        "xcoms",
+        "assets",
+        "asset_events",
+    ):
         assert getattr(client, group).client is client
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import structlog
 from structlog.testing import LogCapture
-
 from tests.integration.runner.world import World
 
 HEAD = """
@@ -28,9 +27,11 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1)):
 
 HOSTILE = {
     "a thread at import": (
-        "queue = []\ndef work():\n    while True:\n        queue.append(1)\n        time.sleep(0.01)\n"
-        "threading.Thread(target=work, daemon=True).start()\n"
-        "def result():\n    before = len(queue)\n    time.sleep(0.3)\n    return len(queue) > before\n",
+        (
+            "queue = []\ndef work():\n    while True:\n        queue.append(1)\n        time.sleep(0.01)\n"
+            "threading.Thread(target=work, daemon=True).start()\n"
+            "def result():\n    before = len(queue)\n    time.sleep(0.3)\n    return len(queue) > before\n"
+        ),
         "starts threads",
     ),
     "an open socket at import": (
@@ -38,8 +39,10 @@ HOSTILE = {
         "binds a socket",
     ),
     "a connection at import": (
-        "import sqlite3\ndb = sqlite3.connect('/tmp/airbridge-test.db')\n"
-        "def result():\n    return db.execute('select 1').fetchone() == (1,)\n",
+        (
+            "import sqlite3\ndb = sqlite3.connect('/tmp/airbridge-test.db')\n"
+            "def result():\n    return db.execute('select 1').fetchone() == (1,)\n"
+        ),
         "opens a database",
     ),
     "a file kept open": (
@@ -55,8 +58,10 @@ HOSTILE = {
         "starts a process",
     ),
     "a parsing-context filter": (
-        "CONTEXT = get_parsing_context()\n"
-        "def result():\n    return [CONTEXT.dag_id, CONTEXT.task_id] == ['d', 't']\n",
+        (
+            "CONTEXT = get_parsing_context()\n"
+            "def result():\n    return [CONTEXT.dag_id, CONTEXT.task_id] == ['d', 't']\n"
+        ),
         "asks for the parsing context",
     ),
     "a random seed": (
@@ -72,8 +77,10 @@ HOSTILE = {
         "control plane",
     ),
     "a signal handler at import": (
-        "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: None)\n"
-        "def result():\n    return signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL\n",
+        (
+            "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: None)\n"
+            "def result():\n    return signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL\n"
+        ),
         "sets signal handlers",
     ),
 }
@@ -108,7 +115,7 @@ def test_a_hostile_file_is_found_out_and_parsed_by_each_task(world: World, name:
         first = world.do(world.run(root, "t"))
         second = world.do(world.run(root, "t"))
     unshared = [entry for entry in events if entry["event"] == "runner.file_not_shared"]
-    assert [True, True] == [first.relay.pushed(), second.relay.pushed()], first.log
+    assert [first.relay.pushed(), second.relay.pushed()] == [True, True], first.log
     assert len(unshared) == 1
     assert any(hazard in each for each in unshared[0]["hazards"]), unshared
 
@@ -119,7 +126,7 @@ def test_a_harmless_file_is_shared(world: World, name: str) -> None:
     root = world.write(HEAD + HARMLESS[name] + TAIL)
     with captured_events() as events:
         pushed = [world.do(world.run(root, "t")).relay.pushed() for _ in range(2)]
-    assert [] == [entry for entry in events if entry["event"] == "runner.file_not_shared"]
+    assert [entry for entry in events if entry["event"] == "runner.file_not_shared"] == []
     assert all(pushed)
 
 

@@ -73,6 +73,19 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1), params={"p": 7},
         return [connection.host, Variable.get("plain"), Variable.get("absent", default="none")]
     reads()
 
+    @task
+    def declares():
+        import logging
+        from airflow.sdk.execution_time.secrets_masker import mask_secret
+        mask_secret("sesame-open")
+        os.environ["AIRFLOW_CONN_FROM_ENV"] = "postgres://u:env-pass-word@h/x"
+        password = BaseHook.get_connection("from_env").password
+        print("printed", "sesame-open", password)
+        print("to stderr", "sesame-open", file=sys.stderr)
+        logging.getLogger("x").info("logged %s %s", "sesame-open", password)
+        raise RuntimeError("raised sesame-open " + password)
+    declares()
+
     Resumes(task_id="resumes")
     TimeDeltaSensorAsync(task_id="waits", delta=timedelta(days=30000))
     PythonSensor(task_id="reschedules", python_callable=lambda: False, mode="reschedule", poke_interval=60)
@@ -206,6 +219,15 @@ def test_connections_and_variables_are_read_and_their_secrets_masked(world: Worl
     assert "hunter2" not in done.log
     assert "tok-tok" not in done.log
     assert "the password is *** and the token ***" in done.log
+
+
+def test_secrets_that_only_the_task_knows_are_masked_as_well(world: World, warm: bool) -> None:
+    """Those of a secrets backend's connection, and those that the task declares: logged, raised or printed."""
+    done = run(world, warm, "declares")
+    assert done.relay.states == ["failed"]
+    assert "sesame-open" not in done.log
+    assert "env-pass-word" not in done.log
+    assert done.log.count("***") >= 5
 
 
 def test_a_task_defers_and_resumes_with_its_arguments(world: World, warm: bool) -> None:

@@ -40,7 +40,7 @@ def test_wanted_modules_are_loaded_and_wrong_ones_do_no_harm(tmp_path: Path) -> 
     """``preload`` names modules to load besides; one that does not exist is no reason not to start."""
     world = World(tmp_path, preload=("colorsys", "no.such.module"))
     try:
-        root = world.write(FILE.replace("return {\"a\": 1}", "return 'colorsys' in AT_IMPORT"))
+        root = world.write(FILE.replace('return {"a": 1}', "return 'colorsys' in AT_IMPORT"))
         assert world.do(world.run(root, "t")).relay.pushed() is True
     finally:
         world.close()

@@ -51,7 +51,7 @@ def test_system_randomness_counts_only_when_the_snapshots_code_asks(tmp_path: Pa
     code = tmp_path / "dag.py"
     code.write_text("import uuid\ndef draw():\n    return uuid.uuid4()\n")
     scope: dict[str, Callable[[], object]] = {}
-    exec(compile(code.read_text(), str(code), "exec"), scope)  # noqa: S102 - the file above
+    exec(compile(code.read_text(), str(code), "exec"), scope)
     assert watched(tmp_path, scope["draw"]) == ["draws random numbers from the system"]
     assert watched(tmp_path, uuid.uuid4) == []
 
@@ -64,7 +64,9 @@ def test_reading_the_snapshot_is_no_hazard_and_reading_elsewhere_is(tmp_path: Pa
     for path in (inside, outside):
         path.write_text("x")
     assert watched(root, inside.read_text) == []
-    assert watched(root, outside.read_text) == [f"reads the file {outside}, which is not part of the DAG code"]
+    assert watched(root, outside.read_text) == [
+        f"reads the file {outside}, which is not part of the DAG code"
+    ]
     assert watched(root, lambda: inside.write_text("y")) == [f"writes the file {inside}"]
 
 
@@ -72,7 +74,9 @@ def test_a_signal_handler_that_stays_is_a_hazard(tmp_path: Path) -> None:
     """One that is put back is not."""
     old = signal.getsignal(signal.SIGUSR2)
     try:
-        assert watched(tmp_path, lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN)) == ["sets signal handlers"]
+        assert watched(tmp_path, lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN)) == [
+            "sets signal handlers"
+        ]
     finally:
         signal.signal(signal.SIGUSR2, old)
 

@@ -23,7 +23,9 @@ def test_a_call_returns_the_reply_of_its_id(pair: tuple[Link, socket.socket]) ->
     """Replies to other calls are passed over."""
     link, agent = pair
     agent.sendall(frames.encode(Reply(99, 500)) + frames.encode(Reply(1, 204, {"a": "b"}, "{}")))
-    assert link.call("PATCH", "task-instances/x/state", "q=1", '{"state": "success"}') == Reply(1, 204, {"a": "b"}, "{}")
+    assert link.call("PATCH", "task-instances/x/state", "q=1", '{"state": "success"}') == Reply(
+        1, 204, {"a": "b"}, "{}"
+    )
     head = agent.recv(4)
     call = frames.decode_call(agent.recv(frames.checked_length(head)))
     assert (call.id, call.method, call.path, call.query) == (1, "PATCH", "task-instances/x/state", "q=1")

@@ -6,7 +6,18 @@ import os
 from datetime import UTC, datetime
 
 from airbridge.edge_worker.runner import messages
-from airbridge.edge_worker.runner.messages import Ended, Go, Job, Parsed, Ready, Reaped, Source, Spawn, Started, Unshared
+from airbridge.edge_worker.runner.messages import (
+    Ended,
+    Go,
+    Job,
+    Parsed,
+    Ready,
+    Reaped,
+    Source,
+    Spawn,
+    Started,
+    Unshared,
+)
 
 SOURCE = Source("dags", "sha256:1", "/bundles/1", "a/dag.py")
 
@@ -15,7 +26,16 @@ def test_messages_and_descriptors_arrive_as_sent() -> None:
     """One message a packet; a descriptor is another one of the same file."""
     ours, theirs = messages.socket_pair()
     read, write = os.pipe()
-    sent = [Spawn(SOURCE, True), Ready(1), Parsed(2, ("x",)), Reaped(3, 9), Unshared(SOURCE, ("y",)), Started(4), Go(), Ended(1, "why")]
+    sent = [
+        Spawn(SOURCE, True),
+        Ready(1),
+        Parsed(2, ("x",)),
+        Reaped(3, 9),
+        Unshared(SOURCE, ("y",)),
+        Started(4),
+        Go(),
+        Ended(1, "why"),
+    ]
     with ours, theirs:
         for message in sent:
             messages.send(ours, message, (write,))

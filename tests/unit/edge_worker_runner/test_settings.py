@@ -16,7 +16,12 @@ def test_the_environment_of_tasks_is_an_allow_list() -> None:
         airflow_home=Path("/state/airflow"),
         worker_name="w",
         task_env={"AIRFLOW__CORE__DEFAULT_TIMEZONE": "utc", "MINE": "1"},
-        agent_env={"PATH": "/bin", "AIRBRIDGE_WORKER_JOIN_TOKEN_FILE": "x", "AWS_SECRET_ACCESS_KEY": "y", "LANG": "C"},
+        agent_env={
+            "PATH": "/bin",
+            "AIRBRIDGE_WORKER_JOIN_TOKEN_FILE": "x",
+            "AWS_SECRET_ACCESS_KEY": "y",
+            "LANG": "C",
+        },
     )
     assert settings.environment() == {
         "PATH": "/bin",
@@ -29,7 +34,12 @@ def test_the_environment_of_tasks_is_an_allow_list() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__CORE__FERNET_KEY", "AIRFLOW__API_AUTH__JWT_SECRET", "AIRBRIDGE_WORKER_NAME"],
+    [
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+        "AIRFLOW__CORE__FERNET_KEY",
+        "AIRFLOW__API_AUTH__JWT_SECRET",
+        "AIRBRIDGE_WORKER_NAME",
+    ],
 )
 def test_secrets_of_the_control_plane_are_refused(name: str) -> None:
     """The message names the variable and says what to do."""
@@ -37,7 +47,9 @@ def test_secrets_of_the_control_plane_are_refused(name: str) -> None:
         RunnerSettings(airflow_home=Path("/x"), worker_name="w", task_env={name: "v"})
 
 
-@pytest.mark.parametrize("wrong", [{"max_templates": 0}, {"parse_ttl_seconds": -1.0}, {"template_memory_bytes": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_templates": 0}, {"parse_ttl_seconds": -1.0}, {"template_memory_bytes": 0}]
+)
 def test_bounds_must_make_sense(wrong: dict[str, float]) -> None:
     """The message names the setting, its value and the bound."""
     ((name, value),) = wrong.items()
@@ -47,4 +59,6 @@ def test_bounds_must_make_sense(wrong: dict[str, float]) -> None:
 
 def test_the_agents_environment_is_not_shown() -> None:
     """A settings object may be logged."""
-    assert "hush" not in repr(RunnerSettings(airflow_home=Path("/x"), worker_name="w", agent_env={"K": "hush"}))
+    assert "hush" not in repr(
+        RunnerSettings(airflow_home=Path("/x"), worker_name="w", agent_env={"K": "hush"})
+    )

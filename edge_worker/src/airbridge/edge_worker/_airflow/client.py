@@ -1,14 +1,17 @@
-"""The Task SDK's client, over a relay link. Part of what `tests/contract/test_task_sdk_internals.py` looks at."""
+"""The Task SDK's client, over a relay link."""
 
 from __future__ import annotations
 
 import json as jsonlib
-from typing import Any
+from typing import Any, Final
 
 import httpx
 from airflow.sdk.api.client import API_RETRY_WAIT_MIN, Client, raise_on_4xx_5xx
 
 from airbridge.edge_worker.runner.link import Link
+
+_NO_DETAIL: Final = '{"detail": {"reason": "unexplained", "message": "the control plane gave no reason"}}'
+"""The body of an error answer that has none: the supervisor hands on only errors that explain themselves."""
 
 
 class RelayClient(Client):  # type: ignore[misc] # Airflow publishes no types
@@ -48,7 +51,8 @@ class RelayClient(Client):  # type: ignore[misc] # Airflow publishes no types
         body: str | None = content if json is None else jsonlib.dumps(json, allow_nan=False)
         reply = self._link.call(method, path.lstrip("/"), query, body)
         headers = {"content-type": "application/json", **reply.headers}
-        response = httpx.Response(reply.status, headers=headers, content=(reply.body or "").encode())
+        text = reply.body if reply.body or reply.status < 400 else _NO_DETAIL
+        response = httpx.Response(reply.status, headers=headers, content=(text or "").encode())
         if not response.is_success:
             response.request = httpx.Request(method, f"http://relay/{path.lstrip('/')}")
             raise_on_4xx_5xx(response)
