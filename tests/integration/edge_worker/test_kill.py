@@ -134,7 +134,8 @@ def test_killed_after_the_result_was_committed(process: Process) -> None:
     until(lambda: item.state == "settled")
     process.kill()
     process.start()
-    time.sleep(1.5)
+    until(lambda: process.log.count("poller.started") == 2)
+    time.sleep(0.5)
     assert process.stop() == 0
     assert item.states == ["success"]
     assert process.starts("linger") == 1

@@ -176,10 +176,10 @@ class JournalFile:
         contents = Contents()
         for row in _read(self._connection, TABLES.values()):
             contents.add(row)
-        meta = contents.meta
-        if meta.get("schema") != SCHEMA_VERSION:
-            raise JournalCorrupt(f"schema {meta.get('schema')!r}, not {SCHEMA_VERSION!r}")
-        self._commits = int(meta.get(_COMMITS, "0"))
+        schema = contents.meta.pop("schema", None)
+        if schema != SCHEMA_VERSION:
+            raise JournalCorrupt(f"schema {schema!r}, not {SCHEMA_VERSION!r}")
+        self._commits = int(contents.meta.pop(_COMMITS, "0"))
         if self._commits < marked:
             raise JournalCorrupt(f"it ends at commit {self._commits}; {marked} were made")
         self.contents = contents
@@ -194,8 +194,6 @@ class JournalFile:
         rows = [*kept.rows()]
         with self._transaction() as connection:
             for row in rows:
-                if row.table == "meta" and row.values[0] in {"schema", _COMMITS}:
-                    continue
                 _insert(connection, TABLES[row.table], row.values)
         for row in rows:
             self.contents.add(row)

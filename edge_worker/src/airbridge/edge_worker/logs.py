@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +39,7 @@ class _Log:
     chunks: int = 0
     adopted: bool = False
     """Whether an earlier process began it: how many chunks are out is for the bucket to say."""
+    shipping: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def path(self) -> Path:
@@ -136,21 +137,19 @@ class LogShipper:
     # --- shipping --------------------------------------------------------------------------------
 
     async def _ship_chunk(self, one: _Log) -> None:
-        key = f"{one.row.prefix}/{one.chunks + 1:08d}.log"
-        try:
-            data = await asyncio.to_thread(_read_lines, one.path, one.offset, self._chunk_bytes)
-            if not data or key_of(one.row) not in self._running:
+        async with one.shipping:
+            key = f"{one.row.prefix}/{one.chunks + 1:08d}.log"
+            try:
+                data = await asyncio.to_thread(_read_lines, one.path, one.offset, self._chunk_bytes)
+                if not data or key_of(one.row) not in self._running:
+                    return
+                async with self._limit:
+                    await in_daemon_thread(lambda: self._store().put(key, data))
+            except (StoreError, OSError) as error:
+                log.warning("log.chunk_failed", key=key, detail=str(error))
                 return
-            async with self._limit:
-                await in_daemon_thread(lambda: self._store().put(key, data))
-        except (StoreError, OSError) as error:
-            log.warning("log.chunk_failed", key=key, detail=str(error))
-            return
-        one.offset += len(data)
-        one.chunks += 1
-        if key_of(one.row) not in self._running and key_of(one.row) not in self._ended:
-            # full.log went out meanwhile and took only the chunks it knew of.
-            await self._delete_quietly([key])
+            one.offset += len(data)
+            one.chunks += 1
 
     def _upload(self, one: _Log) -> None:
         key = key_of(one.row)
@@ -162,7 +161,7 @@ class LogShipper:
         backoff = self._backoff()
         while True:
             try:
-                async with self._limit:
+                async with one.shipping, self._limit:
                     await in_daemon_thread(lambda: self._put_full(one))
                 break
             except FileNotFoundError:
