@@ -45,6 +45,9 @@ _ROOT = "/edge/v1/"
 _BUSY = frozenset({429, 503})
 _NOBODY_THERE = frozenset({502, 504})
 _LONGEST_RETRY_AFTER = 300.0
+CLOSE_SECONDS = 1.0
+"""How long requests under way may take to end when the worker does."""
+
 _KEEP_ALIVE = httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=75.0)
 
 
@@ -92,7 +95,7 @@ class Gateway:
         try:
             return await self._post(channel, "enrol", request, Credentials)
         finally:
-            await channel.client.aclose()
+            await channel.close(0.0)
 
     async def renew(self, request: RenewRequest) -> Credentials:
         """Ask for the next certificate and access token."""
@@ -117,7 +120,7 @@ class Gateway:
     async def close(self) -> None:
         """Close every connection."""
         if self._channel is not None:
-            await self._channel.client.aclose()
+            await self._channel.close(CLOSE_SECONDS)
         for task in self._retired:
             task.cancel()
         await asyncio.gather(*self._retired, return_exceptions=True)
@@ -159,34 +162,50 @@ class Gateway:
 
 
 class _Channel:
-    """An HTTP client under one identity, and how many requests use it."""
+    """An HTTP client under one identity, and the requests that use it.
+
+    A request whose caller is cancelled goes on by itself: cut off in the middle of a TLS handshake, httpcore would
+    leave the connection open.
+    """
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self.client = client
-        self.busy = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
+        self._requests: set[asyncio.Task[httpx.Response]] = set()
+
+    async def post(self, path: str, content: bytes) -> httpx.Response:
+        request = asyncio.create_task(self.client.post(path, content=content))
+        self._requests.add(request)
+        request.add_done_callback(self._ended)
+        return await asyncio.shield(request)
 
     async def close_when_idle(self) -> None:
-        await self.idle.wait()
+        while self._requests:
+            await asyncio.wait(self._requests)
         await self.client.aclose()
+
+    async def close(self, patience: float) -> None:
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=patience)
+        for request in self._requests:
+            request.cancel()
+        await asyncio.gather(*self._requests, return_exceptions=True)
+        await self.client.aclose()
+
+    def _ended(self, request: asyncio.Task[httpx.Response]) -> None:
+        self._requests.discard(request)
+        if not request.cancelled():
+            request.exception()  # not everybody waits for it
 
 
 async def _send(channel: _Channel, path: str, content: bytes) -> httpx.Response:
-    channel.busy += 1
-    channel.idle.clear()
     try:
-        return await channel.client.post(path, content=content)
+        return await channel.post(path, content)
     except httpx.DecodingError as error:
         raise GatewayGarbage(f"POST {path}: {error}") from error
     except httpx.RemoteProtocolError as error:
         raise GatewayUnreachable(f"POST {path}: the connection broke: {error}") from error
     except (httpx.TransportError, ssl.SSLError, OSError) as error:
         raise GatewayUnreachable(f"POST {path}: {type(error).__name__}: {error}") from error
-    finally:
-        channel.busy -= 1
-        if channel.busy == 0:
-            channel.idle.set()
 
 
 def _parse(response: httpx.Response, answer: type[Answer]) -> Answer:
