@@ -40,6 +40,9 @@ from airbridge.executor.protocol import (
 )
 
 ROOT: Final = "/edge/v1"
+ENDPOINTS: Final = {
+    f"{ROOT}/{name}": name for name in ("enrol", "renew", "claim", "heartbeat", "exchange", "release")
+}
 SMALL_BODY: Final = 256 * 1024
 CLAIM_BODY: Final = 2 * 1024 * 1024
 EXCHANGE_BODY: Final = 64 * 1024 * 1024

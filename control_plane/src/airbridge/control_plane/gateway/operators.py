@@ -20,6 +20,7 @@ from airbridge.control_plane.gateway.authentication import Operator, authenticat
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.lanes import Lane
 from airbridge.control_plane.gateway.listener import REQUEST_SECONDS, Guard, Handler, application
+from airbridge.control_plane.gateway.metrics import CONTENT_TYPE, Metrics
 from airbridge.control_plane.identity import tokens as issuing
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.executor.exceptions import BundleError
@@ -80,6 +81,7 @@ class Operators:
 
     publish: Publish
     lane: Lane
+    metrics: Metrics
 
     def app(self, guard: Guard) -> Starlette:
         """Return the ASGI application."""
@@ -97,6 +99,7 @@ class Operators:
                 route("tokens", "POST", self._create_token),
                 route("tokens/{token}", "DELETE", self._revoke_token),
                 route("dags/{bundle}", "PUT", self._push, PUSH_ANSWER_SECONDS),
+                route("metrics", "GET", self._metrics),
                 *health.routes(self.lane),
             ]
         )
@@ -108,6 +111,14 @@ class Operators:
             return {"workers": [_worker(row) for row in workers.list_all(session) if _sees(operator, row)]}
 
         return await self._answer(request, listing)
+
+    async def _metrics(self, request: Request) -> Response:
+        def allowed(_session: Any, operator: Operator) -> Any:
+            operator.require("metrics:read")
+            return {}
+
+        await self._answer(request, allowed)
+        return Response(self.metrics.render(), media_type=CONTENT_TYPE)
 
     async def _drain(self, request: Request) -> Response:
         return await self._want(request, "draining", "workers:drain", "worker.drain_wanted")

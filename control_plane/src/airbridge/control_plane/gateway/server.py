@@ -14,19 +14,20 @@ from typing import Any, Final, Self
 
 import structlog
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from airbridge.control_plane._airflow import ExecutionApp
 from airbridge.control_plane.gateway import logs
 from airbridge.control_plane.gateway.audit import RefusalLog
 from airbridge.control_plane.gateway.authentication import WorkerAuthenticator
 from airbridge.control_plane.gateway.claims import Claims
-from airbridge.control_plane.gateway.edge import Edge
+from airbridge.control_plane.gateway.edge import ENDPOINTS, Edge
 from airbridge.control_plane.gateway.exchanges import Exchanges
 from airbridge.control_plane.gateway.heartbeats import Heartbeats
 from airbridge.control_plane.gateway.http import PeerProtocol
 from airbridge.control_plane.gateway.lanes import Lane
 from airbridge.control_plane.gateway.listener import Guard
+from airbridge.control_plane.gateway.metrics import Counted, Metrics
 from airbridge.control_plane.gateway.operators import Operators, Publish
 from airbridge.control_plane.gateway.tls import RENEW_EVERY, ServerCertificate
 from airbridge.control_plane.identity.access import AccessTokens
@@ -95,8 +96,9 @@ class Gateway:
         self._pulse = Lane("pulse", threads=PULSE_THREADS, requests=WAITING_HEARTBEATS)
         self._operator_lane = Lane("operators", threads=PULSE_THREADS, requests=WAITING_PER_THREAD)
         guard = Guard(RefusalLog(), self._pulse)
-        edge = _edge(parts, self._work, self._pulse).app(guard)
-        operators = Operators(parts.publish, self._operator_lane).app(guard)
+        metrics = Metrics()
+        edge = Counted(_edge(parts, self._work, self._pulse).app(guard), metrics, ENDPOINTS)
+        operators = Operators(parts.publish, self._operator_lane, metrics).app(guard)
         host = settings.gateway_host
         self._edge = _Listener(edge, host, settings.gateway_port, self._certificate.edge_context())
         self._operators = _Listener(
@@ -159,7 +161,7 @@ class Gateway:
 class _Listener(uvicorn.Server):
     """A uvicorn server that leaves signals and the end of the process to the gateway."""
 
-    def __init__(self, app: Starlette, host: str, port: int, context: ssl.SSLContext) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, context: ssl.SSLContext) -> None:
         self._address = (host, port)
         config = uvicorn.Config(
             app,

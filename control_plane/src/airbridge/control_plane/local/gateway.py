@@ -17,7 +17,7 @@ from typing import Any
 from airbridge.control_plane.local.layout import StateDir
 
 OPERATOR = "local"
-OPERATOR_SCOPES = ["workers:*", "tokens:*", "dags:*"]
+OPERATOR_SCOPES = ["workers:*", "tokens:*", "dags:*", "metrics:read"]
 LIFETIME = timedelta(days=30)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import NamedTuple
 
-from airbridge.control_plane.local import postgres
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from airbridge.control_plane.local import postgres, state
 from airbridge.control_plane.local.exceptions import PlatformUnreachable
 from airbridge.control_plane.local.keys import Keys
 from airbridge.control_plane.local.layout import StateDir
@@ -63,3 +67,18 @@ def places(directory: StateDir, dag_id: str, run_id: str) -> dict[tuple[str, int
     """Return where each task of a run was placed and who took it: (task id, map index) to (region, worker)."""
     rows = postgres.query(server(directory), _PLACES, (dag_id, run_id))
     return {(row[0], row[1]): (row[2], row[3]) for row in rows}
+
+
+def gateway_requests(directory: StateDir) -> dict[str, int]:
+    """Return how many requests the gateway has answered since it started, by endpoint of the edge API."""
+    url = f"{state.read(directory).operator_url}/operator/v1/metrics"
+    token = directory.operator_token_file.read_text().strip()
+    context = ssl.create_default_context(cafile=str(directory.ca_file))
+    answer = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, verify=context, trust_env=False)
+    counted: dict[str, int] = {}
+    for family in text_string_to_metric_families(answer.raise_for_status().text):
+        for sample in family.samples:
+            if sample.name == "airbridge_gateway_requests_total":
+                endpoint = sample.labels["endpoint"]
+                counted[endpoint] = counted.get(endpoint, 0) + int(sample.value)
+    return counted
