@@ -36,3 +36,10 @@ infra-test: infra/.venv/.installed ## the infrastructure's tests, in one process
 infra-scan: synth ## checkov over the synthesised stacks
 	cd infra && $(INFRA_PYTHON) -m airbridge.infra.scan cdktf.out/prod \
 		--checkov "uvx --no-config --python 3.12 checkov@$(CHECKOV_VERSION)"
+
+CDKTN := cdktn==0.22.1 cdktn-provider-aws==23.0.0
+
+infra-cdktn: ## install cdktn beside cdktf, for the test that compares them
+	uv venv --quiet --allow-existing infra/.venv-cdktn
+	VIRTUAL_ENV=$(CURDIR)/infra/.venv-cdktn uv pip install --quiet --no-config $(CDKTN) "pydantic>=2.11" boto3 structlog
+.PHONY: infra-cdktn

@@ -31,6 +31,8 @@ def wire(app: Any, deployment: Deployment) -> None:
 def synthesise(settings: Settings, outdir: Path | None = None) -> Path:
     """Write the stacks of the environment that `settings` names; return where they are."""
     environment = environments.load(settings.file)
+    if outdir is not None:
+        outdir.mkdir(parents=True, exist_ok=True)
     app = App(outdir=str(outdir)) if outdir else App()
     written = Path(app.outdir)
     stack_directory = written.absolute() / "stacks" / "any"

@@ -1,0 +1,87 @@
+"""A stack as a reviewer reads it: one line for each thing that is set, references by path, policies in words."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+_REFERENCE = re.compile(r"\$\{(?:data\.)?([a-z0-9_]+)\.([A-Za-z0-9_-]+)\.([^}]+)\}")
+
+
+def summarise(stack: dict[str, Any]) -> str:
+    """The stack's resources, by path."""
+    paths = {
+        (kind, name): resource["//"]["metadata"]["path"].split("/", 1)[1]
+        for kind, named in stack["resource"].items()
+        for name, resource in named.items()
+    }
+    blocks = []
+    for (kind, name), path in sorted(paths.items(), key=lambda item: (item[1], item[0])):
+        lines = [f"{path} ({kind})"]
+        lines += [f"  {line}" for line in _lines(stack["resource"][kind][name], paths)]
+        blocks.append("\n".join(lines))
+    return "\n".join(blocks) + "\n"
+
+
+def _lines(resource: dict[str, Any], paths: dict[tuple[str, str], str]) -> Iterator[str]:
+    accepted = resource.get("//", {}).get("checkov", {})
+    for key, value in sorted(resource.items()):
+        if key == "//" or (key == "provisioner"):
+            continue
+        shown = _without_common_tags(value) if key in {"tags", "tag"} else value
+        if key == "user_data":
+            yield "user_data: |"
+            yield from (f"  {line}" for line in base64.b64decode(value).decode().splitlines())
+        elif shown not in ({}, []):
+            yield from _flat(key, shown, paths)
+    for check in sorted(accepted):
+        yield f"accepts {check}"
+
+
+def _flat(key: str, value: Any, paths: dict[tuple[str, str], str]) -> Iterator[str]:
+    if isinstance(value, str) and value[:1] in "{[" and _is_json(value):
+        value = json.loads(value)
+        if isinstance(value, dict) and "Statement" in value:
+            yield from (f"{key}: {_statement(one, paths)}" for one in value["Statement"])
+            return
+    if isinstance(value, dict):
+        for inner, item in sorted(value.items()):
+            yield from _flat(f"{key}.{inner}", item, paths)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for index, item in enumerate(value):
+            yield from _flat(f"{key}[{index}]", item, paths)
+    else:
+        yield f"{key}: {_readable(value, paths)}"
+
+
+def _statement(one: dict[str, Any], paths: dict[tuple[str, str], str]) -> str:
+    words = [one["Effect"], _readable(one["Action"], paths)]
+    if "Principal" in one:
+        words.append(f"by {_readable(json.dumps(one['Principal']), paths)}")
+    if "Resource" in one:
+        words.append(f"on {_readable(one['Resource'], paths)}")
+    if "Condition" in one:
+        words.append(f"if {_readable(json.dumps(one['Condition'], sort_keys=True), paths)}")
+    return " ".join(words)
+
+
+def _readable(value: Any, paths: dict[tuple[str, str], str]) -> str:
+    text = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+    return _REFERENCE.sub(lambda match: f"<{paths.get((match[1], match[2]), match[2])}.{match[3]}>", text)
+
+
+def _without_common_tags(tags: Any) -> Any:
+    if isinstance(tags, dict):
+        return {key: value for key, value in tags.items() if not key.startswith("airbridge:")}
+    return [tag for tag in tags if not tag["key"].startswith("airbridge:")]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
