@@ -1,0 +1,35 @@
+"""How often the edge asks the control plane for anything."""
+
+from __future__ import annotations
+
+import time
+
+from tests.acceptance.runs import run_with_trouble
+from tests.support.platform import LocalPlatform
+
+from airbridge.control_plane.local import overview
+
+IDLE_SECONDS = 30.0
+HEARTBEAT_SECONDS = 10.0
+
+
+def test_an_idle_worker_only_heartbeats(platform: LocalPlatform) -> None:
+    """With nothing to do, the only requests are heartbeats, at their interval."""
+    time.sleep(5.0)  # whatever ran before has been reported
+    before = overview.gateway_requests(platform.directory)
+    time.sleep(IDLE_SECONDS)
+    after = overview.gateway_requests(platform.directory)
+    made = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
+    assert {"heartbeat"} == set(made)
+    assert made["heartbeat"] <= len(platform.worker_pids()) * (IDLE_SECONDS / HEARTBEAT_SECONDS + 1)
+
+
+def test_a_task_costs_few_requests(platform: LocalPlatform) -> None:
+    """Under load, claim and report together are at most two requests a task; the number is printed."""
+    before = overview.gateway_requests(platform.directory)
+    run_with_trouble(platform, "fifty", lambda: None, seconds=0.0).check(50)
+    after = overview.gateway_requests(platform.directory)
+    made = {name: after[name] - before.get(name, 0) for name in after}
+    per_task = (made.get("claim", 0) + made.get("exchange", 0)) / 50
+    print(f"\ngateway requests a task: {per_task:.2f} ({made})")
+    assert per_task <= 2.0

@@ -1,0 +1,157 @@
+"""No secret of the control plane at the edge: not in a process, a file or a message."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.support.platform import LocalPlatform, wait_for
+
+from airbridge.control_plane.local.keys import Keys
+
+_JWT = re.compile(rb"eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")
+_CHUNK = 16 * 1024 * 1024
+
+SLEEPER = """
+import time
+from airflow.sdk import DAG, Connection, task
+from airbridge.executor import near
+
+with DAG("secrets_sleeper", schedule=None):
+    @task(executor_config=near("region:us-east-1"))
+    def sleeps() -> None:
+        time.sleep(45)
+    sleeps()
+"""
+
+
+def secrets_of(platform: LocalPlatform) -> dict[str, bytes]:
+    """Every secret of the control plane, by what it is."""
+    keys = Keys.model_validate_json(platform.directory.keys_file.read_bytes())
+    found = {
+        "JWT secret": keys.jwt_secret.encode(),
+        "Fernet key": keys.fernet_key.encode(),
+        "API secret": keys.api_secret_key.encode(),
+        "database password": keys.database_password.encode(),
+        "database URL": platform.database_url.encode(),
+    }
+    for name in ("ca.key", "signing.key", "token.key"):
+        body = (platform.directory.secrets / name).read_text().splitlines()[1]
+        found[name] = body.encode()
+    return found
+
+
+def worker_processes(platform: LocalPlatform) -> list[int]:
+    """The pids of every worker's agent, zygote, templates, supervisors and tasks."""
+    roots = set(platform.worker_pids().values())
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat[stat.rindex(")") + 2 :].split()[1])
+    found = set(roots)
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sorted(found)
+
+
+def memory_of(pid: int) -> Iterator[bytes]:
+    """The readable memory of a process, its mapped files included, in overlapping chunks."""
+    with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in maps:
+            span, mode, *_ = line.split()
+            if not mode.startswith("rw") and "config" not in line:
+                continue
+            start, end = (int(part, 16) for part in span.split("-"))
+            for place in range(start, end, _CHUNK):
+                try:
+                    memory.seek(place)
+                    yield memory.read(min(_CHUNK + 4096, end - place))
+                except (OSError, OverflowError, ValueError):
+                    break
+
+
+def task_tokens(data: bytes) -> list[bytes]:
+    """The JWTs in `data` that Airflow could have signed for a task; the agent's own access token is EdDSA."""
+    found = []
+    for match in _JWT.findall(data):
+        header = match.split(b".")[0]
+        try:
+            algorithm = json.loads(base64.urlsafe_b64decode(header + b"=" * (-len(header) % 4)))["alg"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if algorithm != "EdDSA":
+            found.append(match)
+    return found
+
+
+def test_no_secret_reaches_the_edge(platform: LocalPlatform) -> None:
+    """Environments, memory and files of every worker process, with a task running: no secret, no task token."""
+    platform.add_dag("secrets_sleeper", SLEEPER)
+    run_id = platform.trigger("secrets_sleeper")
+    platform.wait_task("secrets_sleeper", run_id, "sleeps", {"running"})
+    time.sleep(2.0)
+    secrets = secrets_of(platform)
+    found = []
+    processes = worker_processes(platform)
+    assert len(processes) > 2 * len(platform.worker_pids()), "the runner's processes are looked at too"
+    for pid in processes:
+        places = [("environment", Path(f"/proc/{pid}/environ").read_bytes())]
+        for kind, data in [*places, *(("memory", chunk) for chunk in memory_of(pid))]:
+            found += [(pid, kind, what) for what, secret in secrets.items() if secret in data]
+            found += [(pid, kind, "task token") for _token in task_tokens(data)]
+    for worker in platform.worker_pids():
+        for path in platform.worker_home(worker).rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                data = path.read_bytes()
+                found += [(str(path), "file", what) for what, secret in secrets.items() if secret in data]
+                found += [(str(path), "file", "task token") for _token in task_tokens(data)]
+    assert found == []
+
+
+def test_no_secret_lies_on_a_queue(platform: LocalPlatform) -> None:
+    """A message holds a signed work item and nothing more: no secret, no token."""
+    pid = platform.worker_pids()["us-east-1-default-1"]
+    queue_url = _queue_url(platform)
+    sqs = platform.aws_client("sqs", "us-east-1")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(1.0)
+        platform.add_dag("secrets_sleeper", SLEEPER.replace("time.sleep(45)", "pass"))
+        platform.trigger("secrets_sleeper")
+        messages: list[str] = []
+
+        def received() -> bool:
+            answer = sqs.receive_message(
+                QueueUrl=queue_url, VisibilityTimeout=0, MaxNumberOfMessages=10, WaitTimeSeconds=1
+            )
+            messages.extend(message["Body"] for message in answer.get("Messages", []))
+            return bool(messages)
+
+        wait_for(received, "a message on the queue", 60)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    secrets = secrets_of(platform)
+    for message in messages:
+        envelope = json.loads(message)
+        payload = base64.urlsafe_b64decode(envelope["payload"] + "==")
+        for data in (message.encode(), payload):
+            assert [what for what, secret in secrets.items() if secret in data] == []
+            assert _JWT.findall(data) == []
+
+
+def _queue_url(platform: LocalPlatform) -> str:
+    from airbridge.executor.regions import Catalogue
+
+    catalogue = Catalogue.read(platform.directory.regions_file)
+    urls = [pool.queue_url for region, pool in catalogue.places() if region.name == "us-east-1"]
+    return str(urls[0])
