@@ -166,7 +166,7 @@ def test_the_manager_fits_airflows_runner() -> None:
 
 def test_the_provider_description_fits_airflows_schema() -> None:
     """Airflow drops a provider whose description does not fit its schema."""
-    import jsonschema
+    import jsonschema  # type: ignore[import-untyped]  # its stubs are a package of their own
 
     schema = json.loads(files("airflow").joinpath("provider_info.schema.json").read_text())
     jsonschema.validate(get_provider_info(), schema)

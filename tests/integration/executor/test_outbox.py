@@ -83,7 +83,7 @@ class Bench:
         return rows
 
     def queued(self, pool: str = "default") -> list[WorkItem]:
-        found = []
+        found: list[WorkItem] = []
         while messages := self.queues[pool].receive():
             found.extend(VERIFIER.open(message.body) for message in messages)
         return found

@@ -97,12 +97,12 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
 
     def _process_workloads(self, workloads: Sequence[Any]) -> None:
         """Write workloads to the ledger. What the database does not take stays queued for the next heartbeat."""
-        from sqlalchemy.exc import DBAPIError
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             regions = self._place(workloads)
-        except DBAPIError as error:
-            log.warning("executor.place_failed", count=len(workloads), error=str(error.orig))
+        except SQLAlchemyError as error:
+            log.warning("executor.place_failed", count=len(workloads), error=str(error))
             return
         for workload in workloads:
             self.running.add(workload.ti.key)
@@ -129,12 +129,12 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
 
     def sync(self) -> None:
         """Tell the scheduler of the outcomes that the ledger has for it."""
-        from sqlalchemy.exc import DBAPIError
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             self._sync()
-        except DBAPIError as error:
-            log.warning("executor.sync_failed", error=str(error.orig))
+        except SQLAlchemyError as error:
+            log.warning("executor.sync_failed", error=str(error))
 
     def _sync(self) -> None:
         from airbridge.executor.ledger import items

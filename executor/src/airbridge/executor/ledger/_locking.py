@@ -1,10 +1,12 @@
-"""Row locks: FOR UPDATE on Postgres, the single writer on SQLite."""
+"""Row locks (FOR UPDATE on Postgres, the single writer on SQLite) and writes to many rows at once."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import text, update
+
+from airbridge.executor.ledger.models import WorkItemRow
 
 
 def for_update(session: Any, query: Any, *, skip_locked: bool = False) -> Any:
@@ -18,3 +20,11 @@ def for_update(session: Any, query: Any, *, skip_locked: bool = False) -> Any:
         session.execute(text("UPDATE airbridge_work_item SET epoch = epoch WHERE id = ''"))
         return query
     return query.with_for_update(skip_locked=skip_locked)
+
+
+def write(session: Any, condition: Any, **values: Any) -> None:
+    """Set columns of all work items that meet a condition, and of those among them that the session holds."""
+    session.flush()
+    session.execute(
+        update(WorkItemRow).where(condition).values(**values).execution_options(synchronize_session="fetch")
+    )

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-from sqlalchemy import and_, delete, or_, select, update
+from sqlalchemy import and_, delete, or_, select
+from sqlalchemy.orm import defer
 
 from airbridge.executor.ledger import clock, events
-from airbridge.executor.ledger._locking import for_update
+from airbridge.executor.ledger._locking import for_update, write
 from airbridge.executor.ledger.backlogs import Backlog, backlog
+from airbridge.executor.ledger.leases import claim, lock, overdue, release, renew, settle, to_placed
 from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow, WorkItemRow
-from airbridge.executor.protocol import LeaseRef
 
 __all__ = [
     "Backlog",
@@ -48,6 +48,9 @@ __all__ = [
 
 Place = tuple[str, str]
 """A region and a pool."""
+
+BIG = (WorkItemRow.workload, WorkItemRow.placement, WorkItemRow.started)
+"""Columns that are read only where they are needed; a row loads them when asked."""
 
 FAILURES = (Outcome.LOST, Outcome.FAILED, Outcome.UNPLACEABLE)
 """Outcomes that the scheduler is told of as a failure, for as long as Airflow still has the task queued or running."""
@@ -158,15 +161,8 @@ def _take_over(row: WorkItemRow, item: NewItem, now: datetime) -> None:
             setattr(row, each.name, getattr(item, each.name))
     row.fallback_at = _fallback_at(item.placement, now)
     if moved:
-        _to_placed(row, now)
+        to_placed(row, now)
         row.epoch += 1
-
-
-def _to_placed(row: WorkItemRow, not_before: datetime) -> None:
-    row.state = ItemState.PLACED
-    row.not_before = not_before
-    row.sent_at = None
-    row.expires_at = None
 
 
 def adopt(session: Any, ti_ids: Collection[str], owner_job_id: int | None) -> set[str]:
@@ -229,7 +225,7 @@ def reroute(session: Any, row: WorkItemRow, detail: str) -> None:
     row.fallback_at = _fallback_at(row.placement, now)
     row.epoch += 1
     row.sends = 0
-    _to_placed(row, now)
+    to_placed(row, now)
     row.detail = detail
     events.record(session, "item.rerouted", "outbox", row=row, at=now, left=left, reason=detail)
     session.flush()
@@ -277,7 +273,7 @@ def sendable(session: Any, room: Mapping[Place, int], limit: int) -> list[WorkIt
 
 def reserve(session: Any, ids: Collection[str], until: datetime) -> None:
     """Count placed rows as sent, before the queue is called: a crash in between resends them after `until`."""
-    _update(
+    write(
         session,
         and_(WorkItemRow.id.in_(list(ids)), WorkItemRow.state == ItemState.PLACED),
         state=ItemState.SENT,
@@ -289,7 +285,7 @@ def reserve(session: Any, ids: Collection[str], until: datetime) -> None:
 
 def mark_sent(session: Any, ids: Collection[str], expires_at: datetime) -> None:
     """Note that the queue took the messages, which are good until `expires_at`. Claimed rows stay as they are."""
-    _update(
+    write(
         session,
         and_(WorkItemRow.id.in_(list(ids)), WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT))),
         state=ItemState.SENT,
@@ -301,7 +297,7 @@ def mark_sent(session: Any, ids: Collection[str], expires_at: datetime) -> None:
 
 def postpone(session: Any, ids: Collection[str], not_before: datetime, detail: str) -> None:
     """Put unclaimed rows back to be sent, no earlier than `not_before`."""
-    _update(
+    write(
         session,
         and_(WorkItemRow.id.in_(list(ids)), WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT))),
         state=ItemState.PLACED,
@@ -327,7 +323,7 @@ def return_expired(session: Any, limit: int, *, region: str) -> int:
     )
     rows = session.scalars(for_update(session, query, skip_locked=True)).all()
     for row in rows:
-        _to_placed(row, now)
+        to_placed(row, now)
         row.detail = "its message expired unclaimed"
     session.flush()
     return len(rows)
@@ -344,114 +340,14 @@ def sent_before(session: Any, region: str, pool: str, before: datetime) -> list[
     return list(session.scalars(query))
 
 
-# --- Claim, renew, release, settle ----------------------------------------------------------------
-
-
-def lock(session: Any, ids: Iterable[str | UUID]) -> dict[str, WorkItemRow]:
-    """Lock rows, in the order of their ids so that no two transactions wait for each other; unknown ids are left out."""
-    wanted = sorted({str(each) for each in ids})
-    query = select(WorkItemRow).where(WorkItemRow.id.in_(wanted)).order_by(WorkItemRow.id)
-    return {row.id: row for row in session.scalars(for_update(session, query))}
-
-
-def claim(  # noqa: PLR0917 - the columns of one grant, in the order of the contract
-    session: Any,
-    row: WorkItemRow,
-    worker_id: str,
-    lease_seconds: float,
-    lost_after: float,
-    started: dict[str, Any],
-    *,
-    at: datetime | None = None,
-) -> int:
-    """Grant a locked row to a worker and return the new epoch. With `at`, the caller flushes, once for many rows."""
-    now = at or clock.now(session)
-    row.state = ItemState.CLAIMED
-    row.epoch += 1
-    row.worker_id = worker_id
-    row.claimed_at = row.renewed_at = now
-    row.lease_until = now + timedelta(seconds=lease_seconds)
-    row.lost_at = now + timedelta(seconds=lost_after)
-    row.started = started
-    row.detail = None
-    if at is None:
-        session.flush()
-    return int(row.epoch)
-
-
-def renew(
-    session: Any,
-    worker_id: str,
-    leases: Sequence[LeaseRef],
-    lease_seconds: float,
-    *,
-    at: datetime | None = None,
-) -> set[LeaseRef]:
-    """Renew the leases that are this worker's under these epochs and return them. Any other is its no longer."""
-    held = {(str(lease.item_id), lease.epoch): lease for lease in leases}
-    rows = lock(session, [lease.item_id for lease in leases]).values()
-    mine = [
-        row
-        for row in rows
-        if row.state == ItemState.CLAIMED and row.worker_id == worker_id and (row.id, row.epoch) in held
-    ]
-    by_patience: defaultdict[float, list[str]] = defaultdict(list)
-    for row in mine:
-        by_patience[float(row.disconnect["lost_after"])].append(row.id)
-    now = at or clock.now(session)
-    for lost_after, ids in by_patience.items():
-        _update(
-            session,
-            WorkItemRow.id.in_(ids),
-            renewed_at=now,
-            lease_until=now + timedelta(seconds=lease_seconds),
-            lost_at=now + timedelta(seconds=lost_after),
-        )
-    return {held[row.id, row.epoch] for row in mine}
-
-
-def release(session: Any, row: WorkItemRow, detail: str) -> None:
-    """Put a claimed row back to be sent. The epoch stays: the next grant raises it."""
-    _to_placed(row, clock.now(session))
-    row.worker_id = None
-    row.claimed_at = row.renewed_at = row.lease_until = row.lost_at = None
-    row.started = None
-    row.detail = detail
-    session.flush()
-
-
-def settle(
-    session: Any, row: WorkItemRow, outcome: Outcome, detail: str | None = None, *, at: datetime | None = None
-) -> None:
-    """Close a row. What a worker still writes under its epoch is refused from now on. With `at`, the caller flushes."""
-    now = at or clock.now(session)
-    row.state = ItemState.SETTLED
-    row.outcome = outcome
-    row.settled_at = now
-    row.detail = detail
-    events.record(session, "item.settled", "ledger", row=row, at=now, outcome=str(outcome), reason=detail)
-    if at is None:
-        session.flush()
-
-
-def overdue(session: Any, limit: int) -> list[WorkItemRow]:
-    """Return claimed rows past `lost_at`, locked; those that another process is fencing are left out."""
-    query = (
-        select(WorkItemRow)
-        .where(WorkItemRow.state == ItemState.CLAIMED, WorkItemRow.lost_at <= clock.now(session))
-        .order_by(WorkItemRow.id)
-        .limit(limit)
-    )
-    return list(session.scalars(for_update(session, query, skip_locked=True)))
-
-
 # --- Telling the scheduler ------------------------------------------------------------------------
 
 
 def unacknowledged(session: Any, owner_job_id: int | None) -> list[WorkItemRow]:
-    """Return settled rows whose outcome this scheduler has not been told yet, oldest first."""
+    """Return settled rows whose outcome this scheduler has not been told yet, oldest first, without their big columns."""
     query = (
         select(WorkItemRow)
+        .options(*(defer(column) for column in BIG))
         .where(
             WorkItemRow.owner_job_id == owner_job_id,
             WorkItemRow.state == ItemState.SETTLED,
@@ -465,7 +361,7 @@ def unacknowledged(session: Any, owner_job_id: int | None) -> list[WorkItemRow]:
 def acknowledge(session: Any, ids: Collection[str]) -> None:
     """Note that the scheduler has been told."""
     if ids:
-        _update(session, WorkItemRow.id.in_(list(ids)), acknowledged_at=clock.now(session))
+        write(session, WorkItemRow.id.in_(list(ids)), acknowledged_at=clock.now(session))
 
 
 def purge(session: Any, before: datetime) -> int:
@@ -480,10 +376,3 @@ def purge(session: Any, before: datetime) -> int:
         delete(WorkItemRow).where(WorkItemRow.id.in_(old)).execution_options(synchronize_session=False)
     )
     return int(result.rowcount)
-
-
-def _update(session: Any, condition: Any, **values: Any) -> None:
-    session.flush()
-    session.execute(
-        update(WorkItemRow).where(condition).values(**values).execution_options(synchronize_session="fetch")
-    )
