@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.infra.conftest import ENVIRONMENTS, Stacks, read
 
 INFRA = ENVIRONMENTS.parent
@@ -36,7 +35,7 @@ def test_both_libraries_write_the_same_stacks(local: Stacks, tmp_path: Path) -> 
     for stack, content in local.items():
         ours, theirs = dict(_flat(content)), dict(_flat(others[stack]))
         different = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
-        assert DOCUMENTED == {key for key in different if "/provisioner" not in key}
+        assert {key for key in different if "/provisioner" not in key} == DOCUMENTED
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -131,7 +131,7 @@ def _group(client: Client, name: str) -> Any:
 
 def group_keeps_its_hooks(client: Client) -> bool:
     hooks = _group(client, "hooks").describe_lifecycle_hooks(AutoScalingGroupName="hooks")["LifecycleHooks"]
-    return ["drain"] == [hook["LifecycleHookName"] for hook in hooks]
+    return [hook["LifecycleHookName"] for hook in hooks] == ["drain"]
 
 
 def group_keeps_its_warmup(client: Client) -> bool:
@@ -210,7 +210,7 @@ def service_keeps_its_settings(client: Client) -> bool:
         enableECSManagedTags=True,
     )
     service = ecs.describe_services(cluster="c", services=["s"])["services"][0]
-    return (99, True) == (service.get("healthCheckGracePeriodSeconds"), service.get("enableECSManagedTags"))
+    return (service.get("healthCheckGracePeriodSeconds"), service.get("enableECSManagedTags")) == (99, True)
 
 
 def containers_may_share_the_tasks_memory(client: Client) -> bool:
@@ -284,10 +284,10 @@ def _database(client: Client, name: str, **settings: Any) -> Any:
 
 def database_keeps_its_performance_insights(client: Client) -> bool:
     made = _database(client, "insight", EnablePerformanceInsights=True, PerformanceInsightsRetentionPeriod=7)
-    return (True, 7) == (
+    return (
         made.get("PerformanceInsightsEnabled"),
         made.get("PerformanceInsightsRetentionPeriod"),
-    )
+    ) == (True, 7)
 
 
 def parameter_says_that_a_user_set_it(client: Client) -> bool:
@@ -297,7 +297,7 @@ def parameter_says_that_a_user_set_it(client: Client) -> bool:
     )
     parameter = {"ParameterName": "rds.force_ssl", "ParameterValue": "1", "ApplyMethod": "immediate"}
     rds.modify_db_parameter_group(DBParameterGroupName="p", Parameters=[parameter])
-    return "user" == rds.describe_db_parameters(DBParameterGroupName="p")["Parameters"][0].get("Source")
+    return rds.describe_db_parameters(DBParameterGroupName="p")["Parameters"][0].get("Source") == "user"
 
 
 def rule_keeps_its_description(client: Client) -> bool:
@@ -310,8 +310,9 @@ def rule_keeps_its_description(client: Client) -> bool:
         "SecurityGroupRules"
     ]
     filters = [{"Name": "security-group-rule-id", "Values": [made[0]["SecurityGroupRuleId"]]}]
-    return "why" == ec2.describe_security_group_rules(Filters=filters)["SecurityGroupRules"][0].get(
-        "Description"
+    return (
+        ec2.describe_security_group_rules(Filters=filters)["SecurityGroupRules"][0].get("Description")
+        == "why"
     )
 
 
@@ -333,7 +334,10 @@ def group_keeps_its_mixed_instances(client: Client) -> bool:
 def policy_has_no_empty_prediction(client: Client) -> bool:
     autoscaling = _group(client, "unpredicted")
     autoscaling.put_scaling_policy(
-        AutoScalingGroupName="unpredicted", PolicyName="p", AdjustmentType="ChangeInCapacity", ScalingAdjustment=1
+        AutoScalingGroupName="unpredicted",
+        PolicyName="p",
+        AdjustmentType="ChangeInCapacity",
+        ScalingAdjustment=1,
     )
     policies = autoscaling.describe_policies(AutoScalingGroupName="unpredicted")["ScalingPolicies"]
     return "PredictiveScalingConfiguration" not in policies[0]
@@ -357,7 +361,7 @@ def endpoint_says_where_its_service_is(client: Client) -> bool:
         SubnetIds=[ec2.describe_subnets()["Subnets"][0]["SubnetId"]],
     )["VpcEndpoint"]["VpcEndpointId"]
     found = ec2.describe_vpc_endpoints(VpcEndpointIds=[made])["VpcEndpoints"][0]
-    return "us-east-1" == found.get("ServiceRegion")
+    return found.get("ServiceRegion") == "us-east-1"
 
 
 GAPS = [

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.infra.conftest import ENVIRONMENTS
+from tests.infra.factories import DIGEST, environment, pool, region
+
 from airbridge.infra import environment as environments
 from airbridge.infra.exceptions import EnvironmentFileError, InfraError, UnsafeStackError
 from airbridge.infra.refusals import architecture
 from airbridge.infra.settings import Settings
-
-from tests.infra.conftest import ENVIRONMENTS
-from tests.infra.factories import DIGEST, environment, pool, region
 
 
 @pytest.mark.parametrize("name", ["local", "dev", "staging", "prod"])
@@ -72,7 +72,7 @@ def test_neighbouring_prefixes_are_two_prefixes() -> None:
         region(data=["s3://data/sales"]),
         region("us-west-2", "10.2.0.0/20", data=["s3://data/sales-archive"]),
     ]
-    assert 2 == len(environments.parse(environment(region=regions), "test.toml").regions)
+    assert len(environments.parse(environment(region=regions), "test.toml").regions) == 2
 
 
 def test_every_problem_is_reported_at_once() -> None:
@@ -80,8 +80,10 @@ def test_every_problem_is_reported_at_once() -> None:
     wrong = environment(account="1", home_region="home", trust_domain="?")
     with pytest.raises(EnvironmentFileError) as refusal:
         environments.parse(wrong, "test.toml")
-    assert ["test.toml: account", "test.toml: home_region", "test.toml: trust_domain"] == [
-        ":".join(line.split(":")[:2]) for line in str(refusal.value).splitlines()
+    assert [":".join(line.split(":")[:2]) for line in str(refusal.value).splitlines()] == [
+        "test.toml: account",
+        "test.toml: home_region",
+        "test.toml: trust_domain",
     ]
 
 

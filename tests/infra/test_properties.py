@@ -6,17 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.infra.conftest import read
+from tests.infra.factories import DIGEST, environment, pool, region
+
 from airbridge.infra import environment as environments
 from airbridge.infra.app import wire
 from airbridge.infra.cdk import App
 from airbridge.infra.exceptions import EnvironmentFileError, UnsafeStackError
 from airbridge.infra.refusals import require_digest
 from airbridge.infra.stacks.base import Deployment
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-from tests.infra.conftest import read
-from tests.infra.factories import DIGEST, environment, pool, region
 
 REGIONS = [
     "ap-northeast-1", "ap-southeast-2", "ca-central-1", "eu-central-1", "eu-north-1", "eu-west-1",
@@ -28,15 +28,26 @@ odd_names = st.one_of(
     st.sampled_from(["-dead-letters", "default--x", "UPPER", "ü", "", "a" * 40]),
 )
 names = st.one_of(st.sampled_from(REGIONS), odd_names)
-cidrs = st.builds(lambda second, third: f"10.{second}.{third}.0/22", st.integers(0, 20), st.integers(0, 63).map(lambda n: n * 4))
-prefixes = st.lists(st.sampled_from(["s3://data/a", "s3://data/a/b", "s3://data/c", "s3://other"]), max_size=2)
+cidrs = st.builds(
+    lambda second, third: f"10.{second}.{third}.0/22",
+    st.integers(0, 20),
+    st.integers(0, 63).map(lambda n: n * 4),
+)
+prefixes = st.lists(
+    st.sampled_from(["s3://data/a", "s3://data/a/b", "s3://data/c", "s3://other"]), max_size=2
+)
 
 
 @st.composite
 def anything(draw: st.DrawFn) -> dict[str, Any]:
     """An environment that may well be wrong."""
     regions = [
-        region(draw(names), draw(cidrs), data=draw(prefixes), pool=[pool(draw(odd_names)) for _ in range(draw(st.integers(1, 2)))])
+        region(
+            draw(names),
+            draw(cidrs),
+            data=draw(prefixes),
+            pool=[pool(draw(odd_names)) for _ in range(draw(st.integers(1, 2)))],
+        )
         for _ in range(draw(st.integers(1, 12)))
     ]
     return environment(region=regions)
@@ -48,11 +59,19 @@ def sound(draw: st.DrawFn) -> dict[str, Any]:
     count = draw(st.integers(1, 12))
     chosen = draw(st.permutations(REGIONS))[:count]
     pools = st.lists(
-        st.from_regex(r"[a-z][a-z0-9]{0,6}(-[a-z0-9]{1,5}){0,1}", fullmatch=True), min_size=1, max_size=2, unique=True
+        st.from_regex(r"[a-z][a-z0-9]{0,6}(-[a-z0-9]{1,5}){0,1}", fullmatch=True),
+        min_size=1,
+        max_size=2,
+        unique=True,
     )
     return environment(
         region=[
-            region(name, f"10.{index + 1}.0.0/20", data=[f"s3://data/{index}"], pool=[pool(each) for each in draw(pools)])
+            region(
+                name,
+                f"10.{index + 1}.0.0/20",
+                data=[f"s3://data/{index}"],
+                pool=[pool(each) for each in draw(pools)],
+            )
             for index, name in enumerate(chosen)
         ]
     )
@@ -65,9 +84,10 @@ def test_an_environment_is_accepted_or_refused_with_a_clear_message(data: dict[s
     try:
         environments.parse(data, "test.toml")
     except (EnvironmentFileError, UnsafeStackError) as error:
-        lines = str(error).splitlines()
-        assert lines
-        assert "test.toml: " in str(error)
+        message = str(error)
+    else:
+        message = "test.toml: accepted"
+    assert message.startswith("test.toml: ")
 
 
 @given(st.text(max_size=90))
@@ -76,11 +96,10 @@ def test_an_image_is_a_digest_or_refused(image: str) -> None:
     """Whatever is accepted ends in a digest and has no tag."""
     try:
         accepted = require_digest(image)
-    except ValueError as error:
-        assert "by digest" in str(error)
-    else:
-        assert "@sha256:" in accepted
-        assert ":" not in accepted.split("@")[0]
+    except ValueError:
+        return
+    assert "@sha256:" in accepted
+    assert ":" not in accepted.split("@")[0]
 
 
 @given(sound())
@@ -92,7 +111,11 @@ def test_a_sound_environment_synthesises(tmp_path_factory: Any, data: dict[str, 
     wire(app, Deployment(environments.parse(data, "test.toml")))
     app.synth()
     stacks = read(outdir)
-    assert {"bootstrap", "control-plane", *(f"edge-{each['name']}" for each in data["region"])} == stacks.keys()
+    assert {
+        "bootstrap",
+        "control-plane",
+        *(f"edge-{each['name']}" for each in data["region"]),
+    } == stacks.keys()
     for content in stacks.values():
         named = content["resource"]
         queues = [queue["name"] for queue in named.get("aws_sqs_queue", {}).values()]
@@ -100,7 +123,10 @@ def test_a_sound_environment_synthesises(tmp_path_factory: Any, data: dict[str, 
         assert all(len(name) <= 80 for name in queues)
         assert all(len(bucket["bucket"]) <= 63 for bucket in named.get("aws_s3_bucket", {}).values())
         assert all(len(role["name"]) <= 64 for role in named.get("aws_iam_role", {}).values())
-        assert all(len(json.loads(one["policy"])["Statement"]) for one in named.get("aws_iam_role_policy", {}).values())
+        assert all(
+            len(json.loads(one["policy"])["Statement"])
+            for one in named.get("aws_iam_role_policy", {}).values()
+        )
 
 
 def test_the_digest_of_the_factories_is_one() -> None:

@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 
 import pytest
-
 from tests.infra.conftest import Stacks
 from tests.infra.summary import summarise
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.infra.conftest import ENVIRONMENTS, Stacks, read
+
 from airbridge.infra import catalogue
 from airbridge.infra import environment as environments
 from airbridge.infra.app import synthesise
 from airbridge.infra.settings import Settings
-
-from tests.infra.conftest import ENVIRONMENTS, Stacks, read
 
 STATEFUL = {
     "aws_db_instance",
@@ -76,7 +76,7 @@ def test_what_holds_data_refuses_to_be_destroyed(prod: Stacks) -> None:
         for path, resource in resources(prod, kind)
         if not resource.get("lifecycle", {}).get("prevent_destroy")
     ]
-    assert [] == unprotected
+    assert unprotected == []
     assert all(database["deletion_protection"] for _, database in resources(prod, "aws_db_instance"))
 
 
@@ -89,7 +89,7 @@ def test_destroying_needs_the_flag(tmp_path: Path) -> None:
         for path, one in resources(stacks, kind)
         if one["lifecycle"]["prevent_destroy"]
     ]
-    assert [] == held
+    assert held == []
 
 
 def test_every_image_is_named_by_digest(prod: Stacks) -> None:
@@ -104,7 +104,7 @@ def test_every_image_is_named_by_digest(prod: Stacks) -> None:
     ]
     images += [image for script in scripts for image in re.findall(r"\S+\.dkr\.ecr\.\S+/\S+", script)]
     assert len(images) > 10
-    assert [] == [image for image in images if not re.search(r"@sha256:[0-9a-f]{64}$", image)]
+    assert [image for image in images if not re.search(r"@sha256:[0-9a-f]{64}$", image)] == []
 
 
 def test_no_boot_script_holds_a_secret(prod: Stacks) -> None:
@@ -117,9 +117,9 @@ def test_no_boot_script_holds_a_secret(prod: Stacks) -> None:
 
 def test_no_policy_has_a_wildcard_action(prod: Stacks) -> None:
     """Allowed actions are named in full, in every role's policy."""
-    assert [] == [
+    assert [
         (path, one) for path, one in policies(prod) if one["Effect"] == "Allow" and "*" in str(one["Action"])
-    ]
+    ] == []
 
 
 def test_a_wildcard_resource_is_one_that_aws_forces(prod: Stacks) -> None:
@@ -134,20 +134,20 @@ def test_a_wildcard_resource_is_one_that_aws_forces(prod: Stacks) -> None:
             action in forced or action.startswith("ssmmessages:") for action in _listed(one["Action"])
         )
     ]
-    assert [] == broad
+    assert broad == []
 
 
 def test_a_queue_hears_the_control_plane_and_speaks_to_its_own_pool(prod: Stacks) -> None:
     """Everybody else is denied by the queue itself, whatever their own policies say; nothing goes without TLS."""
     work = [(path, one) for path, one in resources(prod, "aws_sqs_queue_policy") if "queue-" in path]
-    assert 4 == len(work)
+    assert len(work) == 4
     for path, policy in work:
         statements = {one["Sid"]: one for one in json.loads(policy["policy"])["Statement"]}
         assert {"TlsOnly", "OnlyTheControlPlaneSends", "OnlyThisPoolReceives"} == statements.keys()
         _, stack, _, queue = path.split("/", 3)[0], *path.split("/", 3)[1:]
         sender = statements["OnlyTheControlPlaneSends"]["Condition"]["ArnNotEquals"]["aws:PrincipalArn"]
         receiver = statements["OnlyThisPoolReceives"]["Condition"]["ArnNotEquals"]["aws:PrincipalArn"]
-        assert "arn:aws:iam::333333333333:role/airbridge-prod-scheduler" == sender
+        assert sender == "arn:aws:iam::333333333333:role/airbridge-prod-scheduler"
         region, pool = (
             stack.removeprefix("edge-"),
             queue.split("/")[-1].removeprefix("queue-").removesuffix("-policy"),
@@ -160,9 +160,9 @@ def test_workers_leave_their_network_by_endpoints_alone(prod: Stacks) -> None:
     edge = {name: content for name, content in prod.items() if name.startswith("edge-")}
     for content in edge.values():
         assert not {"aws_internet_gateway", "aws_nat_gateway", "aws_route"} & content["resource"].keys()
-    assert [] == [
+    assert [
         path for path, rule in resources(edge, "aws_vpc_security_group_egress_rule") if rule.get("cidr_ipv4")
-    ]
+    ] == []
     inbound = [
         rule["security_group_id"] for _, rule in resources(edge, "aws_vpc_security_group_ingress_rule")
     ]
@@ -172,19 +172,19 @@ def test_workers_leave_their_network_by_endpoints_alone(prod: Stacks) -> None:
 def test_an_instance_is_closed_and_drains(prod: Stacks) -> None:
     """IMDSv2, encrypted disk, no SSH key, no public address; a hook holds a terminating instance."""
     for _, template in resources(prod, "aws_launch_template"):
-        assert "required" == template["metadata_options"]["http_tokens"]
-        assert "true" == template["block_device_mappings"][0]["ebs"]["encrypted"]
-        assert "false" == template["network_interfaces"][0]["associate_public_ip_address"]
+        assert template["metadata_options"]["http_tokens"] == "required"
+        assert template["block_device_mappings"][0]["ebs"]["encrypted"] == "true"
+        assert template["network_interfaces"][0]["associate_public_ip_address"] == "false"
         assert "key_name" not in template
     for _, group in resources(prod, "aws_autoscaling_group"):
         hook = group["initial_lifecycle_hook"][0]
-        assert "autoscaling:EC2_INSTANCE_TERMINATING" == hook["lifecycle_transition"]
+        assert hook["lifecycle_transition"] == "autoscaling:EC2_INSTANCE_TERMINATING"
 
 
 def test_a_backlog_is_seen_within_ten_seconds(prod: Stacks) -> None:
     """The alarm that grows a pool looks at one period of ten seconds, on the signal that the control plane sends."""
     alarms = [one for path, one in resources(prod, "aws_cloudwatch_metric_alarm") if "/backlog/" in path]
-    assert 4 == len(alarms)
+    assert len(alarms) == 4
     assert {("AirBridge", "BacklogPerSlot", 10, 1)} == {
         (one["namespace"], one["metric_name"], one["period"], one["evaluation_periods"]) for one in alarms
     }
@@ -194,15 +194,15 @@ def test_a_backlog_is_seen_within_ten_seconds(prod: Stacks) -> None:
 def test_the_services_wait_for_the_migrations(prod: Stacks) -> None:
     """Each depends on the one-off run, and its containers wait for the schema."""
     services = list(resources(prod, "aws_ecs_service"))
-    assert 5 == len(services)
+    assert len(services) == 5
     assert all(any("terraform_data" in item for item in service["depends_on"]) for _, service in services)
     tasks = {
         task["family"]: json.loads(task["container_definitions"])
         for _, task in resources(prod, "aws_ecs_task_definition")
     }
     for _, service in services:
-        assert [{"containerName": "migrations", "condition": "SUCCESS"}] == tasks[service["name"]][0][
-            "dependsOn"
+        assert tasks[service["name"]][0]["dependsOn"] == [
+            {"containerName": "migrations", "condition": "SUCCESS"}
         ]
 
 
@@ -228,7 +228,7 @@ def test_a_service_is_given_its_own_secrets_and_no_other(prod: Stacks, service: 
 def test_the_load_balancer_ends_no_tls_before_the_gateway(prod: Stacks) -> None:
     """Mutual TLS ends in the gateway: 443 is plain TCP to 8443."""
     listeners = {one["port"]: one for path, one in resources(prod, "aws_lb_listener") if "/gateway/" in path}
-    assert {443: "TCP", 8444: "TCP"} == {port: one["protocol"] for port, one in listeners.items()}
+    assert {port: one["protocol"] for port, one in listeners.items()} == {443: "TCP", 8444: "TCP"}
     targets = {one["port"] for path, one in resources(prod, "aws_lb_target_group") if "/gateway/" in path}
     assert {8443, 8444} == targets
 
@@ -236,12 +236,12 @@ def test_the_load_balancer_ends_no_tls_before_the_gateway(prod: Stacks) -> None:
 def test_pipelines_are_trusted_from_one_repository_and_environment(prod: Stacks) -> None:
     """The subject is matched as a whole."""
     roles = [one for path, one in resources(prod, "aws_iam_role") if "/pipelines/" in path]
-    assert 3 == len(roles)
+    assert len(roles) == 3
     for role in roles:
         condition = json.loads(role["assume_role_policy"])["Statement"][0]["Condition"]["StringEquals"]
         assert (
-            "repo:airbridge/airbridge:environment:prod"
-            == condition["token.actions.githubusercontent.com:sub"]
+            condition["token.actions.githubusercontent.com:sub"]
+            == "repo:airbridge/airbridge:environment:prod"
         )
 
 
@@ -257,8 +257,10 @@ def test_each_stack_has_a_state_of_its_own_with_terraforms_own_lock(prod: Stacks
 def test_the_first_deploy_of_bootstrap_keeps_its_state_beside_it(tmp_path: Path) -> None:
     """Its bucket is not there yet; the other stacks' states go into the bucket all the same."""
     stacks = read(synthesise(Settings("dev", ENVIRONMENTS, local_state=True), tmp_path))
-    assert {"bootstrap": "local", "control-plane": "s3", "edge-eu-west-1": "s3"} == {
-        stack: next(iter(content["terraform"]["backend"])) for stack, content in stacks.items()
+    assert {stack: next(iter(content["terraform"]["backend"])) for stack, content in stacks.items()} == {
+        "bootstrap": "local",
+        "control-plane": "s3",
+        "edge-eu-west-1": "s3",
     }
 
 
@@ -266,7 +268,7 @@ def test_everything_that_takes_tags_has_them(prod: Stacks) -> None:
     """The aspect reaches what constructs made."""
     tagged = [one["tags"] for _, one in resources(prod, "aws_security_group")]
     tagged += [one["tags"] for _, one in resources(prod, "aws_sqs_queue")]
-    assert all("prod" == tags["airbridge:environment"] for tags in tagged)
+    assert all(tags["airbridge:environment"] == "prod" for tags in tagged)
 
 
 def test_the_catalogue_that_services_read_is_the_one_that_outputs_give(prod: Stacks) -> None:

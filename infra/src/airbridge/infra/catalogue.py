@@ -43,7 +43,8 @@ class CatalogueRegion:
             bundle_bucket=names.bundle_bucket(region.name),
             dead_letter_queue_url=names.queue_url(region.name, names.dead_letter_queue(region.name)),
             queue_urls={
-                pool.name: names.queue_url(region.name, names.queue(region.name, pool.name)) for pool in region.pools
+                pool.name: names.queue_url(region.name, names.queue(region.name, pool.name))
+                for pool in region.pools
             },
             data=region.data,
         )
@@ -62,7 +63,9 @@ class CatalogueRegion:
                 endpoint_url=endpoint_url,
             )
         except KeyError as error:
-            raise CatalogueError(f"{stack}: there is no output {error.args[0]!r}; deploy the stack again") from error
+            raise CatalogueError(
+                f"{stack}: there is no output {error.args[0]!r}; deploy the stack again"
+            ) from error
 
     def toml(self) -> str:
         """The entry as the platform reads it."""
@@ -90,14 +93,18 @@ def from_outputs(outputs: Mapping[str, Any], endpoint_url: str = "") -> str:
     """The catalogue of every edge stack in `outputs`; CatalogueError says what is missing."""
     control_plane = _plain(outputs.get("control-plane", {}))
     if "home_region" not in control_plane:
-        raise CatalogueError("control-plane: there is no output 'home_region'; deploy the control plane first")
+        raise CatalogueError(
+            "control-plane: there is no output 'home_region'; deploy the control plane first"
+        )
     regions = [
         CatalogueRegion.deployed(stack, _plain(values), endpoint_url)
         for stack, values in outputs.items()
         if stack.startswith(EDGE_PREFIX)
     ]
     if not regions:
-        raise CatalogueError("there is no edge stack in the outputs; deploy at least one, as in edge-eu-west-1")
+        raise CatalogueError(
+            "there is no edge stack in the outputs; deploy at least one, as in edge-eu-west-1"
+        )
     return render(control_plane["home_region"], regions)
 
 
@@ -109,7 +116,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _line(key: str, value: str | list[str]) -> str:
+def _line(key: str, value: str | Sequence[str]) -> str:
     # A JSON string or list of strings is also a TOML one.
     return f"{key} = {json.dumps(value, ensure_ascii=False)}"
 

@@ -43,7 +43,9 @@ class Pool(_Model):
     on_demand_base: Annotated[int, Field(ge=0, description="instances that are never Spot")] = 0
     on_demand_percent: Annotated[int, Field(ge=0, le=100, description="of those above the base")] = 0
     disk_gib: Annotated[int, Field(ge=30, le=16384)] = 50
-    drain_seconds: Annotated[int, Field(ge=30, le=7200, description="what a stopping instance may take")] = 3600
+    drain_seconds: Annotated[int, Field(ge=30, le=7200, description="what a stopping instance may take")] = (
+        3600
+    )
     idle_minutes: Annotated[int, Field(ge=1, le=1440, description="without work before scaling in")] = 10
 
 

@@ -96,7 +96,11 @@ def _deployment(local: Local) -> list[tuple[str, list[str], dict[str, str]]]:
     """The state's bucket is made with the state beside it; then the state is moved into the bucket."""
     deploy = [*_CDKTF, "deploy", "--auto-approve"]
     first = ("bootstrap", [*deploy, "bootstrap"], {"AIRBRIDGE_STATE": "local"})
-    moved = ("bootstrap, its state moved", [*deploy, "--migrate-state", "bootstrap"], {})
+    moved: tuple[str, list[str], dict[str, str]] = (
+        "bootstrap, its state moved",
+        [*deploy, "--migrate-state", "bootstrap"],
+        {},
+    )
     home, *regions = local.stacks()
     outputs = [str(local.directory / f"outputs-{name}.json") for name in ("home", "regions")]
     return [
@@ -177,7 +181,9 @@ _CDKTF = ("npx", "--no-install", "cdktf")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what is asked; 0, or 1 with the reason on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m airbridge.infra.local", description="The platform on an emulator.")
+    parser = argparse.ArgumentParser(
+        prog="python -m airbridge.infra.local", description="The platform on an emulator."
+    )
     parser.add_argument("what", choices=("up", "plan", "destroy"))
     parser.add_argument("--environment", default="local")
     parser.add_argument("--port", type=int, default=5600)

@@ -1,6 +1,6 @@
 """Runs the one-off migration task and waits for it: what Terraform calls between a new image and its services.
 
-    python -m airbridge.infra.migrate --region R --cluster ARN --task-definition ARN --subnets A,B --security-group G
+python -m airbridge.infra.migrate --region R --cluster ARN --task-definition ARN --subnets A,B --security-group G
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def run(
     deadline = clock() + TIMEOUT_SECONDS
     while (stopped := _stopped(ecs, task.cluster, arn)) is None:
         if clock() > deadline:
-            raise CommandFailedError(f"{arn}: the migration still runs after {TIMEOUT_SECONDS:.0f} s; look at its log")
+            raise CommandFailedError(
+                f"{arn}: the migration still runs after {TIMEOUT_SECONDS:.0f} s; look at its log"
+            )
         sleep(POLL_SECONDS)
     codes = {container["name"]: container.get("exitCode") for container in stopped["containers"]}
     if any(code != 0 for code in codes.values()):
@@ -65,7 +67,9 @@ def _start(ecs: Any, task: MigrationTask) -> str:
         },
     )
     if not answer["tasks"]:
-        raise CommandFailedError(f"{task.task_definition}: ECS did not start the migration: {answer['failures']}")
+        raise CommandFailedError(
+            f"{task.task_definition}: ECS did not start the migration: {answer['failures']}"
+        )
     return str(answer["tasks"][0]["taskArn"])
 
 

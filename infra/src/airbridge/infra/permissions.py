@@ -96,7 +96,8 @@ def enforced(endpoint_url: str) -> Iterator[None]:
 
 
 def _count_before_enforcing(endpoint_url: str, count: str) -> None:
-    request = urllib.request.Request(f"{endpoint_url}/moto-api/reset-auth", data=count.encode(), method="POST")  # noqa: S310  # loopback
+    url = f"{endpoint_url}/moto-api/reset-auth"
+    request = urllib.request.Request(url, data=count.encode(), method="POST")  # noqa: S310  # loopback
     with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
         if answer.status != 200:
             raise EmulatorError(f"{endpoint_url}: the emulator does not enforce IAM: {answer.status}")
@@ -119,7 +120,9 @@ def try_all(environment: Environment, endpoint_url: str) -> list[Outcome]:
     _prepare(environment, admin)
     expectations = list(design(environment))
     names = {each.role for each in expectations}
-    sessions = {name: assume(endpoint_url, f"arn:aws:iam::{environment.account}:role/{name}") for name in names}
+    sessions = {
+        name: assume(endpoint_url, f"arn:aws:iam::{environment.account}:role/{name}") for name in names
+    }
     with enforced(endpoint_url):
         return [Outcome(each, attempt(sessions[each.role], each.call)) for each in expectations]
 
@@ -152,8 +155,12 @@ def design(environment: Environment) -> Iterator[Expectation]:
     yield Expectation(scheduler, "publish to Other", False, _metric(environment.home_region, "Other"))
     yield Expectation(gateway, f"send to {queue}", False, _send(here, queue))
     yield Expectation(gateway, f"receive from {queue}", False, _receive(here, queue))
-    yield Expectation(gateway, f"write s3://{bundles}/bundles/", True, _put(here, bundles, "bundles/b/2.tar.gz"))
-    yield Expectation(gateway, f"write s3://{bundles}/trust/ca.crt", False, _put(here, bundles, "trust/ca.crt"))
+    yield Expectation(
+        gateway, f"write s3://{bundles}/bundles/", True, _put(here, bundles, "bundles/b/2.tar.gz")
+    )
+    yield Expectation(
+        gateway, f"write s3://{bundles}/trust/ca.crt", False, _put(here, bundles, "trust/ca.crt")
+    )
     yield Expectation(gateway, f"read s3://{logs}/logs/", False, _get(here, logs, "logs/run/1.log"))
     yield Expectation(api, f"read s3://{logs}/logs/", True, _get(here, logs, "logs/run/1.log"))
     yield Expectation(api, f"list s3://{logs}/logs/", True, _list(here, logs, "logs/"))
@@ -166,7 +173,11 @@ def design(environment: Environment) -> Iterator[Expectation]:
 def _worker(environment: Environment, here: str, there: str) -> Iterator[Expectation]:
     names = environment.names
     worker = names.worker_role(here, "default")
-    own, other, letters = names.queue(here, "default"), names.queue(there, "default"), names.dead_letter_queue(here)
+    own, other, letters = (
+        names.queue(here, "default"),
+        names.queue(there, "default"),
+        names.dead_letter_queue(here),
+    )
     logs, bundles = names.log_bucket(here), names.bundle_bucket(here)
     yield Expectation(worker, f"receive from {own}", True, _receive(here, own))
     yield Expectation(worker, f"send to {own}", False, _send(here, own))
@@ -174,10 +185,16 @@ def _worker(environment: Environment, here: str, there: str) -> Iterator[Expecta
     yield Expectation(worker, f"receive from {other}", False, _receive(there, other))
     yield Expectation(worker, f"send to {other}", False, _send(there, other))
     yield Expectation(worker, f"send to {letters}", False, _send(here, letters))
-    yield Expectation(worker, f"read s3://{bundles}/bundles/", True, _get(here, bundles, "bundles/b/1.tar.gz"))
-    yield Expectation(worker, f"write s3://{bundles}/bundles/", False, _put(here, bundles, "bundles/b/forged"))
+    yield Expectation(
+        worker, f"read s3://{bundles}/bundles/", True, _get(here, bundles, "bundles/b/1.tar.gz")
+    )
+    yield Expectation(
+        worker, f"write s3://{bundles}/bundles/", False, _put(here, bundles, "bundles/b/forged")
+    )
     foreign = names.bundle_bucket(there)
-    yield Expectation(worker, f"read s3://{foreign}/bundles/", False, _get(there, foreign, "bundles/b/1.tar.gz"))
+    yield Expectation(
+        worker, f"read s3://{foreign}/bundles/", False, _get(there, foreign, "bundles/b/1.tar.gz")
+    )
     yield Expectation(worker, f"write s3://{logs}/logs/", True, _put(here, logs, "logs/run/2.log"))
     yield Expectation(worker, f"write s3://{logs}/ outside logs/", False, _put(here, logs, "elsewhere/2.log"))
     yield Expectation(worker, f"read s3://{logs}/logs/", False, _get(here, logs, "logs/run/1.log"))
@@ -191,12 +208,33 @@ def _pipelines(environment: Environment, here: str) -> Iterator[Expectation]:
     deploy = names.role("pipeline-deploy")
     state = f"{environment.name}/tried.tfstate"
     yield Expectation(publish, "log in to ECR", True, _login(home))
-    yield Expectation(publish, f"read s3://{names.state_bucket}/{state}", False, _get(home, names.state_bucket, state))
-    yield Expectation(plan, f"read s3://{names.state_bucket}/{state}", True, _get(home, names.state_bucket, state))
-    yield Expectation(plan, f"delete the queue {names.queue(here, 'default')}", False, _delete(here, names.queue(here, "default")))
-    yield Expectation(plan, f"receive from {names.queue(here, 'default')}", False, _receive(here, names.queue(here, "default")))
-    yield Expectation(deploy, f"write s3://{names.state_bucket}/{state}", True, _put(home, names.state_bucket, state))
-    yield Expectation(deploy, f"receive from {names.queue(here, 'default')}", False, _receive(here, names.queue(here, "default")))
+    yield Expectation(
+        publish, f"read s3://{names.state_bucket}/{state}", False, _get(home, names.state_bucket, state)
+    )
+    yield Expectation(
+        plan, f"read s3://{names.state_bucket}/{state}", True, _get(home, names.state_bucket, state)
+    )
+    yield Expectation(
+        plan,
+        f"delete the queue {names.queue(here, 'default')}",
+        False,
+        _delete(here, names.queue(here, "default")),
+    )
+    yield Expectation(
+        plan,
+        f"receive from {names.queue(here, 'default')}",
+        False,
+        _receive(here, names.queue(here, "default")),
+    )
+    yield Expectation(
+        deploy, f"write s3://{names.state_bucket}/{state}", True, _put(home, names.state_bucket, state)
+    )
+    yield Expectation(
+        deploy,
+        f"receive from {names.queue(here, 'default')}",
+        False,
+        _receive(here, names.queue(here, "default")),
+    )
     yield Expectation(deploy, "read the CA's key", False, _secret(environment, "ca-key"))
 
 
@@ -259,7 +297,9 @@ def _list(region: str, bucket: str, prefix: str) -> Call:
 
 def _metric(region: str, namespace: str) -> Call:
     data = [{"MetricName": "BacklogPerSlot", "Value": 0.0}]
-    return lambda session: session.client("cloudwatch", region).put_metric_data(Namespace=namespace, MetricData=data)
+    return lambda session: session.client("cloudwatch", region).put_metric_data(
+        Namespace=namespace, MetricData=data
+    )
 
 
 def _secret(environment: Environment, name: str) -> Call:
@@ -270,7 +310,9 @@ def _secret(environment: Environment, name: str) -> Call:
 
 
 def _assume(role_arn: str) -> Call:
-    return lambda session: session.client("sts", "us-east-1").assume_role(RoleArn=role_arn, RoleSessionName="stolen")
+    return lambda session: session.client("sts", "us-east-1").assume_role(
+        RoleArn=role_arn, RoleSessionName="stolen"
+    )
 
 
 def _login(region: str) -> Call:
@@ -283,13 +325,17 @@ def table(outcomes: Sequence[Outcome]) -> str:
     word = {True: "allowed", False: "denied"}
     for each in outcomes:
         happened = word[each.allowed] + ("" if each.as_designed else " **(not as designed)**")
-        lines.append(f"| {each.expected.role} | {each.expected.says} | {word[each.expected.allowed]} | {happened} |")
+        lines.append(
+            f"| {each.expected.role} | {each.expected.says} | {word[each.expected.allowed]} | {happened} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; 0 if all is as designed."""
-    parser = argparse.ArgumentParser(prog="python -m airbridge.infra.permissions", description="Try every role.")
+    parser = argparse.ArgumentParser(
+        prog="python -m airbridge.infra.permissions", description="Try every role."
+    )
     parser.add_argument("environment")
     parser.add_argument("--endpoint-url", default="http://127.0.0.1:5600")
     options = parser.parse_args(arguments)

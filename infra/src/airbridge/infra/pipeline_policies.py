@@ -10,7 +10,9 @@ from importlib import resources
 from airbridge.infra.constructs.policy import Statement
 from airbridge.infra.environment import Environment
 
-_FORCED = "these create, or describe, what has no name yet; the services' own tags and the account are the boundary"
+_FORCED = (
+    "these create, or describe, what has no name yet; the services' own tags and the account are the boundary"
+)
 _READS = ("BatchGet", "Describe", "Get", "Head", "List")
 
 
@@ -19,7 +21,9 @@ def roles(
 ) -> Mapping[str, tuple[str, Sequence[Statement]]]:
     """Purpose to description and statements."""
     actions = _actions()
-    reads = {service: [name for name in names if name.startswith(_READS)] for service, names in actions.items()}
+    reads = {
+        service: [name for name in names if name.startswith(_READS)] for service, names in actions.items()
+    }
     state = _state(environment, state_bucket_arn, state_key_arn)
     return {
         "publish": ("Pushes images, and nothing else", _publish(environment)),

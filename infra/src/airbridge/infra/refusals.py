@@ -33,7 +33,9 @@ def require_digest(image: str) -> str:
 def require_instance_type(name: str) -> str:
     """The instance type, if it is of a form that AWS uses; ValueError otherwise."""
     if not _INSTANCE_TYPE.match(name):
-        raise ValueError("unknown instance type pattern: expected <family><generation>.<size>, as in m7g.large")
+        raise ValueError(
+            "unknown instance type pattern: expected <family><generation>.<size>, as in m7g.large"
+        )
     return name
 
 

@@ -59,5 +59,7 @@ def _publish_bundles(bucket_arn: str, key_arn: str) -> tuple[Statement, ...]:
             resources=(bucket_arn,),
             conditions={"StringLike": {"s3:prefix": f"{_BUNDLES}*"}},
         ),
-        Statement(sid="EncryptSnapshots", actions=("kms:Decrypt", "kms:GenerateDataKey"), resources=(key_arn,)),
+        Statement(
+            sid="EncryptSnapshots", actions=("kms:Decrypt", "kms:GenerateDataKey"), resources=(key_arn,)
+        ),
     )

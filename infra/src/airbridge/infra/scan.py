@@ -70,7 +70,17 @@ def acceptances(stack: str, synthesised: Mapping[str, Any]) -> Iterator[tuple[Fi
 def scan(checkov: str, directory: Path, framework: str) -> tuple[int, list[tuple[str, str, str]]]:
     """Passed checks, and failed ones as (resource, check, name)."""
     where = ["-d", str(directory)] if framework == "terraform_json" else ["-f", str(directory / "plan.json")]
-    command = [*shlex.split(checkov), *where, "--framework", framework, "--skip-download", "--compact", "--quiet", "-o", "json"]
+    command = [
+        *shlex.split(checkov),
+        *where,
+        "--framework",
+        framework,
+        "--skip-download",
+        "--compact",
+        "--quiet",
+        "-o",
+        "json",
+    ]
     done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603  # no shell, named paths
     try:
         report = json.loads(done.stdout)
@@ -102,7 +112,9 @@ def examine_stack(checkov: str, directory: Path) -> Verdict:
     planned = (directory / "plan.json").exists()
     passed, failed = scan(checkov, directory, "terraform_plan" if planned else "terraform_json")
     kinds = {name: kind for kind, named in synthesised.get("resource", {}).items() for name in named}
-    findings = [Finding(directory.name, _address(resource, kinds), check, name) for resource, check, name in failed]
+    findings = [
+        Finding(directory.name, _address(resource, kinds), check, name) for resource, check, name in failed
+    ]
     verdict = judge(passed, findings, dict(acceptances(directory.name, synthesised)))
     # The scanner sees less in the JSON than in a plan: only a plan tells what is not needed.
     return verdict if planned else replace(verdict, unneeded=())
@@ -116,7 +128,9 @@ def _address(resource: str, kinds: Mapping[str, str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Scan and report; 0 if clean."""
-    parser = argparse.ArgumentParser(prog="python -m airbridge.infra.scan", description="Scan synthesised stacks.")
+    parser = argparse.ArgumentParser(
+        prog="python -m airbridge.infra.scan", description="Scan synthesised stacks."
+    )
     parser.add_argument("environment", type=Path, help="a directory of synthesised stacks, as cdktf.out/prod")
     parser.add_argument("--checkov", default="checkov", help="the scanner's command")
     options = parser.parse_args(arguments)

@@ -65,7 +65,9 @@ def publish_certificate(bucket: str, client: Any, certificate: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fill and publish; 0, or 1 with the reason on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m airbridge.infra.secrets", description="Fill empty secrets.")
+    parser = argparse.ArgumentParser(
+        prog="python -m airbridge.infra.secrets", description="Fill empty secrets."
+    )
     parser.add_argument("--environment", required=True)
     parser.add_argument("--directory", type=Path, required=True, help="what `airbridge init` made")
     options = parser.parse_args(arguments)

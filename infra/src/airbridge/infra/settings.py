@@ -37,7 +37,9 @@ class Settings:
             raise InfraError(f"{ENVIRONMENT} is not set: name one of the files in environments/, as in dev")
         destroy = variables.get(DESTROY, "")
         if destroy not in {"", environment}:
-            raise InfraError(f"{DESTROY} is {destroy!r}, but {ENVIRONMENT} is {environment!r}: they must agree")
+            raise InfraError(
+                f"{DESTROY} is {destroy!r}, but {ENVIRONMENT} is {environment!r}: they must agree"
+            )
         state = variables.get(STATE, "s3")
         if state not in {"s3", "local"}:
             raise InfraError(f"{STATE} is {state!r}: it is s3, or local for the first deploy of bootstrap")

@@ -1,6 +1,6 @@
 """`make synth`: synthesises environments into `cdktf.out/<environment>/` and prints what each took.
 
-    python -m airbridge.infra.synth [environment ...]
+python -m airbridge.infra.synth [environment ...]
 """
 
 from __future__ import annotations

@@ -29,7 +29,9 @@ class UiProps:
 class Ui(Construct):  # type: ignore[misc]  # jsii's classes carry no types here
     """An application load balancer that ends HTTPS and passes on to the api-servers."""
 
-    def __init__(self, scope: Construct, id_: str, network: Network, targets: Construct, props: UiProps) -> None:
+    def __init__(
+        self, scope: Construct, id_: str, network: Network, targets: Construct, props: UiProps
+    ) -> None:
         super().__init__(scope, id_)
         group = network.security_group("ui", "HTTPS from people to the UI")
         for index, cidr in enumerate(props.cidrs):
@@ -48,10 +50,28 @@ class Ui(Construct):  # type: ignore[misc]  # jsii's classes carry no types here
             enable_deletion_protection=props.protect,
         )
         accept(self.balancer, "CKV_AWS_91", "Airflow's own audit log names the user; the balancer would not")
-        accept(self.balancer, "CKV2_AWS_28", "reached from named networks only, behind a login; a WAF is the operator's")
-        self.target_group = _target_group(self, f"{props.name}", UI_PORT, "HTTP", network, "/api/v2/monitor/health")
-        accept(self.target_group, "CKV_AWS_378", "inside the VPC, between two security groups that name each other")
-        _listener(self, "https", self.balancer, 443, self.target_group, "HTTPS", props.certificate_arn)
+        accept(
+            self.balancer,
+            "CKV2_AWS_28",
+            "reached from named networks only, behind a login; a WAF is the operator's",
+        )
+        self.target_group = _target_group(
+            self, f"{props.name}", UI_PORT, "HTTP", network=network, path="/api/v2/monitor/health"
+        )
+        accept(
+            self.target_group,
+            "CKV_AWS_378",
+            "inside the VPC, between two security groups that name each other",
+        )
+        _listener(
+            self,
+            "https",
+            self.balancer,
+            port=443,
+            targets=self.target_group,
+            protocol="HTTPS",
+            certificate_arn=props.certificate_arn,
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +91,9 @@ class GatewayEntrance(Construct):  # type: ignore[misc]  # jsii's classes carry 
     443 passes to the gateway's edge port, where mutual TLS ends; 8444 to the operators' port.
     """
 
-    def __init__(self, scope: Construct, id_: str, network: Network, targets: Construct, props: GatewayProps) -> None:
+    def __init__(
+        self, scope: Construct, id_: str, network: Network, targets: Construct, props: GatewayProps
+    ) -> None:
         super().__init__(scope, id_)
         group = network.security_group("entrance", "Workers and operators to the gateway")
         # Traffic of an endpoint service arrives with addresses of this network.
@@ -93,8 +115,12 @@ class GatewayEntrance(Construct):  # type: ignore[misc]  # jsii's classes carry 
             enable_deletion_protection=props.protect,
         )
         accept(self.balancer, "CKV_AWS_91", "a network balancer logs TLS listeners only, and it ends no TLS")
-        self.edge_targets = self._pass_through("edge", network, 443, EDGE_PORT, f"{props.name}-edge")
-        self.operator_targets = self._pass_through("ops", network, OPERATOR_PORT, OPERATOR_PORT, f"{props.name}-ops")
+        self.edge_targets = self._pass_through(
+            "edge", network, port=443, target_port=EDGE_PORT, name=f"{props.name}-edge"
+        )
+        self.operator_targets = self._pass_through(
+            "ops", network, port=OPERATOR_PORT, target_port=OPERATOR_PORT, name=f"{props.name}-ops"
+        )
         self.service = aws.vpc_endpoint_service.VpcEndpointService(
             self,
             "service",
@@ -109,13 +135,17 @@ class GatewayEntrance(Construct):  # type: ignore[misc]  # jsii's classes carry 
             "only this account may connect (no other principal is allowed), and the gateway asks for a certificate",
         )
 
-    def _pass_through(self, id_: str, network: Network, port: int, target_port: int, name: str) -> Construct:
-        targets = _target_group(self, name, target_port, "TCP", network, "")
-        _listener(self, id_, self.balancer, port, targets, "TCP", None)
+    def _pass_through(
+        self, id_: str, network: Network, *, port: int, target_port: int, name: str
+    ) -> Construct:
+        targets = _target_group(self, name, target_port, "TCP", network=network, path="")
+        _listener(self, id_, self.balancer, port=port, targets=targets, protocol="TCP")
         return targets
 
 
-def _target_group(scope: Construct, name: str, port: int, protocol: str, network: Network, path: str) -> Construct:
+def _target_group(
+    scope: Construct, name: str, port: int, protocol: str, *, network: Network, path: str
+) -> Construct:
     module = aws.lb_target_group
     health = module.LbTargetGroupHealthCheck(
         protocol=protocol,
@@ -142,10 +172,11 @@ def _listener(
     scope: Construct,
     id_: str,
     balancer: Construct,
+    *,
     port: int,
     targets: Construct,
     protocol: str,
-    certificate_arn: str | None,
+    certificate_arn: str | None = None,
 ) -> None:
     module = aws.lb_listener
     listener = module.LbListener(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from airbridge.infra.cdk import Construct, aws
 from airbridge.infra.constructs.bucket import BucketProps, PrivateBucket
@@ -33,7 +33,10 @@ class State(Construct):  # type: ignore[misc]  # jsii's classes carry no types h
             self,
             "key",
             KeyProps(
-                alias=props.alias, description="Terraform's state", account=props.account, protect=props.protect
+                alias=props.alias,
+                description="Terraform's state",
+                account=props.account,
+                protect=props.protect,
             ),
         )
         self.bucket = PrivateBucket(

@@ -44,8 +44,14 @@ class PrivateBucket(Construct):  # type: ignore[misc]  # jsii's classes carry no
             bucket=self.bucket.id,
             policy=policy_document([tls_only("s3:*", (self.arn, f"{self.arn}/*")), *props.statements]),
         )
-        accept(self.bucket, "CKV_AWS_18", "data events in CloudTrail record who reads it; server access logs add nothing")
-        accept(self.bucket, "CKV_AWS_144", "it belongs to one region by design; the data in it must not leave")
+        accept(
+            self.bucket,
+            "CKV_AWS_18",
+            "data events in CloudTrail record who reads it; server access logs add nothing",
+        )
+        accept(
+            self.bucket, "CKV_AWS_144", "it belongs to one region by design; the data in it must not leave"
+        )
         accept(self.bucket, "CKV2_AWS_62", "nothing reacts to new objects; readers are told where to look")
 
     @property
@@ -108,7 +114,9 @@ class PrivateBucket(Construct):  # type: ignore[misc]  # jsii's classes carry no
             status="Enabled",
             filter=[lifecycle.S3BucketLifecycleConfigurationRuleFilter(prefix="")],
             abort_incomplete_multipart_upload=[
-                lifecycle.S3BucketLifecycleConfigurationRuleAbortIncompleteMultipartUpload(days_after_initiation=7)
+                lifecycle.S3BucketLifecycleConfigurationRuleAbortIncompleteMultipartUpload(
+                    days_after_initiation=7
+                )
             ],
             noncurrent_version_expiration=[
                 lifecycle.S3BucketLifecycleConfigurationRuleNoncurrentVersionExpiration(

@@ -58,6 +58,7 @@ class ControlPlane(Construct):  # type: ignore[misc]  # jsii's classes carry no 
         scope: Construct,
         id_: str,
         platform: Platform,
+        *,
         secrets: Secrets,
         ui: Ui,
         entrance: GatewayEntrance,
@@ -67,7 +68,13 @@ class ControlPlane(Construct):  # type: ignore[misc]  # jsii's classes carry no 
         self._platform, self._secrets, self._props = platform, secrets, props
         migration = self._migration()
         self.tasks: dict[str, Task] = {}
-        self._add("api-server", props.api_servers, migration, ports=(UI_PORT,), targets=((ui.target_group.arn, UI_PORT),))
+        self._add(
+            "api-server",
+            props.api_servers,
+            migration,
+            ports=(UI_PORT,),
+            targets=((ui.target_group.arn, UI_PORT),),
+        )
         self._add("scheduler", 2, migration)
         self._add("dag-processor", 1, migration)
         self._add("triggerer", 1, migration)
@@ -101,7 +108,9 @@ class ControlPlane(Construct):  # type: ignore[misc]  # jsii's classes carry no 
             "migration",
             self._platform,
             task,
-            MigrationProps(self._props.security_group_id, trigger=self._props.image_digest, python=self._props.python),
+            MigrationProps(
+                self._props.security_group_id, trigger=self._props.image_digest, python=self._props.python
+            ),
         )
 
     def _add(
@@ -133,7 +142,12 @@ class ControlPlane(Construct):  # type: ignore[misc]  # jsii's classes carry no 
             f"{name}-service",
             self._platform,
             task,
-            ServiceProps(count=count, security_group_id=group, targets=targets, wait_for=(migration.run, self._props.regions_parameter)),
+            ServiceProps(
+                count=count,
+                security_group_id=group,
+                targets=targets,
+                wait_for=(migration.run, self._props.regions_parameter),
+            ),
         )
         self.tasks[name] = task
 

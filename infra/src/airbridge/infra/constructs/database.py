@@ -105,7 +105,12 @@ class Database(Construct):  # type: ignore[misc]  # jsii's classes carry no type
 
     def _parameters(self, props: DatabaseProps) -> Construct:
         group = aws.db_parameter_group
-        settings = {"log_connections": "1", "log_disconnections": "1", "log_statement": "ddl", "rds.force_ssl": "1"}
+        settings = {
+            "log_connections": "1",
+            "log_disconnections": "1",
+            "log_statement": "ddl",
+            "rds.force_ssl": "1",
+        }
         settings["log_min_duration_statement"] = "1000"
         return group.DbParameterGroup(
             self,
@@ -113,7 +118,8 @@ class Database(Construct):  # type: ignore[misc]  # jsii's classes carry no type
             name=props.name,
             family="postgres16",
             parameter=[
-                group.DbParameterGroupParameter(name=name, value=value) for name, value in sorted(settings.items())
+                group.DbParameterGroupParameter(name=name, value=value)
+                for name, value in sorted(settings.items())
             ],
         )
 

@@ -60,7 +60,9 @@ class EdgeRegion(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
         self.logs = self._bucket("logs", props.log_bucket, props.log_days)
         self.bundles = self._bucket("bundles", props.bundle_bucket, None)
         self.topic = AlarmTopic(
-            self, "alarms", TopicProps(f"{props.alarm_prefix}-alarms", key_arn=props.key_arn, account=props.account)
+            self,
+            "alarms",
+            TopicProps(f"{props.alarm_prefix}-alarms", key_arn=props.key_arn, account=props.account),
         )
         self._alarms()
 
@@ -68,7 +70,9 @@ class EdgeRegion(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
         return PrivateBucket(
             self,
             id_,
-            BucketProps(name=name, key_arn=self._props.key_arn, expire_days=days, protect=self._props.protect),
+            BucketProps(
+                name=name, key_arn=self._props.key_arn, expire_days=days, protect=self._props.protect
+            ),
         )
 
     def _queue(self, id_: str, name: str, more: Mapping[str, object]) -> Construct:
@@ -120,7 +124,10 @@ class EdgeRegion(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
             "dead-letters-sources",
             queue_url=self.dead_letters.url,
             redrive_allow_policy=json.dumps(
-                {"redrivePermission": "byQueue", "sourceQueueArns": [queue.arn for queue in self.queues.values()]}
+                {
+                    "redrivePermission": "byQueue",
+                    "sourceQueueArns": [queue.arn for queue in self.queues.values()],
+                }
             ),
         )
 

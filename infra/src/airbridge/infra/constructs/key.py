@@ -9,7 +9,14 @@ from airbridge.infra.cdk import Construct, TerraformResourceLifecycle, aws
 from airbridge.infra.constructs.checks import accept
 from airbridge.infra.constructs.policy import Statement, policy_document
 
-USE = ("kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey", "kms:ReEncryptFrom", "kms:ReEncryptTo")
+USE = (
+    "kms:Decrypt",
+    "kms:DescribeKey",
+    "kms:Encrypt",
+    "kms:GenerateDataKey",
+    "kms:ReEncryptFrom",
+    "kms:ReEncryptTo",
+)
 _ADMINISTER = (
     "kms:CancelKeyDeletion",
     "kms:CreateAlias",
@@ -79,17 +86,17 @@ def _key_policy(props: KeyProps) -> list[Statement]:
             principals={"AWS": f"arn:aws:iam::{props.account}:root"},
         )
     ]
-    for service in props.services:
-        statements.append(
-            Statement(
-                sid="Use" + "".join(part.capitalize() for part in service.split(".")[0].split("-")),
-                actions=("kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey"),
-                resources=("*",),
-                principals={"Service": service},
-                conditions=_for_this_account(service, props.account),
-            )
-        )
-    return statements
+    return statements + [_service_uses(service, props.account) for service in props.services]
+
+
+def _service_uses(service: str, account: str) -> Statement:
+    return Statement(
+        sid="Use" + "".join(part.capitalize() for part in service.split(".", maxsplit=1)[0].split("-")),
+        actions=("kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey"),
+        resources=("*",),
+        principals={"Service": service},
+        conditions=_for_this_account(service, account),
+    )
 
 
 def _for_this_account(service: str, account: str) -> dict[str, dict[str, str]]:

@@ -12,5 +12,7 @@ def log_group(scope: Construct, id_: str, name: str, key_arn: str, days: int) ->
         scope, id_, name=name, kms_key_id=key_arn, retention_in_days=days
     )
     if days < 365:
-        accept(group, "CKV_AWS_338", f"{days} days is what operations need; audit events go to their own store")
+        accept(
+            group, "CKV_AWS_338", f"{days} days is what operations need; audit events go to their own store"
+        )
     return group

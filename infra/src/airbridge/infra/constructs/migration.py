@@ -25,7 +25,9 @@ class Migration(Construct):  # type: ignore[misc]  # jsii's classes carry no typ
     which ECS restarts between an image and its migration does not start too early.
     """
 
-    def __init__(self, scope: Construct, id_: str, platform: Platform, task: Task, props: MigrationProps) -> None:
+    def __init__(
+        self, scope: Construct, id_: str, platform: Platform, task: Task, props: MigrationProps
+    ) -> None:
         super().__init__(scope, id_)
         arguments = (
             f"--region {shlex.quote(platform.region)} --cluster {platform.cluster_arn}"

@@ -65,7 +65,9 @@ class Network(Construct):  # type: ignore[misc]  # jsii's classes carry no types
         aws.default_security_group.DefaultSecurityGroup(self, "default-group", vpc_id=self.vpc.id)
         self._record_flows()
         gateways = self._public_side() if props.public else []
-        self._route_tables = [self._private_zone(i, gateways[i] if gateways else None) for i in range(len(props.zones))]
+        self._route_tables = [
+            self._private_zone(i, gateways[i] if gateways else None) for i in range(len(props.zones))
+        ]
         self.endpoints_group = self.security_group("endpoints", "HTTPS from this network to AWS")
         self.allow_in(self.endpoints_group, "https", 443, cidr=str(props.cidr))
         self._endpoints()
@@ -103,6 +105,7 @@ class Network(Construct):  # type: ignore[misc]  # jsii's classes carry no types
         group: Construct,
         id_: str,
         port: int,
+        *,
         cidr: str | None = None,
         target: Construct | None = None,
         prefix_list: str | None = None,
@@ -141,7 +144,10 @@ class Network(Construct):  # type: ignore[misc]  # jsii's classes carry no types
         )
         self.private_subnets = [*getattr(self, "private_subnets", []), subnet]
         table = aws.route_table.RouteTable(
-            self, f"private-{letter}-routes", vpc_id=self.vpc.id, tags={"Name": f"{self._props.name}-private-{letter}"}
+            self,
+            f"private-{letter}-routes",
+            vpc_id=self.vpc.id,
+            tags={"Name": f"{self._props.name}-private-{letter}"},
         )
         if nat is not None:
             aws.route.Route(
@@ -243,5 +249,3 @@ class Network(Construct):  # type: ignore[misc]  # jsii's classes carry no types
             max_aggregation_interval=600,
         )
         flow_log.node.add_dependency(role)
-
-

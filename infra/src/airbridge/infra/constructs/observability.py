@@ -39,10 +39,10 @@ class Observability(Construct):  # type: ignore[misc]  # jsii's classes carry no
             dashboard_name=props.prefix,
             dashboard_body=json.dumps({"widgets": _widgets(props)}),
         )
-        for id_, alarm in _alarms(props).items():
+        for name, alarm in _alarms(props).items():
             actions = (props.topic_arn,)
-            named = replace(alarm, name=f"{props.prefix}-{id_}", actions=actions, recovery_actions=actions)
-            Alarm(self, id_, named)
+            named = replace(alarm, name=f"{props.prefix}-{name}", actions=actions, recovery_actions=actions)
+            Alarm(self, name, named)
 
 
 def _alarms(props: ObservabilityProps) -> dict[str, AlarmProps]:
@@ -95,7 +95,10 @@ def _alarms(props: ObservabilityProps) -> dict[str, AlarmProps]:
 def _widgets(props: ObservabilityProps) -> list[dict[str, Any]]:
     pools = [(region, pool) for region, names in sorted(props.pools.items()) for pool in names]
     backlog = [[NAMESPACE, METRIC, "Region", region, "Pool", pool] for region, pool in pools]
-    cpu = [["AWS/ECS", "CPUUtilization", "ClusterName", props.cluster, "ServiceName", name] for name in props.services]
+    cpu = [
+        ["AWS/ECS", "CPUUtilization", "ClusterName", props.cluster, "ServiceName", name]
+        for name in props.services
+    ]
     database = [
         ["AWS/RDS", metric, "DBInstanceIdentifier", props.database]
         for metric in ("CPUUtilization", "DatabaseConnections", "WriteLatency")
@@ -104,7 +107,12 @@ def _widgets(props: ObservabilityProps) -> list[dict[str, Any]]:
         ["AWS/NetworkELB", metric, "LoadBalancer", props.gateway_balancer]
         for metric in ("ActiveFlowCount", "NewFlowCount", "TCP_Target_Reset_Count")
     ]
-    charts = [("Backlog per slot", backlog), ("Services: CPU", cpu), ("Database", database), ("Gateway", gateway)]
+    charts = [
+        ("Backlog per slot", backlog),
+        ("Services: CPU", cpu),
+        ("Database", database),
+        ("Gateway", gateway),
+    ]
     return [
         {
             "type": "metric",
@@ -112,7 +120,13 @@ def _widgets(props: ObservabilityProps) -> list[dict[str, Any]]:
             "y": 6 * (index // 2),
             "width": 12,
             "height": 6,
-            "properties": {"title": title, "region": props.region, "view": "timeSeries", "period": 60, "metrics": lines},
+            "properties": {
+                "title": title,
+                "region": props.region,
+                "view": "timeSeries",
+                "period": 60,
+                "metrics": lines,
+            },
         }
         for index, (title, lines) in enumerate(charts)
     ]

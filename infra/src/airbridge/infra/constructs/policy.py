@@ -35,13 +35,15 @@ class Statement:
         if wild:
             raise PolicyError(f"{self.sid}: {', '.join(wild)} is a wildcard; name each action in full")
         if "*" in self.resources and self.principals is None and not self.forced_by_aws:
-            raise PolicyError(f"{self.sid}: the resource is *; name it, or say in forced_by_aws why AWS takes none")
+            raise PolicyError(
+                f"{self.sid}: the resource is *; name it, or say in forced_by_aws why AWS takes none"
+            )
 
     def document(self) -> dict[str, Any]:
         """The statement as IAM reads it."""
         written: dict[str, Any] = {"Sid": self.sid, "Effect": self.effect}
         if self.principals is not None:
-            written["Principal"] = {kind: names for kind, names in self.principals.items()}
+            written["Principal"] = dict(self.principals)
         written["Action"] = list(self.actions) if len(self.actions) > 1 else self.actions[0]
         written["Resource"] = list(self.resources) if len(self.resources) > 1 else self.resources[0]
         if self.conditions:
@@ -100,5 +102,9 @@ class _TrustStatement(Statement):
             "Effect": self.effect,
             "Principal": dict(self.principals or {}),
             "Action": self.actions[0],
-            **({"Condition": {key: dict(test) for key, test in self.conditions.items()}} if self.conditions else {}),
+            **(
+                {"Condition": {key: dict(test) for key, test in self.conditions.items()}}
+                if self.conditions
+                else {}
+            ),
         }

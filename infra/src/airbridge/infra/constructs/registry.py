@@ -26,7 +26,9 @@ class Registry(Construct):  # type: ignore[misc]  # jsii's classes carry no type
 
     def __init__(self, scope: Construct, id_: str, props: RegistryProps) -> None:
         super().__init__(scope, id_)
-        self.repositories = {image: self._repository(image, name, props) for image, name in props.repositories.items()}
+        self.repositories = {
+            image: self._repository(image, name, props) for image, name in props.repositories.items()
+        }
         if props.copies:
             self._replicate(props)
 
@@ -45,7 +47,12 @@ class Registry(Construct):  # type: ignore[misc]  # jsii's classes carry no type
             lifecycle=TerraformResourceLifecycle(prevent_destroy=props.protect),
         )
         # Untagged only: whatever a release names stays, so that any digest can be gone back to.
-        untagged = {"tagStatus": "untagged", "countType": "sinceImagePushed", "countUnit": "days", "countNumber": 14}
+        untagged = {
+            "tagStatus": "untagged",
+            "countType": "sinceImagePushed",
+            "countUnit": "days",
+            "countNumber": 14,
+        }
         rule = {"rulePriority": 1, "selection": untagged, "action": {"type": "expire"}}
         aws.ecr_lifecycle_policy.EcrLifecyclePolicy(
             self, f"{image}-lifecycle", repository=repository.name, policy=json.dumps({"rules": [rule]})

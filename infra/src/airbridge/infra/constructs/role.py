@@ -51,8 +51,15 @@ class Role(Construct):  # type: ignore[misc]  # jsii's classes carry no types he
         grant(self, id_, self.name, statements)
 
 
-def grant(scope: Construct, id_: str, role_name: str, statements: Sequence[Statement], provider: object = None) -> None:
+def grant(
+    scope: Construct, id_: str, role_name: str, statements: Sequence[Statement], provider: object = None
+) -> None:
     """Give a role, perhaps another stack's, a policy of this scope's."""
     aws.iam_role_policy.IamRolePolicy(
-        scope, id_, name=scope.node.id + "-" + id_, role=role_name, policy=policy_document(statements), provider=provider
+        scope,
+        id_,
+        name=scope.node.id + "-" + id_,
+        role=role_name,
+        policy=policy_document(statements),
+        provider=provider,
     )

@@ -116,7 +116,11 @@ class Task(Construct):  # type: ignore[misc]  # jsii's classes carry no types he
             ),
             Statement(
                 sid="PullImage",
-                actions=("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"),
+                actions=(
+                    "ecr:BatchCheckLayerAvailability",
+                    "ecr:BatchGetImage",
+                    "ecr:GetDownloadUrlForLayer",
+                ),
                 resources=(platform.repository_arn,),
             ),
             Statement(
@@ -128,7 +132,9 @@ class Task(Construct):  # type: ignore[misc]  # jsii's classes carry no types he
             Statement(sid="OpenSecrets", actions=("kms:Decrypt",), resources=(platform.key_arn,)),
         ]
         if parameters:
-            statements.append(Statement(sid="ReadParameters", actions=("ssm:GetParameters",), resources=parameters))
+            statements.append(
+                Statement(sid="ReadParameters", actions=("ssm:GetParameters",), resources=parameters)
+            )
         return Role(
             self,
             "starter",
@@ -170,7 +176,9 @@ class Task(Construct):  # type: ignore[misc]  # jsii's classes carry no types he
             "command": list(command),
             "readonlyRootFilesystem": True,
             "linuxParameters": {"initProcessEnabled": True},
-            "environment": [{"name": key, "value": value} for key, value in sorted(platform.environment.items())],
+            "environment": [
+                {"name": key, "value": value} for key, value in sorted(platform.environment.items())
+            ],
             "secrets": [{"name": key, "valueFrom": source} for key, source in sorted(secrets.items())],
             "mountPoints": [
                 {"sourceVolume": "run", "containerPath": RUN_DIRECTORY, "readOnly": False},
@@ -190,14 +198,18 @@ class Task(Construct):  # type: ignore[misc]  # jsii's classes carry no types he
         """The command, after what must be files has been written with mode 0600."""
         if not self.props.files:
             return list(self.props.command)
-        writes = [f'printf %s "${variable}" > {RUN_DIRECTORY}/{name}' for name, variable in self.props.files.items()]
+        writes = [
+            f'printf %s "${variable}" > {RUN_DIRECTORY}/{name}' for name, variable in self.props.files.items()
+        ]
         return ["sh", "-ec", "; ".join(["umask 077", *writes, 'exec "$@"']), "sh", *self.props.command]
 
 
 class Service(Construct):  # type: ignore[misc]  # jsii's classes carry no types here
     """Copies of a task, kept running, rolled over one by one and rolled back by themselves if they fail."""
 
-    def __init__(self, scope: Construct, id_: str, platform: Platform, task: Task, props: ServiceProps) -> None:
+    def __init__(
+        self, scope: Construct, id_: str, platform: Platform, task: Task, props: ServiceProps
+    ) -> None:
         super().__init__(scope, id_)
         module = aws.ecs_service
         self.service = module.EcsService(
@@ -216,7 +228,9 @@ class Service(Construct):  # type: ignore[misc]  # jsii's classes carry no types
             propagate_tags="SERVICE",
             health_check_grace_period_seconds=120 if props.targets else None,
             network_configuration=module.EcsServiceNetworkConfiguration(
-                subnets=list(platform.subnet_ids), security_groups=[props.security_group_id], assign_public_ip=False
+                subnets=list(platform.subnet_ids),
+                security_groups=[props.security_group_id],
+                assign_public_ip=False,
             ),
             load_balancer=[
                 module.EcsServiceLoadBalancer(
@@ -231,4 +245,4 @@ class Service(Construct):  # type: ignore[misc]  # jsii's classes carry no types
 
 def _secret_of(source: str) -> str:
     """The secret's ARN of `<arn>:<json key>::`, which is how ECS names one value of a secret."""
-    return source.split(":password::")[0].split(":username::")[0]
+    return source.removesuffix(":password::").removesuffix(":username::")

@@ -84,7 +84,9 @@ class WorkerPool(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
             image_id=props.machine_image,
             user_data=base64.b64encode(worker.script().encode()).decode(),
             ebs_optimized="true",
-            block_device_mappings=[module.LaunchTemplateBlockDeviceMappings(device_name="/dev/xvda", ebs=disk)],
+            block_device_mappings=[
+                module.LaunchTemplateBlockDeviceMappings(device_name="/dev/xvda", ebs=disk)
+            ],
             iam_instance_profile=module.LaunchTemplateIamInstanceProfile(arn=self.profile.arn),
             metadata_options=module.LaunchTemplateMetadataOptions(
                 http_endpoint="enabled", http_tokens="required", http_put_response_hop_limit=1
@@ -98,7 +100,9 @@ class WorkerPool(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
                 )
             ],
             tag_specifications=[
-                module.LaunchTemplateTagSpecifications(resource_type=kind, tags={**props.tags, "Name": props.name})
+                module.LaunchTemplateTagSpecifications(
+                    resource_type=kind, tags={**props.tags, "Name": props.name}
+                )
                 for kind in ("instance", "volume")
             ],
         )
@@ -191,7 +195,14 @@ class WorkerPool(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
                 for step, end in zip(steps, ends, strict=True)
             ],
         )
-        self._signal("backlog", "Work waits", policy.arn, "GreaterThanThreshold", props.scaling.out_period_seconds, 1)
+        self._signal(
+            "backlog",
+            "Work waits",
+            policy.arn,
+            comparison="GreaterThanThreshold",
+            period=props.scaling.out_period_seconds,
+            periods=1,
+        )
 
     def _scale_in(self) -> None:
         props, module = self._props, aws.autoscaling_policy
@@ -211,9 +222,18 @@ class WorkerPool(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
             ],
         )
         periods = props.scaling.idle_minutes
-        self._signal("idle", "Nothing waits", policy.arn, "LessThanOrEqualToThreshold", 60, periods)
+        self._signal(
+            "idle",
+            "Nothing waits",
+            policy.arn,
+            comparison="LessThanOrEqualToThreshold",
+            period=60,
+            periods=periods,
+        )
 
-    def _signal(self, id_: str, what: str, policy_arn: str, comparison: str, period: int, periods: int) -> None:
+    def _signal(
+        self, id_: str, what: str, policy_arn: str, *, comparison: str, period: int, periods: int
+    ) -> None:
         props = self._props
         Alarm(
             self,

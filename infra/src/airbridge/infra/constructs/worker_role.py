@@ -62,9 +62,7 @@ def _work(props: WorkerRoleProps) -> Iterator[Statement]:
         actions=("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:PutObject"),
         resources=(f"{props.log_bucket_arn}/logs/*",),
     )
-    yield Statement(
-        sid="UseKey", actions=("kms:Decrypt", "kms:GenerateDataKey"), resources=(props.key_arn,)
-    )
+    yield Statement(sid="UseKey", actions=("kms:Decrypt", "kms:GenerateDataKey"), resources=(props.key_arn,))
 
 
 def _data(props: WorkerRoleProps) -> Iterator[Statement]:

@@ -34,8 +34,16 @@ def decide(
     request: Request, identity: Iterable[Mapping[str, Any]], resource: Iterable[Mapping[str, Any]] = ()
 ) -> Decision:
     """The decision of a principal's own policies and of the resource's, in the same account."""
-    effects = [_effect(statement, request, resource_policy=False) for policy in identity for statement in _statements(policy)]
-    effects += [_effect(statement, request, resource_policy=True) for policy in resource for statement in _statements(policy)]
+    effects = [
+        _effect(statement, request, resource_policy=False)
+        for policy in identity
+        for statement in _statements(policy)
+    ]
+    effects += [
+        _effect(statement, request, resource_policy=True)
+        for policy in resource
+        for statement in _statements(policy)
+    ]
     if Decision.DENIED in effects:
         return Decision.DENIED
     return Decision.ALLOWED if Decision.ALLOWED in effects else Decision.NOTHING

@@ -10,7 +10,11 @@ from airbridge.infra.emulator import fixes
 
 def serve(host: str, port: int, record: Path | None = None, names: tuple[str, ...] = fixes.NAMES) -> None:
     """Serve until the process is ended. `record`: a file that lists every action that was called."""
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
     from werkzeug.serving import run_simple
 
     fixes.apply(names)

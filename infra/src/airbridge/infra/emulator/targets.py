@@ -16,14 +16,28 @@ def resource_arn(service: str, region: str, account: str, parameters: Mapping[st
 
 def s3_action(method: str, key: str, action: str, query: Mapping[str, Any]) -> str:
     """The IAM action of an S3 call; S3 is the one service whose calls and actions differ in name."""
-    plain = not set(query) - {"list-type", "prefix", "delimiter", "max-keys", "x-id", "partNumber", "uploadId", "uploads",
-                              "continuation-token", "encoding-type", "marker", "start-after", "fetch-owner", "versionId"}
+    plain = not set(query) - {
+        "list-type",
+        "prefix",
+        "delimiter",
+        "max-keys",
+        "x-id",
+        "partNumber",
+        "uploadId",
+        "uploads",
+        "continuation-token",
+        "encoding-type",
+        "marker",
+        "start-after",
+        "fetch-owner",
+        "versionId",
+    }
     if key and plain:
         if method == "DELETE" and "uploadId" in query:
             return "AbortMultipartUpload"
         return {"GET": "GetObject", "HEAD": "GetObject", "DELETE": "DeleteObject"}.get(method, "PutObject")
     if method in {"GET", "HEAD"} and plain:
-        return "ListBucket" if action not in {"ListBuckets"} else "ListAllMyBuckets"
+        return "ListBucket" if action != "ListBuckets" else "ListAllMyBuckets"
     return _S3_ACTIONS.get(action, action)
 
 
@@ -38,13 +52,17 @@ def _named(template: str, *keys: str) -> _Arn:
             value = parameters.get(key)
             if value:
                 text = str(value)
-                return text if text.startswith("arn:") else template.format(region=region, account=account, name=text)
+                return (
+                    text
+                    if text.startswith("arn:")
+                    else template.format(region=region, account=account, name=text)
+                )
         return None
 
     return find
 
 
-def _iam(region: str, account: str, parameters: Mapping[str, Any]) -> str | None:
+def _iam(_region: str, account: str, parameters: Mapping[str, Any]) -> str | None:
     for key, kind in (("RoleName", "role"), ("InstanceProfileName", "instance-profile")):
         if parameters.get(key):
             return f"arn:aws:iam::{account}:{kind}/{parameters[key]}"
@@ -66,7 +84,8 @@ _FINDERS: Mapping[str, _Arn] = {
     "ecr": _named("arn:aws:ecr:{region}:{account}:repository/{name}", "repositoryName", "resourceArn"),
     "sts": _named("{name}", "RoleArn"),
     "autoscaling": _named(
-        "arn:aws:autoscaling:{region}:{account}:autoScalingGroup:*:autoScalingGroupName/{name}", "AutoScalingGroupName"
+        "arn:aws:autoscaling:{region}:{account}:autoScalingGroup:*:autoScalingGroupName/{name}",
+        "AutoScalingGroupName",
     ),
 }
 _S3_ACTIONS = {

@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airbridge.infra.cdk import Aspects, DataTerraformRemoteStateS3, LocalBackend, S3Backend, TerraformOutput
+from airbridge.infra.cdk import (
+    Aspects,
+    DataTerraformRemoteStateS3,
+    LocalBackend,
+    S3Backend,
+    TerraformOutput,
+    aws,
+)
 from airbridge.infra.cdk import TerraformStack as _TerraformStack
-from airbridge.infra.cdk import aws
 from airbridge.infra.environment import Environment
 from airbridge.infra.tags import Tags
 
@@ -37,7 +43,11 @@ class Stack(_TerraformStack):  # type: ignore[misc]  # jsii's classes carry no t
 
     def __init__(self, scope: Any, name: str, deployment: Deployment, region: str) -> None:
         super().__init__(scope, name)
-        self.deployment, self.environment, self.names = deployment, deployment.environment, deployment.environment.names
+        self.deployment, self.environment, self.names = (
+            deployment,
+            deployment.environment,
+            deployment.environment.names,
+        )
         self.region = region
         self.tags = {
             "airbridge:environment": self.environment.name,

@@ -34,7 +34,9 @@ class BootstrapStack(Stack):
                 repository=environment.pipelines.repository,
                 deployment_environment=environment.pipelines.deployment_environment,
                 roles={
-                    purpose: PipelineRole(self.names.role(f"pipeline-{purpose}"), description, tuple(statements))
+                    purpose: PipelineRole(
+                        self.names.role(f"pipeline-{purpose}"), description, tuple(statements)
+                    )
                     for purpose, (description, statements) in pipeline_policies.roles(
                         environment, state.bucket.arn, state.key.arn
                     ).items()

@@ -165,7 +165,9 @@ class ControlPlaneStack(Stack):
         return ui, entrance
 
     def _regions_parameter(self) -> Any:
-        regions = [catalogue.CatalogueRegion.expected(self.names, region) for region in self.environment.regions]
+        regions = [
+            catalogue.CatalogueRegion.expected(self.names, region) for region in self.environment.regions
+        ]
         parameter = aws.ssm_parameter.SsmParameter(
             self,
             "regions",
@@ -175,7 +177,11 @@ class ControlPlaneStack(Stack):
             tier="Advanced",
             value=catalogue.render(self.region, regions),
         )
-        accept(parameter, "CKV2_AWS_34", "names of queues and buckets are no secret; plain, a reviewer can read them")
+        accept(
+            parameter,
+            "CKV2_AWS_34",
+            "names of queues and buckets are no secret; plain, a reviewer can read them",
+        )
         return parameter
 
     def _services(self) -> ControlPlane:
@@ -213,10 +219,10 @@ class ControlPlaneStack(Stack):
             self,
             "services",
             platform,
-            secrets,
-            self.ui,
-            self.entrance,
-            ControlPlaneProps(
+            secrets=secrets,
+            ui=self.ui,
+            entrance=self.entrance,
+            props=ControlPlaneProps(
                 api_servers=plane.api_servers,
                 gateways=plane.gateways,
                 security_group_id=self.services_group.id,
@@ -241,7 +247,9 @@ class ControlPlaneStack(Stack):
                 ui_balancer=self.ui.balancer.arn_suffix,
                 gateway_balancer=self.entrance.balancer.arn_suffix,
                 edge_targets=self.entrance.edge_targets.arn_suffix,
-                pools={region.name: [pool.name for pool in region.pools] for region in self.environment.regions},
+                pools={
+                    region.name: [pool.name for pool in region.pools] for region in self.environment.regions
+                },
                 topic_arn=self.topic.arn,
             ),
         )
@@ -251,14 +259,23 @@ class ControlPlaneStack(Stack):
             {
                 "home_region": (self.region, "Where the control plane is"),
                 "ui_address": (self.ui.balancer.dns_name, "The UI's balancer: what its host name points to"),
-                "gateway_address": (self.entrance.balancer.dns_name, f"The gateway's balancer (port {EDGE_PORT} behind 443)"),
-                "gateway_host": (gateway_host(self.environment.trust_domain), "The name in the gateway's certificate"),
+                "gateway_address": (
+                    self.entrance.balancer.dns_name,
+                    f"The gateway's balancer (port {EDGE_PORT} behind 443)",
+                ),
+                "gateway_host": (
+                    gateway_host(self.environment.trust_domain),
+                    "The name in the gateway's certificate",
+                ),
                 "gateway_service_name": (self.entrance.service.service_name, "What edge networks connect to"),
                 "database_address": (self.database.instance.address, "Postgres"),
                 "database_secret_arn": (self.database.secret_arn, "The secret with its user and password"),
                 "cluster_name": (self.cluster.name, "The ECS cluster"),
                 "repository_urls": (
-                    {image: repository.repository_url for image, repository in self.registry.repositories.items()},
+                    {
+                        image: repository.repository_url
+                        for image, repository in self.registry.repositories.items()
+                    },
                     "Where images are pushed",
                 ),
                 "role_arns": (

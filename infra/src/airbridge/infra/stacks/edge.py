@@ -12,8 +12,8 @@ from airbridge.infra.constructs.role import Role, grant
 from airbridge.infra.constructs.worker_pool import WorkerPool, WorkerPoolProps
 from airbridge.infra.constructs.worker_role import WorkerRoleProps, worker_role
 from airbridge.infra.environment import Pool, Region
-from airbridge.infra.region_policies import api_server, dag_processor, gateway, scheduler
 from airbridge.infra.refusals import architecture
+from airbridge.infra.region_policies import api_server, dag_processor, gateway, scheduler
 from airbridge.infra.scaling import ScalingPlan
 from airbridge.infra.stacks import control_plane
 from airbridge.infra.stacks.base import Deployment, Stack
@@ -131,7 +131,9 @@ class EdgeStack(Stack):
         )
 
     def _pool(self, pool: Pool) -> WorkerPool:
-        group = self.network.security_group(f"workers-{pool.name}", f"Workers of the pool {pool.name}: nothing comes in")
+        group = self.network.security_group(
+            f"workers-{pool.name}", f"Workers of the pool {pool.name}: nothing comes in"
+        )
         self.network.allow_aws(group)
         self.network.allow_out(group, "gateway", 443, target=self.link.group)
         image, digest = control_plane.split_image(self.environment.images.worker)
@@ -208,10 +210,16 @@ class EdgeStack(Stack):
                 "data": (list(region.data), "Which data lies here"),
                 "key_arn": (self.key.arn, "The key of the queues, buckets and logs"),
                 "worker_role_arns": (
-                    {pool: f"arn:aws:iam::{self.environment.account}:role/{names.worker_role(self.region, pool)}" for pool in self.roles},
+                    {
+                        pool: f"arn:aws:iam::{self.environment.account}:role/{names.worker_role(self.region, pool)}"
+                        for pool in self.roles
+                    },
                     "By pool: what the gateway accepts at enrolment",
                 ),
-                "groups": ({name: pool.group.name for name, pool in self.pools.items()}, "Autoscaling groups, by pool"),
+                "groups": (
+                    {name: pool.group.name for name, pool in self.pools.items()},
+                    "Autoscaling groups, by pool",
+                ),
             }
         )
 

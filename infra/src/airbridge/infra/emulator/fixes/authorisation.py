@@ -111,12 +111,16 @@ def _action_and_target(response: Any, service: str, region: str, resource: str) 
     if service == "s3":
         bucket, _, key = resource.removeprefix("arn:aws:s3:::").partition("/")
         query = parse_qs(urlparse(response.uri).query, keep_blank_values=True)
-        return s3_action(response.method, key, action, query), f"arn:aws:s3:::{bucket}" + (f"/{key}" if key else "")
+        return s3_action(response.method, key, action, query), f"arn:aws:s3:::{bucket}" + (
+            f"/{key}" if key else ""
+        )
     return action, resource_arn(service, region, response.current_account, _parameters(response))
 
 
 def _parameters(response: Any) -> Mapping[str, Any]:
-    body = response.body if isinstance(response.body, str) else (response.body or b"").decode(errors="replace")
+    body = (
+        response.body if isinstance(response.body, str) else (response.body or b"").decode(errors="replace")
+    )
     if body.lstrip().startswith("{"):
         parsed = json.loads(body)
         return parsed if isinstance(parsed, dict) else {}

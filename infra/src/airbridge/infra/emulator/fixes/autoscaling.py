@@ -68,7 +68,11 @@ def _groups() -> None:
         instances = group.mixed_instances_policy if group else None
         result = update(self)
         _remember_warmup(self, name)
-        if self._get_param("MixedInstancesPolicy") is None and group and not self._get_param("LaunchTemplate"):
+        if (
+            self._get_param("MixedInstancesPolicy") is None
+            and group
+            and not self._get_param("LaunchTemplate")
+        ):
             group.mixed_instances_policy = instances
         return result
 

@@ -45,7 +45,7 @@ def _keeping(action: Any) -> Any:
         result = action(self)
         service = result._result["service"]  # noqa: SLF001  # what moto is about to answer with
         for parameter, attribute in _KEPT.items():
-            value = self._get_param(parameter)  # noqa: SLF001
+            value = self._get_param(parameter)
             if value is not None:
                 setattr(service, attribute, value)
         return result

@@ -15,6 +15,8 @@ def apply() -> None:
     def without_own_tags(self: Any, *arguments: Any, **named: Any) -> None:
         make(self, *arguments, **named)
         given = self.data.get("TagSpecifications", [])
-        self.data["TagSpecifications"] = [each for each in given if each.get("ResourceType") != "launch-template"]
+        self.data["TagSpecifications"] = [
+            each for each in given if each.get("ResourceType") != "launch-template"
+        ]
 
     version.__init__ = without_own_tags

@@ -17,7 +17,11 @@ def apply() -> None:
         private = bool(self._get_param("VPC.VPCId"))
 
         def flag(name: str, if_none: Any = None) -> Any:
-            return private or read(self, name, if_none) if name == "HostedZoneConfig.PrivateZone" else read(self, name, if_none)
+            return (
+                private or read(self, name, if_none)
+                if name == "HostedZoneConfig.PrivateZone"
+                else read(self, name, if_none)
+            )
 
         self._get_bool_param = flag
         return create(self)

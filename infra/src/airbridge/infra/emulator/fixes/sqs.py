@@ -31,7 +31,10 @@ def apply() -> None:
 
     def attributes(self: Any) -> dict[str, Any]:
         result: dict[str, Any] = read(self)
-        for name, value in (("RedrivePolicy", self.redrive_policy), ("RedriveAllowPolicy", self.redrive_allow_policy)):
+        for name, value in (
+            ("RedrivePolicy", self.redrive_policy),
+            ("RedriveAllowPolicy", self.redrive_allow_policy),
+        ):
             result.pop(name, None)
             if value:
                 result[name] = json.dumps(value, separators=(",", ":"))
