@@ -16,11 +16,11 @@ import pytest
 from airflow import settings
 from airflow.dag_processing.bundles.base import BaseDagBundle
 from airflow.models import dagbag
-from airflow.sdk import get_parsing_context
+from airflow.sdk import Connection, get_parsing_context
 from airflow.sdk.api.client import Client
-from airflow.sdk.execution_time import comms, context, supervisor, task_runner
+from airflow.sdk.execution_time import comms, context, secrets_masker, supervisor, task_runner
 from airflow.sdk.execution_time.supervisor import SERVER_TERMINATED, ActivitySubprocess
-from airflow.sdk.log import configure_logging
+from airflow.sdk.log import configure_logging, mask_logs
 
 from airbridge.edge_worker import _airflow
 from airbridge.edge_worker._airflow.client import RelayClient
@@ -113,6 +113,22 @@ def test_variables_and_connections_at_import_go_through_what_is_watched() -> Non
         source = inspect.getsource(function)
         assert "from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded" in source
         assert "from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS" in source
+
+
+def test_connections_are_fetched_by_the_function_that_is_replaced() -> None:
+    """`Connection.get` and the template accessor look it up when they are called."""
+    assert "from airflow.sdk.execution_time.context import _get_connection" in inspect.getsource(
+        Connection.get
+    )
+    assert "return _get_connection(conn_id)" in inspect.getsource(context.ConnectionAccessor.get)
+
+
+def test_what_masks_log_events_masks_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mask_logs` is a structlog processor that knows the secrets of its own process."""
+    masker = secrets_masker.SecretsMasker()
+    masker.add_mask("sesame-open")
+    monkeypatch.setattr(secrets_masker, "_secrets_masker", lambda: masker)
+    assert mask_logs(None, "info", {"event": "say sesame-open"}) == {"event": "say ***"}
 
 
 def test_the_parsing_context_is_read_from_the_environment_that_is_watched(

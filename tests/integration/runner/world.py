@@ -17,8 +17,9 @@ from uuid import UUID, uuid4
 
 from airbridge.edge_worker import frames
 from airbridge.edge_worker.frames import Call, Cancel, Reply
+from airbridge.edge_worker.runner.running import WarmTask
 from airbridge.edge_worker.runner.settings import RunnerSettings
-from airbridge.edge_worker.runner.warm import WarmRunner, WarmTask
+from airbridge.edge_worker.runner.warm import WarmRunner
 from airbridge.edge_worker.task import Exit, TaskSpec
 from airbridge.executor.protocol import BundleRef, Grant, StartedAs
 
@@ -41,7 +42,8 @@ class FakeApi:
             if call.path.startswith(prefix) and statuses:
                 return _json(call, statuses.pop(0), {"detail": {"reason": "made_up", "message": "no"}})
         head, _, rest = call.path.partition("/")
-        return getattr(self, f"_{head.replace('-', '_')}")(call, unquote(rest))
+        reply: Reply = getattr(self, f"_{head.replace('-', '_')}")(call, unquote(rest))
+        return reply
 
     def _task_instances(self, call: Call, rest: str) -> Reply:
         if rest.endswith("validate-inlets-and-outlets"):

@@ -26,7 +26,7 @@ def test_messages_and_descriptors_arrive_as_sent() -> None:
     """One message a packet; a descriptor is another one of the same file."""
     ours, theirs = messages.socket_pair()
     read, write = os.pipe()
-    sent = [
+    sent: list[messages.Message] = [
         Spawn(SOURCE, True),
         Ready(1),
         Parsed(2, ("x",)),
