@@ -20,7 +20,8 @@ from airbridge.control_plane.local.privileges import postgres_user
 MIGRATE = (sys.executable, "-m", "airflow", "db", "migrate")
 PORTS = ("postgres", "aws", "api-server", "gateway", "operator")
 
-_WORKERS, _AIRFLOW, _FOUNDATION = 0, 1, 2  # the order in which they are stopped
+# The order in which they are stopped. The gateway outlives the workers, who report to it to the end.
+_WORKERS_AND_AIRFLOW, _GATEWAY, _FOUNDATION = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ def _aws(plan: Plan) -> Component:
         log=plan.directory.log("aws"),
         ready=probes.http_ok(plan.aws_url + emulator.READY_PATH),
         url=plan.aws_url,
+        stop_signal=signal.SIGKILL,  # it has nothing to put away
         stop_stage=_FOUNDATION,
     )
 
@@ -193,6 +195,7 @@ def _gateway(plan: Plan) -> Component:
         after=_schema(plan),
         url=plan.gateway_url,
         ready=probes.http_ok(f"{plan.operator_url}/readyz", plan.directory.ca_file),
+        stop_stage=_GATEWAY,
     )
 
 
@@ -207,7 +210,7 @@ def _worker(plan: Plan, worker: WorkerPlan, database: probes.DatabaseProbes) -> 
         after=_schema(plan),
         ready=database.worker_beats(worker.name),
         cwd=home,
-        stop_stage=_WORKERS,
+        stop_stage=_WORKERS_AND_AIRFLOW,
     )
 
 
@@ -252,6 +255,7 @@ def _control_plane(
     ready: Probe = lambda _started_at: False,
     once: bool = False,
     grace_seconds: float = 10.0,
+    stop_stage: int = _WORKERS_AND_AIRFLOW,
 ) -> Component:
     return Component(
         name=name,
@@ -268,7 +272,7 @@ def _control_plane(
         once=once,
         grace_seconds=grace_seconds,
         cwd=plan.directory.root,
-        stop_stage=_AIRFLOW,
+        stop_stage=stop_stage,
     )
 
 
