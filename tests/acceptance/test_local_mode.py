@@ -41,7 +41,7 @@ def processes_of(platform: LocalPlatform) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             told = [process.cwd(), *process.cmdline(), *process.environ().values()]
-        except psutil.Error:
+        except (psutil.Error, OSError):  # ended while it was looked at
             continue
         if any(root in word for word in told) and process.pid != os.getpid():
             found.append(process)
