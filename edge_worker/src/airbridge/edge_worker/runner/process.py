@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
+from setproctitle import setproctitle
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
@@ -36,8 +37,9 @@ def _prctl(option: int, value: Any) -> None:
         raise OSError(code, f"prctl({option}): {os.strerror(code)}")
 
 
-def name_self(name: str) -> None:
-    """Set the name that ps and top show."""
+def name_self(name: str, title: str) -> None:
+    """Set the kernel's name of this process, and the title that ``ps`` shows as its command line."""
+    setproctitle(title)
     _prctl(_PR_SET_NAME, ctypes.create_string_buffer(name.encode()[:15]))
 
 

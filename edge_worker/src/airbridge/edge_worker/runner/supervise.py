@@ -37,13 +37,12 @@ def _become(fds: list[int], parsed: _airflow.ParsedFile | None, in_child: Callab
     try:
         in_child()
         process.ignore_stop_signals()
-        process.name_self(process.SUPERVISOR)
         gc.enable()
         process.adopt_orphans()
         relay_fd, status_fd, job_fd = fds
-        code = _supervise(
-            messages.read_job(job_fd), socket.socket(fileno=relay_fd), socket.socket(fileno=status_fd), parsed
-        )
+        job = messages.read_job(job_fd)
+        process.name_self(process.SUPERVISOR, f"airbridge supervisor {job.ti.get('id')}")
+        code = _supervise(job, socket.socket(fileno=relay_fd), socket.socket(fileno=status_fd), parsed)
     except BaseException:  # noqa: BLE001 - the outer edge of the process
         traceback.print_exc()
     finally:

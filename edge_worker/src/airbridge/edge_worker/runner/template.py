@@ -21,7 +21,7 @@ _PRINTED_BYTES: Final = 64 * 1024
 
 def run(source: Source, control: socket.socket) -> None:
     """Parse the file, tell the zygote, and fork supervisors until the zygote hangs up."""
-    process.name_self(process.TEMPLATE)
+    process.name_self(process.TEMPLATE, f"airbridge template {source.dag_rel_path}")
     parsed, found = _parse(source)
     if found:
         messages.send(control, Parsed(hazards=tuple(found)))

@@ -281,7 +281,7 @@ def _kill(pid: int) -> None:
 
 def main(control_fd: int, worker_name: str, limits: Limits, preload: Sequence[str]) -> None:
     """Load Airflow, tell the agent, and serve."""
-    process.name_self("airbridge-zyg")
+    process.name_self("airbridge-zyg", f"airbridge zygote {worker_name}")
     process.ignore_stop_signals()
     process.adopt_orphans()
     agent = socket.socket(fileno=control_fd)
