@@ -48,6 +48,12 @@ RECOMMENDED = (
         "the pause between two idle loops is most of the time between two tasks of a chain; 1 s by default",
     ),
     Setting("scheduler", "max_tis_per_query", "128", "fewer loops for a wide fan-out; 16 by default"),
+    Setting(
+        "scheduler",
+        "task_queued_timeout",
+        "86400",
+        "a task may wait for a region to scale from zero or to come back; 600 s by default",
+    ),
     Setting("logging", "logging_config_class", LOGGING_CONFIG, "reads task logs from the region they lie in"),
     Setting(
         "usage_data_collection", "enabled", "False", "a control plane makes no call that is not its work"
