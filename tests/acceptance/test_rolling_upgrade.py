@@ -171,7 +171,7 @@ def workers_of(fleet: Fleet, run: object) -> set[str | None]:
 
 def test_a_fleet_is_upgraded_while_it_works(fleet: Fleet) -> None:
     """n-1 workers under an n control plane; n workers join, the old ones drain; no task fails or is tried twice."""
-    fleet.add_dag("upgrade", HERE, count=60, seconds=0.5)
+    fleet.add_dag("upgrade", HERE, count=120, seconds=2)
     with ExitStack() as stack:
         old = [stack.enter_context(fleet.worker(f"old-{n}", HERE, BEFORE)) for n in (1, 2)]
         for agent in old:
