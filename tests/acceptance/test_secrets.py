@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
-import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.platform import LocalPlatform, wait_for
@@ -120,26 +119,19 @@ def test_no_secret_reaches_the_edge(platform: LocalPlatform) -> None:
 
 def test_no_secret_lies_on_a_queue(platform: LocalPlatform) -> None:
     """A message holds a signed work item and nothing more: no secret, no token."""
-    pid = platform.worker_pids()["us-east-1-default-1"]
-    queue_url = _queue_url(platform)
     sqs = platform.aws_client("sqs", "us-east-1")
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        time.sleep(1.0)
+    queue_url = _queue_url(platform)
+    messages: list[str] = []
+
+    def received() -> bool:
+        answer = sqs.receive_message(QueueUrl=queue_url, VisibilityTimeout=0, WaitTimeSeconds=1)
+        messages.extend(message["Body"] for message in answer.get("Messages", []))
+        return bool(messages)
+
+    with _drained(platform, "us-east-1-default-1"):
         platform.add_dag("secrets_sleeper", SLEEPER.replace("time.sleep(45)", "pass"))
         platform.trigger("secrets_sleeper")
-        messages: list[str] = []
-
-        def received() -> bool:
-            answer = sqs.receive_message(
-                QueueUrl=queue_url, VisibilityTimeout=0, MaxNumberOfMessages=10, WaitTimeSeconds=1
-            )
-            messages.extend(message["Body"] for message in answer.get("Messages", []))
-            return bool(messages)
-
         wait_for(received, "a message on the queue", 60)
-    finally:
-        os.kill(pid, signal.SIGCONT)
     secrets = secrets_of(platform)
     for message in messages:
         envelope = json.loads(message)
@@ -147,6 +139,23 @@ def test_no_secret_lies_on_a_queue(platform: LocalPlatform) -> None:
         for data in (message.encode(), payload):
             assert [what for what, secret in secrets.items() if secret in data] == []
             assert _JWT.findall(data) == []
+
+
+@contextmanager
+def _drained(platform: LocalPlatform, worker: str) -> Iterator[None]:
+    """Have the worker leave its queue alone for the length of the block."""
+
+    def state() -> str:
+        return str(platform.query("SELECT state FROM airbridge_worker WHERE id = %s", worker)[0][0])
+
+    with platform.operator() as operator:
+        operator.post(f"/operator/v1/workers/{worker}/drain").raise_for_status()
+        try:
+            wait_for(lambda: state() == "draining", f"{worker} to drain", 60)
+            yield
+        finally:
+            operator.post(f"/operator/v1/workers/{worker}/resume").raise_for_status()
+            wait_for(lambda: state() == "active", f"{worker} to resume", 60)
 
 
 def _queue_url(platform: LocalPlatform) -> str:
