@@ -97,7 +97,9 @@ def enforced(endpoint_url: str) -> Iterator[None]:
 
 def _count_before_enforcing(endpoint_url: str, count: str) -> None:
     url = f"{endpoint_url}/moto-api/reset-auth"
-    request = urllib.request.Request(url, data=count.encode(), method="POST")  # noqa: S310  # loopback
+    # As a form, which is urllib's default, the number would not reach the emulator.
+    headers = {"Content-Type": "text/plain"}
+    request = urllib.request.Request(url, data=count.encode(), headers=headers, method="POST")  # noqa: S310  # loopback
     with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
         if answer.status != 200:
             raise EmulatorError(f"{endpoint_url}: the emulator does not enforce IAM: {answer.status}")

@@ -33,7 +33,7 @@ def roles(
 
 
 def _actions() -> dict[str, list[str]]:
-    """By service, every call that Terraform makes in a deploy, a plan and a destroy of all stacks; recorded."""
+    """By service: what Terraform was seen to call in a deploy and a plan, and what changing and destroying take."""
     text = resources.files("airbridge.infra").joinpath("deploy_actions.json").read_text()
     recorded: dict[str, list[str]] = json.loads(text)
     return recorded
