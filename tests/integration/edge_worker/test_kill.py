@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.edge_worker.conftest import FAST, World
+from tests.integration.edge_worker.conftest import World
 from tests.integration.edge_worker.control_plane import Item
 from tests.integration.edge_worker.cut import Weather
 
@@ -116,7 +116,7 @@ def test_killed_with_results_to_report(process: Process) -> None:
     until(lambda: process.starts("sleep") == 1)
     process.world.cut.set(Weather.REFUSE)
     (process.marks / "sleep.go").touch()
-    until(lambda: (process.marks / "sleep.done").exists())
+    until((process.marks / "sleep.done").exists)
     process.kill()
     process.world.cut.set(Weather.FAIR)
     process.start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -50,10 +49,15 @@ def test_a_full_journal_takes_deletions_and_says_so(tmp_path: Path) -> None:
         journal = await open_(tmp_path, max_bytes=50_000)
         await journal.submit(AddGrant(grant()))
         accepted = 0
-        with pytest.raises(JournalFull, match="of at most 50000"):
+
+        async def fill() -> None:
+            nonlocal accepted
             for seq in range(1, 100):
                 await journal.submit(AddRecord(record(1, seq, "x" * 5000), final=False))
                 accepted = seq
+
+        with pytest.raises(JournalFull, match="of at most 50000"):
+            await fill()
         assert 5 <= accepted <= 10
         assert journal.full
         assert not journal.has_room
@@ -88,7 +92,7 @@ def test_a_deleted_file_is_rebuilt_while_writing(tmp_path: Path) -> None:
     async def scenario() -> None:
         journal = await open_(tmp_path)
         await journal.submit(AddGrant(grant()))
-        os.unlink(tmp_path / "journal.sqlite")
+        (tmp_path / "journal.sqlite").unlink()
         await journal.submit(AddRecord(record(1, 1), final=True))
         await asyncio.sleep(0)
         assert len(journal.damages) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Coroutine
 from enum import IntEnum
 from typing import Any
@@ -35,6 +36,7 @@ from airbridge.edge_worker.logs import LogShipper
 from airbridge.edge_worker.outbox import Outbox
 from airbridge.edge_worker.parts import Parts
 from airbridge.edge_worker.poller import Poller
+from airbridge.edge_worker.queue import AsyncQueue
 from airbridge.edge_worker.reporter import Reporter
 from airbridge.edge_worker.retry import Backoff, Verdict
 from airbridge.edge_worker.settings import MIB, WorkerSettings
@@ -57,6 +59,9 @@ OFFLINE_START_SECONDS = 5.0
 """How long a restarted worker waits for the gateway before it goes on with what it holds without it."""
 
 FLUSH_ON_HARD_STOP_SECONDS = 5.0
+LAST_POLL_SECONDS = 1.0
+"""How long a stopping worker waits for its last long poll, to give back what that may receive."""
+
 DISK_CHECK_SECONDS = 5.0
 _REGION_META = "region_settings"
 
@@ -84,9 +89,11 @@ class Agent:
         self._mode = Mode.ACTIVE
         self._exit = ExitCode.OK
         self._asked = asyncio.Event()
+        self._roomy = False
         self._region: RegionSettings | None = None
         self._verifier: Verifier | None = None
         self._stores: dict[str, ObjectStore] = {}
+        self._stores_lock = threading.Lock()
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._disk = Disk(
             settings.state_dir, reserve_mib=settings.reserve_mib, min_free_mib=settings.min_free_mib
@@ -148,6 +155,8 @@ class Agent:
                 self._start_the_rest()
                 await self._asked.wait()
                 await self._wind_down()
+            elif leftovers.all and self._exit is ExitCode.OK:
+                self._exit = ExitCode.NOT_FLUSHED
             return self._exit
         finally:
             await self._close()
@@ -171,6 +180,8 @@ class Agent:
         flushed = await drain.flush(seconds)
         if not flushed and self._exit is ExitCode.OK:
             self._exit = ExitCode.NOT_FLUSHED
+        if self._queue is not None:
+            await within(LAST_POLL_SECONDS, self._queue.settled())
         log.info("agent.drained", flushed=flushed)
 
     async def _close(self) -> None:
@@ -179,6 +190,8 @@ class Agent:
         await self._launcher.abandon()
         if self._poller is not None:
             await self._poller.abandon()
+        if self._queue is not None:
+            await self._queue.abandon()
         await self._status.close()
         await self._gateway.close()
         await self._journal.close()
@@ -280,6 +293,7 @@ class Agent:
             interval_seconds=s.heartbeat_seconds,
         )
         self._poller: Poller | None = None
+        self._queue: AsyncQueue | None = None
         self._status = StatusServer(s.status_socket, self.status)
         self._built = True
 
@@ -343,13 +357,15 @@ class Agent:
             await asyncio.sleep(0.2)
         if self._region is None:
             raise IdentityError("enrolled without region settings")
+        await asyncio.to_thread(self._warm_stores)
         self._poller = self._make_poller(self._region)
         self._start("poller", self._poller.run())
         await self._identity.keep()
 
     def _make_poller(self, region: RegionSettings) -> Poller:
+        self._queue = self._parts.queue(region)
         return Poller(
-            queue=self._parts.queue(region),
+            queue=self._queue,
             gateway=self._gateway,
             holdings=self._holdings,
             journal=self._journal,
@@ -389,11 +405,15 @@ class Agent:
 
     async def _watch_disk(self) -> None:
         while True:
-            await asyncio.sleep(DISK_CHECK_SECONDS)
             self._disk.keep_reserve()
+            roomy = self._disk.has_room and self._logs.bytes < self._settings.logs_max_mib * MIB
+            if roomy != self._roomy:
+                log.warning("agent.disk", roomy=roomy, free_bytes=self._disk.free_bytes)
+                self._roomy = roomy
             if self._journal.full:
                 # Has space come back? Only a write can tell.
-                self._journal.submit(SetMeta("full_since", self._clock.now().isoformat()))
+                self._journal.submit(SetMeta("last_full_at", self._clock.now().isoformat()))
+            await asyncio.sleep(DISK_CHECK_SECONDS)
 
     # --- what the loops ask ------------------------------------------------------------------------
 
@@ -403,11 +423,7 @@ class Agent:
 
     def _may_claim(self) -> bool:
         return (
-            self._mode is Mode.ACTIVE
-            and self._gateway.identified
-            and self._journal.has_room
-            and self._disk.has_room
-            and self._logs.bytes < self._settings.logs_max_mib * MIB
+            self._mode is Mode.ACTIVE and self._gateway.identified and self._journal.has_room and self._roomy
         )
 
     def _may_start(self, holding: Holding) -> bool:
@@ -425,9 +441,15 @@ class Agent:
         if self._region is None:
             raise StoreError("the region's buckets are not known before the first enrolment", transient=True)
         bucket: str = getattr(self._region, which)
-        if bucket not in self._stores:
-            self._stores[bucket] = self._parts.store(self._region, bucket)
-        return self._stores[bucket]
+        with self._stores_lock:  # it is called in threads
+            if bucket not in self._stores:
+                self._stores[bucket] = self._parts.store(self._region, bucket)
+            return self._stores[bucket]
+
+    def _warm_stores(self) -> None:
+        """Make the clients before the first task waits for them: it takes about a second."""
+        for which in ("bundle_bucket", "log_bucket"):
+            self._store(which)
 
     def _make_space(self) -> None:
         """The disk is full where a result should go: give up the reserve, then logs that have been kept waiting."""

@@ -100,7 +100,6 @@ class Poller:
         self._reserved = 0
         self._claims: set[asyncio.Task[None]] = set()
         self._tidying: set[asyncio.Task[None]] = set()
-        self._closing = False
 
     @property
     def _room(self) -> int:
@@ -123,9 +122,7 @@ class Poller:
                     await asyncio.sleep(pause)
                     continue
                 self._waiting.extend(self._sort(messages))
-                self._claim_what_fits()
         finally:
-            self._closing = True
             extender.cancel()
             await self._give_back_waiting()
             log.info("poller.stopped")
@@ -145,7 +142,10 @@ class Poller:
 
     async def _until_wanted(self) -> None:
         while True:
-            self._claim_what_fits()
+            if self._may_claim():
+                self._claim_what_fits()
+            else:
+                await self._give_back_waiting()
             wanted = not self._waiting and self._room > 0 and len(self._claims) < MAX_CLAIMS
             if wanted and self._may_claim() and self._link.up:
                 return
@@ -185,7 +185,12 @@ class Poller:
             self._reserved += taken
             task = asyncio.create_task(self._claim(fitting, taken))
             self._claims.add(task)
-            task.add_done_callback(self._claims.discard)
+            task.add_done_callback(self._claim_ended)
+
+    def _claim_ended(self, task: asyncio.Task[None]) -> None:
+        self._claims.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("poller.claim_crashed", exc_info=error)
 
     async def _keep_waiting_hidden(self) -> None:
         while True:
@@ -225,7 +230,8 @@ class Poller:
                     self._on_identity(verdict, error)
                 if verdict in {Verdict.GIVE_UP, Verdict.REVOKED}:
                     log.warning("poller.claim_refused", detail=str(error), items=len(candidates))
-                    await self._return(candidates, RETURN_SECONDS)
+                    await self._tidily(self._return(candidates, RETURN_SECONDS))
+                    await asyncio.sleep(RETURN_SECONDS)
                     return None
                 pause = backoff.pause(error)
                 log.warning("poller.claim_failed", detail=str(error), retry_seconds=round(pause, 2))

@@ -8,10 +8,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
+import structlog
+
+from airbridge.executor.exceptions import QueueError
 from airbridge.executor.protocol import RegionSettings
 from airbridge.executor.queue import Received, SqsQueue, WorkQueue, sqs_client
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 VISIBILITY_SECONDS = 60.0
 """How long a message received is ours to claim; then another worker may have it."""
@@ -27,14 +32,38 @@ class AsyncQueue:
         self._connect = connect
         self._made: WorkQueue | None = None
         self._lock = threading.Lock()
+        self._orphans: set[asyncio.Task[None]] = set()
 
     async def receive(self, most: int, wait_seconds: float) -> list[Received]:
-        """Return up to `most` messages, waiting up to `wait_seconds` for the first."""
-        return await in_daemon_thread(
-            lambda: self._queue().receive(
-                limit=most, wait_seconds=wait_seconds, visibility_seconds=VISIBILITY_SECONDS
+        """Return up to `most` messages, waiting up to `wait_seconds` for the first.
+
+        A poll cannot be called off: what one that was cancelled still receives goes back to the queue.
+        """
+        poll = asyncio.ensure_future(
+            in_daemon_thread(
+                lambda: self._queue().receive(
+                    limit=most, wait_seconds=wait_seconds, visibility_seconds=VISIBILITY_SECONDS
+                )
             )
         )
+        try:
+            return await asyncio.shield(poll)
+        except asyncio.CancelledError:
+            orphan = asyncio.create_task(self._give_back(poll))
+            self._orphans.add(orphan)
+            orphan.add_done_callback(self._orphans.discard)
+            raise
+
+    async def settled(self) -> None:
+        """Return once no cancelled poll is under way."""
+        while self._orphans:
+            await asyncio.wait(self._orphans)
+
+    async def abandon(self) -> None:
+        """Leave cancelled polls to themselves: what they receive comes back when its visibility runs out."""
+        for orphan in self._orphans:
+            orphan.cancel()
+        await asyncio.gather(*self._orphans, return_exceptions=True)
 
     async def delete(self, receipts: Sequence[str]) -> None:
         """Delete messages; those that are gone already are no error."""
@@ -43,6 +72,14 @@ class AsyncQueue:
     async def release(self, receipts: Sequence[str], *, after_seconds: float = 0.0) -> None:
         """Make messages visible again after a delay."""
         await in_daemon_thread(lambda: self._queue().release(receipts, after_seconds=after_seconds))
+
+    async def _give_back(self, poll: asyncio.Future[list[Received]]) -> None:
+        try:
+            messages = await poll
+            if messages:
+                await self.release([message.receipt for message in messages])
+        except QueueError as error:
+            log.warning("queue.not_given_back", detail=str(error))
 
     def _queue(self) -> WorkQueue:
         with self._lock:

@@ -104,10 +104,11 @@ class Relay:
 
     async def _pass(self, call: Call, route: Route) -> Reply:
         waiter: asyncio.Future[RecordResult] = asyncio.get_running_loop().create_future()
-        await self._outbox.write(self._holding, call, waiter=waiter)
+        entry = await self._outbox.write(self._holding, call, waiter=waiter)
         while not waiter.done():
             if self._cut_off() or self._writer is None:
                 self._log.info("relay.accepted_locally", method=call.method, path=call.path)
+                entry.waiter = None
                 self._cache.written(self._holding.grant, call)
                 return Reply(call.id, route.accepted, JSON, "{}")
             await asyncio.wait({waiter}, timeout=CUT_CHECK_SECONDS)

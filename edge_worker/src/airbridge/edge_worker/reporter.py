@@ -264,11 +264,13 @@ def _ready(holding: Holding, now: float, room: int) -> list[Entry]:
     while holding.outbox and holding.outbox[0].abandoned:
         holding.outbox.popleft()
     entries: list[Entry] = []
+    size = 0
     for entry in holding.outbox:
-        if not entry.durable or len(entries) >= room:
+        if not entry.durable or len(entries) >= room or size >= MAX_BYTES:
             break
         if not entry.abandoned:
             entries.append(entry)
+            size += len(entry.record.body or "")
     if not any(entry.due_at <= now for entry in entries):
         return []
     return entries[:1] if holding.alone else entries

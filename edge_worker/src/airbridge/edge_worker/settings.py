@@ -66,7 +66,7 @@ class WorkerSettings(BaseSettings):
 
     heartbeat_seconds: Seconds = Field(default=10.0, description="Until the gateway names its own interval")
     poll_seconds: Annotated[int, Field(ge=0, le=20)] = 20
-    request_timeout_seconds: Seconds = 30.0
+    request_timeout_seconds: Seconds = 20.0
     connect_timeout_seconds: Seconds = 5.0
     retry_base_seconds: Seconds = 0.2
     retry_cap_seconds: Seconds = 15.0

@@ -1,0 +1,39 @@
+"""What the agent says to Airflow by itself is what Airflow's Task Execution API takes."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from tests.unit.edge_worker.test_journal_file import grant
+
+from airbridge.edge_worker import outcome
+from airbridge.executor.protocol import DisconnectPolicy
+
+
+@pytest.mark.parametrize(
+    ("should_retry", "replace", "interrupted", "state"),
+    [
+        (True, True, True, "up_for_retry"),
+        (True, True, False, "up_for_retry"),
+        (True, False, False, "up_for_retry"),
+        (True, False, True, "failed"),
+        (False, True, True, "failed"),
+        (False, True, False, "failed"),
+    ],
+)
+def test_the_failure_the_agent_reports_is_a_state_airflow_takes(
+    should_retry: bool, replace: bool, interrupted: bool, state: str
+) -> None:
+    """Airflow's own model accepts the payload; a retry is asked for as Airflow would, unless it must never run twice."""
+    from airflow.api_fastapi.execution_api.datamodels.taskinstance import TIStateUpdate
+    from pydantic import TypeAdapter
+
+    given = grant().model_copy(
+        update={"ti_context": {"should_retry": should_retry}, "disconnect": DisconnectPolicy(replace=replace)}
+    )
+    call = outcome.failure(given, datetime(2025, 1, 1, tzinfo=UTC), interrupted=interrupted)
+    payload = TypeAdapter(TIStateUpdate).validate_python(json.loads(call.body or ""))
+    assert payload.state.value == state
+    assert call.path == f"task-instances/{given.ti_id}/state"
