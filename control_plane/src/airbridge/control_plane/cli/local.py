@@ -148,12 +148,15 @@ def _up_detached(options: Options, cache: Path, json: bool) -> None:
     from airbridge.control_plane.local import state
     from airbridge.control_plane.local.exceptions import AlreadyRunning
     from airbridge.control_plane.local.launch import launch
+    from airbridge.control_plane.local.platform import MAKING_TEMPLATE, has_template
 
     directory = StateDir(options.directory)
     holder = state.lock_holder(directory)
     if holder is not None:
         raise AlreadyRunning(options.directory, holder)
     with ComponentDisplay(output.messages()) as display:
+        if not has_template(cache):
+            display.note(MAKING_TEMPLATE)
         launched = launch(options, cache, arguments.environ(), dies_with_parent=False)
         now = launched.await_ready(display.changed)
         _announce(display, now, json)

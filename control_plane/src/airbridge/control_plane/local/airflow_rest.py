@@ -124,4 +124,4 @@ def _line(entry: Any) -> str:
     if not isinstance(entry, dict):
         return str(entry)
     words = [str(entry[name]) for name in ("timestamp", "level") if entry.get(name)]
-    return " ".join([*words, str(entry.get("event", ""))]).strip()
+    return " ".join([*words, str(entry.get("event", "")), *entry.get("sources", ())]).strip()

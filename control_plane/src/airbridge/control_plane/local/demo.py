@@ -20,6 +20,7 @@ from airbridge.control_plane.local.exceptions import AlreadyRunning
 from airbridge.control_plane.local.launch import launch
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import Options
+from airbridge.control_plane.local.platform import MAKING_TEMPLATE, has_template
 from airbridge.control_plane.local.state import ComponentState, PlatformState
 
 
@@ -93,6 +94,8 @@ def _run(options: Options, cache: Path, environ: Mapping[str, str], view: View, 
         raise AlreadyRunning(options.directory, holder)
     # The DAG lies there before the dag-processor looks for the first time.
     shutil.copytree(samples.dags_folder(), directory.dags, dirs_exist_ok=True)
+    if not has_template(cache):
+        view.note(MAKING_TEMPLATE)
     launched = launch(options, cache, environ, dies_with_parent=True)
     stack.callback(launched.stop)
     platform = launched.await_ready(view.changed)

@@ -26,6 +26,7 @@ from airbridge.control_plane.local.state import ComponentState, Phase, PlatformP
 from airbridge.control_plane.local.supervisor import Clock, Supervisor
 
 TICK_SECONDS = 0.1
+MAKING_TEMPLATE = "making the database's template, once for this version"
 
 log = structlog.get_logger(__name__)
 
@@ -108,8 +109,8 @@ class Platform:
         key = current_schema()
         if self._directory.postgres.exists():
             return not postgres.is_current(self._directory.postgres, key)
-        if not (self._cache / f"postgres-{key}").exists():
-            self._watcher.note("making the database's template, once for this version")
+        if not has_template(self._cache):
+            self._watcher.note(MAKING_TEMPLATE)
         template, password = postgres.build_template(self._cache, key, self._migrate)
         postgres.restore(template, self._directory.postgres, password, self._directory.initial_password_file)
         return False
@@ -166,6 +167,11 @@ class Platform:
         )
         state.write(self._directory.platform_file, now)
         return now
+
+
+def has_template(cache: Path) -> bool:
+    """Say whether a platform can start from a migrated database."""
+    return postgres.has_template(cache, current_schema())
 
 
 def current_schema() -> str:

@@ -123,10 +123,15 @@ def adopt(server: Postgres, initial: Path) -> None:
     initial.unlink()
 
 
+def has_template(cache: Path, key: str) -> bool:
+    """Say whether the template of this schema is there."""
+    return (cache / f"postgres-{key}").exists() and (cache / f"postgres-{key}.password").exists()
+
+
 def build_template(cache: Path, key: str, migrate: Callable[[Postgres], None]) -> tuple[Path, str]:
     """Return the template and its password; make it first if it is not there."""
     template, password_file = cache / f"postgres-{key}", cache / f"postgres-{key}.password"
-    if template.exists() and password_file.exists():
+    if has_template(cache, key):
         return template, password_file.read_text()
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     password = secrets.token_urlsafe(32)
