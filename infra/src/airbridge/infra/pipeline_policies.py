@@ -13,6 +13,8 @@ from airbridge.infra.environment import Environment
 _FORCED = (
     "these create, or describe, what has no name yet; the services' own tags and the account are the boundary"
 )
+_ACCEPTED_READS = ("CKV_AWS_288", "CKV_AWS_355")
+_ACCEPTED = (*_ACCEPTED_READS, "CKV_AWS_289", "CKV_AWS_290")
 _READS = ("BatchGet", "Describe", "Get", "Head", "List")
 
 
@@ -27,8 +29,11 @@ def roles(
     state = _state(environment, state_bucket_arn, state_key_arn)
     return {
         "publish": ("Pushes images, and nothing else", _publish(environment)),
-        "plan": ("Reads what is deployed, to plan a change", (*state, *_terraform(environment, reads))),
-        "deploy": ("Deploys the stacks", (*state, *_terraform(environment, actions))),
+        "plan": (
+            "Reads what is deployed, to plan a change",
+            (*state, *_terraform(environment, reads, _ACCEPTED_READS)),
+        ),
+        "deploy": ("Deploys the stacks", (*state, *_terraform(environment, actions, _ACCEPTED))),
     }
 
 
@@ -82,7 +87,9 @@ def _state(environment: Environment, bucket_arn: str, key_arn: str) -> Sequence[
     )
 
 
-def _terraform(environment: Environment, actions: Mapping[str, Sequence[str]]) -> list[Statement]:
+def _terraform(
+    environment: Environment, actions: Mapping[str, Sequence[str]], accepted: Sequence[str]
+) -> list[Statement]:
     """One statement for each service whose resources can be named, one for the others."""
     named = _resources(environment)
     everywhere: dict[str, list[str]] = defaultdict(list)
@@ -96,7 +103,15 @@ def _terraform(environment: Environment, actions: Mapping[str, Sequence[str]]) -
         else:
             everywhere[service] = [f"{service}:{name}" for name in names]
     for service, full in everywhere.items():
-        statements.append(Statement(sid=_sid(service), actions=full, resources=("*",), forced_by_aws=_FORCED))
+        statements.append(
+            Statement(
+                sid=_sid(service),
+                actions=full,
+                resources=("*",),
+                forced_by_aws=_FORCED,
+                accepted_checks=accepted,
+            )
+        )
     return statements
 
 

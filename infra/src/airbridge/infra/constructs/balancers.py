@@ -49,6 +49,7 @@ class Ui(Construct):  # type: ignore[misc]  # jsii's classes carry no types here
             drop_invalid_header_fields=True,
             enable_deletion_protection=props.protect,
         )
+        _accept_unprotected(self.balancer, props.protect)
         accept(self.balancer, "CKV_AWS_91", "Airflow's own audit log names the user; the balancer would not")
         accept(
             self.balancer,
@@ -57,11 +58,6 @@ class Ui(Construct):  # type: ignore[misc]  # jsii's classes carry no types here
         )
         self.target_group = _target_group(
             self, f"{props.name}", UI_PORT, "HTTP", network=network, path="/api/v2/monitor/health"
-        )
-        accept(
-            self.target_group,
-            "CKV_AWS_378",
-            "inside the VPC, between two security groups that name each other",
         )
         _listener(
             self,
@@ -114,6 +110,7 @@ class GatewayEntrance(Construct):  # type: ignore[misc]  # jsii's classes carry 
             enable_cross_zone_load_balancing=True,
             enable_deletion_protection=props.protect,
         )
+        _accept_unprotected(self.balancer, props.protect)
         accept(self.balancer, "CKV_AWS_91", "a network balancer logs TLS listeners only, and it ends no TLS")
         self.edge_targets = self._pass_through(
             "edge", network, port=443, target_port=EDGE_PORT, name=f"{props.name}-edge"
@@ -179,7 +176,7 @@ def _listener(
     certificate_arn: str | None = None,
 ) -> None:
     module = aws.lb_listener
-    listener = module.LbListener(
+    module.LbListener(
         scope,
         f"{id_}-listener",
         load_balancer_arn=balancer.arn,
@@ -189,6 +186,12 @@ def _listener(
         ssl_policy=_TLS_POLICY if certificate_arn else None,
         default_action=[module.LbListenerDefaultAction(type="forward", target_group_arn=targets.arn)],
     )
-    if certificate_arn is None:
-        accept(listener, "CKV_AWS_2", "TCP is passed through on purpose: the gateway itself ends mutual TLS")
-        accept(listener, "CKV_AWS_103", "TCP is passed through on purpose: the gateway speaks TLS 1.3 only")
+
+
+def _accept_unprotected(balancer: Construct, protect: bool) -> None:
+    if not protect:
+        accept(
+            balancer,
+            "CKV_AWS_150",
+            "this environment is made to be destroyed: its protection is switched off",
+        )

@@ -45,11 +45,6 @@ class PrivateBucket(Construct):  # type: ignore[misc]  # jsii's classes carry no
             policy=policy_document([tls_only("s3:*", (self.arn, f"{self.arn}/*")), *props.statements]),
         )
         accept(
-            self.bucket,
-            "CKV_AWS_18",
-            "data events in CloudTrail record who reads it; server access logs add nothing",
-        )
-        accept(
             self.bucket, "CKV_AWS_144", "it belongs to one region by design; the data in it must not leave"
         )
         accept(self.bucket, "CKV2_AWS_62", "nothing reacts to new objects; readers are told where to look")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from airbridge.infra.cdk import Construct, TerraformResourceLifecycle, aws
+from airbridge.infra.constructs.checks import accept
 from airbridge.infra.constructs.network import Network
 from airbridge.infra.constructs.policy import Statement, assumed_by_service
 from airbridge.infra.constructs.role import Role, RoleProps
@@ -62,7 +63,7 @@ class Database(Construct):  # type: ignore[misc]  # jsii's classes carry no type
         subnets = aws.db_subnet_group.DbSubnetGroup(
             self, "subnets", name=props.name, subnet_ids=[subnet.id for subnet in network.private_subnets]
         )
-        return aws.db_instance.DbInstance(
+        instance = aws.db_instance.DbInstance(
             self,
             "instance",
             identifier=props.name,
@@ -102,6 +103,19 @@ class Database(Construct):  # type: ignore[misc]  # jsii's classes carry no type
             ca_cert_identifier="rds-ca-rsa2048-g1",
             lifecycle=TerraformResourceLifecycle(prevent_destroy=props.protect),
         )
+        if not props.multi_az:
+            accept(
+                instance,
+                "CKV_AWS_157",
+                "this environment asks for no standby; production is refused without one",
+            )
+        if not props.deletion_protection:
+            accept(
+                instance,
+                "CKV_AWS_293",
+                "this environment is made to be destroyed; production is refused without",
+            )
+        return instance
 
     def _parameters(self, props: DatabaseProps) -> Construct:
         group = aws.db_parameter_group

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from airbridge.infra.cdk import Construct, TerraformResourceLifecycle, aws
-from airbridge.infra.constructs.checks import accept
 from airbridge.infra.constructs.policy import Statement, policy_document
 
 USE = (
@@ -68,8 +67,6 @@ class Key(Construct):  # type: ignore[misc]  # jsii's classes carry no types her
             lifecycle=TerraformResourceLifecycle(prevent_destroy=props.protect),
         )
         aws.kms_alias.KmsAlias(self, "alias", name=f"alias/{props.alias}", target_key_id=self.key.key_id)
-        for check in ("CKV_AWS_109", "CKV_AWS_111", "CKV_AWS_356"):
-            accept(self.key, check, "a key policy's resource is always *: it means the key that it stands on")
 
     @property
     def arn(self) -> str:

@@ -25,6 +25,8 @@ class Statement:
     principals: Mapping[str, Sequence[str] | str] | None = None
     effect: str = "Allow"
     forced_by_aws: str = ""
+    # A scanner's checks that fail for what AWS forces; `forced_by_aws` is the reason that is given.
+    accepted_checks: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.effect == "Allow":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from airbridge.infra.cdk import Construct, aws
+from airbridge.infra.constructs.checks import accept
 from airbridge.infra.constructs.policy import Statement, policy_document
 
 
@@ -51,15 +52,11 @@ class Role(Construct):  # type: ignore[misc]  # jsii's classes carry no types he
         grant(self, id_, self.name, statements)
 
 
-def grant(
-    scope: Construct, id_: str, role_name: str, statements: Sequence[Statement], provider: object = None
-) -> None:
+def grant(scope: Construct, id_: str, role_name: str, statements: Sequence[Statement]) -> None:
     """Give a role, perhaps another stack's, a policy of this scope's."""
-    aws.iam_role_policy.IamRolePolicy(
-        scope,
-        id_,
-        name=scope.node.id + "-" + id_,
-        role=role_name,
-        policy=policy_document(statements),
-        provider=provider,
+    policy = aws.iam_role_policy.IamRolePolicy(
+        scope, id_, name=f"{scope.node.id}-{id_}", role=role_name, policy=policy_document(statements)
     )
+    for statement in statements:
+        for check in statement.accepted_checks:
+            accept(policy, check, statement.forced_by_aws)

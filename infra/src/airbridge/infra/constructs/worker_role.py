@@ -119,4 +119,5 @@ def _machine(props: WorkerRoleProps) -> Iterator[Statement]:
         ),
         resources=("*",),
         forced_by_aws="the agent registers before its instance has a name in SSM; none of these takes a resource",
+        accepted_checks=("CKV_AWS_290", "CKV_AWS_355"),
     )

@@ -1,0 +1,206 @@
+"""The small commands: the catalogue, migrations, secrets, the scanner's verdict, scaling, IAM's decision."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airbridge.infra import catalogue, migrate, scan, secrets
+from airbridge.infra.constructs.policy import Statement
+from airbridge.infra.emulator.policies import Decision, Request, decide
+from airbridge.infra.exceptions import CatalogueError, CommandFailedError, InfraError, PolicyError
+from airbridge.infra.scaling import ScalingPlan
+
+EDGE = {
+    "region_name": "eu-west-1",
+    "log_bucket": "logs",
+    "bundle_bucket": "bundles",
+    "dead_letter_queue_url": "http://dead",
+    "queue_urls": {"gpu": "http://gpu", "default": "http://default"},
+    "data": ["s3://data/ü"],
+}
+
+
+@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: {"value": value, "type": "string"}])
+def test_the_catalogue_is_toml_with_everything_the_platform_reads(wrap: Any) -> None:
+    """From cdktf's outputs file and from `terraform output -json` alike."""
+    outputs = {
+        "control-plane": {"home_region": wrap("us-east-1")},
+        "edge-eu-west-1": {key: wrap(value) for key, value in EDGE.items()},
+    }
+    read = tomllib.loads(catalogue.from_outputs(outputs, "http://127.0.0.1:5600"))
+    pools = [{"name": "default", "queue_url": "http://default"}, {"name": "gpu", "queue_url": "http://gpu"}]
+    region = {key: EDGE[key] for key in ("log_bucket", "bundle_bucket", "dead_letter_queue_url", "data")}
+    region |= {"name": "eu-west-1", "endpoint_url": "http://127.0.0.1:5600", "pool": pools}
+    assert read == {"home_region": "us-east-1", "region": [region]}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ({}, "deploy the control plane first"),
+        ({"control-plane": {"home_region": "r"}}, "there is no edge stack"),
+        ({"control-plane": {"home_region": "r"}, "edge-a": {"region_name": "a"}}, "edge-a: there is no output 'log_bucket'"),
+    ],
+)  # fmt: skip
+def test_missing_outputs_are_named(outputs: dict[str, Any], message: str) -> None:
+    """The error says which stack to deploy."""
+    with pytest.raises(CatalogueError, match=message):
+        catalogue.from_outputs(outputs)
+
+
+class Ecs:
+    """ECS as the migration sees it: a task that stops at the second look."""
+
+    def __init__(self, exit_code: int | None = 0, *, starts: bool = True, stops: bool = True) -> None:
+        self.looks, self._exit_code, self._starts, self._stops = 0, exit_code, starts, stops
+
+    def run_task(self, **_: Any) -> dict[str, Any]:
+        return {"tasks": [{"taskArn": "arn:task"}] if self._starts else [], "failures": ["RESOURCE:CPU"]}
+
+    def describe_tasks(self, **_: Any) -> dict[str, Any]:
+        self.looks += 1
+        status = "STOPPED" if self._stops and self.looks > 1 else "RUNNING"
+        return {"tasks": [{"lastStatus": status, "containers": [{"name": "m", "exitCode": self._exit_code}]}]}
+
+
+TASK = migrate.MigrationTask("cluster", "definition", ["subnet"], "group")
+
+
+def test_a_migration_is_waited_for() -> None:
+    """Until the task has stopped, and not by exit code alone."""
+    waits: list[float] = []
+    assert migrate.run(Ecs(), TASK, sleep=waits.append, clock=lambda: 0.0) == "arn:task"
+    assert waits == [migrate.POLL_SECONDS]
+
+
+@pytest.mark.parametrize(
+    ("ecs", "message"),
+    [
+        (Ecs(1), "the migration failed"),
+        (Ecs(None), "the migration failed"),
+        (Ecs(starts=False), "did not start the migration"),
+        (Ecs(stops=False), "still runs after"),
+    ],
+)
+def test_a_migration_that_does_not_succeed_stops_the_deploy(ecs: Ecs, message: str) -> None:
+    """A wrong exit code, none, no start, no end."""
+    times = iter(range(0, 10**6, 1000))
+    with pytest.raises(CommandFailedError, match=message):
+        migrate.run(ecs, TASK, sleep=lambda _: None, clock=lambda: float(next(times)))
+
+
+class Manager:
+    """Secrets Manager with one secret that has a value."""
+
+    def __init__(self) -> None:
+        self.values = {"p/ca-key": "kept"}
+
+    def describe_secret(self, SecretId: str) -> dict[str, Any]:  # noqa: N803  # AWS's spelling
+        return {"VersionIdsToStages": {"1": ["AWSCURRENT"]}} if SecretId in self.values else {}
+
+    def put_secret_value(self, SecretId: str, SecretString: str) -> None:  # noqa: N803
+        self.values[SecretId] = SecretString
+
+
+def test_a_secret_that_has_a_value_keeps_it(tmp_path: Path) -> None:
+    """Filling twice changes nothing."""
+    for name in ("ca.crt", "ca.key", "signing.key", "signing.pub.json", "token.key"):
+        (tmp_path / name).write_text(name)
+    manager = Manager()
+    assert len(secrets.fill(manager, "p", secrets.read_values(tmp_path))) == 7
+    assert manager.values["p/ca-key"] == "kept"
+    assert secrets.fill(manager, "p", secrets.read_values(tmp_path)) == []
+
+
+def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
+    """The error says what makes it."""
+    with pytest.raises(InfraError, match=r"ca\.crt: .*`airbridge init`"):
+        secrets.read_values(tmp_path)
+
+
+def test_a_finding_must_be_accepted_and_an_acceptance_needed() -> None:
+    """Both ways."""
+    found, stale = scan.Finding("s", "r", "CKV_1", "name"), scan.Finding("s", "r", "CKV_2")
+    verdict = scan.judge(5, [found], {stale: "a reason"})
+    assert (verdict.clean, [*verdict.unaccepted], [*verdict.unneeded]) == (False, [found], [stale])
+    assert scan.judge(5, [found], {scan.Finding("s", "r", "CKV_1"): "a reason"}).clean
+
+
+PLAN = ScalingPlan(min_instances=0, max_instances=40, slots=8, idle_minutes=10)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "backlog", "warming", "expected"),
+    [(0, 0, 0, 0), (0, 0.1, 0, 1), (0, 62, 0, 40), (5, 2, 0, 10), (38, 2, 0, 40), (5, 2, 5, 5), (7, 2, 5, 7)],
+)
+def test_a_pool_grows_with_its_backlog(capacity: int, backlog: float, warming: int, expected: int) -> None:
+    """From zero, in steps, never over the maximum; what is warming up is counted."""
+    assert PLAN.after_backlog(capacity, backlog, warming) == expected
+
+
+def test_an_idle_pool_returns_to_nothing() -> None:
+    """Halved each time, to the last instance."""
+    sizes = [40]
+    while sizes[-1]:
+        sizes.append(PLAN.after_idle(sizes[-1]))
+    assert sizes == [40, 20, 10, 5, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("actions", "resources", "message"),
+    [(("s3:*",), ("arn:x",), "is a wildcard"), (("s3:GetObject",), ("*",), "the resource is")],
+)
+def test_a_broad_statement_is_refused(
+    actions: tuple[str, ...], resources: tuple[str, ...], message: str
+) -> None:
+    """A wildcard action always; a wildcard resource unless AWS forces it and the statement says why."""
+    with pytest.raises(PolicyError, match=message):
+        Statement(sid="Broad", actions=actions, resources=resources)
+
+
+def _policy(effect: str, **more: Any) -> dict[str, Any]:
+    return {
+        "Statement": [
+            {"Effect": effect, "Action": "sqs:SendMessage", "Resource": "arn:aws:sqs:*:1:q-*", **more}
+        ]
+    }
+
+
+SEND = Request("arn:aws:iam::1:role/r", "sqs:SendMessage", "arn:aws:sqs:eu:1:q-a", {"aws:PrincipalArn": "arn:aws:iam::1:role/r"})  # fmt: skip
+OTHERS = {
+    "Principal": {"AWS": "*"},
+    "Condition": {"ArnNotEquals": {"aws:PrincipalArn": "arn:aws:iam::1:role/sender"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("identity", "resource", "expected"),
+    [
+        ([], [], Decision.NOTHING),
+        ([_policy("Allow")], [], Decision.ALLOWED),
+        ([_policy("Allow"), _policy("Deny")], [], Decision.DENIED),
+        ([_policy("Allow")], [_policy("Deny", **OTHERS)], Decision.DENIED),
+        ([_policy("Allow", Resource="arn:aws:sqs:eu:1:other")], [], Decision.NOTHING),
+        ([_policy("Allow", Condition={"Bool": {"aws:SecureTransport": "true"}})], [], Decision.NOTHING),
+    ],
+)
+def test_iam_decides_as_it_is_documented(
+    identity: list[Any], resource: list[Any], expected: Decision
+) -> None:
+    """An explicit denial wins, also one of the resource's policy; a missing condition key does not match."""
+    assert decide(SEND, identity, resource) is expected
+
+
+def test_a_synthesised_stack_says_what_it_accepts() -> None:
+    """Read from the comment that travels with the resource."""
+    stack = json.loads(
+        '{"resource": {"aws_s3_bucket": {"b": {"//": {"checkov": {"CKV_AWS_18": "because"}}}}}}'
+    )
+    assert dict(scan.acceptances("s", stack)) == {
+        scan.Finding("s", "aws_s3_bucket.b", "CKV_AWS_18"): "because"
+    }
