@@ -6,6 +6,7 @@ ARG BASE_IMAGE
 FROM ${BASE_IMAGE} AS base
 ARG SOURCE_DATE_EPOCH=0
 # Hash-based bytecode of the standard library: the root file system is read-only, so it is compiled now or at every start.
+# No program keeps the right to become another user.
 RUN --mount=type=bind,source=debs,target=/debs \
     dpkg --install /debs/*.deb \
  && python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))' > /tmp/stdlib \
@@ -14,6 +15,7 @@ RUN --mount=type=bind,source=debs,target=/debs \
  && echo 'airbridge:x:10001:10001:AirBridge:/var/lib/airbridge:/usr/sbin/nologin' >> /etc/passwd \
  && echo 'airbridge:x:10001:' >> /etc/group \
  && install -d -o 10001 -g 10001 -m 0700 /var/lib/airbridge \
+ && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
  && rm -rf /tmp/stdlib /var/log/* /var/cache/ldconfig/aux-cache /var/cache/debconf/*-old /var/lib/dpkg/*-old
 
 FROM base AS packages

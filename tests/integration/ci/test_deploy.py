@@ -1,0 +1,229 @@
+"""Promotion and deployment as a pipeline calls them: the command line, git, an operators' API over HTTP, and a stand-in for cdktf.
+
+The stand-in is a program that tells the fleet which image a stack now has, as `cdktf deploy` tells AWS. The fleet's clock runs a
+thousand times faster than ours.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from tests.unit.ci.tree import Tree, plant_tree
+
+from airbridge.ci.exceptions import CiError
+from airbridge.ci.release import pins
+from airbridge.ci.rollout.testing import Behaviour, Fleet
+from airbridge.ci.tools import run
+
+CI = [sys.executable, "-c", "from airbridge.ci.cli import main; main()"]
+CDKTF = """
+import json, re, sys, urllib.request
+stack = sys.argv[-1]
+text = open("environments/{environment}.toml").read()
+digest = re.search(r'^worker = "edge-worker@(sha256:[0-9a-f]+)"', text, re.M)[1]
+body = json.dumps({{"stack": stack, "digest": digest}}).encode()
+request = urllib.request.Request("{url}/cloud", data=body, method="POST")
+urllib.request.urlopen(request).read()
+"""
+
+
+class World:
+    """A fleet behind HTTP: the operators' API, Airflow's counts, and the cloud that stacks are deployed to."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.lock = threading.Lock()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def answer(self, method: str, target: str, body: dict[str, Any]) -> Any:
+        """What the platform would say. Time passes with every question."""
+        path, query = urlsplit(target).path, parse_qs(urlsplit(target).query)
+        with self.lock:
+            if path == "/cloud":
+                self.fleet(body["stack"], body["digest"])
+                return {}
+            if path == "/operator/v1/workers":
+                self.fleet.sleep(20)
+                return {
+                    "workers": [self._row(worker.model_dump(mode="json")) for worker in self.fleet.workers()]
+                }
+            if path.endswith("/drain"):
+                self.fleet.drain(path.split("/")[-2], body["comment"])
+                return {}
+            return self._count(query["state"][0], query["queue"][0], query["end_date_gte"][0])
+
+    def _count(self, state: str, queue: str, since: str) -> dict[str, int]:
+        if "@" in queue:
+            return {"total_entries": 0}
+        outcomes = self.fleet.outcomes({queue}, self._theirs(datetime.fromisoformat(since)))
+        return {
+            "total_entries": {"success": outcomes.finished - outcomes.failed, "failed": outcomes.failed}.get(
+                state, 0
+            )
+        }
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The fleet's times, told by the asker's clock."""
+        for key in ("enrolled_at", "last_heartbeat_at"):
+            age = self.fleet.clock - datetime.fromisoformat(row[key])
+            row[key] = (datetime.now(tz=UTC) - age).isoformat()
+        return row
+
+    def _theirs(self, ours: datetime) -> datetime:
+        return self.fleet.clock - (datetime.now(tz=UTC) - ours) * 1000
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        world = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _serve(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                body = json.loads(self.rfile.read(length) or b"{}")
+                content = json.dumps(world.answer(self.command, self.path, body)).encode()
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = _serve  # noqa: N815 - the base class's names
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        return Handler
+
+    @property
+    def options(self) -> list[str]:
+        """What tells a command where this platform is."""
+        return ["--url", self.url, "--airflow-url", self.url]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Tree:
+    """Release 1 everywhere, in git; quick waves; the signing key in a file."""
+    tree = plant_tree(tmp_path / "project")
+    (tree.root / "infra/cdktf.out").rename(tmp_path / "synthesised")
+    tree.edit("ci/rollout.toml", r"^ready_minutes = .*", "ready_minutes = 0.3", count=0)
+    tree.edit("ci/rollout.toml", r"^watch_minutes = .*", "watch_minutes = 0.02", count=0)
+    key = tmp_path / "release.key"
+    key.touch(mode=0o600)
+    key.write_bytes(tree.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    for words in (
+        ["init", "--quiet"],
+        ["config", "user.name", "t"],
+        ["config", "user.email", "t@example.com"],
+        ["add", "."],
+    ):
+        run("git", *words, cwd=tree.root)
+    run("git", "commit", "--quiet", "-m", "Release 1 everywhere", cwd=tree.root)
+    return tree
+
+
+@pytest.fixture
+def platform(project: Tree) -> Iterator[World]:
+    """An environment with prod's regions, for a day on release 1."""
+    digest = project.release(1).release.images["edge-worker"].digest
+    world = World(Fleet(dict.fromkeys(pins.load(project.checkout, "prod").regions, digest)))
+    thread = threading.Thread(target=world.server.serve_forever, daemon=True)
+    thread.start()
+    yield world
+    world.server.shutdown()
+    world.server.server_close()
+    thread.join()
+
+
+def ci(tree: Tree, *words: str) -> subprocess.CompletedProcess[str]:
+    """airbridge-ci in the project."""
+    return subprocess.run(
+        [*CI, *words], cwd=tree.root, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def promoted(tree: Tree, platform: World) -> None:
+    """Release 2 from a build through dev to staging, each proven for a day before it moves on."""
+    tree.write("dist/release.json", tree.release(2).text())
+    assert ci(tree, "promote", "build", "dev").returncode == 0
+    for source, target in (("dev", "staging"), ("staging", "prod")):
+        digest = tree.release(2).release.images["edge-worker"].digest
+        proving = World(Fleet({"eu-west-1": digest}))
+        proving.fleet.sleep(timedelta(days=1).total_seconds())
+        thread = threading.Thread(target=proving.server.serve_forever, daemon=True)
+        thread.start()
+        done = ci(tree, "promote", source, target, *proving.options)
+        proving.server.shutdown()
+        proving.server.server_close()
+        thread.join()
+        assert done.returncode == 0, done.stderr
+
+
+def deploy(tree: Tree, platform: World) -> subprocess.CompletedProcess[str]:
+    """Deploy prod with the stand-in."""
+    program = tree.root.parent / "cdktf.py"
+    program.write_text(CDKTF.format(environment="prod", url=platform.url), encoding="utf-8")
+    return ci(tree, "deploy", "prod", *platform.options, "--cdktf", f"{sys.executable} {program}", "--json")
+
+
+def test_a_release_goes_from_a_build_to_production(project: Tree, platform: World) -> None:
+    """build, dev, staging, prod: the same bytes everywhere, one commit each, then every region of prod in waves."""
+    promoted(project, platform)
+    texts = {project.read(pins.release_path(name)) for name in ("dev", "staging", "prod")}
+    assert len(texts) == 1
+    subjects = run("git", "log", "--format=%s", "-3", cwd=project.root).splitlines()
+    assert [subject.rpartition(" ")[2] for subject in subjects] == ["prod", "staging", "dev"]
+    done = deploy(project, platform)
+    assert done.returncode == 0, done.stderr
+    new = project.release(2).release.images["edge-worker"].digest
+    assert [wave["outcome"] for wave in json.loads(done.stdout)] == ["done", "done", "done"]
+    assert all({new} == platform.fleet.running(region) for region in platform.fleet.regions)
+    assert run("git", "status", "--porcelain", "infra", cwd=project.root) == ""
+
+
+def test_a_failing_canary_rolls_itself_back(project: Tree, platform: World) -> None:
+    """The first wave's workers fail their tasks: exit code 5, the canary is back on the old image, nothing else was touched."""
+    promoted(project, platform)
+    old, new = (project.release(number).release.images["edge-worker"].digest for number in (1, 2))
+    platform.fleet.behaviours = {("ap-southeast-2", new): Behaviour(share_failed=0.5)}
+    done = deploy(project, platform)
+    assert done.returncode == 5, done.stderr
+    assert "tasks failed since the wave began" in done.stderr
+    (wave,) = json.loads(done.stdout)
+    assert (wave["outcome"], wave["regions"]) == ("rolled back", ["ap-southeast-2"])
+    assert platform.fleet.deployed[-1] == ("edge-ap-southeast-2", old)
+    platform.fleet.sleep(120)
+    assert all({old} == platform.fleet.running(region) for region in platform.fleet.regions)
+    assert run("git", "status", "--porcelain", "infra", cwd=project.root) == ""
+
+
+def test_skipping_an_environment_is_refused(project: Tree, platform: World) -> None:
+    """Exit code 4, and the rule."""
+    project.write("dist/release.json", project.release(2).text())
+    done = ci(project, "promote", "build", "prod", *platform.options)
+    assert done.returncode == 4
+    assert "no environment is skipped" in done.stderr
+
+
+def test_a_silent_control_plane_is_an_error_not_a_yes(project: Tree) -> None:
+    """A promotion that cannot ask is refused."""
+    project.pin("dev", project.release(2))
+    done = ci(project, "promote", "dev", "staging", "--url", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "/operator/v1/workers" in done.stderr
+
+
+def test_a_program_that_fails_says_so() -> None:
+    """The error of a tool carries its exit code and last words."""
+    with pytest.raises(CiError, match="ended with 3"):
+        run(sys.executable, "-c", "import sys; print('so sad', file=sys.stderr); sys.exit(3)")
+    with pytest.raises(CiError, match="not installed"):
+        run("no-such-program-anywhere")
