@@ -41,7 +41,7 @@ OUTCOMES = {
     "sensor_timeout": "failed",
     "setup_teardown": "failed",
     "short_circuit": "success",
-    "skip_and_fail": "success",
+    "skip_and_fail": "failed",
     "subprocesses": "success",
     "templates": "success",
     "trigger_run": "failed",
