@@ -202,7 +202,7 @@ def test_token_list_and_revoke(gateway: Any) -> None:
     assert asked.asked[1][:2] == ("DELETE", "/operator/v1/tokens/5f2c")
 
 
-def test_dags_push_sends_the_folder(gateway: Any, tmp_path: Path) -> None:
+def test_dags_push_sends_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The folder goes as one archive to the bundle; the version is the result."""
     (tmp_path / "a.py").write_text("x = 1\n")
     sent: list[httpx.Request] = []
@@ -212,9 +212,9 @@ def test_dags_push_sends_the_folder(gateway: Any, tmp_path: Path) -> None:
         return httpx.Response(200, json={"bundle": "team", "version": "sha256:ab"})
 
     transport = httpx.MockTransport(answer)
-    made = gateway()
-    made.client = lambda *_: OperatorClient(Endpoint("https://g.test", None, "t"), transport)
-    connection.client = made.client  # type: ignore[assignment] # the fixture puts the real one back
+    monkeypatch.setattr(
+        connection, "client", lambda *_: OperatorClient(Endpoint("https://g.test", None, "t"), transport)
+    )
     result = invoke("dags", "push", str(tmp_path), "--bundle", "team", "--json")
     assert json.loads(result.stdout)["version"] == "sha256:ab"
     assert (sent[0].method, sent[0].url.path) == ("PUT", "/operator/v1/dags/team")
