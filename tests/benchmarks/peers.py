@@ -196,7 +196,7 @@ class Peer:
                 self._postgres.argv(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                preexec_fn=postgres.child_setup(signal.SIGQUIT, postgres.postgres_user()),
+                preexec_fn=postgres.child_setup(signal.SIGQUIT, postgres.postgres_user()),  # noqa: PLW1509 - one thread
             )
         )
         deadline = time.monotonic() + 30
