@@ -7,7 +7,7 @@ answered is sent again, for ever, with the same idempotency key. Running tasks g
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -92,6 +92,7 @@ class Reporter:
                 await self._until_something_is_due()
                 self._wake.clear()
                 self._start_requests()
+                await asyncio.sleep(0)
         finally:
             for task in self._requests:
                 task.cancel()
@@ -124,21 +125,11 @@ class Reporter:
         """Return seconds until the next entry is due: 0 if one is, None if there is none."""
         if len(self._requests) >= MAX_REQUESTS or not self._gateway.identified:
             return None if self._gateway.identified else 0.2
-        due = min((one.outbox[0].due_at if one.outbox else 0.0 for one in self._sendable()), default=None)
-        urgent = any(
-            entry.due_at <= self._clock.elapsed() for one in self._sendable() for entry in one.outbox
+        due = min(
+            (entry.due_at for one in self._pending if not one.in_flight for entry in _sendable(one)),
+            default=None,
         )
-        if due is None:
-            return None
-        now = self._clock.elapsed()
-        return max(0.0, self._not_before - now, 0.0 if urgent else due - now)
-
-    def _sendable(self) -> Iterable[Holding]:
-        return (
-            one
-            for one in self._pending
-            if not one.in_flight and (not one.outbox or one.outbox[0].durable or one.outbox[0].abandoned)
-        )
+        return None if due is None else max(0.0, max(due, self._not_before) - self._clock.elapsed())
 
     def _start_requests(self) -> None:
         now = self._clock.elapsed()
@@ -263,17 +254,26 @@ def _ready(holding: Holding, now: float, room: int) -> list[Entry]:
     """Return the entries to send, from the first: all that are on the disk, if one of them is due."""
     while holding.outbox and holding.outbox[0].abandoned:
         holding.outbox.popleft()
+    sendable = [*_sendable(holding)]
+    if not any(entry.due_at <= now for entry in sendable):
+        return []
     entries: list[Entry] = []
     size = 0
-    for entry in holding.outbox:
-        if not entry.durable or len(entries) >= room or size >= MAX_BYTES:
+    for entry in sendable:
+        if len(entries) >= room or size >= MAX_BYTES:
             break
-        if not entry.abandoned:
-            entries.append(entry)
-            size += len(entry.record.body or "")
-    if not any(entry.due_at <= now for entry in entries):
-        return []
+        entries.append(entry)
+        size += len(entry.record.body or "")
     return entries[:1] if holding.alone else entries
+
+
+def _sendable(holding: Holding) -> Iterator[Entry]:
+    """Yield the entries that may be sent, from the first: up to one that is not on the disk yet."""
+    for entry in holding.outbox:
+        if not entry.durable:
+            return
+        if not entry.abandoned:
+            yield entry
 
 
 def _result(
