@@ -68,4 +68,11 @@ check: lint types test ## everything that must hold before a change lands
 clean: ## remove what the targets made, but not the local platform's state
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
--include infra/infra.mk
+.PHONY: bench bench-quick
+bench: $(STAMP) ## AirBridge beside LocalExecutor, Celery and edge3, at several distances (Celery needs redis-server)
+	@$(RUN) python -m tests.benchmarks.bench
+bench-quick: $(STAMP) ## fan-out and chain: AirBridge beside LocalExecutor
+	@$(RUN) python -m tests.benchmarks.bench --quick
+
+include ci/ci.mk
+include infra/infra.mk

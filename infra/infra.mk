@@ -1,4 +1,4 @@
-# The infrastructure's targets. The root Makefile includes this file; it also stands alone: make -C .. -f infra/infra.mk synth
+# The infrastructure's targets. Included by the Makefile.
 #
 # CDK for Terraform lives in an environment of its own (infra/.venv), because only this room needs it.
 
@@ -8,8 +8,8 @@ CHECKOV_VERSION := 3.3.30
 
 .PHONY: infra-install synth infra-local infra-local-plan infra-local-destroy infra-test infra-scan
 
-infra/.venv/.installed: infra/pyproject.toml uv.lock
-	$(INFRA_ENV) uv sync --quiet --package airbridge-infra --extra emulator --group dev
+infra/.venv/.installed: $(UV) infra/pyproject.toml uv.lock
+	$(INFRA_ENV) $(CURDIR)/$(UV) sync --quiet --package airbridge-infra --extra emulator --group dev
 	touch $@
 
 infra/node_modules/.installed: infra/package.json infra/package-lock.json
@@ -35,11 +35,11 @@ infra-test: infra/.venv/.installed ## the infrastructure's tests, in one process
 
 infra-scan: synth ## checkov over the synthesised stacks
 	cd infra && $(INFRA_PYTHON) -m airbridge.infra.scan cdktf.out/prod \
-		--checkov "uvx --no-config --python 3.12 checkov@$(CHECKOV_VERSION)"
+		--checkov "$(CURDIR)/$(UV) tool run --no-config --python 3.12 checkov@$(CHECKOV_VERSION)"
 
 CDKTN := cdktn==0.22.1 cdktn-provider-aws==23.0.0
 
 infra-cdktn: ## install cdktn beside cdktf, for the test that compares them
-	uv venv --quiet --allow-existing infra/.venv-cdktn
-	VIRTUAL_ENV=$(CURDIR)/infra/.venv-cdktn uv pip install --quiet --no-config $(CDKTN) "pydantic>=2.11" boto3 structlog
+	$(UV) venv --quiet --allow-existing infra/.venv-cdktn
+	VIRTUAL_ENV=$(CURDIR)/infra/.venv-cdktn $(UV) pip install --quiet --no-config $(CDKTN) "pydantic>=2.11" boto3 structlog
 .PHONY: infra-cdktn
