@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import click
 import httpx
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from airbridge.control_plane.cli import app, arguments, connection, demo_view, output, tokens
 from airbridge.control_plane.cli.exits import Exit, exit_for
+from airbridge.control_plane.cli.progress import ComponentDisplay
 from airbridge.control_plane.exceptions import Refused
 from airbridge.control_plane.local.demo import Report, TaskRow, task_rows
 from airbridge.control_plane.local.exceptions import (
@@ -22,6 +25,7 @@ from airbridge.control_plane.local.exceptions import (
     PlatformUnreachable,
     StartFailed,
 )
+from airbridge.control_plane.local.state import ComponentState, Phase
 from airbridge.control_plane.operator_client import Endpoint, OperatorClient
 from airbridge.executor.exceptions import AirBridgeError, BundleError, ConfigurationError
 from airbridge.executor.protocol import Problem, RefusalReason
@@ -305,3 +309,37 @@ def test_task_rows_join_airflow_and_ledger() -> None:
         ("nottingham_1920s", "eu-west-1", 1.25, 1.75),
         ("compare", None, None, None),
     ]
+
+
+def component(name: str, phase: Phase, **more: Any) -> ComponentState:
+    given = {"pid": 1, "url": None, "log": "/x.log", "restarts": 0, "seconds_to_ready": None}
+    return ComponentState(name=name, phase=phase, **{**given, **more})
+
+
+def test_progress_is_plain_lines_when_it_is_no_terminal() -> None:
+    """One line for what matters, with the URL of what is ready and the log of what died; none for the rest."""
+    written = io.StringIO()
+    with ComponentDisplay(Console(file=written, width=100)) as display:
+        display.changed(component("aws", Phase.STARTING))
+        display.changed(component("aws", Phase.READY, url="http://127.0.0.1:1"))
+        display.changed(component("gateway", Phase.BACKOFF))
+        display.note("a note")
+    lines = [line.split("s ", 1)[1].split() for line in written.getvalue().splitlines()]
+    assert lines == [
+        ["aws", "ready", "http://127.0.0.1:1"],
+        ["gateway", "backoff", "(see", "/x.log)"],
+        ["a", "note"],
+    ]
+
+
+def test_a_result_is_never_drawn_into_the_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    """With a terminal on stderr the table is drawn there; what is written to stdout stays on stdout."""
+    terminal = io.StringIO()
+    with ComponentDisplay(Console(file=terminal, force_terminal=True, width=100)) as display:
+        display.changed(component("aws", Phase.READY, url="http://127.0.0.1:1", seconds_to_ready=1.0))
+        output.emit_text("result")
+        display.settle()
+        display.changed(component("aws", Phase.STOPPED))
+    assert capsys.readouterr().out == "result\n"
+    assert "result" not in terminal.getvalue()
+    assert "aws" in terminal.getvalue()

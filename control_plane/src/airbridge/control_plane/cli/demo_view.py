@@ -42,6 +42,8 @@ class DemoView:
 
     def note(self, text: str) -> None:
         """Show a step."""
+        if self._live:
+            self._live.stop()
         self._components.note(text)
 
     def changed(self, component: ComponentState) -> None:
@@ -57,8 +59,10 @@ class DemoView:
                     self.note(f"{row.task:<24} {row.state or 'waiting'} {row.worker or ''}")
             return
         if self._live is None:
-            self._components.__exit__(None, None, None)
-            self._live = Live(console=self._console, refresh_per_second=8)
+            self._components.settle()
+            self._live = Live(
+                console=self._console, refresh_per_second=8, redirect_stdout=False, redirect_stderr=False
+            )
             self._live.start()
         self._live.update(task_table(rows))
 

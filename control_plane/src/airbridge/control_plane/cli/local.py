@@ -176,6 +176,7 @@ def _end_on_signals(ending: threading.Event) -> None:
 
 
 def _announce(display: ComponentDisplay, now: PlatformState, json: bool) -> None:
+    display.settle()
     if json:
         output.emit_json(now.model_dump(mode="json"))
         return

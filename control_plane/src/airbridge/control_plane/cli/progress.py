@@ -25,8 +25,11 @@ class ComponentDisplay:
         self._console = console
         self._components: dict[str, ComponentState] = {}
         self._begun = time.monotonic()
+        # What goes to stdout is a result: it must not be drawn into a table on stderr.
         self._live = (
-            Live(console=console, refresh_per_second=8, transient=False) if console.is_terminal else None
+            Live(console=console, refresh_per_second=8, redirect_stdout=False, redirect_stderr=False)
+            if console.is_terminal
+            else None
         )
 
     def __enter__(self) -> Self:
@@ -37,8 +40,13 @@ class ComponentDisplay:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        self.settle()
+
+    def settle(self) -> None:
+        """Leave the table as it is; from now on a change is a line."""
         if self._live:
             self._live.stop()
+            self._live = None
 
     def note(self, text: str) -> None:
         """Say something that belongs to no component."""
