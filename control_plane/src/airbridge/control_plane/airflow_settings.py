@@ -1,6 +1,6 @@
 """The Airflow settings that AirBridge recommends, each with its reason: the one place for them.
 
-Local mode and the images apply them; docs/operations.md shows them. Anything that depends on a deployment (URLs,
+Local mode and the images apply them. Anything that depends on a deployment (URLs,
 keys, the database) is added by whoever deploys. `as_environment` renders them for a container, `as_config` as airflow.cfg.
 """
 

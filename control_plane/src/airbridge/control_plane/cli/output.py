@@ -36,7 +36,9 @@ def emit_text(text: str) -> None:
 
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """Return a table of text."""
-    built = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    built = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        built.add_column(column, overflow="fold")  # a name cut short is of no use
     for row in rows:
         built.add_row(*("" if value is None else str(value) for value in row))
     return built
