@@ -9,6 +9,7 @@ import time
 
 import pytest
 from tests.integration.edge_worker.conftest import World, until
+from tests.integration.edge_worker.cut import Weather
 
 from airbridge.edge_worker.agent import ExitCode
 from airbridge.edge_worker.testing import FakeSupervisor
@@ -217,6 +218,27 @@ def test_a_hard_stop_fails_what_runs(world: World) -> None:
             agent.drain()
             agent.hard_stop()
         assert item.states == ["up_for_retry"]
+        assert world.exit_code is ExitCode.HARD_STOP
+
+    asyncio.run(scenario())
+
+
+def test_a_second_signal_is_prompt_during_a_cut(world: World) -> None:
+    """A worker that drains without a link does not make the second signal wait for its time-outs."""
+    gate = Gate()
+
+    async def scenario() -> None:
+        world.submit()
+        async with world.worker(gate, drain_flush_seconds=60.0) as agent:
+            await until(lambda: gate.running == 1)
+            world.cut.set(Weather.REFUSE)
+            gate.go.set()
+            await until(lambda: gate.running == 0)
+            agent.drain()
+            await asyncio.sleep(0.3)
+            agent.hard_stop()
+            started = time.monotonic()
+        assert time.monotonic() - started < 15
         assert world.exit_code is ExitCode.HARD_STOP
 
     asyncio.run(scenario())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Coroutine
 from enum import IntEnum
 from typing import Any
@@ -24,7 +23,7 @@ from airbridge.edge_worker.exceptions import (
     SettingsError,
 )
 from airbridge.edge_worker.gateway import Gateway
-from airbridge.edge_worker.health import Status, StatusServer
+from airbridge.edge_worker.health import StatusServer
 from airbridge.edge_worker.heart import Heart
 from airbridge.edge_worker.holdings import Entry, Holding, Holdings, Stop
 from airbridge.edge_worker.identity import Identity
@@ -37,11 +36,12 @@ from airbridge.edge_worker.outbox import Outbox
 from airbridge.edge_worker.parts import Parts
 from airbridge.edge_worker.poller import Poller
 from airbridge.edge_worker.queue import AsyncQueue
+from airbridge.edge_worker.region import Region
 from airbridge.edge_worker.reporter import Reporter
 from airbridge.edge_worker.retry import Backoff, Verdict
 from airbridge.edge_worker.settings import MIB, WorkerSettings
+from airbridge.edge_worker.status import Status, describe
 from airbridge.edge_worker.waiting import within
-from airbridge.executor.exceptions import StoreError
 from airbridge.executor.protocol import (
     CancelCommand,
     Credentials,
@@ -50,8 +50,6 @@ from airbridge.executor.protocol import (
     RegionSettings,
     TrustBundle,
 )
-from airbridge.executor.signing import Verifier
-from airbridge.executor.store import ObjectStore
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +61,6 @@ LAST_POLL_SECONDS = 1.0
 """How long a stopping worker waits for its last long poll, to give back what that may receive."""
 
 DISK_CHECK_SECONDS = 5.0
-_REGION_META = "region_settings"
 
 
 class ExitCode(IntEnum):
@@ -89,11 +86,9 @@ class Agent:
         self._mode = Mode.ACTIVE
         self._exit = ExitCode.OK
         self._asked = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._roomy = False
-        self._region: RegionSettings | None = None
-        self._verifier: Verifier | None = None
-        self._stores: dict[str, ObjectStore] = {}
-        self._stores_lock = threading.Lock()
+        self._region = Region(parts.store)
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._disk = Disk(
             settings.state_dir, reserve_mib=settings.reserve_mib, min_free_mib=settings.min_free_mib
@@ -134,6 +129,7 @@ class Agent:
         self._mode = Mode.HARD_STOP
         self._exit = code
         self._asked.set()
+        self._hurried.set()
         if not self._built:
             return
         for holding in self._holdings.running:
@@ -143,7 +139,7 @@ class Agent:
 
     async def _live(self, contents: Contents) -> ExitCode:
         leftovers = recovery.read(contents)
-        self._remember_region(contents)
+        self._region.remember(contents.meta)
         self._build()
         self._start("reporter", self._reporter.run())
         self._start("logs", self._logs.run())
@@ -171,18 +167,28 @@ class Agent:
             logs=self._logs,
         )
         if self._poller is not None:
-            await within(self._settings.drain_flush_seconds, self._poller.settled())
+            await self._unless_hurried(self._poller.settled(), self._settings.drain_flush_seconds)
             await self._poller.abandon()
         await drain.release_unstarted("the worker is draining")
         await drain.until_nothing_runs()
-        hard = self._mode is Mode.HARD_STOP
-        seconds = FLUSH_ON_HARD_STOP_SECONDS if hard else self._settings.drain_flush_seconds
-        flushed = await drain.flush(seconds)
+        flushed = await self._unless_hurried(drain.flush(), self._settings.drain_flush_seconds)
+        if not flushed and self._mode is Mode.HARD_STOP:
+            flushed = await within(FLUSH_ON_HARD_STOP_SECONDS, drain.flush())
         if not flushed and self._exit is ExitCode.OK:
             self._exit = ExitCode.NOT_FLUSHED
         if self._queue is not None:
             await within(LAST_POLL_SECONDS, self._queue.settled())
         log.info("agent.drained", flushed=flushed)
+
+    async def _unless_hurried(self, work: Coroutine[Any, Any, None], seconds: float) -> bool:
+        """Wait for `work` for at most `seconds`, or until a hard stop. Returns whether it ended by itself."""
+        waits = [asyncio.ensure_future(work), asyncio.ensure_future(self._hurried.wait())]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        ended = waits[0].done()
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+        return ended
 
     async def _close(self) -> None:
         for name in [*self._loops]:
@@ -253,13 +259,13 @@ class Agent:
         self._outbox = Outbox(self._journal, self._clock, self._reporter.wake, s.linger_seconds)
         self._bundles = Bundles(
             s.bundles_dir,
-            lambda: self._store("bundle_bucket"),
+            self._region.bundles,
             max_bytes=s.bundles_max_mib * MIB,
             backoff=self._backoff,
         )
         self._logs = LogShipper(
             s.logs_dir,
-            lambda: self._store("log_bucket"),
+            self._region.logs,
             self._journal,
             backoff=self._backoff,
             chunk_seconds=s.log_chunk_seconds,
@@ -303,7 +309,7 @@ class Agent:
         """Enrol; or, if the gateway is away and an earlier process was here, go on without. False if told to end."""
         enrolling = asyncio.create_task(self._identity.enrol_persistently())
         asked = asyncio.create_task(self._asked.wait())
-        patience = OFFLINE_START_SECONDS if self._region is not None else None
+        patience = OFFLINE_START_SECONDS if self._region.settings is not None else None
         try:
             await asyncio.wait({enrolling, asked}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if enrolling.done():
@@ -355,10 +361,10 @@ class Agent:
         """What needs an identity: polling, and keeping the identity."""
         while not self._gateway.identified:
             await asyncio.sleep(0.2)
-        if self._region is None:
+        if self._region.settings is None:
             raise IdentityError("enrolled without region settings")
-        await asyncio.to_thread(self._warm_stores)
-        self._poller = self._make_poller(self._region)
+        await asyncio.to_thread(self._region.warm)
+        self._poller = self._make_poller(self._region.settings)
         self._start("poller", self._poller.run())
         await self._identity.keep()
 
@@ -371,7 +377,7 @@ class Agent:
             journal=self._journal,
             link=self._link,
             clock=self._clock,
-            verifier=self._current_verifier,
+            verifier=self._region.verifier,
             may_claim=self._may_claim,
             on_grant=self._holdings.add,
             on_identity=self.identity_refused,
@@ -428,28 +434,9 @@ class Agent:
 
     def _may_start(self, holding: Holding) -> bool:
         """Whether a granted task may start: not once a drain has begun; and what must never run twice, only in contact."""
-        if self._mode in {Mode.STOPPING, Mode.HARD_STOP} or self._region is None:
+        if self._mode in {Mode.STOPPING, Mode.HARD_STOP} or self._region.settings is None:
             return False
         return holding.grant.disconnect.stop_after is None or holding.contact_at is not None
-
-    def _current_verifier(self) -> Verifier:
-        if self._verifier is None:
-            raise IdentityError("there are no keys to verify work items with yet")
-        return self._verifier
-
-    def _store(self, which: str) -> ObjectStore:
-        if self._region is None:
-            raise StoreError("the region's buckets are not known before the first enrolment", transient=True)
-        bucket: str = getattr(self._region, which)
-        with self._stores_lock:  # it is called in threads
-            if bucket not in self._stores:
-                self._stores[bucket] = self._parts.store(self._region, bucket)
-            return self._stores[bucket]
-
-    def _warm_stores(self) -> None:
-        """Make the clients before the first task waits for them: it takes about a second."""
-        for which in ("bundle_bucket", "log_bucket"):
-            self._store(which)
 
     def _make_space(self) -> None:
         """The disk is full where a result should go: give up the reserve, then logs that have been kept waiting."""
@@ -459,17 +446,10 @@ class Agent:
     # --- what the loops tell -----------------------------------------------------------------------
 
     def _identity_changed(self, credentials: Credentials) -> None:
-        self._verifier = Verifier(credentials.trust.verify_keys)
-        if credentials.settings != self._region:
-            self._region = credentials.settings
-            self._stores.clear()
-            self._journal.submit(SetMeta(_REGION_META, credentials.settings.model_dump_json()))
+        to_journal = self._region.adopt(credentials)
+        if to_journal is not None:
+            self._journal.submit(to_journal)
         self._holdings.notify()
-
-    def _remember_region(self, contents: Contents) -> None:
-        known = contents.meta.get(_REGION_META)
-        if known is not None:
-            self._region = RegionSettings.model_validate_json(known)
 
     def _answered(self, holding: Holding, entry: Entry, result: RecordResult) -> None:
         if result.status >= 400 and entry.waiter is None:
@@ -546,41 +526,16 @@ class Agent:
 
     def status(self) -> Status:
         """Return what this worker is doing, for people and probes. No secrets."""
-        holdings = self._holdings
+        found = describe(self._holdings, self._link, self._journal, self._logs, self._disk)
         return {
             "worker": self._settings.name,
             "region": self._settings.region,
             "pool": self._settings.pool,
             "mode": self._mode.value,
             "enrolled": self._gateway.identified,
-            "link": {"up": self._link.up, "silent_seconds": round(self._link.silent_for(), 3)},
-            "slots": {"total": holdings.slots, "used": holdings.used, "held": holdings.held},
-            "tasks": [_task_status(one) for one in holdings],
-            "journal": {
-                "bytes": self._journal.bytes,
-                "pending": self._journal.pending,
-                "full": self._journal.full,
-                "damages": [damage.reason for damage in self._journal.damages],
-            },
-            "logs": {"pending": self._logs.pending, "bytes": self._logs.bytes},
-            "disk_free_bytes": self._disk.free_bytes,
             "clock_skew_seconds": round(self._heart.skew_seconds, 3),
+            **found,
         }
-
-
-def _task_status(holding: Holding) -> dict[str, Any]:
-    ti = holding.grant.ti
-    return {
-        "item_id": holding.key[0],
-        "epoch": holding.key[1],
-        "dag_id": ti.get("dag_id"),
-        "task_id": ti.get("task_id"),
-        "run_id": ti.get("run_id"),
-        "map_index": ti.get("map_index"),
-        "state": holding.state.value,
-        "stopping": None if holding.stop is None else holding.stop.reason.value,
-        "unreported": len(holding.outbox),
-    }
 
 
 def _read_ca(settings: WorkerSettings) -> str:

@@ -14,7 +14,6 @@ from airbridge.edge_worker.holdings import Holding, Holdings
 from airbridge.edge_worker.launcher import Launcher
 from airbridge.edge_worker.logs import LogShipper
 from airbridge.edge_worker.reporter import Reporter
-from airbridge.edge_worker.waiting import within
 from airbridge.executor.protocol import LeaseRef, ReleaseRequest, WorkerState
 
 log = structlog.get_logger(__name__)
@@ -84,12 +83,9 @@ class Drain:
         while self._holdings.running:
             await self._holdings.changed()
 
-    async def flush(self, seconds: float) -> bool:
-        """Report and ship what is left, for at most `seconds`. Returns whether all of it went out."""
-        flushed = await within(seconds, asyncio.gather(self._reporter.drained(), self._logs.drained()))
-        if not flushed:
-            log.warning("drain.not_flushed", logs=self._logs.pending, tasks=len(self._holdings))
-        return flushed
+    async def flush(self) -> None:
+        """Report and ship what is left; return when all of it went out."""
+        await asyncio.gather(self._reporter.drained(), self._logs.drained())
 
     async def _release(self, holdings: Iterable[Holding], detail: str) -> list[Holding]:
         chosen = [*holdings]

@@ -9,11 +9,10 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from airbridge.edge_worker.exceptions import SettingsError
+from airbridge.edge_worker.status import Status
 
-Status = dict[str, Any]
 _TIMEOUT_SECONDS = 3.0
 
 

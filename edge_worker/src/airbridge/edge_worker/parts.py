@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from airbridge.edge_worker.clock import Clock, SystemClock
 from airbridge.edge_worker.join import Join, join_method
 from airbridge.edge_worker.queue import AsyncQueue, regional_queue
+from airbridge.edge_worker.region import StoreMaker
 from airbridge.edge_worker.runner.settings import RunnerSettings
 from airbridge.edge_worker.runner.warm import WarmRunner
 from airbridge.edge_worker.settings import MIB, WorkerSettings, environment
@@ -16,8 +17,6 @@ from airbridge.edge_worker.task import Runner
 from airbridge.edge_worker.versions import installed
 from airbridge.executor.protocol import RegionSettings, Versions
 from airbridge.executor.store import ObjectStore, connect
-
-StoreMaker = Callable[[RegionSettings, str], ObjectStore]
 
 
 def regional_store(region: RegionSettings, bucket: str) -> ObjectStore:
