@@ -158,8 +158,11 @@ def worker(
     }
     options = [word for key, value in settings.items() for word in ("--env", f"{key}={value}")]
     volumes = ("--volume", f"{name}:/var/lib/airbridge", "--volume", f"{given}:/etc/airbridge/worker:ro")
-    with container(name, reference, *options, *volumes):
-        yield name
+    try:
+        with container(name, reference, *options, *volumes):
+            yield name
+    finally:
+        run("podman", "volume", "rm", "--force", name)
 
 
 def all_workers(directory: StateDir) -> list[dict[str, Any]]:
