@@ -221,6 +221,30 @@ def test_cut_off_such_a_write_is_accepted_and_sent_later(world: World, weather: 
     asyncio.run(scenario())
 
 
+def test_an_accepted_write_that_is_refused_later_is_told_in_the_log(world: World) -> None:
+    """The task went on, believing; its log says what the control plane made of the write."""
+    gate = Gate()
+
+    def work(task: FakeSupervisor) -> None:
+        task.start()
+        task.set_xcom("big", "x")
+        task.call("GET", "variables/none")  # flushes the write
+        gate.go.wait(20)
+        task.succeed()
+
+    async def scenario() -> None:
+        world.control_plane.denied = {"xcoms/": (400, '{"detail": "not this one"}')}
+        item = world.submit()
+        async with world.worker(work):
+            await until(lambda: world.control_plane.reads)
+            gate.go.set()
+            await until(lambda: world.log_of(item))
+        assert "not this one" in (world.log_of(item) or "")
+        assert item.states == ["success"]
+
+    asyncio.run(scenario())
+
+
 def test_a_read_waits_for_the_network(world: World) -> None:
     """A variable that nobody read before cannot come from the cache: the task waits, and then has it."""
     gate = Gate()

@@ -9,9 +9,8 @@ from typing import Any
 
 import structlog
 
-from airbridge.edge_worker import recovery, tls
-from airbridge.edge_worker.bundles import Bundles
-from airbridge.edge_worker.cache import ReadCache
+from airbridge.edge_worker import recovery
+from airbridge.edge_worker.assembly import Assembly, backoff
 from airbridge.edge_worker.deadline import Deadline
 from airbridge.edge_worker.disk import Disk
 from airbridge.edge_worker.drain import Drain, Mode
@@ -22,23 +21,15 @@ from airbridge.edge_worker.exceptions import (
     JournalFull,
     SettingsError,
 )
-from airbridge.edge_worker.gateway import Gateway
 from airbridge.edge_worker.health import StatusServer
-from airbridge.edge_worker.heart import Heart
-from airbridge.edge_worker.holdings import Entry, Holding, Holdings, Stop
-from airbridge.edge_worker.identity import Identity
+from airbridge.edge_worker.holdings import Entry, Holding, Stop
 from airbridge.edge_worker.journal import Journal
 from airbridge.edge_worker.journal_rows import Contents, Key, SetMeta
-from airbridge.edge_worker.launcher import Launcher
-from airbridge.edge_worker.link import Link
-from airbridge.edge_worker.logs import LogShipper
-from airbridge.edge_worker.outbox import Outbox
 from airbridge.edge_worker.parts import Parts
 from airbridge.edge_worker.poller import Poller
 from airbridge.edge_worker.queue import AsyncQueue
 from airbridge.edge_worker.region import Region
-from airbridge.edge_worker.reporter import Reporter
-from airbridge.edge_worker.retry import Backoff, Verdict
+from airbridge.edge_worker.retry import Verdict
 from airbridge.edge_worker.settings import MIB, WorkerSettings
 from airbridge.edge_worker.status import Status, describe
 from airbridge.edge_worker.waiting import within
@@ -49,6 +40,7 @@ from airbridge.executor.protocol import (
     RefusalReason,
     RegionSettings,
     TrustBundle,
+    WorkerState,
 )
 
 log = structlog.get_logger(__name__)
@@ -224,83 +216,13 @@ class Agent:
         return contents
 
     def _build(self) -> None:
-        s, parts = self._settings, self._parts
-        self._link = Link(self._clock)
-        self._holdings = Holdings(s.slots, s.prefetch)
-        ca_pem = _read_ca(s)
-        self._gateway = Gateway(
-            s.gateway_url,
-            tls.anonymous_context(ca_pem),
-            self._link,
-            self._clock,
-            timeout_seconds=s.request_timeout_seconds,
-            connect_timeout_seconds=s.connect_timeout_seconds,
-        )
-        self._identity = Identity(
-            region=s.region,
-            pool=s.pool,
-            name=s.name,
-            gateway=self._gateway,
-            join=parts.join,
-            versions=parts.versions,
-            backoff=self._backoff,
-            changed=self._identity_changed,
-        )
-        self._reporter = Reporter(
-            gateway=self._gateway,
-            journal=self._journal,
-            link=self._link,
-            clock=self._clock,
-            backoff=self._backoff(),
-            on_answer=self._answered,
-            on_fenced=self._fenced,
-            on_identity=self.identity_refused,
-        )
-        self._outbox = Outbox(self._journal, self._clock, self._reporter.wake, s.linger_seconds)
-        self._bundles = Bundles(
-            s.bundles_dir,
-            self._region.bundles,
-            max_bytes=s.bundles_max_mib * MIB,
-            backoff=self._backoff,
-        )
-        self._logs = LogShipper(
-            s.logs_dir,
-            self._region.logs,
-            self._journal,
-            backoff=self._backoff,
-            chunk_seconds=s.log_chunk_seconds,
-            chunk_bytes=s.log_chunk_max_mib * MIB,
-        )
-        self._launcher = Launcher(
-            runner=parts.runner,
-            holdings=self._holdings,
-            journal=self._journal,
-            bundles=self._bundles,
-            logs=self._logs,
-            outbox=self._outbox,
-            cache=ReadCache(self._clock, s.cache_ttl_seconds),
-            link=self._link,
-            clock=self._clock,
-            cut_off_after=s.cut_off_after_seconds,
-            cancel_grace=s.cancel_grace_seconds,
-            may_start=self._may_start,
-        )
-        self._heart = Heart(
-            gateway=self._gateway,
-            holdings=self._holdings,
-            journal=self._journal,
-            clock=self._clock,
-            rng=parts.rng,
-            backoff=self._backoff(),
-            versions=parts.versions,
-            state=lambda: self._mode.reported,
-            trust_version=lambda: self._identity.trust_version,
-            listener=self,
-            interval_seconds=s.heartbeat_seconds,
-        )
+        parts = Assembly(self._settings, self._parts, self._journal, self._region, self)
+        self._link, self._gateway, self._identity = parts.link, parts.gateway, parts.identity
+        self._holdings, self._reporter, self._launcher = parts.holdings, parts.reporter, parts.launcher
+        self._bundles, self._logs, self._heart = parts.bundles, parts.logs, parts.heart
         self._poller: Poller | None = None
         self._queue: AsyncQueue | None = None
-        self._status = StatusServer(s.status_socket, self.status)
+        self._status = StatusServer(self._settings.status_socket, self.status)
         self._built = True
 
     _built = False
@@ -381,7 +303,7 @@ class Agent:
             may_claim=self._may_claim,
             on_grant=self._holdings.add,
             on_identity=self.identity_refused,
-            backoff=self._backoff,
+            backoff=lambda: backoff(self._settings, self._parts),
             rng=self._parts.rng,
             poll_seconds=self._settings.poll_seconds,
         )
@@ -423,16 +345,17 @@ class Agent:
 
     # --- what the loops ask ------------------------------------------------------------------------
 
-    def _backoff(self) -> Backoff:
-        s = self._settings
-        return Backoff(self._parts.rng, s.retry_base_seconds, s.retry_cap_seconds)
-
     def _may_claim(self) -> bool:
         return (
             self._mode is Mode.ACTIVE and self._gateway.identified and self._journal.has_room and self._roomy
         )
 
-    def _may_start(self, holding: Holding) -> bool:
+    @property
+    def worker_state(self) -> WorkerState:
+        """See `assembly.Owner`."""
+        return self._mode.reported
+
+    def may_start(self, holding: Holding) -> bool:
         """Whether a granted task may start: not once a drain has begun; and what must never run twice, only in contact."""
         if self._mode in {Mode.STOPPING, Mode.HARD_STOP} or self._region.settings is None:
             return False
@@ -445,13 +368,15 @@ class Agent:
 
     # --- what the loops tell -----------------------------------------------------------------------
 
-    def _identity_changed(self, credentials: Credentials) -> None:
+    def identity_changed(self, credentials: Credentials) -> None:
+        """See `assembly.Owner`."""
         to_journal = self._region.adopt(credentials)
         if to_journal is not None:
             self._journal.submit(to_journal)
         self._holdings.notify()
 
-    def _answered(self, holding: Holding, entry: Entry, result: RecordResult) -> None:
+    def answered(self, holding: Holding, entry: Entry, result: RecordResult) -> None:
+        """See `assembly.Owner`."""
         if result.status >= 400 and entry.waiter is None:
             log.error(
                 "record.refused_by_airflow",
@@ -462,11 +387,16 @@ class Agent:
                 status=result.status,
                 body=(result.body or "")[:500],
             )
+            what = f"{entry.record.method} {entry.record.path}"
+            self._launcher.note_refusal(
+                holding, f"{what} was accepted here, and then refused by the control plane: {result.body}"
+            )
         if entry.final:
             log.info("task.reported", item_id=holding.key[0], epoch=holding.key[1], status=result.status)
         self._launcher.settle(holding)
 
-    def _fenced(self, holding: Holding, result: RecordResult) -> None:
+    def fenced(self, holding: Holding, result: RecordResult) -> None:
+        """See `assembly.Owner`."""
         reason = result.refused or RefusalReason.UNKNOWN
         log.warning(
             "task.fenced", item_id=holding.key[0], epoch=holding.key[1], reason=reason, body=result.body
@@ -536,10 +466,3 @@ class Agent:
             "clock_skew_seconds": round(self._heart.skew_seconds, 3),
             **found,
         }
-
-
-def _read_ca(settings: WorkerSettings) -> str:
-    try:
-        return settings.ca_file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"ca_file {settings.ca_file} cannot be read: {error}") from error

@@ -126,6 +126,11 @@ class Launcher:
         log.warning("task.failed", item_id=holding.key[0], epoch=holding.key[1], detail=message)
         await asyncio.to_thread(self._note_in_log, self._logs.row_for(holding.grant), message)
 
+    def note_refusal(self, holding: Holding, message: str) -> None:
+        """Say in the log of a task that still runs what became of a write that it was told was accepted."""
+        if not holding.ended:
+            self._note_in_log(self._logs.row_for(holding.grant), message)
+
     async def report_failure(self, holding: Holding, *, interrupted: bool) -> None:
         """Report the attempt failed, for a task that can no longer say so itself."""
         if not holding.finished and holding.fenced is None:
