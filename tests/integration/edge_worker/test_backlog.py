@@ -57,8 +57,9 @@ def test_twenty_five_thousand_records_do_not_hold_up_new_work(world: World) -> N
 
     async def scenario() -> None:
         backlog = write_backlog(world, 2500, 10)
-        fresh = world.submit()
         async with world.worker(succeed):
+            await until(lambda: any(item.state == "settled" for item in backlog), 60)
+            fresh = world.submit()
             await until(lambda: fresh.state == "settled", 60)
             left = sum(item.state != "settled" for item in backlog)
             await until(lambda: all(item.state == "settled" for item in backlog), 120)

@@ -28,6 +28,7 @@ class Process:
     world: World
     overrides: dict[str, Any] = field(default_factory=dict)
     child: subprocess.Popen[bytes] | None = None
+    _began: int = 0
 
     def __post_init__(self) -> None:
         self.root = self.world.directory / "host"
@@ -51,6 +52,7 @@ class Process:
         config = self.root / "config.json"
         config.write_text(json.dumps({"root": str(self.root), "settings": settings}))
         log = (self.root / "agent.log").open("ab")
+        self._began = log.tell()
         with log:
             self.child = subprocess.Popen(
                 [sys.executable, "-m", "tests.integration.edge_worker.agent_process", str(config)],
@@ -67,6 +69,7 @@ class Process:
 
     def stop(self) -> int:
         assert self.child is not None
+        until(lambda: "poller.started" in self.log[self._began :])
         self.child.terminate()
         return self.child.wait(30)
 
