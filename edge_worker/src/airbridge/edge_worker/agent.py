@@ -336,7 +336,8 @@ class Agent:
             self._disk.keep_reserve()
             roomy = self._disk.has_room and self._logs.bytes < self._settings.logs_max_mib * MIB
             if roomy != self._roomy:
-                log.warning("agent.disk", roomy=roomy, free_bytes=self._disk.free_bytes)
+                level = log.info if roomy else log.warning
+                level("agent.disk", roomy=roomy, free_bytes=self._disk.free_bytes)
                 self._roomy = roomy
             if self._journal.full:
                 # Has space come back? Only a write can tell.
