@@ -621,12 +621,22 @@ def subprocesses(variant: str) -> None:
     BashOperator(task_id="env", bash_command='echo "$GREETING"', env={"GREETING": "hallo"}, append_env=True)
 
     @task
+    def spawns() -> str:
+        import subprocess
+        import sys
+
+        return subprocess.check_output([sys.executable, "-c", "print(6 * 7)"], text=True)
+
+    @task
     def forks() -> int:
-        import multiprocessing
+        import os
 
-        with multiprocessing.get_context("fork").Pool(2) as pool:
-            return sum(pool.map(abs, [-1, -2, -3]))
+        pid = os.fork()
+        if pid == 0:
+            os._exit(7)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
+    spawns()
     forks()
 
 
