@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
+from typing import Self
 
 from airbridge.control_plane.local import state
 from airbridge.control_plane.local.exceptions import LocalModeError, NotRunning
@@ -24,11 +26,35 @@ def shut_down(
     pid = state.lock_holder(directory)
     if pid is None:
         raise NotRunning(directory.root)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        kill(pid, number)
-        if _released(directory, timeout_seconds):
-            return pid
+    with _Ending(pid) as ending:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            kill(pid, number)
+            if _released(directory, timeout_seconds):
+                ending.wait(timeout_seconds)
+                return pid
     raise LocalModeError(f"process {pid} holds {directory.root} and does not end")
+
+
+class _Ending:
+    """Waits for the end of a process that need not be a child: the lock is let go of a moment before it."""
+
+    def __init__(self, pid: int) -> None:
+        try:
+            self._pidfd: int | None = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._pidfd = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Return when the process has ended, or after the timeout."""
+        if self._pidfd is not None:
+            select.select([self._pidfd], [], [], timeout_seconds)
 
 
 def _released(directory: StateDir, timeout_seconds: float) -> bool:
