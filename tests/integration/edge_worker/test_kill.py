@@ -1,4 +1,4 @@
-"""kill -9 of the agent's process at any point, then a restart: the rows of DESIGN's table."""
+"""kill -9 of the agent's process at any point, then a restart."""
 
 from __future__ import annotations
 
