@@ -130,6 +130,8 @@ class WorkItemRow(Base):
         Index("idx_airbridge_work_item_worker", "worker_id", "state"),
         Index("idx_airbridge_work_item_fallback", "region", "state", "fallback_at"),
         Index("idx_airbridge_work_item_task", "dag_id", "run_id", "task_id"),
+        Index("idx_airbridge_work_item_placed", "placed_at"),
+        Index("idx_airbridge_work_item_settled", "settled_at"),
     )
 
 
@@ -211,6 +213,9 @@ class EventRow(Base):
 
     id = Column(BigId, primary_key=True, autoincrement=True)
     at = Column(UtcDateTime, nullable=False)
+    """When it happened, or ended: by the database's clock, or, if its source is the edge, by the worker's own."""
+    began_at = Column(UtcDateTime, nullable=True)
+    """When it began, by the same clock, if it took a time of its own."""
     event = Column(String(64), nullable=False)
     """A stable name: ``item.placed``, ``claim.granted``, ``claim.refused``, ``worker.enrolled``, ..."""
     actor = Column(String(250), nullable=False)
@@ -221,9 +226,41 @@ class EventRow(Base):
     epoch = Column(Integer, nullable=True)
     trace_id = Column(String(32), nullable=True)
     detail = Column(JSON, nullable=False)
+    source = Column(String(16), nullable=False, server_default="control")
+    """``control`` or ``edge``."""
+    uid = Column(UUIDText, nullable=True)
+    """The edge's own name of the event: what is reported twice is written once."""
+    received_at = Column(UtcDateTime, nullable=True)
+    """When an event of the edge reached the control plane, by the database's clock."""
+    skew_seconds = Column(Float, nullable=True)
+    """How far the edge's clock was ahead of the database's when it reported the event."""
 
     __table_args__ = (
         Index("idx_airbridge_event_ti", "ti_id"),
         Index("idx_airbridge_event_item", "item_id"),
         Index("idx_airbridge_event_at", "at"),
+        Index("idx_airbridge_event_trace", "trace_id"),
+        Index("idx_airbridge_event_worker", "worker_id", "at"),
+        Index("uq_airbridge_event_uid", "uid", unique=True),
     )
+
+
+class GatewayRow(Base):
+    """A gateway process that says it is there."""
+
+    __tablename__ = "airbridge_gateway"
+
+    id = Column(String(64), primary_key=True)
+    version = Column(String(64), nullable=False)
+    started_at = Column(UtcDateTime, nullable=False)
+    seen_at = Column(UtcDateTime, nullable=False)
+
+
+class ExportRow(Base):
+    """How far the events have been exported, as traces."""
+
+    __tablename__ = "airbridge_export"
+
+    name = Column(String(64), primary_key=True)
+    event_id = Column(BigId, nullable=False)
+    exported_at = Column(UtcDateTime, nullable=False)
