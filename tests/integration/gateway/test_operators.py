@@ -145,6 +145,21 @@ def test_a_revoked_worker_is_out_at_once_and_for_good(world: World) -> None:
     assert "worker.revoked" in {event.event for event in world.events("worker.revoked")}
 
 
+def test_maintenance_is_a_drain_with_a_reason(world: World) -> None:
+    """A worker under maintenance is told to drain with the comment, which is owed, and resume ends it."""
+    worker = world.worker(name="disk-swap")
+    worker.beat()
+    with world.operator(world.access_token("workers:drain")) as operator:
+        bare = operator.post(f"{ROOT}/workers/disk-swap/maintenance")
+        assert (bare.status_code, bare.json()["reason"]) == (400, "malformed")
+        given = operator.post(f"{ROOT}/workers/disk-swap/maintenance", json={"comment": "new disk"})
+        assert (given.json()["wanted"], given.json()["comment"]) == ("maintenance", "new disk")
+        orders = worker.beat().commands
+        assert ("drain", "new disk") in {(each.kind, getattr(each, "detail", "")) for each in orders}
+        assert operator.post(f"{ROOT}/workers/disk-swap/resume").json()["wanted"] == "active"
+    assert [event.detail["comment"] for event in world.events("worker.maintenance_wanted")] == ["new disk"]
+
+
 def test_a_push_is_published_or_refused_with_its_error(world: World) -> None:
     """A good archive gives a digest and an event; one that does not parse gives 422 with file and line."""
     with world.operator(world.access_token("dags:push team-*")) as operator:

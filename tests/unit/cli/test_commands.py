@@ -109,6 +109,7 @@ def test_every_command_of_the_design_is_there() -> None:
         "gateway",
         "worker list",
         "worker drain",
+        "worker maintenance",
         "worker resume",
         "worker revoke",
         "token create",
@@ -159,7 +160,7 @@ def test_worker_list_prints_a_table_or_json(gateway: Any) -> None:
     assert json.loads(invoke("worker", "list", "--json").stdout) == [WORKER]
 
 
-@pytest.mark.parametrize("action", ["drain", "resume", "revoke"])
+@pytest.mark.parametrize("action", ["drain", "maintenance", "resume", "revoke"])
 def test_worker_actions_carry_the_comment(gateway: Any, action: str) -> None:
     """The action is posted to the worker with the comment."""
     asked = gateway((200, WORKER))

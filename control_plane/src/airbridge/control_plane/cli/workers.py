@@ -34,6 +34,9 @@ def build() -> typer.Typer:
     group.command(epilog='Example: airbridge worker drain eu-west-1-default-1 --comment "kernel update"')(
         drain
     )
+    group.command(
+        epilog='Example: airbridge worker maintenance eu-west-1-default-1 --comment "new disk, until 14:00"'
+    )(maintenance)
     group.command(epilog="Example: airbridge worker resume eu-west-1-default-1")(resume)
     group.command(epilog='Example: airbridge worker revoke eu-west-1-default-1 --comment "host lost"')(revoke)
     return group
@@ -67,6 +70,20 @@ def drain(  # noqa: PLR0917 - typer fills them by name
     """Let a worker finish what it runs, and claim nothing more."""
     with connection.client(directory, url, token_file, ca_file) as client:
         _show(client.post(f"workers/{worker}/drain", {"comment": comment}), json)
+
+
+def maintenance(  # noqa: PLR0917 - typer fills them by name
+    worker: Worker,
+    comment: Annotated[str, typer.Option(help="Why, and until when; required.")],
+    directory: Directory = arguments.DEFAULT_DIRECTORY,
+    url: Url = None,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    json: Json = False,
+) -> None:
+    """Drain a worker for planned work on its host: pages and alarms show the comment, not a fault."""
+    with connection.client(directory, url, token_file, ca_file) as client:
+        _show(client.post(f"workers/{worker}/maintenance", {"comment": comment}), json)
 
 
 def resume(  # noqa: PLR0917 - typer fills them by name

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from airbridge.control_plane import orders
 from airbridge.control_plane.exceptions import InvalidScope, Refused, Unavailable
 from airbridge.control_plane.gateway import health, requests
 from airbridge.control_plane.gateway.authentication import Operator, authenticate_operator, bearer
@@ -23,8 +24,9 @@ from airbridge.control_plane.gateway.listener import REQUEST_SECONDS, Guard, Han
 from airbridge.control_plane.gateway.metrics import CONTENT_TYPE, Metrics
 from airbridge.control_plane.identity import tokens as issuing
 from airbridge.control_plane.identity.scopes import Scopes
+from airbridge.control_plane.orders import Order
 from airbridge.executor.exceptions import BundleError
-from airbridge.executor.ledger import events, revocations, tokens, workers
+from airbridge.executor.ledger import events, tokens, workers
 from airbridge.executor.ledger.models import TokenRow, WorkerRow
 from airbridge.executor.protocol import Name, RefusalReason
 
@@ -72,7 +74,7 @@ class NewToken(_Body):
 class Comment(_Body):
     """Why."""
 
-    comment: str = Field(default="", max_length=1000)
+    comment: str = Field(default="", max_length=orders.COMMENT_LENGTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,10 @@ class Operators:
         return application(
             [
                 route("workers", "GET", self._list_workers),
-                route("workers/{worker}/drain", "POST", self._drain),
-                route("workers/{worker}/resume", "POST", self._resume),
-                route("workers/{worker}/revoke", "POST", self._revoke),
+                *(
+                    route(f"workers/{{worker}}/{order.name}", "POST", self._order(order))
+                    for order in orders.ORDERS.values()
+                ),
                 route("tokens", "GET", self._list_tokens),
                 route("tokens", "POST", self._create_token),
                 route("tokens/{token}", "DELETE", self._revoke_token),
@@ -120,44 +123,27 @@ class Operators:
         await self._answer(request, allowed)
         return Response(self.metrics.render(), media_type=CONTENT_TYPE)
 
-    async def _drain(self, request: Request) -> Response:
-        return await self._want(request, "draining", "workers:drain", "worker.drain_wanted")
+    def _order(self, order: Order) -> Handler:
+        async def handle(request: Request) -> Response:
+            body = await requests.read_body(request, SMALL_BODY)
+            comment = requests.parse(body or b"{}", Comment).comment
+            worker = request.path_params["worker"]
 
-    async def _resume(self, request: Request) -> Response:
-        return await self._want(request, "active", "workers:drain", "worker.resume_wanted")
-
-    async def _revoke(self, request: Request) -> Response:
-        return await self._want(request, "revoked", "workers:revoke", "worker.revoked")
-
-    async def _want(
-        self, request: Request, wanted: Literal["active", "draining", "revoked"], action: str, event: str
-    ) -> Response:
-        body = await requests.read_body(request, SMALL_BODY)
-        comment = requests.parse(body or b"{}", Comment).comment
-        worker = request.path_params["worker"]
-
-        def change(session: Any, operator: Operator) -> Any:
-            row = workers.get(session, worker)
-            operator.require(
-                action, worker, region=row.region if row else "unknown", pool=row.pool if row else "unknown"
-            )
-            if row is None:
-                raise _missing(f"there is no worker {worker[:64]!r}")
-            if row.wanted == "revoked" and wanted != "revoked":
-                raise Refused(
-                    409, RefusalReason.REVOKED, f"worker {worker!r} is revoked; a new name must enrol"
+            def change(session: Any, operator: Operator) -> Any:
+                row = workers.get(session, worker)
+                operator.require(
+                    order.action,
+                    worker,
+                    region=row.region if row else "unknown",
+                    pool=row.pool if row else "unknown",
                 )
-            if wanted == "revoked":
-                revocations.add(
-                    session, "worker", worker, comment or "revoked by an operator", operator.actor
-                )
-            workers.set_wanted(session, worker, wanted, comment or None)
-            events.record(
-                session, event, operator.actor, region=row.region, worker_id=worker, comment=comment or None
-            )
-            return _worker(row)
+                if row is None:
+                    raise orders.unknown(worker)
+                return _worker(orders.give(session, order, row, comment, operator.actor))
 
-        return await self._answer(request, change)
+            return await self._answer(request, change)
+
+        return handle
 
     async def _list_tokens(self, request: Request) -> Response:
         def listing(session: Any, operator: Operator) -> Any:

@@ -160,7 +160,7 @@ class WorkerRow(Base):
     state = Column(String(16), nullable=False)
     """What the worker says: active, draining, stopping."""
     wanted = Column(String(16), nullable=False, server_default="active")
-    """What the operator wants: active, draining, revoked."""
+    """What the operator wants: active, draining, maintenance, revoked."""
     comment = Column(Text, nullable=True)
     versions = Column(JSON, nullable=False)
     slots_total = Column(Integer, nullable=False, server_default="0")

@@ -11,7 +11,8 @@ from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import WorkerRow
 from airbridge.executor.protocol import Heartbeat, Versions, WorkerState
 
-Wanted = Literal["active", "draining", "revoked"]
+Wanted = Literal["active", "draining", "maintenance", "revoked"]
+"""`maintenance` is a drain that was planned: it says why, and nobody needs to be woken for it."""
 
 
 def enrol(
