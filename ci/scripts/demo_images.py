@@ -241,9 +241,11 @@ def main() -> int:
         directory.make()
         shutil.copytree(samples.dags_folder(), directory.dags)
         say("starting the platform without workers")
+        admitted = references["edge-worker"].partition("@")[2]
         up = run(
-            "airbridge", "up", "--dir", directory.root, "--workers-per-region", "0", "--detach", "--json"
-        )
+            "airbridge", "up", "--dir", directory.root, "--workers-per-region", "0", "--detach", "--json",
+            "--airflow", f"airbridge.worker_images={admitted}",
+        )  # fmt: skip
         stack.callback(run, "airbridge", "down", "--dir", directory.root)
         platform = json.loads(up)
         say("starting a worker container in each region")

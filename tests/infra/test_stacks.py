@@ -107,6 +107,25 @@ def test_every_image_is_named_by_digest(prod: Stacks) -> None:
     assert [image for image in images if not re.search(r"@sha256:[0-9a-f]{64}$", image)] == []
 
 
+def test_the_control_plane_admits_the_released_worker_and_the_one_before(tmp_path: Path) -> None:
+    """Both digests reach every service, so that during a rollout old workers go on and no third image gets work."""
+    before = "sha256:" + 64 * "d"
+    text = (ENVIRONMENTS / "local.toml").read_text()
+    worker = re.search(r'^worker = "edge-worker@(.*)"$', text, re.MULTILINE)
+    assert worker
+    line = f'{worker[0]}\nprevious_worker = "edge-worker@{before}"'
+    (tmp_path / "local.toml").write_text(text.replace(worker[0], line))
+    stacks = read(synthesise(Settings("local", tmp_path), tmp_path / "out"))
+    definitions = [
+        json.loads(resource["container_definitions"])[0]
+        for _, resource in resources({"control-plane": stacks["control-plane"]}, "aws_ecs_task_definition")
+    ]
+    assert definitions
+    for definition in definitions:
+        given = {entry["name"]: entry["value"] for entry in definition["environment"]}
+        assert given["AIRFLOW__AIRBRIDGE__WORKER_IMAGES"] == f"{worker[1]},{before}"
+
+
 def test_no_boot_script_holds_a_secret(prod: Stacks) -> None:
     """Workers enrol by their role; what the script sets is addresses and sizes."""
     for _, template in resources(prod, "aws_launch_template"):

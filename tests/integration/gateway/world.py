@@ -352,7 +352,7 @@ def running(metadata: Metadata, directory: Path, **changes: Any) -> Iterator[Wor
             settings=settings,
             secrets=loaded,
             catalogue=CATALOGUE,
-            parity=Parity.load(None),
+            parity=Parity.load(None, settings.worker_images or ()),
             publish=publish,
         )
     )

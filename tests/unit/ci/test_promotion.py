@@ -69,10 +69,12 @@ def test_a_release_moves_unchanged_as_one_commit(history: Tree) -> None:
 
 
 def test_the_rest_of_the_file_is_untouched(history: Tree) -> None:
-    """Only the two digests of an environment's file change, comments and order stay."""
+    """Only the digests of an environment's file change, comments and order stay; the worker that leaves is kept as the previous one."""
     before = history.read(pins.toml_path("staging")).splitlines()
+    leaving = pins.load(history.checkout, "staging").images["worker"]
     promotion(history)[1].write()
     after = history.read(pins.toml_path("staging")).splitlines()
+    after.remove(f'previous_worker = "{leaving}"')
     changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
     assert len(changed) == 2
     assert all("@sha256:" in a and "@sha256:" in b for a, b in changed)
@@ -196,6 +198,22 @@ def test_a_build_goes_to_the_first_environment(history: Tree) -> None:
     rules.check(move, None)
     move.write()
     assert pins.load(history.checkout, "dev").digest("worker") == worker_digest(history.release(3))
+
+
+def test_the_previous_worker_is_the_last_one_only(history: Tree) -> None:
+    """After two promotions the file names one previous worker, beside the current one, and none after a placeholder."""
+    file = pins.toml_path("dev")
+    placeholder = pins.load(history.checkout, "dev").moved({"worker": "sha256:" + 64 * "2"})
+    history.write(file, placeholder)
+    for number in (2, 3, 4):
+        history.pin("dev", history.release(number))
+        found = pins.load(history.checkout, "dev").images
+        names = [line.partition(" ")[0] for line in history.read(file).splitlines()]
+        if number == 2:
+            assert "previous_worker" not in found
+        else:
+            assert found["previous_worker"] == f"edge-worker@{worker_digest(history.release(number - 1))}"
+            assert names[names.index("worker") + 1] == "previous_worker"
 
 
 def test_an_environment_goes_back_only_when_told_to(history: Tree) -> None:

@@ -221,3 +221,16 @@ def test_without_a_matrix_a_worker_must_be_of_the_same_release() -> None:
     assert parity.judge(same).may_claim
     for changes in ({"airbridge": "0.0.9"}, {"airflow": "3.0.5"}, {"task_sdk": "1.0.5"}, {"protocol": 2}):
         assert not parity.judge(same.model_copy(update=changes)).may_enrol
+
+
+def test_a_worker_must_run_an_image_of_the_releases_in_force() -> None:
+    """With digests given, right versions are not enough; a worker that names no image is refused too."""
+    current, before = "sha256:" + 64 * "a", "sha256:" + 64 * "b"
+    parity = Parity.load(None, (current, before))
+    own = Versions(airbridge=parity.control_plane, airflow="3.0.4", task_sdk="1.0.4", python="3.12.1")
+    for image in (current, before):
+        assert parity.judge(own.model_copy(update={"image": image})).may_claim
+    for image in (None, "sha256:" + 64 * "c"):
+        judgement = parity.judge(own.model_copy(update={"image": image}))
+        assert not judgement.may_enrol
+        assert current in judgement.detail

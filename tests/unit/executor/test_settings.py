@@ -34,6 +34,8 @@ def test_options_are_read() -> None:
     )
     assert (settings.lost_after, settings.stop_after, settings.replace) == (90.0, 45.5, False)
     assert (settings.outbox_floor, settings.default_queue) == (3, "eu-1")
+    images = ("sha256:" + 64 * "a", "sha256:" + 64 * "b")
+    assert read(worker_images=", ".join(images)).worker_images == images
 
 
 def test_blank_is_unset() -> None:
@@ -58,6 +60,10 @@ def test_settings_are_frozen() -> None:
         (
             {"regions_file": "regions.toml"},
             "[airbridge] regions_file is 'regions.toml'; it must be an absolute path",
+        ),
+        (
+            {"worker_images": "edge-worker:1.2"},
+            "[airbridge] worker_images is 'edge-worker:1.2'; it must be image digests, sha256:<64 hexadecimal digits>, separated by commas",
         ),
         (
             {"lease_seconds": "5"},

@@ -22,13 +22,14 @@ class Parity:
     images: Collection[str] = ()
 
     @classmethod
-    def load(cls, path: Path | None) -> Self:
+    def load(cls, path: Path | None, images: Collection[str] = ()) -> Self:
         """Read the matrix for the installed control plane. Raises `ConfigurationError` naming the file.
 
-        Without a file, workers must run the control plane's own versions.
+        Without a file, workers must run the control plane's own versions. With `images`, digests of the worker
+        image, a worker must run one of them.
         """
         own = version("airbridge-control-plane")
-        return cls(compatibility.load(path) if path is not None else _same_versions(own), own)
+        return cls(compatibility.load(path) if path is not None else _same_versions(own), own, images)
 
     def judge(self, worker: Versions) -> Judgement:
         """Return what to do with a worker of these versions, and why."""

@@ -7,6 +7,7 @@ Each field carries its description, so that the section that Airflow is told of
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Self, get_type_hints
 from airbridge.executor.exceptions import ConfigurationError
 
 SECTION = "airbridge"
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 Getter = Callable[[str], str | None]
 """Gives the text of an option, or None where it is not set."""
@@ -202,6 +204,14 @@ class Settings:
             example="/etc/airbridge/compatibility.toml",
         ),
     )
+    worker_images: tuple[str, ...] | None = field(
+        default=None,
+        metadata=_about(
+            "Digests of the worker image that may be enrolled and given work, separated by commas: the release's, and "
+            "during a rolling upgrade the one before. Unset: any, whatever its versions allow.",
+            example="sha256:<64 hexadecimal digits>",
+        ),
+    )
 
     @classmethod
     def read(cls, get: Getter) -> Self:
@@ -267,6 +277,13 @@ def _boolean(name: str, text: str) -> bool:
     raise _wrong(name, text, "True or False")
 
 
+def _digests(name: str, text: str) -> tuple[str, ...]:
+    digests = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not all(_DIGEST.fullmatch(digest) for digest in digests):
+        raise _wrong(name, text, "image digests, sha256:<64 hexadecimal digits>, separated by commas")
+    return digests
+
+
 _PARSERS: dict[Any, Callable[[str, str], Any]] = {
     Path: _path,
     Path | None: _path,
@@ -276,6 +293,7 @@ _PARSERS: dict[Any, Callable[[str, str], Any]] = {
     float | None: _number,
     int: _integer,
     bool: _boolean,
+    tuple[str, ...] | None: _digests,
 }
 
 

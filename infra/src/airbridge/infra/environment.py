@@ -87,6 +87,18 @@ class Images(_Model):
 
     control_plane: ImageReference
     worker: ImageReference
+    previous_worker: Annotated[
+        ImageReference | None,
+        Field(
+            description="the worker image before this one: admitted until the next release, for rolling upgrades"
+        ),
+    ] = None
+
+    @property
+    def admitted(self) -> tuple[str, ...]:
+        """The digests of the worker images that the control plane gives work."""
+        references = (self.worker, self.previous_worker)
+        return tuple(reference.partition("@")[2] for reference in references if reference)
 
 
 class Pipelines(_Model):

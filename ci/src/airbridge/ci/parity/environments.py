@@ -64,7 +64,10 @@ def _plan(facts: Facts) -> Plan | Finding:
 
 
 def _references(found: Pins) -> Iterator[Finding]:
-    for key, image in pins.KEYS.items():
+    named = dict(pins.KEYS)
+    if pins.PREVIOUS in found.images:
+        named[pins.PREVIOUS] = pins.KEYS["worker"]
+    for key, image in named.items():
         reference = found.images.get(key, "nothing")
         matched = pins.BY_DIGEST.match(reference)
         if matched is None:
@@ -125,7 +128,7 @@ def _release(
 def _unreleased(found: Pins, path: str) -> Iterator[Finding]:
     if found.local:
         return
-    for key in pins.KEYS:
+    for key in (*pins.KEYS, pins.PREVIOUS):
         digest = found.digest(key)
         if digest and not pins.is_placeholder(digest):
             says = f"{key} is {digest[:19]}…, of no release"

@@ -13,6 +13,8 @@ LOCAL_TIER = "local"
 
 # The key of an environment's [images] table, and the image of the release that stands there.
 KEYS = {"control_plane": CONTROL_PLANE.name, "worker": EDGE_WORKER.name}
+# The worker image before this one, which the control plane admits until the next release. Absent before the second.
+PREVIOUS = "previous_worker"
 
 BY_DIGEST = re.compile(r"^(?P<repository>[a-z0-9][a-z0-9._/-]*)@(?P<digest>sha256:[0-9a-f]{64})$")
 _PLACEHOLDER = re.compile(r"^sha256:([0-9a-f])\1{63}$")
@@ -64,12 +66,27 @@ class Pins:
         return found["digest"] if found else ""
 
     def moved(self, digests: dict[str, str]) -> str:
-        """The file's text with other digests, everything else untouched."""
+        """The file's text with other digests, everything else untouched.
+
+        The worker that leaves becomes the previous one: during a rollout both are given work.
+        """
         lines = list(self.source.lines)
         for key, digest in digests.items():
             number = self.line(key) - 1
             lines[number] = re.sub(r'"[^"]*"', f'"{KEYS[key]}@{digest}"', lines[number], count=1)
+        leaving = self.digest("worker")
+        if digests.get("worker", leaving) != leaving:
+            self._replace_previous(lines, leaving)
         return "\n".join(lines) + "\n"
+
+    def _replace_previous(self, lines: list[str], digest: str) -> None:
+        worker = self.line("worker") - 1
+        if PREVIOUS in self.images:
+            previous = self.line(PREVIOUS) - 1
+            del lines[previous]
+            worker -= previous < worker
+        if digest and not is_placeholder(digest):
+            lines.insert(worker + 1, f'{PREVIOUS} = "{KEYS["worker"]}@{digest}"')
 
 
 def load(checkout: Checkout, environment: str) -> Pins:

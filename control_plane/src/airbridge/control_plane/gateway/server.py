@@ -78,7 +78,7 @@ class Parts:
             settings=settings,
             secrets=GatewaySecrets.load(settings.secrets_dir),
             catalogue=Catalogue.read(settings.regions_file),
-            parity=Parity.load(settings.compatibility_file),
+            parity=Parity.load(settings.compatibility_file, settings.worker_images or ()),
             publish=publish,
         )
 

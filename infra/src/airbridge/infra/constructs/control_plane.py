@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from airbridge.infra.cdk import Construct, aws
@@ -167,11 +167,14 @@ def cluster(scope: Construct, id_: str, name: str) -> Construct:
     )
 
 
-def settings(database_host: str, home_region: str, namespace: str = NAMESPACE) -> dict[str, str]:
+def settings(
+    database_host: str, home_region: str, worker_images: Sequence[str], namespace: str = NAMESPACE
+) -> dict[str, str]:
     """The environment of every service; nothing in it is secret."""
     return {
         "AIRFLOW__AIRBRIDGE__REGIONS_FILE": f"{RUN_DIRECTORY}/{_REGIONS_FILE}",
         "AIRFLOW__AIRBRIDGE__SECRETS_DIR": RUN_DIRECTORY,
+        "AIRFLOW__AIRBRIDGE__WORKER_IMAGES": ",".join(worker_images),
         "AIRFLOW__CORE__EXECUTOR": "airbridge.executor.EdgeExecutor",
         # User and password come as PGUSER and PGPASSWORD, from the secret that AWS rotates.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database_host}/airflow?sslmode=require",

@@ -208,7 +208,7 @@ class ControlPlaneStack(Stack):
             repository_arn=self.registry.repositories["control_plane"].arn,
             key_arn=self.key.arn,
             subnet_ids=[subnet.id for subnet in self.network.private_subnets],
-            environment=services.settings(address, self.region),
+            environment=services.settings(address, self.region, environment.images.admitted),
             secrets={
                 "PGUSER": f"{self.database.secret_arn}:username::",
                 "PGPASSWORD": f"{self.database.secret_arn}:password::",
