@@ -114,6 +114,8 @@ class ControlPlane:
         self.renewals = 0
         self.revoked = False
         self.fault: Fault | None = None
+        self.hold_back: Callable[[str, bytes], bool] = lambda what, content: False
+        """Whether the answer to this request is to wait for now."""
         self.denied: dict[str, tuple[int, str]] = {}
         self.port = _free_port()
         self._ca_key = ec.generate_private_key(ec.SECP256R1())
@@ -231,6 +233,8 @@ class ControlPlane:
         if fault is not None and not fault.after:
             return fault.act(request, None)
         content = await request.body()
+        while self.hold_back(what, content):
+            await asyncio.sleep(0.02)
         response = self._answer(what, content)
         return fault.act(request, response) if fault is not None else response
 
@@ -432,6 +436,45 @@ def busy(retry_after: float = 0.1) -> Fault:
 def garbage() -> Fault:
     """Answer nonsense, after having applied the request."""
     return Fault(lambda *_: Response("<html>It works!</html>", media_type="text/html"), after=True)
+
+
+def noise() -> Fault:
+    """Answer bytes that are no text, after having applied the request."""
+    return Fault(lambda *_: Response(bytes(range(256)) * 40, media_type="application/json"), after=True)
+
+
+def half_an_answer() -> Fault:
+    """Answer with the first half of the right answer, as a complete response."""
+
+    def halve(_: Request, right: Response | None) -> Response:
+        body = bytes(right.body) if right is not None else b""
+        return Response(body[: len(body) // 2], media_type="application/json")
+
+    return Fault(halve, after=True)
+
+
+def somebody_elses_answer() -> Fault:
+    """Answer exchanges with well-formed results of records that nobody asked about."""
+
+    def swap(_: Request, right: Response | None) -> Response:
+        answer = json.loads(bytes(right.body)) if right is not None else {}
+        for result in answer.get("results", ()):
+            result["seq"] += 1
+        return Response(json.dumps(answer), media_type="application/json")
+
+    return Fault(swap, after=True, when="exchange")
+
+
+def redirected() -> Fault:
+    """Send every request elsewhere."""
+    return Fault(
+        lambda *_: Response(status_code=302, headers={"Location": "https://127.0.0.1:1/login"}), after=True
+    )
+
+
+def broken_inside() -> Fault:
+    """Answer 500 with a page of a proxy, after having applied the request."""
+    return Fault(lambda *_: Response("<h1>Internal Server Error</h1>", status_code=500), after=True)
 
 
 def lose_answers(when: str) -> Fault:

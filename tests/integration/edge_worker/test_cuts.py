@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import threading
+from contextlib import closing
+from typing import Any
 
 import pytest
 from tests.integration.edge_worker import control_plane
@@ -131,20 +134,47 @@ def test_work_already_pulled_starts_during_a_cut(world: World) -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("fault", [control_plane.busy(), control_plane.garbage()], ids=["busy", "garbage"])
-def test_a_gateway_out_of_its_mind_loses_nothing(world: World, fault: control_plane.Fault) -> None:
-    """503s, and answers that are not the protocol's, are waited out; the result is committed once."""
+FAULTS = {
+    "busy": control_plane.busy,
+    "html": control_plane.garbage,
+    "noise": control_plane.noise,
+    "half": control_plane.half_an_answer,
+    "swapped": control_plane.somebody_elses_answer,
+    "redirect": control_plane.redirected,
+    "error page": control_plane.broken_inside,
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_gateway_out_of_its_mind_loses_nothing(world: World, kind: str) -> None:
+    """503s, and answers that are not the protocol's, are waited out: each write is committed once, in order.
+
+    Requests are applied though they are answered with nonsense: what is sent again must not count twice. A task that
+    waits for an answer is let go after `cut_off_after`, as in a cut.
+    """
     gate = Gate()
+    replies: list[Reply] = []
+
+    def work(task: FakeSupervisor) -> None:
+        task.start()
+        gate.entered += 1
+        gate.go.wait(20)
+        replies.append(task.set_xcom("made", kind))
+        replies.append(task.call("PUT", "variables/colour", {"val": "blue"}))
+        replies.append(task.succeed())
 
     async def scenario() -> None:
         item = world.submit()
-        async with world.worker(gate):
-            await until(lambda: gate.running == 1)
-            world.control_plane.fault = fault
+        async with world.worker(work):
+            await until(lambda: gate.entered == 1)
+            world.control_plane.fault = FAULTS[kind]()
             gate.go.set()
-            await asyncio.sleep(1.0)
+            await until(lambda: len(replies) == 3 or kind == "swapped")
+            await asyncio.sleep(0.5)
             world.control_plane.fault = None
             await until(lambda: item.state == "settled")
+        assert [reply.status for reply in replies] == [201, 201, 204]
+        assert [record.seq for record in item.applied] == [1, 2, 3]
         assert item.states == ["success"]
 
     asyncio.run(scenario())
@@ -186,6 +216,98 @@ def test_a_refusal_reaches_the_task_while_connected(world: World) -> None:
             await until(lambda: item.state == "settled")
         assert [reply.status for reply in replies] == [409, 400]
         assert json.loads(replies[0].body or "") == {"detail": "exists"}
+
+    asyncio.run(scenario())
+
+
+def test_every_kind_of_write_is_on_the_disk_before_it_is_acknowledged(world: World) -> None:
+    """In a cut, each write is answered as Airflow would, and the journal's file holds it by then; all arrive in order."""
+    gate = Gate()
+    seen: list[tuple[int, int]] = []
+
+    def work(task: FakeSupervisor) -> None:
+        task.start()
+        gate.entered += 1
+        gate.go.wait(20)
+        for method, path, body in writes_of(task):
+            reply = task.call(method, path, body)
+            seen.append((reply.status, on_disk()))
+
+    def on_disk() -> int:
+        with closing(sqlite3.connect(world.settings().journal_file)) as connection:
+            return int(connection.execute("SELECT count(*) FROM records").fetchone()[0])
+
+    async def scenario() -> None:
+        item = world.submit()
+        async with world.worker(work):
+            await until(lambda: gate.entered == 1)
+            world.cut.set(Weather.REFUSE)
+            gate.go.set()
+            await until(lambda: len(seen) == 9)
+            world.cut.set(Weather.FAIR)
+            await until(lambda: item.state == "settled")
+        accepted = [201, 201, 200, 201, 204, 204, 204, 204, 204]
+        assert seen == [(status, number) for number, status in enumerate(accepted, 1)]
+        assert [record.seq for record in item.applied] == [*range(1, 10)]
+
+    asyncio.run(scenario())
+
+
+def writes_of(task: FakeSupervisor) -> list[tuple[str, str, Any]]:
+    """One of each: rendered fields, XCom, its deletion, variable, its deletion, run, its clearing, skip, state with assets."""
+    mine = f"task-instances/{task.spec.grant.ti_id}"
+    events = {
+        "state": "success",
+        "end_date": "2025-01-01T00:00:00Z",
+        "task_outlets": [{"name": "a", "uri": "s3://b/a", "type": "Asset"}],
+        "outlet_events": [{"dest_asset_key": {"name": "a", "uri": "s3://b/a"}, "extra": {"rows": 3}}],
+    }
+    return [
+        ("PUT", f"{mine}/rtif", {"bash_command": "true"}),
+        ("POST", "xcoms/dag/run/task/made", {"in": "the cut"}),
+        ("DELETE", "xcoms/dag/run/task/made", None),
+        ("PUT", "variables/colour", {"val": "blue"}),
+        ("DELETE", "variables/colour", None),
+        ("POST", "dag-runs/other/run1", {}),
+        ("POST", "dag-runs/other/run1/clear", {}),
+        ("PATCH", f"{mine}/skip-downstream", {"tasks": ["next"]}),
+        ("PATCH", f"{mine}/state", events),
+    ]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"state": "deferred", "classpath": "a.Trigger", "trigger_kwargs": {}, "next_method": "resume"},
+        {"state": "up_for_reschedule", "reschedule_date": "2025-01-01T00:00:00Z"},
+        {"state": "up_for_retry"},
+        {"state": "skipped"},
+        {"state": "failed"},
+    ],
+    ids=lambda state: state["state"],
+)
+def test_every_way_to_end_survives_a_cut(world: World, state: dict[str, str]) -> None:
+    """Deferral, reschedule, retry, skip and failure are accepted in a cut, and committed as they were said."""
+    gate = Gate()
+    replies: list[Reply] = []
+
+    def work(task: FakeSupervisor) -> None:
+        task.start()
+        gate.entered += 1
+        gate.go.wait(20)
+        replies.append(task.call("PATCH", f"task-instances/{task.spec.grant.ti_id}/state", state))
+
+    async def scenario() -> None:
+        item = world.submit()
+        async with world.worker(work):
+            await until(lambda: gate.entered == 1)
+            world.cut.set(Weather.REFUSE)
+            gate.go.set()
+            await until(lambda: replies)
+            world.cut.set(Weather.FAIR)
+            await until(lambda: item.state == "settled")
+        assert [reply.status for reply in replies] == [204]
+        assert [json.loads(record.body or "") for record in item.applied] == [state]
 
     asyncio.run(scenario())
 

@@ -86,6 +86,21 @@ def test_the_last_fifth_is_kept_for_results(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_the_very_last_is_kept_for_final_states(tmp_path: Path) -> None:
+    """When XComs have filled the journal and must wait, a task without any can still say how it ended."""
+
+    async def scenario() -> None:
+        journal = await open_(tmp_path, max_bytes=50_000)
+        await journal.submit(AddGrant(grant()))
+        with pytest.raises(JournalFull):
+            for seq in range(1, 500):
+                await journal.submit(AddRecord(record(1, seq, "x" * 500), final=False))
+        await journal.submit(AddRecord(record(2, 1), final=True))
+        await journal.close()
+
+    run(scenario())
+
+
 def test_a_deleted_file_is_rebuilt_while_writing(tmp_path: Path) -> None:
     """Somebody removes the journal of a running worker: the next write rebuilds it, with everything, and reports it."""
 

@@ -11,7 +11,7 @@ import structlog
 
 from airbridge.edge_worker import recovery
 from airbridge.edge_worker.assembly import Assembly, backoff
-from airbridge.edge_worker.deadline import Deadline
+from airbridge.edge_worker.deadline import Deadline, start_before
 from airbridge.edge_worker.disk import Disk
 from airbridge.edge_worker.drain import Drain, Mode
 from airbridge.edge_worker.exceptions import (
@@ -275,7 +275,8 @@ class Agent:
     def _start_the_rest(self) -> None:
         self._start("heart", self._heart.run())
         self._start("launcher", self._launcher.run())
-        self._start("deadline", Deadline(self._holdings, self._clock, self._launcher.stop).run())
+        deadline = Deadline(self._holdings, self._clock, self._launcher.stop, self._launcher.kill)
+        self._start("deadline", deadline.run())
         self._start("disk", self._watch_disk())
         self._start("connected", self._when_enrolled())
 
@@ -357,10 +358,16 @@ class Agent:
         return self._mode.reported
 
     def may_start(self, holding: Holding) -> bool:
-        """Whether a granted task may start: not once a drain has begun; and what must never run twice, only in contact."""
+        """Whether a granted task may start: not once a drain has begun, nor what the control plane has given up by now.
+
+        What a restarted worker finds claimed starts without contact, unless it must never run twice.
+        """
         if self._mode in {Mode.STOPPING, Mode.HARD_STOP} or self._region.settings is None:
             return False
-        return holding.grant.disconnect.stop_after is None or holding.contact_at is not None
+        policy = holding.grant.disconnect
+        if holding.contact_at is None:
+            return policy.stop_after is None
+        return self._clock.elapsed() - holding.contact_at < start_before(policy)
 
     def _make_space(self) -> None:
         """The disk is full where a result should go: give up the reserve, then logs that have been kept waiting."""
@@ -403,6 +410,10 @@ class Agent:
             "task.fenced", item_id=holding.key[0], epoch=holding.key[1], reason=reason, body=result.body
         )
         if not holding.ended:
+            self._launcher.note_refusal(
+                holding,
+                f"The control plane gave this attempt up ({reason}); what it did since is not counted.",
+            )
             self._launcher.stop(holding, Stop(reason, "the control plane gave this attempt up", report=False))
         self._launcher.settle(holding)
 

@@ -17,13 +17,15 @@ import structlog
 from airbridge.edge_worker.clock import Clock
 from airbridge.edge_worker.exceptions import JournalCorrupt, JournalError, JournalFull
 from airbridge.edge_worker.journal_file import Damage, JournalFile
-from airbridge.edge_worker.journal_rows import AddGrant, Contents, Op
+from airbridge.edge_worker.journal_rows import AddGrant, AddRecord, Contents, Op
 
 log = structlog.get_logger(__name__)
 
 MAX_GROUP = 512
 NEARLY_FULL = 0.8
 """Above this share of its bound the journal takes results, but no new grants."""
+FOR_STATES = 0.05
+"""The last share of its bound is kept for final states: small, and worth more than an XCom that can wait."""
 
 Done = asyncio.Future[None]
 
@@ -128,7 +130,7 @@ class Journal:
         room = self._max_bytes - self.bytes
         fitting = []
         for op, done in group:
-            allowed = room - (1 - NEARLY_FULL) * self._max_bytes if isinstance(op, AddGrant) else room
+            allowed = room - _kept_from(op) * self._max_bytes
             if op.size > max(0, allowed) and op.size:
                 self._fail(
                     done, JournalFull(f"{self.bytes} bytes of at most {self._max_bytes} are in the journal")
@@ -180,3 +182,10 @@ class Journal:
             set_aside=str(damage.set_aside) if damage.set_aside else None,
             carried_over=damage.carried_over,
         )
+
+
+def _kept_from(op: Op) -> float:
+    """Return the share of the bound that is kept for more important things than `op`."""
+    if isinstance(op, AddGrant):
+        return 1 - NEARLY_FULL
+    return FOR_STATES if isinstance(op, AddRecord) and not op.final else 0.0

@@ -9,13 +9,17 @@ from contextlib import contextmanager
 import structlog
 
 from airbridge.edge_worker.clock import Clock
-from airbridge.edge_worker.exceptions import GatewayUnreachable
+from airbridge.edge_worker.exceptions import GatewayBusy, GatewayGarbage, GatewayUnreachable
 
 log = structlog.get_logger(__name__)
 
 
 class Link:
-    """Fed by every request to the gateway. An answer of any kind, a refusal too, is a sign of life."""
+    """Fed by every request to the gateway. An answer in its protocol, a refusal too, is a sign of life.
+
+    An answer in no protocol of ours comes from something in the gateway's place: the link is down. A gateway that
+    only asks for patience is there, so the link stays up; but to a task that waits for an answer it is silent.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -51,8 +55,11 @@ class Link:
         started = self._waiting[number] = self._clock.elapsed()
         try:
             yield
-        except GatewayUnreachable as error:
+        except (GatewayUnreachable, GatewayGarbage) as error:
             self._lost(started, error)
+            raise
+        except GatewayBusy:
+            self._silent(started)
             raise
         except asyncio.CancelledError:
             raise
@@ -64,9 +71,12 @@ class Link:
         finally:
             del self._waiting[number]
 
-    def _lost(self, started: float, error: GatewayUnreachable) -> None:
+    def _silent(self, since: float) -> None:
         if self._silent_since is None:
-            self._silent_since = started
+            self._silent_since = since
+
+    def _lost(self, started: float, error: GatewayUnreachable | GatewayGarbage) -> None:
+        self._silent(started)
         if self._up.is_set():
             self._up.clear()
             log.warning("link.down", detail=str(error))

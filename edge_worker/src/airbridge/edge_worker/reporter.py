@@ -1,13 +1,17 @@
 """The reporter: sends journalled records to the gateway, in order, once each as far as the gateway is concerned.
 
 Records of any number of tasks travel in one request; of one task, one request is under way at a time. What is not
-answered is sent again, for ever, with the same idempotency key. Running tasks go before the backlog of ended ones.
+answered is sent again, for ever, with the same idempotency key.
+
+What ended tasks left over a while ago (during a cut, or before a restart) is the backlog. It never shares a request with
+what is new, and never takes the last request: however slowly the gateway works it off, new work does not wait for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -29,6 +33,9 @@ MAX_RECORDS: Final = 500
 MAX_BYTES: Final = 1024 * 1024
 MAX_REQUESTS: Final = 4
 """Requests under way at once; more would only make the batches smaller."""
+MAX_BACKLOG_REQUESTS: Final = MAX_REQUESTS - 1
+BACKLOG_SECONDS: Final = 5.0
+"""An ended task whose first record has been due for so long is backlog."""
 
 _FENCED: Final = frozenset(
     {
@@ -72,6 +79,7 @@ class Reporter:
         self._pending: dict[Holding, None] = {}
         self._wake = asyncio.Event()
         self._requests: set[asyncio.Task[None]] = set()
+        self._backlog_requests = 0
         self._not_before = 0.0
         self._retry_on_link = False
 
@@ -125,11 +133,18 @@ class Reporter:
         """Return seconds until the next entry is due: 0 if one is, None if there is none."""
         if len(self._requests) >= MAX_REQUESTS or not self._gateway.identified:
             return None if self._gateway.identified else 0.2
+        now = self._clock.elapsed()
         due = min(
-            (entry.due_at for one in self._pending if not one.in_flight for entry in _sendable(one)),
+            (entry.due_at for one in self._pending if self._has_turn(one, now) for entry in _sendable(one)),
             default=None,
         )
-        return None if due is None else max(0.0, max(due, self._not_before) - self._clock.elapsed())
+        return None if due is None else max(0.0, max(due, self._not_before) - now)
+
+    def _has_turn(self, holding: Holding, now: float) -> bool:
+        """Whether records of this holding may go into a request that begins now."""
+        if holding.in_flight:
+            return False
+        return self._backlog_requests < MAX_BACKLOG_REQUESTS or not _is_backlog(holding, now)
 
     def _start_requests(self) -> None:
         now = self._clock.elapsed()
@@ -137,26 +152,35 @@ class Reporter:
             batch = self._collect(now)
             if not batch:
                 return
+            backlog = _is_backlog(batch[0][0], now)
+            self._backlog_requests += backlog
             for holding, _ in batch:
                 holding.in_flight = True
             task = asyncio.create_task(self._send(batch))
             self._requests.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(partial(self._ended, backlog))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, backlog: bool, task: asyncio.Task[None]) -> None:
         self._requests.discard(task)
+        self._backlog_requests -= backlog
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("reporter.crashed", exc_info=error)
 
     def _collect(self, now: float) -> Batch:
-        """Return what goes into the next request: running tasks first, then the backlog in order."""
-        batch: Batch = []
-        records = size = 0
-        for holding in sorted([*self._pending], key=lambda one: one.ended):
+        """Return what goes into the next request: what is new, or else some of the backlog, in order."""
+        for holding in [*self._pending]:
             if not holding.outbox and not holding.in_flight:
                 self._pending.pop(holding, None)
-            if holding.in_flight or (holding.alone and batch):
+        mine = [one for one in self._pending if self._has_turn(one, now)]
+        new = [one for one in mine if not _is_backlog(one, now)]
+        return self._fill(new, now) or self._fill([one for one in mine if _is_backlog(one, now)], now)
+
+    def _fill(self, holdings: Sequence[Holding], now: float) -> Batch:
+        batch: Batch = []
+        records = size = 0
+        for holding in sorted(holdings, key=lambda one: one.ended):
+            if holding.alone and batch:
                 continue
             entries = _ready(holding, now, MAX_RECORDS - records)
             if not entries:
@@ -248,6 +272,10 @@ class Reporter:
         for entry in dropped:
             entry.answer(_result(entry, 409, None, result.refused))
         self._on_fenced(holding, result)
+
+
+def _is_backlog(holding: Holding, now: float) -> bool:
+    return holding.ended and bool(holding.outbox) and now - holding.outbox[0].due_at > BACKLOG_SECONDS
 
 
 def _ready(holding: Holding, now: float, room: int) -> list[Entry]:
