@@ -153,7 +153,7 @@ def test_settings_fill_what_hints_leave_out() -> None:
     """What a task does not say is as the deployment has it."""
     decision = decide()
     assert decision.fallback_after == 30
-    assert (decision.disconnect.lost_after, decision.disconnect.stop_after) == (600, 500)
+    assert (decision.disconnect.lost_after, decision.disconnect.stop_after) == (900, 500)
     assert decision.disconnect.replace is True
     assert decision.warm is True
 
@@ -184,7 +184,7 @@ def test_other_executors_configuration_is_left_alone() -> None:
         ({"fallback_after": -1}, "executor_config['airbridge']['fallback_after'] is -1: input should be greater than 0"),
         ({"fallback_after": "soon"}, "executor_config['airbridge']['fallback_after'] is 'soon'"),
         ({"disconnect": {"lost": 3}}, "executor_config['airbridge']['disconnect']['lost'] is not known; did you mean 'lost_after'?"),
-        ({"disconnect": {"stop_after": 700}}, "['stop_after'] is 700; it must be at most lost_after (600)"),
+        ({"disconnect": {"stop_after": 1000}}, "['stop_after'] is 1000; it must be at most lost_after (900)"),
         ({"pool": "gpu"}, "pool 'gpu' is served by nobody: region 'us-east-1' has no pool 'gpu'"),
         ({"near": ["region:us-east-1"], "pool": "gpu"}, "region 'us-east-1' has no pool 'gpu'"),
     ],

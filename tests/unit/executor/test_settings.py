@@ -22,7 +22,7 @@ def test_defaults() -> None:
     """Only the catalogue and the secrets must be given."""
     settings = read()
     assert settings.regions_file == Path("/etc/airbridge/regions.toml")
-    assert settings.lost_after == 600.0
+    assert settings.lost_after == 900.0
     assert settings.stop_after is None
     assert settings.replace is True
 
@@ -70,8 +70,8 @@ def test_settings_are_frozen() -> None:
             "[airbridge] lease_seconds is '5.0'; it must be more than heartbeat_interval (10.0)",
         ),
         (
-            {"stop_after": "700"},
-            "[airbridge] stop_after is '700.0'; it must be at most lost_after (600.0)",
+            {"stop_after": "1000"},
+            "[airbridge] stop_after is '1000.0'; it must be at most lost_after (900.0)",
         ),
     ],
 )

@@ -123,7 +123,7 @@ class DisconnectPolicy(Message):
     `replace` false means that a lost attempt is failed without a retry: the work must never run twice.
     """
 
-    lost_after: float = Field(default=600.0, gt=0)
+    lost_after: float = Field(default=900.0, gt=0)
     stop_after: float | None = Field(default=None, gt=0)
     replace: bool = True
 

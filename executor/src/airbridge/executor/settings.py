@@ -58,9 +58,10 @@ class Settings:
         ),
     )
     lost_after: float = field(
-        default=600.0,
+        default=900.0,
         metadata=_about(
-            "How long a running task may go without a heartbeat of its worker before it is fenced off and failed.",
+            "How long a running task may go without a heartbeat of its worker before it is fenced off and failed. "
+            "A cut is survived if it is shorter by a heartbeat and the time to reconnect.",
             minimum=1.0,
         ),
     )
