@@ -13,11 +13,13 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, cast
 
 import sniffio
 from anyio._core._eventloop import loaded_backends
 from anyio.abc import AsyncBackend
+from sqlalchemy import select
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
 
@@ -244,3 +246,73 @@ class _LockedDagBag:
             if session is None:
                 return self._dag_bag.get_dag(dag_id)
             return self._dag_bag.get_dag(dag_id, session)
+
+
+# --- Tasks, for the read model --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One try of a task. `state` is Airflow's word; a try that is over has an id of its own."""
+
+    ti_id: str
+    try_number: int
+    state: str | None
+    queue: str | None
+    executor: str | None
+    scheduled_at: datetime | None
+    queued_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    max_tries: int
+
+
+def tries(session: Any, dag_id: str, run_id: str, task_id: str, map_index: int) -> list[Try]:
+    """Return the tries of a task, the current one last."""
+    from airflow.models.taskinstancehistory import TaskInstanceHistory
+
+    task = task_instance_model()
+    names = (dag_id, run_id, task_id, map_index)
+    before = _tries(session, TaskInstanceHistory, TaskInstanceHistory.task_instance_id, names)
+    return [*before, *_tries(session, task, task.id, names)]
+
+
+def _tries(session: Any, model: Any, ti_id: Any, names: tuple[str, str, str, int]) -> list[Try]:
+    columns = (
+        *(ti_id, model.try_number, model.state, model.queue, model.executor, model.scheduled_dttm),
+        *(model.queued_dttm, model.start_date, model.end_date, model.max_tries),
+    )
+    keys = (model.dag_id, model.run_id, model.task_id, model.map_index)
+    query = select(*columns).where(*(key == name for key, name in zip(keys, names, strict=True)))
+    return [Try(str(row[0]), *row[1:]) for row in session.execute(query.order_by(model.try_number))]
+
+
+def task_of(session: Any, ti_id: str) -> tuple[str, str, str, int] | None:
+    """Return the DAG, run, task and map index of a task instance, current or past."""
+    from airflow.models.taskinstancehistory import TaskInstanceHistory
+
+    task = task_instance_model()
+    for model, key in ((task, task.id), (TaskInstanceHistory, TaskInstanceHistory.task_instance_id)):
+        query = select(model.dag_id, model.run_id, model.task_id, model.map_index).where(key == ti_id)
+        found = session.execute(query).first()
+        if found is not None:
+            return tuple(found)
+    return None
+
+
+def latest_run(session: Any, dag_id: str) -> str | None:
+    """Return the id of a DAG's newest run."""
+    from airflow.models.dagrun import DagRun
+
+    query = select(DagRun.run_id).where(DagRun.dag_id == dag_id).order_by(DagRun.run_after.desc()).limit(1)
+    found: str | None = session.scalars(query).first()
+    return found
+
+
+def scheduler_seen_at(session: Any) -> datetime | None:
+    """Return when a running scheduler last wrote its heartbeat."""
+    from airflow.jobs.job import Job
+
+    query = select(Job.latest_heartbeat).where(Job.job_type == "SchedulerJob", Job.state == "running")
+    found: datetime | None = session.scalars(query.order_by(Job.latest_heartbeat.desc()).limit(1)).first()
+    return found

@@ -41,6 +41,9 @@ LOST_CHECK_SECONDS = 15.0
 LOST_CHECKS = 2
 """How often in a row the queue must say so: its counts are approximate."""
 
+UNSENT = "did not take it: "
+"""How a row's `detail` begins while its queue is out of reach."""
+
 SessionMaker = Callable[[], AbstractContextManager[Any]]
 QueueFinder = Callable[[Region, Pool], WorkQueue]
 
@@ -254,7 +257,7 @@ class RegionOutbox:
             now = clock.now(session)
             expires_at = now + timedelta(seconds=self._settings.message_ttl)
             items.mark_sent(session, [letter.row.id for letter in sent], expires_at)
-            items.postpone(session, [letter.row.id for letter in unsent], now, str(problem))
+            items.postpone(session, [letter.row.id for letter in unsent], now, f"{UNSENT}{problem}")
             for letter in sent:
                 events.record(session, "item.sent", "outbox", row=letter.row, at=now)
         if sent:

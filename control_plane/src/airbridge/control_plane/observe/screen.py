@@ -1,0 +1,33 @@
+"""One screen: gateways, regions and totals, for `airbridge status`, `airbridge top` and the dashboard's first page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from airbridge.control_plane.observe import gateways, regions, tasks
+from airbridge.control_plane.observe.gateways import GatewayView
+from airbridge.control_plane.observe.platform import Platform
+from airbridge.control_plane.observe.regions import RegionView
+from airbridge.executor.ledger import clock
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """The platform at one moment."""
+
+    now: datetime
+    scheduler_seen_at: datetime | None
+    gateways: tuple[GatewayView, ...]
+    regions: tuple[RegionView, ...]
+
+
+def take(session: Any, platform: Platform) -> Screen:
+    """Return the platform as it is now."""
+    return Screen(
+        now=clock.now(session),
+        scheduler_seen_at=tasks.scheduler_seen_at(session),
+        gateways=gateways.listing(session),
+        regions=regions.listing(session, platform),
+    )

@@ -1,0 +1,81 @@
+"""The events in words: one sentence for each stable name. docs/events.md lists them, and a test holds it to this table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+_SENTENCES: Final[Mapping[str, str]] = {
+    # the control plane's
+    "item.placed": "placed in {pool}@{region}: {why}",
+    "item.unplaceable": "could not be placed: {reason}",
+    "item.sent": "sent to the queue of {region}",
+    "item.unsent": "could not be sent: {reason}",
+    "item.rerouted": "moved to {region}: {reason}",
+    "item.cancelled": "cancelled: {reason}",
+    "item.lost": "fenced off: {reason}",
+    "item.released": "given back by {worker}: {why}",
+    "item.settled": "settled: {outcome}{reason}",
+    "claim.granted": "granted to {worker}",
+    "claim.refused": "refused to {worker}: {reason} ({why})",
+    "call.denied": "denied: {method} {path} ({why})",
+    "exchange.refused": "{records} late reports of {worker} refused: {reason}",
+    "exchange.applied": "{records} reports of the task applied",
+    # the edge's
+    "message.received": "received from the queue by {worker}",
+    "message.rejected": "message rejected by {worker}: {reason} ({why})",
+    "claim.answered": "claimed by {worker}, grant journalled",
+    "claim.failed": "{worker} could not ask for it: {why}",
+    "bundle.fetched": "DAG code {bundle} fetched by {worker}",
+    "bundle.failing": "DAG code {bundle} cannot be fetched by {worker}: {why}",
+    "task.forked": "process started on {worker} ({start})",
+    "task.ended": "process ended on {worker}: {how}",
+    "task.stopping": "being stopped on {worker}: {reason} ({why})",
+    "task.failed": "failed by {worker}: {why}",
+    "task.reported": "final state journalled on {worker}: {state}",
+    "report.delivered": "{records} reports delivered by {worker}",
+    "report.refused": "reports of {worker} refused: {reason}",
+    "link.cut": "{worker} lost contact with the gateway",
+    "link.restored": "{worker} is in contact again",
+    "queue.failing": "{worker} cannot receive from its queue: {why}",
+    "queue.restored": "{worker} receives from its queue again",
+    "worker.started": "{worker} started",
+}
+
+_TROUBLES: Final = frozenset(
+    {
+        *("item.unplaceable", "item.unsent", "item.lost", "claim.refused", "call.denied", "exchange.refused"),
+        *("message.rejected", "claim.failed", "bundle.failing", "task.stopping", "task.failed"),
+        *("report.refused", "link.cut", "queue.failing", "request.refused"),
+    }
+)
+
+NAMES: Final = frozenset(_SENTENCES)
+"""Every event that is put in words."""
+
+
+class _Blanks(dict[str, Any]):
+    """What an event does not say is left out of its sentence."""
+
+    def __missing__(self, key: str) -> str:
+        return ""
+
+
+def of(event: str, detail: Mapping[str, Any], region: str | None = None, worker: str | None = None) -> str:
+    """Return an event as a sentence without its subject; one that has none is given by its name."""
+    sentence = _SENTENCES.get(event)
+    if sentence is None:
+        return event.replace(".", " ").replace("_", " ")
+    words = {key: value for key, value in detail.items() if value is not None}
+    if event == "item.settled" and words.get("reason"):
+        said = words["reason"]
+        words["reason"] = "" if said == words.get("outcome") else f" ({said})"
+    filled = sentence.format_map(_Blanks(words | {"region": region or "", "worker": worker or "a worker"}))
+    return filled.replace(" ()", "").rstrip(": ")
+
+
+def is_trouble(event: str, detail: Mapping[str, Any]) -> bool:
+    """Whether an event is a refusal, a failure or a loss."""
+    if event == "item.settled":
+        return detail.get("outcome") in {"failed", "lost", "unplaceable"} or detail.get("reason") == "failed"
+    return event in _TROUBLES
