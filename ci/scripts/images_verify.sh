@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The same commit gives the same digests: builds it in two clones, in folders of different depth, and compares.
-# Usage: images_verify.sh pinned|debian   (called by `make images-verify`)
+# Usage: images_verify.sh pinned|debian [OUT]   (called by `make images-verify`; OUT keeps the first build)
 set -euo pipefail
 unset PYTHONDONTWRITEBYTECODE
 base=${1:-pinned}
+out=${2:-}
 root=$(git rev-parse --show-toplevel)
 revision=$(git rev-parse HEAD)
 scratch=$(mktemp -d)
@@ -23,6 +24,10 @@ build "$second"
 if cmp "$first/dist/release.json" "$second/dist/release.json"; then
   echo "two builds of ${revision:0:12}, one release:" >&2
   cat "$first/dist/release.json"
+  if [ -n "$out" ]; then
+    rm -rf "$out"
+    cp -r "$first/dist" "$out"
+  fi
 else
   diff "$first/dist/release.json" "$second/dist/release.json" >&2 || true
   echo "two builds of ${revision:0:12} differ" >&2
