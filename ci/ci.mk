@@ -23,6 +23,7 @@ images: $(STAMP) ## build both images into dist/ (BASE=debian where no registry 
 
 images-verify: $(STAMP) ## build twice, from two clones in different folders, compare the digests, keep one in dist/
 	@$(RUN) bash ci/scripts/images_verify.sh $(BASE) $(IMAGES_OUT)
+	@$(AIRBRIDGE_CI) parity --built $(IMAGES_OUT)
 
 images-test: $(STAMP) ## publish dist/ to a registry on this machine, pull by digest, tamper, run
 	@$(RUN) pytest tests/integration/ci -q
