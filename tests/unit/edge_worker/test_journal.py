@@ -92,9 +92,13 @@ def test_the_very_last_is_kept_for_final_states(tmp_path: Path) -> None:
     async def scenario() -> None:
         journal = await open_(tmp_path, max_bytes=50_000)
         await journal.submit(AddGrant(grant()))
-        with pytest.raises(JournalFull):
+
+        async def fill() -> None:
             for seq in range(1, 500):
                 await journal.submit(AddRecord(record(1, seq, "x" * 500), final=False))
+
+        with pytest.raises(JournalFull):
+            await fill()
         await journal.submit(AddRecord(record(2, 1), final=True))
         await journal.close()
 
