@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from enum import IntEnum
 from typing import Any
+from uuid import UUID
 
 import structlog
 
@@ -356,6 +357,11 @@ class Agent:
     def worker_state(self) -> WorkerState:
         """See `assembly.Owner`."""
         return self._mode.reported
+
+    @property
+    def claiming(self) -> tuple[UUID, ...]:
+        """See `assembly.Owner`."""
+        return () if self._poller is None else self._poller.claiming
 
     def may_start(self, holding: Holding) -> bool:
         """Whether a granted task may start: not once a drain has begun, nor what the control plane has given up by now.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Protocol
+from uuid import UUID
 
 from airbridge.edge_worker import heart, tls
 from airbridge.edge_worker.bundles import Bundles
@@ -31,6 +32,10 @@ class Owner(heart.Listener, Protocol):
     @property
     def worker_state(self) -> WorkerState:
         """What the worker says of itself in a heartbeat."""
+
+    @property
+    def claiming(self) -> tuple[UUID, ...]:
+        """Work items asked for whose grant is not journalled yet."""
 
     def may_start(self, holding: Holding) -> bool:
         """Whether a granted task may start."""
@@ -126,6 +131,7 @@ class Assembly:
             versions=parts.versions,
             state=lambda: owner.worker_state,
             trust_version=lambda: self.identity.trust_version,
+            claiming=lambda: owner.claiming,
             listener=owner,
             interval_seconds=s.heartbeat_seconds,
         )

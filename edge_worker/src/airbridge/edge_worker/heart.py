@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from datetime import datetime
 from typing import Protocol
+from uuid import UUID
 
 import structlog
 
@@ -77,6 +79,7 @@ class Heart:
         versions: Versions,
         state: Callable[[], WorkerState],
         trust_version: Callable[[], str],
+        claiming: Callable[[], tuple[UUID, ...]],
         listener: Listener,
         interval_seconds: float,
     ) -> None:
@@ -89,9 +92,11 @@ class Heart:
         self._versions = versions
         self._state = state
         self._trust_version = trust_version
+        self._claiming = claiming
         self._listener = listener
         self._interval = interval_seconds
         self._now = asyncio.Event()
+        self._answered_at: datetime | None = None
         self.last_beat_at: float | None = None
         self.skew_seconds = 0.0
 
@@ -117,6 +122,7 @@ class Heart:
         response = await self._gateway.heartbeat(self._heartbeat(leases))
         self._note_contact(leases, response, sent)
         self._interval = response.interval_seconds
+        self._answered_at = response.server_time
         self._note_skew(response)
         for command in response.commands:
             self._obey(command)
@@ -145,6 +151,8 @@ class Heart:
             slots_total=self._holdings.slots,
             slots_used=self._holdings.held,
             leases=leases,
+            claiming=self._claiming(),
+            answered_at=self._answered_at,
             journal_pending=self._journal.pending,
             journal_bytes=self._journal.bytes,
             trust_version=self._trust_version(),

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 import structlog
 
@@ -98,8 +99,13 @@ class Poller:
         self._poll_seconds = poll_seconds
         self._waiting: deque[Candidate] = deque()
         self._reserved = 0
-        self._claims: set[asyncio.Task[None]] = set()
+        self._claims: dict[asyncio.Task[None], tuple[UUID, ...]] = {}
         self._tidying: set[asyncio.Task[None]] = set()
+
+    @property
+    def claiming(self) -> tuple[UUID, ...]:
+        """The work items of the claims under way: asked for, and not held yet."""
+        return tuple(item_id for asked in self._claims.values() for item_id in asked)
 
     @property
     def _room(self) -> int:
@@ -184,11 +190,11 @@ class Poller:
         if fitting:
             self._reserved += taken
             task = asyncio.create_task(self._claim(fitting, taken))
-            self._claims.add(task)
+            self._claims[task] = tuple(candidate.item.item_id for candidate in fitting)
             task.add_done_callback(self._claim_ended)
 
     def _claim_ended(self, task: asyncio.Task[None]) -> None:
-        self._claims.discard(task)
+        self._claims.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("poller.claim_crashed", exc_info=error)
 

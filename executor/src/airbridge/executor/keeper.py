@@ -90,10 +90,12 @@ class Keeper:
     def _fence(self, session: Any, row: WorkItemRow) -> None:
         policy = row.disconnect
         ending = "" if policy["replace"] else "; it is not retried (replace is false)"
-        detail = (
+        known = row.detail  # why it was given up early
+        silence = (
             f"lost: worker {row.worker_id} in {row.region} was not heard of for {policy['lost_after']:g} s "
-            f"(since {row.renewed_at:%Y-%m-%d %H:%M:%S} UTC){ending}"
+            f"(since {row.renewed_at:%Y-%m-%d %H:%M:%S} UTC)"
         )
+        detail = f"{known or silence}{ending}"
         items.settle(session, row, Outcome.LOST, detail)
         events.record(session, "item.lost", "keeper", row=row, reason=detail, replace=policy["replace"])
         if not policy["replace"]:

@@ -216,6 +216,11 @@ class Heartbeat(Message):
     slots_total: int = Field(ge=0)
     slots_used: int = Field(ge=0)
     leases: tuple[LeaseRef, ...] = ()
+    claiming: tuple[UUID, ...] = ()
+    """Work items asked for whose grant is not journalled yet: not leases, but not given up either."""
+    answered_at: AwareDatetime | None = None
+    """`server_time` of the last heartbeat that this process got an answer to. What was granted before it and is in
+    neither `leases` nor `claiming`, this process does not know of and will never run."""
     journal_pending: int = 0
     journal_bytes: int = 0
     trust_version: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from sqlalchemy import select, update
 
 from airbridge.control_plane import _airflow
 from airbridge.control_plane.exceptions import Refused
+from airbridge.control_plane.gateway import releases
 from airbridge.control_plane.gateway.authentication import Caller, check_revocation
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.fencing import fence
@@ -48,6 +49,8 @@ class _Held:
     lease: LeaseRef
     ti_id: str
     ti_state: str | None
+    claimed_at: datetime
+    stop_after: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class Heartbeats:
             if row is None:
                 raise Refused(403, RefusalReason.FORBIDDEN, "this worker is not enrolled")
             now = row.last_heartbeat_at
-            cancels = self._renew(session, caller.name.worker, heartbeat.leases, now)
+            cancels = self._renew(session, caller, heartbeat, now)
             return HeartbeatResponse(
                 server_time=now,
                 lease_seconds=self.lease_seconds,
@@ -80,15 +83,20 @@ class Heartbeats:
             )
 
     def _renew(
-        self, session: Any, worker: str, leases: Sequence[LeaseRef], now: datetime
+        self, session: Any, caller: Caller, heartbeat: Heartbeat, now: datetime
     ) -> list[CancelCommand]:
+        worker, leases = caller.name.worker, heartbeat.leases
         held = _held(session, worker)
         if not held and not leases:
             return []
         listed = set(leases)
         for each in held:
-            if each.lease not in listed and each.ti_state != "running":
+            if each.lease in listed:
+                continue
+            if each.ti_state != "running":
                 _let_go(session, worker, each)
+            elif self._unknown_to(heartbeat, each):
+                releases.take_back(session, caller, each.lease, now)
         renewed = items.renew(session, worker, leases, self.lease_seconds, at=now) if leases else set()
         alive = [each for each in held if each.lease in renewed and each.ti_state == "running"]
         _keep_alive(session, [each.ti_id for each in alive], now)
@@ -96,6 +104,20 @@ class Heartbeats:
         states = {each.lease: each.ti_state for each in held}
         lost = [lease for lease in leases if lease not in still]
         return _cancels(session, worker, lost, states)
+
+    def _unknown_to(self, heartbeat: Heartbeat, held: _Held) -> bool:
+        """Whether the worker proves that it does not hold what the ledger says it does.
+
+        It has had an answer since the grant, and neither lists the lease nor is still asking for it: the process that
+        was granted it died before it had written that down, or lost its journal. The proof is about the process
+        that has this name now. Work that must never run twice waits for `lost_after` all the same: a host that had
+        the name before may be cut off, and running it.
+        """
+        if heartbeat.answered_at is None or held.stop_after is not None:
+            return False
+        if held.lease.item_id in heartbeat.claiming:
+            return False
+        return held.claimed_at + timedelta(seconds=self.interval_seconds) < heartbeat.answered_at
 
     def _orders(self, row: WorkerRow, caller: Caller, heartbeat: Heartbeat) -> list[Command]:
         orders: list[Command] = []
@@ -120,13 +142,22 @@ class Heartbeats:
 def _held(session: Any, worker: str) -> list[_Held]:
     task = _airflow.task_instance_model()
     query = (
-        select(WorkItemRow.id, WorkItemRow.epoch, WorkItemRow.ti_id, task.state)
+        select(
+            WorkItemRow.id,
+            WorkItemRow.epoch,
+            WorkItemRow.ti_id,
+            task.state,
+            WorkItemRow.claimed_at,
+            WorkItemRow.disconnect,
+        )
         .outerjoin(task, task.id == WorkItemRow.ti_id)
         .where(WorkItemRow.worker_id == worker, WorkItemRow.state == ItemState.CLAIMED)
     )
     return [
-        _Held(LeaseRef(item_id=UUID(item_id), epoch=epoch), ti_id, state)
-        for item_id, epoch, ti_id, state in session.execute(query)
+        _Held(
+            LeaseRef(item_id=UUID(item_id), epoch=epoch), ti_id, state, claimed_at, disconnect["stop_after"]
+        )
+        for item_id, epoch, ti_id, state, claimed_at, disconnect in session.execute(query)
     ]
 
 

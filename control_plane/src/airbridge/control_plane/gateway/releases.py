@@ -1,7 +1,11 @@
-"""Release: claimed work items that were never started go back to be sent; what Airflow no longer wants is settled."""
+"""Release: claimed work items that were never started go back to be sent; what Airflow no longer wants is settled.
+
+So do those that their worker turns out to know nothing of; or, if it did once, they are given up as lost.
+"""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -11,9 +15,9 @@ from airbridge.control_plane import _airflow
 from airbridge.control_plane.gateway.authentication import Caller, check_revocation
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.fencing import fence
-from airbridge.executor.ledger import events, items
+from airbridge.executor.ledger import events, items, records
 from airbridge.executor.ledger.models import Outcome, WorkItemRow
-from airbridge.executor.protocol import ReleaseRequest, ReleaseResponse
+from airbridge.executor.protocol import LeaseRef, ReleaseRequest, ReleaseResponse
 
 log = structlog.get_logger()
 
@@ -30,6 +34,27 @@ def release(caller: Caller, request: ReleaseRequest) -> ReleaseResponse:
             if row is not None and fence(row, caller.name.worker, lease.epoch).reason is None:
                 _release(session, caller, row, request.detail)
         return ReleaseResponse(released=request.items)
+
+
+def take_back(session: Any, caller: Caller, lease: LeaseRef, now: datetime) -> None:
+    """Take a work item back from a worker that does not know of its grant.
+
+    If nothing was ever heard of it under this epoch it goes back to the queue: a task is journalled before it starts.
+    Otherwise the worker has lost its journal, and with it the task: the keeper fences the attempt at its next turn,
+    as it does for work that is not to be replaced.
+    """
+    row = items.lock(session, [lease.item_id]).get(str(lease.item_id))
+    if row is None or fence(row, caller.name.worker, lease.epoch).reason is not None:
+        return
+    unheard = row.renewed_at == row.claimed_at and not records.find(session, row.id, row.epoch)
+    if unheard and row.disconnect["replace"]:
+        _release(session, caller, row, f"worker {row.worker_id} ended before it took note of the grant")
+        return
+    row.lost_at = now
+    row.detail = f"lost: worker {row.worker_id} in {row.region} no longer knows of it (its journal was lost)"
+    events.record(session, "lease.disowned", caller.name.uri, row=row, at=now, reason=row.detail)
+    session.flush()
+    log.warning("lease.disowned", worker=row.worker_id, item_id=row.id, ti_id=row.ti_id, epoch=row.epoch)
 
 
 def _release(session: Any, caller: Caller, row: WorkItemRow, detail: str) -> None:
