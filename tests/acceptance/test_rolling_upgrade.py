@@ -224,6 +224,6 @@ def test_a_worker_that_falls_outside_gets_no_work(fleet: Fleet) -> None:
     assert workers_of(fleet, run) == {young.name}
     assert {ti["try_number"] for ti in run.tasks} == {1}
     refusals = fleet.platform.query(
-        "SELECT count(*) FROM airbridge_event WHERE detail::text LIKE '%%must be%%'"
+        "SELECT count(*) FROM airbridge_audit WHERE detail::text LIKE '%%must be%%'"
     )
     assert refusals[0][0] > 0

@@ -78,7 +78,7 @@ def test_a_scope_reaches_no_further_than_it_says(
         response = operator.request(method, f"{ROOT}/{path}", json=body)
     assert response.status_code == status, response.text
     if status == 403:
-        assert world.events("request.refused")[-1].actor == "operator:test"
+        assert world.audited("request.refused")[-1].actor == "operator:test"
     assert set(response.json()) == {"status", "reason", "detail"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -84,8 +85,21 @@ def test_without_a_certificate_only_enrolment_answers(world: World) -> None:
         assert (response.status_code, response.json()["reason"]) == (401, "forbidden"), what
     assert_nothing_happened(world, item)
     assert {f"POST /edge/v1/{what}" for what in ENDPOINTS} <= {
-        event.detail["request"] for event in world.events("request.refused")
+        event.detail["request"] for event in world.audited("request.refused")
     }
+
+
+def eventually(world: World, before: int, why: str) -> None:
+    """A refused handshake is in the audit trail. The client hears of it before it is written."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        found = world.audited("handshake.refused")[before:]
+        if found:
+            assert [(row.actor, why in row.detail["why"]) for row in found] == [("anonymous", True)], found
+            assert (found[0].address or "").startswith("127.0.0.1:")
+            return
+        time.sleep(0.02)
+    raise AssertionError("no handshake.refused in the audit trail")
 
 
 def refuses_handshake(worker: Worker, body: dict[str, Any]) -> bool:
@@ -100,19 +114,23 @@ def test_a_certificate_of_another_ca_ends_the_handshake(world: World) -> None:
     """A certificate with the right name, signed by someone else, does not even get an answer."""
     [item] = world.items()
     victim = world.worker()
+    before = len(world.audited("handshake.refused"))
     other = CertificateAuthority.generate(TRUST_DOMAIN, datetime.now(UTC))
     assert refuses_handshake(impostor(world, other, of=victim), requests_of(world, item)["claim"])
     assert_nothing_happened(world, item)
+    eventually(world, before, "certificate")
 
 
 def test_an_expired_certificate_ends_the_handshake(world: World) -> None:
     """A certificate that ran out an hour ago is of no use."""
     [item] = world.items()
     past = datetime.now(UTC) - 2 * HOUR
+    before = len(world.audited("handshake.refused"))
     assert refuses_handshake(
         impostor(world, world.ca, of=world.worker(), now=past), requests_of(world, item)["claim"]
     )
     assert_nothing_happened(world, item)
+    eventually(world, before, "expired")
 
 
 def test_the_gateways_own_certificate_is_no_workers(world: World) -> None:

@@ -31,7 +31,7 @@ from airbridge.control_plane.identity.secrets import GatewaySecrets
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.control_plane.parity import Parity
 from airbridge.executor.exceptions import BundleError
-from airbridge.executor.ledger.models import EventRow, WorkItemRow
+from airbridge.executor.ledger.models import AuditRow, EventRow, WorkItemRow
 from airbridge.executor.protocol import (
     PROTOCOL_VERSION,
     VERSION_HEADER,
@@ -171,6 +171,14 @@ class World:
             return list(
                 session.scalars(select(EventRow).where(EventRow.event == event).order_by(EventRow.id))
             )
+
+    def audited(self, event: str, **equal: Any) -> list[AuditRow]:
+        """Rows of the audit trail, oldest first."""
+        query = select(AuditRow).where(AuditRow.event == event).order_by(AuditRow.id)
+        for name, value in equal.items():
+            query = query.where(getattr(AuditRow, name) == value)
+        with self.metadata.session() as session:
+            return list(session.scalars(query))
 
     def operator(self, token: str | None) -> httpx.Client:
         context = ssl.create_default_context(cadata=self.ca.certificate_pem)

@@ -116,6 +116,7 @@ def test_every_command_of_the_design_is_there() -> None:
         "token list",
         "token revoke",
         "dags push",
+        "audit",
     }
 
 

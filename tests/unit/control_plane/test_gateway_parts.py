@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import exc as sql
 
 from airbridge.control_plane.exceptions import Unavailable
-from airbridge.control_plane.gateway.audit import BURST, RefusalLog
+from airbridge.control_plane.gateway.audit import Denial, DenialLog, Rates
 from airbridge.control_plane.gateway.calls import Call, Denied, judge
 from airbridge.control_plane.gateway.database import transient
 from airbridge.control_plane.gateway.fencing import fence
@@ -130,7 +130,9 @@ def test_a_policy_has_the_last_word_and_knows_what_is_asked() -> None:
             seen.append(access)
             return "rule 7"
 
-    assert judge(asked("GET", "xcoms/d/r/t/k"), TASK, EVERYTHING, No()) == Denied("rule 7")
+    assert judge(asked("GET", "xcoms/d/r/t/k"), TASK, EVERYTHING, No()) == Denied(
+        "rule 7", "policy: no rule for xcoms:read"
+    )
     assert seen == [Access("xcoms:read", "k", "d", "r")]
 
 
@@ -206,12 +208,15 @@ def test_a_full_lane_sheds_load_and_recovers() -> None:
 
 
 def test_strangers_cannot_fill_the_audit_table() -> None:
-    """Refusals go to the ledger in a burst, then at a steady rate."""
+    """Denials of strangers get rows in a burst, then at a steady rate; those of known callers have a rate of their own."""
     now = [0.0]
-    refusals = RefusalLog(monotonic=lambda: now[0])
-    assert sum(refusals.admit() for _ in range(1000)) == BURST
+    denials = DenialLog(Rates(), monotonic=lambda: now[0])
+    stranger = Denial("request.refused", "anonymous", "127.0.0.1:1", None, None, {})
+    known = Denial("request.refused", "operator:ann", "127.0.0.1:1", None, None, {})
+    assert sum(denials.admit(stranger) for _ in range(1000)) == Rates().strangers_burst
+    assert denials.admit(known)
     now[0] = 1.0
-    assert sum(refusals.admit() for _ in range(1000)) == 20
+    assert sum(denials.admit(stranger) for _ in range(1000)) == Rates().strangers
 
 
 def test_without_a_matrix_a_worker_must_be_of_the_same_release() -> None:

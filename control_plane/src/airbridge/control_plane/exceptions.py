@@ -17,8 +17,10 @@ from airbridge.executor.protocol import Problem, RefusalReason
 class Refused(AirBridgeError):  # noqa: N818 - says what happened
     """The control plane said no. Carries what the caller may know."""
 
-    def __init__(self, status: int, reason: RefusalReason, detail: str) -> None:
+    def __init__(self, status: int, reason: RefusalReason, detail: str, *, rule: str | None = None) -> None:
         super().__init__(f"{status} {reason}: {detail}")
+        self.rule = rule
+        """What decided: a scope, a revocation, a policy's rule. For the audit trail."""
         self.status = status
         self.reason = reason
         self.detail = detail

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from airbridge.control_plane.exceptions import Refused
-from airbridge.executor.ledger import events, revocations, workers
+from airbridge.executor.ledger import audit, events, revocations, workers
 from airbridge.executor.ledger.models import WorkerRow
 from airbridge.executor.ledger.workers import Wanted
 from airbridge.executor.protocol import RefusalReason
@@ -35,8 +35,10 @@ REVOKE: Final = Order("revoke", "revoked", "worker.revoked", "workers:revoke")
 ORDERS: Final = {order.name: order for order in (DRAIN, MAINTENANCE, RESUME, REVOKE)}
 
 
-def give(session: Any, order: Order, row: WorkerRow, comment: str, actor: str) -> WorkerRow:
-    """Carry out `order` on a worker. Raises `Refused` if the worker is past it, or a comment is owed."""
+def give(
+    session: Any, order: Order, row: WorkerRow, comment: str, actor: str, *, address: str | None = None
+) -> WorkerRow:
+    """Carry out `order` on a worker, for `actor` at `address`. Raises `Refused` if the worker is past it, or a comment is owed."""
     comment = comment.strip()
     if order.comment_required and not comment:
         raise Refused(400, RefusalReason.MALFORMED, f"{order.name} needs a comment that says why")
@@ -52,6 +54,17 @@ def give(session: Any, order: Order, row: WorkerRow, comment: str, actor: str) -
         revocations.add(session, "worker", row.id, comment or "revoked by an operator", actor)
     workers.set_wanted(session, row.id, order.wanted, comment or None)
     events.record(session, order.event, actor, region=row.region, worker_id=row.id, comment=comment or None)
+    audit.record(
+        session,
+        order.event,
+        "changed",
+        actor,
+        address=address,
+        rule=f"scope {order.action}",
+        region=row.region,
+        worker_id=row.id,
+        comment=comment or None,
+    )
     return row
 
 

@@ -198,6 +198,13 @@ class Settings:
             minimum=10.0,
         ),
     )
+    audit_seal_interval: float = field(
+        default=1.0,
+        metadata=_about(
+            "How often new rows of the audit trail are chained. Until then the database alone protects them.",
+            minimum=0.05,
+        ),
+    )
     compatibility_file: Path | None = field(
         default=None,
         metadata=_about(

@@ -46,7 +46,12 @@ class Caller:
         """Raise `Refused` (403) unless a scope of the token allows `action`."""
         if not self.scopes.allow(action, **attributes):
             asked = " ".join([action, *(f"{key}={value}" for key, value in attributes.items())])
-            raise Refused(403, RefusalReason.FORBIDDEN, f"no scope of the access token allows {asked}")
+            raise Refused(
+                403,
+                RefusalReason.FORBIDDEN,
+                f"no scope of the access token allows {asked}",
+                rule=f"scope {asked}",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,9 @@ class Operator:
             asked = " ".join(
                 [action, *([name] if name else []), *(f"{k}={v}" for k, v in attributes.items())]
             )
-            raise Refused(403, RefusalReason.FORBIDDEN, f"no scope of this token allows {asked}")
+            raise Refused(
+                403, RefusalReason.FORBIDDEN, f"no scope of this token allows {asked}", rule=f"scope {asked}"
+            )
 
 
 class WorkerAuthenticator:
@@ -108,7 +115,12 @@ def check_revocation(session: Any, caller: Caller) -> None:
         issuer=caller.certificate.issuer,
     )
     if found is not None:
-        raise Refused(403, RefusalReason.REVOKED, f"this {found.kind} is revoked: {found.reason}")
+        raise Refused(
+            403,
+            RefusalReason.REVOKED,
+            f"this {found.kind} is revoked: {found.reason}",
+            rule=f"revocation of {found.kind} {found.value}",
+        )
 
 
 def authenticate_operator(session: Any, scope: MutableMapping[str, Any]) -> Operator:
@@ -139,4 +151,4 @@ def bearer(scope: Mapping[str, Any]) -> str:
 
 
 def _unauthorised(detail: str) -> Refused:
-    return Refused(401, RefusalReason.FORBIDDEN, detail)
+    return Refused(401, RefusalReason.FORBIDDEN, detail, rule="authentication")

@@ -47,6 +47,8 @@ class Denied:
     """A call that a task may not make, and why."""
 
     detail: str
+    rule: str = "calls: a task's own"
+    """What decided, for the audit trail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,9 @@ def judge(record: Record, task: TaskFacts, scopes: Scopes, policy: Policy) -> Ca
     path = unquote(record.path).lstrip("/")
     found = _find(record.method, path)
     if found is None:
-        return Denied(f"{record.method} {path[:200]!r} is not a call that a task may make")
+        return Denied(
+            f"{record.method} {path[:200]!r} is not a call that a task may make", "calls: not listed"
+        )
     row, parts = found
     query = parse_qs(record.query, keep_blank_values=True)
     why = (row.rule or _any)(task, parts, query)
@@ -120,10 +124,11 @@ def judge(record: Record, task: TaskFacts, scopes: Scopes, policy: Policy) -> Ca
         return Denied(why)
     access = Access(row.action, _name(parts), _dag(parts, query), parts.get("run"))
     if not scopes.allow(access.action, access.name, region=task.region, pool=task.pool):
-        return Denied(f"no scope of this worker's token allows {access.action} {access.name or ''}".rstrip())
+        detail = f"no scope of this worker's token allows {access.action} {access.name or ''}".rstrip()
+        return Denied(detail, f"scope {access.action}")
     why = policy.denial(task, access)
     if why is not None:
-        return Denied(why)
+        return Denied(why, f"policy: no rule for {access.action}")
     return Call(record.method, path, record.query, record.body, row.ends)
 
 

@@ -17,7 +17,7 @@ from airbridge.control_plane.gateway.database import RolledBack, Unit, transient
 from airbridge.control_plane.gateway.workers import standing
 from airbridge.control_plane.parity import Parity
 from airbridge.executor.exceptions import InvalidEnvelope
-from airbridge.executor.ledger import clock, events, items
+from airbridge.executor.ledger import audit, clock, events, items
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
 from airbridge.executor.protocol import (
     BundleRef,
@@ -193,6 +193,16 @@ class _Batch:
             at=now,
         )
         events.record(self.work.session, "claim.granted", self.caller.name.uri, row=row, at=now)
+        audit.record(
+            self.work.session,
+            "claim.granted",
+            "granted",
+            self.caller.name.uri,
+            address=self.caller.address,
+            rule=f"scope work:claim queue={self.caller.name.queue}",
+            row=row,
+            at=now,
+        )
         return self._to_grant(row)
 
     def _run(self, row: WorkItemRow, started_as: StartedAs, now: datetime) -> Answer:
@@ -240,6 +250,19 @@ class _Batch:
             item=item,
             reason=str(refusal.reason),
             why=refusal.detail[:500],
+        )
+        audit.record(
+            self.work.session,
+            "claim.refused",
+            "denied",
+            name.uri,
+            address=self.caller.address,
+            rule=f"claim: {refusal.reason}",
+            region=name.region,
+            worker_id=name.worker,
+            item=item,
+            reason=str(refusal.reason),
+            why=refusal.detail,
         )
         log.info(
             "claim.refused",

@@ -95,7 +95,7 @@ class Edge:
         def renew() -> Credentials:
             with unit() as work:
                 check_revocation(work.session, caller)
-                return self.enrolment.renew(work.session, caller.name, body)
+                return self.enrolment.renew(work.session, caller.name, body, caller.address)
 
         return requests.answer(await self.work.run(renew))
 

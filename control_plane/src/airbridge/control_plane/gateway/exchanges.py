@@ -22,7 +22,7 @@ from airbridge.control_plane.gateway.calls import Call, Denied
 from airbridge.control_plane.gateway.database import RolledBack, Unit, transient, unit
 from airbridge.control_plane.gateway.fencing import Fence, fence
 from airbridge.control_plane.policy import Policy, TaskFacts
-from airbridge.executor.ledger import clock, events, items, records
+from airbridge.executor.ledger import audit, clock, events, items, records
 from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow, WorkItemRow
 from airbridge.executor.protocol import Record, RecordResult, RefusalReason
 
@@ -204,6 +204,18 @@ class _Transaction:
             path=record.path[:500],
             why=denied.detail,
         )
+        audit.record(
+            self.work.session,
+            "call.denied",
+            "denied",
+            actor,
+            address=self.caller.address,
+            rule=denied.rule,
+            row=row,
+            method=record.method,
+            path=record.path,
+            why=denied.detail,
+        )
         log.warning(
             "call.denied",
             worker=self.caller.name.worker,
@@ -227,6 +239,22 @@ class _Transaction:
             item=item_id,
             under_epoch=epoch,
             reason=str(judged.reason),
+            records=count,
+        )
+        audit.record(
+            self.work.session,
+            "exchange.refused",
+            "denied",
+            self.caller.name.uri,
+            address=self.caller.address,
+            rule=f"lease: {judged.reason}",
+            row=row,
+            region=self.caller.name.region,
+            worker_id=self.caller.name.worker,
+            item=item_id,
+            under_epoch=epoch,
+            reason=str(judged.reason),
+            why=judged.detail,
             records=count,
         )
         log.warning(

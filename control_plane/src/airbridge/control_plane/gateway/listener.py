@@ -15,10 +15,11 @@ from starlette.routing import BaseRoute
 
 from airbridge.control_plane.exceptions import Refused, Unavailable
 from airbridge.control_plane.gateway import requests
-from airbridge.control_plane.gateway.audit import RefusalLog
+from airbridge.control_plane.gateway.audit import ANONYMOUS, Denial, DenialLog
 from airbridge.control_plane.gateway.authentication import ACTOR, PEER, Peer
 from airbridge.control_plane.gateway.database import transient
 from airbridge.control_plane.gateway.lanes import Lane
+from airbridge.executor.ledger.events import trace_id
 from airbridge.executor.protocol import RefusalReason
 
 log = structlog.get_logger()
@@ -42,9 +43,8 @@ def application(routes: Sequence[BaseRoute]) -> Starlette:
 class Guard:
     """Wraps handlers, so that each of them holds nothing but its own work."""
 
-    def __init__(self, refusals: RefusalLog, audit_lane: Lane) -> None:
-        self._refusals = refusals
-        self._audit_lane = audit_lane
+    def __init__(self, denials: DenialLog) -> None:
+        self._denials = denials
 
     def __call__(self, handler: Handler, lane: Lane, seconds: float = REQUEST_SECONDS) -> Handler:
         """Return `handler` as an endpoint that cannot raise, and answers within `seconds`."""
@@ -71,7 +71,7 @@ class Guard:
 
     async def _note(self, request: Request, error: Refused) -> None:
         peer: Peer = request.scope[PEER]
-        actor = request.scope.get(ACTOR) or (peer.certificate.uri if peer.certificate else "anonymous")
+        actor = request.scope.get(ACTOR) or (peer.certificate.uri if peer.certificate else ANONYMOUS)
         what = f"{request.method} {request.url.path}"
         log.warning(
             "request.refused",
@@ -82,5 +82,11 @@ class Guard:
             reason=str(error.reason),
             detail=error.detail,
         )
-        if self._refusals.admit():
-            await self._audit_lane.run(self._refusals.write, actor, peer.address, what, error)
+        detail = {
+            "request": what[:200],
+            "status": error.status,
+            "reason": str(error.reason),
+            "why": error.detail,
+        }
+        trace = trace_id({"traceparent": request.headers.get("traceparent", "")})
+        await self._denials.write(Denial("request.refused", actor, peer.address, error.rule, trace, detail))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,17 +16,18 @@ from starlette.routing import Route
 
 from airbridge.control_plane import orders
 from airbridge.control_plane.exceptions import InvalidScope, Refused, Unavailable
-from airbridge.control_plane.gateway import health, requests
-from airbridge.control_plane.gateway.authentication import Operator, authenticate_operator, bearer
+from airbridge.control_plane.gateway import health, operating, requests
+from airbridge.control_plane.gateway.authentication import Operator, authenticate_operator
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.lanes import Lane
 from airbridge.control_plane.gateway.listener import REQUEST_SECONDS, Guard, Handler, application
 from airbridge.control_plane.gateway.metrics import CONTENT_TYPE, Metrics
+from airbridge.control_plane.gateway.trail import Trail
 from airbridge.control_plane.identity import tokens as issuing
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.orders import Order
 from airbridge.executor.exceptions import BundleError
-from airbridge.executor.ledger import events, tokens, workers
+from airbridge.executor.ledger import audit, events, tokens, workers
 from airbridge.executor.ledger.models import TokenRow, WorkerRow
 from airbridge.executor.protocol import Name, RefusalReason
 
@@ -42,11 +43,7 @@ Publish = Callable[[str, bytes, str], str]
 """(bundle, tar archive, actor) -> the digest it was published under; `BundleError` if it is refused."""
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class NewJoinToken(_Body):
+class NewJoinToken(operating.Body):
     """Asks for a join token."""
 
     kind: Literal["join"] = "join"
@@ -56,7 +53,7 @@ class NewJoinToken(_Body):
     uses: int | None = Field(default=1, ge=1)
 
 
-class NewAccessToken(_Body):
+class NewAccessToken(operating.Body):
     """Asks for an operators' access token. Its scopes must lie within the asker's own."""
 
     kind: Literal["access"] = "access"
@@ -65,13 +62,13 @@ class NewAccessToken(_Body):
     ttl_seconds: float = Field(default=86_400.0, gt=0, le=366 * 86_400)
 
 
-class NewToken(_Body):
+class NewToken(operating.Body):
     """The body of ``POST tokens``."""
 
     token: Annotated[NewJoinToken | NewAccessToken, Field(discriminator="kind")]
 
 
-class Comment(_Body):
+class Comment(operating.Body):
     """Why."""
 
     comment: str = Field(default="", max_length=orders.COMMENT_LENGTH)
@@ -91,6 +88,7 @@ class Operators:
         def route(path: str, method: str, handler: Handler, seconds: float = REQUEST_SECONDS) -> Route:
             return Route(f"{ROOT}/{path}", guard(handler, self.lane, seconds), methods=[method])
 
+        trail = Trail(self.lane)
         return application(
             [
                 route("workers", "GET", self._list_workers),
@@ -103,6 +101,8 @@ class Operators:
                 route("tokens/{token}", "DELETE", self._revoke_token),
                 route("dags/{bundle}", "PUT", self._push, PUSH_ANSWER_SECONDS),
                 route("metrics", "GET", self._metrics),
+                route("audit", "GET", trail.rows),
+                route("audit/chain", "GET", trail.chain),
                 *health.routes(self.lane),
             ]
         )
@@ -139,7 +139,9 @@ class Operators:
                 )
                 if row is None:
                     raise orders.unknown(worker)
-                return _worker(orders.give(session, order, row, comment, operator.actor))
+                return _worker(
+                    orders.give(session, order, row, comment, operator.actor, address=operator.address)
+                )
 
             return await self._answer(request, change)
 
@@ -170,9 +172,9 @@ class Operators:
 
         def revoke(session: Any, operator: Operator) -> Any:
             operator.require("tokens:revoke")
-            row = issuing.revoke(session, token, operator.actor)
+            row = issuing.revoke(session, token, operator.actor, operator.address)
             if row is None:
-                raise _missing(f"there is no token {token[:64]!r}")
+                raise operating.missing(f"there is no token {token[:64]!r}")
             return _token(row)
 
         return await self._answer(request, revoke)
@@ -195,14 +197,7 @@ class Operators:
         return JSONResponse({"bundle": bundle, "version": digest})
 
     async def _answer(self, request: Request, work: Callable[[Any, Operator], Any]) -> Response:
-        """Run `work` in one transaction, after authentication in the same one."""
-
-        def run() -> Any:
-            with unit() as opened:
-                return work(opened.session, authenticate_operator(opened.session, request.scope))
-
-        bearer(request.scope)
-        return JSONResponse(await self.lane.run(run))
+        return await operating.answer(self.lane, request, work)
 
 
 def _may_push(request: Request, bundle: str) -> Operator:
@@ -215,6 +210,17 @@ def _may_push(request: Request, bundle: str) -> Operator:
 def _note_push(operator: Operator, bundle: str, digest: str) -> None:
     with unit() as work:
         events.record(work.session, "dags.pushed", operator.actor, bundle=bundle, version=digest)
+        audit.record(
+            work.session,
+            "dags.pushed",
+            "changed",
+            operator.actor,
+            address=operator.address,
+            rule="scope dags:push",
+            token=operator.token_id,
+            bundle=bundle,
+            version=digest,
+        )
 
 
 def _create_join(session: Any, operator: Operator, asked: NewJoinToken) -> issuing.Issued:
@@ -226,6 +232,8 @@ def _create_join(session: Any, operator: Operator, asked: NewJoinToken) -> issui
         owner=operator.owner,
         ttl=timedelta(seconds=asked.ttl_seconds),
         uses=asked.uses,
+        actor=operator.actor,
+        address=operator.address,
     )
 
 
@@ -242,6 +250,7 @@ def _create_access(session: Any, operator: Operator, asked: NewAccessToken) -> i
         scopes=asked.scopes,
         owner=asked.owner,
         actor=operator.actor,
+        address=operator.address,
         ttl=timedelta(seconds=asked.ttl_seconds),
     )
 
@@ -285,7 +294,3 @@ def _token(row: TokenRow) -> dict[str, Any]:
 
 def _time(value: Any) -> str | None:
     return value.isoformat() if value is not None else None
-
-
-def _missing(detail: str) -> Refused:
-    return Refused(404, RefusalReason.UNKNOWN, detail)

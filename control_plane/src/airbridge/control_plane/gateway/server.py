@@ -17,19 +17,20 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from airbridge.control_plane._airflow import ExecutionApp
-from airbridge.control_plane.gateway import logs
-from airbridge.control_plane.gateway.audit import RefusalLog
+from airbridge.control_plane.gateway import logs, sealer
+from airbridge.control_plane.gateway.audit import DenialLog, Rates
 from airbridge.control_plane.gateway.authentication import WorkerAuthenticator
 from airbridge.control_plane.gateway.claims import Claims
 from airbridge.control_plane.gateway.edge import ENDPOINTS, Edge
 from airbridge.control_plane.gateway.exchanges import Exchanges
+from airbridge.control_plane.gateway.handshake import Acceptor
 from airbridge.control_plane.gateway.heartbeats import Heartbeats
 from airbridge.control_plane.gateway.http import PeerProtocol
 from airbridge.control_plane.gateway.lanes import Lane
 from airbridge.control_plane.gateway.listener import Guard
 from airbridge.control_plane.gateway.metrics import Counted, Metrics
 from airbridge.control_plane.gateway.operators import Operators, Publish
-from airbridge.control_plane.gateway.tls import RENEW_EVERY, ServerCertificate
+from airbridge.control_plane.gateway.tls import RENEW_EVERY, ServerContexts
 from airbridge.control_plane.identity.access import AccessTokens
 from airbridge.control_plane.identity.enrolment import Enrolment, trust_bundle
 from airbridge.control_plane.identity.secrets import GatewaySecrets
@@ -70,6 +71,7 @@ class Parts:
     publish: Publish
     policy: Policy = field(default_factory=AirflowPolicy)
     clock: Clock = utc_now
+    denial_rates: Rates = field(default_factory=Rates)
 
     @classmethod
     def load(cls, settings: Settings, publish: Publish) -> Self:
@@ -89,22 +91,25 @@ class Gateway:
     def __init__(self, parts: Parts) -> None:
         settings = parts.settings
         names = [name.strip() for name in settings.gateway_names.split(",") if name.strip()]
-        self._certificate = ServerCertificate(parts.secrets.ca, names, parts.clock)
+        self._parts = parts
+        self._contexts = ServerContexts(parts.secrets.ca, names, parts.clock)
         self._work = Lane(
             "work", threads=settings.gateway_threads, requests=settings.gateway_threads * WAITING_PER_THREAD
         )
         self._pulse = Lane("pulse", threads=PULSE_THREADS, requests=WAITING_HEARTBEATS)
         self._operator_lane = Lane("operators", threads=PULSE_THREADS, requests=WAITING_PER_THREAD)
-        guard = Guard(RefusalLog(), self._pulse)
+        self._denials = DenialLog(parts.denial_rates)
+        guard = Guard(self._denials)
         metrics = Metrics()
         edge = Counted(_edge(parts, self._work, self._pulse).app(guard), metrics, ENDPOINTS)
         operators = Operators(parts.publish, self._operator_lane, metrics).app(guard)
         host = settings.gateway_host
-        self._edge = _Listener(edge, host, settings.gateway_port, self._certificate.edge_context())
+        self._edge = _Listener(edge, host, settings.gateway_port, self._contexts.edge, self._denials)
         self._operators = _Listener(
-            operators, host, settings.operator_port, self._certificate.operator_context()
+            operators, host, settings.operator_port, self._contexts.operators, self._denials
         )
-        self._tasks: list[asyncio.Task[None]] = []
+        self._serving: list[asyncio.Task[None]] = []
+        self._loops: list[asyncio.Task[None]] = []
 
     @property
     def edge_port(self) -> int:
@@ -120,23 +125,30 @@ class Gateway:
         """Listen. Raises `ConfigurationError` if a port is taken."""
         await self._edge.begin()
         await self._operators.begin()
-        self._tasks = [
+        self._serving = [
             asyncio.create_task(self._edge.main_loop()),
             asyncio.create_task(self._operators.main_loop()),
+        ]
+        self._loops = [
             asyncio.create_task(self._renew_certificate()),
+            asyncio.create_task(self._denials.run()),
+            asyncio.create_task(sealer.run(self._parts.settings.audit_seal_interval)),
         ]
         log.info("gateway.started", edge_port=self.edge_port, operator_port=self.operator_port)
 
     async def stop(self) -> None:
         """Answer what was asked, then close."""
-        renewal = self._tasks.pop()
-        renewal.cancel()
         for listener in (self._edge, self._operators):
             listener.should_exit = True
-        await asyncio.gather(*self._tasks, renewal, return_exceptions=True)
+        await asyncio.gather(*self._serving, return_exceptions=True)
         await asyncio.gather(self._edge.shutdown(), self._operators.shutdown())
         for lane in (self._work, self._pulse, self._operator_lane):
             await asyncio.to_thread(lane.close)
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self._denials.close()
+        await asyncio.to_thread(sealer.seal_once)
         log.info("gateway.stopped")
 
     async def serve(self) -> None:
@@ -154,15 +166,24 @@ class Gateway:
     async def _renew_certificate(self) -> None:
         while True:
             await asyncio.sleep(RENEW_EVERY.total_seconds())
-            self._certificate.renew()
+            self._contexts.renew(self._parts.secrets.ca)
             log.info("gateway.certificate_renewed")
 
 
 class _Listener(uvicorn.Server):
-    """A uvicorn server that leaves signals and the end of the process to the gateway."""
+    """A uvicorn server that leaves signals, and the end of the process, to the gateway, and TLS to an acceptor."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int, context: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        context: Callable[[], ssl.SSLContext],
+        denials: DenialLog,
+    ) -> None:
         self._address = (host, port)
+        self._context = context
+        self._denials = denials
         config = uvicorn.Config(
             app,
             http=PeerProtocol,
@@ -178,13 +199,19 @@ class _Listener(uvicorn.Server):
             backlog=BACKLOG,
         )
         config.load()
-        config.ssl = context
         super().__init__(config)
 
     async def begin(self) -> None:
         """Bind and listen. Raises `ConfigurationError` if the address cannot be had."""
         self.lifespan = self.config.lifespan_class(self.config)
-        await self.startup(sockets=[_bind(*self._address)])
+        await self.lifespan.startup()
+        self._acceptor = Acceptor(_bind(*self._address), self._context, self._connection, self._denials.note)
+        self._acceptor.start(self.config.backlog)
+        self.servers = [self._acceptor]  # type: ignore[list-item]  # uvicorn does nothing but close them
+        self.started = True
+
+    def _connection(self) -> asyncio.Protocol:
+        return PeerProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -194,8 +221,7 @@ class _Listener(uvicorn.Server):
     @property
     def bound_port(self) -> int:
         """The port that was bound."""
-        port: int = self.servers[0].sockets[0].getsockname()[1]
-        return port
+        return self._acceptor.port
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -16,33 +16,36 @@ LIFETIME: Final = timedelta(days=7)
 RENEW_EVERY: Final = timedelta(days=1)
 
 
-class ServerCertificate:
-    """The gateway's own certificate, put into every context made here and renewed in place."""
+class ServerContexts:
+    """The contexts that new connections are made under: replaced whole, so that what is trusted can also shrink."""
 
     def __init__(self, ca: CertificateAuthority, names: Sequence[str], clock: Callable[[], datetime]) -> None:
-        self._ca = ca
         self._names = names
         self._clock = clock
-        self._contexts: list[ssl.SSLContext] = []
+        self.renew(ca)
 
-    def edge_context(self) -> ssl.SSLContext:
-        """Return a context that verifies a client's certificate where there is one.
+    def renew(self, ca: CertificateAuthority) -> None:
+        """Issue a new certificate; connections made from now on see it, and are judged by this CA's roots."""
+        self._ca = ca
+        self._edge = self._edge_context()
+        self._operators = self._context()
+
+    def edge(self) -> ssl.SSLContext:
+        """Return the context that verifies a client's certificate where there is one.
 
         It is not required, because a worker that enrols has none yet; every other endpoint requires it.
         """
+        return self._edge
+
+    def operators(self) -> ssl.SSLContext:
+        """Return the context that asks for no client certificate."""
+        return self._operators
+
+    def _edge_context(self) -> ssl.SSLContext:
         context = self._context()
         context.verify_mode = ssl.CERT_OPTIONAL
         context.load_verify_locations(cadata=self._ca.certificate_pem)
         return context
-
-    def operator_context(self) -> ssl.SSLContext:
-        """Return a context that asks for no client certificate."""
-        return self._context()
-
-    def renew(self) -> None:
-        """Issue a new certificate; connections made from now on see it."""
-        for context in self._contexts:
-            self._load(context)
 
     def _context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -51,7 +54,6 @@ class ServerCertificate:
         context.num_tickets = 0
         context.set_alpn_protocols(["http/1.1"])
         self._load(context)
-        self._contexts.append(context)
         return context
 
     def _load(self, context: ssl.SSLContext) -> None:

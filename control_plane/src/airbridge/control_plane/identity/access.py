@@ -118,7 +118,7 @@ class AccessTokens:
 
 
 def _refused(detail: str) -> Refused:
-    return Refused(401, RefusalReason.FORBIDDEN, detail)
+    return Refused(401, RefusalReason.FORBIDDEN, detail, rule="access token")
 
 
 def _text(value: Any) -> str:

@@ -18,7 +18,7 @@ from airbridge.control_plane.identity.ca import CertificateAuthority
 from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.control_plane.parity import Parity
-from airbridge.executor.ledger import events, revocations, tokens, workers
+from airbridge.executor.ledger import audit, events, revocations, tokens, workers
 from airbridge.executor.ledger.models import TokenRow, WorkerRow
 from airbridge.executor.protocol import (
     Credentials,
@@ -77,10 +77,22 @@ class Enrolment:
             token=token.id,
             token_owner=token.owner,
         )
+        audit.record(
+            session,
+            "worker.enrolled",
+            "granted",
+            name.uri,
+            address=address,
+            rule=f"join token {token.id}",
+            region=name.region,
+            worker_id=name.worker,
+            token_owner=token.owner,
+            expires_at=credentials.expires_at.isoformat(),
+        )
         log.info("worker.enrolled", worker=name.worker, region=name.region, pool=name.pool, token=token.id)
         return credentials
 
-    def renew(self, session: Any, name: WorkerName, request: RenewRequest) -> Credentials:
+    def renew(self, session: Any, name: WorkerName, request: RenewRequest, address: str) -> Credentials:
         """Return new credentials for an authenticated worker. Raises `Refused`."""
         settings = self._settings(name)
         if workers.get(session, name.worker) is None:
@@ -88,6 +100,17 @@ class Enrolment:
         self._check(session, name, request.versions)
         credentials = self._issue(session, name, request.csr_pem, request.versions, settings)
         events.record(session, "worker.renewed", name.uri, region=name.region, worker_id=name.worker)
+        audit.record(
+            session,
+            "worker.renewed",
+            "granted",
+            name.uri,
+            address=address,
+            rule="certificate of the connection",
+            region=name.region,
+            worker_id=name.worker,
+            expires_at=credentials.expires_at.isoformat(),
+        )
         log.info("worker.renewed", worker=name.worker, region=name.region)
         return credentials
 
@@ -124,6 +147,16 @@ class Enrolment:
         if row.certificate_thumbprint and row.certificate_expires_at > self.clock():
             reason = "superseded: the worker enrolled anew"
             revocations.add(session, "certificate", row.certificate_thumbprint, reason, name.uri)
+            audit.record(
+                session,
+                "certificate.revoked",
+                "changed",
+                name.uri,
+                region=name.region,
+                worker_id=name.worker,
+                certificate=row.certificate_thumbprint,
+                why=reason,
+            )
 
     def _issue(
         self, session: Any, name: WorkerName, csr_pem: str, versions: Versions, settings: RegionSettings

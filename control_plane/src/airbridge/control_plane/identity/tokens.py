@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from airbridge.control_plane.exceptions import Refused
 from airbridge.control_plane.identity.scopes import Scopes
-from airbridge.executor.ledger import events, tokens
+from airbridge.executor.ledger import audit, events, tokens
 from airbridge.executor.ledger.models import TokenRow
 from airbridge.executor.protocol import RefusalReason
 
@@ -35,7 +35,15 @@ class Issued:
 
 
 def create_join(
-    session: Any, *, region: str, pool: str, owner: str, ttl: timedelta, uses: int | None = 1
+    session: Any,
+    *,
+    region: str,
+    pool: str,
+    owner: str,
+    ttl: timedelta,
+    uses: int | None = 1,
+    actor: str | None = None,
+    address: str | None = None,
 ) -> Issued:
     """Make a join token for one region and pool. `uses` of None means any number until it expires."""
     _check_lifetime(ttl)
@@ -52,10 +60,19 @@ def create_join(
         uses=uses,
     )
     events.record(session, "token.created", owner, token=row.id, kind="join", scopes=row.scopes, uses=uses)
+    _note(session, "token.created", row, actor or owner, address, uses=uses)
     return Issued(text, row)
 
 
-def create_access(session: Any, *, scopes: Sequence[str], owner: str, actor: str, ttl: timedelta) -> Issued:
+def create_access(
+    session: Any,
+    *,
+    scopes: Sequence[str],
+    owner: str,
+    actor: str,
+    ttl: timedelta,
+    address: str | None = None,
+) -> Issued:
     """Make an operators' access token. Raises `InvalidScope` for a scope that cannot be read."""
     _check_lifetime(ttl)
     Scopes.parse(scopes)
@@ -71,15 +88,36 @@ def create_access(session: Any, *, scopes: Sequence[str], owner: str, actor: str
     events.record(
         session, "token.created", actor, token=row.id, kind="access", owner=owner, scopes=row.scopes
     )
+    _note(session, "token.created", row, actor, address)
     return Issued(text, row)
 
 
-def revoke(session: Any, token_id: str, actor: str) -> TokenRow | None:
+def revoke(session: Any, token_id: str, actor: str, address: str | None = None) -> TokenRow | None:
     """Make a token useless from now on; None if there is no such token."""
     row = tokens.revoke(session, token_id)
     if row is not None:
         events.record(session, "token.revoked", actor, token=token_id, kind=row.kind, owner=row.owner)
+        _note(session, "token.revoked", row, actor, address)
     return row
+
+
+def _note(session: Any, event: str, row: TokenRow, actor: str, address: str | None, **more: Any) -> None:
+    scopes = row.scopes
+    audit.record(
+        session,
+        event,
+        "changed",
+        actor,
+        address=address,
+        rule="scope tokens:create" if event == "token.created" else "scope tokens:revoke",
+        region=scopes.get("region") if isinstance(scopes, dict) else None,
+        token=row.id,
+        kind=row.kind,
+        owner=row.owner,
+        scopes=scopes,
+        expires_at=row.expires_at.isoformat(),
+        **more,
+    )
 
 
 def _check_lifetime(ttl: timedelta) -> None:

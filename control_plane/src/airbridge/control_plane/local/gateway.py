@@ -17,7 +17,15 @@ from typing import Any
 from airbridge.control_plane.local.layout import StateDir
 
 OPERATOR = "local"
-OPERATOR_SCOPES = ["workers:*", "tokens:*", "dags:*", "metrics:read"]
+OPERATOR_SCOPES = [
+    "workers:*",
+    "tokens:*",
+    "dags:*",
+    "metrics:read",
+    "audit:read",
+    "revocations:*",
+    "policy:read",
+]
 LIFETIME = timedelta(days=30)
 
 

@@ -172,6 +172,8 @@ class WorkerRow(Base):
     certificate_expires_at = Column(UtcDateTime, nullable=True)
     enrolled_at = Column(UtcDateTime, nullable=False)
     last_heartbeat_at = Column(UtcDateTime, nullable=True)
+    trust_version = Column(String(64), nullable=True)
+    """The trust bundle that it said it goes by: a rotation waits until every live worker has the new one."""
 
     __table_args__ = (Index("idx_airbridge_worker_region", "region", "pool"),)
 
@@ -264,3 +266,64 @@ class ExportRow(Base):
     name = Column(String(64), primary_key=True)
     event_id = Column(BigId, nullable=False)
     exported_at = Column(UtcDateTime, nullable=False)
+
+
+class AuditRow(Base):
+    """A grant, denial or change: who, what, from where, by which rule. Only ever added to (see `ledger.audit`)."""
+
+    __tablename__ = "airbridge_audit"
+
+    id = Column(BigId, primary_key=True, autoincrement=True)
+    at = Column(UtcDateTime, nullable=False)
+    event = Column(String(64), nullable=False)
+    """A stable name: ``claim.granted``, ``call.denied``, ``token.created``, ``policy.changed``, ..."""
+    verdict = Column(String(16), nullable=False)
+    """granted, denied or changed."""
+    actor = Column(String(250), nullable=False)
+    address = Column(String(64), nullable=True)
+    """Where the request came from: address and port of the other end of the TLS connection."""
+    rule = Column(String(250), nullable=True)
+    """The policy rule, scope or check that decided."""
+    region = Column(String(63), nullable=True)
+    worker_id = Column(String(63), nullable=True)
+    item_id = Column(UUIDText, nullable=True)
+    ti_id = Column(UUIDText, nullable=True)
+    epoch = Column(Integer, nullable=True)
+    trace_id = Column(String(32), nullable=True)
+    detail = Column(JSON, nullable=False)
+
+    __table_args__ = (
+        Index("idx_airbridge_audit_at", "at"),
+        Index("idx_airbridge_audit_event", "event", "at"),
+        Index("idx_airbridge_audit_actor", "actor", "at"),
+    )
+
+
+class AuditSealRow(Base):
+    """A link of the hash chain over the audit table, in the order of sealing."""
+
+    __tablename__ = "airbridge_audit_seal"
+
+    seq = Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False)
+    audit_id = Column(BigId, nullable=False, unique=True)
+    hash = Column(String(64), nullable=False)
+    """SHA-256 of the link before it and of this row's content, hex."""
+
+
+class AuditUnsealedRow(Base):
+    """Audit rows that wait for their seal. A trigger on the audit table fills it, so that no writer can forget to."""
+
+    __tablename__ = "airbridge_audit_unsealed"
+
+    audit_id = Column(BigId, primary_key=True, autoincrement=False)
+
+
+class JoinProofRow(Base):
+    """A signed join request that was used: it is not accepted a second time."""
+
+    __tablename__ = "airbridge_join_proof"
+
+    digest = Column(String(64), primary_key=True)
+    """SHA-256 of its signature, hex."""
+    worker_id = Column(String(63), nullable=False)
+    used_at = Column(UtcDateTime, nullable=False)
