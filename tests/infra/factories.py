@@ -20,7 +20,7 @@ def environment(**changes: Any) -> dict[str, Any]:
         "name": "test",
         "tier": "development",
         "account": "123456789012",
-        "home_region": "us-east-1",
+        "home_region": "eu-west-1",
         "trust_domain": "airbridge.test",
         "control_plane": {
             "cidr": "10.0.0.0/20",

@@ -21,6 +21,7 @@ EDGE = {
     "bundle_bucket": "bundles",
     "dead_letter_queue_url": "http://dead",
     "queue_urls": {"gpu": "http://gpu", "default": "http://default"},
+    "slots": {"gpu": 1, "default": 4},
     "data": ["s3://data/ü"],
 }
 
@@ -33,7 +34,10 @@ def test_the_catalogue_is_toml_with_everything_the_platform_reads(wrap: Any) -> 
         "edge-eu-west-1": {key: wrap(value) for key, value in EDGE.items()},
     }
     read = tomllib.loads(catalogue.from_outputs(outputs, "http://127.0.0.1:5600"))
-    pools = [{"name": "default", "queue_url": "http://default"}, {"name": "gpu", "queue_url": "http://gpu"}]
+    pools = [
+        {"name": "default", "queue_url": "http://default", "slots": 4},
+        {"name": "gpu", "queue_url": "http://gpu", "slots": 1},
+    ]
     region = {key: EDGE[key] for key in ("log_bucket", "bundle_bucket", "dead_letter_queue_url", "data")}
     region |= {"name": "eu-west-1", "endpoint_url": "http://127.0.0.1:5600", "pool": pools}
     assert read == {"home_region": "us-east-1", "region": [region]}

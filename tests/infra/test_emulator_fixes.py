@@ -364,7 +364,66 @@ def endpoint_says_where_its_service_is(client: Client) -> bool:
     return found.get("ServiceRegion") == "us-east-1"
 
 
+def _as_role(client: Client, name: str, *statements: dict[str, Any]) -> tuple[Client, Callable[[], None]]:
+    """Clients under a role with these statements while IAM is enforced, and how to end the enforcement."""
+    iam, url = client("iam"), client("sts").meta.endpoint_url
+    trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}]}  # fmt: skip
+    arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+    policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **one} for one in statements]}
+    iam.put_role_policy(RoleName=name, PolicyName="p", PolicyDocument=json.dumps(policy))
+    given = client("sts").assume_role(RoleArn=arn, RoleSessionName="tried")["Credentials"]
+
+    def enforce(count: str) -> None:
+        request = urllib.request.Request(f"{url}/moto-api/reset-auth", count.encode(), {"Content-Type": "text/plain"}, method="POST")  # fmt: skip
+        urllib.request.urlopen(request, timeout=10).close()
+
+    enforce("0")
+    return lambda service: boto3.client(
+        service,
+        endpoint_url=url,
+        region_name="eu-west-1",
+        aws_access_key_id=given["AccessKeyId"],
+        aws_secret_access_key=given["SecretAccessKey"],
+        aws_session_token=given["SessionToken"],
+        config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
+    ), lambda: enforce("inf")
+
+
+def batch_needs_the_right_to_its_single_calls(client: Client) -> bool:
+    url = client("sqs").create_queue(QueueName="batched")["QueueUrl"]
+    arn = "arn:aws:sqs:eu-west-1:123456789012:batched"
+    under, end = _as_role(client, "sender", {"Action": "sqs:SendMessage", "Resource": arn})
+    try:
+        under("sqs").send_message_batch(QueueUrl=url, Entries=[{"Id": "1", "MessageBody": "{}"}])
+    except REFUSED:
+        return False
+    finally:
+        end()
+    return True
+
+
+def deletion_is_decided_by_each_key(client: Client) -> bool:
+    client("s3").create_bucket(Bucket="keyed", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    under, end = _as_role(client, "cleaner", {"Action": "s3:DeleteObject", "Resource": "arn:aws:s3:::keyed/logs/*"})  # fmt: skip
+
+    def deletes(*keys: str) -> bool:
+        try:
+            answer = under("s3").delete_objects(
+                Bucket="keyed", Delete={"Objects": [{"Key": key} for key in keys]}
+            )
+        except REFUSED:
+            return False
+        return "Errors" not in answer
+
+    try:
+        return deletes("logs/1", "logs/2") and not deletes("logs/1", "other")
+    finally:
+        end()
+
+
 GAPS = [
+    batch_needs_the_right_to_its_single_calls,
+    deletion_is_decided_by_each_key,
     group_keeps_its_mixed_instances,
     policy_has_no_empty_prediction,
     zone_with_a_vpc_is_private,

@@ -51,6 +51,7 @@ UNSAFE: list[tuple[str, dict[str, Any], str]] = [
     ("a prefix in two regions", {"region": [region(data=["s3://data/a"]), region("us-west-2", "10.2.0.0/20", data=["s3://data/a/b"])]}, "data: s3://data/a/ (region eu-west-1) and s3://data/a/b/ (region us-west-2) overlap"),
     ("two architectures in a pool", {"region": [region(pool=[pool(instance_types=["m7g.large", "m7i.large"])])]}, "region eu-west-1: pool default: instance_types mix arm64 and x86_64"),
     ("more at least than at most", {"region": [region(pool=[pool(min_instances=9)])]}, "region eu-west-1: pool default: min_instances 9 is above max_instances 4"),
+    ("a home without an entry", {"home_region": "us-east-1"}, "home_region: us-east-1 has no [[region]] entry (there are eu-west-1)"),
     ("production unprotected", {"tier": "production", "protection": {"deletion": False}}, "protection.deletion: is false"),
     ("production without a standby", {"tier": "production", "control_plane": {**environment()["control_plane"], "database": {"multi_az": False}}}, "control_plane.database.multi_az: is false"),
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from airbridge.infra.exceptions import EnvironmentFileError, UnsafeStackError
 from airbridge.infra.refusals import require_digest
 from airbridge.infra.stacks.base import Deployment
 
+# A synthesis of twelve regions takes seconds: more than two are for who has changed the names or the wiring.
+SYNTHESES = int(os.environ.get("AIRBRIDGE_SYNTHESES", "2"))
 REGIONS = [
     "ap-northeast-1", "ap-southeast-2", "ca-central-1", "eu-central-1", "eu-north-1", "eu-west-1",
     "il-central-1", "me-south-1", "sa-east-1", "us-east-1", "us-gov-west-1", "us-west-2",
@@ -65,6 +68,7 @@ def sound(draw: st.DrawFn) -> dict[str, Any]:
         unique=True,
     )
     return environment(
+        home_region=draw(st.sampled_from(chosen)),
         region=[
             region(
                 name,
@@ -73,7 +77,7 @@ def sound(draw: st.DrawFn) -> dict[str, Any]:
                 pool=[pool(each) for each in draw(pools)],
             )
             for index, name in enumerate(chosen)
-        ]
+        ],
     )
 
 
@@ -103,7 +107,7 @@ def test_an_image_is_a_digest_or_refused(image: str) -> None:
 
 
 @given(sound())
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=SYNTHESES, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_sound_environment_synthesises(tmp_path_factory: Any, data: dict[str, Any]) -> None:
     """One stack a region; names within AWS's limits; each queue is made once."""
     outdir: Path = tmp_path_factory.mktemp("sound")

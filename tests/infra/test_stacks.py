@@ -159,7 +159,7 @@ def test_a_wildcard_resource_is_one_that_aws_forces(prod: Stacks) -> None:
 def test_a_queue_hears_the_control_plane_and_speaks_to_its_own_pool(prod: Stacks) -> None:
     """Everybody else is denied by the queue itself, whatever their own policies say; nothing goes without TLS."""
     work = [(path, one) for path, one in resources(prod, "aws_sqs_queue_policy") if "queue-" in path]
-    assert len(work) == 4
+    assert len(work) == 5
     for path, policy in work:
         statements = {one["Sid"]: one for one in json.loads(policy["policy"])["Statement"]}
         assert {"TlsOnly", "OnlyTheControlPlaneSends", "OnlyThisPoolReceives"} == statements.keys()
@@ -203,7 +203,7 @@ def test_an_instance_is_closed_and_drains(prod: Stacks) -> None:
 def test_a_backlog_is_seen_within_ten_seconds(prod: Stacks) -> None:
     """The alarm that grows a pool looks at one period of ten seconds, on the signal that the control plane sends."""
     alarms = [one for path, one in resources(prod, "aws_cloudwatch_metric_alarm") if "/backlog/" in path]
-    assert len(alarms) == 4
+    assert len(alarms) == 5
     assert {("AirBridge", "BacklogPerSlot", 10, 1)} == {
         (one["namespace"], one["metric_name"], one["period"], one["evaluation_periods"]) for one in alarms
     }
@@ -279,6 +279,7 @@ def test_the_first_deploy_of_bootstrap_keeps_its_state_beside_it(tmp_path: Path)
     assert {stack: next(iter(content["terraform"]["backend"])) for stack, content in stacks.items()} == {
         "bootstrap": "local",
         "control-plane": "s3",
+        "edge-us-east-1": "s3",
         "edge-eu-west-1": "s3",
     }
 
@@ -306,6 +307,7 @@ def test_the_catalogue_that_services_read_is_the_one_that_outputs_give(prod: Sta
             "bundle_bucket": region.bundle_bucket,
             "dead_letter_queue_url": region.dead_letter_queue_url,
             "queue_urls": region.queue_urls,
+            "slots": region.slots,
             "data": region.data,
         }
     assert parameter["value"] == catalogue.from_outputs(outputs)

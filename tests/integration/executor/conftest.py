@@ -18,6 +18,7 @@ from airbridge.executor.outbox import Outbox
 from airbridge.executor.placement import Placement
 from airbridge.executor.queue import MemoryQueue
 from airbridge.executor.regions import Pool, Region
+from airbridge.executor.scaling import Scaling
 from airbridge.executor.settings import Settings
 from airbridge.executor.signing import Signer
 
@@ -65,6 +66,7 @@ class StillExecutor(EdgeExecutor):
                 new_session=_airflow.new_session,
                 heartbeat_timeout=300.0,
             ),
+            scaling=Scaling({}),
         )
 
     @property

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def configured(
         "outbox_interval": "0.2",
         "keeper_interval": "0.1",
         "lost_after": "1",
+        "scaling_namespace": "AirBridge",
     }
     for name, value in options.items():
         monkeypatch.setenv(f"AIRFLOW__AIRBRIDGE__{name.upper()}", str(value))
@@ -106,12 +108,45 @@ def test_a_task_travels_over_sqs(
     assert hand.task_states() == {"t0": "failed"}
 
 
+def test_a_backlog_is_published_where_the_pools_alarms_are(
+    metadata: Metadata, executor: Any, moto: Moto
+) -> None:
+    """New work is told at once, in its own region's CloudWatch; with no worker alive it counts by one's slots."""
+    scheduler = Scheduler(metadata, executor)
+    executor.start()
+    dag = flat_dag(executor_config=near("region:eu-west-1"))
+    store_dag(metadata, dag)
+    start_run(metadata, dag)
+    scheduler.loop(2)
+
+    def highest(region: str, metric: str) -> float:
+        now = datetime.now(UTC)
+        dimensions = [{"Name": "Region", "Value": region}, {"Name": "Pool", "Value": "default"}]
+        points = moto.client("cloudwatch", region).get_metric_statistics(
+            Namespace="AirBridge",
+            MetricName=metric,
+            Dimensions=dimensions,
+            StartTime=now - timedelta(minutes=2),
+            EndTime=now + timedelta(minutes=1),
+            Period=10,
+            Statistics=["Maximum"],
+        )["Datapoints"]
+        return max((point["Maximum"] for point in points), default=-1.0)
+
+    until(lambda: highest("eu-west-1", "BacklogPerSlot") == 1.0)
+    assert highest("eu-west-1", "PoolWithoutHeartbeat") == 1.0
+    until(lambda: highest("us-east-1", "BacklogPerSlot") == 0.0)
+
+
 def test_ending_stops_every_thread(metadata: Metadata, executor: Any) -> None:
     """An executor that has ended leaves nothing running, and may be ended again."""
     executor.job_id = 1
     executor.start()
     names = {thread.name for thread in threading.enumerate() if thread.name.startswith("airbridge-")}
-    assert names == {"airbridge-outbox-us-east-1", "airbridge-outbox-eu-west-1", "airbridge-keeper"}
+    assert names == {
+        "airbridge-keeper",
+        *(f"airbridge-{loop}-{region}" for loop in ("outbox", "scaling") for region in REGIONS),
+    }
     executor.terminate()
     executor.end()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("airbridge-")]

@@ -5,6 +5,7 @@ AirBridgeError
 ├── PlacementError          a task cannot be placed: unknown region, malformed hint, queue nobody serves
 ├── InvalidEnvelope         a message from a queue is not a work item of ours
 ├── QueueError              the regional queue could not be reached or refused the call
+├── ScalingError            the scaling signal could not be published
 ├── StoreError              the object store could not be reached or refused the call
 │   ├── ObjectNotFound      the object does not exist
 │   └── PreconditionFailed  a conditional write lost to another writer
@@ -43,6 +44,10 @@ class InvalidEnvelope(AirBridgeError):  # noqa: N818 - the noun is the envelope
 
 class QueueError(AirBridgeError):
     """The regional queue could not be reached, or refused the call."""
+
+
+class ScalingError(AirBridgeError):
+    """The scaling signal could not be published."""
 
 
 class StoreError(AirBridgeError):

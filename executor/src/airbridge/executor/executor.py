@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from airbridge.executor.keeper import Keeper
     from airbridge.executor.ledger.models import WorkItemRow
     from airbridge.executor.outbox import Outbox
+    from airbridge.executor.scaling import Scaling
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,7 @@ class Machinery:
     intake: Intake
     outbox: Outbox
     keeper: Keeper
+    scaling: Scaling
 
 
 class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no types
@@ -59,6 +61,7 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         self._machinery = build(self._job_id)
         self._machinery.outbox.start()
         self._machinery.keeper.start()
+        self._machinery.scaling.start()
         log.info("executor.started", owner_job_id=self._job_id, parallelism=self.parallelism)
 
     def end(self) -> None:
@@ -66,6 +69,7 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         if self._machinery is not None:
             self._machinery.outbox.stop()
             self._machinery.keeper.stop()
+            self._machinery.scaling.stop()
             self._machinery = None
             log.info("executor.stopped", owner_job_id=self._job_id)
 
@@ -109,6 +113,7 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
             self.queued_tasks.pop(workload.ti.key, None)
         for region in regions:
             self._started.outbox.wake(region)
+            self._started.scaling.wake(region)
 
     def _place(self, workloads: Sequence[Any]) -> set[str]:
         """Place what can be placed and close the rest; return the regions that have new work."""

@@ -16,6 +16,7 @@ from airbridge.executor.outbox import Outbox
 from airbridge.executor.placement import Placement
 from airbridge.executor.queue import SqsQueue, WorkQueue, sqs_client
 from airbridge.executor.regions import Catalogue, Pool, Region
+from airbridge.executor.scaling import RegionSignal, Scaling, cloudwatch, ledger_backlogs
 from airbridge.executor.signing import Signer
 
 SIGNING_KEY = "signing.key"
@@ -44,7 +45,23 @@ def build(owner_job_id: int | None) -> Machinery:
                 _airflow.airflow_option("scheduler", "task_instance_heartbeat_timeout") or 300
             ),
         ),
+        scaling=Scaling(_signals(configured, catalogue)),
     )
+
+
+def _signals(configured: settings.Settings, catalogue: Catalogue) -> dict[str, RegionSignal]:
+    namespace = configured.scaling_namespace
+    if namespace is None:
+        return {}
+    return {
+        region.name: RegionSignal(
+            region,
+            interval_seconds=configured.scaling_interval,
+            backlog_of=ledger_backlogs(_airflow.new_session, configured.worker_alive_seconds),
+            metrics_of=lambda each: cloudwatch(each, namespace),
+        )
+        for region in catalogue.regions
+    }
 
 
 def check_ledger() -> None:

@@ -46,6 +46,8 @@ class Pool(_Entry):
 
     name: Name = DEFAULT_POOL
     queue_url: Url
+    slots: int = Field(default=1, ge=1)
+    """Of one worker: what the backlog is measured by while no worker of the pool is alive."""
 
 
 class Region(_Entry):

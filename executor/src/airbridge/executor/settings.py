@@ -147,6 +147,21 @@ class Settings:
     outbox_backoff_limit: float = field(
         default=60.0, metadata=_about("Longest delay between attempts to send to a region.", minimum=0.1)
     )
+    scaling_namespace: str | None = field(
+        default=None,
+        metadata=_about(
+            "The CloudWatch namespace, in each region, that pools' backlogs are published under for autoscaling. "
+            "Unset: nothing is published.",
+            example="AirBridge",
+        ),
+    )
+    scaling_interval: float = field(
+        default=10.0,
+        metadata=_about(
+            "How often backlogs are published; new work is told at once besides.",
+            minimum=1.0,
+        ),
+    )
     keeper_interval: float = field(
         default=5.0,
         metadata=_about(

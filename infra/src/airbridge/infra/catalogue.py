@@ -31,6 +31,7 @@ class CatalogueRegion:
     bundle_bucket: str
     dead_letter_queue_url: str
     queue_urls: Mapping[str, str]
+    slots: Mapping[str, int]
     data: Sequence[str] = ()
     endpoint_url: str = ""
 
@@ -46,6 +47,7 @@ class CatalogueRegion:
                 pool.name: names.queue_url(region.name, names.queue(region.name, pool.name))
                 for pool in region.pools
             },
+            slots={pool.name: pool.slots for pool in region.pools},
             data=region.data,
         )
 
@@ -59,6 +61,7 @@ class CatalogueRegion:
                 bundle_bucket=outputs["bundle_bucket"],
                 dead_letter_queue_url=outputs["dead_letter_queue_url"],
                 queue_urls=outputs["queue_urls"],
+                slots=outputs["slots"],
                 data=outputs["data"],
                 endpoint_url=endpoint_url,
             )
@@ -80,6 +83,8 @@ class CatalogueRegion:
         lines = ["[[region]]", *(_line(key, value) for key, value in values.items())]
         for pool, url in sorted(self.queue_urls.items()):
             lines += ["", "[[region.pool]]", _line("name", pool), _line("queue_url", url)]
+            # Terraform writes the numbers of a map of numbers as text in some versions.
+            lines.append(_line("slots", int(self.slots[pool])))
         return "\n".join(lines) + "\n"
 
 
@@ -116,8 +121,8 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _line(key: str, value: str | Sequence[str]) -> str:
-    # A JSON string or list of strings is also a TOML one.
+def _line(key: str, value: str | int | Sequence[str]) -> str:
+    # A JSON string, number or list of strings is also a TOML one.
     return f"{key} = {json.dumps(value, ensure_ascii=False)}"
 
 

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,7 +85,9 @@ def up(local: Local, run: Run = run, note: Callable[[str], None] = lambda _: Non
     """Start the emulator and deploy everything."""
     local.directory.mkdir(exist_ok=True)
     (local.directory / "env").write_text("".join(f"export {k}={v}\n" for k, v in local.variables().items()))
-    start_emulator(local)
+    if start_emulator(local):
+        # What an earlier emulator held is gone, and with it what that working directory's state speaks of.
+        shutil.rmtree(local.directory / "cdktf.out", ignore_errors=True)
     for title, command, variables in _deployment(local):
         started = time.monotonic()
         run(command, {**local.variables(), **variables})
@@ -140,10 +143,10 @@ def collect(local: Local) -> None:
     (local.directory / "regions.toml").write_text(catalogue.from_outputs(outputs, local.endpoint_url))
 
 
-def start_emulator(local: Local) -> None:
-    """Start the emulator, unless it runs already; EmulatorError if it does not answer."""
+def start_emulator(local: Local) -> bool:
+    """Start the emulator, unless it runs already; whether it was started. EmulatorError if it does not answer."""
     if _answers(local.endpoint_url):
-        return
+        return False
     command = [sys.executable, "-m", "airbridge.infra.emulator", "--port", str(local.port)]
     command += ["--record", str(local.directory / "actions.json")]
     with (local.directory / "emulator.log").open("wb") as log:
@@ -154,6 +157,7 @@ def start_emulator(local: Local) -> None:
         if process.poll() is not None or time.monotonic() > deadline:
             raise EmulatorError(f"the emulator did not start; see {local.directory / 'emulator.log'}")
         time.sleep(0.2)
+    return True
 
 
 def stop_emulator(local: Local) -> None:

@@ -143,7 +143,7 @@ def _prepare(environment: Environment, admin: Session) -> None:
 
 def design(environment: Environment) -> Iterator[Expectation]:
     """Every role's calls, allowed and denied."""
-    here, there = environment.regions[0].name, environment.regions[-1].name
+    here, there = environment.regions[-1].name, environment.regions[0].name
     yield from _worker(environment, here, there)
     names = environment.names
     scheduler, gateway, api = names.role("scheduler"), names.role("gateway"), names.role("api-server")

@@ -66,6 +66,7 @@ def check(environment: Environment, source: str) -> None:
 
 def _problems(environment: Environment) -> Iterator[str]:
     yield from _repeated("region", (region.name for region in environment.regions))
+    yield from _home_without_region(environment)
     yield from _overlapping_networks(environment)
     yield from _contested_prefixes(environment)
     for region in environment.regions:
@@ -79,6 +80,15 @@ def _repeated(what: str, names: Iterable[str]) -> Iterator[str]:
     for name, count in Counter(names).items():
         if count > 1:
             yield f"{what}: {name} is given {count} times; each is given once"
+
+
+def _home_without_region(environment: Environment) -> Iterator[str]:
+    names = [region.name for region in environment.regions]
+    if environment.home_region not in names:
+        yield (
+            f"home_region: {environment.home_region} has no [[region]] entry (there are {', '.join(names)}); "
+            "the control plane publishes DAG snapshots to its own region first, so give it one"
+        )
 
 
 def _overlapping_networks(environment: Environment) -> Iterator[str]:

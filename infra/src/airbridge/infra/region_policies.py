@@ -53,6 +53,10 @@ def _publish_bundles(bucket_arn: str, key_arn: str) -> tuple[Statement, ...]:
             actions=("s3:GetObject", "s3:PutObject"),
             resources=(f"{bucket_arn}/{_BUNDLES}*",),
         ),
+        # The home region's bucket notes which region still lacks a snapshot, until it has it.
+        Statement(
+            sid="SettleDebts", actions=("s3:DeleteObject",), resources=(f"{bucket_arn}/{_BUNDLES}*/owed/*",)
+        ),
         Statement(
             sid="ListSnapshots",
             actions=("s3:ListBucket",),

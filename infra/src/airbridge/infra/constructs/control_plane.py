@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -168,22 +169,38 @@ def cluster(scope: Construct, id_: str, name: str) -> Construct:
 
 
 def settings(
-    database_host: str, home_region: str, worker_images: Sequence[str], namespace: str = NAMESPACE
+    database_host: str,
+    home_region: str,
+    worker_images: Sequence[str],
+    *,
+    trust_domain: str,
+    gateway_name: str,
 ) -> dict[str, str]:
     """The environment of every service; nothing in it is secret."""
     return {
+        # Fargate gives a task an address of its own; the network's groups say who reaches it.
+        "AIRFLOW__AIRBRIDGE__GATEWAY_HOST": "0.0.0.0",  # noqa: S104
+        "AIRFLOW__AIRBRIDGE__GATEWAY_NAMES": gateway_name,
+        "AIRFLOW__AIRBRIDGE__TRUST_DOMAIN": trust_domain,
+        "AIRFLOW__AIRBRIDGE__SCALING_NAMESPACE": NAMESPACE,
         "AIRFLOW__AIRBRIDGE__REGIONS_FILE": f"{RUN_DIRECTORY}/{_REGIONS_FILE}",
         "AIRFLOW__AIRBRIDGE__SECRETS_DIR": RUN_DIRECTORY,
         "AIRFLOW__AIRBRIDGE__WORKER_IMAGES": ",".join(worker_images),
         "AIRFLOW__CORE__EXECUTOR": "airbridge.executor.EdgeExecutor",
         # User and password come as PGUSER and PGPASSWORD, from the secret that AWS rotates.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database_host}/airflow?sslmode=require",
-        "AIRBRIDGE_METRIC_NAMESPACE": namespace,
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([_PUSHED]),
         "AWS_REGION": home_region,
         "HOME": "/tmp",  # noqa: S108  # the container's own, its root is read-only
     }
 
 
+# DAG code comes from `airbridge dags push`; a deployment with a repository of its own names it here.
+_PUSHED = {
+    "name": "pushed",
+    "classpath": "airbridge.executor.bundle.AirBridgeBundle",
+    "kwargs": {"source": {"kind": "push"}},
+}
 _COMMANDS = {
     "api-server": ("airflow", "api-server", "--port", str(UI_PORT)),
     "scheduler": ("airflow", "scheduler"),

@@ -94,7 +94,10 @@ def _alarms(props: ObservabilityProps) -> dict[str, AlarmProps]:
 
 def _widgets(props: ObservabilityProps) -> list[dict[str, Any]]:
     pools = [(region, pool) for region, names in sorted(props.pools.items()) for pool in names]
-    backlog = [[NAMESPACE, METRIC, "Region", region, "Pool", pool] for region, pool in pools]
+    # A pool's alarms can only watch a metric of their own region, so that is where it is published.
+    backlog = [
+        [NAMESPACE, METRIC, "Region", region, "Pool", pool, {"region": region}] for region, pool in pools
+    ]
     cpu = [
         ["AWS/ECS", "CPUUtilization", "ClusterName", props.cluster, "ServiceName", name]
         for name in props.services

@@ -57,6 +57,13 @@ def _work(props: WorkerRoleProps) -> Iterator[Statement]:
         actions=("s3:GetObject",),
         resources=(f"{props.bundle_bucket_arn}/bundles/*", f"{props.bundle_bucket_arn}/trust/*"),
     )
+    # Without it S3 answers 403 for a snapshot that is still on its way, and the worker would not wait for it.
+    yield Statement(
+        sid="ListSnapshots",
+        actions=("s3:ListBucket",),
+        resources=(props.bundle_bucket_arn,),
+        conditions={"StringLike": {"s3:prefix": "bundles/*"}},
+    )
     yield Statement(
         sid="WriteLogs",
         actions=("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:PutObject"),

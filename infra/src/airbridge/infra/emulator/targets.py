@@ -14,8 +14,13 @@ def resource_arn(service: str, region: str, account: str, parameters: Mapping[st
     return (find and find(region, account, parameters)) or "*"
 
 
+def call_action(service: str, action: str) -> str:
+    """The IAM action of a call; a batch on a queue needs the right to its single calls."""
+    return action.removesuffix("Batch") if service == "sqs" else action
+
+
 def s3_action(method: str, key: str, action: str, query: Mapping[str, Any]) -> str:
-    """The IAM action of an S3 call; S3 is the one service whose calls and actions differ in name."""
+    """The IAM action of an S3 call; S3 is the one service whose calls and actions differ throughout."""
     plain = not set(query) - {
         "list-type",
         "prefix",

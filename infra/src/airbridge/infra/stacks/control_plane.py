@@ -208,7 +208,13 @@ class ControlPlaneStack(Stack):
             repository_arn=self.registry.repositories["control_plane"].arn,
             key_arn=self.key.arn,
             subnet_ids=[subnet.id for subnet in self.network.private_subnets],
-            environment=services.settings(address, self.region, environment.images.admitted),
+            environment=services.settings(
+                address,
+                self.region,
+                environment.images.admitted,
+                trust_domain=environment.trust_domain,
+                gateway_name=gateway_host(environment.trust_domain),
+            ),
             secrets={
                 "PGUSER": f"{self.database.secret_arn}:username::",
                 "PGPASSWORD": f"{self.database.secret_arn}:password::",

@@ -207,6 +207,7 @@ class EdgeStack(Stack):
                 "bundle_bucket": (self.edge.bundles.name, "DAG snapshots"),
                 "dead_letter_queue_url": (self.edge.dead_letters.url, "Work items that could not be handled"),
                 "queue_urls": ({name: queue.url for name, queue in self.edge.queues.items()}, "By pool"),
+                "slots": ({pool.name: pool.slots for pool in region.pools}, "Of one instance, by pool"),
                 "data": (list(region.data), "Which data lies here"),
                 "key_arn": (self.key.arn, "The key of the queues, buckets and logs"),
                 "worker_role_arns": (

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
+import xmltodict
 from moto import settings
 from moto.core.authorization import ActionAuthenticatorMixin
 from moto.iam.access_control import IAMPolicy, PermissionResult
@@ -24,7 +25,7 @@ from moto.s3.models import FakeBucket, s3_backends
 from moto.sqs.models import sqs_backends
 
 from airbridge.infra.emulator.policies import Decision, Request, decide
-from airbridge.infra.emulator.targets import resource_arn, s3_action
+from airbridge.infra.emulator.targets import call_action, resource_arn, s3_action
 
 ADMINISTRATOR = "test"
 
@@ -70,12 +71,13 @@ def _authorise(response: Any, iam_request_class: Any, resource: str = "*") -> No
     if credential is None:
         return
     key, region, service = credential
-    action, target = _action_and_target(response, service, region, resource)
+    action, targets = _action_and_targets(response, service, region, resource)
     recorder.record(_IAM_NAMES.get(service, service), action)
     enforced = ActionAuthenticatorMixin.request_count >= settings.INITIAL_NO_AUTH_ACTION_COUNT
     if not enforced or key == ADMINISTRATOR or action == "GetCallerIdentity":
         return
-    _require_permission(response, iam_request_class, action, service, target)
+    for target in targets:
+        _require_permission(response, iam_request_class, action, service, target)
 
 
 def _require_permission(response: Any, request_class: Any, action: str, service: str, target: str) -> None:
@@ -104,17 +106,24 @@ def _credential(headers: Mapping[str, str]) -> tuple[str, str, str] | None:
     return (scope[0], scope[2], scope[3]) if len(scope) == 5 else None
 
 
-def _action_and_target(response: Any, service: str, region: str, resource: str) -> tuple[str, str]:
+def _action_and_targets(response: Any, service: str, region: str, resource: str) -> tuple[str, list[str]]:
     action = response._get_action()  # noqa: SLF001  # moto's own way of telling
     if isinstance(action, list):
         action = action[0]
     if service == "s3":
         bucket, _, key = resource.removeprefix("arn:aws:s3:::").partition("/")
         query = parse_qs(urlparse(response.uri).query, keep_blank_values=True)
-        return s3_action(response.method, key, action, query), f"arn:aws:s3:::{bucket}" + (
-            f"/{key}" if key else ""
-        )
-    return action, resource_arn(service, region, response.current_account, _parameters(response))
+        keys = _keys_to_delete(response) if "delete" in query else [key]
+        targets = [f"arn:aws:s3:::{bucket}" + (f"/{each}" if each else "") for each in keys]
+        return s3_action(response.method, key, action, query), targets
+    arn = resource_arn(service, region, response.current_account, _parameters(response))
+    return call_action(service, action), [arn]
+
+
+def _keys_to_delete(response: Any) -> list[str]:
+    """What DeleteObjects names in its body; AWS decides on each, here one refusal refuses the call."""
+    named = xmltodict.parse(response.body, force_list=("Object",)).get("Delete") or {}
+    return [str(each["Key"]) for each in named.get("Object", ())]
 
 
 def _parameters(response: Any) -> Mapping[str, Any]:

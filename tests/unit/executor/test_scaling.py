@@ -1,0 +1,89 @@
+"""The scaling signal: what is told of a pool, and a loop that outlives what it meets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+from tests.unit.executor.catalogues import catalogue
+
+from airbridge.executor.exceptions import ScalingError
+from airbridge.executor.ledger.backlogs import Backlog
+from airbridge.executor.regions import Pool, Region
+from airbridge.executor.scaling import RegionSignal, Scaling, Signal
+
+POOL = Pool(name="default", queue_url="http://queue", slots=4)
+
+
+@pytest.mark.parametrize(
+    ("now", "backlog_per_slot", "without_heartbeat"),
+    [
+        (Backlog(), 0.0, False),
+        (Backlog(placed=490, sent=10), 125.0, True),
+        (Backlog(placed=6, sent=2, slots=16, workers_alive=2), 0.5, False),
+        (Backlog(claimed=16, slots=16, workers_alive=2), 0.0, False),
+        (Backlog(claimed=3), 0.0, True),
+    ],
+)
+def test_a_pool_is_measured_by_its_slots_or_by_one_workers_while_it_has_none(
+    now: Backlog, backlog_per_slot: float, without_heartbeat: bool
+) -> None:
+    """What is claimed does not wait; open work without a live worker is told."""
+    assert Signal("r", "default", backlog_per_slot, without_heartbeat) == Signal.of("r", POOL, now)
+
+
+class Metrics:
+    """Keeps what is published; refuses while `refuses`."""
+
+    def __init__(self) -> None:
+        self.published: list[list[Signal]] = []
+        self.heard = threading.Event()
+        self.refuses = False
+
+    def publish(self, signals: Sequence[Signal]) -> None:
+        if self.refuses:
+            raise ScalingError("throttled")
+        self.published.append(list(signals))
+        self.heard.set()
+
+
+def loop(metrics: Metrics, region: Region) -> RegionSignal:
+    return RegionSignal(
+        region,
+        interval_seconds=10,
+        backlog_of=lambda _region: {},
+        metrics_of=lambda _region: metrics,
+    )
+
+
+def test_a_pool_with_nothing_to_do_is_told_so() -> None:
+    """An alarm that hears nothing would not scale in."""
+    metrics, region = Metrics(), catalogue().home
+    loop(metrics, region).turn()
+    assert [[(pool.name, 0.0) for pool in region.pools]] == [
+        [(signal.pool, signal.backlog_per_slot) for signal in told] for told in metrics.published
+    ]
+
+
+def test_what_could_not_be_published_is_not_made_up_for() -> None:
+    """A refusal ends nothing, and the next turn publishes the state of then."""
+    metrics = Metrics()
+    turned = loop(metrics, catalogue().home)
+    metrics.refuses = True
+    turned.turn()
+    metrics.refuses = False
+    turned.turn()
+    assert len(metrics.published) == 1
+
+
+def test_loops_start_wake_and_end() -> None:
+    """Each region has a thread; a region that has none is not woken."""
+    metrics = Metrics()
+    scaling = Scaling({"here": loop(metrics, catalogue().home)})
+    scaling.start()
+    scaling.wake("here")
+    scaling.wake("elsewhere")
+    assert metrics.heard.wait(30)
+    scaling.stop()
+    assert not [each for each in threading.enumerate() if each.name.startswith("airbridge-scaling")]
