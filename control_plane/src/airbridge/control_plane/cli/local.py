@@ -13,6 +13,7 @@ from airbridge.control_plane.cli import arguments, output
 from airbridge.control_plane.cli.arguments import CacheDirectory, Directory, Json
 from airbridge.control_plane.cli.exits import Exit
 from airbridge.control_plane.cli.progress import ComponentDisplay
+from airbridge.control_plane.local.aws import Region, parse_regions
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import DEFAULT_REGIONS, Options
 from airbridge.control_plane.local.state import PlatformState
@@ -20,6 +21,19 @@ from airbridge.control_plane.local.state import PlatformState
 _REGION_HELP = (
     "A region, as NAME or NAME:POOL,POOL; may be given several times. The first one is the home region."
 )
+
+
+FromTerraform = Annotated[
+    bool,
+    typer.Option(
+        "--from-terraform",
+        help="Run on the queues and buckets that `make infra-local` made, each process under its IAM role.",
+    ),
+]
+TerraformDirectory = Annotated[
+    Path, typer.Option(help="Where `make infra-local` left its outputs.", resolve_path=True)
+]
+DEFAULT_TERRAFORM = Path("infra/.local")
 
 
 def register(app: typer.Typer) -> None:
@@ -44,6 +58,8 @@ def up(  # noqa: PLR0917 - typer fills them by name
     ] = None,
     airflow: Annotated[list[str], typer.Option(help="An Airflow setting, as section.option=value.")] = [],  # noqa: B006 - as above
     worker_env: Annotated[list[str], typer.Option(help="A variable for the workers, as NAME=VALUE.")] = [],  # noqa: B006 - as above
+    from_terraform: FromTerraform = False,
+    terraform_dir: TerraformDirectory = DEFAULT_TERRAFORM,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return once it is ready; end it with 'down'.")
     ] = False,
@@ -51,11 +67,16 @@ def up(  # noqa: PLR0917 - typer fills them by name
     json: Json = False,
 ) -> None:
     """Start the platform on this machine and keep it running until Ctrl-C or `airbridge down`."""
-    from airbridge.control_plane.local.aws import parse_regions
-
+    terraform = terraform_dir if from_terraform else None
+    if terraform is not None and regions != list(DEFAULT_REGIONS):
+        raise typer.BadParameter(
+            "cannot be given with --from-terraform: the regions are those that Terraform made",
+            param_hint="--region",
+        )
     options = Options(
         directory=directory,
-        regions=parse_regions(regions),
+        regions=parse_regions(regions) if terraform is None else _applied_regions(terraform),
+        terraform=terraform,
         workers_per_region=workers_per_region,
         schedulers=schedulers,
         slots=slots,
@@ -106,6 +127,8 @@ def demo(
             "--dir", help="State directory, kept afterwards.", show_default="a temporary one, deleted"
         ),
     ] = None,
+    from_terraform: FromTerraform = False,
+    terraform_dir: TerraformDirectory = DEFAULT_TERRAFORM,
     cache_dir: CacheDirectory = None,
     json: Json = False,
 ) -> None:
@@ -114,12 +137,24 @@ def demo(
     from airbridge.control_plane.local import demo as local_demo
 
     with demo_view.DemoView(output.messages()) as view:
-        report = local_demo.run(directory, arguments.cache_directory(cache_dir), arguments.environ(), view)
+        report = local_demo.run(
+            directory,
+            arguments.cache_directory(cache_dir),
+            arguments.environ(),
+            view,
+            terraform=terraform_dir if from_terraform else None,
+        )
     if json:
         output.emit_json(report.model_dump(mode="json"))
     else:
         demo_view.print_report(output.results(), report)
     raise typer.Exit(Exit.OK if report.ok else Exit.FAILED)
+
+
+def _applied_regions(directory: Path) -> tuple[Region, ...]:
+    from airbridge.control_plane.local import terraform
+
+    return terraform.read(directory).regions
 
 
 def _up_here(options: Options, cache: Path, json: bool) -> None:

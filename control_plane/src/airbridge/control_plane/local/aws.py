@@ -14,6 +14,10 @@ CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "airbridge-local",
     "AWS_SECRET_ACCESS_KEY": "airbridge-local",
 }
+BOTO_CREDENTIALS = {
+    "aws_access_key_id": CREDENTIALS["AWS_ACCESS_KEY_ID"],
+    "aws_secret_access_key": CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+}
 MAX_RECEIVES = 10
 """After so many receives without a claim a message is poison and goes to the dead-letter queue."""
 VISIBILITY_SECONDS = 60

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,13 +16,16 @@ from pydantic import BaseModel, ConfigDict
 
 from airbridge.control_plane import samples
 from airbridge.control_plane.local import aws, overview, state
+from airbridge.control_plane.local import terraform as deployment
 from airbridge.control_plane.local.airflow_rest import AirflowRest
+from airbridge.control_plane.local.credentials import ADMINISTRATOR
 from airbridge.control_plane.local.exceptions import AlreadyRunning
 from airbridge.control_plane.local.launch import launch
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import Options
 from airbridge.control_plane.local.platform import MAKING_TEMPLATE, has_template
 from airbridge.control_plane.local.state import ComponentState, PlatformState
+from airbridge.executor.exceptions import ConfigurationError
 
 
 class TaskRow(BaseModel):
@@ -75,15 +79,37 @@ class View(Protocol):
         """Hear of the run's tasks."""
 
 
-def run(directory: Path | None, cache: Path, environ: Mapping[str, str], view: View) -> Report:
-    """Run the demo in `directory`, or in a temporary one that is deleted."""
+def run(
+    directory: Path | None,
+    cache: Path,
+    environ: Mapping[str, str],
+    view: View,
+    terraform: Path | None = None,
+) -> Report:
+    """Run the demo in `directory`, or in a temporary one that is deleted; on what Terraform left in `terraform`, if given."""
     with ExitStack() as stack:
         root = directory or Path(
             stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="airbridge-demo-", ignore_cleanup_errors=True)
             )
         )
-        return _run(Options(directory=root.resolve()), cache, environ, view, stack)
+        options = Options(directory=root.resolve(), terraform=terraform)
+        if terraform is not None:
+            options = replace(options, regions=_regions_with_data(terraform))
+        return _run(options, cache, environ, view, stack)
+
+
+def _regions_with_data(terraform: Path) -> tuple[aws.Region, ...]:
+    """The deployment's regions. Raises `ConfigurationError` unless the sample's data can lie in their buckets."""
+    regions = deployment.read(terraform)
+    for data in samples.data_objects():
+        bucket = aws.Region(name=data.region).data_bucket
+        if bucket not in regions.data_buckets.get(data.region, ()):
+            raise ConfigurationError(
+                f"{terraform}: the demo's data belongs in s3://{bucket}, which no region {data.region} there has; "
+                "deploy the environment 'local'"
+            )
+    return regions.regions
 
 
 def _run(options: Options, cache: Path, environ: Mapping[str, str], view: View, stack: ExitStack) -> Report:
@@ -173,12 +199,12 @@ def _upload(platform: PlatformState, options: Options) -> None:
     import boto3
 
     buckets = {region.name: region.data_bucket for region in options.regions}
+    owner = ADMINISTRATOR if options.terraform else aws.BOTO_CREDENTIALS
     for data in samples.data_objects():
         s3 = boto3.client(
             "s3",
             endpoint_url=platform.aws_url,
             region_name=data.region,
-            aws_access_key_id=aws.CREDENTIALS["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=aws.CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+            **owner,
         )
         s3.put_object(Bucket=buckets[data.region], Key=data.key, Body=data.path.read_bytes())

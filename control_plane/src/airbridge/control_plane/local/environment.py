@@ -30,6 +30,16 @@ def base(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: environ[name] for name in _INHERITED if name in environ} | {"PYTHONUNBUFFERED": "1"}
 
 
+def without_aws(region: str) -> dict[str, str]:
+    """Return what keeps boto3 from finding credentials anywhere."""
+    return {
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_DEFAULT_REGION": region,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
 def aws_variables(region: str) -> dict[str, str]:
     """Return what boto3 needs besides the endpoint, which each component has from its own settings."""
     return {**aws.CREDENTIALS, "AWS_DEFAULT_REGION": region, "AWS_EC2_METADATA_DISABLED": "true"}

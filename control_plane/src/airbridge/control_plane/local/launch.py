@@ -93,8 +93,11 @@ def launch(options: Options, cache: Path, environ: Mapping[str, str], *, dies_wi
 
 def _command(options: Options) -> list[str]:
     words = [sys.executable, "-m", "airbridge.control_plane.cli", "up", "--dir", str(options.directory)]
-    for region in options.regions:
-        words += ["--region", f"{region.name}:{','.join(region.pools)}"]
+    if options.terraform:
+        words += ["--from-terraform", "--terraform-dir", str(options.terraform)]
+    else:
+        for region in options.regions:
+            words += ["--region", f"{region.name}:{','.join(region.pools)}"]
     words += ["--workers-per-region", str(options.workers_per_region)]
     words += ["--schedulers", str(options.schedulers), "--slots", str(options.slots)]
     if options.dags:

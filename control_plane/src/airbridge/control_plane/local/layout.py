@@ -82,6 +82,11 @@ class StateDir:
         """The queues and buckets that the AWS emulator makes."""
         return self.root / "aws-resources.json"
 
+    @property
+    def grants_file(self) -> Path:
+        """Which token stands for which IAM role, when the platform runs on what Terraform made."""
+        return self.control_plane / "grants.json"
+
     def worker(self, name: str) -> Path:
         """Return the directory that is all a worker has."""
         return self.root / "workers" / name

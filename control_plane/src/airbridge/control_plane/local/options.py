@@ -23,6 +23,9 @@ class Options:
     dags: Path | None = None
     port: int | None = None
     """The UI's port; None takes the one it had last, or a free one."""
+    terraform: Path | None = None
+    """Where `make infra-local` left its outputs: run on those queues and buckets, each process under its role. The
+    regions are then the deployment's."""
     airflow: Mapping[str, str] = field(default_factory=dict)
     """Airflow settings of the user's own, as ``{"section.option": value}``."""
     worker_env: Mapping[str, str] = field(default_factory=dict)

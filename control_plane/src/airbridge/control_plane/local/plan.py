@@ -9,19 +9,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from airbridge.control_plane.local import airflow_config, aws, emulator, environment, ports, probes
+from airbridge.control_plane.local import (
+    airflow_config,
+    aws,
+    credentials,
+    emulator,
+    environment,
+    ports,
+    probes,
+)
 from airbridge.control_plane.local.component import Component, Probe
 from airbridge.control_plane.local.keys import Keys
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import Options
 from airbridge.control_plane.local.postgres import Postgres
 from airbridge.control_plane.local.privileges import postgres_user
+from airbridge.control_plane.local.terraform import Deployed
 
 MIGRATE = (sys.executable, "-m", "airflow", "db", "migrate")
-PORTS = ("postgres", "aws", "api-server", "gateway", "operator")
+PORTS = ("postgres", "aws", "credentials", "api-server", "gateway", "operator")
 
 # The order in which they are stopped. The gateway outlives the workers, who report to it to the end.
 _WORKERS_AND_AIRFLOW, _GATEWAY, _FOUNDATION = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What Terraform made, and the tokens that stand for its roles."""
+
+    deployed: Deployed
+    grants: credentials.Grants
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,8 @@ class Plan:
     environ: Mapping[str, str]
     migrate: bool
     """Whether the database still has to be brought to this version's schema."""
+    applied: Applied | None = None
+    """Set where the platform runs on what Terraform made, and not on an emulator of its own."""
 
     @property
     def server(self) -> Postgres:
@@ -53,7 +72,7 @@ class Plan:
     @property
     def aws_url(self) -> str:
         """The AWS emulator."""
-        return self._http("aws")
+        return self.applied.deployed.endpoint_url if self.applied else self._http("aws")
 
     @property
     def gateway_url(self) -> str:
@@ -69,6 +88,27 @@ class Plan:
     def dags(self) -> Path:
         """The folder of DAG files."""
         return self.options.dags or self.directory.dags
+
+    def aws_variables(self, region: str, role_arn: str | None) -> dict[str, str]:
+        """Return what gives a process its credentials: those of `role_arn`, where there are roles."""
+        if self.applied is None:
+            return environment.aws_variables(region)
+        if role_arn is None:
+            return environment.without_aws(region)
+        return credentials.variables(
+            self.keys.ports["credentials"], self.applied.grants.token(role_arn), region
+        )
+
+    def service_role(self, component: str) -> str | None:
+        """Return the role of one of the control plane's processes; None where it has none."""
+        if self.applied is None:
+            return None
+        kind = "scheduler" if component.startswith("scheduler-") else component
+        return self.applied.deployed.service_roles.get(kind)
+
+    def worker_role(self, worker: WorkerPlan) -> str | None:
+        """Return the role of a worker; None where there are no roles."""
+        return self.applied.deployed.worker_roles[worker.region, worker.pool] if self.applied else None
 
     def _http(self, name: str) -> str:
         return f"http://{ports.LOOPBACK}:{self.keys.ports[name]}"
@@ -96,7 +136,7 @@ def workers(options: Options) -> tuple[WorkerPlan, ...]:
 def components(plan: Plan) -> list[Component]:
     """Return every process, in the order of the display."""
     database = probes.DatabaseProbes(plan.server)
-    foundation = [_postgres(plan), _aws(plan)]
+    foundation = [_postgres(plan), _credentials(plan) if plan.applied else _aws(plan)]
     if plan.migrate:
         foundation.append(_migration(plan))
     return [
@@ -141,6 +181,25 @@ def _aws(plan: Plan) -> Component:
     )
 
 
+def _credentials(plan: Plan) -> Component:
+    port = plan.keys.ports["credentials"]
+    return Component(
+        name="credentials",
+        argv=_python(
+            "airbridge.control_plane.local.credentials",
+            "--port",
+            str(port),
+            "--grants",
+            str(plan.directory.grants_file),
+        ),
+        env=environment.base(plan.environ),
+        log=plan.directory.log("credentials"),
+        ready=probes.http_ok(f"http://{ports.LOOPBACK}:{port}{credentials.READY_PATH}"),
+        url=plan.aws_url,
+        stop_stage=_FOUNDATION,
+    )
+
+
 def _migration(plan: Plan) -> Component:
     return _control_plane(plan, "database", MIGRATE, after=("postgres",), once=True)
 
@@ -172,7 +231,7 @@ def _airflow(plan: Plan, database: probes.DatabaseProbes) -> list[Component]:
             plan,
             "dag-processor",
             _python("airflow", "dag-processor"),
-            after=(*after, "aws"),  # the only one that needs a bucket at once
+            after=(*after, _cloud(plan)),  # the only one that needs a bucket at once
             ready=database.job_runs("DagProcessorJob"),
         ),
         _control_plane(
@@ -218,7 +277,7 @@ def _worker_environment(plan: Plan, worker: WorkerPlan, home: Path) -> dict[str,
     """Return all that a worker knows: where the gateway is, whom to trust, who it is. Nothing of the control plane."""
     return {
         **environment.base(plan.environ),
-        **environment.aws_variables(worker.region),
+        **plan.aws_variables(worker.region, plan.worker_role(worker)),
         "HOME": str(home),
         "AIRFLOW_HOME": str(home / "airflow"),
         "AIRBRIDGE_WORKER_GATEWAY_URL": plan.gateway_url,
@@ -239,7 +298,7 @@ def _worker_environment(plan: Plan, worker: WorkerPlan, home: Path) -> dict[str,
 def _task_environment(plan: Plan, worker: WorkerPlan) -> dict[str, str]:
     """Return what DAG code finds in its environment: AWS, as on a host of this region, and the UI's URL, for links."""
     return {
-        **environment.aws_variables(worker.region),
+        **plan.aws_variables(worker.region, plan.worker_role(worker)),
         "AWS_ENDPOINT_URL": plan.aws_url,
         "AIRFLOW__API__BASE_URL": plan.ui_url,
     }
@@ -262,7 +321,7 @@ def _control_plane(
         argv=argv,
         env={
             **environment.base(plan.environ),
-            **environment.aws_variables(plan.options.regions[0].name),
+            **plan.aws_variables(plan.options.regions[0].name, plan.service_role(name)),
             **airflow_config.environment(plan.directory),
         },
         log=plan.directory.log(name),
@@ -274,6 +333,10 @@ def _control_plane(
         cwd=plan.directory.root,
         stop_stage=stop_stage,
     )
+
+
+def _cloud(plan: Plan) -> str:
+    return "credentials" if plan.applied else "aws"
 
 
 def _schema(plan: Plan) -> tuple[str, ...]:

@@ -16,7 +16,17 @@ import structlog
 
 from airbridge.control_plane.airflow_settings import RECOMMENDED, as_environment
 from airbridge.control_plane.identity import secrets as identity_secrets
-from airbridge.control_plane.local import airflow_config, aws, environment, gateway, plan, postgres, state
+from airbridge.control_plane.local import (
+    airflow_config,
+    aws,
+    credentials,
+    environment,
+    gateway,
+    plan,
+    postgres,
+    state,
+    terraform,
+)
 from airbridge.control_plane.local.child import Spawn
 from airbridge.control_plane.local.exceptions import StartFailed
 from airbridge.control_plane.local.keys import load_or_make
@@ -93,16 +103,30 @@ class Platform:
             identity_secrets.create_all(directory.secrets, airflow_config.TRUST_DOMAIN, datetime.now(UTC))
         shutil.copyfile(directory.secrets / identity_secrets.CA_CERTIFICATE, directory.ca_file)
         migrate = self._prepare_database()
-        the_plan = plan.Plan(self._options, directory, keys, self._environ, migrate)
+        applied = self._applied()
+        the_plan = plan.Plan(self._options, directory, keys, self._environ, migrate, applied)
         the_plan.dags.mkdir(parents=True, exist_ok=True)
-        aws.write(directory.aws_resources_file, the_plan.resources)
-        directory.regions_file.write_text(aws.catalogue(the_plan.resources, keys.ports["aws"]))
+        if applied is None:
+            aws.write(directory.aws_resources_file, the_plan.resources)
+            directory.regions_file.write_text(aws.catalogue(the_plan.resources, keys.ports["aws"]))
+        else:
+            directory.regions_file.write_text(applied.deployed.text)
+        own = {} if applied is None else {"airbridge.scaling_namespace": terraform.NAMESPACE}
         settings = airflow_config.settings(
-            directory, keys, the_plan.server.url(), the_plan.dags, self._options.airflow
+            directory, keys, the_plan.server.url(), the_plan.dags, {**own, **self._options.airflow}
         )
         airflow_config.write(directory, settings)
         gateway.write_tokens(directory, [worker.name for worker in plan.workers(self._options)])
         return the_plan
+
+    def _applied(self) -> plan.Applied | None:
+        """Read what Terraform made, if the platform is to run on it, and make tokens for its roles."""
+        if self._options.terraform is None:
+            return None
+        deployed = terraform.read(self._options.terraform)
+        grants = credentials.Grants.make(deployed.endpoint_url, deployed.roles, deployed.data_buckets)
+        grants.write(self._directory.grants_file)
+        return plan.Applied(deployed, grants)
 
     def _prepare_database(self) -> bool:
         """Make sure that there is a data directory; return whether it still has to be migrated."""
