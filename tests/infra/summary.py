@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import re
 from collections.abc import Iterator
@@ -13,17 +14,33 @@ _REFERENCE = re.compile(r"\$\{(?:data\.)?([a-z0-9_]+)\.([A-Za-z0-9_-]+)\.([^}]+)
 
 def summarise(stack: dict[str, Any]) -> str:
     """The stack's resources, by path."""
+    stack = copy.deepcopy(stack)
     paths = {
         (kind, name): resource["//"]["metadata"]["path"].split("/", 1)[1]
         for kind, named in stack["resource"].items()
         for name, resource in named.items()
     }
     blocks = []
+    said: dict[str, str] = {}
     for (kind, name), path in sorted(paths.items(), key=lambda item: (item[1], item[0])):
         lines = [f"{path} ({kind})"]
+        if kind == "aws_ecs_task_definition":
+            _say_environments_once(stack["resource"][kind][name], path, said)
         lines += [f"  {line}" for line in _lines(stack["resource"][kind][name], paths)]
         blocks.append("\n".join(lines))
     return "\n".join(blocks) + "\n"
+
+
+def _say_environments_once(definition: dict[str, Any], path: str, said: dict[str, str]) -> None:
+    """The services share their environment: a change of it is one change."""
+    containers = json.loads(definition["container_definitions"])
+    for container in containers:
+        environment = json.dumps(container["environment"], sort_keys=True)
+        if environment in said:
+            container["environment"] = f"as in {said[environment]}"
+        else:
+            said[environment] = f"{path}, {container['name']}"
+    definition["container_definitions"] = json.dumps(containers)
 
 
 def _lines(resource: dict[str, Any], paths: dict[tuple[str, str], str]) -> Iterator[str]:
@@ -52,9 +69,19 @@ def _flat(key: str, value: Any, paths: dict[tuple[str, str], str]) -> Iterator[s
             yield from _flat(f"{key}.{inner}", item, paths)
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         for index, item in enumerate(value):
-            yield from _flat(f"{key}[{index}]", item, paths)
+            yield from _item(key, index, item, paths)
     else:
         yield f"{key}: {_readable(value, paths)}"
+
+
+def _item(key: str, index: int, item: Any, paths: dict[tuple[str, str], str]) -> Iterator[str]:
+    """By name where it has one, so that what is put in between moves nothing."""
+    if isinstance(item, dict) and isinstance(item.get("name"), str):
+        rest = {inner: value for inner, value in item.items() if inner != "name"}
+        alone = next(iter(rest.values())) if len(rest) == 1 else rest
+        yield from _flat(f"{key}[{item['name']}]", alone, paths)
+    else:
+        yield from _flat(f"{key}[{index}]", item, paths)
 
 
 def _statement(one: dict[str, Any], paths: dict[tuple[str, str], str]) -> str:
