@@ -37,6 +37,7 @@ from airbridge.executor.protocol import (
     Credentials,
     DisconnectPolicy,
     Disposition,
+    EdgeEvent,
     EnrolRequest,
     ExchangeRequest,
     ExchangeResponse,
@@ -104,6 +105,7 @@ class ControlPlane:
         self.items: dict[UUID, Item] = {}
         self.requests: list[tuple[float, str]] = []
         self.heartbeats: list[Heartbeat] = []
+        self.events: dict[UUID, EdgeEvent] = {}
         self.refused: list[RecordResult] = []
         self.reads: list[Record] = []
         self.variables: dict[str, str] = {}
@@ -337,6 +339,7 @@ class ControlPlane:
 
     def _heartbeat(self, heartbeat: Heartbeat) -> HeartbeatResponse:
         self.heartbeats.append(heartbeat)
+        self.events |= {event.uid: event for event in heartbeat.events}
         commands, self.commands = [*self.commands], []
         for lease in heartbeat.leases:
             item = self.items.get(lease.item_id)
@@ -350,6 +353,7 @@ class ControlPlane:
             lease_seconds=60,
             interval_seconds=self.heartbeat_seconds,
             commands=commands,
+            events_taken=len(heartbeat.events),
         )
 
     def _exchange(self, request: ExchangeRequest) -> ExchangeResponse:

@@ -178,7 +178,9 @@ def test_a_region_out_of_reach_keeps_its_items(bench: Bench) -> None:
     assert [pause.wakeable for pause in pauses] == [False] * 3
     assert [round(pause.seconds, 4) for pause in pauses] == [0.005, 0.01, 0.02]
     assert {row.state for row in bench.hand.rows()} == {"placed"}
-    assert {row.detail for row in bench.hand.rows()} == {"did not take it: send_message_batch: connection refused"}
+    assert {row.detail for row in bench.hand.rows()} == {
+        "did not take it: send_message_batch: connection refused"
+    }
 
     bench.queues["default"].is_down = False
     assert bench.loop.turn().wakeable

@@ -282,7 +282,7 @@ class Worker:
 
     def beat(self, *leases: LeaseRef, **changes: Any) -> HeartbeatResponse:
         heartbeat = Heartbeat(
-            sent_at=datetime.now(UTC),
+            sent_at=changes.pop("sent_at", None) or datetime.now(UTC),
             versions=VERSIONS,
             slots_total=8,
             slots_used=len(leases),

@@ -26,6 +26,7 @@ MODELS = sorted(
 )
 
 names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
+event_names = st.from_regex(r"[a-z][a-z_]{0,20}\.[a-z][a-z_]{0,20}", fullmatch=True)
 digests = st.from_regex(r"sha256:[0-9a-f]{64}", fullmatch=True)
 moments = st.datetimes(timezones=st.just(UTC))
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=40)
@@ -58,7 +59,9 @@ def _strategy(model: type[BaseModel]) -> st.SearchStrategy[Any]:
     overrides: dict[str, st.SearchStrategy[Any]] = {}
     for field, info in model.model_fields.items():
         if info.annotation is str and any(getattr(meta, "pattern", None) for meta in info.metadata):
-            overrides[field] = digests if "sha256" in str(info.metadata) else names
+            is_event = model is protocol.EdgeEvent and field == "event"
+            is_digest = "sha256" in str(info.metadata)
+            overrides[field] = digests if is_digest else event_names if is_event else names
         elif info.annotation == protocol.JsonObject:
             overrides[field] = json_objects
         elif field == "image":
@@ -86,6 +89,7 @@ _NESTED: dict[str, Any] = {
     "results": lambda: _tuples(protocol.RecordResult),
     "verify_keys": lambda: _tuples(protocol.VerifyKey),
     "commands": lambda: _tuples(protocol.CancelCommand),
+    "events": lambda: _tuples(protocol.EdgeEvent),
     "join": lambda: _strategy(protocol.JoinByToken) | _strategy(protocol.JoinByAwsIam),
 }
 

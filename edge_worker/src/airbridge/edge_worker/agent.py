@@ -53,6 +53,9 @@ FLUSH_ON_HARD_STOP_SECONDS = 5.0
 LAST_POLL_SECONDS = 1.0
 """How long a stopping worker waits for its last long poll, to give back what that may receive."""
 
+LAST_BEAT_SECONDS = 2.0
+"""How long a drained worker tries to tell its last events."""
+
 DISK_CHECK_SECONDS = 5.0
 
 
@@ -136,6 +139,8 @@ class Agent:
         self._build()
         self._start("reporter", self._reporter.run())
         self._start("logs", self._logs.run())
+        self._start("events", self._events.run())
+        self._events.note("agent.started", airbridge=self._parts.versions.airbridge)
         await self._bundles.open()
         await self._status.start()
         try:
@@ -171,6 +176,7 @@ class Agent:
             self._exit = ExitCode.NOT_FLUSHED
         if self._queue is not None:
             await within(LAST_POLL_SECONDS, self._queue.settled())
+        await within(LAST_BEAT_SECONDS, self._heart.say_goodbye())
         log.info("agent.drained", flushed=flushed)
 
     async def _unless_hurried(self, work: Coroutine[Any, Any, None], seconds: float) -> bool:
@@ -221,6 +227,7 @@ class Agent:
         self._link, self._gateway, self._identity = parts.link, parts.gateway, parts.identity
         self._holdings, self._reporter, self._launcher = parts.holdings, parts.reporter, parts.launcher
         self._bundles, self._logs, self._heart = parts.bundles, parts.logs, parts.heart
+        self._events = parts.events
         self._poller: Poller | None = None
         self._queue: AsyncQueue | None = None
         self._status = StatusServer(self._settings.status_socket, self.status)
@@ -301,6 +308,7 @@ class Agent:
             journal=self._journal,
             link=self._link,
             clock=self._clock,
+            events=self._events,
             verifier=self._region.verifier,
             may_claim=self._may_claim,
             on_grant=self._holdings.add,

@@ -8,6 +8,7 @@ from uuid import UUID
 from airbridge.edge_worker import heart, tls
 from airbridge.edge_worker.bundles import Bundles
 from airbridge.edge_worker.cache import ReadCache
+from airbridge.edge_worker.events import EventLog
 from airbridge.edge_worker.exceptions import SettingsError
 from airbridge.edge_worker.gateway import Gateway
 from airbridge.edge_worker.heart import Heart
@@ -66,7 +67,8 @@ class Assembly:
         def fresh_backoff() -> Backoff:
             return backoff(s, parts)
 
-        self.link = Link(clock)
+        self.events = EventLog(journal, clock)
+        self.link = Link(clock, self.events.link_changed)
         self.holdings = Holdings(s.slots, s.prefetch)
         self.gateway = Gateway(
             s.gateway_url,
@@ -91,6 +93,7 @@ class Assembly:
             journal=journal,
             link=self.link,
             clock=clock,
+            events=self.events,
             backoff=fresh_backoff(),
             on_answer=owner.answered,
             on_fenced=owner.fenced,
@@ -117,6 +120,7 @@ class Assembly:
             cache=ReadCache(clock, s.cache_ttl_seconds),
             link=self.link,
             clock=clock,
+            events=self.events,
             cut_off_after=s.cut_off_after_seconds,
             cancel_grace=s.cancel_grace_seconds,
             may_start=owner.may_start,
@@ -133,6 +137,7 @@ class Assembly:
             trust_version=lambda: self.identity.trust_version,
             claiming=lambda: owner.claiming,
             listener=owner,
+            events=self.events,
             interval_seconds=s.heartbeat_seconds,
         )
 

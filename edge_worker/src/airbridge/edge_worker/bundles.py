@@ -60,18 +60,27 @@ class Bundles:
         found = await asyncio.to_thread(_scan, self._root)
         self._sizes.update(found)
 
+    def has(self, ref: BundleRef) -> bool:
+        """Whether the snapshot is here already."""
+        return self._path(ref) in self._sizes
+
+    def _path(self, ref: BundleRef) -> Path:
+        return self._root / quote(ref.name, safe="") / snapshot.hex_of(ref.version)
+
     @asynccontextmanager
-    async def pinned(self, ref: BundleRef) -> AsyncIterator[Path]:
+    async def pinned(
+        self, ref: BundleRef, failing: Callable[[str], None] = lambda _why: None
+    ) -> AsyncIterator[Path]:
         """The snapshot's directory, kept while the block runs. Waits as long as the bucket is out of reach.
 
-        Raises `SnapshotError` if the snapshot is not there or is not what its name says.
+        `failing` hears why a fetch did not succeed, each time. Raises `SnapshotError` if the snapshot is not there or is not what its name says.
         """
-        path = self._root / quote(ref.name, safe="") / snapshot.hex_of(ref.version)
+        path = self._path(ref)
         self._pins[path] += 1
         try:
             async with self._fetching[path]:
                 if path not in self._sizes:
-                    await self._fetch_persistently(ref, path)
+                    await self._fetch_persistently(ref, path, failing)
                     self._sizes[path] = await asyncio.to_thread(_size, path)
             self._sizes.move_to_end(path)
             await asyncio.to_thread(os.utime, path)
@@ -80,7 +89,7 @@ class Bundles:
             self._pins[path] -= 1
             await self._evict()
 
-    async def _fetch_persistently(self, ref: BundleRef, path: Path) -> None:
+    async def _fetch_persistently(self, ref: BundleRef, path: Path, failing: Callable[[str], None]) -> None:
         backoff = self._backoff()
         missing = damaged = 0
         while True:
@@ -89,9 +98,9 @@ class Bundles:
                 return
             except ObjectNotFound as error:
                 missing += 1
+                reason = f"it is not in the region's bucket: {error}"
                 if missing >= NOT_FOUND_ATTEMPTS:
                     raise SnapshotError(f"DAG code {ref.name} {ref.version}: {error}") from error
-                reason = str(error)
             except BundleError as error:
                 damaged += 1
                 if damaged >= DAMAGED_ATTEMPTS:
@@ -99,6 +108,7 @@ class Bundles:
                 reason = str(error)
             except StoreError as error:
                 reason = str(error)
+            failing(reason)
             pause = backoff.pause()
             log.warning(
                 "bundle.fetch_failed", version=ref.version, detail=reason, retry_seconds=round(pause, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
@@ -12,6 +13,7 @@ from uuid import UUID
 import structlog
 
 from airbridge.edge_worker.clock import Clock
+from airbridge.edge_worker.events import EventLog
 from airbridge.edge_worker.exceptions import GatewayError
 from airbridge.edge_worker.gateway import Gateway
 from airbridge.edge_worker.holdings import Holdings
@@ -20,9 +22,11 @@ from airbridge.edge_worker.journal_rows import Key, key
 from airbridge.edge_worker.retry import Backoff, Verdict, judge
 from airbridge.edge_worker.waiting import within
 from airbridge.executor.protocol import (
+    MAX_EVENTS,
     CancelCommand,
     Command,
     DrainCommand,
+    EdgeEvent,
     Heartbeat,
     HeartbeatResponse,
     LeaseRef,
@@ -38,6 +42,9 @@ log = structlog.get_logger(__name__)
 
 JITTER = 0.1
 """Beats are spread by this share of the interval, so that workers started together do not stay together."""
+
+CATCH_UP_SECONDS = 0.5
+"""Between beats while more events wait than one beat carries: after a cut."""
 
 SKEW_REPORTED_SECONDS = 5.0
 
@@ -81,6 +88,7 @@ class Heart:
         trust_version: Callable[[], str],
         claiming: Callable[[], tuple[UUID, ...]],
         listener: Listener,
+        events: EventLog,
         interval_seconds: float,
     ) -> None:
         self._gateway = gateway
@@ -94,6 +102,7 @@ class Heart:
         self._trust_version = trust_version
         self._claiming = claiming
         self._listener = listener
+        self._events = events
         self._interval = interval_seconds
         self._now = asyncio.Event()
         self._answered_at: datetime | None = None
@@ -117,15 +126,21 @@ class Heart:
 
     async def beat(self) -> None:
         """Beat once. Raises `GatewayError`."""
-        leases = self._holdings.leases
+        leases, events = self._holdings.leases, self._events.waiting()
         sent = self._clock.elapsed()
-        response = await self._gateway.heartbeat(self._heartbeat(leases))
+        response = await self._gateway.heartbeat(self._heartbeat(leases, events))
+        self._events.taken(events[: response.events_taken])
         self._note_contact(leases, response, sent)
         self._interval = response.interval_seconds
         self._answered_at = response.server_time
         self._note_skew(response)
         for command in response.commands:
             self._obey(command)
+
+    async def say_goodbye(self) -> None:
+        """Beat once more, if the gateway is there: the last events are told."""
+        with suppress(GatewayError):
+            await self.beat()
 
     async def _beat_or_pause(self) -> float:
         """Beat; return how long to wait for the next."""
@@ -141,9 +156,11 @@ class Heart:
             log.warning("heart.missed", detail=str(error), retry_seconds=round(pause, 2))
             return pause
         self._backoff.reset()
+        if len(self._events) >= MAX_EVENTS:
+            return CATCH_UP_SECONDS
         return self._interval * self._rng.uniform(1 - JITTER, 1 + JITTER)
 
-    def _heartbeat(self, leases: tuple[LeaseRef, ...]) -> Heartbeat:
+    def _heartbeat(self, leases: tuple[LeaseRef, ...], events: tuple[EdgeEvent, ...]) -> Heartbeat:
         return Heartbeat(
             sent_at=self._clock.now(),
             state=self._state(),
@@ -156,6 +173,7 @@ class Heart:
             journal_pending=self._journal.pending,
             journal_bytes=self._journal.bytes,
             trust_version=self._trust_version(),
+            events=events,
         )
 
     def _note_contact(self, leases: tuple[LeaseRef, ...], response: HeartbeatResponse, sent: float) -> None:

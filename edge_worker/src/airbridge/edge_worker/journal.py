@@ -69,6 +69,11 @@ class Journal:
         return self._file.contents.pending
 
     @property
+    def events(self) -> dict[int, str]:
+        """The events that an earlier process left, by their number. Read it before any is added."""
+        return dict(self._file.contents.events)
+
+    @property
     def has_room(self) -> bool:
         """Whether it takes new grants."""
         return not self.full and self.bytes < NEARLY_FULL * self._max_bytes

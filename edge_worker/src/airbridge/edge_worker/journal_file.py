@@ -23,6 +23,7 @@ import msgspec
 
 from airbridge.edge_worker.exceptions import JournalCorrupt, JournalError, JournalFull
 from airbridge.edge_worker.journal_rows import (
+    ADDED_LATER,
     TABLES,
     Change,
     Contents,
@@ -173,6 +174,10 @@ class JournalFile:
         (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise JournalCorrupt(f"SQLite's check says: {verdict}")
+        for name in ADDED_LATER:
+            self._connection.execute(
+                TABLES[name].ddl.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1)
+            )
         contents = Contents()
         for row in _read(self._connection, TABLES.values()):
             contents.add(row)

@@ -67,6 +67,13 @@ class MetaRow(NamedTuple):
     value: str
 
 
+class EventRow(NamedTuple):
+    """An event that the control plane has yet to be told of, as the protocol's JSON."""
+
+    number: int
+    event: str
+
+
 class Row(NamedTuple):
     """A row and the table it is of."""
 
@@ -107,7 +114,10 @@ TABLES = {
     "grants": Table("grants", GrantRow._fields, 2),
     "records": Table("records", RecordRow._fields, 3),
     "logs": Table("logs", LogRow._fields, 2),
+    "events": Table("events", EventRow._fields, 1),
 }
+ADDED_LATER = ("events",)
+"""Tables that a journal of an earlier version does not have."""
 
 _RECORD_OVERHEAD = 256
 
@@ -122,6 +132,7 @@ class Contents:
     grants: dict[Key, GrantRow] = field(default_factory=dict)
     records: dict[Key, dict[int, RecordRow]] = field(default_factory=dict)
     logs: dict[Key, LogRow] = field(default_factory=dict)
+    events: dict[int, str] = field(default_factory=dict)
     bytes: int = 0
     pending: int = 0
 
@@ -139,6 +150,8 @@ class Contents:
             self.records.setdefault(key_of(record), {})[record.seq] = record
             self.bytes += size_of(record)
             self.pending += 1
+        elif row.table == "events":
+            self.events[row.values[0]] = row.values[1]
         else:
             log = LogRow(*row.values)
             self.logs[key_of(log)] = log
@@ -165,6 +178,7 @@ class Contents:
         yield from (Row("grants", row) for row in self.grants.values())
         yield from (Row("records", row) for rows in self.records.values() for row in rows.values())
         yield from (Row("logs", row) for row in self.logs.values())
+        yield from (Row("events", item) for item in self.events.items())
 
     def whole_results(self) -> Contents:
         """Return only what belongs to results that are complete: every record from the last reported to the final one."""

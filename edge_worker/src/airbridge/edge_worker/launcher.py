@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from airbridge.edge_worker import outcome
 from airbridge.edge_worker.bundles import Bundles
 from airbridge.edge_worker.cache import ReadCache
 from airbridge.edge_worker.clock import Clock
+from airbridge.edge_worker.events import EventLog
 from airbridge.edge_worker.exceptions import JournalError, RunnerError, SnapshotError
 from airbridge.edge_worker.holdings import Holding, Holdings, Stop
 from airbridge.edge_worker.journal import Journal
@@ -47,6 +51,7 @@ class Launcher:
         cache: ReadCache,
         link: Link,
         clock: Clock,
+        events: EventLog,
         cut_off_after: float,
         cancel_grace: float,
         may_start: Callable[[Holding], bool],
@@ -60,6 +65,7 @@ class Launcher:
         self._cache = cache
         self._link = link
         self._clock = clock
+        self._events = events
         self._cut_off_after = cut_off_after
         self._cancel_grace = cancel_grace
         self._may_start = may_start
@@ -97,6 +103,7 @@ class Launcher:
             reason=why.reason,
             detail=why.detail,
         )
+        self._events.note("task.stopping", holding.key, reason=why.reason, why=why.detail)
         relay = self._relays.get(holding.key)
         if relay is not None:
             relay.cancel(why.reason, why.detail)
@@ -121,9 +128,10 @@ class Launcher:
             self._journal.submit(Forget(holding.key))
             self._holdings.remove(holding)
 
-    async def note(self, holding: Holding, message: str) -> None:
-        """Say in the task's log why its attempt ends."""
+    async def note(self, holding: Holding, message: str, *, public: str | None = None) -> None:
+        """Say in the task's log why its attempt ends. `public` is what others may read, if not all of it."""
         log.warning("task.failed", item_id=holding.key[0], epoch=holding.key[1], detail=message)
+        self._events.note("task.failed", holding.key, why=public or message)
         await asyncio.to_thread(self._note_in_log, self._logs.row_for(holding.grant), message)
 
     def note_refusal(self, holding: Holding, message: str) -> None:
@@ -159,10 +167,11 @@ class Launcher:
     async def _see_through(self, holding: Holding) -> None:
         """From a slot to the end of the task."""
         row = self._logs.row_for(holding.grant)
+        began_at = self._clock.now()
         try:
-            async with self._bundles.pinned(holding.grant.bundle) as path:
+            async with self._pinned(holding, began_at) as path:
                 await self._mark_started(holding, row)
-                await self._run(holding, path, row)
+                await self._run(holding, path, row, began_at)
         except (SnapshotError, RunnerError) as error:
             await self._mark_started(holding, row)
             await self.note(holding, str(error))
@@ -193,7 +202,22 @@ class Launcher:
         holding.state = GrantState.STARTED
         self._logs.follow(row)
 
-    async def _run(self, holding: Holding, bundle_path: Path, row: LogRow) -> None:
+    @asynccontextmanager
+    async def _pinned(self, holding: Holding, began_at: datetime) -> AsyncIterator[Path]:
+        """The task's code; a fetch of it is an event."""
+        bundle = holding.grant.bundle
+        name = f"{bundle.name} {bundle.version[:19]}"
+        here = self._bundles.has(bundle)
+
+        def failing(why: str) -> None:
+            self._events.note("bundle.failing", holding.key, bundle=name, why=why)
+
+        async with self._bundles.pinned(bundle, failing) as path:
+            if not here:
+                self._events.note("bundle.fetched", holding.key, began_at=began_at, bundle=name)
+            yield path
+
+    async def _run(self, holding: Holding, bundle_path: Path, row: LogRow, began_at: datetime) -> None:
         spec = self._spec(holding, bundle_path, row)
         ours, theirs = socket.socketpair()
         relay = Relay(
@@ -209,9 +233,18 @@ class Launcher:
             self._relays[holding.key] = relay
             self._processes[holding.key] = process
             log.info("task.started", item_id=holding.key[0], epoch=holding.key[1], pid=process.pid)
+            forked_at = self._clock.now()
+            self._events.note(
+                "task.forked",
+                holding.key,
+                at=forked_at,
+                began_at=began_at,
+                warm=process.warm,
+                pid=process.pid,
+            )
             exited = await self._ended(holding, process)
             await asyncio.wait({serving}, timeout=HANG_UP_SECONDS)
-            await self._close(holding, exited)
+            await self._close(holding, exited, forked_at)
         finally:
             self._relays.pop(holding.key, None)
             self._processes.pop(holding.key, None)
@@ -236,7 +269,15 @@ class Launcher:
             process.kill()
         return await process.wait()
 
-    async def _close(self, holding: Holding, exited: Exit) -> None:
+    async def _close(self, holding: Holding, exited: Exit, forked_at: datetime) -> None:
+        self._events.note(
+            "task.ended",
+            holding.key,
+            began_at=forked_at,
+            code=exited.code,
+            signal=exited.signal,
+            reported=holding.finished,
+        )
         log.info(
             "task.ended",
             item_id=holding.key[0],
@@ -251,7 +292,9 @@ class Launcher:
                 await self.report_failure(holding, interrupted=True)
             return
         if not holding.finished:
-            await self.note(holding, outcome.explain(exited))
+            # What a supervisor died of may quote the task's own values.
+            bare = outcome.explain(replace(exited, detail=""))
+            await self.note(holding, outcome.explain(exited), public=bare)
             await self.report_failure(holding, interrupted=False)
 
     async def _kill_after_grace(self, key: Key) -> None:

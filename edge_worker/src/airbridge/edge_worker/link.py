@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -21,8 +21,11 @@ class Link:
     only asks for patience is there, so the link stays up; but to a task that waits for an answer it is silent.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(
+        self, clock: Clock, on_change: Callable[[bool, float], None] = lambda _up, _silent: None
+    ) -> None:
         self._clock = clock
+        self._on_change = on_change
         self._up = asyncio.Event()
         self._up.set()
         self._silent_since: float | None = None
@@ -80,11 +83,14 @@ class Link:
         if self._up.is_set():
             self._up.clear()
             log.warning("link.down", detail=str(error))
+            self._on_change(False, self.silent_for())
 
     def _alive(self) -> None:
         now = self._clock.elapsed()
         if self._silent_since is not None:
             log.info("link.up", silent_seconds=round(now - self._silent_since, 3))
+            if not self._up.is_set():
+                self._on_change(True, now - self._silent_since)
         self._silent_since = None
         self._waiting = {number: max(started, now) for number, started in self._waiting.items()}
         self._up.set()

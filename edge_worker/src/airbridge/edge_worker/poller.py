@@ -11,12 +11,14 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 import structlog
 
 from airbridge.edge_worker.clock import Clock
+from airbridge.edge_worker.events import EventLog
 from airbridge.edge_worker.exceptions import GatewayError, JournalError
 from airbridge.edge_worker.gateway import Gateway
 from airbridge.edge_worker.holdings import Holding, Holdings
@@ -39,7 +41,7 @@ from airbridge.executor.protocol import (
     WorkItem,
 )
 from airbridge.executor.queue import MAX_BATCH, Received
-from airbridge.executor.signing import Verifier
+from airbridge.executor.signing import Verifier, claimed_item
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +64,16 @@ class Candidate:
 
     message: Received
     item: WorkItem
+    received_at: datetime
+    """By this machine's clock."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """When a claim was made: for leases, and for people."""
+
+    elapsed: float
+    at: datetime
 
 
 class Poller:
@@ -76,6 +88,7 @@ class Poller:
         journal: Journal,
         link: Link,
         clock: Clock,
+        events: EventLog,
         verifier: Callable[[], Verifier],
         may_claim: Callable[[], bool],
         on_grant: Callable[[Holding], None],
@@ -90,6 +103,7 @@ class Poller:
         self._journal = journal
         self._link = link
         self._clock = clock
+        self._events = events
         self._verifier = verifier
         self._may_claim = may_claim
         self._on_grant = on_grant
@@ -99,6 +113,7 @@ class Poller:
         self._poll_seconds = poll_seconds
         self._waiting: deque[Candidate] = deque()
         self._reserved = 0
+        self._failing = False
         self._claims: dict[asyncio.Task[None], tuple[UUID, ...]] = {}
         self._tidying: set[asyncio.Task[None]] = set()
 
@@ -122,9 +137,15 @@ class Poller:
                 try:
                     messages = await self._queue.receive(min(self._room, MAX_BATCH), self._poll_seconds)
                     backoff.reset()
+                    if self._failing:
+                        self._failing = False
+                        self._events.note("queue.restored")
                 except QueueError as error:
                     pause = backoff.pause()
                     log.warning("poller.receive_failed", detail=str(error), retry_seconds=round(pause, 2))
+                    if not self._failing:
+                        self._failing = True
+                        self._events.note("queue.failing", why=str(error))
                     await asyncio.sleep(pause)
                     continue
                 self._waiting.extend(self._sort(messages))
@@ -161,6 +182,7 @@ class Poller:
         """Return the messages that are work items of ours; deal with the others."""
         candidates = []
         verifier = self._verifier()
+        received_at = self._clock.now()
         for message in messages:
             try:
                 item = verifier.open(message.body)
@@ -169,12 +191,19 @@ class Poller:
                 log.warning(
                     "poller.not_ours", reason=error.reason, detail=error.detail, receives=message.receives
                 )
+                self._events.note(
+                    "message.rejected",
+                    claimed_item(message.body),
+                    reason=error.reason,
+                    why=error.detail,
+                    receives=message.receives,
+                )
                 continue
             if self._holdings.epoch_of(str(item.item_id)) > item.epoch:
                 log.info("poller.duplicate", item_id=str(item.item_id), epoch=item.epoch)
                 self._tidy(self._queue.delete([message.receipt]))
                 continue
-            candidates.append(Candidate(message, item))
+            candidates.append(Candidate(message, item, received_at))
         return candidates
 
     def _claim_what_fits(self) -> None:
@@ -215,10 +244,10 @@ class Poller:
 
     async def _claim(self, candidates: list[Candidate], reserved: int) -> None:
         try:
-            asked_at = self._clock.elapsed()
+            asked = Asked(self._clock.elapsed(), self._clock.now())
             response = await self._ask(candidates)
             if response is not None:
-                await self._take(candidates, response, asked_at)
+                await self._take(candidates, response, asked)
         finally:
             self._reserved -= reserved
             self._holdings.notify()
@@ -243,24 +272,26 @@ class Poller:
                 log.warning("poller.claim_failed", detail=str(error), retry_seconds=round(pause, 2))
                 await asyncio.sleep(pause)
 
-    async def _take(self, candidates: list[Candidate], response: ClaimResponse, asked_at: float) -> None:
-        asked_for = {candidate.item.item_id for candidate in candidates}
+    async def _take(self, candidates: list[Candidate], response: ClaimResponse, asked: Asked) -> None:
+        asked_for = {candidate.item.item_id: candidate.received_at for candidate in candidates}
         for refusal in response.refusals:
             self._refused(candidates, refusal)
         grants = {grant.item_id: grant for grant in response.grants if grant.item_id in asked_for}
-        held = await asyncio.gather(*(self._hold(grant, asked_at) for grant in grants.values()))
+        held = await asyncio.gather(
+            *(self._hold(grant, asked, asked_for[grant.item_id]) for grant in grants.values())
+        )
         ours = {item_id for item_id, is_held in zip(grants, held, strict=True) if is_held}
         receipts = [one.message.receipt for one in candidates if one.item.item_id in ours]
         if receipts:
             self._tidy(self._queue.delete(receipts))
 
-    async def _hold(self, grant: Grant, asked_at: float) -> bool:
+    async def _hold(self, grant: Grant, asked: Asked, received_at: datetime) -> bool:
         """Journal a grant and take it over. False if the journal has no room: then it goes back."""
-        holding = Holding(grant, contact_at=asked_at)
+        holding = Holding(grant, contact_at=asked.elapsed)
         known = self._holdings.get(holding.key)
         if known is not None:
             # The same delivery twice; the gateway repeats its answer to the holder.
-            known.contact_at = asked_at
+            known.contact_at = asked.elapsed
             return True
         try:
             await self._journal.submit(AddGrant(grant))
@@ -270,6 +301,8 @@ class Poller:
             return False
         if self._holdings.get(holding.key) is None:
             log.info("task.granted", item_id=holding.key[0], epoch=grant.epoch, ti_id=str(grant.ti_id))
+            self._events.note("message.received", holding.key, at=received_at)
+            self._events.note("message.claimed", holding.key, began_at=asked.at)
             self._on_grant(holding)
         return True
 

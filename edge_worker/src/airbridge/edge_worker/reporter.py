@@ -18,6 +18,7 @@ from typing import Any, Final
 import structlog
 
 from airbridge.edge_worker.clock import Clock
+from airbridge.edge_worker.events import EventLog
 from airbridge.edge_worker.exceptions import GatewayBusy, GatewayError, GatewayGarbage
 from airbridge.edge_worker.gateway import Gateway
 from airbridge.edge_worker.holdings import Entry, Holding
@@ -63,6 +64,7 @@ class Reporter:
         journal: Journal,
         link: Link,
         clock: Clock,
+        events: EventLog,
         backoff: Backoff,
         on_answer: Callable[[Holding, Entry, RecordResult], None],
         on_fenced: Callable[[Holding, RecordResult], None],
@@ -72,6 +74,7 @@ class Reporter:
         self._journal = journal
         self._link = link
         self._clock = clock
+        self._events = events
         self._backoff = backoff
         self._on_answer = on_answer
         self._on_fenced = on_fenced
@@ -243,7 +246,7 @@ class Reporter:
     # --- answers ---------------------------------------------------------------------------------
 
     def _settle(self, holding: Holding, entries: list[Entry], results: list[RecordResult]) -> None:
-        reported = 0
+        reported = writes = 0
         for entry, result in zip(entries, results, strict=True):
             if result.refused in _FENCED:
                 self._fence(holding, result)
@@ -254,11 +257,19 @@ class Reporter:
             holding.outbox.remove(entry)
             entry.answer(result)
             if entry.write:
-                reported = entry.record.seq
+                reported, writes = entry.record.seq, writes + 1
                 holding.committed = holding.committed or entry.final
                 self._on_answer(holding, entry, result)
         if reported:
             self._journal.submit(MarkReported(holding.key, reported))
+            first = next(entry for entry in entries if entry.write)
+            self._events.note(
+                "report.delivered",
+                holding.key,
+                began_at=first.record.recorded_at,
+                records=writes,
+                final=holding.committed,
+            )
         holding.alone = holding.alone and bool(holding.outbox)
         if not holding.outbox:
             self._pending.pop(holding, None)
@@ -266,6 +277,7 @@ class Reporter:
     def _fence(self, holding: Holding, result: RecordResult) -> None:
         """The control plane has moved on: nothing this attempt still has to say will be heard."""
         holding.fenced = result.refused
+        self._events.note("report.refused", holding.key, reason=result.refused)
         dropped = [*holding.outbox]
         holding.outbox.clear()
         self._pending.pop(holding, None)

@@ -47,6 +47,10 @@ class RunningTask(Protocol):
     def pid(self) -> int:
         """The supervisor's process id."""
 
+    @property
+    def warm(self) -> bool:
+        """Whether it came from a process that had parsed the DAG file already."""
+
     async def wait(self) -> Exit:
         """Return once the supervisor has ended; any number of callers may wait."""
 

@@ -115,6 +115,11 @@ class FakeTask:
         """Of no process."""
         return 0
 
+    @property
+    def warm(self) -> bool:
+        """See `task.RunningTask.warm`."""
+        return False
+
     async def wait(self) -> Exit:
         """See `task.RunningTask.wait`."""
         return await asyncio.shield(self._exit)

@@ -207,6 +207,28 @@ class WorkerState(StrEnum):
     STOPPING = "stopping"
 
 
+EventName = Annotated[str, Field(pattern=r"^[a-z][a-z_]*\.[a-z][a-z_]*$", max_length=64)]
+
+MAX_EVENTS = 500
+"""Edge events in one heartbeat."""
+
+
+class EdgeEvent(Message):
+    """Something that happened at the edge, as the worker journalled it. Times are the worker's own clock's.
+
+    `uid` is the event's name for good: one that is reported twice is written once. The worker says what happened
+    to an item it was handed; the gateway adds task and trace from the ledger. No value is a secret or a task's output.
+    """
+
+    uid: UUID
+    event: EventName
+    at: AwareDatetime
+    began_at: AwareDatetime | None = None
+    item_id: UUID | None = None
+    epoch: int | None = None
+    detail: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+
+
 class Heartbeat(Message):
     """One for the whole worker: renews all its leases. `sent_at` is the edge's clock, used to measure skew only."""
 
@@ -224,6 +246,8 @@ class Heartbeat(Message):
     journal_pending: int = 0
     journal_bytes: int = 0
     trust_version: str = ""
+    events: tuple[EdgeEvent, ...] = Field(default=(), max_length=MAX_EVENTS)
+    """What has happened since the last heartbeat that was answered, the oldest first."""
 
 
 class CancelCommand(Message):
@@ -281,6 +305,8 @@ class HeartbeatResponse(Message):
     lease_seconds: float
     interval_seconds: float
     commands: tuple[Command, ...] = ()
+    events_taken: int = 0
+    """So many of the heartbeat's events, from the first, need not be sent again."""
 
 
 # --- Exchange: what a task says to the Task Execution API, in order, once ---------------------------

@@ -101,6 +101,16 @@ class Verifier:
             ) from error
 
 
+def claimed_item(envelope: str) -> tuple[str, int] | None:
+    """Return the item id and epoch that an envelope claims to be of, unverified: for telling people, for nothing else."""
+    try:
+        _, payload, _ = _parse(envelope)
+        item = WorkItem.model_validate_json(payload)
+    except (InvalidEnvelope, ValidationError):
+        return None
+    return str(item.item_id), item.epoch
+
+
 def public_verify_key(key: Ed25519PublicKey) -> VerifyKey:
     """Return the wire form of a public key; its id is the first 16 hex digits of its SHA-256."""
     raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)

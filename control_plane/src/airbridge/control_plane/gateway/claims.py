@@ -125,8 +125,9 @@ class _Batch:
             rows = items.lock(session, [each.item.item_id for each in opened])
             now = clock.now(session)
             answers = [self._one(each, rows.get(str(each.item.item_id)), now) for each in opened]
+        ti_ids = {each.item.item_id: str(each.item.ti_id) for each in opened}
         for refusal in (*refused, *(each for each in answers if isinstance(each, Refusal))):
-            self._note_refusal(refusal)
+            self._note_refusal(refusal, ti_ids.get(refusal.item_id) if refusal.item_id else None)
         return ClaimResponse(
             grants=tuple(each for each in answers if isinstance(each, Grant)),
             refusals=(*refused, *(each for each in answers if isinstance(each, Refusal))),
@@ -238,7 +239,7 @@ class _Batch:
             trace=row.trace,
         )
 
-    def _note_refusal(self, refusal: Refusal) -> None:
+    def _note_refusal(self, refusal: Refusal, ti_id: str | None) -> None:
         name = self.caller.name
         item = str(refusal.item_id) if refusal.item_id else None
         events.record(
@@ -247,7 +248,8 @@ class _Batch:
             name.uri,
             region=name.region,
             worker_id=name.worker,
-            item=item,
+            item_id=item,
+            ti_id=ti_id,
             reason=str(refusal.reason),
             why=refusal.detail[:500],
         )

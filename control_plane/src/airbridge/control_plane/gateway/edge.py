@@ -44,6 +44,8 @@ ENDPOINTS: Final = {
     f"{ROOT}/{name}": name for name in ("enrol", "renew", "claim", "heartbeat", "exchange", "release")
 }
 SMALL_BODY: Final = 256 * 1024
+HEARTBEAT_BODY: Final = 1024 * 1024
+"""The events of a cut travel in heartbeats."""
 CLAIM_BODY: Final = 2 * 1024 * 1024
 EXCHANGE_BODY: Final = 64 * 1024 * 1024
 """XComs travel in exchanges; a larger one belongs in an object store."""
@@ -106,7 +108,7 @@ class Edge:
 
     async def _heartbeat(self, request: Request) -> Response:
         caller = self._caller(request)
-        body = requests.parse(await requests.read_body(request, SMALL_BODY), Heartbeat)
+        body = requests.parse(await requests.read_body(request, HEARTBEAT_BODY), Heartbeat)
         return requests.answer(await self.pulse.run(self.heartbeats.beat, caller, body))
 
     async def _release(self, request: Request) -> Response:

@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from airbridge.control_plane import _airflow
 from airbridge.control_plane.exceptions import Refused
-from airbridge.control_plane.gateway import releases
+from airbridge.control_plane.gateway import edge_events, releases
 from airbridge.control_plane.gateway.authentication import Caller, check_revocation
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.fencing import fence
@@ -75,12 +75,19 @@ class Heartbeats:
                 raise Refused(403, RefusalReason.FORBIDDEN, "this worker is not enrolled")
             now = row.last_heartbeat_at
             cancels = self._renew(session, caller, heartbeat, now)
-            return HeartbeatResponse(
-                server_time=now,
-                lease_seconds=self.lease_seconds,
-                interval_seconds=self.interval_seconds,
-                commands=(*cancels, *self._orders(row, caller, heartbeat)),
-            )
+            commands = (*cancels, *self._orders(row, caller, heartbeat))
+            skew = row.clock_skew_seconds
+        # In a transaction of its own: leases are renewed whatever becomes of the events.
+        taken = (
+            edge_events.take(caller, heartbeat.events, at=now, skew_seconds=skew) if heartbeat.events else 0
+        )
+        return HeartbeatResponse(
+            server_time=now,
+            lease_seconds=self.lease_seconds,
+            interval_seconds=self.interval_seconds,
+            commands=commands,
+            events_taken=taken,
+        )
 
     def _renew(
         self, session: Any, caller: Caller, heartbeat: Heartbeat, now: datetime

@@ -30,6 +30,7 @@ from airbridge.control_plane.gateway.lanes import Lane
 from airbridge.control_plane.gateway.listener import Guard
 from airbridge.control_plane.gateway.metrics import Counted, Metrics
 from airbridge.control_plane.gateway.operators import Operators, Publish
+from airbridge.control_plane.gateway.presence import Presence
 from airbridge.control_plane.gateway.tls import RENEW_EVERY, ServerContexts
 from airbridge.control_plane.identity.access import AccessTokens
 from airbridge.control_plane.identity.enrolment import Enrolment, trust_bundle
@@ -108,6 +109,7 @@ class Gateway:
         self._operators = _Listener(
             operators, host, settings.operator_port, self._contexts.operators, self._denials
         )
+        self._presence = Presence()
         self._serving: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []
 
@@ -130,6 +132,7 @@ class Gateway:
             asyncio.create_task(self._operators.main_loop()),
         ]
         self._loops = [
+            asyncio.create_task(self._presence.run()),
             asyncio.create_task(self._renew_certificate()),
             asyncio.create_task(self._denials.run()),
             asyncio.create_task(sealer.run(self._parts.settings.audit_seal_interval)),

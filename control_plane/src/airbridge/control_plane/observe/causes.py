@@ -188,8 +188,8 @@ class _About:
 
 
 _EDGE_STATES = {
-    *("claim.answered", "bundle.failing", "bundle.fetched", "task.forked", "task.ended", "task.stopping"),
-    *("task.reported", "task.failed"),
+    *("message.claimed", "bundle.failing", "bundle.fetched", "task.forked", "task.ended", "task.stopping"),
+    "task.failed",
 }
 
 

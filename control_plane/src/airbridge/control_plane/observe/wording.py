@@ -24,28 +24,26 @@ _SENTENCES: Final[Mapping[str, str]] = {
     # the edge's
     "message.received": "received from the queue by {worker}",
     "message.rejected": "message rejected by {worker}: {reason} ({why})",
-    "claim.answered": "claimed by {worker}, grant journalled",
-    "claim.failed": "{worker} could not ask for it: {why}",
+    "message.claimed": "claimed by {worker}, grant journalled",
     "bundle.fetched": "DAG code {bundle} fetched by {worker}",
     "bundle.failing": "DAG code {bundle} cannot be fetched by {worker}: {why}",
-    "task.forked": "process started on {worker} ({start})",
-    "task.ended": "process ended on {worker}: {how}",
+    "task.forked": "process started on {worker}",
+    "task.ended": "process ended on {worker}",
     "task.stopping": "being stopped on {worker}: {reason} ({why})",
     "task.failed": "failed by {worker}: {why}",
-    "task.reported": "final state journalled on {worker}: {state}",
     "report.delivered": "{records} reports delivered by {worker}",
     "report.refused": "reports of {worker} refused: {reason}",
     "link.cut": "{worker} lost contact with the gateway",
     "link.restored": "{worker} is in contact again",
     "queue.failing": "{worker} cannot receive from its queue: {why}",
     "queue.restored": "{worker} receives from its queue again",
-    "worker.started": "{worker} started",
+    "agent.started": "{worker} started",
 }
 
 _TROUBLES: Final = frozenset(
     {
         *("item.unplaceable", "item.unsent", "item.lost", "claim.refused", "call.denied", "exchange.refused"),
-        *("message.rejected", "claim.failed", "bundle.failing", "task.stopping", "task.failed"),
+        *("message.rejected", "bundle.failing", "task.stopping", "task.failed"),
         *("report.refused", "link.cut", "queue.failing", "request.refused"),
     }
 )

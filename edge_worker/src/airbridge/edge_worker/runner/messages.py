@@ -79,6 +79,8 @@ class Started(msgspec.Struct, frozen=True, tag=True):
     """A supervisor is there, and waits for `Go` before it begins the task."""
 
     pid: int
+    warm: bool = False
+    """Whether it has the DAG file parsed."""
 
 
 class Go(msgspec.Struct, frozen=True, tag=True):

@@ -28,6 +28,7 @@ class WarmTask:
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._status_at_death: int | None = None
         self._pid = 0
+        self._warm = False
         self._pidfd = -1
         status.setblocking(False)
         asyncio.get_running_loop().add_reader(status, self._hear)
@@ -36,6 +37,11 @@ class WarmTask:
     def pid(self) -> int:
         """The supervisor's process id."""
         return self._pid
+
+    @property
+    def warm(self) -> bool:
+        """Whether the supervisor came from a process that had parsed the DAG file already."""
+        return self._warm
 
     async def started(self) -> bool:
         """Return whether the supervisor came up, once that is known."""
@@ -75,6 +81,7 @@ class WarmTask:
             message = None
         match message:
             case Started():
+                self._warm = message.warm
                 self._come_up(message.pid)
             case Ended():
                 self._finish(Exit(message.code, None, message.detail))

@@ -52,7 +52,7 @@ def _become(fds: list[int], parsed: _airflow.ParsedFile | None, in_child: Callab
 def _supervise(
     job: Job, relay: socket.socket, status: socket.socket, parsed: _airflow.ParsedFile | None
 ) -> int:
-    if not _told_to_go(status):
+    if not _told_to_go(status, warm=parsed is not None):
         return 1
     link = Link(relay)
     with Path(job.log_file).open("ab") as file:
@@ -67,10 +67,10 @@ def _supervise(
     return ended.code
 
 
-def _told_to_go(status: socket.socket) -> bool:
+def _told_to_go(status: socket.socket, *, warm: bool) -> bool:
     """Report for duty, and return whether the agent still wants the task: it may have asked another since."""
     try:
-        messages.send(status, Started(os.getpid()))
+        messages.send(status, Started(os.getpid(), warm))
         answer, _fds = messages.receive(status)
     except OSError:
         return False

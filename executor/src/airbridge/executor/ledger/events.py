@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete
+from sqlalchemy.dialects import postgresql, sqlite
 
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import EventRow, WorkItemRow
@@ -20,26 +22,39 @@ def record(
     at: datetime | None = None,
     region: str | None = None,
     worker_id: str | None = None,
+    item_id: str | None = None,
+    ti_id: str | None = None,
+    began_at: datetime | None = None,
     **detail: Any,
 ) -> EventRow:
     """Write an event. `event` is a stable name (``item.sent``); `row` gives its IDs; `detail` must be JSON.
 
-    `at` saves asking the database for the time again.
+    `at` saves asking the database for the time again; `began_at` is for what took a time of its own.
     """
     written = EventRow(
         at=at or clock.now(session),
+        began_at=began_at,
         event=event,
         actor=actor,
         region=region or (row.region if row else None),
         worker_id=worker_id or (row.worker_id if row else None),
-        item_id=row.id if row else None,
-        ti_id=row.ti_id if row else None,
+        item_id=row.id if row else item_id,
+        ti_id=row.ti_id if row else ti_id,
         epoch=(row.epoch or 0) if row else None,
         trace_id=trace_id(row.trace) if row else None,
         detail=detail,
     )
     session.add(written)
     return written
+
+
+def add_once(session: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write events of the edge; one whose `uid` is there already is left as it is."""
+    if not rows:
+        return
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(EventRow.__table__).on_conflict_do_nothing(index_elements=["uid"])
+    session.execute(statement, [dict(row) for row in rows])
 
 
 def trace_id(trace: dict[str, str] | None) -> str | None:

@@ -1,0 +1,105 @@
+"""What happens at the edge is told to the control plane: in order, once, with the time at which it happened."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from tests.integration.edge_worker.conftest import World, until
+from tests.integration.edge_worker.cut import Weather
+from tests.integration.edge_worker.test_agent import succeed
+
+from airbridge.edge_worker.testing import FakeSupervisor
+from airbridge.executor.protocol import BundleRef, EdgeEvent
+from airbridge.executor.queue import Outgoing
+
+# As in test_cuts: a worker that ends in the middle of a TLS handshake.
+pytestmark = pytest.mark.filterwarnings("ignore:.*:pytest.PytestUnraisableExceptionWarning")
+
+
+def about(world: World, item_id: object) -> list[EdgeEvent]:
+    return [event for event in world.control_plane.events.values() if event.item_id == item_id]
+
+
+def test_a_task_tells_its_way(world: World) -> None:
+    """Received, claimed, code fetched, forked, ended, reported: each once, in order, under the grant's epoch."""
+
+    async def scenario() -> None:
+        item = world.submit()
+        async with world.worker(succeed):
+            await until(lambda: item.state == "settled")
+        told = about(world, item.item_id)
+        assert [
+            "message.received",
+            "message.claimed",
+            "bundle.fetched",
+            "task.forked",
+            "task.ended",
+            "report.delivered",
+        ] == [event.event for event in sorted(told, key=lambda event: event.at)]
+        assert {1} == {event.epoch for event in told}
+        assert all(event.began_at is None or event.began_at <= event.at for event in told)
+        names = [event.event for event in world.control_plane.events.values()]
+        assert "agent.started" in names
+
+    asyncio.run(scenario())
+
+
+def test_what_happened_during_a_cut_is_told_after_it(world: World) -> None:
+    """Events of a cut keep their own times, survive the worker's restart, and the cut itself is one of them."""
+    cut_at: list[datetime] = []
+    restored_at: list[datetime] = []
+
+    def into_the_cut(task: FakeSupervisor) -> None:
+        world.cut.set(Weather.REFUSE)
+        cut_at.append(datetime.now(UTC))
+        succeed(task)
+
+    async def scenario() -> None:
+        item = world.submit()
+        async with world.worker(into_the_cut, drain_flush_seconds=0.2) as agent:
+            await until(lambda: bool(cut_at) and not agent.status()["link"]["up"])
+            await asyncio.sleep(1.2)
+        assert "task.ended" not in [event.event for event in about(world, item.item_id)]
+        restored_at.append(datetime.now(UTC))
+        world.cut.set(Weather.FAIR)
+        async with world.worker(succeed):
+            await until(lambda: item.state == "settled")
+        told = {event.event: event for event in about(world, item.item_id)}
+        assert cut_at[0] < told["task.ended"].at < restored_at[0]
+        assert told["report.delivered"].at > restored_at[0]
+        everything = {event.event: event for event in world.control_plane.events.values()}
+        assert cut_at[0] < everything["link.cut"].at < restored_at[0]
+
+    asyncio.run(scenario())
+
+
+def test_a_message_that_is_not_ours_is_told_with_the_item_it_claims(world: World) -> None:
+    """A tampered message is named by the item that it claims to be, with the reason that it was rejected for."""
+
+    async def scenario() -> None:
+        item, envelope = world.control_plane.place(world.publish())
+        tampered = envelope.replace('"sig":"', '"sig":"AAAA')
+        world.queue.send([Outgoing("1", tampered)])
+        async with world.worker(succeed):
+            await until(lambda: about(world, item.item_id))
+        [event] = about(world, item.item_id)[:1]
+        assert ("message.rejected", "bad_signature") == (event.event, event.detail["reason"])
+
+    asyncio.run(scenario())
+
+
+def test_missing_code_is_told(world: World) -> None:
+    """Each failed fetch of the DAG code is an event of the task that waits for it, and so is its failure."""
+
+    async def scenario() -> None:
+        item, envelope = world.control_plane.place(BundleRef(name="main", version=f"sha256:{'9' * 64}"))
+        world.queue.send([Outgoing("1", envelope)])
+        async with world.worker(succeed):
+            await until(lambda: item.state == "settled")
+        names = [event.event for event in about(world, item.item_id)]
+        assert names.count("bundle.failing") >= 2
+        assert "task.failed" in names
+
+    asyncio.run(scenario())
