@@ -223,7 +223,8 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_seconds: float = 
 @contextmanager
 def running(**choices: Any) -> Iterator[LocalPlatform]:
     """Bring a platform up with these `Options`, in a temporary directory; take it down and delete it."""
-    root = Path(tempfile.mkdtemp(prefix="airbridge-test-"))
+    # Not in /tmp: tasks could make nothing there, since the worker's own files are hidden from them.
+    root = Path(tempfile.mkdtemp(prefix="airbridge-", dir="/var/tmp"))
     options = Options(directory=root / "state", **choices)
     directory = StateDir(options.directory)
     directory.root.mkdir(mode=0o700)

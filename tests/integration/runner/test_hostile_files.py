@@ -40,7 +40,7 @@ HOSTILE = {
     ),
     "a connection at import": (
         (
-            "import sqlite3\ndb = sqlite3.connect('/tmp/airbridge-test.db')\n"
+            "import sqlite3\ndb = sqlite3.connect('/var/tmp/airbridge-test.db')\n"
             "def result():\n    return db.execute('select 1').fetchone() == (1,)\n"
         ),
         "opens a database",
@@ -50,7 +50,7 @@ HOSTILE = {
         "leaves",
     ),
     "a file read from outside of the snapshot": (
-        "CONFIG = open('/tmp/airbridge-test-config', 'a+').name\ndef result():\n    return bool(CONFIG)\n",
+        "CONFIG = open('/var/tmp/airbridge-test-config', 'a+').name\ndef result():\n    return bool(CONFIG)\n",
         "writes the file",
     ),
     "a child process at import": (

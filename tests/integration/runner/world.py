@@ -156,6 +156,7 @@ class World:
             worker_name="edge-7",
             agent_env={**os.environ},
             kill_grace_seconds=settings.pop("kill_grace_seconds", 1.0),
+            hidden=(folder,),
             **settings,
         )
         self.runner = self.loop.run_until_complete(self._started())

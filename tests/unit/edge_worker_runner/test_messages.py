@@ -67,7 +67,7 @@ def test_a_job_of_any_size_travels_in_memory() -> None:
         ti_context={"dag_run": {"conf": {"big": "x" * 1_000_000}}},
         start_date=datetime(2025, 8, 10, tzinfo=UTC),
         source=SOURCE,
-        log_file="/log",
+        room="/room",
         kill_grace_seconds=5.0,
     )
     fd = messages.write_job(job)

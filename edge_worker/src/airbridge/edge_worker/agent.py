@@ -87,7 +87,10 @@ class Agent:
         self._region = Region(parts.store)
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._disk = Disk(
-            settings.state_dir, reserve_mib=settings.reserve_mib, min_free_mib=settings.min_free_mib
+            settings.state_dir,
+            reserve_mib=settings.reserve_mib,
+            min_free_mib=settings.min_free_mib,
+            passable=(settings.state_dir, settings.bundles_dir) if settings.task_user else (),
         )
 
     # --- life ------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,16 +17,21 @@ from airbridge.edge_worker.settings import MIB
 log = structlog.get_logger(__name__)
 
 DIRECTORY_MODE = 0o700
+PASSABLE_MODE = 0o711
+"""Of a directory that another user's tasks must get through, to code or to a working directory whose name they know."""
 
 
 class Disk:
     """The disk under `state_dir`. `release_reserve` is called when the journal finds it full."""
 
-    def __init__(self, state_dir: Path, *, reserve_mib: int, min_free_mib: int) -> None:
+    def __init__(
+        self, state_dir: Path, *, reserve_mib: int, min_free_mib: int, passable: Container[Path] = ()
+    ) -> None:
         self._state_dir = state_dir
         self._reserve = state_dir / "reserve"
         self._reserve_bytes = reserve_mib * MIB
         self._min_free_bytes = min_free_mib * MIB
+        self._passable = passable
         self._lock: int | None = None
 
     def prepare(self, *directories: Path) -> None:
@@ -33,6 +39,7 @@ class Disk:
         try:
             for directory in (self._state_dir, *directories):
                 directory.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
+                directory.chmod(PASSABLE_MODE if directory in self._passable else DIRECTORY_MODE)
             self._lock = os.open(self._state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

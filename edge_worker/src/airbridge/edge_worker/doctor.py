@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from airbridge.edge_worker import health, protection, tls
+from airbridge.edge_worker import disk, health, shields, tls
 from airbridge.edge_worker.exceptions import IdentityError, SettingsError
 from airbridge.edge_worker.settings import MIB, JoinMethod, WorkerSettings, environment, load
 from airbridge.edge_worker.versions import installed
@@ -50,8 +50,9 @@ def examine(config: Path | None) -> list[Finding]:
     except SettingsError as error:
         return [Finding("settings", False, str(error)), *findings]
     findings.insert(0, Finding("settings", True, f"{settings.name} in {settings.pool}@{settings.region}"))
+    findings += [_finding(shield) for shield in shields.of_tasks(settings)]
     for check in (_state_dir, _disk, _journal, _join_token, _agent, _gateway):
-        findings.append(check(settings))  # noqa: PERF401 - one at a time reads best
+        findings.append(check(settings))
     return findings
 
 
@@ -62,14 +63,7 @@ def _host() -> Iterator[Finding]:
         True,
         f"airbridge {versions.airbridge}, airflow {versions.airflow}, python {versions.python}",
     )
-    hardened = protection.harden()
-    yield Finding(
-        "memory protection",
-        hardened,
-        "the agent's memory is closed to other processes"
-        if hardened
-        else "PR_SET_DUMPABLE was refused; the kernel must allow it",
-    )
+    yield _finding(shields.memory())
     secrets = [name for name in _SECRETS if name in environment()]
     yield Finding(
         "secrets",
@@ -80,15 +74,20 @@ def _host() -> Iterator[Finding]:
     )
 
 
+def _finding(shield: shields.Shield) -> Finding:
+    return Finding(shield.name, shield.active, shield.detail)
+
+
 def _state_dir(settings: WorkerSettings) -> Finding:
     path = settings.state_dir
     existing = next(one for one in (path, *path.parents) if one.exists())
     found = existing.stat()
-    if existing == path and stat.S_IMODE(found.st_mode) & 0o077:
+    wanted = disk.PASSABLE_MODE if settings.task_user else disk.DIRECTORY_MODE
+    if existing == path and stat.S_IMODE(found.st_mode) & ~wanted:
         return Finding(
             "state_dir",
             False,
-            f"{path} is open to others (mode {stat.S_IMODE(found.st_mode):04o}); make it 0700",
+            f"{path} is open to others (mode {stat.S_IMODE(found.st_mode):04o}); make it {wanted:04o}",
         )
     return Finding("state_dir", True, str(path))
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ _TIMEOUT_SECONDS = 3.0
 
 
 class StatusServer:
-    """Serves `status()` until closed."""
+    """Serves `status()` until closed; not to this process's own descendants: they are tasks."""
 
     def __init__(self, path: Path, status: Callable[[], Status]) -> None:
         self._path = path
@@ -41,12 +42,37 @@ class StatusServer:
 
     async def _answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
+            if is_descendant(_peer_pid(writer.get_extra_info("socket"))):
+                return
             writer.write(json.dumps(self._status()).encode())
             await writer.drain()
         except OSError:
             return
         finally:
             writer.close()
+
+
+def _peer_pid(sock: socket.socket) -> int:
+    """Return the process that connected, as the kernel tells it."""
+    size = struct.calcsize("3i")
+    return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0])
+
+
+def is_descendant(pid: int) -> bool:
+    """Whether a process comes from this one, orphans included: this process and its runner adopt them.
+
+    One that has ended counts as such: it may have left its connection to another.
+    """
+    if pid == os.getpid():
+        return False
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            return True
+        if pid == os.getpid():
+            return True
+    return False
 
 
 def ask(path: Path) -> Status:

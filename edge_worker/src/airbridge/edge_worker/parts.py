@@ -6,13 +6,16 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from airbridge.edge_worker import landlock
 from airbridge.edge_worker.clock import Clock, SystemClock
+from airbridge.edge_worker.exceptions import SettingsError
 from airbridge.edge_worker.join import Join, join_method
 from airbridge.edge_worker.queue import AsyncQueue, regional_queue
 from airbridge.edge_worker.region import StoreMaker
 from airbridge.edge_worker.runner.settings import RunnerSettings
+from airbridge.edge_worker.runner.user import TaskUser
 from airbridge.edge_worker.runner.warm import WarmRunner
-from airbridge.edge_worker.settings import MIB, WorkerSettings, environment
+from airbridge.edge_worker.settings import MIB, TaskWalls, WorkerSettings, environment
 from airbridge.edge_worker.task import Runner
 from airbridge.edge_worker.versions import installed
 from airbridge.executor.protocol import RegionSettings, Versions
@@ -57,4 +60,16 @@ def runner_settings(settings: WorkerSettings) -> RunnerSettings:
         template_memory_bytes=settings.template_memory_mib * MIB,
         parse_ttl_seconds=settings.parse_ttl_seconds,
         kill_grace_seconds=settings.task_kill_grace_seconds,
+        hidden=settings.hidden_from_tasks,
+        landlock=_walls_wanted(settings),
+        task_user=TaskUser.named(settings.task_user) if settings.task_user else None,
     )
+
+
+def _walls_wanted(settings: WorkerSettings) -> bool:
+    if settings.task_walls is TaskWalls.REQUIRE and not landlock.abi():
+        raise SettingsError(
+            "task_walls is 'require', but this kernel offers no Landlock (Linux 5.13 with landlock in CONFIG_LSM or "
+            "lsm=, and a seccomp profile that lets its system calls through); 'auto' runs tasks without it"
+        )
+    return settings.task_walls is not TaskWalls.OFF

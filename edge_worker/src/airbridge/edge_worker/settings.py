@@ -30,6 +30,16 @@ class JoinMethod(StrEnum):
     AWS_IAM = "aws_iam"
 
 
+class TaskWalls(StrEnum):
+    """Whether tasks are kept apart by Landlock (see the worker's README)."""
+
+    AUTO = "auto"
+    """Where the kernel has it."""
+    REQUIRE = "require"
+    """A kernel without it is refused."""
+    OFF = "off"
+
+
 def default_name() -> str:
     """Return the host's name as a DNS label: what the worker is called unless it is told otherwise."""
     label = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower()).strip("-")[:63].strip("-")
@@ -56,6 +66,13 @@ class WorkerSettings(BaseSettings):
     task_env: dict[str, str] = Field(
         default_factory=dict,
         description="Environment of every task (a JSON object in the variable); no secrets",
+    )
+    task_walls: TaskWalls = TaskWalls.AUTO
+    task_user: str | None = Field(
+        default=None, description="User that tasks run as; needs an agent that may change users"
+    )
+    hidden_paths: tuple[Path, ...] = Field(
+        default=(), description="What tasks must not see, besides the worker's own files (needs Landlock)"
     )
     max_templates: int = Field(default=16, ge=1, description="Parsed DAG files kept ready to fork from")
     template_memory_mib: Mebibytes = 1024
@@ -116,6 +133,12 @@ class WorkerSettings(BaseSettings):
                 "join_method 'token' needs join_token_file, the path of a file that holds the token"
             )
         return self
+
+    @property
+    def hidden_from_tasks(self) -> tuple[Path, ...]:
+        """The worker's own files, and what else is hidden."""
+        token = () if self.join_token_file is None else (self.join_token_file,)
+        return (self.state_dir, *token, *self.hidden_paths)
 
     @property
     def journal_file(self) -> Path:

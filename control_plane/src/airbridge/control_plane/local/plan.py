@@ -288,6 +288,7 @@ def _worker_environment(plan: Plan, worker: WorkerPlan, home: Path) -> dict[str,
         "AIRBRIDGE_WORKER_SLOTS": str(plan.options.slots),
         "AIRBRIDGE_WORKER_STATE_DIR": str(home / "state"),
         "AIRBRIDGE_WORKER_JOIN_TOKEN_FILE": str(plan.directory.join_token_file(worker.name)),
+        "AIRBRIDGE_WORKER_HIDDEN_PATHS": json.dumps([str(plan.directory.root)]),
         "AIRBRIDGE_WORKER_TASK_ENV": json.dumps(_task_environment(plan, worker)),
         # Two workers on the gateway's own machine cannot swamp it; they need not stay away for long.
         "AIRBRIDGE_WORKER_RETRY_CAP_SECONDS": "2",

@@ -34,10 +34,14 @@ dag_bundle_storage_path = {home}/bundles
 """
 
 
-def prepare(home: Path) -> None:
-    """Make the directory and write its ``airflow.cfg``: without one, Airflow would write its own, keys included."""
+def prepare(home: Path, *, shared: bool = False) -> None:
+    """Make the directory and write its ``airflow.cfg``: without one, Airflow would write its own, keys included.
+
+    `shared` lets other users read it.
+    """
     home.mkdir(parents=True, exist_ok=True)
-    home.chmod(0o700)
+    home.chmod(0o755 if shared else 0o700)
     temporary = home / ".airflow.cfg"
     temporary.write_text(_CONFIGURATION.format(home=str(home).replace("%", "%%")))
+    temporary.chmod(0o644 if shared else 0o600)
     os.replace(temporary, home / "airflow.cfg")  # noqa: PTH105 - atomic, and named for it

@@ -37,12 +37,13 @@ class Job(msgspec.Struct, frozen=True):
     ti_context: dict[str, Any]
     start_date: datetime
     source: Source
-    log_file: str
+    room: str
+    """The task's own working directory, and the only place among the worker's files that it may write to."""
     kill_grace_seconds: float
 
 
 class Spawn(msgspec.Struct, frozen=True, tag=True):
-    """Start a supervisor. Descriptors: its relay socket, its status socket, the memfd with the `Job`."""
+    """Start a supervisor. Descriptors: its relay socket, its status socket, the memfd with the `Job`, the task's log."""
 
     source: Source
     warm: bool

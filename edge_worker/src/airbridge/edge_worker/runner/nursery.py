@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from airbridge.edge_worker.exceptions import RunnerError
-from airbridge.edge_worker.runner import home, messages
+from airbridge.edge_worker.runner import home, messages, walls
 from airbridge.edge_worker.runner.messages import Ready, Reaped, Unshared
 from airbridge.edge_worker.runner.settings import RunnerSettings
 
@@ -50,6 +50,7 @@ class Nursery:
     ) -> Nursery:
         """Start a zygote and wait until it has loaded Airflow. Raises `RunnerError`."""
         ours, theirs = messages.socket_pair()
+        user = settings.task_user
         limits = (settings.max_templates, settings.template_memory_bytes, settings.parse_ttl_seconds)
         command = [
             sys.executable,
@@ -62,7 +63,7 @@ class Nursery:
             child = await asyncio.create_subprocess_exec(
                 *command,
                 *map(str, limits),
-                *settings.preload,
+                walls.encode(settings.walls),
                 *settings.preload,
                 env={**settings.environment(), **home.WITHOUT_ORM},
                 cwd=settings.airflow_home,
@@ -70,6 +71,9 @@ class Nursery:
                 stdout=sys.stderr.fileno(),
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
+                user=user.uid if user else None,
+                group=user.gid if user else None,
+                extra_groups=[] if user else None,
             )
         zygote = cls(child, ours, on_reaped, on_lost)
         try:

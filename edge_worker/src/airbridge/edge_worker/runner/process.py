@@ -15,6 +15,8 @@ from typing import Any, Final
 import psutil
 from setproctitle import setproctitle
 
+from airbridge.edge_worker import protection
+
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -57,7 +59,7 @@ def adopt_orphans() -> None:
 
 def offer_to_oom_killer() -> None:
     """Have the kernel take this process, a task, rather than a supervisor or the agent when memory runs out."""
-    with suppress(OSError):
+    with suppress(OSError), protection.own_proc_entries():
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
@@ -91,6 +93,12 @@ def has_in_environment(pid: int, assignment: str) -> bool:
     with suppress(OSError):
         return assignment.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return False
+
+
+def is_the_runners(pid: int) -> bool:
+    """Whether a process is a template, a supervisor or a task, by its name: they keep their environments to themselves."""
+    name = name_of(pid)
+    return name in {SUPERVISOR, TEMPLATE} or name.startswith(TASK[:15])
 
 
 def kill_and_reap(pid: int) -> None:

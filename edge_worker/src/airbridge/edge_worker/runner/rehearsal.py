@@ -111,7 +111,7 @@ def _job(source: Source) -> Job:
         },
         start_date=datetime.now(tz=UTC),
         source=source,
-        log_file=os.devnull,
+        room=os.devnull,
         kill_grace_seconds=0,
     )
 

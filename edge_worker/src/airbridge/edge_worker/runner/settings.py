@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from airbridge.edge_worker import landlock
 from airbridge.edge_worker.exceptions import SettingsError
+from airbridge.edge_worker.runner import walls
+from airbridge.edge_worker.runner.user import TaskUser
 
 INHERITED: Final = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")  # fmt: skip
 """What tasks get of the agent's environment: where things are and how to write them; nothing that could be a secret."""
@@ -48,6 +51,12 @@ class RunnerSettings:
     """How long a zygote may take to load Airflow, and a supervisor to come up."""
     kill_grace_seconds: float = 5.0
     """How long a task that is stopped has between SIGTERM and SIGKILL."""
+    hidden: tuple[Path, ...] = ()
+    """What user code must not see, besides other tasks' working directories: the worker's state, its join token."""
+    landlock: bool = True
+    """Whether Landlock is used where the kernel has it."""
+    task_user: TaskUser | None = None
+    """The user that everything but the agent runs as; None for the agent's own."""
 
     def __post_init__(self) -> None:
         _at_least("max_templates", self.max_templates, 1)
@@ -60,6 +69,17 @@ class RunnerSettings:
                 raise SettingsError(
                     f"task_env: {name} would hand a secret of the control plane or the agent to every task; remove it"
                 )
+
+    @property
+    def tasks_dir(self) -> Path:
+        """Where tasks have their working directories."""
+        return self.airflow_home.parent / "t"
+
+    @property
+    def walls(self) -> walls.Walls:
+        """The walls around templates, supervisors and tasks, as this kernel can build them."""
+        version = landlock.abi() if self.landlock else 0
+        return walls.build(self.hidden, self.airflow_home, self.tasks_dir, version=version)
 
     def environment(self) -> dict[str, str]:
         """Return the whole environment of the runner's processes, and so of every task."""

@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -16,22 +17,41 @@ from airbridge.edge_worker import _airflow
 from airbridge.edge_worker.runner import messages, process
 from airbridge.edge_worker.runner.link import Link
 from airbridge.edge_worker.runner.messages import Ended, Go, Job, Started
+from airbridge.edge_worker.runner.walls import Walls
 
 
-def fork(fds: list[int], parsed: _airflow.ParsedFile | None, in_child: Callable[[], None]) -> int:
-    """Fork a supervisor and return its process id. `fds` (relay, status, job) are closed here in any case.
+@dataclass(frozen=True)
+class _Channels:
+    """What a supervisor holds and its task must not."""
+
+    relay: socket.socket
+    status: socket.socket
+    log_file: BinaryIO
+
+    def close(self) -> None:
+        """Let go of all of them."""
+        for held in (self.relay, self.status, self.log_file):
+            held.close()
+
+
+def fork(
+    fds: list[int], parsed: _airflow.ParsedFile | None, walls: Walls, in_child: Callable[[], None]
+) -> int:
+    """Fork a supervisor and return its process id. `fds` (relay, status, job, log) are closed here in any case.
 
     `in_child` lets go of what belongs to the process that forks.
     """
     pid = os.fork()
     if pid == 0:
-        _become(fds, parsed, in_child)
+        _become(fds, parsed, walls, in_child)
     for fd in fds:
         os.close(fd)
     return pid
 
 
-def _become(fds: list[int], parsed: _airflow.ParsedFile | None, in_child: Callable[[], None]) -> NoReturn:
+def _become(
+    fds: list[int], parsed: _airflow.ParsedFile | None, walls: Walls, in_child: Callable[[], None]
+) -> NoReturn:
     """Be a supervisor until the task has ended; never return into the forking process's loop."""
     code = 1
     try:
@@ -39,31 +59,36 @@ def _become(fds: list[int], parsed: _airflow.ParsedFile | None, in_child: Callab
         process.ignore_stop_signals()
         gc.enable()
         process.adopt_orphans()
-        relay_fd, status_fd, job_fd = fds
+        relay_fd, status_fd, job_fd, log_fd = fds
         job = messages.read_job(job_fd)
         process.name_self(process.SUPERVISOR, f"airbridge supervisor {job.ti.get('id')}")
-        code = _supervise(job, socket.socket(fileno=relay_fd), socket.socket(fileno=status_fd), parsed)
+        walls.around_supervisor(job.source, Path(job.room))
+        with os.fdopen(log_fd, "ab") as log_file:
+            channels = _Channels(socket.socket(fileno=relay_fd), socket.socket(fileno=status_fd), log_file)
+            code = _supervise(job, channels, parsed, walls)
     except BaseException:  # noqa: BLE001 - the outer edge of the process
         traceback.print_exc()
     finally:
         os._exit(code)
 
 
-def _supervise(
-    job: Job, relay: socket.socket, status: socket.socket, parsed: _airflow.ParsedFile | None
-) -> int:
-    if not _told_to_go(status, warm=parsed is not None):
+def _supervise(job: Job, channels: _Channels, parsed: _airflow.ParsedFile | None, walls: Walls) -> int:
+    if not _told_to_go(channels.status, warm=parsed is not None):
         return 1
-    link = Link(relay)
-    with Path(job.log_file).open("ab") as file:
-        log = _airflow.task_log(file)
-        try:
-            ended = _run(job, link, log, parsed, (relay, status, file))
-        except Exception as error:  # noqa: BLE001 - the outer edge: the task has to end, and somebody has to hear of it
-            ended = _give_up(job, link, log, error)
-        _kill_leftovers()
+    link = Link(channels.relay)
+    log = _airflow.task_log(channels.log_file)
+
+    def in_task() -> None:
+        channels.close()
+        walls.around_task(Path(job.room))
+
+    try:
+        ended = _run(job, link, log, parsed, in_task)
+    except Exception as error:  # noqa: BLE001 - the outer edge: the task has to end, and somebody has to hear of it
+        ended = _give_up(job, link, log, error)
+    _kill_leftovers()
     with suppress(OSError):
-        messages.send(status, ended)
+        messages.send(channels.status, ended)
     return ended.code
 
 
@@ -82,18 +107,17 @@ def _run(
     link: Link,
     log: Any,
     parsed: _airflow.ParsedFile | None,
-    held: Iterable[socket.socket | BinaryIO],
+    in_task: Callable[[], None],
 ) -> Ended:
     oom_kills = process.oom_kills()
     parent = os.getpid()
 
     def in_child() -> None:
-        for thing in held:
-            thing.close()
         os.setsid()
         process.die_with(parent)
         process.offer_to_oom_killer()
         process.reseed()
+        in_task()
 
     task = _airflow.start_task(job, parsed, link, log, in_child)
     task.wait()

@@ -15,13 +15,16 @@ from airbridge.edge_worker import _airflow
 from airbridge.edge_worker.runner import hazards, messages, process, supervise
 from airbridge.edge_worker.runner.loop import ChildSignals, Waitable, wait_readable
 from airbridge.edge_worker.runner.messages import Parsed, Reaped, Source, Spawn
+from airbridge.edge_worker.runner.walls import Walls
 
 _PRINTED_BYTES: Final = 64 * 1024
 
 
-def run(source: Source, control: socket.socket) -> None:
-    """Parse the file, tell the zygote, and fork supervisors until the zygote hangs up."""
+def run(source: Source, control: socket.socket, walls: Walls) -> None:
+    """Wall this process in, parse the file, tell the zygote, and fork supervisors until the zygote hangs up."""
     process.name_self(process.TEMPLATE, f"airbridge template {source.dag_rel_path}")
+    walls = walls.surveyed()
+    walls.around_template(source)
     parsed, found = _parse(source)
     if found:
         messages.send(control, Parsed(hazards=tuple(found)))
@@ -29,7 +32,7 @@ def run(source: Source, control: socket.socket) -> None:
     gc.collect()
     gc.freeze()
     messages.send(control, Parsed(pss_bytes=process.pss_bytes()))
-    _serve(control, parsed)
+    _serve(control, parsed, walls)
 
 
 def _parse(source: Source) -> tuple[_airflow.ParsedFile, list[str]]:
@@ -72,7 +75,7 @@ def _flush() -> None:
     sys.stderr.flush()
 
 
-def _serve(control: socket.socket, parsed: _airflow.ParsedFile) -> None:
+def _serve(control: socket.socket, parsed: _airflow.ParsedFile, walls: Walls) -> None:
     child_signals = ChildSignals()
 
     def in_child() -> None:
@@ -89,7 +92,7 @@ def _serve(control: socket.socket, parsed: _airflow.ParsedFile) -> None:
             message, fds = messages.receive(control)
             if not isinstance(message, Spawn):
                 return
-            supervise.fork(fds, parsed, in_child)
+            supervise.fork(fds, parsed, walls, in_child)
 
 
 def _report_deaths(control: socket.socket) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -16,6 +19,8 @@ from airbridge.edge_worker.runner.nursery import Nursery
 from airbridge.edge_worker.runner.running import WarmTask
 from airbridge.edge_worker.runner.settings import RunnerSettings
 from airbridge.edge_worker.task import TaskSpec
+
+_APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 _ATTEMPTS: Final = 3
 """How often a spawn is asked for; a template or zygote that dies takes along what was on its way to it."""
@@ -41,21 +46,33 @@ class WarmRunner:
 
     async def start(self) -> None:
         """Start the zygote and wait until it has loaded Airflow. Raises `RunnerError`."""
-        home.prepare(self._settings.airflow_home)
+        home.prepare(self._settings.airflow_home, shared=self._settings.task_user is not None)
+        self._prepare_rooms()
         process.adopt_orphans()
         await self._ensure_zygote()
 
     async def spawn(self, spec: TaskSpec, relay: socket.socket) -> WarmTask:
         """Start the task; see `airbridge.edge_worker.task.Runner`."""
-        job_fd = messages.write_job(_job(spec, self._settings.kill_grace_seconds))
+        room = job_fd = log_fd = None
         try:
+            log_fd = os.open(spec.log_file, _APPEND, 0o600)
+            room = self._make_room(_source(spec))
+            job_fd = messages.write_job(_job(spec, room, self._settings.kill_grace_seconds))
             for _attempt in range(_ATTEMPTS):
-                task = await self._try_spawn(_source(spec), spec.warm, relay, job_fd)
+                task = await self._try_spawn(_source(spec), spec.warm, (relay.fileno(), job_fd, log_fd))
                 if task is not None:
+                    task.on_exit(partial(self._clear_away, room))
+                    room = None
                     return task
+        except OSError as error:
+            raise RunnerError(f"work item {spec.item_id} has no place to run in: {error}") from error
         finally:
-            os.close(job_fd)
+            for fd in (job_fd, log_fd):
+                if fd is not None:
+                    os.close(fd)
             relay.close()
+            if room is not None:
+                self._clear_away(room)
         raise RunnerError(f"no supervisor came up for work item {spec.item_id} in {_ATTEMPTS} attempts")
 
     async def stop(self) -> None:
@@ -68,16 +85,16 @@ class WarmRunner:
             await self._zygote.stop()
         await asyncio.gather(*(task.wait() for task in running))
         self._sweep()
+        await asyncio.to_thread(shutil.rmtree, self._settings.tasks_dir, ignore_errors=True)
 
-    async def _try_spawn(
-        self, source: Source, warm: bool, relay: socket.socket, job_fd: int
-    ) -> WarmTask | None:
+    async def _try_spawn(self, source: Source, warm: bool, fds: tuple[int, int, int]) -> WarmTask | None:
+        relay_fd, job_fd, log_fd = fds
         zygote = await self._ensure_zygote()
         ours, theirs = messages.socket_pair()
         task = WarmTask(ours)
         try:
             with theirs:
-                await zygote.send(Spawn(source, warm), (relay.fileno(), theirs.fileno(), job_fd))
+                await zygote.send(Spawn(source, warm), (relay_fd, theirs.fileno(), job_fd, log_fd))
             if await asyncio.wait_for(task.started(), self._settings.start_timeout_seconds):
                 self._keep(task)
                 return task
@@ -90,6 +107,21 @@ class WarmRunner:
         log.warning("runner.spawn_failed", dag_rel_path=source.dag_rel_path, detail=why)
         task.abandon()
         return None
+
+    def _prepare_rooms(self) -> None:
+        """Make the folder of working directories anew: what an earlier process left there is nobody's."""
+        folder, user = self._settings.tasks_dir, self._settings.task_user
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700 if user is None else 0o711, parents=True, exist_ok=True)
+
+    def _make_room(self, source: Source) -> Path:
+        room, shared = self._settings.walls.make_room(source)
+        if self._settings.task_user is not None:
+            self._settings.task_user.give(room, shared)
+        return room
+
+    def _clear_away(self, room: Path, _task: WarmTask | None = None) -> None:
+        asyncio.get_running_loop().run_in_executor(None, partial(shutil.rmtree, room, ignore_errors=True))
 
     def _keep(self, task: WarmTask) -> None:
         self._tasks[task.pid] = task
@@ -118,8 +150,7 @@ class WarmRunner:
         return [
             pid
             for pid in process.children()
-            if pid not in known
-            and (process.has_in_environment(pid, mark) or process.name_of(pid).startswith(process.TASK))
+            if pid not in known and (process.has_in_environment(pid, mark) or process.is_the_runners(pid))
         ]
 
     async def _ensure_zygote(self) -> Nursery:
@@ -146,7 +177,7 @@ def _source(spec: TaskSpec) -> Source:
     return Source(bundle.name, bundle.version, str(spec.bundle_path), spec.grant.dag_rel_path)
 
 
-def _job(spec: TaskSpec, kill_grace_seconds: float) -> Job:
+def _job(spec: TaskSpec, room: Path, kill_grace_seconds: float) -> Job:
     return Job(
         item_id=str(spec.item_id),
         epoch=spec.epoch,
@@ -154,6 +185,6 @@ def _job(spec: TaskSpec, kill_grace_seconds: float) -> Job:
         ti_context=spec.grant.ti_context,
         start_date=spec.grant.start_date,
         source=_source(spec),
-        log_file=str(spec.log_file),
+        room=str(room),
         kill_grace_seconds=kill_grace_seconds,
     )

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -21,9 +22,11 @@ from typing import Final, NoReturn
 
 import structlog
 
+from airbridge.edge_worker import protection
 from airbridge.edge_worker.runner import messages, process
 from airbridge.edge_worker.runner.loop import ChildSignals, Waitable, wait_readable
 from airbridge.edge_worker.runner.messages import Parsed, Ready, Reaped, Source, Spawn, Unshared
+from airbridge.edge_worker.runner.walls import Walls, decode
 
 _FAREWELL_SECONDS: Final = 30.0
 """How long supervisors have to stop their tasks once the agent is gone."""
@@ -63,9 +66,10 @@ class Limits:
 class Zygote:
     """Forks templates and supervisors on the agent's word."""
 
-    def __init__(self, agent: socket.socket, limits: Limits) -> None:
+    def __init__(self, agent: socket.socket, limits: Limits, walls: Walls) -> None:
         self._agent = agent
         self._limits = limits
+        self.walls = walls
         self._child_signals = ChildSignals()
         self._templates: OrderedDict[Source, Template] = OrderedDict()
         self._unshared: dict[Source, float] = {}
@@ -128,7 +132,7 @@ class Zygote:
             for other in others:
                 _close(other)
 
-        self._supervisors.add(supervise.fork(fds, None, let_go))
+        self._supervisors.add(supervise.fork(fds, None, self.walls, let_go))
 
     def _tell_agent(self, message: messages.Message) -> None:
         with suppress(OSError):  # the loop will see that it is gone
@@ -262,7 +266,7 @@ def _be_template(zygote: Zygote, source: Source, control: socket.socket) -> NoRe
     code = 1
     try:
         zygote._let_go()  # noqa: SLF001 - this process is the zygote's own copy
-        template.run(source, control)
+        template.run(source, control, zygote.walls)
         code = 0
     finally:
         os._exit(code)
@@ -279,8 +283,9 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def main(control_fd: int, worker_name: str, limits: Limits, preload: Sequence[str]) -> None:
+def main(control_fd: int, worker_name: str, limits: Limits, walls: Walls, preload: Sequence[str]) -> None:
     """Load Airflow, tell the agent, and serve."""
+    protection.harden()
     process.name_self("airbridge-zyg", f"airbridge zygote {worker_name}")
     process.ignore_stop_signals()
     process.adopt_orphans()
@@ -290,7 +295,8 @@ def main(control_fd: int, worker_name: str, limits: Limits, preload: Sequence[st
     from airbridge.edge_worker.runner import rehearsal, supervise, template  # noqa: F401 - loaded before the first fork
 
     _airflow.preload(worker_name, preload)
-    rehearsal.rehearse(Path("rehearsal").absolute())
+    with tempfile.TemporaryDirectory(prefix="airbridge-rehearsal-", ignore_cleanup_errors=True) as folder:
+        rehearsal.rehearse(Path(folder))
     if process.thread_count() > 1:
         structlog.get_logger().warning(
             "runner.zygote_has_threads", detail="a plugin starts threads at import; tasks will not have them"
@@ -298,7 +304,7 @@ def main(control_fd: int, worker_name: str, limits: Limits, preload: Sequence[st
     gc.collect()
     gc.disable()
     gc.freeze()
-    zygote = Zygote(agent, limits)
+    zygote = Zygote(agent, limits, walls)
     messages.send(agent, Ready(process.pss_bytes()))
     zygote.serve()
     agent.close()
@@ -313,5 +319,6 @@ if __name__ == "__main__":
         int(sys.argv[1]),
         sys.argv[2],
         this.Limits(int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])),
-        sys.argv[6:],
+        decode(sys.argv[6]),
+        sys.argv[7:],
     )

@@ -1,0 +1,124 @@
+"""What stands between tasks, and between a task and the worker.
+
+Everything that user code can run in (templates, supervisors, tasks and what they start) is non-dumpable and, where the
+kernel has Landlock, inside a domain of its own: a template sees its own snapshot and none of the worker's other files;
+a supervisor and its task see, of the worker's files, the snapshot and their own working directory. None can look into,
+trace or signal a process that is not below it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from airbridge.edge_worker import capabilities, landlock, protection
+from airbridge.edge_worker.landlock import READ, Access, Domain
+from airbridge.edge_worker.runner.messages import Source
+
+_DEVICES: Final = Access.MAKE_CHAR | Access.MAKE_BLOCK
+
+
+class Walls(msgspec.Struct, frozen=True):
+    """Where the walls stand. All paths are real ones.
+
+    `hidden` is closed to everything that runs user code, except for the snapshot, `airflow_home` (to be read) and a
+    working directory beneath `tasks_dir`. `landlock` of 0 means that the kernel has none, or that it is not wanted.
+    """
+
+    hidden: tuple[str, ...]
+    airflow_home: str
+    tasks_dir: str
+    landlock: int = 0
+    outside: tuple[str, ...] = ()
+    """All that is not hidden, once `surveyed`: from inside of a domain it cannot be found out any more."""
+
+    def directory_of(self, source: Source) -> Path:
+        """Return where the working directories of a DAG file's tasks lie: the only ones its template may see."""
+        name = "\0".join((source.bundle_name, source.bundle_version, source.dag_rel_path))
+        # Short: UNIX sockets that a task makes in its TMPDIR have room for 107 bytes.
+        return Path(self.tasks_dir, sha256(name.encode()).hexdigest()[:8])
+
+    def make_room(self, source: Source) -> tuple[Path, Path]:
+        """Make a working directory for one task; return it, and the one that it lies in."""
+        shared = self.directory_of(source)
+        shared.mkdir(mode=0o700, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="", dir=shared)), shared
+
+    def surveyed(self) -> Walls:
+        """Return the same walls, with what lies outside of them written down."""
+        if not self.landlock:
+            return self
+        return msgspec.structs.replace(self, outside=landlock.all_but(Path(path) for path in self.hidden))
+
+    def around_template(self, source: Source) -> None:
+        """Wall this process in before it parses a DAG file."""
+        protection.harden()
+        self._enter(source, self.directory_of(source))
+
+    def around_supervisor(self, source: Source, room: Path) -> None:
+        """Wall this process in with `room` as the only place among the worker's files that it may write to."""
+        protection.harden()
+        self._enter(source, room)
+
+    def around_task(self, room: Path) -> None:
+        """Move this process into `room`, and wall it off from its supervisor too.
+
+        That takes one more domain, in which nothing else is taken away. A HOME that is hidden is of no use to a task,
+        so `room` takes its place.
+        """
+        os.chdir(room)
+        os.environ["TMPDIR"] = str(room)
+        tempfile.tempdir = None
+        if self._hides(os.environ.get("HOME", "/")):
+            os.environ["HOME"] = str(room)
+        protection.harden()
+        if self.landlock:
+            Domain(_DEVICES, self.landlock).enter()
+
+    def _hides(self, path: str) -> bool:
+        place = Path(real(Path(path)))
+        return any(place.is_relative_to(hidden) for hidden in self.hidden)
+
+    def _enter(self, source: Source, writable: Path) -> None:
+        capabilities.give_up()
+        if not self.landlock:
+            return
+        rights = landlock.everything(self.landlock)
+        domain = Domain(rights, self.landlock)
+        for path in self.outside or self.surveyed().outside:
+            domain.grant(path, rights)
+        for readable in (source.bundle_path, self.airflow_home):
+            domain.grant(readable, READ)
+        domain.grant(writable, rights)
+        domain.enter()
+
+
+def real(path: Path) -> str:
+    """Return a path without symbolic links, absolute: what Landlock's grants go by."""
+    return os.path.realpath(path)
+
+
+def build(hidden: tuple[Path, ...], airflow_home: Path, tasks_dir: Path, *, version: int) -> Walls:
+    """Return the walls around these paths."""
+    return Walls(
+        tuple(sorted({real(path) for path in (*hidden, tasks_dir)})),
+        real(airflow_home),
+        real(tasks_dir),
+        version,
+    )
+
+
+def decode(text: str) -> Walls:
+    """Return walls from `encode`d text."""
+    walls: Any = msgspec.json.decode(text, type=Walls)
+    return walls  # type: ignore[no-any-return]  # msgspec's overloads lose it
+
+
+def encode(walls: Walls) -> str:
+    """Return walls as text, for a command line."""
+    return msgspec.json.encode(walls).decode()
