@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.plugins_manager import AirflowPlugin
 
 
@@ -9,3 +11,17 @@ class AirBridgePlugin(AirflowPlugin):  # type: ignore[misc] # Airflow is untyped
     """Registers AirBridge with Airflow's processes under one name."""
 
     name = "airbridge"
+
+    @property
+    def fastapi_apps(self) -> list[dict[str, Any]]:
+        """The dashboard. Only the api-server asks for it, and only then is it imported."""
+        from airbridge.control_plane.dashboard import app
+
+        return [{"name": "AirBridge", "app": app.create(), "url_prefix": "/airbridge"}]
+
+    @property
+    def global_operator_extra_links(self) -> list[Any]:
+        """The Timeline button on every task's page."""
+        from airbridge.control_plane.dashboard.link import TimelineLink
+
+        return [TimelineLink()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -71,6 +72,8 @@ class WorkFilter:
     dag_id: str | None = None
     run_id: str | None = None
     text: str | None = None
+    dag_ids: Collection[str] | None = None
+    """Whoever asks may see the items of no other DAG."""
 
 
 _COLUMNS = tuple(
@@ -171,6 +174,8 @@ def _chosen(which: WorkFilter) -> Any:
     ):
         if value is not None:
             query = query.where(column == value)
+    if which.dag_ids is not None:
+        query = query.where(row.dag_id.in_(which.dag_ids))
     if which.open is not None:
         settled = row.state == ItemState.SETTLED
         query = query.where(~settled if which.open else settled)

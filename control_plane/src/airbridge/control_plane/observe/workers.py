@@ -70,7 +70,7 @@ class WorkerView:
     state: str
     """What it says: active, draining, stopping."""
     wanted: str
-    """What the operator wants: active, draining, revoked."""
+    """What the operator wants: active, draining, maintenance, revoked."""
     comment: str | None
     airbridge: str
     airflow: str
@@ -101,6 +101,8 @@ class WorkerFilter:
     pool: str | None = None
     text: str | None = None
     wanted: str | None = None
+    standing: str | None = None
+    """A `Standing`. It is judged and not stored, so that the whole fleet is read for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,11 @@ def listing(
     """Return a page of workers by region, pool and id."""
     now = clock.now(session)
     query = _chosen(which).order_by(WorkerRow.region, WorkerRow.pool, WorkerRow.id)
+    if which.standing is not None:
+        views = (view(row, platform, now) for row in session.scalars(query))
+        found = tuple(each for each in views if each.standing == which.standing)
+        shown = found[page.offset : page.offset + page.size]
+        return Page(shown, page.number, page.size, len(found))
     return paging.fetch(session, query, page, lambda row: view(row[0], platform, now))
 
 

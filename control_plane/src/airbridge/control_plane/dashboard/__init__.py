@@ -1,0 +1,1 @@
+"""The dashboard: pages about regions, workers, work and versions, served by Airflow's api-server at ``/airbridge/``."""

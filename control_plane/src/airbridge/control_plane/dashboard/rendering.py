@@ -1,0 +1,68 @@
+"""Templates, and where static files are: everything is escaped, and every file is named by its content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from airbridge.control_plane.dashboard import wording
+
+HERE: Final = Path(__file__).parent
+STATIC: Final = HERE / "static"
+
+POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+"""What a browser may load for a page: nothing from elsewhere, and no script or style that stands in the page itself."""
+
+HEADERS: Final = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+@cache
+def environment() -> Environment:
+    """Return the template environment."""
+    made = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(wording.FILTERS)
+    return made
+
+
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """Fill a template. ``root`` must be among the values: the path that the dashboard is served under."""
+    root = values["root"]
+    return environment().get_template(template).render(values, asset=lambda name: asset(root, name))
+
+
+def asset(root: str, name: str) -> str:
+    """Return the path of a static file, with its digest so that it can be kept for ever."""
+    return f"{root}/static/{name}?v={_digest(name)}"
+
+
+@cache
+def _digest(name: str) -> str:
+    return hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:16]
