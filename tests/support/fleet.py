@@ -5,6 +5,7 @@ For what only reads the database: the dashboard's pages, and how fast they are w
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ bundle_bucket = "sa-dags"
 queue_url = "http://127.0.0.1:1/sa"
 """
 
+_BUNDLE = {
+    "name": "dags",
+    "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+    "kwargs": {"path": "/nonexistent"},
+}
 IMAGE = "sha256:" + "4f1c" * 16
 OLD_IMAGE = "sha256:" + "9a0b" * 16
 VERSIONS = {
@@ -87,6 +93,7 @@ def settings(directory: Path) -> dict[str, str]:
     return {
         "AIRFLOW__AIRBRIDGE__REGIONS_FILE": str(catalogue),
         "AIRFLOW__AIRBRIDGE__SECRETS_DIR": str(directory),
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([_BUNDLE]),
         "AIRFLOW__AIRBRIDGE__WORKER_ALIVE_SECONDS": str(ALIVE_SECONDS),
     }
 
@@ -219,12 +226,7 @@ def _item(
         "lost_at": claimed + timedelta(minutes=10) if has_claim else None,
         "settled_at": settled if over else None,
         "outcome": outcome if over else None,
-        "detail": {
-            "failed": "the task's process ended with exit code 137",
-            "lost": "no heartbeat for 600 s",
-        }.get(outcome)
-        if over
-        else None,
+        "detail": _DETAILS.get(outcome, outcome) if over else None,
     }
 
 
