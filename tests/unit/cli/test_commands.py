@@ -105,6 +105,8 @@ def test_every_command_of_the_design_is_there() -> None:
         "up",
         "down",
         "status",
+        "top",
+        "trace",
         "demo",
         "gateway",
         "worker list",
@@ -345,3 +347,99 @@ def test_a_result_is_never_drawn_into_the_progress(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == "result\n"
     assert "result" not in terminal.getvalue()
     assert "aws" in terminal.getvalue()
+
+
+# --- What an operator sees
+
+STEP = {
+    "at": "2026-01-31T10:00:00+00:00",
+    "seconds": 0.25,
+    "side": "edge",
+    "worker": "eu-1",
+    "actor": "spiffe://x",
+    "what": "process started on eu-1",
+    "trouble": False,
+}
+TIMELINE = {
+    "task": "dag / run / task",
+    "state": "queued",
+    "cause": {
+        "code": "parity",
+        "sentence": "queued 4 min: region eu-west-1 has 0 workers that the matrix allows",
+        "notes": [{"code": "certificate", "sentence": "the certificate of eu-1 ends in 3 min"}],
+    },
+    "steps": [STEP],
+    "skews": {"eu-1": 2.5},
+    "trace_id": "a" * 32,
+    "complete": True,
+}
+STATUS = {
+    "now": "2026-01-31T10:00:00+00:00",
+    "scheduler_seen_at": "2026-01-31T09:59:55+00:00",
+    "gateways": [{"alive": True}],
+    "regions": [
+        {
+            "name": "eu-west-1",
+            "home": True,
+            "health": "cut_off",
+            "alive": 0,
+            "slots_used": 0,
+            "slots": 0,
+            "waiting": 3,
+            "running": 0,
+            "oldest_waiting_since": "2026-01-31T09:58:00+00:00",
+            "settled": 0,
+            "pools": [{"failed": 0}],
+            "why": "none of 1 worker is heard of",
+        }
+    ],
+    "workers": [
+        {
+            "id": "eu-1",
+            "region": "eu-west-1",
+            "pool": "default",
+            "standing": "refused",
+            "slots_used": 0,
+            "slots": 8,
+            "airbridge": "0.0.9",
+            "journal_pending": 2,
+            "silent_seconds": 700.0,
+            "clock_skew_seconds": -1.5,
+            "certificate_seconds_left": -60.0,
+            "why": "AirBridge is 0.0.9, must be ==0.1.*",
+        }
+    ],
+    "workers_total": 41,
+}
+
+
+def test_a_trace_says_why_and_shows_the_way(gateway: Any, tmp_path: Path) -> None:
+    """The sentence and its code come first, then the steps, then whose clock was corrected by how much."""
+    asked = gateway((200, TIMELINE))
+    text = invoke("trace", "dag", "latest", "task", "--dir", str(tmp_path)).stdout
+    first, second, third, *_ = text.splitlines()
+    assert "dag / run / task  (queued)" == first
+    assert second.endswith("0 workers that the matrix allows  [parity]")
+    assert third.startswith("note: the certificate of eu-1")
+    assert "process started on eu-1" in text
+    assert "250 ms" in text
+    assert "eu-1's clock is 2.500 s ahead" in text
+    assert asked.asked == [("GET", "/operator/v1/timeline", None)]
+
+
+def test_a_status_is_one_screen(gateway: Any, tmp_path: Path) -> None:
+    """Regions with their health, workers with what the matrix says of them, and how many more there are."""
+    gateway((200, STATUS))
+    text = invoke("status", "--dir", str(tmp_path)).stdout
+    assert "scheduler seen 5 s ago   gateways 1 up" in text
+    assert "cut_off" in text
+    assert "AirBridge is 0.0.9, must be ==0.1.*" in text
+    assert "ended 60 s ago" in text
+    assert "... and 40 more workers" in text
+
+
+def test_top_looks_again(gateway: Any, tmp_path: Path) -> None:
+    """With --json each look is a document; --times ends it."""
+    gateway((200, STATUS), (200, STATUS))
+    text = invoke("top", "--times", "2", "--every", "0.5", "--json", "--dir", str(tmp_path)).stdout
+    assert 2 == text.count('"scheduler_seen_at"')

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -54,6 +54,7 @@ class Letter:
 
     row: WorkItemRow
     message: Outgoing
+    issued_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,7 @@ class RegionOutbox:
         expires_at = now + timedelta(seconds=self._settings.message_ttl)
         for row in rows:
             try:
-                yield Letter(row, Outgoing(row.id, self._envelope(_work_item(row, now, expires_at))))
+                yield Letter(row, Outgoing(row.id, self._envelope(_work_item(row, now, expires_at))), now)
             except ValueError as error:
                 items.settle(session, row, Outcome.FAILED, f"it cannot be put on a queue: {error}")
                 log.warning("item.unsendable", item_id=row.id, ti_id=row.ti_id, error=str(error))
@@ -259,7 +260,9 @@ class RegionOutbox:
             items.mark_sent(session, [letter.row.id for letter in sent], expires_at)
             items.postpone(session, [letter.row.id for letter in unsent], now, f"{UNSENT}{problem}")
             for letter in sent:
-                events.record(session, "item.sent", "outbox", row=letter.row, at=now)
+                events.record(
+                    session, "item.sent", "outbox", row=letter.row, at=now, began_at=letter.issued_at
+                )
         if sent:
             log.debug("items.sent", region=self._region.name, count=len(sent))
 

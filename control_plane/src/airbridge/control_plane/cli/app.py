@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from airbridge.control_plane.cli import audit, dags, gateway, init, local, output, tokens, workers
+from airbridge.control_plane.cli import (
+    audit,
+    dags,
+    gateway,
+    init,
+    local,
+    output,
+    status,
+    tokens,
+    trace,
+    workers,
+)
 from airbridge.control_plane.cli.exits import Exit, exit_for
 from airbridge.executor.exceptions import AirBridgeError
 
@@ -23,7 +34,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
-    for module in (init, local, gateway, audit):
+    for module in (init, local, status, trace, gateway, audit):
         module.register(app)
     app.add_typer(workers.build(), name="worker")
     app.add_typer(tokens.build(), name="token")

@@ -1,4 +1,4 @@
-"""``airbridge up``, ``down``, ``status`` and ``demo``: the whole platform on this machine."""
+"""``airbridge up``, ``down`` and ``demo``: the whole platform on this machine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(epilog="Example: airbridge up --region us-east-1 --region eu-west-1:default,gpu")(up)
     app.command(epilog="Example: airbridge down --dir .airbridge")(down)
-    app.command(epilog="Example: airbridge status --json")(status)
     app.command(epilog="Example: airbridge demo")(demo)
 
 
@@ -101,23 +100,6 @@ def down(directory: Directory = arguments.DEFAULT_DIRECTORY, json: Json = False)
         output.emit_json({"stopped": str(directory), "pid": pid})
     else:
         output.emit_text(f"stopped {directory} (process {pid})")
-
-
-def status(directory: Directory = arguments.DEFAULT_DIRECTORY, json: Json = False) -> None:
-    """Show what runs: components, workers, work waiting and running."""
-    from airbridge.control_plane.local import overview, state
-
-    now = state.read(StateDir(directory))
-    regions = overview.regions(StateDir(directory))
-    if json:
-        output.emit_json(
-            {"platform": now.model_dump(mode="json"), "regions": [row._asdict() for row in regions]}
-        )
-        return
-    console = output.results()
-    console.print(_components(now))
-    console.print()
-    console.print(output.table(None, overview.Region._fields, regions))
 
 
 def demo(
@@ -217,12 +199,3 @@ def _announce(display: ComponentDisplay, now: PlatformState, json: bool) -> None
         return
     display.note(f"ready in {now.seconds_to_ready} s; DAG files go to {now.dags}")
     output.emit_text(now.ui_url)
-
-
-def _components(now: PlatformState) -> object:
-    rows = [(c.name, c.phase.value, c.pid, c.restarts, c.url) for c in now.components]
-    return output.table(
-        f"{now.root}: {now.phase.value}, process {now.pid}",
-        ("component", "state", "pid", "restarts", "url"),
-        rows,
-    )

@@ -22,6 +22,7 @@ from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.lanes import Lane
 from airbridge.control_plane.gateway.listener import REQUEST_SECONDS, Guard, Handler, application
 from airbridge.control_plane.gateway.metrics import CONTENT_TYPE, Metrics
+from airbridge.control_plane.gateway.observing import Observing
 from airbridge.control_plane.gateway.trail import Trail
 from airbridge.control_plane.identity import tokens as issuing
 from airbridge.control_plane.identity.scopes import Scopes
@@ -81,6 +82,7 @@ class Operators:
     publish: Publish
     lane: Lane
     metrics: Metrics
+    observing: Observing
 
     def app(self, guard: Guard) -> Starlette:
         """Return the ASGI application."""
@@ -101,6 +103,8 @@ class Operators:
                 route("tokens/{token}", "DELETE", self._revoke_token),
                 route("dags/{bundle}", "PUT", self._push, PUSH_ANSWER_SECONDS),
                 route("metrics", "GET", self._metrics),
+                route("status", "GET", self.observing.status),
+                route("timeline", "GET", self.observing.timeline),
                 route("audit", "GET", trail.rows),
                 route("audit/chain", "GET", trail.chain),
                 *health.routes(self.lane),

@@ -29,12 +29,14 @@ from airbridge.control_plane.gateway.http import PeerProtocol
 from airbridge.control_plane.gateway.lanes import Lane
 from airbridge.control_plane.gateway.listener import Guard
 from airbridge.control_plane.gateway.metrics import Counted, Metrics
+from airbridge.control_plane.gateway.observing import Observing
 from airbridge.control_plane.gateway.operators import Operators, Publish
 from airbridge.control_plane.gateway.presence import Presence
 from airbridge.control_plane.gateway.tls import RENEW_EVERY, ServerContexts
 from airbridge.control_plane.identity.access import AccessTokens
 from airbridge.control_plane.identity.enrolment import Enrolment, trust_bundle
 from airbridge.control_plane.identity.secrets import GatewaySecrets
+from airbridge.control_plane.observe.platform import Platform
 from airbridge.control_plane.parity import Parity
 from airbridge.control_plane.policy import AirflowPolicy, Policy
 from airbridge.executor.exceptions import ConfigurationError
@@ -85,6 +87,11 @@ class Parts:
             publish=publish,
         )
 
+    @property
+    def platform(self) -> Platform:
+        """What the read model must know that is not in the database."""
+        return Platform.of(self.settings, self.catalogue, self.parity)
+
 
 class Gateway:
     """Both listeners. `start`, then `stop`; or `serve` until a signal."""
@@ -103,7 +110,8 @@ class Gateway:
         guard = Guard(self._denials)
         metrics = Metrics()
         edge = Counted(_edge(parts, self._work, self._pulse).app(guard), metrics, ENDPOINTS)
-        operators = Operators(parts.publish, self._operator_lane, metrics).app(guard)
+        observing = Observing(parts.platform, self._operator_lane)
+        operators = Operators(parts.publish, self._operator_lane, metrics, observing).app(guard)
         host = settings.gateway_host
         self._edge = _Listener(edge, host, settings.gateway_port, self._contexts.edge, self._denials)
         self._operators = _Listener(

@@ -19,6 +19,8 @@ from airbridge.control_plane.local.layout import StateDir
 OPERATOR = "local"
 OPERATOR_SCOPES = [
     "workers:*",
+    "platform:read",
+    "work:read",
     "tokens:*",
     "dags:*",
     "metrics:read",

@@ -36,9 +36,15 @@ class Platform:
     @classmethod
     def load(cls, settings: Settings) -> Self:
         """Read the files that the settings name. Raises `ConfigurationError`."""
+        parity = Parity.load(settings.compatibility_file, settings.worker_images or ())
+        return cls.of(settings, Catalogue.read(settings.regions_file), parity)
+
+    @classmethod
+    def of(cls, settings: Settings, catalogue: Catalogue, parity: Parity) -> Self:
+        """Return the platform of files that were read already."""
         return cls(
-            catalogue=Catalogue.read(settings.regions_file),
-            parity=Parity.load(settings.compatibility_file),
+            catalogue=catalogue,
+            parity=parity,
             alive_after=timedelta(seconds=settings.worker_alive_seconds),
             heartbeat_interval=timedelta(seconds=settings.heartbeat_interval),
             certificate_lifetime=timedelta(seconds=settings.certificate_lifetime),

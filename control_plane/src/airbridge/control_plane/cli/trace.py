@@ -1,0 +1,87 @@
+"""``airbridge trace``: one task from the scheduler to the edge and back, and why it is not running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from airbridge.control_plane.cli import arguments, output, reading
+from airbridge.control_plane.cli.arguments import Directory, Json
+from airbridge.control_plane.cli.connection import CaFile, TokenFile, Url
+from airbridge.control_plane.cli.reading import FromDatabase
+
+_COLUMNS = ("", "time", "took", "side", "who", "what")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        epilog="Examples: airbridge trace my_dag manual__2026-01-31T00:00:00+00:00 my_task;  "
+        "airbridge trace my_dag latest my_task --map-index 3 --json"
+    )(trace)
+
+
+def trace(  # noqa: PLR0917 - typer fills them by name
+    dag_id: Annotated[str, typer.Argument(metavar="DAG", help="The DAG's id.")],
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or 'latest'.")],
+    task_id: Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")],
+    map_index: Annotated[int, typer.Option(help="Which of a mapped task's instances.")] = -1,
+    database: FromDatabase = False,
+    directory: Directory = arguments.DEFAULT_DIRECTORY,
+    url: Url = None,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    json: Json = False,
+) -> None:
+    """Show what happened to a task on both sides of the wire, and say in one sentence why it is not running."""
+    with reading.reader(directory, url, token_file, ca_file, database=database) as reader:
+        found = reader.timeline(dag_id, None if run_id == "latest" else run_id, task_id, map_index)
+    if json:
+        output.emit_json(found)
+        return
+    console = output.results()
+    for line in headline(found):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print()
+    console.print(output.table(None, _COLUMNS, map(_row, found["steps"])))
+    for line in _footnotes(found):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def headline(found: dict[str, Any]) -> Iterator[str]:
+    """Yield the task's name and the sentence that says where it stands."""
+    yield f"{found['task']}  ({found['state'] or 'no state'})"
+    cause = found["cause"]
+    yield f"{cause['sentence']}  [{cause['code']}]"
+    for note in cause["notes"]:
+        yield f"note: {note['sentence']}  [{note['code']}]"
+
+
+def _row(step: dict[str, Any]) -> tuple[Any, ...]:
+    return (
+        "!" if step["trouble"] else "",
+        datetime.fromisoformat(step["at"]).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3],
+        took(step["seconds"]),
+        step["side"],
+        step["worker"] or step["actor"],
+        step["what"],
+    )
+
+
+def took(seconds: float | None) -> str:
+    """Return a duration as a person reads it."""
+    if seconds is None:
+        return ""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _footnotes(found: dict[str, Any]) -> Iterator[str]:
+    for worker, skew in found["skews"].items():
+        yield f"{worker}'s clock is {abs(skew):.3f} s {'ahead' if skew > 0 else 'behind'}; its times are corrected by that"
+    if found["trace_id"]:
+        yield f"trace {found['trace_id']}"
+    if not found["complete"]:
+        yield "only the newest events are shown"
