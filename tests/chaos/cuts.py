@@ -47,7 +47,7 @@ class Cell:
     xcoms: bool
     log_whole: bool
     seconds_to_report: float
-    """From the end of the cut to the run's end."""
+    """From the end of the cut until the control plane had the task's result; 0 if it had it before."""
     note: str = ""
 
     @property
@@ -258,11 +258,10 @@ class Matrix:
             worker.set(weather.BLACK_HOLE)
             time.sleep(length)
             worker.set(weather.FAIR)
-            mended = time.monotonic()
+            mended = time.time()
 
         run_id = BOUNDARIES[boundary][1](stage, cut, length)
         run = self._platform.finish(stage.dag_id, run_id, MEND_SECONDS)
-        ended = time.monotonic() - mended
         lines = self._lines(run)
         return Cell(
             system="AirBridge",
@@ -274,7 +273,7 @@ class Matrix:
             and run.state == "success"
             and self._platform.xcom(run, "read") == lines + 1,
             log_whole=lines is not None and self._has_whole_log(run, lines),
-            seconds_to_report=round(ended, 1),
+            seconds_to_report=round(max(0.0, self._settled_at(run) - mended), 1),
             note=self._note(run),
         )
 
@@ -292,6 +291,15 @@ class Matrix:
                 return True
             time.sleep(1)
         return False
+
+    def _settled_at(self, run: Run) -> float:
+        rows = self._platform.query(
+            "SELECT extract(epoch from max(settled_at))::float8 FROM airbridge_work_item"
+            " WHERE dag_id = %s AND run_id = %s AND task_id = 'work'",
+            run.dag_id,
+            run.run_id,
+        )
+        return float(rows[0][0])
 
     def _note(self, run: Run) -> str:
         rows = self._platform.query(
@@ -354,7 +362,7 @@ def main() -> None:
     seconds = [float(each) for each in asked.seconds.split(",")]
     boundaries = asked.boundaries.split(",")
     pools = [f"{BOUNDARIES[boundary][0]}-{row}" for boundary in boundaries for row in ROWS]
-    regions = parse_regions([f"{HOME_REGION}:{','.join(pools)}"])
+    regions = parse_regions([f"{HOME_REGION}:default,{','.join(pools)}"])
     with (
         tempfile.TemporaryDirectory(prefix="airbridge-cuts-") as files,
         running(regions=regions, workers_per_region=0) as platform,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -87,10 +88,11 @@ class Worker:
         self.process.kill()
         self.process.wait(20)
 
-    def stop(self) -> None:
-        """End it for good, with whatever it started."""
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+    def stop_all(self) -> None:
+        """End it with whatever it started, as when the host loses power."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(20)
 
     def set(self, weather: Weather) -> None:
@@ -167,7 +169,7 @@ class Fleet:
     def close(self) -> None:
         """End every worker."""
         for worker in self.workers:
-            worker.stop()
+            worker.stop_all()
 
     def _join_token(self, pool: str) -> str:
         asked = {"kind": "join", "region": self.region, "pool": pool, "ttl_seconds": 86_400, "uses": None}

@@ -1,0 +1,287 @@
+"""Where histories are made: one platform, two workers behind links, and the hands that make trouble.
+
+Everything is real: Postgres, scheduler, dag-processor, triggerer, the gateway with its certificates, moto for AWS, the
+workers' agents and the processes that they fork. Time is compressed: leases and patience of seconds.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.chaos import power, recorder
+from tests.chaos.fleet import HOME_REGION, Fleet, Worker
+from tests.chaos.history import Death, History
+from tests.chaos.recorder import Recorder
+from tests.chaos.schedule import WORKERS, Duplicates, Fault, Kill, Schedule
+from tests.support import weather
+from tests.support.platform import LocalPlatform, running
+from tests.support.weather import Link, Network
+
+from airbridge.control_plane.identity.secrets import SIGNING_KEY
+from airbridge.control_plane.local.aws import Region
+from airbridge.executor.protocol import WorkItem
+from airbridge.executor.signing import Signer
+
+DAG_FILE = Path(__file__).parent / "dags" / "chaos.py"
+SETTLE_SECONDS = 120.0
+"""How long after the last trouble everything may take to end before it is called stuck."""
+
+CONTROL_PLANE = {
+    "airbridge.heartbeat_interval": "1",
+    "airbridge.lease_seconds": "4",
+    "airbridge.worker_alive_seconds": "8",
+    "airbridge.lost_after": "60",
+    "airbridge.message_ttl": "20",
+    "airbridge.keeper_interval": "0.5",
+    "airbridge.outbox_interval": "0.5",
+    "airbridge.outbox_backoff_limit": "2",
+    "airbridge.certificate_lifetime": "60",
+    "scheduler.scheduler_health_check_threshold": "15",
+    "scheduler.orphaned_tasks_check_interval": "5",
+    "scheduler.job_heartbeat_sec": "2",
+    "scheduler.trigger_timeout_check_interval": "2",
+}
+WORKER = {
+    "AIRBRIDGE_WORKER_SLOTS": "6",
+    "AIRBRIDGE_WORKER_PREFETCH": "2",
+    "AIRBRIDGE_WORKER_HEARTBEAT_SECONDS": "1",
+    "AIRBRIDGE_WORKER_POLL_SECONDS": "2",
+    "AIRBRIDGE_WORKER_REQUEST_TIMEOUT_SECONDS": "3",
+    "AIRBRIDGE_WORKER_CONNECT_TIMEOUT_SECONDS": "2",
+    "AIRBRIDGE_WORKER_RETRY_CAP_SECONDS": "1",
+    "AIRBRIDGE_WORKER_CUT_OFF_AFTER_SECONDS": "1",
+    "AIRBRIDGE_WORKER_CANCEL_GRACE_SECONDS": "2",
+    "AIRBRIDGE_WORKER_TASK_KILL_GRACE_SECONDS": "1",
+    "AIRBRIDGE_WORKER_LOG_CHUNK_SECONDS": "2",
+}
+
+
+@dataclass
+class Tally:
+    """What was done, over all histories of an arena."""
+
+    faults: Counter[str] = field(default_factory=Counter)
+    kills: Counter[str] = field(default_factory=Counter)
+    duplicates: int = 0
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A run that was started."""
+
+    dag_id: str
+    run_id: str
+    plan: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass
+class Arena:
+    """See the module. Make one with `open_arena`."""
+
+    platform: LocalPlatform
+    fleet: Fleet
+    files: Path
+    tally: Tally = field(default_factory=Tally)
+    _histories: int = 0
+    _deaths: list[Death] = field(default_factory=list)
+
+    def play(self, schedule: Schedule) -> History:
+        """Make one history: start the work, make the trouble, mend everything, wait, and record."""
+        self._histories += 1
+        self._deaths = []
+        effects = self.files / f"{self._histories}.jsonl"
+        prefix = f"h{schedule.seed}-{self._histories}"
+        made = self._start(schedule, effects, prefix)
+        for _, act in sorted(self._acts(schedule, prefix), key=lambda pair: pair[0]):
+            act()
+        self._mend()
+        recorded = Recorder(self.platform, self._region)
+        self._wait(recorded, prefix)
+        return self._record(schedule, recorded, effects, prefix, made)
+
+    def evidence(self) -> dict[str, str]:
+        """What every process said so far, by file name."""
+        logs = {
+            path.name: path.read_text(errors="replace") for path in self.platform.directory.logs.glob("*.log")
+        }
+        return logs | {
+            f"{one.name}.log": one.log_file.read_text(errors="replace") for one in self.fleet.workers
+        }
+
+    @property
+    def _region(self) -> Region:
+        return self.platform.options.regions[0]
+
+    # --- work ---------------------------------------------------------------------------------------
+
+    def _start(self, schedule: Schedule, effects: Path, prefix: str) -> list[_Made]:
+        made = []
+        for number, run in enumerate(schedule.runs):
+            conf = {"effects": str(effects), "plan": dict(run.plan), "until": time.time() + schedule.until}
+            run_id = self.platform.airflow.trigger(run.dag_id, conf, f"{prefix}-{number}")
+            made.append(_Made(run.dag_id, run_id, run.plan))
+        return made
+
+    # --- trouble ------------------------------------------------------------------------------------
+
+    def _acts(self, schedule: Schedule, prefix: str) -> Iterator[tuple[float, Callable[[], None]]]:
+        """Every act with its time; each waits for its time itself, so that a slow one delays what follows."""
+        began = time.monotonic()
+
+        def at(seconds: float, act: Callable[[], None]) -> tuple[float, Callable[[], None]]:
+            def wait_and_act() -> None:
+                time.sleep(max(0.0, began + seconds - time.monotonic()))
+                act()
+
+            return seconds, wait_and_act
+
+        for fault in schedule.faults:
+            yield at(fault.at, lambda fault=fault: self._begin(fault))
+            yield at(fault.at + fault.seconds, lambda fault=fault: self._end(fault))
+        for kill in schedule.kills:
+            yield at(kill.at, lambda kill=kill: self._kill(kill))
+            if kill.victim in {"worker", "power"}:
+                yield at(
+                    kill.at + kill.down_seconds, lambda kill=kill: self._up(self.fleet.workers[kill.worker])
+                )
+        for batch in schedule.duplicates:
+            yield at(batch.at, lambda batch=batch: self._duplicate(batch, prefix))
+
+    def _links(self, fault: Fault) -> list[Link]:
+        worker = self.fleet.workers[fault.worker]
+        return [getattr(worker, name) for name in fault.links]
+
+    def _begin(self, fault: Fault) -> None:
+        self.tally.faults[fault.weather] += 1
+        for link in self._links(fault):
+            link.set(fault.made)
+
+    def _end(self, fault: Fault) -> None:
+        for link in self._links(fault):
+            link.set(weather.FAIR)
+
+    def _kill(self, kill: Kill) -> None:
+        if kill.victim in {"gateway", "scheduler"}:
+            with suppress(AssertionError, ProcessLookupError):  # it is down already
+                self.platform.kill(kill.victim)
+                self.tally.kills[kill.victim] += 1
+            return
+        worker = self.fleet.workers[kill.worker]
+        if worker.process is None or worker.process.poll() is not None:
+            return
+        self.tally.kills[kill.victim] += 1
+        worker.kill()
+        self._deaths.append(recorder.death(worker, time.time()))
+        if kill.victim == "power":
+            worker.stop_all()
+            power.restore(worker.journal, worker.durable, mark_survives=kill.mark_survives)
+
+    def _up(self, worker: Worker) -> None:
+        if worker.process is None or worker.process.poll() is not None:
+            worker.start()
+
+    def _duplicate(self, batch: Duplicates, prefix: str) -> None:
+        """Send messages of this history's work items again, as a queue may: oldest and newest, settled or not."""
+        rows = self.platform.query(
+            "SELECT id::text, ti_id::text, region, pool, slots, workload, epoch FROM airbridge_work_item"
+            " WHERE run_id LIKE %s ORDER BY md5(id::text) LIMIT %s",
+            f"{prefix}%",
+            batch.count,
+        )
+        signer = Signer.from_pem((self.platform.directory.secrets / SIGNING_KEY).read_bytes())
+        now = datetime.now(UTC)
+        sqs = self.platform.aws_client("sqs", HOME_REGION)
+        url = sqs.get_queue_url(QueueName=self._region.queue("default"))["QueueUrl"]
+        for item_id, ti_id, region, pool, slots, workload, epoch in rows:
+            for one in {max(0, epoch - 1), epoch}:
+                message = WorkItem(
+                    item_id=item_id,
+                    ti_id=ti_id,
+                    epoch=one,
+                    region=region,
+                    pool=pool,
+                    slots=slots,
+                    bundle=workload["bundle"],
+                    dag_rel_path=workload["dag_rel_path"],
+                    issued_at=now,
+                    expires_at=now + timedelta(seconds=60),
+                )
+                sqs.send_message(QueueUrl=url, MessageBody=signer.sign(message))
+                self.tally.duplicates += 1
+
+    def _mend(self) -> None:
+        for worker in self.fleet.workers:
+            worker.set(weather.FAIR)
+            self._up(worker)
+        self.platform.wait_ready(120)
+
+    # --- the end ------------------------------------------------------------------------------------
+
+    def _wait(self, recorded: Recorder, prefix: str) -> None:
+        """Until all is over, or for so long that it is stuck."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            runs = recorded.runs([prefix])
+            over = all(state in {"success", "failed"} for state in runs.values())
+            if over and not recorded.open_work(runs) and not any(map(self._owes, self.fleet.workers)):
+                return
+            time.sleep(0.3)
+
+    @staticmethod
+    def _owes(worker: Worker) -> bool:
+        """Whether a worker has still records to report, or logs to ship."""
+        return bool(recorder.left_in_journal(worker) or recorder.logs_left(worker))
+
+    def _record(
+        self, schedule: Schedule, recorded: Recorder, effects: Path, prefix: str, made: list[_Made]
+    ) -> History:
+        runs = recorded.runs([prefix])
+        items = recorded.items(runs)
+        return History(
+            schedule=schedule,
+            runs=runs,
+            plans={(run.dag_id, run.run_id): run.plan for run in made},
+            effects=recorder.effects(effects),
+            items=items,
+            tasks=recorded.tasks(runs),
+            xcoms=recorded.xcoms(runs),
+            variables=recorded.variables(prefix),
+            deaths=tuple(self._deaths),
+            reports=recorder.reports(self.fleet.workers),
+            journals={worker.name: recorder.left_in_journal(worker) for worker in self.fleet.workers},
+            logs=recorded.logs(items),
+        )
+
+
+@contextmanager
+def open_arena(
+    *, worker_env: Mapping[str, str] | None = None, gateway: Callable[[LocalPlatform], int] | None = None
+) -> Iterator[Arena]:
+    """Bring everything up. `gateway` returns the port that workers are to use in place of the platform's gateway."""
+    with (
+        tempfile.TemporaryDirectory(prefix="airbridge-chaos-") as files,
+        running(regions=(Region(name=HOME_REGION),), workers_per_region=0, airflow=CONTROL_PLANE) as platform,
+        Network() as network,
+    ):
+        platform.add_dag_file(DAG_FILE)
+        fleet = Fleet(platform, network, environ={**WORKER, **(worker_env or {})})
+        port = gateway(platform) if gateway else None
+        try:
+            for number in range(WORKERS):
+                fleet.add(f"w{number}", "default", port).start()
+            for worker in fleet.workers:
+                worker.wait_started()
+            for dag_id in ("chaos-wide", "chaos-chain", "chaos-mixed", "chaos-called"):
+                platform.airflow.wait_for_dag(dag_id)
+                platform.airflow.unpause(dag_id)
+            yield Arena(platform, fleet, Path(files))
+        finally:
+            fleet.close()

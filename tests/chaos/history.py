@@ -1,0 +1,95 @@
+"""What is known of one history afterwards: what each side did, in its own words. Values only; `recorder` fills them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chaos.schedule import Schedule
+
+TaskKey = tuple[str, str, str, int]
+"""dag_id, run_id, task_id, map_index."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A line that task code wrote to a file of its own, whatever the rest of the world believed."""
+
+    key: TaskKey
+    ti_id: str
+    try_number: int
+    what: str
+    """``start`` or ``end``."""
+    outcome: str | None
+    at: float
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row of the ledger: one queueing of one task instance."""
+
+    id: str
+    key: TaskKey
+    ti_id: str
+    try_number: int
+    state: str
+    outcome: str | None
+    detail: str
+    epoch: int
+    worker: str | None
+    lost_after: float
+    placed_at: float
+    claimed_at: float | None
+    renewed_at: float | None
+    settled_at: float | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """Airflow's row of a task instance: its last try."""
+
+    key: TaskKey
+    ti_id: str
+    state: str | None
+    try_number: int
+
+
+@dataclass(frozen=True)
+class Death:
+    """A worker's process that was killed, and the results in its journal at that moment."""
+
+    worker: str
+    at: float
+    journalled: frozenset[str]
+    """Work items whose final state was in the journal, unreported: synced, as far as the worker knew."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker was told of a final state that it reported."""
+
+    worker: str
+    item: str
+    status: int
+
+
+@dataclass(frozen=True)
+class History:
+    """Everything."""
+
+    schedule: Schedule
+    runs: Mapping[tuple[str, str], str]
+    """(dag_id, run_id) to the run's state."""
+    plans: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]]
+    effects: tuple[Effect, ...] = ()
+    items: tuple[Item, ...] = ()
+    tasks: tuple[Task, ...] = ()
+    xcoms: Mapping[tuple[TaskKey, str], Any] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    deaths: tuple[Death, ...] = ()
+    reports: tuple[Report, ...] = ()
+    journals: Mapping[str, int] = field(default_factory=dict)
+    """What each worker had still to report at the end."""
+    logs: Mapping[str, str] = field(default_factory=dict)
+    """The shipped whole logs, by work item."""

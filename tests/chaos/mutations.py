@@ -1,0 +1,129 @@
+"""The mutation check: with a promise taken out, the checker must find violations; with all in place, none.
+
+Each mutant gets a history that leans on the promise it lacks. The same history is made with nothing taken out first.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tests.chaos.arena import open_arena
+from tests.chaos.checker import Violation, check
+from tests.chaos.fleet import HOME_REGION, ROOT
+from tests.chaos.schedule import MIXED, WIDE, WIDTH, Fault, Kill, Run, Schedule
+from tests.support.moto import free_port
+from tests.support.platform import LocalPlatform, wait_for
+
+from airbridge.control_plane.local import airflow_config, environment, ports
+from airbridge.control_plane.local.privileges import child_setup
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One promise taken out, and the history that needs it."""
+
+    name: str
+    schedule: Schedule
+    gateway: bool = False
+    """Whether it is a gateway of `tests.chaos.mutants`."""
+    worker_env: Mapping[str, str] = field(default_factory=dict)
+
+
+def _all(seconds: float, **more: object) -> dict[str, dict[str, object]]:
+    return {f"t{number}": {"seconds": seconds, **more} for number in range(WIDTH)}
+
+
+EVERY_LINK = ("gateway", "sqs", "s3")
+
+FENCING = Schedule(
+    seed=1,
+    name="a cut beyond lost_after",
+    runs=(Run(WIDE, _all(3.0)),),
+    # Tasks that are given up after 5 s end on both sides of the cut, and are tried again by the other worker.
+    faults=(Fault(2.0, 14.0, 0, EVERY_LINK, "black hole"),),
+)
+IDEMPOTENCY = Schedule(
+    seed=2,
+    name="answers lost",
+    runs=(*(Run(MIXED, {}) for _ in range(3)), Run(WIDE, _all(0.3, does="push", pushes=4))),
+    faults=tuple(
+        Fault(at, 1.2, worker, ("gateway",), "answers lost")
+        for at in (0.5, 2.5, 4.5, 6.5, 8.5)
+        for worker in (0, 1)
+    ),
+)
+POWER = Schedule(
+    seed=3,
+    name="a power cut after results were journalled",
+    runs=(Run(WIDE, _all(1.0)), Run(WIDE, _all(2.0))),
+    faults=(Fault(1.5, 9.0, 0, ("gateway",), "black hole"), Fault(1.5, 9.0, 1, ("gateway",), "black hole")),
+    kills=(Kill(7.0, "power", 0, mark_survives=False), Kill(7.5, "power", 1, mark_survives=False)),
+)
+
+MUTATIONS = (
+    Mutation("no fencing", FENCING, gateway=True),
+    Mutation("no idempotency key", IDEMPOTENCY, gateway=True),
+    Mutation("no fsync of the journal", POWER, worker_env={"AIRBRIDGE_WORKER_JOURNAL_FSYNC": "false"}),
+)
+
+
+def found_by(mutation: Mutation) -> list[Violation]:
+    """What the checker finds in the mutation's history."""
+    if not mutation.gateway:
+        with open_arena(worker_env=mutation.worker_env) as arena:
+            return check(arena.play(mutation.schedule))
+    with _Gateways() as gateways, open_arena(gateway=gateways.serve(mutation.name)) as arena:
+        return check(arena.play(mutation.schedule))
+
+
+def found_without() -> dict[str, list[Violation]]:
+    """What the checker finds in the same histories with every promise in place: nothing, if it is right."""
+    with open_arena() as arena:
+        return {mutation.schedule.name: check(arena.play(mutation.schedule)) for mutation in MUTATIONS}
+
+
+class _Gateways:
+    """Mutant gateways beside a platform's own."""
+
+    def __init__(self) -> None:
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> _Gateways:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait(10)
+
+    def serve(self, name: str) -> Callable[[LocalPlatform], int]:
+        """Return what starts the mutant on a platform, and returns its port."""
+
+        def start(platform: LocalPlatform) -> int:
+            port = free_port()
+            log = platform.directory.log("mutant-gateway")
+            with log.open("ab") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "tests.chaos.mutants", name],
+                    env={
+                        **environment.base(os.environ),
+                        **environment.aws_variables(HOME_REGION),
+                        **airflow_config.environment(platform.directory),
+                        "PYTHONPATH": str(ROOT),
+                        "AIRFLOW__AIRBRIDGE__GATEWAY_PORT": str(port),
+                        "AIRFLOW__AIRBRIDGE__OPERATOR_PORT": "0",
+                    },
+                    stdout=output,
+                    stderr=output,
+                    preexec_fn=child_setup(signal.SIGKILL),  # noqa: PLW1509 - it makes system calls only
+                )
+            self._processes.append(process)
+            wait_for(lambda: ports.is_open(port), f"the mutant gateway (see {log})", 60)
+            return port
+
+        return start

@@ -1,0 +1,163 @@
+"""Gathers what each side did: the code's own file, the ledger, Airflow's tables, the journals, the buckets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from tests.chaos.fleet import Worker
+from tests.chaos.history import Death, Effect, Item, Report, Task, TaskKey
+from tests.support.platform import LocalPlatform
+
+from airbridge.control_plane.local.aws import Region
+
+_EPOCH = "extract(epoch from {})::float8"
+_ITEM_TIMES = ", ".join(
+    _EPOCH.format(name) for name in ("placed_at", "claimed_at", "renewed_at", "settled_at")
+)
+_OF_RUNS = "dag_id = ANY(%s) AND run_id = ANY(%s)"
+
+
+class Recorder:
+    """Reads one platform. Every question is about the runs of one history."""
+
+    def __init__(self, platform: LocalPlatform, region: Region) -> None:
+        self._platform = platform
+        self._region = region
+
+    def runs(self, prefixes: Sequence[str]) -> dict[tuple[str, str], str]:
+        """The states of the runs whose ids begin so: those that were started, and those that they started."""
+        rows = self._platform.query(
+            "SELECT dag_id, run_id, state FROM dag_run WHERE run_id LIKE ANY(%s)",
+            [f"{each}%" for each in prefixes],
+        )
+        return {(dag_id, run_id): state for dag_id, run_id, state in rows}
+
+    def open_work(self, runs: Iterable[tuple[str, str]]) -> int:
+        """How many work items of the runs are not settled."""
+        rows = self._platform.query(
+            f"SELECT count(*) FROM airbridge_work_item WHERE {_OF_RUNS} AND state <> 'settled'", *_ids(runs)
+        )
+        return int(rows[0][0])
+
+    def items(self, runs: Iterable[tuple[str, str]]) -> tuple[Item, ...]:
+        """The ledger's rows."""
+        rows = self._platform.query(
+            "SELECT id::text, dag_id, run_id, task_id, map_index, ti_id::text, try_number, state, outcome,"
+            f" coalesce(detail, ''), epoch, worker_id, (disconnect->>'lost_after')::float8, {_ITEM_TIMES}"
+            f" FROM airbridge_work_item WHERE {_OF_RUNS} ORDER BY placed_at",
+            *_ids(runs),
+        )
+        return tuple(Item(row[0], tuple(row[1:5]), *row[5:]) for row in rows)
+
+    def tasks(self, runs: Iterable[tuple[str, str]]) -> tuple[Task, ...]:
+        """Airflow's rows."""
+        rows = self._platform.query(
+            f"SELECT dag_id, run_id, task_id, map_index, id::text, state, try_number FROM task_instance WHERE {_OF_RUNS}",
+            *_ids(runs),
+        )
+        return tuple(Task(tuple(row[:4]), *row[4:]) for row in rows)
+
+    def xcoms(self, runs: Iterable[tuple[str, str]]) -> dict[tuple[TaskKey, str], Any]:
+        """Every XCom."""
+        rows = self._platform.query(
+            f"SELECT dag_id, run_id, task_id, map_index, key, value FROM xcom WHERE {_OF_RUNS}", *_ids(runs)
+        )
+        return {(tuple(row[:4]), row[4]): _plain(row[5]) for row in rows}
+
+    def variables(self, prefix: str) -> dict[str, str]:
+        """The variables whose names begin so, as Airflow's API tells them."""
+        found: dict[str, str] = {}
+        while True:
+            path = (
+                f"/api/v2/variables?limit=100&offset={len(found)}&variable_key_pattern={quote(prefix + '%')}"
+            )
+            page = self._platform.airflow._json("GET", path)
+            found |= {entry["key"]: entry["value"] for entry in page["variables"]}
+            if not page["variables"] or len(found) >= page["total_entries"]:
+                return found
+
+    def logs(self, items: Iterable[Item]) -> dict[str, str]:
+        """The whole logs that were shipped, by work item."""
+        s3 = self._platform.aws_client("s3", self._region.name)
+        found: dict[str, str] = {}
+        for dag_id, run_id in {(item.key[0], item.key[1]) for item in items}:
+            prefix = f"logs/dag_id={dag_id}/run_id={run_id}/"
+            pages = s3.get_paginator("list_objects_v2").paginate(
+                Bucket=self._region.log_bucket, Prefix=prefix
+            )
+            for entry in (entry for page in pages for entry in page.get("Contents", ())):
+                segment, _, name = entry["Key"].rpartition("/")
+                if name == "full.log":
+                    item_id = segment[-36:]
+                    body = s3.get_object(Bucket=self._region.log_bucket, Key=entry["Key"])["Body"].read()
+                    found[item_id] = found.get(item_id, "") + body.decode(errors="replace")
+        return found
+
+
+def effects(path: Path) -> tuple[Effect, ...]:
+    """What task code wrote."""
+    if not path.exists():
+        return ()
+    found = []
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        key = (row["dag_id"], row["run_id"], row["task_id"], row["map_index"])
+        found.append(Effect(key, row["ti_id"], row["try_number"], row["what"], row["outcome"], row["at"]))
+    return tuple(found)
+
+
+def reports(workers: Iterable[Worker]) -> tuple[Report, ...]:
+    """What the workers say they were told of final states."""
+    return tuple(
+        Report(worker.name, str(event["item_id"]), int(str(event["status"])))
+        for worker in workers
+        for event in worker.events()
+        if event.get("event") == "task.reported"
+    )
+
+
+def death(worker: Worker, at: float) -> Death:
+    """A worker that was killed a moment ago, and the results in its journal."""
+    rows = _read(worker.journal, "SELECT item_id FROM records WHERE final = 1")
+    return Death(worker.name, at, frozenset(item for (item,) in rows))
+
+
+def left_in_journal(worker: Worker) -> int:
+    """How many records a worker has still to report."""
+    return int(next(iter(_read(worker.journal, "SELECT count(*) FROM records")), (0,))[0])
+
+
+def logs_left(worker: Worker) -> int:
+    """How many logs a worker has still to ship."""
+    return int(next(iter(_read(worker.journal, "SELECT count(*) FROM logs")), (0,))[0])
+
+
+def _read(journal: Path, statement: str) -> list[tuple[Any, ...]]:
+    """Ask a copy: opening the file itself would fold its log in, which is the worker's to do."""
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("", "-wal"):
+            if Path(f"{journal}{suffix}").exists():
+                shutil.copyfile(f"{journal}{suffix}", Path(folder) / f"copy{suffix}")
+        connection = sqlite3.connect(Path(folder) / "copy")
+        try:
+            return connection.execute(statement).fetchall()
+        except sqlite3.DatabaseError:
+            return []  # there is no journal yet, or it was copied while it changed
+        finally:
+            connection.close()
+
+
+def _ids(runs: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    pairs = [*runs]
+    return sorted({dag_id for dag_id, _ in pairs}), sorted({run_id for _, run_id in pairs})
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
