@@ -84,6 +84,8 @@ def play(seeds: list[int], keep: Path | None) -> bool:
                 print(f"  {violation}", file=sys.stderr, flush=True)
             if violations and keep:
                 keep_evidence(keep, seed, arena.evidence(), history, violations)
+            for worker in history.ended:
+                arena.restart(worker)
     print(summary.text(arena.tally))
     if summary.seeds:
         print("replay: " + "; ".join(f"make chaos CHAOS_SEED={seed}" for seed in summary.seeds))

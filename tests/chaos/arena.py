@@ -107,6 +107,10 @@ class Arena:
         self._wait(recorded, prefix)
         return self._record(schedule, recorded, effects, prefix, made)
 
+    def restart(self, name: str) -> None:
+        """Start a worker that ended by itself, for the next history."""
+        self._up(next(worker for worker in self.fleet.workers if worker.name == name))
+
     def evidence(self) -> dict[str, str]:
         """What every process said so far, by file name."""
         logs = {
@@ -257,6 +261,11 @@ class Arena:
             deaths=tuple(self._deaths),
             reports=recorder.reports(self.fleet.workers),
             journals={worker.name: recorder.left_in_journal(worker) for worker in self.fleet.workers},
+            ended={
+                worker.name: worker.process.returncode
+                for worker in self.fleet.workers
+                if worker.process is not None and worker.process.poll() is not None
+            },
             logs=recorded.logs(items),
         )
 

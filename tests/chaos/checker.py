@@ -21,6 +21,7 @@ from tests.chaos.schedule import CALLS, CHAIN, LENGTH, MAPPED, MIXED, WIDE, WIDT
 FINISHED = frozenset({"success", "failed", "skipped"})
 FINAL_COMMITS = frozenset({"success", "skipped"})
 RETRIED = frozenset({"up_for_retry", "failed"})
+DISOWNED = "no longer knows of it"
 CLOCK_SLACK_SECONDS = 0.05
 """Between Postgres' clock and the host's: they are one, but for rounding and the time of a statement."""
 
@@ -114,6 +115,8 @@ class _Check:
             yield from self._item(item)
         yield from self._runs_under_one_grant()
         yield from self._reports()
+        for worker, code in self.history.ended.items():
+            yield Violation(Kind.STUCK, worker, f"it ended by itself, with exit code {code}")
         for worker, left in self.history.journals.items():
             if left:
                 yield Violation(Kind.STUCK, worker, f"{left} records are still in its journal")
@@ -202,6 +205,9 @@ class _Check:
             yield Violation(Kind.ERROR, where, str(phase.outcome))
 
     def _given_up(self, item: Item, where: str) -> Iterator[Violation]:
+        if DISOWNED in item.detail:
+            yield from self._disowned(item, where)
+            return
         silent = (item.settled_at or 0) - (item.renewed_at or 0)
         if silent < item.lost_after - CLOCK_SLACK_SECONDS:
             yield Violation(
@@ -209,6 +215,14 @@ class _Check:
                 where,
                 f"given up after {silent:.2f} s of silence; lost_after is {item.lost_after:g} s",
             )
+
+    def _disowned(self, item: Item, where: str) -> Iterator[Violation]:
+        """Its worker says that it does not hold it: so be it, if it was killed before the grant was in its journal."""
+        deaths = self._died(item)
+        if not deaths:
+            yield Violation(Kind.DISHONEST, where, "its worker disowned it, and was not killed")
+        elif any(item.id in death.held for death in deaths):
+            yield Violation(Kind.LOST, where, "its grant was in its worker's journal, and is forgotten")
 
     def _not_as_code_made_it(self, item: Item, phase: Phase | None, where: str) -> Iterator[Violation]:
         made = phase.outcome if phase else None

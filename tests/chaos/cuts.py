@@ -23,13 +23,15 @@ from pathlib import Path
 from tests.chaos.fleet import HOME_REGION, Fleet, Worker
 from tests.support import weather
 from tests.support.platform import LocalPlatform, Run, running, wait_for
-from tests.support.weather import Network
+from tests.support.weather import Network, Weather
 
 from airbridge.control_plane.local.aws import parse_regions
 
 DAG_FILE = Path(__file__).parent / "dags" / "cuts.py"
 SECONDS = (1, 31, 60, 150, 300, 600)
 ROWS = "abc"
+LONG_POLL_SECONDS = 22.0
+"""A long poll whose client was cut off in the cell before may still take a message: it is waited out."""
 MEND_SECONDS = 240.0
 """How long a run may take after the cut: a message whose receipt was lost stays hidden for 60 s."""
 
@@ -39,6 +41,7 @@ class Cell:
     """What became of one cut."""
 
     system: str
+    weather: str
     boundary: str
     seconds: float
     state: str
@@ -208,8 +211,8 @@ def spread(seconds: Sequence[float]) -> list[list[float]]:
 class Matrix:
     """All cells of one platform."""
 
-    def __init__(self, platform: LocalPlatform, fleet: Fleet, files: Path) -> None:
-        self._platform, self._fleet, self._files = platform, fleet, files
+    def __init__(self, platform: LocalPlatform, fleet: Fleet, files: Path, kind: Weather) -> None:
+        self._platform, self._fleet, self._files, self._weather = platform, fleet, files, kind
         self.cells: list[Cell] = []
         self._lock = threading.Lock()
 
@@ -238,7 +241,16 @@ class Matrix:
                 cell = self._cell(boundary, length, worker)
             except Exception as error:  # noqa: BLE001 - a broken cell is a finding, not the end of the others
                 cell = Cell(
-                    "AirBridge", boundary, length, "not measured", 0, False, False, 0.0, repr(error)[:300]
+                    "AirBridge",
+                    self._weather.name,
+                    boundary,
+                    length,
+                    "not measured",
+                    0,
+                    False,
+                    False,
+                    0.0,
+                    repr(error)[:300],
                 )
                 worker.set(weather.FAIR)
             with self._lock:
@@ -248,6 +260,7 @@ class Matrix:
             )
 
     def _cell(self, boundary: str, length: float, worker: Worker) -> Cell:
+        time.sleep(LONG_POLL_SECONDS)
         files = self._files / f"{worker.pool}-{length:g}"
         files.mkdir()
         stage = Stage(self._platform, worker, files)
@@ -255,7 +268,7 @@ class Matrix:
 
         def cut() -> None:
             nonlocal mended
-            worker.set(weather.BLACK_HOLE)
+            worker.set(self._weather)
             time.sleep(length)
             worker.set(weather.FAIR)
             mended = time.time()
@@ -265,6 +278,7 @@ class Matrix:
         lines = self._lines(run)
         return Cell(
             system="AirBridge",
+            weather=self._weather.name,
             boundary=boundary,
             seconds=length,
             state=str(run.task("work")["state"]),
@@ -342,8 +356,21 @@ def word(cell: Cell) -> str:
 def write(path: Path, cells: Sequence[Cell]) -> None:
     """Keep the cells as JSON, in a stable order."""
     order = [*BOUNDARIES]
-    rows = sorted(cells, key=lambda cell: (cell.system, order.index(cell.boundary), cell.seconds))
+    rows = sorted(
+        cells, key=lambda cell: (cell.system, cell.weather, order.index(cell.boundary), cell.seconds)
+    )
     path.write_text(json.dumps([asdict(cell) for cell in rows], indent=1) + "\n")
+
+
+def read(path: Path) -> list[Cell]:
+    """What was measured before."""
+    return [Cell(**row) for row in json.loads(path.read_text())] if path.exists() else []
+
+
+def merged(before: Sequence[Cell], now: Sequence[Cell]) -> list[Cell]:
+    """All cells; one that was measured again is the later one."""
+    cells = {(cell.system, cell.boundary, cell.seconds, cell.weather): cell for cell in (*before, *now)}
+    return [*cells.values()]
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -352,6 +379,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seconds", default=",".join(map(str, SECONDS)))
     parser.add_argument("--boundaries", default=",".join(BOUNDARIES))
+    parser.add_argument("--weather", choices=("black hole", "refuse"), default="black hole")
     parser.add_argument("--out", type=Path, required=True, help="a JSON file")
     return parser.parse_args(words)
 
@@ -371,14 +399,14 @@ def main() -> None:
         platform.add_dag_file(DAG_FILE)
         fleet = Fleet(platform, network, environ={})
         try:
-            matrix = Matrix(platform, fleet, Path(files))
+            matrix = Matrix(platform, fleet, Path(files), weather.KINDS[asked.weather])
             matrix.run(seconds, boundaries)
         finally:
             fleet.close()
             keep = os.environ.get("AIRBRIDGE_TEST_LOGS")
             for worker in fleet.workers if keep else ():
                 (Path(str(keep)) / f"{worker.name}.log").write_bytes(worker.log_file.read_bytes())
-    write(asked.out, matrix.cells)
+    write(asked.out, merged(read(asked.out), matrix.cells))
     print(table(matrix.cells))
     sys.exit(0 if all(cell.survived for cell in matrix.cells) else 1)
 

@@ -159,6 +159,7 @@ class Fleet:
             "AIRBRIDGE_WORKER_TASK_ENV": json.dumps(dict(self.task_env)),
             agent.SQS_URL: f"http://{LOOPBACK}:{sqs.port}",
             agent.S3_URL: f"http://{LOOPBACK}:{s3.port}",
+            agent.DURABLE: str(home / "durable"),
             **self.environ,
             **environ,
         }

@@ -63,6 +63,8 @@ class Death:
     at: float
     journalled: frozenset[str]
     """Work items whose final state was in the journal, unreported: synced, as far as the worker knew."""
+    held: frozenset[str] = frozenset()
+    """Work items whose grant was in it."""
 
 
 @dataclass(frozen=True)
@@ -91,5 +93,7 @@ class History:
     reports: tuple[Report, ...] = ()
     journals: Mapping[str, int] = field(default_factory=dict)
     """What each worker had still to report at the end."""
+    ended: Mapping[str, int] = field(default_factory=dict)
+    """Workers that ended though nobody killed them, and their exit codes."""
     logs: Mapping[str, str] = field(default_factory=dict)
     """The shipped whole logs, by work item."""

@@ -69,7 +69,7 @@ class Recorder:
         rows = self._platform.query(
             f"SELECT dag_id, run_id, task_id, map_index, key, value FROM xcom WHERE {_OF_RUNS}", *_ids(runs)
         )
-        return {(tuple(row[:4]), row[4]): _plain(row[5]) for row in rows}
+        return {(tuple(row[:4]), row[4]): row[5] for row in rows}
 
     def variables(self, prefix: str) -> dict[str, str]:
         """The variables whose names begin so, as Airflow's API tells them."""
@@ -126,7 +126,8 @@ def reports(workers: Iterable[Worker]) -> tuple[Report, ...]:
 def death(worker: Worker, at: float) -> Death:
     """A worker that was killed a moment ago, and the results in its journal."""
     rows = _read(worker.journal, "SELECT item_id FROM records WHERE final = 1")
-    return Death(worker.name, at, frozenset(item for (item,) in rows))
+    held = _read(worker.journal, "SELECT item_id FROM grants")
+    return Death(worker.name, at, frozenset(item for (item,) in rows), frozenset(item for (item,) in held))
 
 
 def left_in_journal(worker: Worker) -> int:
@@ -157,7 +158,3 @@ def _read(journal: Path, statement: str) -> list[tuple[Any, ...]]:
 def _ids(runs: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
     pairs = [*runs]
     return sorted({dag_id for dag_id, _ in pairs}), sorted({run_id for _, run_id in pairs})
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+from starlette.requests import Request
+from starlette.responses import Response
 from tests.integration.edge_worker.conftest import World, until
-from tests.integration.edge_worker.control_plane import ControlPlane
+from tests.integration.edge_worker.control_plane import ControlPlane, Fault
 from tests.integration.edge_worker.cut import Weather
 from tests.integration.edge_worker.test_agent import Gate, succeed
 
 from airbridge.edge_worker.agent import Agent, ExitCode
+from airbridge.executor.protocol import Problem, RefusalReason
 
 
 def test_a_bad_token_ends_the_worker(world: World) -> None:
@@ -63,6 +66,39 @@ def test_a_lapsed_certificate_leads_to_a_new_enrolment(world: World) -> None:
             await until(lambda: item.state == "settled")
             await until(lambda: world.control_plane.enrolments > enrolments)
         assert item.states == ["success"]
+
+    asyncio.run(scenario())
+
+
+def test_an_enrolment_whose_answer_was_lost_does_not_end_the_worker(world: World) -> None:
+    """Enrolling anew ends the certificate before. Refused under that one, the worker enrols again; its task runs on."""
+    gate = Gate()
+    enrolments = 0
+
+    def lose_the_first_answer(request: Request, response: Response | None) -> Response:
+        nonlocal enrolments
+        assert response is not None
+        if request.path_params["what"] == "enrol":
+            enrolments += 1
+            return Response(status_code=502) if enrolments == 1 else response
+        if enrolments == 1:
+            problem = Problem(status=403, reason=RefusalReason.REVOKED, detail="superseded")
+            return Response(problem.model_dump_json(), status_code=403)
+        return response
+
+    async def scenario() -> None:
+        world.control_plane.certificate_seconds = 2.0
+        item = world.submit()
+        async with world.worker(gate, retry_base_seconds=0.3, retry_cap_seconds=0.5):
+            await until(lambda: gate.running == 1)
+            world.control_plane.fault = Fault(lose_the_first_answer, after=True)
+            await until(lambda: enrolments >= 1)
+            world.control_plane.certificate_seconds = 3600.0
+            await until(lambda: enrolments >= 2)
+            gate.go.set()
+            await until(lambda: item.state == "settled")
+        assert item.states == ["success"]
+        assert world.exit_code is ExitCode.OK
 
     asyncio.run(scenario())
 

@@ -34,6 +34,7 @@ from airbridge.executor.protocol import (
     Heartbeat,
     HeartbeatResponse,
     Problem,
+    RefusalReason,
     ReleaseRequest,
     ReleaseResponse,
     RenewRequest,
@@ -72,13 +73,20 @@ class Gateway:
         self._channel: _Channel | None = None
         self._retired: set[asyncio.Task[None]] = set()
         self._offset = timedelta(0)
+        self._enrolling = False
 
     def identify(self, context: ssl.SSLContext, access_token: str) -> None:
         """Use this identity from now on; requests under way end under the one they began with."""
         headers = {VERSION_HEADER: str(PROTOCOL_VERSION), "Authorization": f"Bearer {access_token}"}
+        self._enrolling = False
         old, self._channel = self._channel, self._open(context, headers)
         if old is not None:
             self._retire(old)
+
+    @property
+    def enrolling(self) -> bool:
+        """Whether an enrolment was sent that has not led to an identity yet: it may have ended the one we have."""
+        return self._enrolling
 
     @property
     def identified(self) -> bool:
@@ -92,8 +100,12 @@ class Gateway:
     async def enrol(self, request: EnrolRequest) -> Credentials:
         """Ask for an identity, without showing one."""
         channel = self._open(self._anonymous, {VERSION_HEADER: str(PROTOCOL_VERSION)})
+        self._enrolling = True
         try:
             return await self._post(channel, "enrol", request, Credentials)
+        except GatewayRefused:
+            self._enrolling = False
+            raise
         finally:
             await channel.close(0.0)
 
@@ -129,7 +141,13 @@ class Gateway:
         channel = self._channel
         if channel is None:
             raise GatewayUnreachable("this worker has no identity yet")
-        return await self._post(channel, what, request, answer)
+        try:
+            return await self._post(channel, what, request, answer)
+        except GatewayRefused as error:
+            if error.reason is RefusalReason.REVOKED and (self._enrolling or channel is not self._channel):
+                # Enrolling anew ends the certificate before. Whether we are still wanted, the next request tells.
+                raise GatewayUnreachable(f"{what}: made under an identity since replaced: {error}") from error
+            raise
 
     async def _post(self, channel: _Channel, what: str, request: BaseModel, answer: type[Answer]) -> Answer:
         with self._link.request():

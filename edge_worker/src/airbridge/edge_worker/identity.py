@@ -131,7 +131,7 @@ class Identity:
         self._renew_now.clear()
 
     async def _renew(self) -> None:
-        if self._lapsed():
+        if self._lapsed() or self._gateway.enrolling:
             await self.enrol()
             return
         key = tls.new_key()
