@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
+from cryptography.fernet import Fernet
 from tests.chaos.fleet import Worker
 from tests.chaos.history import Death, Effect, Item, Report, Task, TaskKey
 from tests.support.platform import LocalPlatform
@@ -72,16 +72,10 @@ class Recorder:
         return {(tuple(row[:4]), row[4]): row[5] for row in rows}
 
     def variables(self, prefix: str) -> dict[str, str]:
-        """The variables whose names begin so, as Airflow's API tells them."""
-        found: dict[str, str] = {}
-        while True:
-            path = (
-                f"/api/v2/variables?limit=100&offset={len(found)}&variable_key_pattern={quote(prefix + '%')}"
-            )
-            page = self._platform.airflow._json("GET", path)
-            found |= {entry["key"]: entry["value"] for entry in page["variables"]}
-            if not page["variables"] or len(found) >= page["total_entries"]:
-                return found
+        """The variables whose names begin so."""
+        key = json.loads(self._platform.directory.keys_file.read_text())["fernet_key"]
+        rows = self._platform.query("SELECT key, val FROM variable WHERE key LIKE %s", f"{prefix}%")
+        return {name: Fernet(key).decrypt(value.encode()).decode() for name, value in rows}
 
     def logs(self, items: Iterable[Item]) -> dict[str, str]:
         """The whole logs that were shipped, by work item."""

@@ -18,6 +18,7 @@ from airflow.exceptions import (
     AirflowFailException,
     AirflowRescheduleException,
     AirflowSkipException,
+    DagRunTriggerException,
     TaskDeferred,
 )
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
@@ -99,6 +100,9 @@ def acts(context: Any, work: Callable[[], Any]) -> Any:
         raise
     except TaskDeferred:
         note(context, "end", "deferred")
+        raise
+    except DagRunTriggerException:
+        note(context, "end", "success")  # how the operator asks its supervisor to start the run
         raise
     except DeliberateError:
         note(context, "end", "up_for_retry")
