@@ -164,7 +164,7 @@ class _Check:
             if missing:
                 yield Violation(Kind.LOST, where, f"XComs many_{missing} are not there")
         if plan.get("does") == "variable":
-            found = self.history.variables.get(f"{key[1]}/{key[2]}")
+            found = self.history.variables.get(f"{key[1]}--{key[2]}")
             if found != f"by try {task.try_number}":
                 yield Violation(
                     Kind.FENCE, where, f"committed try {task.try_number}; its variable says {found!r}"

@@ -127,7 +127,7 @@ def one() -> str:
         if does == "fail":
             raise AirflowFailException
         if does == "variable":
-            Variable.set(f"{ti.run_id}/{ti.task_id}", f"by try {ti.try_number}")
+            Variable.set(f"{ti.run_id}--{ti.task_id}", f"by try {ti.try_number}")
         if does == "push":
             for number in range(plan["pushes"]):
                 ti.xcom_push(key=f"many_{number}", value=f"{number}." * 200)
