@@ -351,8 +351,11 @@ def running(metadata: Metadata, directory: Path, **changes: Any) -> Iterator[Wor
         secrets_dir=secrets_dir,
         trust_domain=TRUST_DOMAIN,
         gateway_port=0,
+        **{
+            "gateway_requests_per_second_per_address": 0.0,
+            **changes,
+        },  # all that tests ask comes from one address
         operator_port=0,
-        **changes,
     )
     loaded = GatewaySecrets.load(secrets_dir)
     gateway = Gateway(

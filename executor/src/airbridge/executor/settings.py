@@ -206,6 +206,42 @@ class Settings:
             minimum=1,
         ),
     )
+    gateway_max_connections: int = field(
+        default=16_384,
+        metadata=_about(
+            "Connections to one of the gateway's listeners at once. At a limit the oldest connection gives way "
+            "that has shown no certificate.",
+            minimum=1,
+        ),
+    )
+    gateway_max_connections_per_address: int = field(
+        default=256,
+        metadata=_about("Connections of one IP address that have shown no certificate (yet).", minimum=1),
+    )
+    gateway_max_connections_per_worker: int = field(
+        default=64,
+        metadata=_about("Connections of one worker.", minimum=1),
+    )
+    gateway_requests_per_second: float = field(
+        default=2_000.0,
+        metadata=_about(
+            "Requests a second that the gateway answers in all, heartbeats not counted, with bursts of five seconds' "
+            "worth; what is above is answered 429. 0: no limit.",
+            minimum=0.0,
+        ),
+    )
+    gateway_requests_per_second_per_worker: float = field(
+        default=100.0,
+        metadata=_about("The same for one worker, heartbeats counted. 0: no limit.", minimum=0.0),
+    )
+    gateway_requests_per_second_per_address: float = field(
+        default=50.0,
+        metadata=_about(
+            "The same for one IP address, of requests without a client certificate: enrolments, operators, strangers. "
+            "0: no limit.",
+            minimum=0.0,
+        ),
+    )
     certificate_lifetime: float = field(
         default=3600.0,
         metadata=_about(

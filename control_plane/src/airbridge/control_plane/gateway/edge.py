@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from airbridge.control_plane.exceptions import Refused
-from airbridge.control_plane.gateway import health, releases, requests
+from airbridge.control_plane.gateway import health, openapi, releases, requests
 from airbridge.control_plane.gateway.authentication import PEER, Caller, WorkerAuthenticator, check_revocation
 from airbridge.control_plane.gateway.claims import Claims
 from airbridge.control_plane.gateway.database import unit
@@ -78,7 +78,7 @@ class Edge:
             Route(f"{ROOT}/{name}", guard(handler, lane), methods=["POST"])
             for name, handler, lane in endpoints
         ]
-        return application([*routes, *health.routes(self.pulse)])
+        return application([*routes, openapi.route(ROOT), *health.routes(self.pulse)])
 
     async def _enrol(self, request: Request) -> Response:
         _check_version(request)

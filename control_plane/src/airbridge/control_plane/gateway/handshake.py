@@ -15,6 +15,7 @@ from typing import Any, Final
 import structlog
 
 from airbridge.control_plane.gateway.audit import ANONYMOUS, Denial
+from airbridge.control_plane.gateway.connections import Connections, Ticket
 
 log = structlog.get_logger()
 
@@ -32,12 +33,14 @@ class Acceptor:
         self,
         listening: socket.socket,
         context: Callable[[], ssl.SSLContext],
-        protocol: Callable[[], asyncio.Protocol],
+        protocol: Callable[[Ticket], asyncio.Protocol],
+        connections: Connections,
         denied: Callable[[Denial], object],
     ) -> None:
         self._listening = listening
         self._context = context
         self._protocol = protocol
+        self._connections = connections
         self._denied = denied
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -72,17 +75,35 @@ class Acceptor:
                 log.warning("gateway.accept_failed", detail=str(error))
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
-            self._follow(self._secure(connection, where(address)))
+            self._take_in(connection, where(address))
 
-    async def _secure(self, connection: socket.socket, address: str) -> None:
+    def _take_in(self, connection: socket.socket, address: str) -> None:
+        def give_up() -> None:
+            task.cancel()
+
+        ticket = self._connections.admit(address.rpartition(":")[0], give_up)
+        if ticket is None:
+            connection.close()
+            return
+        task = self._follow(self._secure(connection, address, ticket))
+
+    async def _secure(self, connection: socket.socket, address: str, ticket: Ticket) -> None:
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._protocol, connection, ssl=self._context(), ssl_handshake_timeout=HANDSHAKE_SECONDS
+                lambda: self._protocol(ticket),
+                connection,
+                ssl=self._context(),
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
             )
         except (OSError, TimeoutError) as error:
+            ticket.give_back()
             self._failed(address, error)
+        except asyncio.CancelledError:
+            ticket.give_back()
+            connection.close()
+            raise
 
     def _failed(self, address: str, error: Exception) -> None:
         """Write a failed handshake down, if it was this side that refused it."""
@@ -91,10 +112,11 @@ class Acceptor:
         if isinstance(error, ssl.SSLError) and not any(part in (error.reason or "") for part in _CLIENTS_OWN):
             self._denied(Denial("handshake.refused", ANONYMOUS, address, "tls", None, {"why": why}))
 
-    def _follow(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _follow(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

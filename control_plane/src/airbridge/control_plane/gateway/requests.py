@@ -66,6 +66,12 @@ def busy(error: Unavailable) -> Response:
     return _error(body, {"Retry-After": f"{error.retry_after:g}"})
 
 
+def throttled(seconds: int) -> Response:
+    """Return a 429 that says when to come back, and closes the connection: its body has not been looked at."""
+    body = Problem(status=429, reason=RefusalReason.OVERLOADED, detail="too many requests; see Retry-After")
+    return _error(body, {"Retry-After": str(seconds)})
+
+
 def broken() -> Response:
     """Return a 500 that says nothing of the cause: that is in the log."""
     return _error(

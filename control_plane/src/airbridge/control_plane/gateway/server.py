@@ -21,7 +21,8 @@ from airbridge.control_plane.gateway import logs, sealer
 from airbridge.control_plane.gateway.audit import DenialLog, Rates
 from airbridge.control_plane.gateway.authentication import WorkerAuthenticator
 from airbridge.control_plane.gateway.claims import Claims
-from airbridge.control_plane.gateway.edge import ENDPOINTS, Edge
+from airbridge.control_plane.gateway.connections import ConnectionLimits, Connections, Ticket
+from airbridge.control_plane.gateway.edge import ENDPOINTS, ROOT, Edge
 from airbridge.control_plane.gateway.exchanges import Exchanges
 from airbridge.control_plane.gateway.handshake import Acceptor
 from airbridge.control_plane.gateway.heartbeats import Heartbeats
@@ -32,6 +33,7 @@ from airbridge.control_plane.gateway.metrics import Counted, Metrics
 from airbridge.control_plane.gateway.observing import Observing
 from airbridge.control_plane.gateway.operators import Operators, Publish
 from airbridge.control_plane.gateway.presence import Presence
+from airbridge.control_plane.gateway.throttle import RequestRates, Throttle, Throttled
 from airbridge.control_plane.gateway.tls import RENEW_EVERY, ServerContexts
 from airbridge.control_plane.identity.access import AccessTokens
 from airbridge.control_plane.identity.enrolment import Enrolment, trust_bundle
@@ -49,11 +51,12 @@ log = structlog.get_logger()
 PULSE_THREADS: Final = 2
 WAITING_PER_THREAD: Final = 32
 WAITING_HEARTBEATS: Final = 4_096
-MAX_CONNECTIONS: Final = 16_384
 KEEP_ALIVE_SECONDS: Final = 90
 """Longer than clients keep an idle connection, so that it is always they who close it."""
 STOP_SECONDS: Final = 10
 BACKLOG: Final = 1_024
+VITAL: Final = frozenset({f"{ROOT}/heartbeat"})
+"""What is answered however much all others ask: leases hang on it."""
 
 Clock = Callable[[], datetime]
 
@@ -109,13 +112,33 @@ class Gateway:
         self._denials = DenialLog(parts.denial_rates)
         guard = Guard(self._denials)
         metrics = Metrics()
-        edge = Counted(_edge(parts, self._work, self._pulse).app(guard), metrics, ENDPOINTS)
+        throttle = Throttle(_rates(settings))
+        edge = Counted(
+            Throttled(_edge(parts, self._work, self._pulse).app(guard), throttle, VITAL), metrics, ENDPOINTS
+        )
         observing = Observing(parts.platform, self._operator_lane)
-        operators = Operators(parts.publish, self._operator_lane, metrics, observing).app(guard)
+        operators = Throttled(
+            Operators(parts.publish, self._operator_lane, metrics, observing).app(guard), throttle
+        )
         host = settings.gateway_host
-        self._edge = _Listener(edge, host, settings.gateway_port, self._contexts.edge, self._denials)
+        limits = ConnectionLimits(
+            settings.gateway_max_connections,
+            settings.gateway_max_connections_per_address,
+            settings.gateway_max_connections_per_worker,
+        )
+        self._edge = _Listener(
+            edge,
+            (host, settings.gateway_port),
+            context=self._contexts.edge,
+            denials=self._denials,
+            limits=limits,
+        )
         self._operators = _Listener(
-            operators, host, settings.operator_port, self._contexts.operators, self._denials
+            operators,
+            (host, settings.operator_port),
+            context=self._contexts.operators,
+            denials=self._denials,
+            limits=limits,
         )
         self._presence = Presence()
         self._serving: list[asyncio.Task[None]] = []
@@ -187,14 +210,16 @@ class _Listener(uvicorn.Server):
     def __init__(
         self,
         app: ASGIApp,
-        host: str,
-        port: int,
+        address: tuple[str, int],
+        *,
         context: Callable[[], ssl.SSLContext],
         denials: DenialLog,
+        limits: ConnectionLimits,
     ) -> None:
-        self._address = (host, port)
+        self._address = address
         self._context = context
         self._denials = denials
+        self._connections = Connections(limits)
         config = uvicorn.Config(
             app,
             http=PeerProtocol,
@@ -206,7 +231,6 @@ class _Listener(uvicorn.Server):
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=STOP_SECONDS,
-            limit_concurrency=MAX_CONNECTIONS,
             backlog=BACKLOG,
         )
         config.load()
@@ -216,13 +240,15 @@ class _Listener(uvicorn.Server):
         """Bind and listen. Raises `ConfigurationError` if the address cannot be had."""
         self.lifespan = self.config.lifespan_class(self.config)
         await self.lifespan.startup()
-        self._acceptor = Acceptor(_bind(*self._address), self._context, self._connection, self._denials.note)
+        self._acceptor = Acceptor(
+            _bind(*self._address), self._context, self._connection, self._connections, self._denials.note
+        )
         self._acceptor.start(self.config.backlog)
         self.servers = [self._acceptor]  # type: ignore[list-item]  # uvicorn does nothing but close them
         self.started = True
 
-    def _connection(self) -> asyncio.Protocol:
-        return PeerProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+    def _connection(self, ticket: Ticket) -> asyncio.Protocol:
+        return PeerProtocol(self.config, self.server_state, self.lifespan.state, ticket)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -233,6 +259,14 @@ class _Listener(uvicorn.Server):
     def bound_port(self) -> int:
         """The port that was bound."""
         return self._acceptor.port
+
+
+def _rates(settings: Settings) -> RequestRates:
+    return RequestRates(
+        settings.gateway_requests_per_second,
+        settings.gateway_requests_per_second_per_worker,
+        settings.gateway_requests_per_second_per_address,
+    )
 
 
 def _bind(host: str, port: int) -> socket.socket:

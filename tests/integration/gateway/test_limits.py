@@ -1,0 +1,169 @@
+"""The gateway under those who ask too much, too slowly, or with borrowed headers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tests.integration.gateway.test_security import requests_of
+from tests.integration.gateway.world import Worker, World, client_context, running
+
+SLOW = 500
+
+
+def connected(world: World) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", world.gateway.edge_port), timeout=10)
+
+
+def silent(world: World) -> socket.socket:
+    """A connection on which nothing is ever said."""
+    return connected(world)
+
+
+def half_a_head(world: World) -> socket.socket:
+    """A TLS connection with a request that never ends."""
+    secured = client_context(world.ca.certificate_pem).wrap_socket(
+        connected(world), server_hostname="127.0.0.1"
+    )
+    with contextlib.suppress(OSError):
+        secured.send(b"POST /edge/v1/heartbeat HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+    return secured
+
+
+def half_a_body(world: World) -> socket.socket:
+    """A TLS connection with a body that never ends."""
+    secured = client_context(world.ca.certificate_pem).wrap_socket(
+        connected(world), server_hostname="127.0.0.1"
+    )
+    with contextlib.suppress(OSError):
+        secured.send(
+            b"POST /edge/v1/enrol HTTP/1.1\r\nHost: x\r\nAirBridge-Protocol: 1\r\nContent-Length: 5000\r\n\r\n{"
+        )
+    return secured
+
+
+def test_500_slow_connections_do_not_keep_a_worker_from_its_heartbeat(world: World) -> None:
+    """From the worker's own address: a third say nothing, a third half a head, a third half a body. A worker beats on
+    an old and on a new connection, claims, and enrols, each at the first try."""
+    worker, late = world.worker(), world.worker()
+    [item] = world.items()
+    late.close()
+    makers = [(silent, half_a_head, half_a_body)[number % 3] for number in range(SLOW)]
+    with ThreadPoolExecutor(16) as pool:
+        slow = list(pool.map(lambda make: make(world), makers))
+    try:
+        worker.beat()
+        late.beat()
+        late.grant(item)
+        world.worker().beat()
+    finally:
+        for each in slow:
+            each.close()
+
+
+@pytest.fixture
+def tight(world: World, tmp_path: Path) -> Iterator[World]:
+    """A second gateway on the same database, with small limits."""
+    with running(
+        world.metadata,
+        tmp_path,
+        gateway_requests_per_second_per_worker=1.0,
+        gateway_requests_per_second_per_address=1.0,
+        gateway_max_connections_per_address=3,
+    ) as it:
+        yield it
+        it.close_workers()
+
+
+def test_who_asks_too_often_is_told_when_to_come_back(tight: World) -> None:
+    """429 with Retry-After beyond a worker's, or a stranger's, burst; another worker is not concerned."""
+    greedy, modest = tight.worker(), tight.worker()
+    beat = requests_of(tight, tight.items()[0])["heartbeat"]
+    answers = [greedy.post("heartbeat", beat) for _ in range(8)]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused, [answer.status_code for answer in answers]
+    assert (refused[0].json()["reason"], refused[0].headers["Retry-After"]) == ("overloaded", "1")
+    assert modest.post("heartbeat", beat).status_code == 200
+    stranger = Worker(tight, "eu-west-1", "default", "stranger")
+    assert 429 in [stranger.post("heartbeat", beat).status_code for _ in range(8)]
+
+
+def test_connections_without_a_certificate_are_bounded(tight: World) -> None:
+    """Beyond the bound the oldest is closed; a worker from the same address keeps its own."""
+    worker = tight.worker()
+    worker.beat()
+    opened = [half_a_head(tight) for _ in range(5)]
+    try:
+        for each in opened[:2]:
+            each.settimeout(10)
+            with contextlib.suppress(ssl.SSLError, ConnectionError):
+                assert each.recv(1) == b""
+        opened[-1].settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            opened[-1].recv(1)
+        worker.beat()
+    finally:
+        for each in opened:
+            each.close()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "X-Forwarded-Client-Cert",
+        "X-SSL-Client-Cert",
+        "X-Amzn-Mtls-Clientcert",
+        "Ssl-Client-Cert",
+        "Forwarded",
+        "X-Forwarded-For",
+    ],
+)
+def test_a_forwarded_certificate_is_nobodys(world: World, header: str) -> None:
+    """Another worker's certificate in a header, with its token: 401 without a connection's own certificate, and one's
+    own name with it. Only TLS says who calls."""
+    victim, thief = world.worker(), world.worker()
+    pem = (victim.certificate_pem or "").replace("\n", "%0A")
+    value = {"Forwarded": "for=192.0.2.1", "X-Forwarded-For": "192.0.2.1"}.get(header, f'Hash=1;Cert="{pem}"')
+    [item] = world.items()
+    beat = requests_of(world, item)["heartbeat"]
+    stranger = Worker(world, "eu-west-1", "default", "stranger")
+    stranger.token = victim.token
+    assert stranger.post("heartbeat", beat, {header: value}).status_code == 401
+    thief.token = victim.token
+    assert thief.post("heartbeat", beat, {header: value}).status_code == 401
+    assert "192.0.2.1" not in json.dumps([row.address for row in world.audited("request.refused")])
+
+
+def test_operators_endpoints_are_not_on_the_workers_listener(world: World) -> None:
+    """Nor the other way round, whatever the token."""
+    token = world.access_token("workers:*", "tokens:*", "dags:*")
+    worker = world.worker()
+    worker.token = token
+    assert (
+        worker.client.get("/operator/v1/workers", headers={"Authorization": f"Bearer {token}"}).status_code
+        == 404
+    )
+    with world.operator(token) as operator:
+        assert operator.post("/edge/v1/claim", json={}).status_code == 404
+
+
+def test_the_edge_api_describes_itself(world: World) -> None:
+    """``/openapi.json`` names every endpoint with the wire models; anybody may read it, it tells nothing else."""
+    found = Worker(world, "eu-west-1", "default", "reader").client.get("/openapi.json").json()
+    assert {path.rpartition("/")[2] for path in found["paths"]} == {
+        "enrol",
+        "renew",
+        "claim",
+        "heartbeat",
+        "exchange",
+        "release",
+    }
+    body = found["paths"]["/edge/v1/claim"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/ClaimRequest"}
+    assert "envelopes" in found["components"]["schemas"]["ClaimRequest"]["properties"]
