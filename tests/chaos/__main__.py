@@ -17,10 +17,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.arena import Tally, open_arena
+from tests.chaos.arena import Arena, Tally, open_arena
 from tests.chaos.checker import Kind, Violation, check, count
 from tests.chaos.history import History
-from tests.chaos.mutations import MUTATIONS, found_by, found_without
+from tests.chaos.mutations import MUTATIONS, found_by
 from tests.chaos.schedule import draw
 
 
@@ -68,35 +68,37 @@ class Summary:
         return "\n".join(lines)
 
 
-def play(seeds: list[int], keep: Path | None) -> bool:
+def play(arena: Arena, seeds: list[int], keep: Path | None) -> bool:
     """Make the histories of the seeds; return whether nothing was wrong."""
     began = time.monotonic()
     summary = Summary()
-    with open_arena() as arena:
-        for seed in seeds:
-            history = arena.play(draw(seed))
-            violations = check(history)
-            summary.add(history, violations)
-            summary.seconds = time.monotonic() - began
-            told = f"seed {seed}: {len(history.tasks)} tasks, {len(violations)} violations, {summary.seconds:.0f} s"
-            print(told, file=sys.stderr, flush=True)
-            for violation in violations:
-                print(f"  {violation}", file=sys.stderr, flush=True)
-            if violations and keep:
-                keep_evidence(keep, seed, arena.evidence(), history, violations)
-            for worker in history.ended:
-                arena.restart(worker)
+    for seed in seeds:
+        history = arena.play(draw(seed))
+        violations = check(history)
+        summary.add(history, violations)
+        summary.seconds = time.monotonic() - began
+        tell(
+            f"seed {seed}: {len(history.tasks)} tasks, {len(violations)} violations, {summary.seconds:.0f} s",
+            violations,
+        )
+        if violations and keep:
+            keep_evidence(keep / f"seed-{seed}", arena.evidence(), history, violations)
+        for worker in history.ended:
+            arena.restart(worker)
     print(summary.text(arena.tally))
     if summary.seeds:
         print("replay: " + "; ".join(f"make chaos CHAOS_SEED={seed}" for seed in summary.seeds))
     return not summary.seeds
 
 
-def keep_evidence(
-    folder: Path, seed: int, logs: dict[str, str], history: History, violations: list[Violation]
-) -> None:
+def tell(what: str, violations: list[Violation]) -> None:
+    """Say on stderr how it goes."""
+    for line in (what, *(f"  {violation}" for violation in violations)):
+        print(line, file=sys.stderr, flush=True)
+
+
+def keep_evidence(folder: Path, logs: dict[str, str], history: History, violations: list[Violation]) -> None:
     """Leave all that is known of a history that went wrong."""
-    folder = folder / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in logs.items():
         (folder / name).write_text(text)
@@ -105,18 +107,18 @@ def keep_evidence(
     print(f"  evidence: {folder}", file=sys.stderr)
 
 
-def mutate(names: list[str]) -> bool:
+def mutate(arena: Arena, names: list[str], *, controls: bool) -> bool:
     """Return whether the checker finds something in every mutant, and nothing where nothing was taken out."""
     good = True
-    for name, violations in found_without().items():
-        print(f"nothing taken out, {name}: {len(violations)} violations")
-        for violation in violations:
-            print(f"  {violation}", file=sys.stderr)
+    chosen = [mutation for mutation in MUTATIONS if not names or mutation.name in names]
+    for mutation in chosen if controls else ():
+        violations = check(arena.play(mutation.schedule))
+        tell(f"nothing taken out, {mutation.schedule.name}", violations)
+        print(f"nothing taken out, {mutation.schedule.name}: {len(violations)} violations")
         good = good and not violations
-    for mutation in MUTATIONS:
-        if names and mutation.name not in names:
-            continue
-        violations = found_by(mutation)
+    for mutation in chosen:
+        violations = found_by(arena, mutation)
+        tell(f"{mutation.name}, {mutation.schedule.name}", violations[:10])
         kinds = ", ".join(f"{kind} {times}" for kind, times in sorted(count(violations).items()))
         print(
             f"{mutation.name}, {mutation.schedule.name}: {len(violations)} violations ({kinds or 'NONE FOUND'})"
@@ -130,10 +132,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=0)
+    parser.add_argument("--runs", type=int, default=0, help="how many histories")
     parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--mutations", action="store_true")
+    parser.add_argument("--seed", type=int, help="the history of this seed alone")
+    parser.add_argument("--mutations", action="store_true", help="does the checker find what it must?")
+    parser.add_argument("--controls", action="store_true", help="the mutants' histories without mutants, too")
     parser.add_argument("--mutant", action="append", default=[], help="only this one")
     parser.add_argument("--show", action="store_true", help="print the schedule of --seed and stop")
     parser.add_argument("--keep", type=Path, help="folder for the evidence of histories that went wrong")
@@ -141,12 +144,12 @@ def main() -> None:
     if asked.show:
         print(json.dumps(draw(asked.seed), default=vars, indent=1))
         return
-    seeds = (
-        [asked.seed] if asked.seed is not None else [*range(asked.first_seed, asked.first_seed + asked.runs)]
-    )
-    good = play(seeds, asked.keep) if seeds else True
-    if asked.mutations:
-        good = mutate(asked.mutant) and good
+    last = asked.first_seed + asked.runs
+    seeds = [asked.seed] if asked.seed is not None else [*range(asked.first_seed, last)]
+    with open_arena() as arena:
+        good = play(arena, seeds, asked.keep) if seeds else True
+        if asked.mutations:
+            good = mutate(arena, asked.mutant, controls=asked.controls) and good
     sys.exit(0 if good else 1)
 
 

@@ -111,6 +111,20 @@ class Arena:
         """Start a worker that ended by itself, for the next history."""
         self._up(next(worker for worker in self.fleet.workers if worker.name == name))
 
+    def use_gateway(self, port: int | None) -> None:
+        """Lead every worker to the gateway on this port; None: back to the platform's own."""
+        for worker in self.fleet.workers:
+            worker.gateway.retarget(port or self.fleet.gateway_port)
+
+    def restart_workers(self, env: Mapping[str, str]) -> None:
+        """End every worker, and start it again with these variables besides its own."""
+        for worker in self.fleet.workers:
+            worker.kill()
+            worker.more_env = dict(env)
+            worker.start()
+        for worker in self.fleet.workers:
+            worker.wait_started()
+
     def evidence(self) -> dict[str, str]:
         """What every process said so far, by file name."""
         logs = {
@@ -271,21 +285,18 @@ class Arena:
 
 
 @contextmanager
-def open_arena(
-    *, worker_env: Mapping[str, str] | None = None, gateway: Callable[[LocalPlatform], int] | None = None
-) -> Iterator[Arena]:
-    """Bring everything up. `gateway` returns the port that workers are to use in place of the platform's gateway."""
+def open_arena() -> Iterator[Arena]:
+    """Bring everything up."""
     with (
         tempfile.TemporaryDirectory(prefix="airbridge-chaos-") as files,
         running(regions=(Region(name=HOME_REGION),), workers_per_region=0, airflow=CONTROL_PLANE) as platform,
         Network() as network,
     ):
         platform.add_dag_file(DAG_FILE)
-        fleet = Fleet(platform, network, environ={**WORKER, **(worker_env or {})})
-        port = gateway(platform) if gateway else None
+        fleet = Fleet(platform, network, environ=WORKER)
         try:
             for number in range(WORKERS):
-                fleet.add(f"w{number}", "default", port).start()
+                fleet.add(f"w{number}", "default").start()
             for worker in fleet.workers:
                 worker.wait_started()
             for dag_id in ("chaos-wide", "chaos-chain", "chaos-mixed", "chaos-called"):

@@ -38,6 +38,8 @@ class Worker:
     s3: Link
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
+    more_env: Mapping[str, str] = field(default_factory=dict)
+    """Variables that it is started with besides its own."""
     killed_at: list[float] = field(default_factory=list)
 
     @property
@@ -73,7 +75,7 @@ class Worker:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.chaos.agent"],
                 cwd=self.home,
-                env=dict(self.env),
+                env={**self.env, **self.more_env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -133,13 +135,16 @@ class Fleet:
     region: str = HOME_REGION
     workers: list[Worker] = field(default_factory=list)
 
-    def add(self, name: str, pool: str, gateway_port: int | None = None, **environ: str) -> Worker:
+    @property
+    def gateway_port(self) -> int:
+        """The platform's gateway."""
+        return self._port(self.platform.state.gateway_url)
+
+    def add(self, name: str, pool: str) -> Worker:
         """Make a worker; it is not started."""
         home = self.platform.directory.root / "fleet" / name
         (home / "durable").mkdir(parents=True)
-        gateway = self.network.link(
-            gateway_port or self._port(self.platform.state.gateway_url), f"{name} to gateway"
-        )
+        gateway = self.network.link(self.gateway_port, f"{name} to gateway")
         aws = self._port(self.platform.state.aws_url)
         sqs, s3 = self.network.link(aws, f"{name} to SQS"), self.network.link(aws, f"{name} to S3")
         (home / "join.token").write_text(self._join_token(pool))
@@ -161,7 +166,6 @@ class Fleet:
             agent.S3_URL: f"http://{LOOPBACK}:{s3.port}",
             agent.DURABLE: str(home / "durable"),
             **self.environ,
-            **environ,
         }
         worker = Worker(name, pool, home, env, gateway, sqs, s3)
         self.workers.append(worker)

@@ -1,6 +1,6 @@
 """The mutation check: with a promise taken out, the checker must find violations; with all in place, none.
 
-Each mutant gets a history that leans on the promise it lacks. The same history is made with nothing taken out first.
+Each mutant gets a history that leans on the promise it lacks.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tests.chaos.arena import open_arena
+from tests.chaos.arena import Arena
 from tests.chaos.checker import Violation, check
 from tests.chaos.fleet import HOME_REGION, ROOT
 from tests.chaos.schedule import MIXED, WIDE, WIDTH, Fault, Kill, Run, Schedule
@@ -72,58 +73,49 @@ MUTATIONS = (
 )
 
 
-def found_by(mutation: Mutation) -> list[Violation]:
+@contextmanager
+def mutated(arena: Arena, mutation: Mutation) -> Iterator[Arena]:
+    """The arena with the promise taken out, until the block ends."""
+    if mutation.gateway:
+        with _gateway(arena.platform, mutation.name) as port:
+            arena.use_gateway(port)
+            yield arena
+            arena.use_gateway(None)
+    else:
+        arena.restart_workers(mutation.worker_env)
+        yield arena
+        arena.restart_workers({})
+
+
+def found_by(arena: Arena, mutation: Mutation) -> list[Violation]:
     """What the checker finds in the mutation's history."""
-    if not mutation.gateway:
-        with open_arena(worker_env=mutation.worker_env) as arena:
-            return check(arena.play(mutation.schedule))
-    with _Gateways() as gateways, open_arena(gateway=gateways.serve(mutation.name)) as arena:
+    with mutated(arena, mutation):
         return check(arena.play(mutation.schedule))
 
 
-def found_without() -> dict[str, list[Violation]]:
-    """What the checker finds in the same histories with every promise in place: nothing, if it is right."""
-    with open_arena() as arena:
-        return {mutation.schedule.name: check(arena.play(mutation.schedule)) for mutation in MUTATIONS}
-
-
-class _Gateways:
-    """Mutant gateways beside a platform's own."""
-
-    def __init__(self) -> None:
-        self._processes: list[subprocess.Popen[bytes]] = []
-
-    def __enter__(self) -> _Gateways:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.kill()
-            process.wait(10)
-
-    def serve(self, name: str) -> Callable[[LocalPlatform], int]:
-        """Return what starts the mutant on a platform, and returns its port."""
-
-        def start(platform: LocalPlatform) -> int:
-            port = free_port()
-            log = platform.directory.log("mutant-gateway")
-            with log.open("ab") as output:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "tests.chaos.mutants", name],
-                    env={
-                        **environment.base(os.environ),
-                        **environment.aws_variables(HOME_REGION),
-                        **airflow_config.environment(platform.directory),
-                        "PYTHONPATH": str(ROOT),
-                        "AIRFLOW__AIRBRIDGE__GATEWAY_PORT": str(port),
-                        "AIRFLOW__AIRBRIDGE__OPERATOR_PORT": "0",
-                    },
-                    stdout=output,
-                    stderr=output,
-                    preexec_fn=child_setup(signal.SIGKILL),  # noqa: PLW1509 - it makes system calls only
-                )
-            self._processes.append(process)
-            wait_for(lambda: ports.is_open(port), f"the mutant gateway (see {log})", 60)
-            return port
-
-        return start
+@contextmanager
+def _gateway(platform: LocalPlatform, name: str) -> Iterator[int]:
+    """A mutant gateway beside the platform's own; its port."""
+    port = free_port()
+    log = platform.directory.log("mutant-gateway")
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.mutants", name],
+            env={
+                **environment.base(os.environ),
+                **environment.aws_variables(HOME_REGION),
+                **airflow_config.environment(platform.directory),
+                "PYTHONPATH": str(ROOT),
+                "AIRFLOW__AIRBRIDGE__GATEWAY_PORT": str(port),
+                "AIRFLOW__AIRBRIDGE__OPERATOR_PORT": "0",
+            },
+            stdout=output,
+            stderr=output,
+            preexec_fn=child_setup(signal.SIGKILL),  # noqa: PLW1509 - it makes system calls only
+        )
+    try:
+        wait_for(lambda: ports.is_open(port), f"the mutant gateway (see {log})", 120)
+        yield port
+    finally:
+        process.kill()
+        process.wait(10)
