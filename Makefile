@@ -64,6 +64,15 @@ types: $(STAMP) ## mypy, strict
 	@$(RUN) mypy
 check: lint types test ## everything that must hold before a change lands
 
+CHAOS_RUNS ?= 3
+CHAOS_KEEP ?= .chaos
+.PHONY: chaos cuts
+chaos: $(STAMP) ## seeded histories of faults and kills, checked, and the checker checked (CHAOS_RUNS=40, CHAOS_SEED=17)
+	@$(RUN) python -m tests.chaos --keep $(CHAOS_KEEP) \
+		$(if $(CHAOS_SEED),--seed $(CHAOS_SEED),--runs $(CHAOS_RUNS) --mutations)
+cuts: $(STAMP) ## network cuts of 1 s to 600 s at every boundary, in real time: a quarter of an hour
+	@$(RUN) python -m tests.chaos.cuts --out docs/partition-results.json
+
 .PHONY: clean
 clean: ## remove what the targets made, but not the local platform's state
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,5 +13,5 @@ run() {
   pytest "$@" --last-failed --last-failed-no-failures none -n 0
 }
 
-run tests/unit tests/contract tests/integration -q -n "$workers" --dist loadgroup
+run tests/unit tests/contract tests/integration tests/chaos -q -n "$workers" --dist loadgroup
 run tests/acceptance -q

@@ -1,6 +1,6 @@
 """Cuts in real time at default settings: how long, and at which boundary.
 
-    python -m tests.chaos.cuts --seconds 1,31,60,150,300,600 --out docs/partition-results
+    python -m tests.chaos.cuts --seconds 1,31,60,150,300,600 --out docs/partition-results.json
 
 One platform; for each boundary, workers of their own behind links of their own, so that all rows wait at once. The
 platform's processes and the workers keep AirBridge's defaults. `--seconds 600` alone takes eleven minutes.
@@ -345,6 +345,15 @@ def table(cells: Sequence[Cell]) -> str:
     return "\n".join(lines)
 
 
+def tables(cells: Sequence[Cell]) -> str:
+    """A table for each system and kind of cut."""
+    kinds = dict.fromkeys((cell.system, cell.weather) for cell in cells)
+    return "\n\n".join(
+        f"{system}, {kind}\n\n{table([cell for cell in cells if (cell.system, cell.weather) == (system, kind)])}"
+        for system, kind in kinds
+    )
+
+
 def word(cell: Cell) -> str:
     """One cell in words."""
     if cell.survived:
@@ -380,13 +389,19 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", default=",".join(map(str, SECONDS)))
     parser.add_argument("--boundaries", default=",".join(BOUNDARIES))
     parser.add_argument("--weather", choices=("black hole", "refuse"), default="black hole")
-    parser.add_argument("--out", type=Path, required=True, help="a JSON file")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="a JSON file; cells measured before stay in it"
+    )
+    parser.add_argument("--show", action="store_true", help="measure nothing, print what is in --out")
     return parser.parse_args(words)
 
 
 def main() -> None:
     """Run the matrix; exit with 1 if a cell was not survived."""
     asked = arguments()
+    if asked.show:
+        print(tables(read(asked.out)))
+        return
     seconds = [float(each) for each in asked.seconds.split(",")]
     boundaries = asked.boundaries.split(",")
     pools = [f"{BOUNDARIES[boundary][0]}-{row}" for boundary in boundaries for row in ROWS]

@@ -140,8 +140,8 @@ class Fleet:
         """The platform's gateway."""
         return self._port(self.platform.state.gateway_url)
 
-    def add(self, name: str, pool: str) -> Worker:
-        """Make a worker; it is not started."""
+    def add(self, name: str, pool: str, **environ: str) -> Worker:
+        """Make a worker, with variables of its own if need be; it is not started."""
         home = self.platform.directory.root / "fleet" / name
         (home / "durable").mkdir(parents=True)
         gateway = self.network.link(self.gateway_port, f"{name} to gateway")
@@ -166,6 +166,7 @@ class Fleet:
             agent.S3_URL: f"http://{LOOPBACK}:{s3.port}",
             agent.DURABLE: str(home / "durable"),
             **self.environ,
+            **environ,
         }
         worker = Worker(name, pool, home, env, gateway, sqs, s3)
         self.workers.append(worker)
