@@ -31,7 +31,7 @@ from airbridge.executor.protocol import WorkItem
 from airbridge.executor.signing import Signer
 
 DAG_FILE = Path(__file__).parent / "dags" / "chaos.py"
-SETTLE_SECONDS = 120.0
+SETTLE_SECONDS = 240.0
 """How long after the last trouble everything may take to end before it is called stuck."""
 
 CONTROL_PLANE = {

@@ -111,7 +111,7 @@ class Worker:
                 except ValueError:
                     continue  # cut off by a kill
 
-    def wait_started(self, timeout_seconds: float = 90.0) -> None:
+    def wait_started(self, timeout_seconds: float = 180.0) -> None:
         """Wait until it polls for work in its current life."""
 
         def polls() -> bool:
