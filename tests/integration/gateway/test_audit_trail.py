@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,9 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 @pytest.fixture
 def airbridge(world: World, tmp_path: Path) -> Any:
     """Runs `airbridge audit` as an auditor of this gateway."""
+    logging.getLogger("httpx").setLevel(
+        logging.WARNING
+    )  # Airflow's logging, in this process, would write to stdout
     (tmp_path / "token").write_text(world.access_token("audit:read"))
     (tmp_path / "ca.crt").write_text(world.ca.certificate_pem)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import ssl
 import tempfile
 import threading
@@ -24,6 +25,8 @@ from sqlalchemy import select
 from tests.integration.gateway import seeding
 from tests.support.airflow_home import Metadata
 
+from airbridge.control_plane import local
+from airbridge.control_plane.gateway.live_policy import LivePolicy
 from airbridge.control_plane.gateway.server import Gateway, Parts
 from airbridge.control_plane.identity import secrets, tokens
 from airbridge.control_plane.identity.ca import CertificateAuthority
@@ -91,6 +94,7 @@ class World:
     gateway: Gateway
     ca: CertificateAuthority
     signer: Signer
+    policy: LivePolicy
     number: Iterator[int] = field(default_factory=lambda: iter(range(10_000)))
     workers: list[Worker] = field(default_factory=list)
 
@@ -98,6 +102,19 @@ class World:
         """Close every connection that workers have open."""
         while self.workers:
             self.workers.pop().close()
+
+    @contextmanager
+    def under(self, policy: str) -> Iterator[None]:
+        """Put this policy in force for the block."""
+        path = self.directory / "policy.toml"
+        before = path.read_text()
+        path.write_text(policy)
+        self.policy.look()
+        try:
+            yield
+        finally:
+            path.write_text(before)
+            self.policy.look()
 
     @property
     def edge_url(self) -> str:
@@ -358,6 +375,8 @@ def running(metadata: Metadata, directory: Path, **changes: Any) -> Iterator[Wor
         operator_port=0,
     )
     loaded = GatewaySecrets.load(secrets_dir)
+    shutil.copyfile(Path(local.__file__).with_name("policy.toml"), directory / "policy.toml")
+    policy = LivePolicy(directory / "policy.toml")
     gateway = Gateway(
         Parts(
             settings=settings,
@@ -365,6 +384,7 @@ def running(metadata: Metadata, directory: Path, **changes: Any) -> Iterator[Wor
             catalogue=CATALOGUE,
             parity=Parity.load(None, settings.worker_images or ()),
             publish=publish,
+            policy=policy,
         )
     )
     loop = asyncio.new_event_loop()
@@ -373,7 +393,7 @@ def running(metadata: Metadata, directory: Path, **changes: Any) -> Iterator[Wor
     try:
         asyncio.run_coroutine_threadsafe(gateway.start(), loop).result(30)
         signer = Signer.from_pem((secrets_dir / secrets.SIGNING_KEY).read_bytes())
-        yield World(metadata, directory, gateway, loaded.ca, signer)
+        yield World(metadata, directory, gateway, loaded.ca, signer, policy)
         asyncio.run_coroutine_threadsafe(gateway.stop(), loop).result(30)
     finally:
         loop.call_soon_threadsafe(loop.stop)

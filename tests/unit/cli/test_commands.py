@@ -119,6 +119,9 @@ def test_every_command_of_the_design_is_there() -> None:
         "token revoke",
         "dags push",
         "audit",
+        "policy check",
+        "policy explain",
+        "policy show",
     }
 
 

@@ -18,7 +18,7 @@ from airbridge.control_plane.gateway.fencing import fence
 from airbridge.control_plane.gateway.lanes import Lane
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.parity import Parity
-from airbridge.control_plane.policy import Access, AirflowPolicy, TaskFacts
+from airbridge.control_plane.policy import Access, AirflowPolicy, Ruling, TaskFacts
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
 from airbridge.executor.protocol import Record, RefusalReason, Versions
 
@@ -126,13 +126,11 @@ def test_a_policy_has_the_last_word_and_knows_what_is_asked() -> None:
     seen: list[Access] = []
 
     class No:
-        def denial(self, task: TaskFacts, access: Access) -> str | None:
+        def judge(self, task: TaskFacts, access: Access) -> Ruling:
             seen.append(access)
-            return "rule 7"
+            return Ruling(False, "policy: no rule", "rule 7")
 
-    assert judge(asked("GET", "xcoms/d/r/t/k"), TASK, EVERYTHING, No()) == Denied(
-        "rule 7", "policy: no rule for xcoms:read"
-    )
+    assert judge(asked("GET", "xcoms/d/r/t/k"), TASK, EVERYTHING, No()) == Denied("rule 7", "policy: no rule")
     assert seen == [Access("xcoms:read", "k", "d", "r")]
 
 

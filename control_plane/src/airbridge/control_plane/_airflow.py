@@ -134,6 +134,16 @@ class ExecutionApp:
             self._version_var.reset(version)
             _session.reset(token)
 
+    def declared_assets(self, session: Any, dag_id: str, task_id: str) -> frozenset[str]:
+        """Return names and URIs of the assets that the DAG declares as inlets or outlets of a task.
+
+        An alias stands there as ``alias:<name>``: it is no asset of that name.
+        """
+        dag = self._app.state.dag_bag.get_dag(dag_id, session)
+        task = dag.task_dict.get(task_id) if dag is not None else None
+        declared = (*(getattr(task, "inlets", None) or ()), *(getattr(task, "outlets", None) or ()))
+        return frozenset(name for each in declared for name in _asset_names(each) if name)
+
     async def _call(self, method: str, path: str, query: str, body: str | None) -> Answer:
         content = (body or "").encode()
         scope = {
@@ -216,6 +226,13 @@ def _create_app() -> Any:
     # The versioned routes are generated at the first request otherwise.
     app._cadwyn_initialize()  # noqa: SLF001 - an internal; see the module's docstring
     return app
+
+
+def _asset_names(declared: Any) -> tuple[str | None, ...]:
+    name, uri = getattr(declared, "name", None), getattr(declared, "uri", None)
+    if type(declared).__name__ == "AssetAlias":
+        return (f"alias:{name}",)
+    return (name, str(uri) if uri else None)
 
 
 def _entry(router: Any, routes: Any, handlers: Mapping[Any, Any]) -> Any:

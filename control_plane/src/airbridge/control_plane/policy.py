@@ -7,7 +7,7 @@ instances and XComs are the task's own; no policy can widen that. A policy narro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +28,42 @@ class TaskFacts:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a task asks for: an action (``connections:read``) on a name, perhaps of another DAG."""
+    """What a task asks for: an action (``connections:read``) on a name, perhaps of another DAG.
+
+    An asset has two names, `name` and `uri`; a rule that matches either allows it.
+    """
 
     action: str
     name: str | None = None
     dag_id: str | None = None
     run_id: str | None = None
+    uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """The answer. `rule` is the name of the rule that allowed it, or of what denied it."""
+
+    allowed: bool
+    rule: str
+    why: str = ""
+    """Of a denial: the message for the task, which names the rule that would allow it."""
+
+
+OWN: Final = "own"
+"""The rule's name where a task asks for what is its own."""
 
 
 class Policy(Protocol):
     """Decides one access."""
 
-    def denial(self, task: TaskFacts, access: Access) -> str | None:
-        """Return None to allow, or why not: the message names the rule that would allow it."""
+    def judge(self, task: TaskFacts, access: Access) -> Ruling:
+        """Return whether `task` may, by which rule, or why not."""
 
 
 class AirflowPolicy:
     """Airflow 3.0.4's own semantics: any task may read any connection, variable and XCom, and trigger any DAG."""
 
-    def denial(self, task: TaskFacts, access: Access) -> str | None:  # noqa: ARG002 - the protocol's
+    def judge(self, task: TaskFacts, access: Access) -> Ruling:  # noqa: ARG002 - the protocol's
         """Allow."""
-        return None
+        return Ruling(True, OWN)

@@ -249,6 +249,14 @@ class Settings:
             minimum=10.0,
         ),
     )
+    policy_file: Path | None = field(
+        default=None,
+        metadata=_about(
+            "The policy (TOML): which tasks may read, write, trigger and change what beyond their own. "
+            "Unset: nothing. Followed while the gateway runs.",
+            example="/etc/airbridge/policy.toml",
+        ),
+    )
     audit_seal_interval: float = field(
         default=1.0,
         metadata=_about(

@@ -11,6 +11,7 @@ from airbridge.control_plane.cli import (
     init,
     local,
     output,
+    policy,
     status,
     tokens,
     trace,
@@ -39,6 +40,7 @@ def build() -> typer.Typer:
     app.add_typer(workers.build(), name="worker")
     app.add_typer(tokens.build(), name="token")
     app.add_typer(dags.build(), name="dags")
+    app.add_typer(policy.build(), name="policy")
     return app
 
 

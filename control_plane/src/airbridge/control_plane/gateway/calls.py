@@ -6,16 +6,23 @@ gateway starts task instances at the claim, and the lease keeps them alive.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qs, unquote
 from uuid import UUID
 
 from airbridge.control_plane.identity.scopes import Scopes
-from airbridge.control_plane.policy import Access, Policy, TaskFacts
+from airbridge.control_plane.policy import OWN, Access, Policy, TaskFacts
 from airbridge.executor.protocol import Record
+
+ALIAS: Final = "alias:"
+"""How the name of an asset's alias is told from an asset's name among a task's declared ones."""
+
+_TELLING: Final = ("dag_id", "name", "uri")
+"""Parameters of a query that say what is asked for."""
 
 READS: Final = frozenset({"GET", "HEAD"})
 
@@ -35,6 +42,10 @@ class Call:
     body: str | None
     ends: bool
     """Whether a success of it ends the work item: the task reports a state."""
+    rule: str = OWN
+    """The policy's rule that allowed it, if it reaches beyond the task's own."""
+    access: Access | None = None
+    """What the policy was asked."""
 
     @property
     def writes(self) -> bool:
@@ -49,6 +60,8 @@ class Denied:
     detail: str
     rule: str = "calls: a task's own"
     """What decided, for the audit trail."""
+    ends: bool = False
+    """Whether the call was the task's final state, which it now does not reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +122,17 @@ _TABLE: Final = (
 )
 
 
-def judge(record: Record, task: TaskFacts, scopes: Scopes, policy: Policy) -> Call | Denied:
-    """Return the call that `record` asks for, or why `task` may not make it."""
+def judge(
+    record: Record,
+    task: TaskFacts,
+    scopes: Scopes,
+    policy: Policy,
+    own_assets: Callable[[], Collection[str]] = tuple,
+) -> Call | Denied:
+    """Return the call that `record` asks for, or why `task` may not make it.
+
+    `own_assets` gives the names and URIs of the assets that the task's DAG declares for it.
+    """
     path = unquote(record.path).lstrip("/")
     found = _find(record.method, path)
     if found is None:
@@ -122,14 +144,62 @@ def judge(record: Record, task: TaskFacts, scopes: Scopes, policy: Policy) -> Ca
     why = (row.rule or _any)(task, parts, query)
     if why is not None:
         return Denied(why)
-    access = Access(row.action, _name(parts), _dag(parts, query), parts.get("run"))
+    doubled = [name for name in _TELLING if len(query.get(name, [])) > 1]
+    if doubled:
+        # Which of several values a framework takes is not ours to guess.
+        return Denied(f"{doubled[0]} is given more than once", "calls: ambiguous")
+    access = _access(row, parts, query)
     if not scopes.allow(access.action, access.name, region=task.region, pool=task.pool):
         detail = f"no scope of this worker's token allows {access.action} {access.name or ''}".rstrip()
         return Denied(detail, f"scope {access.action}")
-    why = policy.denial(task, access)
-    if why is not None:
-        return Denied(why, f"policy: no rule for {access.action}")
-    return Call(record.method, path, record.query, record.body, row.ends)
+    ruling = policy.judge(task, access)
+    if not ruling.allowed and not _declared(access, path, own_assets):
+        return Denied(ruling.why, ruling.rule)
+    if row.ends and (denied := _undeclared(record.body, task, policy, own_assets)) is not None:
+        return denied
+    rule = ruling.rule if ruling.allowed else OWN
+    return Call(record.method, path, record.query, record.body, row.ends, rule, access)
+
+
+def _undeclared(
+    body: str | None, task: TaskFacts, policy: Policy, own_assets: Callable[[], Collection[str]]
+) -> Denied | None:
+    """Judge the assets that a final state says were changed: those that the DAG declares are the task's own."""
+    changed = _changed(body)
+    if changed is None:
+        return Denied("what it says of changed assets cannot be read", "calls: malformed", ends=True)
+    own = {*own_assets()} if changed else set()
+    for access in changed:
+        if {access.name, access.uri} & own:
+            continue
+        ruling = policy.judge(task, access)
+        if not ruling.allowed:
+            return Denied(ruling.why, ruling.rule, ends=True)
+    return None
+
+
+def _declared(access: Access, path: str, own_assets: Callable[[], Collection[str]]) -> bool:
+    if access.action != "assets:read":
+        return False
+    if path.endswith("/by-asset-alias"):
+        return f"{ALIAS}{access.name}" in own_assets()
+    return bool({access.name, access.uri} & {*own_assets()})
+
+
+def _changed(body: str | None) -> list[Access] | None:
+    """Return the changes of assets that a state reports, or None if it cannot be told."""
+    try:
+        said = json.loads(body or "{}")
+        listed = said.get("task_outlets") or []
+        aliased = [
+            event["dest_asset_key"]
+            for event in said.get("outlet_events") or []
+            if "source_alias_name" in event
+        ]
+        assets = (*(each for each in listed if each["type"] != "AssetAlias"), *aliased)
+        return [Access("assets:change", asset.get("name"), uri=asset.get("uri")) for asset in assets]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _find(method: str, path: str) -> tuple[_Allowed, Parts] | None:
@@ -139,9 +209,11 @@ def _find(method: str, path: str) -> tuple[_Allowed, Parts] | None:
     return None
 
 
-def _name(parts: Parts) -> str | None:
-    return parts.get("name")
+def _access(row: _Allowed, parts: Parts, query: Query) -> Access:
+    name = parts.get("name") or (_first(query, "name") if row.action == "assets:read" else None)
+    uri = _first(query, "uri") if row.action == "assets:read" else None
+    return Access(row.action, name, parts.get("dag") or _first(query, "dag_id"), parts.get("run"), uri)
 
 
-def _dag(parts: Parts, query: Query) -> str | None:
-    return parts.get("dag") or next(iter(query.get("dag_id", [])), None)
+def _first(query: Query, name: str) -> str | None:
+    return next(iter(query.get(name, [])), None)

@@ -14,8 +14,10 @@ from airbridge.control_plane._airflow import Answer, ExecutionApp
 from airbridge.control_plane.gateway.authentication import Caller
 from airbridge.control_plane.gateway.calls import Call
 from airbridge.control_plane.gateway.database import RolledBack, Unit, transient, unit
+from airbridge.control_plane.gateway.facts import facts
 from airbridge.control_plane.gateway.workers import standing
 from airbridge.control_plane.parity import Parity
+from airbridge.control_plane.policy import Access, Policy
 from airbridge.executor.exceptions import InvalidEnvelope
 from airbridge.executor.ledger import audit, clock, events, items
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
@@ -81,6 +83,7 @@ class Claims:
     app: ExecutionApp
     verifier: Verifier
     parity: Parity
+    policy: Policy
     lease_seconds: float
 
     def claim(self, caller: Caller, request: ClaimRequest) -> ClaimResponse:
@@ -165,6 +168,9 @@ class _Batch:
             return opened.refuse(
                 RefusalReason.EXPIRED, f"the message expired at {item.expires_at.isoformat()}"
             )
+        ruling = self.claims.policy.judge(facts(row), Access("work:claim", row.queue))
+        if not ruling.allowed:
+            return opened.refuse(RefusalReason.FORBIDDEN, ruling.why, Disposition.RETURN)
         if row.id in self.unstartable:
             detail = "Airflow could not start the task instance; see the gateway's log"
             items.settle(self.work.session, row, Outcome.FAILED, detail)

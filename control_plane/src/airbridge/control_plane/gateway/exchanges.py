@@ -7,7 +7,7 @@ ledger's row commit together, or not at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -20,8 +20,9 @@ from airbridge.control_plane.gateway import calls
 from airbridge.control_plane.gateway.authentication import Caller
 from airbridge.control_plane.gateway.calls import Call, Denied
 from airbridge.control_plane.gateway.database import RolledBack, Unit, transient, unit
+from airbridge.control_plane.gateway.facts import facts
 from airbridge.control_plane.gateway.fencing import Fence, fence
-from airbridge.control_plane.policy import Policy, TaskFacts
+from airbridge.control_plane.policy import OWN, Policy
 from airbridge.executor.ledger import audit, clock, events, items, records
 from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow, WorkItemRow
 from airbridge.executor.protocol import Record, RecordResult, RefusalReason
@@ -141,15 +142,21 @@ class _Transaction:
         return self.work.session.execute(same_task).first() is not None
 
     def _one(self, row: WorkItemRow, index: int, record: Record, now: datetime | None) -> Answer:
-        call = calls.judge(record, facts(row), self.caller.scopes, self.exchanges.policy)
+        call = calls.judge(
+            record, facts(row), self.caller.scopes, self.exchanges.policy, lambda: self._own_assets(row)
+        )
         if isinstance(call, Denied):
             answer = self._deny(row, record, call)
+            if call.ends and row.state != ItemState.SETTLED:
+                self._fail(row, index, call, now)
         elif call.ends and row.state == ItemState.SETTLED:
             answer = _conflict("the task has reported its state already")
         else:
             answer = self.known.get(index) or self._dispatch(index, call)
             if call.ends:
                 self._end(row, call, answer, now)
+            if call.rule != OWN:
+                self._note_granted(row, call)
         if record.method not in calls.READS:
             records.add(
                 self.work.session,
@@ -162,6 +169,34 @@ class _Transaction:
                 at=now,
             )
         return answer
+
+    def _own_assets(self, row: WorkItemRow) -> Collection[str]:
+        return self.exchanges.app.declared_assets(self.work.session, row.dag_id, row.task_id)
+
+    def _fail(self, row: WorkItemRow, index: int, denied: Denied, now: datetime | None) -> None:
+        """End a task whose final state was denied as failed: nothing else would ever end it."""
+        if index not in self.known:
+            end = (now or clock.now(self.work.session)).isoformat()
+            body = json.dumps({"state": "failed", "end_date": end})
+            self._dispatch(index, Call("PATCH", f"task-instances/{row.ti_id}/state", "", body, ends=True))
+        items.settle(self.work.session, row, Outcome.FAILED, denied.detail, at=now)
+
+    def _note_granted(self, row: WorkItemRow, call: Call) -> None:
+        """Write down what a rule of the policy let a task reach beyond its own."""
+        access = call.access
+        audit.record(
+            self.work.session,
+            "call.granted",
+            "granted",
+            self.caller.name.uri,
+            address=self.caller.address,
+            rule=f"policy rule {call.rule}",
+            row=row,
+            action=access.action if access else None,
+            name=access.name if access else None,
+            dag=access.dag_id if access else None,
+            task_of=row.dag_id,
+        )
 
     def _dispatch(self, index: int, call: Call) -> Answer:
         try:
@@ -265,22 +300,6 @@ class _Transaction:
             reason=str(judged.reason),
             records=count,
         )
-
-
-def facts(row: WorkItemRow) -> TaskFacts:
-    """Return who the task of a row is."""
-    return TaskFacts(
-        item_id=row.id,
-        ti_id=row.ti_id,
-        dag_id=row.dag_id,
-        run_id=row.run_id,
-        task_id=row.task_id,
-        map_index=row.map_index,
-        region=row.region,
-        pool=row.pool,
-        worker=row.worker_id or "",
-        queue=row.queue,
-    )
 
 
 def _kept_answer(kept: RecordRow) -> Answer:

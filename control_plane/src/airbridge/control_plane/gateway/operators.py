@@ -21,6 +21,7 @@ from airbridge.control_plane.gateway.authentication import Operator, authenticat
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.lanes import Lane
 from airbridge.control_plane.gateway.listener import REQUEST_SECONDS, Guard, Handler, application
+from airbridge.control_plane.gateway.live_policy import LivePolicy
 from airbridge.control_plane.gateway.metrics import CONTENT_TYPE, Metrics
 from airbridge.control_plane.gateway.observing import Observing
 from airbridge.control_plane.gateway.trail import Trail
@@ -83,6 +84,7 @@ class Operators:
     lane: Lane
     metrics: Metrics
     observing: Observing
+    policy: LivePolicy
 
     def app(self, guard: Guard) -> Starlette:
         """Return the ASGI application."""
@@ -105,6 +107,7 @@ class Operators:
                 route("metrics", "GET", self._metrics),
                 route("status", "GET", self.observing.status),
                 route("timeline", "GET", self.observing.timeline),
+                route("policy", "GET", self._policy),
                 route("audit", "GET", trail.rows),
                 route("audit/chain", "GET", trail.chain),
                 *health.routes(self.lane),
@@ -118,6 +121,18 @@ class Operators:
             return {"workers": [_worker(row) for row in workers.list_all(session) if _sees(operator, row)]}
 
         return await self._answer(request, listing)
+
+    async def _policy(self, request: Request) -> Response:
+        def read(_session: Any, operator: Operator) -> Any:
+            operator.require("policy:read")
+            rules = self.policy.rules
+            return {
+                "file": rules.source if rules else None,
+                "digest": rules.digest if rules else None,
+                "rules": [rule.model_dump() for rule in rules.rules] if rules else [],
+            }
+
+        return await self._answer(request, read)
 
     async def _metrics(self, request: Request) -> Response:
         def allowed(_session: Any, operator: Operator) -> Any:

@@ -29,6 +29,7 @@ from airbridge.control_plane.gateway.heartbeats import Heartbeats
 from airbridge.control_plane.gateway.http import PeerProtocol
 from airbridge.control_plane.gateway.lanes import Lane
 from airbridge.control_plane.gateway.listener import Guard
+from airbridge.control_plane.gateway.live_policy import LivePolicy
 from airbridge.control_plane.gateway.metrics import Counted, Metrics
 from airbridge.control_plane.gateway.observing import Observing
 from airbridge.control_plane.gateway.operators import Operators, Publish
@@ -40,7 +41,6 @@ from airbridge.control_plane.identity.enrolment import Enrolment, trust_bundle
 from airbridge.control_plane.identity.secrets import GatewaySecrets
 from airbridge.control_plane.observe.platform import Platform
 from airbridge.control_plane.parity import Parity
-from airbridge.control_plane.policy import AirflowPolicy, Policy
 from airbridge.executor.exceptions import ConfigurationError
 from airbridge.executor.regions import Catalogue
 from airbridge.executor.settings import Settings
@@ -75,7 +75,7 @@ class Parts:
     catalogue: Catalogue
     parity: Parity
     publish: Publish
-    policy: Policy = field(default_factory=AirflowPolicy)
+    policy: LivePolicy
     clock: Clock = utc_now
     denial_rates: Rates = field(default_factory=Rates)
 
@@ -88,6 +88,7 @@ class Parts:
             catalogue=Catalogue.read(settings.regions_file),
             parity=Parity.load(settings.compatibility_file, settings.worker_images or ()),
             publish=publish,
+            policy=LivePolicy(settings.policy_file),
         )
 
     @property
@@ -118,7 +119,8 @@ class Gateway:
         )
         observing = Observing(parts.platform, self._operator_lane)
         operators = Throttled(
-            Operators(parts.publish, self._operator_lane, metrics, observing).app(guard), throttle
+            Operators(parts.publish, self._operator_lane, metrics, observing, parts.policy).app(guard),
+            throttle,
         )
         host = settings.gateway_host
         limits = ConnectionLimits(
@@ -166,6 +168,7 @@ class Gateway:
             asyncio.create_task(self._presence.run()),
             asyncio.create_task(self._renew_certificate()),
             asyncio.create_task(self._denials.run()),
+            asyncio.create_task(self._parts.policy.follow()),
             asyncio.create_task(sealer.run(self._parts.settings.audit_seal_interval)),
         ]
         log.info("gateway.started", edge_port=self.edge_port, operator_port=self.operator_port)
@@ -309,6 +312,7 @@ def _edge(parts: Parts, work: Lane, pulse: Lane) -> Edge:
             app=app,
             verifier=Verifier(secrets.verify_keys),
             parity=parts.parity,
+            policy=parts.policy,
             lease_seconds=settings.lease_seconds,
         ),
         exchanges=Exchanges(app=app, policy=parts.policy),

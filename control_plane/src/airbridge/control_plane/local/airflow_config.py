@@ -87,6 +87,7 @@ def _local(directory: StateDir, keys: Keys, database_url: str, dags: Path) -> tu
         ("airbridge", "operator_port", str(keys.ports["operator"])),
         ("airbridge", "gateway_names", ports.LOOPBACK),
         ("airbridge", "secrets_dir", str(directory.secrets)),
+        ("airbridge", "policy_file", str(directory.policy_file)),
     ]
     local = [Setting(section, option, value, "local mode") for section, option, value in rows]
     bundles = (

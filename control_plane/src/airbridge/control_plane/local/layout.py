@@ -73,6 +73,11 @@ class StateDir:
         return self.control_plane / "regions.toml"
 
     @property
+    def policy_file(self) -> Path:
+        """What tasks may do beyond their own."""
+        return self.control_plane / "policy.toml"
+
+    @property
     def ca_file(self) -> Path:
         """The CA certificate, without its key, where a worker may read it."""
         return self.root / "ca.crt"

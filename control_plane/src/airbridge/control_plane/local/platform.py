@@ -112,6 +112,8 @@ class Platform:
         else:
             directory.regions_file.write_text(applied.deployed.text)
         own = {} if applied is None else {"airbridge.scaling_namespace": terraform.NAMESPACE}
+        if not directory.policy_file.exists():
+            shutil.copyfile(Path(__file__).with_name("policy.toml"), directory.policy_file)
         settings = airflow_config.settings(
             directory, keys, the_plan.server.url(), the_plan.dags, {**own, **self._options.airflow}
         )
