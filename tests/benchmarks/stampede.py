@@ -273,6 +273,7 @@ class NoJournal:
     """A journal that is never in the way: disks are not what is measured."""
 
     bytes = pending = 0
+    events: tuple[Any, ...] = ()
 
     def submit(self, _: Any) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -293,6 +294,7 @@ class Simulated:
     def __init__(self, number: int, plane: ControlPlane, figures: Figures) -> None:
         from airbridge.edge_worker import tls
         from airbridge.edge_worker.clock import SystemClock
+        from airbridge.edge_worker.events import EventLog
         from airbridge.edge_worker.gateway import Gateway
         from airbridge.edge_worker.heart import Heart
         from airbridge.edge_worker.holdings import Holding, Holdings
@@ -311,7 +313,8 @@ class Simulated:
         clock = SystemClock()
         journal: Any = NoJournal()
         listener: Any = Deaf()
-        link = Link(clock)
+        events = EventLog(journal, clock)
+        link = Link(clock, events.link_changed)
 
         def backoff() -> Backoff:
             return Backoff(rng, default["retry_base_seconds"], default["retry_cap_seconds"])
@@ -353,6 +356,7 @@ class Simulated:
             journal=journal,
             link=link,
             clock=clock,
+            events=events,
             backoff=backoff(),
             on_answer=lambda *_: None,
             on_fenced=lambda *_: None,
@@ -371,6 +375,7 @@ class Simulated:
             trust_version=lambda: self.identity.trust_version,
             claiming=lambda: (),
             listener=listener,
+            events=events,
             interval_seconds=default["heartbeat_seconds"],
         )
         self._rng = rng

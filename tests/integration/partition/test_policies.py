@@ -1,4 +1,4 @@
-"""`lost_after`, `stop_after` and `replace`, as the deployment has them and as a task asks: defaults, 200 times as fast."""
+"""`lost_after`, `stop_after` and `replace`, as the deployment has them and as a task asks: defaults, 300 times as fast."""
 
 from __future__ import annotations
 

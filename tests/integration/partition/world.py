@@ -1,7 +1,7 @@
 """Everything but the task itself, for real: Airflow's scheduler, the executor, the ledger, the gateway and workers.
 
-Between each worker and the gateway lies a link that can be cut. Tasks are Python functions. Time is compressed: 1/200
-of the defaults (`lost_after` 600 s, heartbeat 10 s, the scheduler's own heartbeat timeout 300 s).
+Between each worker and the gateway lies a link that can be cut. Tasks are Python functions. Time is compressed: the
+defaults of `lost_after`, heartbeat and lease, and the scheduler's own heartbeat timeout (300 s), pass 300 times as fast.
 """
 
 from __future__ import annotations
@@ -37,20 +37,21 @@ from airbridge.executor.ledger.models import EventRow, WorkItemRow
 from airbridge.executor.outbox import Outbox
 from airbridge.executor.placement import Placement
 from airbridge.executor.queue import WorkQueue
+from airbridge.executor.scaling import Scaling
 from airbridge.executor.settings import Settings
 from airbridge.executor.store import MemoryStore
 
 REGION = "us-east-1"
-SCALE = 200
-LOST_AFTER = 600.0 / SCALE
-HEARTBEAT = 10.0 / SCALE
+SCALE = 300
+AS_SHIPPED = Settings(regions_file=Path("unread.toml"), secrets_dir=Path("unread"))
+LOST_AFTER = AS_SHIPPED.lost_after / SCALE
+HEARTBEAT = AS_SHIPPED.heartbeat_interval / SCALE
 SCHEDULERS_PATIENCE = 300.0 / SCALE
-DEFAULTS = Settings(
-    regions_file=Path("unread.toml"),
-    secrets_dir=Path("unread"),
+DEFAULTS = replace(
+    AS_SHIPPED,
     lost_after=LOST_AFTER,
     heartbeat_interval=HEARTBEAT,
-    lease_seconds=60.0 / SCALE,
+    lease_seconds=AS_SHIPPED.lease_seconds / SCALE,
     outbox_interval=0.05,
     outbox_backoff_base=0.01,
     outbox_backoff_limit=0.1,
@@ -80,7 +81,7 @@ class HomeExecutor(StillExecutor):
             heartbeat_timeout=SCHEDULERS_PATIENCE,
         )
         intake = Intake(Placement(CATALOGUE, world.settings))
-        self._machinery = Machinery(intake=intake, outbox=outbox, keeper=keeper)
+        self._machinery = Machinery(intake=intake, outbox=outbox, keeper=keeper, scaling=Scaling({}))
         outbox.start()
 
 
