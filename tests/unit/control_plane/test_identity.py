@@ -44,6 +44,15 @@ def peer(ca: CertificateAuthority) -> PeerCertificate:
     return PeerCertificate.from_der(leaf.public_bytes(Encoding.DER))
 
 
+def test_a_clock_that_is_wrong_by_hours_accepts_the_gateway(ca: CertificateAuthority) -> None:
+    """Edge hosts judge the CA's and the gateway's certificates by their own clocks: both reach back a day."""
+    pem, _ = ca.issue_server(["localhost"], NOW, HOUR)
+    gateway = x509.load_pem_x509_certificate(pem)
+    for certificate in (ca.certificate, gateway):
+        assert certificate.not_valid_before_utc <= NOW - timedelta(days=1)
+        assert certificate.not_valid_after_utc >= NOW + HOUR
+
+
 # --- Names ---
 
 

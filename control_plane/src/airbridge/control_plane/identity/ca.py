@@ -24,7 +24,9 @@ from airbridge.control_plane.identity.spiffe import WorkerName
 
 CA_LIFETIME = timedelta(days=3650)
 BACKDATE = timedelta(minutes=5)
-"""How far certificates reach back, so that an edge clock that is a little slow accepts its own certificate."""
+"""How far workers' certificates reach back: the gateways that judge them may differ a little in their clocks."""
+SERVER_BACKDATE = timedelta(days=1)
+"""How far the CA's and the gateway's certificates reach back: edge hosts judge them, and their clocks may be badly wrong."""
 MAX_CSR_BYTES = 16_384
 
 
@@ -44,7 +46,7 @@ class CertificateAuthority:
         )
         identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         certificate = (
-            _builder(name, name, key.public_key(), now, now + CA_LIFETIME)
+            _builder(name, name, key.public_key(), now - SERVER_BACKDATE, now + CA_LIFETIME)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_key_usage(ca=True), critical=True)
             .add_extension(identifier, critical=False)
@@ -89,7 +91,13 @@ class CertificateAuthority:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name.worker)])
         names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(name.uri)])
         return self._issue(
-            subject, public_key, names, usage=ExtendedKeyUsageOID.CLIENT_AUTH, now=now, lifetime=lifetime
+            subject,
+            public_key,
+            names,
+            usage=ExtendedKeyUsageOID.CLIENT_AUTH,
+            now=now,
+            lifetime=lifetime,
+            backdate=BACKDATE,
         )
 
     def issue_server(self, hosts: Sequence[str], now: datetime, lifetime: timedelta) -> tuple[bytes, bytes]:
@@ -104,6 +112,7 @@ class CertificateAuthority:
             usage=ExtendedKeyUsageOID.SERVER_AUTH,
             now=now,
             lifetime=lifetime,
+            backdate=SERVER_BACKDATE,
         )
         return leaf.public_bytes(Encoding.PEM), _key_pem(key)
 
@@ -116,10 +125,11 @@ class CertificateAuthority:
         usage: x509.ObjectIdentifier,
         now: datetime,
         lifetime: timedelta,
+        backdate: timedelta,
     ) -> x509.Certificate:
         authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._identifier())
         return (
-            _builder(subject, self.certificate.subject, public_key, now, now + lifetime)
+            _builder(subject, self.certificate.subject, public_key, now - backdate, now + lifetime)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(ca=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -145,7 +155,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(not_before - BACKDATE)
+        .not_valid_before(not_before)
         .not_valid_after(not_after)
     )
 
