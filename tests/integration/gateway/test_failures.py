@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import text
 from tests.integration.gateway.world import World, finished, lease, record, xcom, xcom_path
 
+from airbridge.executor.ledger import items
 from airbridge.executor.ledger.models import ItemState, Outcome
 from airbridge.executor.protocol import Disposition, Grant, LeaseRef, RefusalReason
 
@@ -153,6 +155,25 @@ def test_the_same_records_sent_twice_at_once_are_applied_once(world: World) -> N
         answers = list(pool.map(lambda _: worker.exchange(*records), range(4)))
     assert [answers[0]] * 4 == answers
     assert [result.status for result in answers[0].results] == [201, 204]
+
+
+def test_a_backlog_does_not_take_every_thread(world: World) -> None:
+    """While three long requests get nowhere (their rows are locked), another worker claims a task and reports it."""
+    slow, quick = world.worker(), world.worker()
+    backlog = world.items(24)
+    grants = [slow.grant(item) for item in backlog]
+    [item] = world.items()
+    parts = [grants[0:8], grants[8:16], grants[16:24]]
+    with ThreadPoolExecutor(3) as pool, world.metadata.session() as session:
+        items.lock(session, backlog)
+        stuck = [pool.submit(slow.exchange, *(finished(each, 1) for each in part)) for part in parts]
+        time.sleep(0.5)  # all three have arrived
+        [result] = quick.exchange(finished(quick.grant(item), 1)).results
+        assert result.status == 204
+        assert not any(each.done() for each in stuck)
+        session.rollback()
+        answers = [each.result(60).results for each in stuck]
+    assert [result.status for results in answers for result in results] == [204] * 24
 
 
 def test_a_denied_write_is_remembered_like_any_other(world: World) -> None:

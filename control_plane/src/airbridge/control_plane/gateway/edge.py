@@ -47,6 +47,9 @@ SMALL_BODY: Final = 256 * 1024
 HEARTBEAT_BODY: Final = 1024 * 1024
 """The events of a cut travel in heartbeats."""
 CLAIM_BODY: Final = 2 * 1024 * 1024
+SIDE_BY_SIDE: Final = 2
+"""How many items of one request are applied at once. A worker that comes back with a backlog of thousands has a few
+requests under way; with all of their items in line for the threads, everybody's new work would stand behind them."""
 EXCHANGE_BODY: Final = 64 * 1024 * 1024
 """XComs travel in exchanges; a larger one belongs in an object store."""
 
@@ -124,14 +127,18 @@ class Edge:
         return requests.answer(ExchangeResponse(results=await self._apply(caller, body.records)))
 
     async def _apply(self, caller: Caller, records: tuple[Record, ...]) -> tuple[RecordResult, ...]:
-        """Apply the records of different items side by side, and answer in the order of the request."""
+        """Apply the records of different items, a few side by side, and answer in the order of the request."""
         by_item: defaultdict[tuple[UUID, int], list[int]] = defaultdict(list)
         for index, record in enumerate(records):
             by_item[record.item_id, record.epoch].append(index)
         groups = list(by_item.values())
-        answered = await asyncio.gather(
-            *(self.work.run(self.exchanges.apply, caller, [records[i] for i in group]) for group in groups)
-        )
+        threads = asyncio.Semaphore(SIDE_BY_SIDE)
+
+        async def apply(group: list[int]) -> list[RecordResult]:
+            async with threads:
+                return await self.work.run(self.exchanges.apply, caller, [records[i] for i in group])
+
+        answered = await asyncio.gather(*(apply(group) for group in groups))
         placed = dict[int, RecordResult]()
         for group, results in zip(groups, answered, strict=True):
             placed.update(zip(group, results, strict=True))
