@@ -1,4 +1,4 @@
-"""The small commands: the catalogue, migrations, secrets, the scanner's verdict, scaling, IAM's decision."""
+"""The small commands: the catalogue, migrations, secrets, the scanner's verdict, IAM's decision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from airbridge.infra import catalogue, migrate, scan, secrets
 from airbridge.infra.constructs.policy import Statement
 from airbridge.infra.emulator.policies import Decision, Request, decide
 from airbridge.infra.exceptions import CatalogueError, CommandFailedError, InfraError, PolicyError
-from airbridge.infra.scaling import ScalingPlan
 
 EDGE = {
     "region_name": "eu-west-1",
@@ -133,26 +132,6 @@ def test_a_finding_must_be_accepted_and_an_acceptance_needed() -> None:
     verdict = scan.judge(5, [found], {stale: "a reason"})
     assert (verdict.clean, [*verdict.unaccepted], [*verdict.unneeded]) == (False, [found], [stale])
     assert scan.judge(5, [found], {scan.Finding("s", "r", "CKV_1"): "a reason"}).clean
-
-
-PLAN = ScalingPlan(min_instances=0, max_instances=40, slots=8, idle_minutes=10)
-
-
-@pytest.mark.parametrize(
-    ("capacity", "backlog", "warming", "expected"),
-    [(0, 0, 0, 0), (0, 0.1, 0, 1), (0, 62, 0, 40), (5, 2, 0, 10), (38, 2, 0, 40), (5, 2, 5, 5), (7, 2, 5, 7)],
-)
-def test_a_pool_grows_with_its_backlog(capacity: int, backlog: float, warming: int, expected: int) -> None:
-    """From zero, in steps, never over the maximum; what is warming up is counted."""
-    assert PLAN.after_backlog(capacity, backlog, warming) == expected
-
-
-def test_an_idle_pool_returns_to_nothing() -> None:
-    """Halved each time, to the last instance."""
-    sizes = [40]
-    while sizes[-1]:
-        sizes.append(PLAN.after_idle(sizes[-1]))
-    assert sizes == [40, 20, 10, 5, 3, 2, 1, 0]
 
 
 @pytest.mark.parametrize(

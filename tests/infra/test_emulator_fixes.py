@@ -421,6 +421,18 @@ def deletion_is_decided_by_each_key(client: Client) -> bool:
         end()
 
 
+def object_that_looks_like_json_is_an_object(client: Client) -> bool:
+    client("s3").create_bucket(Bucket="lines", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    under, end = _as_role(client, "shipper", {"Action": "s3:PutObject", "Resource": "arn:aws:s3:::lines/logs/*"})  # fmt: skip
+    try:
+        under("s3").put_object(Bucket="lines", Key="logs/1", Body=b'{"a": 1}\n{"a": 2}\n')
+    except REFUSED:
+        return False
+    finally:
+        end()
+    return True
+
+
 GAPS = [
     batch_needs_the_right_to_its_single_calls,
     deletion_is_decided_by_each_key,
@@ -445,6 +457,11 @@ GAPS = [
     containers_may_share_the_tasks_memory,
     certificate_need_not_be_imported,
 ]
+
+
+def test_an_object_may_look_like_parameters(fixed: Client) -> None:
+    """Lines of JSON are written under a role as any object is."""
+    assert object_that_looks_like_json_is_an_object(fixed)
 
 
 @pytest.mark.parametrize("gap", GAPS, ids=lambda gap: gap.__name__)

@@ -63,6 +63,7 @@ def test_adding_a_region_changes_its_stack_and_the_named_wiring_alone(local: Sta
         "control-plane: aws_ecr_replication_configuration",
         "control-plane: aws_vpc_endpoint_service",
         "control-plane: aws_ssm_parameter",
+        "control-plane: aws_ecs_service",
         "control-plane: aws_cloudwatch_dashboard",
     } == changed
     assert all(more[stack].get("output") == content.get("output") for stack, content in local.items())

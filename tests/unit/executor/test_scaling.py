@@ -17,20 +17,20 @@ POOL = Pool(name="default", queue_url="http://queue", slots=4)
 
 
 @pytest.mark.parametrize(
-    ("now", "backlog_per_slot", "without_heartbeat"),
+    ("now", "expected"),
     [
-        (Backlog(), 0.0, False),
-        (Backlog(placed=490, sent=10), 125.0, True),
-        (Backlog(placed=6, sent=2, slots=16, workers_alive=2), 0.5, False),
-        (Backlog(claimed=16, slots=16, workers_alive=2), 0.0, False),
-        (Backlog(claimed=3), 0.0, True),
+        (Backlog(), Signal("r", "default", 0.0, 0.0, False)),
+        (Backlog(placed=490, sent=10), Signal("r", "default", 125.0, 125.0, True)),
+        (Backlog(placed=6, sent=2, slots=16, workers_alive=2), Signal("r", "default", 0.5, 0.5, False)),
+        (Backlog(sent=4, claimed=16, slots=16, workers_alive=2), Signal("r", "default", 0.25, 1.25, False)),
+        (Backlog(claimed=3), Signal("r", "default", 0.0, 0.75, True)),
     ],
 )
 def test_a_pool_is_measured_by_its_slots_or_by_one_workers_while_it_has_none(
-    now: Backlog, backlog_per_slot: float, without_heartbeat: bool
+    now: Backlog, expected: Signal
 ) -> None:
-    """What is claimed does not wait; open work without a live worker is told."""
-    assert Signal("r", "default", backlog_per_slot, without_heartbeat) == Signal.of("r", POOL, now)
+    """What is claimed does not wait, but it is work; open work without a live worker is told."""
+    assert expected == Signal.of("r", POOL, now)
 
 
 class Metrics:

@@ -8,6 +8,7 @@ The metrics, each with the dimensions Region and Pool:
 
 - `BacklogPerSlot`: work items that nobody has claimed, divided by the slots alive, or by one instance's slots while there
   are none (the catalogue's `slots`).
+- `WorkPerSlot`: the same with the work items that run: a pool with spare slots may shrink.
 - `PoolWithoutHeartbeat`: 1 while there is open work and no live worker, else 0.
 """
 
@@ -30,6 +31,7 @@ from airbridge.executor.regions import Pool, Region
 log = structlog.get_logger(__name__)
 
 BACKLOG_PER_SLOT = "BacklogPerSlot"
+WORK_PER_SLOT = "WorkPerSlot"
 WITHOUT_HEARTBEAT = "PoolWithoutHeartbeat"
 RESOLUTION_SECONDS = 1
 """What makes a metric a high-resolution one: only of those can an alarm look at periods of ten seconds."""
@@ -60,16 +62,18 @@ class Signal:
     region: str
     pool: str
     backlog_per_slot: float
+    work_per_slot: float
     without_heartbeat: bool
 
     @classmethod
     def of(cls, region: str, pool: Pool, now: Backlog) -> Signal:
         """Return the signal of a pool with this backlog."""
-        waiting = now.placed + now.sent
+        waiting, slots = now.placed + now.sent, now.slots or pool.slots
         return cls(
             region=region,
             pool=pool.name,
-            backlog_per_slot=waiting / (now.slots or pool.slots),
+            backlog_per_slot=waiting / slots,
+            work_per_slot=(waiting + now.claimed) / slots,
             without_heartbeat=waiting + now.claimed > 0 and now.workers_alive == 0,
         )
 
@@ -102,6 +106,7 @@ def _data(signals: Iterable[Signal]) -> Iterable[dict[str, Any]]:
     for signal in signals:
         values = {
             BACKLOG_PER_SLOT: signal.backlog_per_slot,
+            WORK_PER_SLOT: signal.work_per_slot,
             WITHOUT_HEARTBEAT: float(signal.without_heartbeat),
         }
         for name, value in values.items():

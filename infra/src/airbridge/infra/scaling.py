@@ -1,7 +1,8 @@
-"""When a pool grows and shrinks: the numbers that the stacks configure, and a model of what AWS does with them.
+"""When a pool grows and shrinks: the numbers that the stacks configure. `autoscaling` models what AWS does with them.
 
-The signal is `BacklogPerSlot`, published every ten seconds by the control plane for each region and pool:
-work items that wait, divided by the slots alive, or by one instance's slots while there are none.
+The control plane publishes two signals for each pool, in the pool's region, every ten seconds and when work arrives:
+`BacklogPerSlot`, the work items that nobody has claimed, divided by the slots alive (or by one instance's slots while there
+are none), and `WorkPerSlot`, the same with those that run.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import math
 from dataclasses import dataclass
 
 NAMESPACE = "AirBridge"
-METRIC = "BacklogPerSlot"
+BACKLOG = "BacklogPerSlot"
+WORK = "WorkPerSlot"
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Step:
 
 @dataclass(frozen=True)
 class ScalingPlan:
-    """A pool's scaling: how the stacks configure it, and how it decides."""
+    """A pool's scaling, as the stacks configure it."""
 
     min_instances: int
     max_instances: int
@@ -32,6 +34,8 @@ class ScalingPlan:
     out_period_seconds: int = 10
     warmup_seconds: int = 120
     in_percent: int = 50
+    spare_below: float = 0.5
+    """Work per slot up to which a pool shrinks: what `in_percent` leaves of it can do what is being done."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -42,18 +46,3 @@ class ScalingPlan:
             Step(4, math.ceil(self.max_instances / 4)),
             Step(16, self.max_instances),
         )
-
-    def after_backlog(self, capacity: int, backlog_per_slot: float, warming: int = 0) -> int:
-        """The capacity that step scaling asks for; instances still warming count towards the step.
-
-        Source: Amazon EC2 Auto Scaling user guide, "Step and simple scaling policies", instance warmup.
-        """
-        if backlog_per_slot <= 0:
-            return capacity
-        added = max(step.add_instances for step in self.steps if backlog_per_slot >= step.from_backlog)
-        return min(self.max_instances, max(capacity, capacity - warming + added))
-
-    def after_idle(self, capacity: int) -> int:
-        """The capacity after `idle_minutes` without backlog: half, and at least one fewer."""
-        removed = max(1, math.floor(capacity * self.in_percent / 100))
-        return max(self.min_instances, capacity - removed)

@@ -47,6 +47,7 @@ class ControlPlaneProps:
     gateway_group_id: str
     regions_parameter_arn: str
     regions_parameter: Construct
+    regions: str
     image_digest: str
     python: str = "python"
 
@@ -146,6 +147,7 @@ class ControlPlane(Construct):  # type: ignore[misc]  # jsii's classes carry no 
             ServiceProps(
                 count=count,
                 security_group_id=group,
+                reads=self._props.regions,
                 targets=targets,
                 wait_for=(migration.run, self._props.regions_parameter),
             ),

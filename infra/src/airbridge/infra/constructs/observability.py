@@ -9,7 +9,7 @@ from typing import Any
 
 from airbridge.infra.cdk import Construct, aws
 from airbridge.infra.constructs.alarm import Alarm, AlarmProps
-from airbridge.infra.scaling import METRIC, NAMESPACE
+from airbridge.infra.scaling import BACKLOG, NAMESPACE
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _widgets(props: ObservabilityProps) -> list[dict[str, Any]]:
     pools = [(region, pool) for region, names in sorted(props.pools.items()) for pool in names]
     # A pool's alarms can only watch a metric of their own region, so that is where it is published.
     backlog = [
-        [NAMESPACE, METRIC, "Region", region, "Pool", pool, {"region": region}] for region, pool in pools
+        [NAMESPACE, BACKLOG, "Region", region, "Pool", pool, {"region": region}] for region, pool in pools
     ]
     cpu = [
         ["AWS/ECS", "CPUUtilization", "ClusterName", props.cluster, "ServiceName", name]

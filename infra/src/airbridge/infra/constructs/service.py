@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from airbridge.infra.cdk import Construct, aws
@@ -55,10 +56,14 @@ class TaskProps:
 
 @dataclass(frozen=True)
 class ServiceProps:
-    """How many copies of a task run, and the target groups they join (ARN and port)."""
+    """How many copies of a task run, and the target groups they join (ARN and port).
+
+    `reads` is what a task reads when it starts and its definition does not show: when it changes, the copies are replaced.
+    """
 
     count: int
     security_group_id: str
+    reads: str = ""
     targets: Sequence[tuple[str, int]] = ()
     wait_for: Sequence[Construct] = ()
 
@@ -221,6 +226,8 @@ class Service(Construct):  # type: ignore[misc]  # jsii's classes carry no types
             desired_count=props.count,
             launch_type="FARGATE",
             platform_version="LATEST",
+            force_new_deployment=True if props.reads else None,
+            triggers={"reads": sha256(props.reads.encode()).hexdigest()} if props.reads else None,
             deployment_minimum_healthy_percent=100 if props.count > 1 else 0,
             deployment_maximum_percent=200,
             deployment_circuit_breaker=module.EcsServiceDeploymentCircuitBreaker(enable=True, rollback=True),

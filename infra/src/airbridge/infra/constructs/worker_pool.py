@@ -10,7 +10,7 @@ from airbridge.infra.cdk import Construct, Token, aws
 from airbridge.infra.constructs.alarm import Alarm, AlarmProps
 from airbridge.infra.constructs.log_group import log_group
 from airbridge.infra.constructs.worker_image import WorkerImage
-from airbridge.infra.scaling import METRIC, NAMESPACE, ScalingPlan
+from airbridge.infra.scaling import BACKLOG, NAMESPACE, WORK, ScalingPlan
 
 HOOK = "drain"
 
@@ -199,7 +199,9 @@ class WorkerPool(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
             "backlog",
             "Work waits",
             policy.arn,
+            metric=BACKLOG,
             comparison="GreaterThanThreshold",
+            threshold=0,
             period=props.scaling.out_period_seconds,
             periods=1,
         )
@@ -224,15 +226,26 @@ class WorkerPool(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
         periods = props.scaling.idle_minutes
         self._signal(
             "idle",
-            "Nothing waits",
+            "Half of the slots are spare",
             policy.arn,
+            metric=WORK,
             comparison="LessThanOrEqualToThreshold",
+            threshold=props.scaling.spare_below,
             period=60,
             periods=periods,
         )
 
     def _signal(
-        self, id_: str, what: str, policy_arn: str, *, comparison: str, period: int, periods: int
+        self,
+        id_: str,
+        what: str,
+        policy_arn: str,
+        *,
+        metric: str,
+        comparison: str,
+        threshold: float,
+        period: int,
+        periods: int,
     ) -> None:
         props = self._props
         Alarm(
@@ -242,10 +255,10 @@ class WorkerPool(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
                 name=f"{props.name}-{id_}",
                 description=f"{what} in {props.region}, pool {props.pool}: the group is scaled",
                 namespace=NAMESPACE,
-                metric=METRIC,
+                metric=metric,
                 dimensions={"Region": props.region, "Pool": props.pool},
                 comparison=comparison,
-                threshold=0,
+                threshold=threshold,
                 period_seconds=period,
                 periods=periods,
                 actions=(policy_arn,),

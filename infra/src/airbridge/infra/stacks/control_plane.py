@@ -39,7 +39,8 @@ class ControlPlaneStack(Stack):
     """Network, database, secrets, images, services, balancers, alarms.
 
     What it knows of the edge regions (the named wiring) is four things: where images are copied, which regions may
-    connect to the gateway, the region catalogue, and the dashboard's lines.
+    connect to the gateway, the region catalogue (with it, the services that read it are replaced one by one), and the
+    dashboard's lines.
     """
 
     def __init__(self, scope: Any, deployment: Deployment) -> None:
@@ -164,10 +165,14 @@ class ControlPlaneStack(Stack):
         )
         return ui, entrance
 
-    def _regions_parameter(self) -> Any:
+    def _regions(self) -> str:
+        """The region catalogue, in TOML."""
         regions = [
             catalogue.CatalogueRegion.expected(self.names, region) for region in self.environment.regions
         ]
+        return catalogue.render(self.region, regions)
+
+    def _regions_parameter(self) -> Any:
         parameter = aws.ssm_parameter.SsmParameter(
             self,
             "regions",
@@ -175,7 +180,7 @@ class ControlPlaneStack(Stack):
             description="The region catalogue that the services read",
             type="String",
             tier="Advanced",
-            value=catalogue.render(self.region, regions),
+            value=self._regions(),
         )
         accept(
             parameter,
@@ -234,6 +239,7 @@ class ControlPlaneStack(Stack):
                 security_group_id=self.services_group.id,
                 gateway_group_id=self.gateway_group.id,
                 regions_parameter=parameter,
+                regions=self._regions(),
                 regions_parameter_arn=f"arn:aws:ssm:{self.region}:{environment.account}:parameter/airbridge/{environment.name}/regions",
                 image_digest=digest,
                 python=self.deployment.python,

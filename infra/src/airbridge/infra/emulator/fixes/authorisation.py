@@ -93,7 +93,9 @@ def _require_permission(response: Any, request_class: Any, action: str, service:
     access_key = request._access_key  # noqa: SLF001  # moto resolves the caller there
     principal = _principal(response.current_account, access_key)
     name = f"{_IAM_NAMES.get(service, service)}:{action}"
-    asked = Request(principal, name, target, _context(response, principal))
+    # What S3 is given in a body is an object, however much it looks like parameters.
+    parameters = {} if service == "s3" else _parameters(response)
+    asked = Request(principal, name, target, _context(response, principal, parameters))
     identity = [IAMPolicy(policy)._policy_json for policy in access_key.collect_policies()]  # noqa: SLF001
     if decide(asked, identity, _resource_policies(target, response.current_account)) is not Decision.ALLOWED:
         request._action = name  # noqa: SLF001  # what the refusal names
@@ -142,8 +144,7 @@ def _principal(account: str, access_key: Any) -> str:
     return f"arn:aws:iam::{account}:role/{role}" if role else str(access_key.arn)
 
 
-def _context(response: Any, principal: str) -> dict[str, str]:
-    parameters = _parameters(response)
+def _context(response: Any, principal: str, parameters: Mapping[str, Any]) -> dict[str, str]:
     query = parse_qs(urlparse(response.uri).query, keep_blank_values=True)
     context = {"aws:SecureTransport": "true", "aws:PrincipalArn": principal}
     if "prefix" in query:
