@@ -1,6 +1,9 @@
 """`make infra-local`: the emulator, and the real `cdktf deploy` of the control plane and every edge region on it.
 
-    python -m airbridge.infra.local up | destroy | plan
+    python -m airbridge.infra.local up | plan | destroy
+    python -m airbridge.infra.local diff                                   what a deploy would change, by stack
+    python -m airbridge.infra.local deploy edge-ap-southeast-2 ...         some stacks alone, and the catalogue anew
+    python -m airbridge.infra.local destroy edge-ap-southeast-2 ...
 
 Leaves in `.local/`: outputs.json (by stack), regions.toml (the region catalogue), env (what a shell needs to talk to
 the emulator), emulator.log and emulator.pid. The emulator keeps running until `destroy`.
@@ -37,6 +40,7 @@ class Local:
     environment: str = "local"
     directory: Path = Path(".local")
     port: int = 5600
+    environments: Path = Path("environments")
 
     @property
     def endpoint_url(self) -> str:
@@ -52,6 +56,7 @@ class Local:
         """What Terraform, cdktf and boto3 need to talk to the emulator; nothing in the stacks knows of it."""
         return {
             "AIRBRIDGE_ENV": self.environment,
+            "AIRBRIDGE_ENVIRONMENTS": str(self.environments.absolute()),
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
@@ -67,7 +72,7 @@ class Local:
 
     def stacks(self) -> list[str]:
         """The environment's stacks in the order in which they are deployed, without bootstrap."""
-        environment = environments.load(Path("environments") / f"{self.environment}.toml")
+        environment = environments.load(self.environments / f"{self.environment}.toml")
         return ["control-plane", *(f"edge-{region.name}" for region in environment.regions)]
 
 
@@ -79,6 +84,15 @@ def run(command: Sequence[str], variables: Mapping[str, str]) -> None:
     done = subprocess.run(command, check=False, env={**os.environ, **variables})  # noqa: S603  # no shell, our own commands
     if done.returncode:
         raise CommandFailedError(f"{' '.join(command)}: exit code {done.returncode}")
+
+
+def quiet(command: Sequence[str], variables: Mapping[str, str]) -> None:
+    """Run a command whose output is of interest only if it fails; CommandFailedError then has it."""
+    done = subprocess.run(  # noqa: S603  # as above
+        command, check=False, env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise CommandFailedError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
 
 
 def up(local: Local, run: Run = run, note: Callable[[str], None] = lambda _: None) -> None:
@@ -116,29 +130,67 @@ def _deployment(local: Local) -> list[tuple[str, list[str], dict[str, str]]]:
 
 
 def plan(local: Local, run: Run = run) -> None:
-    """Plan every stack, and keep each plan as JSON; CommandFailedError if one would change (exit code 2)."""
-    for stack in ("bootstrap", *local.stacks()):
-        directory = local.directory / "cdktf.out" / "stacks" / stack
-        terraform = ["terraform", f"-chdir={directory}"]
-        options = ["-detailed-exitcode", "-no-color", "-input=false", "-out=plan"]
-        run([*terraform, "plan", *options], local.variables())
-        shown = subprocess.run([*terraform, "show", "-json", "plan"], check=True, capture_output=True)  # noqa: S603
-        (directory / "plan.json").write_bytes(shown.stdout)
+    """Plan every stack, and keep each plan as JSON; CommandFailedError if one would change."""
+    changed = {stack: changes for stack, changes in diff(local, run).items() if changes}
+    if changed:
+        raise CommandFailedError(f"a second plan is not empty: {json.dumps(changed, indent=2)}")
 
 
-def destroy(local: Local, run: Run = run) -> None:
-    """Destroy the stacks, regions first, then end the emulator, which forgets the rest."""
+def diff(local: Local, run: Run = run) -> dict[str, dict[str, str]]:
+    """What a deploy would do now: by stack, the address of each resource that is not as it should be, and what happens to it."""
+    run([*_CDKTF, "synth"], local.variables())
+    return {stack: _changes(local, stack, run) for stack in ("bootstrap", *local.stacks())}
+
+
+def _changes(local: Local, stack: str, run: Run) -> dict[str, str]:
+    directory = local.directory / "cdktf.out" / "stacks" / stack
+    terraform = ["terraform", f"-chdir={directory}"]
+    quiet = ["-no-color", "-input=false"]
+    run([*terraform, "init", *quiet], local.variables())
+    run([*terraform, "plan", *quiet, "-out=plan"], local.variables())
+    shown = subprocess.run([*terraform, "show", "-json", "plan"], check=True, capture_output=True)  # noqa: S603
+    (directory / "plan.json").write_bytes(shown.stdout)
+    return {
+        change["address"]: "+".join(change["change"]["actions"])
+        for change in json.loads(shown.stdout).get("resource_changes", ())
+        if change["change"]["actions"] not in (["no-op"], ["read"])
+    }
+
+
+def deploy(local: Local, stacks: Sequence[str], run: Run = run) -> None:
+    """Deploy some stacks alone, and write the catalogue anew."""
+    _require_known(local, stacks)
+    for stack in stacks:
+        outputs = str(local.directory / f"outputs-{stack}.json")
+        run([*_CDKTF, "deploy", "--auto-approve", "--outputs-file", outputs, stack], local.variables())
+    collect(local)
+
+
+def destroy(local: Local, stacks: Sequence[str] = (), run: Run = run) -> None:
+    """Destroy some stacks alone; without any, all, regions first, and end the emulator, which forgets the rest."""
+    _require_known(local, stacks)
     home, *regions = local.stacks()
-    for stacks in (regions, [home]):
-        run([*_CDKTF, "destroy", "--auto-approve", *stacks], local.variables())
-    stop_emulator(local)
+    for group in ([stack] for stack in stacks) if stacks else (regions, [home]):
+        run([*_CDKTF, "destroy", "--auto-approve", *group], local.variables())
+    if stacks:
+        collect(local, without=stacks)
+    else:
+        stop_emulator(local)
 
 
-def collect(local: Local) -> None:
+def _require_known(local: Local, stacks: Sequence[str]) -> None:
+    unknown = sorted(set(stacks) - set(local.stacks()))
+    if unknown:
+        raise InfraError(f"no stack {', '.join(unknown)}; there are {', '.join(local.stacks())}")
+
+
+def collect(local: Local, without: Sequence[str] = ()) -> None:
     """One file of outputs, by stack, and the region catalogue made from it."""
     outputs: dict[str, Any] = {}
-    for name in ("home", "regions"):
-        outputs |= json.loads((local.directory / f"outputs-{name}.json").read_text())
+    for file in sorted(local.directory.glob("outputs-*.json"), key=lambda file: file.stat().st_mtime):
+        outputs |= json.loads(file.read_text())
+    wanted = set(local.stacks()) - set(without)
+    outputs = {stack: values for stack, values in outputs.items() if stack in wanted}
     local.outputs.write_text(json.dumps(outputs, indent=2, sort_keys=True) + "\n")
     (local.directory / "regions.toml").write_text(catalogue.from_outputs(outputs, local.endpoint_url))
 
@@ -183,22 +235,34 @@ def _note(line: str) -> None:
 _CDKTF = ("npx", "--no-install", "cdktf")
 
 
+def _do(local: Local, what: str, stacks: Sequence[str]) -> None:
+    if what == "up":
+        up(local, note=_note)
+        sys.stdout.write(local.outputs.read_text())
+    elif what == "diff":
+        sys.stdout.write(json.dumps(diff(local, quiet), indent=2) + "\n")
+    elif what == "deploy":
+        deploy(local, stacks)
+    elif what == "destroy":
+        destroy(local, stacks)
+    else:
+        plan(local)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what is asked; 0, or 1 with the reason on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m airbridge.infra.local", description="The platform on an emulator."
     )
-    parser.add_argument("what", choices=("up", "plan", "destroy"))
+    parser.add_argument("what", choices=("up", "plan", "diff", "deploy", "destroy"))
+    parser.add_argument("stacks", nargs="*", help="of deploy and destroy")
     parser.add_argument("--environment", default="local")
+    parser.add_argument("--environments", type=Path, default=Path("environments"))
     parser.add_argument("--port", type=int, default=5600)
     options = parser.parse_args(arguments)
-    local = Local(environment=options.environment, port=options.port)
+    local = Local(environment=options.environment, port=options.port, environments=options.environments)
     try:
-        if options.what == "up":
-            up(local, note=_note)
-            sys.stdout.write(local.outputs.read_text())
-        else:
-            {"plan": plan, "destroy": destroy}[options.what](local)
+        _do(local, options.what, options.stacks)
     except InfraError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -63,6 +63,8 @@ class Resources(BaseModel):
 
     home_region: str
     regions: tuple[Region, ...]
+    slots: int = 8
+    """Of each worker."""
 
 
 def endpoint(port: int) -> str:
@@ -88,12 +90,13 @@ def catalogue(resources: Resources, port: int) -> str:
             f'endpoint_url = "{endpoint(port)}"\n'
             f'data = ["s3://{region.data_bucket}"]\n'
         )
-        sections += [_pool(region, pool, port) for pool in region.pools]
+        sections += [_pool(region, pool, port, resources.slots) for pool in region.pools]
     return "\n".join(sections)
 
 
-def _pool(region: Region, pool: str, port: int) -> str:
-    return f'[[region.pool]]\nname = "{pool}"\nqueue_url = "{queue_url(port, region.queue(pool))}"\n'
+def _pool(region: Region, pool: str, port: int, slots: int) -> str:
+    url = queue_url(port, region.queue(pool))
+    return f'[[region.pool]]\nname = "{pool}"\nqueue_url = "{url}"\nslots = {slots}\n'
 
 
 def write(path: Path, resources: Resources) -> None:

@@ -62,7 +62,9 @@ class Plan:
     @property
     def resources(self) -> aws.Resources:
         """The emulated AWS' queues and buckets."""
-        return aws.Resources(home_region=self.options.regions[0].name, regions=self.options.regions)
+        return aws.Resources(
+            home_region=self.options.regions[0].name, regions=self.options.regions, slots=self.options.slots
+        )
 
     @property
     def ui_url(self) -> str:

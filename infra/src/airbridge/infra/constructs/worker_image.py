@@ -22,7 +22,7 @@ cat > /usr/local/bin/airbridge-drain <<'END'
 #!/bin/bash
 # Stops the worker, and waits for it to drain, once AWS says that this instance is to end.
 set -u
-metadata=http://169.254.169.254/latest
+metadata=$${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}/latest
 read_metadata() {
   token=$$(curl -sf -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' $$metadata/api/token) || return 1
   curl -sf -H "X-aws-ec2-metadata-token: $$token" "$$metadata/meta-data/$$1"
