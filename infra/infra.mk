@@ -7,6 +7,7 @@ INFRA_PYTHON := $(CURDIR)/infra/.venv/bin/python
 CHECKOV_VERSION := 3.3.30
 
 .PHONY: infra-install synth infra-local infra-local-plan infra-local-destroy infra-test infra-scan
+.PHONY: infra-from-terraform infra-permissions infra-deployed infra-autoscale infra-localstack
 
 infra/.venv/.installed: $(UV) infra/pyproject.toml uv.lock
 	$(INFRA_ENV) $(CURDIR)/$(UV) sync --quiet --package airbridge-infra --extra emulator --group dev
@@ -29,6 +30,35 @@ infra-local-plan: infra-install ## plan every stack on the emulator; fails if on
 
 infra-local-destroy: infra-install ## destroy what infra-local made
 	cd infra && $(INFRA_PYTHON) -m airbridge.infra.local destroy
+
+infra-from-terraform: $(STAMP) ## the demo on what infra-local made, each process under its IAM role
+	@$(RUN) airbridge demo --from-terraform
+
+infra-permissions: infra-install ## try the calls of every role on what infra-local made, IAM enforced
+	cd infra && $(INFRA_PYTHON) -m airbridge.infra.permissions local
+
+infra-deployed: $(STAMP) infra-install ## tests on what infra-local made: the demo, the roles, a third region and away again
+	@$(RUN) pytest tests/deployed -q
+
+infra-autoscale: $(STAMP) synth ## a burst of 500 tasks on a real platform, its autoscaling modelled; draws docs/images/autoscaling.svg
+	@PYTHONPATH=infra/src $(RUN) python -m tests.autoscaling.simulate \
+		--stack infra/cdktf.out/local/stacks/edge-eu-west-1/cdk.tf.json --picture docs/images/autoscaling.svg
+
+LOCALSTACK_VERSION := 4.14.0
+# A newer cbor2 breaks it, and so does Python 3.11.
+LOCALSTACK_ERA := 2026-03-05
+LOCALSTACK_PYTHON ?= $(shell for python in python3.12 python3.13 $(HOME)/.pyenv/versions/3.1[23]*/bin/python; do \
+	$$python -c 'import sys; sys.version_info >= (3, 12) or sys.exit(1); print(sys.executable)' 2>/dev/null && break; done)
+
+infra/.venv-localstack/.installed: $(UV)
+	@test -n '$(LOCALSTACK_PYTHON)' || { echo 'LocalStack needs Python 3.12 or newer: make LOCALSTACK_PYTHON=/path/to/python3.12' >&2; exit 2; }
+	$(UV) venv --quiet --allow-existing --python $(LOCALSTACK_PYTHON) infra/.venv-localstack
+	$(UV) pip install --quiet --no-config --exclude-newer $(LOCALSTACK_ERA) \
+		--python infra/.venv-localstack/bin/python 'localstack-core[runtime]==$(LOCALSTACK_VERSION)'
+	touch $@
+
+infra-localstack: synth infra/.venv-localstack/.installed ## deploy what LocalStack has of every stack, and plan it again
+	cd infra && $(INFRA_PYTHON) -m airbridge.infra.localstack local
 
 infra-test: infra/.venv/.installed ## the infrastructure's tests, in one process
 	$(INFRA_PYTHON) -m pytest --confcutdir=tests/infra tests/infra

@@ -136,9 +136,26 @@ def _prepare(environment: Environment, admin: Session) -> None:
         s3 = admin.client("s3", region.name)
         s3.put_object(Bucket=names.log_bucket(region.name), Key="logs/run/1.log", Body=b"log")
         s3.put_object(Bucket=names.bundle_bucket(region.name), Key="bundles/b/1.tar.gz", Body=b"dag")
+        s3.put_object(Bucket=names.bundle_bucket(region.name), Key="bundles/b/owed/r/1", Body=b"")
+        for prefix in region.data:
+            _make_data(s3, region.name, *_split(prefix))
     admin.client("s3", environment.home_region).put_object(
         Bucket=names.state_bucket, Key=f"{environment.name}/tried.tfstate", Body=b"{}"
     )
+
+
+def _make_data(s3: Any, region: str, bucket: str, prefix: str) -> None:
+    """The data's owner: what lies there is not AirBridge's."""
+    place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+    if bucket not in {one["Name"] for one in s3.list_buckets()["Buckets"]}:
+        s3.create_bucket(Bucket=bucket, **place)
+    s3.put_object(Bucket=bucket, Key=f"{prefix}tried.csv", Body=b"1")
+
+
+def _split(prefix: str) -> tuple[str, str]:
+    """Bucket and key prefix of `s3://bucket/prefix`; the prefix ends in a slash, or is empty."""
+    bucket, _, key = prefix.removeprefix("s3://").partition("/")
+    return bucket, f"{key.rstrip('/')}/" if key else ""
 
 
 def design(environment: Environment) -> Iterator[Expectation]:
@@ -151,15 +168,36 @@ def design(environment: Environment) -> Iterator[Expectation]:
     logs, bundles = names.log_bucket(here), names.bundle_bucket(here)
     yield Expectation(scheduler, f"send to {queue}", True, _send(here, queue))
     yield Expectation(scheduler, f"receive from {queue}", False, _receive(here, queue))
+    yield Expectation(scheduler, f"purge {queue}", False, _purge(here, queue))
+    letters = names.dead_letter_queue(here)
+    yield Expectation(scheduler, f"look at {letters}", True, _look(here, letters))
+    yield Expectation(scheduler, f"send to {letters}", False, _send(here, letters))
+    yield Expectation(
+        scheduler, f"write s3://{bundles}/bundles/", False, _put(here, bundles, "bundles/b/forged")
+    )
+    yield Expectation(scheduler, "read the CA's key", False, _secret(environment, "ca-key"))
+    worker_arn = f"arn:aws:iam::{environment.account}:role/{names.worker_role(here, 'default')}"
+    yield Expectation(scheduler, "assume a worker's role", False, _assume(worker_arn))
     yield Expectation(scheduler, f"look at {queue}", True, _look(here, queue))
     yield Expectation(scheduler, f"read s3://{logs}/logs/", False, _get(here, logs, "logs/run/1.log"))
-    yield Expectation(scheduler, "publish to AirBridge", True, _metric(environment.home_region, "AirBridge"))
-    yield Expectation(scheduler, "publish to Other", False, _metric(environment.home_region, "Other"))
+    yield Expectation(scheduler, f"publish to AirBridge in {here}", True, _metric(here, "AirBridge"))
+    yield Expectation(scheduler, f"publish to Other in {here}", False, _metric(here, "Other"))
     yield Expectation(gateway, f"send to {queue}", False, _send(here, queue))
     yield Expectation(gateway, f"receive from {queue}", False, _receive(here, queue))
     yield Expectation(
         gateway, f"write s3://{bundles}/bundles/", True, _put(here, bundles, "bundles/b/2.tar.gz")
     )
+    yield Expectation(
+        gateway, f"read s3://{bundles}/bundles/", True, _get(here, bundles, "bundles/b/1.tar.gz")
+    )
+    yield Expectation(
+        gateway, f"delete s3://{bundles}/bundles/", False, _remove(here, bundles, "bundles/b/1.tar.gz")
+    )
+    yield Expectation(
+        gateway, f"delete s3://{bundles}/bundles/*/owed/", True, _remove(here, bundles, "bundles/b/owed/r/1")
+    )
+    yield Expectation(gateway, "publish to AirBridge", False, _metric(here, "AirBridge"))
+    yield Expectation(gateway, "read the signing key", False, _secret(environment, "signing-key"))
     yield Expectation(
         gateway, f"write s3://{bundles}/trust/ca.crt", False, _put(here, bundles, "trust/ca.crt")
     )
@@ -169,7 +207,30 @@ def design(environment: Environment) -> Iterator[Expectation]:
     yield Expectation(api, f"list s3://{logs}/", False, _list(here, logs, ""))
     yield Expectation(api, f"write s3://{logs}/logs/", False, _put(here, logs, "logs/forged"))
     yield Expectation(api, f"send to {queue}", False, _send(here, queue))
+    yield Expectation(api, f"read s3://{bundles}/bundles/", False, _get(here, bundles, "bundles/b/1.tar.gz"))
+    yield Expectation(api, "read the CA's key", False, _secret(environment, "ca-key"))
+    yield from _others(environment, here)
     yield from _pipelines(environment, here)
+
+
+def _others(environment: Environment, here: str) -> Iterator[Expectation]:
+    """The dag-processor publishes DAG code and runs it; the triggerer runs what DAGs wait for."""
+    names = environment.names
+    processor, triggerer = names.role("dag-processor"), names.role("triggerer")
+    queue, logs, bundles = names.queue(here, "default"), names.log_bucket(here), names.bundle_bucket(here)
+    yield Expectation(
+        processor, f"write s3://{bundles}/bundles/", True, _put(here, bundles, "bundles/b/3.tar.gz")
+    )
+    yield Expectation(
+        processor, f"write s3://{bundles}/trust/ca.crt", False, _put(here, bundles, "trust/ca.crt")
+    )
+    yield Expectation(processor, f"send to {queue}", False, _send(here, queue))
+    yield Expectation(processor, f"read s3://{logs}/logs/", False, _get(here, logs, "logs/run/1.log"))
+    yield Expectation(triggerer, f"send to {queue}", False, _send(here, queue))
+    yield Expectation(triggerer, f"read s3://{logs}/logs/", False, _get(here, logs, "logs/run/1.log"))
+    yield Expectation(
+        triggerer, f"read s3://{bundles}/bundles/", False, _get(here, bundles, "bundles/b/1.tar.gz")
+    )
 
 
 def _worker(environment: Environment, here: str, there: str) -> Iterator[Expectation]:
@@ -182,6 +243,7 @@ def _worker(environment: Environment, here: str, there: str) -> Iterator[Expecta
     )
     logs, bundles = names.log_bucket(here), names.bundle_bucket(here)
     yield Expectation(worker, f"receive from {own}", True, _receive(here, own))
+    yield Expectation(worker, f"delete what came from {own}", True, _delete_message(here, own))
     yield Expectation(worker, f"send to {own}", False, _send(here, own))
     yield Expectation(worker, f"purge {own}", False, _purge(here, own))
     yield Expectation(worker, f"receive from {other}", False, _receive(there, other))
@@ -193,6 +255,8 @@ def _worker(environment: Environment, here: str, there: str) -> Iterator[Expecta
     yield Expectation(
         worker, f"write s3://{bundles}/bundles/", False, _put(here, bundles, "bundles/b/forged")
     )
+    yield Expectation(worker, f"list s3://{bundles}/bundles/", True, _list(here, bundles, "bundles/"))
+    yield Expectation(worker, f"list s3://{bundles}/", False, _list(here, bundles, ""))
     foreign = names.bundle_bucket(there)
     yield Expectation(
         worker, f"read s3://{foreign}/bundles/", False, _get(there, foreign, "bundles/b/1.tar.gz")
@@ -200,8 +264,23 @@ def _worker(environment: Environment, here: str, there: str) -> Iterator[Expecta
     yield Expectation(worker, f"write s3://{logs}/logs/", True, _put(here, logs, "logs/run/2.log"))
     yield Expectation(worker, f"write s3://{logs}/ outside logs/", False, _put(here, logs, "elsewhere/2.log"))
     yield Expectation(worker, f"read s3://{logs}/logs/", False, _get(here, logs, "logs/run/1.log"))
+    elsewhere = names.log_bucket(there)
+    yield Expectation(
+        worker, f"write s3://{elsewhere}/logs/", False, _put(there, elsewhere, "logs/run/2.log")
+    )
+    yield from _data(environment, worker, here, there)
+    yield Expectation(worker, "publish to AirBridge", False, _metric(here, "AirBridge"))
     yield Expectation(worker, "read the CA's key", False, _secret(environment, "ca-key"))
     yield Expectation(worker, "assume the scheduler's role", False, _assume(names.role_arn("scheduler")))
+
+
+def _data(environment: Environment, worker: str, here: str, there: str) -> Iterator[Expectation]:
+    """A worker reads the data of its own region, and writes none."""
+    for region, allowed in ((here, True), (there, False)):
+        for prefix in environment.region(region).data[:1]:
+            bucket, key = _split(prefix)
+            yield Expectation(worker, f"read {prefix}", allowed, _get(region, bucket, f"{key}tried.csv"))
+            yield Expectation(worker, f"write {prefix}", False, _put(region, bucket, f"{key}forged.csv"))
 
 
 def _pipelines(environment: Environment, here: str) -> Iterator[Expectation]:
@@ -277,6 +356,20 @@ def _delete(region: str, queue: str) -> Call:
     return call
 
 
+def _delete_message(region: str, queue: str) -> Call:
+    def call(session: Session) -> object:
+        client, url = _url(session, region, queue)
+        # A receipt of no message: what is asked is whether the call may be made.
+        try:
+            return client.delete_message(QueueUrl=url, ReceiptHandle="tried")
+        except ClientError as error:
+            if "ReceiptHandle" not in error.response["Error"]["Code"]:
+                raise
+            return None
+
+    return call
+
+
 def _look(region: str, queue: str) -> Call:
     def call(session: Session) -> object:
         client, url = _url(session, region, queue)
@@ -291,6 +384,12 @@ def _get(region: str, bucket: str, key: str) -> Call:
 
 def _put(region: str, bucket: str, key: str) -> Call:
     return lambda session: session.client("s3", region).put_object(Bucket=bucket, Key=key, Body=b"x")
+
+
+def _remove(region: str, bucket: str, key: str) -> Call:
+    return lambda session: session.client("s3", region).delete_objects(
+        Bucket=bucket, Delete={"Objects": [{"Key": key}]}
+    )
 
 
 def _list(region: str, bucket: str, prefix: str) -> Call:

@@ -1,0 +1,94 @@
+"""What is left of a stack on an emulator that lacks services, and the commands of the local deployment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from tests.infra.conftest import ENVIRONMENTS, Stacks
+
+from airbridge.infra import local as deployment
+from airbridge.infra import subset
+from airbridge.infra.exceptions import InfraError
+from airbridge.infra.localstack import SUPPORTED
+
+
+def test_what_needs_an_unsupported_resource_goes_with_it(local: Stacks) -> None:
+    """An alarm that scales a group goes with the group's policy; the queue's alarms stay; no reference dangles."""
+    part = subset.of(local["edge-eu-west-1"], SUPPORTED, "state")
+    gone = {address.split(".")[0] for address in part.left_out}
+    assert {"aws_autoscaling_group", "aws_autoscaling_policy", "aws_cloudwatch_metric_alarm"} <= gone
+    assert 2 == len(part.stack["resource"]["aws_sqs_queue"])
+    assert 3 == len(part.stack["resource"]["aws_cloudwatch_metric_alarm"])
+    kept = {f"{kind}.{name}" for kind, named in part.stack["resource"].items() for name in named}
+    named = {address for address in subset.references(part.stack) if address.startswith("aws_")}
+    assert set() == named - kept
+
+
+def test_the_stack_itself_is_left_alone(local: Stacks) -> None:
+    """The part has its state in a file; the stack that it comes from keeps its own."""
+    before = json.dumps(local["control-plane"])
+    part = subset.of(local["control-plane"], SUPPORTED, "here.tfstate")
+    assert {"local": {"path": "here.tfstate"}} == part.stack["terraform"]["backend"]
+    assert before == json.dumps(local["control-plane"])
+    assert part.kept + len(part.left_out) == sum(
+        len(named) for named in local["control-plane"]["resource"].values()
+    )
+
+
+class Ran:
+    """Notes commands instead of running them."""
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+
+    def __call__(self, command: Sequence[str], _variables: Mapping[str, str]) -> None:
+        self.commands.append(" ".join(command))
+
+
+def here(directory: Path) -> deployment.Local:
+    made = deployment.Local(directory=directory, environments=ENVIRONMENTS)
+    edge = {
+        "log_bucket": "l",
+        "bundle_bucket": "b",
+        "dead_letter_queue_url": "http://d",
+        "queue_urls": {"default": "http://q"},
+        "slots": {"default": 4},
+        "data": [],
+    }
+    outputs = {
+        "control-plane": {"home_region": "us-east-1"},
+        **{
+            f"edge-{name}": {"region_name": name, **edge}
+            for name in ("us-east-1", "eu-west-1", "ap-southeast-2")
+        },
+    }
+    (directory / "outputs-home.json").write_text(json.dumps(outputs))
+    return made
+
+
+def test_one_stack_is_destroyed_alone_and_leaves_the_catalogue(tmp_path: Path) -> None:
+    """Neither the others nor the emulator are touched."""
+    ran = Ran()
+    deployment.destroy(here(tmp_path), ["edge-eu-west-1"], ran)
+    assert ["npx --no-install cdktf destroy --auto-approve edge-eu-west-1"] == ran.commands
+    assert 'name = "eu-west-1"' not in (tmp_path / "regions.toml").read_text()
+    assert 'name = "us-east-1"' in (tmp_path / "regions.toml").read_text()
+
+
+def test_outputs_of_stacks_that_the_environment_lacks_are_forgotten(tmp_path: Path) -> None:
+    """A region that was taken out of the file is not in the catalogue, whatever its last outputs were."""
+    deployment.collect(here(tmp_path))
+    assert {"control-plane", "edge-us-east-1", "edge-eu-west-1"} == json.loads(
+        (tmp_path / "outputs.json").read_text()
+    ).keys()
+
+
+def test_an_unknown_stack_is_named_with_those_there_are(tmp_path: Path) -> None:
+    """Before anything is run."""
+    ran = Ran()
+    with pytest.raises(InfraError, match=r"no stack edge-mars; there are control-plane, edge-us-east-1"):
+        deployment.deploy(here(tmp_path), ["edge-mars"], ran)
+    assert [] == ran.commands
