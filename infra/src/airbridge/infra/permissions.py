@@ -387,9 +387,7 @@ def _put(region: str, bucket: str, key: str) -> Call:
 
 
 def _remove(region: str, bucket: str, key: str) -> Call:
-    return lambda session: session.client("s3", region).delete_objects(
-        Bucket=bucket, Delete={"Objects": [{"Key": key}]}
-    )
+    return lambda session: session.client("s3", region).delete_object(Bucket=bucket, Key=key)
 
 
 def _list(region: str, bucket: str, prefix: str) -> Call:
