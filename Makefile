@@ -86,5 +86,15 @@ bench-quick: $(STAMP) ## fan-out and chain: AirBridge beside LocalExecutor
 bench-stampede: $(STAMP) ## 1,000 workers that find the gateway again at once; draws docs/images/stampede.png
 	@$(UV) run --frozen --inexact --quiet --group bench python -m tests.benchmarks.stampede --picture docs/images/stampede.png
 
+.PHONY: dashboard-test dashboard-images dashboard-bench
+dashboard-test: $(STAMP) ## every page and action of the dashboard in headless Chromium, light, dark and on a phone
+	@bash ci/scripts/browser_tools.sh
+	@$(UV) sync --frozen --quiet --inexact --group browser
+	@$(RUN) pytest tests/browser -q
+dashboard-images: ## as dashboard-test, and keep the screenshots in docs/images
+	@AIRBRIDGE_SCREENSHOTS=docs/images $(MAKE) dashboard-test
+dashboard-bench: $(STAMP) ## how fast the dashboard is with 10,000 work items, 1,000 workers and 20 open browsers
+	@$(RUN) python -m tests.benchmarks.bench_dashboard
+
 include ci/ci.mk
 include infra/infra.mk

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import Text, case, cast, func, or_, select
 
 from airbridge.control_plane.observe import paging
 from airbridge.control_plane.observe.paging import FIRST, Page, PageRequest
@@ -125,10 +126,10 @@ def listing(
     now = clock.now(session)
     query = _chosen(which).order_by(WorkerRow.region, WorkerRow.pool, WorkerRow.id)
     if which.standing is not None:
-        views = (view(row, platform, now) for row in session.scalars(query))
-        found = tuple(each for each in views if each.standing == which.standing)
-        shown = found[page.offset : page.offset + page.size]
-        return Page(shown, page.number, page.size, len(found))
+        ids = _ids_of_standing(session, query, platform, which.standing, now)
+        shown = select(WorkerRow).where(WorkerRow.id.in_(ids[page.offset : page.offset + page.size]))
+        rows = session.scalars(shown.order_by(WorkerRow.region, WorkerRow.pool, WorkerRow.id))
+        return Page(tuple(view(row, platform, now) for row in rows), page.number, page.size, len(ids))
     return paging.fetch(session, query, page, lambda row: view(row[0], platform, now))
 
 
@@ -151,24 +152,27 @@ def of_pool(session: Any, platform: Platform, region: str, pool: str, limit: int
 
 
 def summary(session: Any, platform: Platform) -> dict[tuple[str, str], Summary]:
-    """Return the workers of every pool, counted."""
-    row = WorkerRow
-    columns = (row.region, row.pool, row.state, row.wanted, row.versions)
-    numbers = (row.slots_total, row.slots_used, row.last_heartbeat_at)
-    now = clock.now(session)
+    """Return the workers of every pool, counted. The database counts: a fleet differs in few respects."""
+    row, said, now = WorkerRow, cast(WorkerRow.versions, Text), clock.now(session)
+    alive = case((row.last_heartbeat_at >= now - platform.alive_after, 1), else_=0)
+    kinds = (row.region, row.pool, row.state, row.wanted, said, alive)
+    sums = (func.sum(row.slots_total), func.sum(row.slots_used), func.max(row.last_heartbeat_at))
+    verdicts: dict[str, Verdict] = {}
     found: dict[tuple[str, str], Summary] = {}
-    for region, pool, state, wanted, versions, slots, used, heard in session.execute(
-        select(*columns, *numbers)
+    for region, pool, state, wanted, versions, _, count, slots, used, heard in session.execute(
+        select(*kinds, func.count(), *sums).group_by(*kinds)
     ):
         before = found.get((region, pool), Summary())
-        standing = _standing(state, wanted, heard, platform.judge(versions).verdict, platform, now=now)
+        verdict = verdicts.get(versions) or platform.judge(json.loads(versions)).verdict
+        verdicts[versions] = verdict
+        standing = _standing(state, wanted, heard, verdict, platform, now=now)
         serving = standing is Standing.SERVING
-        before.standings[standing] += 1
+        before.standings[standing] += count
         times = [at for at in (before.last_heard_at, heard) if at is not None]
         found[region, pool] = Summary(
             standings=before.standings,
-            slots=before.slots + (slots if serving else 0),
-            slots_used=before.slots_used + (used if serving else 0),
+            slots=before.slots + (int(slots) if serving else 0),
+            slots_used=before.slots_used + (int(used) if serving else 0),
             last_heard_at=max(times, default=None),
         )
     return found
@@ -241,6 +245,18 @@ def _chosen(which: WorkerFilter) -> Any:
             )
         )
     return query
+
+
+def _ids_of_standing(session: Any, query: Any, platform: Platform, standing: str, now: datetime) -> list[str]:
+    row, verdicts = WorkerRow, dict[str, Verdict]()
+    columns = (row.id, row.state, row.wanted, cast(row.versions, Text), row.last_heartbeat_at)
+    found = []
+    for name, state, wanted, versions, heard in session.execute(query.with_only_columns(*columns)):
+        verdict = verdicts.get(versions) or platform.judge(json.loads(versions)).verdict
+        verdicts[versions] = verdict
+        if _standing(state, wanted, heard, verdict, platform, now=now) == standing:
+            found.append(name)
+    return found
 
 
 def _standing(
