@@ -16,6 +16,7 @@ from tests.integration.edge_worker.test_agent import Gate, succeed
 
 from airbridge.edge_worker.agent import ExitCode
 from airbridge.edge_worker.testing import FakeSupervisor
+from airbridge.executor.queue import Outgoing
 
 
 @pytest.mark.parametrize("damage", ["truncate", "delete"])
@@ -178,5 +179,28 @@ def test_a_full_disk_loses_no_result(world: World, small_disk: Path) -> None:
             filler.unlink()
             await until(lambda: all(item.states == ["success"] for item in items), 30)
         assert all(len(item.xcoms) == 3 for item in items)
+
+    asyncio.run(scenario())
+
+
+def test_s3_away_for_the_whole_run_holds_up_only_code_that_is_not_here(world: World) -> None:
+    """A task whose code is cached runs and is committed; one with new code waits, and runs when the bucket is back."""
+
+    async def scenario() -> None:
+        first = world.submit()
+        cached = world.control_plane.place(first.bundle)
+        new = world.control_plane.place(world.publish("print('new')\n"))
+        async with world.worker(succeed) as agent:
+            await until(lambda: first.state == "settled" and world.log_of(first))
+            world.bucket("dags").unreachable = world.bucket("logs").unreachable = True
+            world.queue.send([Outgoing(str(n), envelope) for n, (_, envelope) in enumerate((cached, new))])
+            await until(lambda: cached[0].state == "settled")
+            await until(lambda: new[0].state == "claimed")
+            assert {task["task_id"] for task in agent.status()["tasks"]} == {"task"}
+            world.bucket("dags").unreachable = world.bucket("logs").unreachable = False
+            await until(lambda: new[0].state == "settled")
+            await until(lambda: world.log_of(cached[0]) and world.log_of(new[0]))
+        assert cached[0].states == new[0].states == ["success"]
+        assert world.log_of(cached[0]) == world.log_of(new[0]) == '{"event": "hello"}\n'
 
     asyncio.run(scenario())

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol
 
+from airbridge.executor.aws_time import by_aws_time
 from airbridge.executor.exceptions import QueueError
 
 MAX_BATCH = 10
@@ -83,7 +84,7 @@ def sqs_client(region: str, endpoint_url: str | None = None, *, session: Any = N
         tcp_keepalive=True,
     )
     maker = session or boto3.session.Session()
-    return maker.client("sqs", region_name=region, endpoint_url=endpoint_url, config=config)
+    return by_aws_time(maker.client("sqs", region_name=region, endpoint_url=endpoint_url, config=config))
 
 
 class SqsQueue:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from airbridge.executor.aws_time import by_aws_time
 from airbridge.executor.exceptions import ObjectNotFound, PreconditionFailed, StoreError
 
 CHUNK_BYTES = 1024 * 1024
@@ -102,7 +103,7 @@ def connect(
         s3={"addressing_style": "path"} if endpoint_url else None,
     )
     session = boto3.session.Session(region_name=region)
-    return S3Store(session.client("s3", endpoint_url=endpoint_url, config=config), bucket)
+    return S3Store(by_aws_time(session.client("s3", endpoint_url=endpoint_url, config=config)), bucket)
 
 
 class S3Store:
