@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import time
 from collections import deque
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from tests.support.airflow_home import Metadata
 from tests.support.scheduler import Hand, Scheduler, flat_dag, start_run, store_dag
 
+from airbridge.executor import _airflow
 from airbridge.executor.ledger.manager import LedgerDBManager
 from airbridge.executor.provider import get_provider_info
 
@@ -172,3 +174,19 @@ def test_the_provider_description_fits_airflows_schema() -> None:
     jsonschema.validate(get_provider_info(), schema)
     for option in get_provider_info()["config"]["airbridge"]["options"].values():
         assert option["default"] is None or isinstance(option["default"], str)
+
+
+def test_the_schedulers_idle_sleep_can_be_replaced() -> None:
+    """`idle_with`: the loop's only use of its `time` is the one sleep, at most the idle sleep long."""
+    from airflow.jobs import scheduler_job_runner as runner
+
+    source = inspect.getsource(runner)
+    assert source.count("time.sleep(") == 1
+    assert "time.sleep(min(self._scheduler_idle_sleep_time, next_event or 0))" in source
+    slept: list[float] = []
+    undo = _airflow.idle_with(slept.append)
+    runner.time.sleep(3.0)
+    assert slept == [3.0]
+    assert runner.time.monotonic() <= time.monotonic()
+    undo()
+    assert runner.time is time

@@ -11,6 +11,8 @@ from tests.support.scheduler import Hand, Scheduler
 from tests.unit.executor.catalogues import catalogue
 
 from airbridge.executor import _airflow
+from airbridge.executor.backoff import Backoff
+from airbridge.executor.bell import Bell
 from airbridge.executor.executor import EdgeExecutor, Machinery
 from airbridge.executor.intake import Intake
 from airbridge.executor.keeper import Keeper
@@ -67,6 +69,12 @@ class StillExecutor(EdgeExecutor):
                 heartbeat_timeout=300.0,
             ),
             scaling=Scaling({}),
+            bell=Bell(
+                owner_job_id=int(self.job_id or 0),
+                connect=lambda: None,
+                idle_with=lambda _sleep: lambda: None,
+                backoff=Backoff(0.01, 0.1, lambda: 0.5),
+            ),
         )
 
     @property

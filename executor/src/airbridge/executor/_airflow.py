@@ -5,7 +5,7 @@ Imports of Airflow are inside the functions: whoever only wants an option does n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,6 +54,78 @@ def utcnow() -> datetime:
 
     now: datetime = timezone.utcnow()
     return now
+
+
+# --- The scheduler's loop -------------------------------------------------------------------------
+
+
+def idle_with(sleep: Callable[[float], None]) -> Callable[[], None]:
+    """Let the scheduler of this process idle with `sleep` in place of `time.sleep`; return what undoes that.
+
+    The loop sleeps for `[scheduler] scheduler_idle_sleep_time` at most, when it has had nothing to do. It is the only
+    sleep of its module. In a process that runs no scheduler this does nothing.
+    """
+    import sys
+
+    runner: Any = sys.modules.get("airflow.jobs.scheduler_job_runner")
+    if runner is None:
+        return lambda: None
+    original = runner.time
+
+    def undo() -> None:
+        runner.time = original
+
+    runner.time = _Time(original, sleep)
+    return undo
+
+
+class _Time:
+    """The `time` module, but for its sleep."""
+
+    def __init__(self, module: Any, sleep: Callable[[float], None]) -> None:
+        self._module = module
+        self.sleep = sleep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class _PostgresLine:
+    """A connection of its own, outside Airflow's pool, that listens to one channel."""
+
+    def __init__(self, engine: Any, channel: str) -> None:
+        pooled = engine.raw_connection()
+        pooled.detach()
+        self._connection = pooled.dbapi_connection
+        self._connection.rollback()
+        self._connection.autocommit = True
+        with self._connection.cursor() as cursor:
+            cursor.execute(f"LISTEN {channel}")
+
+    def fileno(self) -> int:
+        descriptor: int = self._connection.fileno()
+        return descriptor
+
+    def heard(self) -> set[str]:
+        self._connection.poll()
+        payloads = {notice.payload for notice in self._connection.notifies}
+        self._connection.notifies.clear()
+        return payloads
+
+    def check(self) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def listen(channel: str) -> _PostgresLine | None:
+    """Listen to a channel of the metadata database; None if that has no channels."""
+    from airflow import settings
+
+    engine = settings.engine
+    return _PostgresLine(engine, channel) if engine.dialect.name == "postgresql" else None
 
 
 # --- Task instances -------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from airflow.utils.state import State, TaskInstanceState
 from airbridge.executor import _airflow
 
 if TYPE_CHECKING:
+    from airbridge.executor.bell import Bell
     from airbridge.executor.intake import Intake
     from airbridge.executor.keeper import Keeper
     from airbridge.executor.ledger.models import WorkItemRow
@@ -36,6 +37,7 @@ class Machinery:
     outbox: Outbox
     keeper: Keeper
     scaling: Scaling
+    bell: Bell
 
 
 class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no types
@@ -55,13 +57,14 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
     # --- Life -------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Read settings, catalogue and keys, and start the outbox and the keeper. Raises `ConfigurationError`."""
+        """Read settings, catalogue and keys, and start the outbox, the keeper and the bell. Raises `ConfigurationError`."""
         from airbridge.executor.machinery import build
 
         self._machinery = build(self._job_id)
         self._machinery.outbox.start()
         self._machinery.keeper.start()
         self._machinery.scaling.start()
+        self._machinery.bell.start()
         log.info("executor.started", owner_job_id=self._job_id, parallelism=self.parallelism)
 
     def end(self) -> None:
@@ -70,6 +73,7 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
             self._machinery.outbox.stop()
             self._machinery.keeper.stop()
             self._machinery.scaling.stop()
+            self._machinery.bell.stop()
             self._machinery = None
             log.info("executor.stopped", owner_job_id=self._job_id)
 

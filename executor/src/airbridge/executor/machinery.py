@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from airbridge.executor import _airflow, settings
+from airbridge.executor.backoff import Backoff
+from airbridge.executor.bell import Bell
 from airbridge.executor.exceptions import ConfigurationError
 from airbridge.executor.executor import Machinery
 from airbridge.executor.intake import Intake
 from airbridge.executor.keeper import Keeper
+from airbridge.executor.ledger import notices
 from airbridge.executor.ledger.manager import LedgerDBManager
 from airbridge.executor.outbox import Outbox
 from airbridge.executor.placement import Placement
@@ -20,6 +24,8 @@ from airbridge.executor.scaling import RegionSignal, Scaling, cloudwatch, ledger
 from airbridge.executor.signing import Signer
 
 SIGNING_KEY = "signing.key"
+BELL_RETRY_SECONDS = 1.0
+BELL_RETRY_LIMIT_SECONDS = 60.0
 
 
 def build(owner_job_id: int | None) -> Machinery:
@@ -46,6 +52,12 @@ def build(owner_job_id: int | None) -> Machinery:
             ),
         ),
         scaling=Scaling(_signals(configured, catalogue)),
+        bell=Bell(
+            owner_job_id=owner_job_id,
+            connect=partial(_airflow.listen, notices.CHANNEL),
+            idle_with=_airflow.idle_with,
+            backoff=Backoff(BELL_RETRY_SECONDS, BELL_RETRY_LIMIT_SECONDS, random.random),
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from airbridge.executor.ledger import clock, events
+from airbridge.executor.ledger import clock, events, notices
 from airbridge.executor.ledger._locking import for_update, write
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
 from airbridge.executor.protocol import LeaseRef
@@ -104,6 +104,7 @@ def settle(
     row.settled_at = now
     row.detail = detail
     events.record(session, "item.settled", "ledger", row=row, at=now, outcome=str(outcome), reason=detail)
+    notices.announce(session, row)
     if at is None:
         session.flush()
 
