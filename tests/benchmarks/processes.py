@@ -34,6 +34,19 @@ def cpu_seconds(roots: Iterable[int]) -> float:
     return total / _TICKS
 
 
+def own_cpu_seconds(pid: int) -> float:
+    """Return user and system time that a process spent itself, without its children's."""
+    fields = _stat(pid)
+    return sum(map(int, fields[11:13])) / _TICKS if fields else 0.0
+
+
+def machine_busy_seconds() -> float:
+    """Return the CPU time that anything on this machine has spent since it started."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = fields[:8]
+    return (user + nice + system + irq + softirq + steal) / _TICKS
+
+
 def pss_bytes(pids: Iterable[int]) -> dict[int, int]:
     """Return the proportional set size of each process that is still there, in bytes."""
     sizes = {}
@@ -43,6 +56,11 @@ def pss_bytes(pids: Iterable[int]) -> dict[int, int]:
                 if line.startswith("Pss:"):
                     sizes[pid] = int(line.split()[1]) * 1024
     return sizes
+
+
+def total_pss_mb(pids: Iterable[int]) -> float:
+    """Return the proportional set size of processes together, in megabytes."""
+    return sum(pss_bytes(pids).values()) / 1e6
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from airbridge.executor.backoff import Backoff
-from airbridge.executor.bell import Bell
+from airbridge.executor.bell import LOOK_SECONDS, Bell
 from airbridge.executor.idle import IdleSleep
 
 LONG_SECONDS = 60.0
@@ -165,3 +165,26 @@ def test_wakes_that_come_together_are_one() -> None:
     now[0] = LONG_SECONDS + 1
     sleep.wake()
     sleep.sleep(LONG_SECONDS)
+
+
+def test_outcomes_are_looked_for_when_it_rang_or_after_a_while() -> None:
+    """Between rings the ledger is looked at now and then; without a line, every time."""
+    exchange, now = Exchange(lines=1), [0.0]
+    bell = Bell(
+        owner_job_id=7,
+        connect=exchange.connect,
+        idle_with=exchange.idle_with,
+        backoff=Backoff(0.01, 0.01, lambda: 0.5),
+        sleep=IdleSleep(rest_seconds=0.0),
+        monotonic=lambda: now[0],
+    )
+    assert [bell.news(), bell.news()] == [True, True]
+    bell.start()
+    exchange.sleep(LONG_SECONDS)
+    assert [bell.news(), bell.news()] == [True, False]
+    exchange.lines[0].tell("7")
+    exchange.sleep(LONG_SECONDS)
+    assert [bell.news(), bell.news()] == [True, False]
+    now[0] += LOOK_SECONDS
+    assert bell.news()
+    bell.stop()

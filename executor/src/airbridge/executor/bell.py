@@ -11,6 +11,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -23,6 +24,9 @@ log = structlog.get_logger(__name__)
 
 CHECK_SECONDS = 30.0
 """A connection that has been silent for this long is tried: one that was cut somewhere on the way says nothing."""
+
+LOOK_SECONDS = 0.5
+"""How often the ledger is looked at for outcomes when the bell has not rung."""
 
 
 class Line(Protocol):
@@ -56,6 +60,7 @@ class Bell:
         backoff: Backoff,
         sleep: IdleSleep | None = None,
         check_seconds: float = CHECK_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._owner = str(owner_job_id)
         self._connect = connect
@@ -63,6 +68,10 @@ class Bell:
         self._sleep = sleep or IdleSleep()
         self._backoff = backoff
         self._check_seconds = check_seconds
+        self._monotonic = monotonic
+        self._listening = False
+        self._rang = threading.Event()
+        self._looked_at = -LOOK_SECONDS
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._undo: Callable[[], None] | None = None
@@ -88,6 +97,19 @@ class Bell:
         self._ends[1].close()
         self._thread = None
 
+    def news(self) -> bool:
+        """Whether outcomes should be looked for now: the bell has rung, cannot ring, or it has been a while.
+
+        It does not ring while the workers have more to go on with. The scheduler, which takes no rest after a loop
+        that has told it an outcome, then hears many at once.
+        """
+        now = self._monotonic()
+        if self._listening and not self._rang.is_set() and now < self._looked_at + LOOK_SECONDS:
+            return False
+        self._rang.clear()
+        self._looked_at = now
+        return True
+
     def run(self, hung_up: socket.socket) -> None:
         """Listen until stopped. Nothing that happens here ends the loop, but a database that has no notices."""
         log.info("bell.started", owner_job_id=self._owner)
@@ -105,9 +127,10 @@ class Bell:
         log.info("bell.stopped", owner_job_id=self._owner)
 
     def _listen(self, line: Line, hung_up: socket.socket) -> None:
+        self._listening = True
         try:
             # What was settled while nobody listened has rung no bell.
-            self._sleep.wake()
+            self._ring()
             while not self._stopping.is_set():
                 descriptors = [line.fileno(), hung_up.fileno()]
                 readable, _, _ = select.select(descriptors, [], [], self._check_seconds)
@@ -115,6 +138,11 @@ class Bell:
                     line.check()
                 self._backoff.succeeded()
                 if line.fileno() in readable and self._owner in line.heard():
-                    self._sleep.wake()
+                    self._ring()
         finally:
+            self._listening = False
             line.close()
+
+    def _ring(self) -> None:
+        self._rang.set()
+        self._sleep.wake()

@@ -140,6 +140,8 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         """Tell the scheduler of the outcomes that the ledger has for it."""
         from sqlalchemy.exc import SQLAlchemyError
 
+        if not self._started.bell.news():
+            return
         try:
             self._sync()
         except SQLAlchemyError as error:
