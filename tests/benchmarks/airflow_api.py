@@ -63,6 +63,10 @@ class AirflowApi:
     def run(self, dag_id: str, run_id: str, timeout: float) -> str:
         """Trigger a run, wait for its end and return its state. Raises `TimeoutError`."""
         self.trigger(dag_id, run_id)
+        return self.wait(dag_id, run_id, timeout)
+
+    def wait(self, dag_id: str, run_id: str, timeout: float) -> str:
+        """Wait for a run's end and return its state. Raises `TimeoutError`."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             rows = self.query("SELECT state FROM dag_run WHERE dag_id = %s AND run_id = %s", dag_id, run_id)
@@ -70,6 +74,17 @@ class AirflowApi:
                 return str(rows[0][0])
             time.sleep(0.5)
         raise TimeoutError(f"{dag_id} {run_id} did not end within {timeout:.0f} s")
+
+    def unfinished_runs(self, dag_id: str) -> int:
+        """Return how many runs of a DAG have not ended."""
+        query = "SELECT count(*) FROM dag_run WHERE dag_id = %s AND state IN ('queued', 'running')"
+        return int(self.query(query, dag_id)[0][0])
+
+    def messages_on_queues(self) -> int:
+        """Return how many work items wait on regional queues; 0 where there is no ledger."""
+        if not self.query("SELECT to_regclass('airbridge_work_item')")[0][0]:
+            return 0
+        return int(self.query("SELECT count(*) FROM airbridge_work_item WHERE state = 'sent'")[0][0])
 
     def trigger(self, dag_id: str, run_id: str) -> None:
         """Trigger a run."""
@@ -92,11 +107,6 @@ class AirflowApi:
         """Return how many task instances of a run are in each state."""
         query = "SELECT coalesce(state, 'none'), count(*) FROM task_instance WHERE dag_id = %s AND run_id = %s GROUP BY 1"
         return {state: int(count) for state, count in self.query(query, dag_id, run_id)}
-
-    def running(self, dag_id: str, run_id: str) -> int:
-        """Return how many task instances of a run are running."""
-        query = "SELECT count(*) FROM task_instance WHERE dag_id = %s AND run_id = %s AND state = 'running'"
-        return int(self.query(query, dag_id, run_id)[0][0])
 
     def query(self, statement: str, *parameters: object) -> list[Any]:
         """Run one query on the metadata database."""

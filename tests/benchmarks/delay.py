@@ -24,14 +24,14 @@ _BACKLOG_CHUNKS = 1024
 class Counts:
     """What has passed so far."""
 
-    bytes: int = 0
+    passed_bytes: int = 0
     connections: int = 0
     requests: int = 0
     """Heads of HTTP requests seen; encrypted ones are not."""
 
     def add(self, data: bytes) -> None:
         """Count what passes."""
-        self.bytes += len(data)
+        self.passed_bytes += len(data)
         self.requests += data.count(b" HTTP/1.1\r\n")
 
 

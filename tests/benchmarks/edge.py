@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from tests.benchmarks import delay, processes
 
 from airbridge.control_plane.local import overview, ports, state
 from airbridge.control_plane.local.aws import parse_regions
@@ -18,7 +20,11 @@ from airbridge.control_plane.local.launch import Launched, launch
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import Options
 
+AIRFLOW = {"core.parallelism": "8192", "dag_processor.min_file_process_interval": "30"}
+"""Where local mode differs from what the peers run with: it parses every 10 s, for whoever edits a DAG file."""
+
 CACHE = Path.home() / ".cache" / "airbridge"
+CONTROL = ("api-server", "scheduler", "dag-processor", "triggerer", "gateway")
 _PROXY = Path(__file__).with_name("delay.py")
 
 
@@ -50,6 +56,7 @@ class Edge:
             slots=self._slots,
             dags=self._home / "dags",
             worker_env=worker_env,
+            airflow=AIRFLOW,
         )
         self._launched = launch(options, CACHE, dict(os.environ), dies_with_parent=True)
         if self._round_trip_ms:
@@ -73,7 +80,7 @@ class Edge:
             except NotRunning:
                 time.sleep(0.05)
                 continue
-            arguments = [str(port), str(target), str(self._round_trip_ms)]
+            arguments = [str(port), str(target), str(self._round_trip_ms), str(self._counts)]
             self._proxy = subprocess.Popen([sys.executable, str(_PROXY), *arguments])
             return
         raise TimeoutError("the platform named no gateway within 120 s")
@@ -88,31 +95,37 @@ class Edge:
         """The metadata database."""
         return overview.server(self._directory).url()
 
-    @property
-    def control(self) -> dict[str, int]:
-        """The control plane's processes by name; Postgres and the AWS emulator are not counted, as for the peers."""
-        return self._pids(lambda name: name in {"api-server", "scheduler", "dag-processor", "gateway"})
+    def cpu_seconds(self) -> Mapping[str, float]:
+        """CPU time by component."""
+        pids = self._pids()
+        spent = {name: processes.cpu_seconds([pid]) for name, pid in pids.items()}
+        workers = [name for name in pids if name.startswith("worker-")]
+        return {
+            **{name: spent[name] for name in CONTROL if name in spent},
+            "control": sum(spent[name] for name in CONTROL if name in spent),
+            "worker": sum(spent[name] for name in workers),
+            "database": spent["postgres"],
+            "broker": spent["aws"],
+        }
 
-    @property
-    def workers(self) -> dict[str, int]:
-        """The workers by name."""
-        return self._pids(lambda name: name.startswith("worker-"))
-
-    @property
-    def control_pids(self) -> Sequence[int]:
-        """The roots of the control plane's process trees."""
-        return list(self.control.values())
-
-    @property
     def worker_pids(self) -> Sequence[int]:
-        """The roots of the workers' process trees."""
-        return list(self.workers.values())
+        """The agent, its zygote, templates, supervisors and tasks."""
+        return processes.tree(pid for name, pid in self._pids().items() if name.startswith("worker-"))
 
-    def requests(self) -> dict[str, int]:
-        """Return how many requests the gateway has had so far, by endpoint."""
-        return overview.gateway_requests(self._directory)
+    def main_pids(self) -> Mapping[str, int]:
+        """Scheduler and gateway."""
+        pids = self._pids()
+        return {name: pids[name] for name in ("scheduler", "gateway")}
 
-    def _pids(self, wanted: object) -> dict[str, int]:
-        assert callable(wanted)
+    def traffic(self) -> tuple[int | None, int | None]:
+        """Requests as the gateway counts them; bytes if the proxy stands between."""
+        requests = sum(overview.gateway_requests(self._directory).values())
+        return requests, delay.read(self._counts).passed_bytes if self._proxy is not None else None
+
+    def _pids(self) -> dict[str, int]:
         components = state.read(self._directory).components
-        return {each.name: each.pid for each in components if each.pid and wanted(each.name)}
+        return {each.name: each.pid for each in components if each.pid}
+
+    @property
+    def _counts(self) -> Path:
+        return self._home / "proxy.json"

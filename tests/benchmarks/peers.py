@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+from tests.benchmarks import delay, processes
 
-from airbridge.control_plane.local import ports, postgres
+from airbridge.control_plane.airflow_settings import RECOMMENDED
+from airbridge.control_plane.local import ports, postgres, privileges
 
 PACKAGES = (
     "apache-airflow==3.0.4",
@@ -31,6 +33,12 @@ PACKAGES = (
     "asyncpg",
 )
 ERA = "2025-08-20"
+SHARED = {
+    f"{setting.section}.{setting.option}": setting.value
+    for setting in RECOMMENDED
+    if setting.section == "scheduler"
+}
+"""The scheduler's settings that AirBridge recommends are those of the peers too."""
 SLOTS = 8
 
 
@@ -56,7 +64,6 @@ class Peer:
     home: Path
     dags: Path
     round_trip_ms: float = 0.0
-    settings: Mapping[str, str] = field(default_factory=dict)
     control: dict[str, int] = field(default_factory=dict)
     workers: dict[str, int] = field(default_factory=dict)
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -79,7 +86,7 @@ class Peer:
         for process in reversed(self._processes):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        for process in self._processes:
+        for process in self._processes[::-1]:
             try:
                 process.wait(15)
             except subprocess.TimeoutExpired:
@@ -98,15 +105,36 @@ class Peer:
         """The metadata database."""
         return self._postgres.url()
 
-    @property
-    def control_pids(self) -> Sequence[int]:
-        """The roots of the control plane's process trees."""
-        return list(self.control.values())
+    def cpu_seconds(self) -> Mapping[str, float]:
+        """CPU time by component. LocalExecutor's workers are the children of its scheduler."""
+        spent = {name: processes.cpu_seconds([pid]) for name, pid in self.control.items() if name != "redis"}
+        worker = processes.cpu_seconds(self.workers.values())
+        if self.name == "local":
+            own = processes.own_cpu_seconds(self.control["scheduler"])
+            worker, spent["scheduler"] = spent["scheduler"] - own, own
+        redis = self.control.get("redis")
+        return {
+            **spent,
+            "control": sum(spent.values()),
+            "worker": worker,
+            "database": processes.cpu_seconds([self._processes[0].pid]),
+            "broker": processes.cpu_seconds([redis]) if redis else 0.0,
+        }
 
-    @property
     def worker_pids(self) -> Sequence[int]:
-        """The roots of the workers' process trees."""
-        return list(self.workers.values())
+        """The workers' processes; LocalExecutor's are in the scheduler's tree."""
+        return processes.tree([self.control["scheduler"]] if self.name == "local" else self.workers.values())
+
+    def main_pids(self) -> Mapping[str, int]:
+        """The scheduler."""
+        return {"scheduler": self.control["scheduler"]}
+
+    def traffic(self) -> tuple[int | None, int | None]:
+        """What the proxies between worker and control plane have counted, where they stand."""
+        if not self.round_trip_ms:
+            return None, None
+        counted = [delay.read(path) for path in self.home.glob("proxy-*.json")]
+        return sum(each.requests for each in counted), sum(each.passed_bytes for each in counted)
 
     # --- how each differs -------------------------------------------------------------------------
 
@@ -141,8 +169,9 @@ class Peer:
             "core.executor": self.executor,
             "core.load_examples": "False",
             "core.dags_folder": str(self.dags),
-            "core.parallelism": str(SLOTS if self.name == "local" else 1024),
+            "core.parallelism": str(SLOTS if self.name == "local" else 8192),
             "core.max_active_tasks_per_dag": "100000",
+            "dag_processor.min_file_process_interval": "30",
             "core.simple_auth_manager_all_admins": "True",
             "core.execution_api_server_url": f"{self._api('api')}/execution/",
             "core.fernet_key": "",
@@ -153,8 +182,7 @@ class Peer:
             "api.base_url": self._api("api"),
             "api.secret_key": self._secret,
             "api_auth.jwt_secret": self._secret,
-            "scheduler.scheduler_idle_sleep_time": "0.2",
-            "scheduler.max_tis_per_query": "128",
+            "logging.base_log_folder": str(self.home / "logs"),
             "usage_data_collection.enabled": "False",
         }
         if self.name == "celery":
@@ -166,8 +194,10 @@ class Peer:
             values |= {
                 "edge.api_enabled": "True",
                 "edge.api_url": f"{self._api('api')}/edge_worker/v1/rpcapi",
+                # The shortest that it can be told; 5 s by default, for which a full worker then rests.
+                "edge.job_poll_interval": "1",
             }
-        values |= self.settings
+        values |= SHARED
         variables = {f"AIRFLOW__{name.replace('.', '__').upper()}": value for name, value in values.items()}
         path = f"{self.venv / 'bin'}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
         return {"PATH": path, "HOME": str(self.home), "AIRFLOW_HOME": str(self.home / "airflow"), **variables}
@@ -198,7 +228,7 @@ class Peer:
                 self._postgres.argv(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                preexec_fn=postgres.child_setup(signal.SIGQUIT, postgres.postgres_user()),  # noqa: PLW1509 - one thread
+                preexec_fn=privileges.child_setup(signal.SIGQUIT, privileges.postgres_user()),  # noqa: PLW1509 - one thread
             )
         )
         deadline = time.monotonic() + 30
@@ -230,7 +260,8 @@ class Peer:
 
     def _delay(self, far: str, near: str) -> None:
         script = Path(__file__).with_name("delay.py")
-        arguments = [str(self.port[far]), str(self.port[near]), str(self.round_trip_ms)]
+        counts = self.home / f"proxy-{near}.json"
+        arguments = [str(self.port[far]), str(self.port[near]), str(self.round_trip_ms), str(counts)]
         self._spawn(f"delay-{near}", [str(self.venv / "bin" / "python"), str(script), *arguments])
 
     def _wait_for_api(self) -> None:

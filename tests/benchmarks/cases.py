@@ -1,0 +1,106 @@
+"""What is measured: workloads on systems at distances, in the order in which they are run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a case does."""
+
+    RUN = "run"
+    """Run a DAG and time its tasks."""
+    WEIGH = "weigh"
+    """Weigh the workers while a DAG's tasks sleep."""
+    BACKLOG = "backlog"
+    """Queue several runs of a DAG at once; time their tasks, and weigh scheduler and gateway."""
+    IDLE = "idle"
+    """Leave the system alone, and count what it does all the same."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A workload on a system at a distance. `round_trip_ms` is between worker and control plane."""
+
+    system: str
+    kind: Kind
+    name: str
+    dag_id: str = ""
+    round_trip_ms: float = 0.0
+    repeats: int = 1
+    runs: int = 1
+    """Runs of the DAG that are triggered together."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases that need the same system up. `about_seconds` is how long they take, its start and stop included."""
+
+    system: str
+    round_trip_ms: float
+    about_seconds: float
+    cases: tuple[Case, ...]
+    slots: int = 8
+
+
+FANOUT, CHAIN, SLEEPERS, IDLE = "fanout_100", "chain_10", "sleepers_8", "idle"
+
+
+def _group(
+    system: str, round_trip_ms: float, about_seconds: float, *cases: tuple[Kind, str, int], slots: int = 8
+) -> Group:
+    return Group(
+        system,
+        round_trip_ms,
+        about_seconds,
+        tuple(
+            Case(system, kind, name, name, round_trip_ms, repeats)
+            if kind is not Kind.BACKLOG
+            else Case(system, kind, name, "fanout_100", round_trip_ms, 1, runs=repeats)
+            for kind, name, repeats in cases
+        ),
+        slots,
+    )
+
+
+def _runs(fanouts: int, chains: int) -> tuple[tuple[Kind, str, int], ...]:
+    cases = ((Kind.RUN, FANOUT, fanouts), (Kind.RUN, CHAIN, chains))
+    return tuple(case for case in cases if case[2])
+
+
+_QUICK = (
+    _group("local", 0, 75, *_runs(2, 2)),
+    _group("airbridge", 0, 60, *_runs(3, 3)),
+    _group("airbridge", 100, 50, *_runs(0, 3)),
+)
+
+_WEIGH = (Kind.WEIGH, SLEEPERS, 1)
+_IDLE = (Kind.IDLE, IDLE, 1)
+
+_FULL = (
+    _group("local", 0, 140, *_runs(3, 3), _WEIGH),
+    _group("airbridge", 0, 130, *_runs(3, 3), _WEIGH, _IDLE),
+    _group("celery", 0, 150, *_runs(2, 2), _WEIGH),
+    _group("airbridge", 100, 60, *_runs(2, 3)),
+    _group("edge3", 0, 260, *_runs(1, 2), _WEIGH),
+    _group("airbridge", 50, 60, *_runs(2, 2)),
+    _group("airbridge", 200, 60, *_runs(2, 2)),
+    _group("celery", 100, 120, *_runs(1, 2), _IDLE),
+    _group("edge3", 100, 120, *_runs(0, 2), _IDLE),
+    _group("airbridge", 0, 120, (Kind.WEIGH, "sleepers_200", 1), slots=200),
+    _group(
+        "airbridge",
+        0,
+        360,
+        (Kind.BACKLOG, "backlog_100", 1),
+        (Kind.BACKLOG, "backlog_1000", 10),
+        (Kind.BACKLOG, "backlog_5000", 50),
+    ),
+    _group("local", 0, 220, (Kind.BACKLOG, "backlog_100", 1), (Kind.BACKLOG, "backlog_1000", 10)),
+)
+
+
+def plan(*, quick: bool) -> tuple[Group, ...]:
+    """Return what to measure, the most important first: what comes last is left out when time runs short."""
+    return _QUICK if quick else _FULL
