@@ -77,11 +77,15 @@ cuts: $(STAMP) ## network cuts of 1 s to 600 s at every boundary, in real time: 
 clean: ## remove what the targets made, but not the local platform's state
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: bench bench-quick bench-stampede
-bench: $(STAMP) ## AirBridge beside LocalExecutor, Celery and edge3, at several distances (Celery needs redis-server)
+.PHONY: bench bench-quick bench-stampede bench-swarm bench-report
+bench: $(STAMP) ## AirBridge beside LocalExecutor, Celery and edge3, at several distances, in half an hour (Celery needs redis-server)
 	@$(RUN) python -m tests.benchmarks.bench
-bench-quick: $(STAMP) ## fan-out and chain: AirBridge beside LocalExecutor
+bench-quick: $(STAMP) ## fan-out and chain: AirBridge beside LocalExecutor, in five minutes
 	@$(RUN) python -m tests.benchmarks.bench --quick
+bench-swarm: $(STAMP) ## 10 to 10,000 simulated workers against one gateway on one core
+	@$(RUN) python -m tests.benchmarks.swarm
+bench-report: $(STAMP) ## put the figures of the benchmarks into docs/performance.md
+	@$(RUN) python -m tests.benchmarks.report
 
 bench-stampede: $(STAMP) ## 1,000 workers that find the gateway again at once; draws docs/images/stampede.png
 	@$(UV) run --frozen --inexact --quiet --group bench python -m tests.benchmarks.stampede --picture docs/images/stampede.png

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform as host
 import sys
@@ -248,6 +249,7 @@ def main() -> int:
     parser.add_argument("--budget-seconds", type=float, default=BUDGET_SECONDS)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    logging.disable(logging.INFO)
     output = options.output or RESULTS / ("quick.json" if options.quick else "latest.json")
     report = Report(output, quick=options.quick)
     run(_chosen(options), report, options.budget_seconds)

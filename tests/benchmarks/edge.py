@@ -19,6 +19,7 @@ from airbridge.control_plane.local.exceptions import NotRunning
 from airbridge.control_plane.local.launch import Launched, launch
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import Options
+from airbridge.executor.regions import Catalogue
 
 AIRFLOW = {"core.parallelism": "8192", "dag_processor.min_file_process_interval": "30"}
 """Where local mode differs from what the peers run with: it parses every 10 s, for whoever edits a DAG file."""
@@ -33,12 +34,15 @@ class Edge:
 
     name = "airbridge"
 
-    def __init__(self, home: Path, dags: Path, round_trip_ms: float = 0.0, slots: int = 8) -> None:
+    def __init__(
+        self, home: Path, dags: Path, round_trip_ms: float = 0.0, slots: int = 8, workers: int = 1
+    ) -> None:
         self._home = home
         self._directory = StateDir(home / "state")
         self._dags = dags
         self._round_trip_ms = round_trip_ms
         self._slots = slots
+        self._workers = workers
         self._proxy: subprocess.Popen[bytes] | None = None
         self._launched: Launched | None = None
 
@@ -53,6 +57,7 @@ class Edge:
         options = Options(
             directory=self._directory.root,
             regions=parse_regions(["us-east-1"]),
+            workers_per_region=self._workers,
             slots=self._slots,
             dags=self._home / "dags",
             worker_env=worker_env,
@@ -121,6 +126,35 @@ class Edge:
         """Requests as the gateway counts them; bytes if the proxy stands between."""
         requests = sum(overview.gateway_requests(self._directory).values())
         return requests, delay.read(self._counts).passed_bytes if self._proxy is not None else None
+
+    @property
+    def gateway_port(self) -> int:
+        """The gateway's port for workers."""
+        return urlsplit(state.read(self._directory).gateway_url).port or 0
+
+    @property
+    def aws_url(self) -> str:
+        """The AWS emulator's URL."""
+        return self._catalogue.regions[0].endpoint_url or ""
+
+    @property
+    def queue_url(self) -> str:
+        """The queue of the region's default pool."""
+        return self._catalogue.regions[0].pools[0].queue_url
+
+    @property
+    def secrets_dir(self) -> Path:
+        """Where the control plane's keys are."""
+        return self._directory.secrets
+
+    @property
+    def database_pid(self) -> int:
+        """The database server's process."""
+        return self._pids()["postgres"]
+
+    @property
+    def _catalogue(self) -> Catalogue:
+        return Catalogue.read(self._directory.regions_file)
 
     def _pids(self) -> dict[str, int]:
         components = state.read(self._directory).components

@@ -1,0 +1,308 @@
+"""Puts the harness's figures into docs/performance.md: its tables, between markers, and the pictures beside it.
+
+    python -m tests.benchmarks.report
+
+Reads ``tests/benchmarks/results/``: `latest.json` of ``make bench``, `swarm.json` of ``make bench-swarm``. What has not
+been measured leaves its part of the page as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import chart
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "tests" / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "performance.md"
+PICTURES = ROOT / "docs"
+
+NAMES = {
+    "airbridge": "AirBridge",
+    "local": "LocalExecutor",
+    "celery": "Celery, Redis",
+    "edge3": "edge3 1.1.3",
+}
+COLOURS = {"AirBridge": 0, "LocalExecutor": 1, "Celery": 2, "edge3": 3}
+WANTED = {
+    "fanout_vs_local": ("100 tasks: throughput, times LocalExecutor's", "at least 2.5"),
+    "fanout_vs_celery": ("100 tasks: throughput, times Celery's", "at least 4"),
+    "fanout_vs_edge3": ("100 tasks: throughput, times edge3's", "at least 15"),
+    "chain_0ms_vs_local": ("chain of ten: makespan, times LocalExecutor's", "at most 1"),
+    "chain_100ms_vs_local": (
+        "chain of ten at 100 ms: makespan, times LocalExecutor's without any distance",
+        "at most 1.25",
+    ),
+    "local_worker_cpu_vs_airbridge": (
+        "LocalExecutor's worker CPU for a task, times AirBridge's",
+        "at least 5",
+    ),
+    "throughput_5000_vs_100": ("throughput with 5,000 tasks queued, times that with 100", "at least 0.9"),
+}
+
+Case = Mapping[str, Any]
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    lines = [heads, ["---"] * len(heads), *[[str(cell) for cell in row] for row in rows]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _of(results: Mapping[str, Any], name: str) -> list[Case]:
+    return [case for case in results["cases"] if case["case"] == name]
+
+
+def _who(case: Case) -> str:
+    return f"{NAMES[case['system']]}, {case['round_trip_ms']:.0f} ms"
+
+
+def _spread(case: Case) -> str:
+    values = case["makespan_s"]
+    return f"{min(values):.2f} to {max(values):.2f} ({len(values)})"
+
+
+def _p(figures: Mapping[str, float]) -> str:
+    return " / ".join(f"{figures[rank]:.2f}" for rank in ("p50", "p95", "p99"))
+
+
+def about(results: Mapping[str, Any]) -> str:
+    """When and where, and what did not come out."""
+    machine = results["machine"]
+    where = f"on {machine['cpus']} cores, Python {machine['python']}, Linux {machine['kernel']}"
+    words = [f"Measured {results['measured_at']} by `{results['command']}` in {results['seconds']} s, {where}."]
+    words += [f"Left out for want of time: {each}." for each in results["left_out"]]
+    words += [f"Failed: {each}." for each in results["failed"]]
+    return "\n".join(words)
+
+
+def ratios(results: Mapping[str, Any]) -> str:
+    """The comparison, beside what was asked for."""
+    found = results["ratios"]
+    rows = [(words, wanted, found.get(name, "not measured")) for name, (words, wanted) in WANTED.items()]
+    return table(["", "wanted", "measured"], rows)
+
+
+def runs(results: Mapping[str, Any], name: str) -> str:
+    """One workload on every system at every distance."""
+    rows = [
+        (
+            _who(case),
+            f"{case['makespan_s_median']:.2f}",
+            _spread(case),
+            case["tasks_per_s"],
+            _p(case["queue_to_start_s"]),
+            _p(case["start_to_commit_s"]),
+            case["load_before"],
+            f"{case['others_cpu_share']:.0%}",
+        )
+        for case in _of(results, name)
+    ]
+    heads = [
+        "",
+        "makespan, s",
+        "of all runs",
+        "tasks/s",
+        "queue to start, s (p50 / p95 / p99)",
+        "start to commit, s",
+        "load before",
+        "CPU of others",
+    ]
+    return table(heads, rows)
+
+
+def cpu(results: Mapping[str, Any]) -> str:
+    """CPU of a task, by component."""
+    names = ("worker", "control", "scheduler", "gateway", "api-server", "dag-processor", "database", "broker")
+    rows = [
+        (_who(case), *(case["cpu_ms_per_task"].get(name, "") for name in names))
+        for case in _of(results, "fanout_100")
+    ]
+    return table(["ms a task", *names], rows)
+
+
+def traffic(results: Mapping[str, Any]) -> str:
+    """Requests and bytes of a task, and of an idle minute."""
+    rows: list[Sequence[object]] = []
+    for name in ("fanout_100", "chain_10"):
+        for case in _of(results, name):
+            if "requests_per_task" in case:
+                requests, sent = case["requests_per_task"], case.get("bytes_per_task", [])
+                rows.append(
+                    (_who(case), name, max(requests), f"{max(sent):,}" if sent else "")  # the worst repeat
+                )
+    for case in _of(results, "idle"):
+        sent = case["bytes_per_minute"]
+        rows.append(
+            (
+                _who(case),
+                "idle, a minute",
+                case["requests_per_minute"],
+                f"{sent:,}" if sent is not None else "",
+            )
+        )
+    return table(["", "", "requests", "bytes"], rows)
+
+
+def idle(results: Mapping[str, Any]) -> str:
+    """CPU of a system with nothing to do."""
+    names = ("worker", "control", "scheduler", "gateway", "api-server", "dag-processor", "database", "broker")
+    rows = [
+        (_who(case), *(case["cpu_ms_per_s"].get(name, "") for name in names)) for case in _of(results, "idle")
+    ]
+    return table(["ms a second", *names], rows)
+
+
+def memory(results: Mapping[str, Any]) -> str:
+    """Memory of sleeping tasks."""
+    rows = [
+        (
+            _who(case),
+            case["sleepers_running"],
+            case["pss_mb_per_sleeper"],
+            case["pss_mb_workers_idle"],
+            case["pss_mb_workers_with_sleepers"],
+        )
+        for name in ("sleepers_8", "sleepers_200")
+        for case in _of(results, name)
+    ]
+    return table(["PSS, MB", "tasks asleep", "a task", "workers before", "workers with all asleep"], rows)
+
+
+def backlog(results: Mapping[str, Any]) -> str:
+    """Throughput and memory as work grows."""
+    rows = [
+        (
+            NAMES[case["system"]],
+            case["tasks"],
+            case["tasks_per_s"],
+            case["messages_on_queues_max"],
+            *(
+                f"{case['pss_mb_before'].get(name, '')} / {case['pss_mb_peak'].get(name, '')}"
+                for name in ("scheduler", "gateway")
+            ),
+        )
+        for count in (100, 1000, 5000)
+        for case in _of(results, f"backlog_{count}")
+    ]
+    heads = [
+        "",
+        "tasks at once",
+        "tasks/s",
+        "messages on the queue at most",
+        "scheduler, PSS MB before / at most",
+        "gateway, PSS MB before / at most",
+    ]
+    return table(heads, rows)
+
+
+def swarm(results: Mapping[str, Any]) -> str:
+    """Many workers on one gateway."""
+    rows = []
+    for stage in results["stages"]:
+        requests = stage["requests"]
+        row: list[object] = [f"{stage['workers']:,}"]
+        for kind in ("heartbeat", "claim", "exchange"):
+            found = requests.get(kind)
+            row.append(_p(found["seconds"]) if found and found["seconds"] else "none")
+        row += [
+            sum(found["failed"] for found in requests.values()),
+            stage["gateway_cpu_share_of_a_core"],
+            stage["postgres_cpu_share_of_a_core"],
+            stage["gateway_pss_mb"],
+        ]
+        rows.append(row)
+    heads = [
+        "workers",
+        "heartbeat, s (p50 / p95 / p99)",
+        "claim, s",
+        "exchange, s",
+        "failed",
+        "gateway's CPU, cores",
+        "Postgres's CPU, cores",
+        "gateway's PSS, MB",
+    ]
+    return f"Measured {results['measured_at']} by `make bench-swarm`.\n\n{table(heads, rows)}"
+
+
+def _draw(results: Mapping[str, Any]) -> dict[str, str]:
+    fanout = [(_who(case), case["tasks_per_s"]) for case in _of(results, "fanout_100")]
+    chain = [(_who(case), round(case["makespan_s_median"], 2)) for case in _of(results, "chain_10")]
+    return {
+        "performance-fanout.svg": chart.bars(
+            "100 independent no-op tasks (more is better)", "tasks/s", fanout, COLOURS
+        ),
+        "performance-chain.svg": chart.bars(
+            "A chain of ten no-op tasks, makespan (less is better)", "s", chain, COLOURS
+        ),
+    }
+
+
+def _draw_swarm(results: Mapping[str, Any]) -> dict[str, str]:
+    stages = results["stages"]
+    series = {
+        f"heartbeat {rank}, s": [
+            (stage["workers"], stage["requests"]["heartbeat"]["seconds"][rank])
+            for stage in stages
+            if stage["requests"]["heartbeat"]["seconds"]
+        ]
+        for rank in ("p50", "p99")
+    }
+    series["gateway, cores"] = [(stage["workers"], stage["gateway_cpu_share_of_a_core"]) for stage in stages]
+    return {
+        "performance-swarm.svg": chart.lines(
+            "One gateway on one core", "simulated workers", "seconds, or cores", series
+        )
+    }
+
+
+PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "about": about,
+    "ratios": ratios,
+    "fanout": lambda results: runs(results, "fanout_100"),
+    "chain": lambda results: runs(results, "chain_10"),
+    "cpu": cpu,
+    "traffic": traffic,
+    "idle": idle,
+    "memory": memory,
+    "backlog": backlog,
+}
+
+
+def replace(page: str, name: str, text: str) -> str:
+    """Return the page with `text` between the markers of `name`. Raises `ValueError` if it has no such markers."""
+    begin, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(page):
+        raise ValueError(f"{PAGE} has no part {begin} ... {end}")
+    return pattern.sub(lambda _match: f"{begin}\n{text}\n{end}", page, count=1)
+
+
+def main() -> int:
+    """Rewrite the page and the pictures from whatever results there are."""
+    page = PAGE.read_text()
+    pictures: dict[str, str] = {}
+    latest, swarmed = RESULTS / "latest.json", RESULTS / "swarm.json"
+    if latest.exists():
+        results = json.loads(latest.read_text())
+        for name, part in PARTS.items():
+            page = replace(page, name, part(results))
+        pictures |= _draw(results)
+    if swarmed.exists():
+        results = json.loads(swarmed.read_text())
+        page = replace(page, "swarm", swarm(results))
+        pictures |= _draw_swarm(results)
+    PAGE.write_text(page)
+    for name, svg in pictures.items():
+        (PICTURES / name).write_text(svg)
+    print(f"{PAGE.relative_to(ROOT)} and {len(pictures)} pictures written", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,373 @@
+"""Many simulated workers against one gateway process on one core: heartbeats at their default pace, claims and reports.
+
+    python -m tests.benchmarks.swarm                       # 10, 100, 1,000 and 10,000 workers
+    python -m tests.benchmarks.swarm --workers 10 100      # fewer
+
+Each has a certificate, an access token and a connection of its own, as a worker has. The gateway is the local platform's,
+bound to one core; Postgres, the scheduler, the AWS emulator and this program share the others. Latency is measured from when a request
+was due, so a gateway that falls behind is seen to. Writes ``tests/benchmarks/results/swarm.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import random
+import ssl
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+import psycopg2
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from psycopg2.extras import execute_values
+from tests.benchmarks import processes
+from tests.benchmarks.airflow_api import AirflowApi
+from tests.benchmarks.dags.bench import DAGS
+from tests.benchmarks.edge import Edge
+from tests.benchmarks.measured import percentiles
+from tests.benchmarks.systems import WORKLOADS
+
+from airbridge.control_plane.identity.access import AccessTokens
+from airbridge.control_plane.identity.certificates import PeerCertificate
+from airbridge.control_plane.identity.secrets import GatewaySecrets
+from airbridge.control_plane.identity.spiffe import WorkerName
+from airbridge.control_plane.local.airflow_config import TRUST_DOMAIN
+from airbridge.edge_worker.versions import installed
+from airbridge.executor.protocol import PROTOCOL_VERSION, VERSION_HEADER, Grant, Heartbeat
+
+REGION: Final = "us-east-1"
+RESULTS: Final = Path(__file__).parent / "results" / "swarm.json"
+SIZES: Final = (10, 100, 1_000, 10_000)
+INTERVAL_SECONDS: Final = 10.0
+"""`[airbridge] heartbeat_interval` by default."""
+MEASURE_SECONDS: Final = 30.0
+HANDSHAKES_AT_ONCE: Final = 50
+ANSWER_SECONDS: Final = 60.0
+TASKS_A_STAGE: Final = 200
+LIFETIME: Final = timedelta(hours=2)
+
+
+@dataclass
+class Tally:
+    """What came of the requests of one stage: seconds from when each was due to its answer, by kind."""
+
+    seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    failed: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return counts and percentiles by kind of request."""
+        kinds = sorted({*self.seconds, *self.failed})
+        return {
+            kind: {
+                "answered": len(self.seconds[kind]),
+                "failed": self.failed[kind],
+                "seconds": percentiles(self.seconds[kind]),
+            }
+            for kind in kinds
+        }
+
+
+class Identities:
+    """Certificates and tokens, as enrolment gives them out; all over one key, which only saves time here."""
+
+    def __init__(self, secrets_dir: Path, folder: Path) -> None:
+        secrets = GatewaySecrets.load(secrets_dir)
+        self._ca = secrets.ca
+        self._tokens = AccessTokens(secrets.token_key)
+        key = ec.generate_private_key(ec.SECP256R1())
+        self._key_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+        self._csr = request.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+        self._file = folder / "identity.pem"
+
+    def issue(self, name: WorkerName) -> tuple[ssl.SSLContext, str, PeerCertificate]:
+        """Return a TLS context that presents the worker's certificate, its token, and the certificate."""
+        now = datetime.now(UTC)
+        leaf = self._ca.issue_worker(self._csr, name, now, LIFETIME)
+        certificate = PeerCertificate.of(leaf, leaf.fingerprint(hashes.SHA256()).hex())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=self._ca.certificate_pem)
+        self._file.write_bytes(leaf.public_bytes(Encoding.PEM) + self._key_pem)
+        context.load_cert_chain(self._file)
+        return context, self._tokens.mint(name, certificate, now, LIFETIME), certificate
+
+
+class SimulatedWorker:
+    """One worker's connection: a request at a time, in HTTP/1.1 by hand, so that ten thousand fit into one process."""
+
+    def __init__(self, name: WorkerName, context: ssl.SSLContext, token: str, port: int) -> None:
+        self.name = name
+        self._context = context
+        self._port = port
+        self._head = (
+            f"Host: 127.0.0.1\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n"
+            f"{VERSION_HEADER}: {PROTOCOL_VERSION}\r\n"
+        )
+        self._lock = asyncio.Lock()
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def connect(self) -> None:
+        """Open the connection."""
+        opening = asyncio.open_connection("127.0.0.1", self._port, ssl=self._context)
+        self._streams = await asyncio.wait_for(opening, ANSWER_SECONDS)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._streams is not None:
+            self._streams[1].transport.abort()
+            self._streams = None
+
+    async def post(self, what: str, body: bytes) -> tuple[int, bytes]:
+        """Make a request; return status and body."""
+        async with self._lock:
+            if self._streams is None:
+                await self.connect()
+            try:
+                return await asyncio.wait_for(self._exchange(what, body), ANSWER_SECONDS)
+            except (OSError, TimeoutError, asyncio.IncompleteReadError):
+                await self.close()
+                raise
+
+    async def _exchange(self, what: str, body: bytes) -> tuple[int, bytes]:
+        assert self._streams is not None
+        reader, writer = self._streams
+        head = f"POST /edge/v1/{what} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        length = int(answer.partition("content-length: ")[2].partition("\r\n")[0] or 0)
+        return int(answer.split(" ", 2)[1]), await reader.readexactly(length)
+
+
+class Swarm:
+    """The simulated workers and the work that they do."""
+
+    def __init__(self, edge: Edge, identities: Identities) -> None:
+        self._edge = edge
+        self._identities = identities
+        self._workers: list[SimulatedWorker] = []
+        self._rng = random.Random(1)
+        self._sqs = boto3.client(
+            "sqs",
+            region_name=REGION,
+            endpoint_url=edge.aws_url,
+            aws_access_key_id="bench",
+            aws_secret_access_key="bench",
+        )
+
+    async def grow(self, size: int) -> float:
+        """Enrol and connect workers until there are `size`; return how many seconds connecting took."""
+        fresh = [self._enrolled(number) for number in range(len(self._workers), size)]
+        self._write_rows([(worker.name, certificate) for worker, certificate in fresh])
+        began = time.monotonic()
+        gate = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
+
+        async def connect(worker: SimulatedWorker) -> None:
+            async with gate:
+                for _ in range(5):
+                    with contextlib.suppress(OSError, TimeoutError):
+                        await worker.connect()
+                        return
+                raise ConnectionError(f"{worker.name.worker} could not connect in five attempts")
+
+        await asyncio.gather(*(connect(worker) for worker, _ in fresh))
+        self._workers += [worker for worker, _ in fresh]
+        return time.monotonic() - began
+
+    def _enrolled(self, number: int) -> tuple[SimulatedWorker, PeerCertificate]:
+        name = WorkerName(TRUST_DOMAIN, REGION, "default", f"sim-{number:05d}")
+        context, token, certificate = self._identities.issue(name)
+        return SimulatedWorker(name, context, token, self._edge.gateway_port), certificate
+
+    def _write_rows(self, fresh: Sequence[tuple[WorkerName, PeerCertificate]]) -> None:
+        versions = installed().model_dump_json()
+        rows = [
+            (name.worker, name.region, name.pool, versions, certificate.thumbprint, certificate.not_after)
+            for name, certificate in fresh
+        ]
+        statement = (
+            "INSERT INTO airbridge_worker (id, region, pool, state, versions, certificate_thumbprint,"
+            " certificate_expires_at, enrolled_at) VALUES %s"
+        )
+        template = "(%s, %s, %s, 'active', %s, %s, %s, now())"
+        connection = psycopg2.connect(self._edge.database_url.replace("+psycopg2", ""))
+        with contextlib.closing(connection), connection, connection.cursor() as cursor:
+            execute_values(cursor, statement, rows, template, page_size=500)
+
+    async def stage(self, seconds: float) -> Tally:
+        """Have every worker send heartbeats for so long, and some of them claim, start and finish tasks."""
+        tally = Tally()
+        until = time.monotonic() + seconds
+        beats = [asyncio.create_task(self._beat(worker, until, tally)) for worker in self._workers]
+        await self._work(until, tally)
+        await asyncio.gather(*beats)
+        return tally
+
+    async def _beat(self, worker: SimulatedWorker, until: float, tally: Tally) -> None:
+        due = time.monotonic() + self._rng.uniform(0, INTERVAL_SECONDS)
+        while due < until:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            body = Heartbeat(
+                sent_at=datetime.now(UTC), versions=installed(), slots_total=1, slots_used=0
+            ).model_dump_json()
+            await self._timed(worker, "heartbeat", body.encode(), due, tally)
+            due = max(due + INTERVAL_SECONDS, time.monotonic())
+
+    async def _timed(
+        self, worker: SimulatedWorker, what: str, body: bytes, due: float, tally: Tally
+    ) -> bytes | None:
+        try:
+            status, answer = await worker.post(what, body)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            tally.failed[what] += 1
+            return None
+        if status != 200:
+            tally.failed[what] += 1
+            return None
+        tally.seconds[what].append(time.monotonic() - due)
+        return answer
+
+    async def _work(self, until: float, tally: Tally) -> None:
+        """Take messages from the region's queue, and have workers claim the items and report their tasks' success."""
+        doing: set[asyncio.Task[None]] = set()
+        while time.monotonic() < until:
+            messages = await asyncio.to_thread(self._receive)
+            for message in messages:
+                task = asyncio.create_task(self._see_through(message, tally))
+                doing.add(task)
+                task.add_done_callback(doing.discard)
+        await asyncio.gather(*doing)
+
+    def _receive(self) -> list[str]:
+        answer = self._sqs.receive_message(
+            QueueUrl=self._edge.queue_url, MaxNumberOfMessages=5, WaitTimeSeconds=1
+        )
+        messages = answer.get("Messages", [])
+        for message in messages:
+            self._sqs.delete_message(QueueUrl=self._edge.queue_url, ReceiptHandle=message["ReceiptHandle"])
+        return [message["Body"] for message in messages]
+
+    async def _see_through(self, envelope: str, tally: Tally) -> None:
+        worker = self._rng.choice(self._workers)
+        claim = json.dumps({"envelopes": [envelope]}).encode()
+        answer = await self._timed(worker, "claim", claim, time.monotonic(), tally)
+        grants = json.loads(answer)["grants"] if answer else []
+        for each in grants:
+            grant = Grant.model_validate(each)
+            records = [
+                _record(grant, 1, "PUT", f"task-instances/{grant.ti_id}/rtif", {}),
+                _record(
+                    grant,
+                    2,
+                    "PATCH",
+                    f"task-instances/{grant.ti_id}/state",
+                    {"state": "success", "end_date": datetime.now(UTC).isoformat()},
+                ),
+            ]
+            body = json.dumps({"records": records}).encode()
+            await self._timed(worker, "exchange", body, time.monotonic(), tally)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for worker in self._workers:
+            await worker.close()
+
+
+def _record(grant: Grant, seq: int, method: str, path: str, body: Any) -> dict[str, Any]:
+    return {
+        "item_id": str(grant.item_id),
+        "epoch": grant.epoch,
+        "seq": seq,
+        "method": method,
+        "path": path,
+        "query": "",
+        "body": json.dumps(body),
+        "recorded_at": datetime.now(UTC).isoformat(),
+    }
+
+
+async def measure(edge: Edge, folder: Path, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Measure each size in turn, the workers of the smaller ones staying."""
+    api = AirflowApi(edge.base_url, edge.database_url)
+    api.wait_for_dags(len(DAGS))
+    gateway, postgres = edge.main_pids()["gateway"], edge.database_pid
+    _bind_to_one_core(gateway)
+    swarm = Swarm(edge, Identities(edge.secrets_dir, folder))
+    found = []
+    try:
+        for size in sizes:
+            connecting = await swarm.grow(size)
+            for number in range(TASKS_A_STAGE // 100):
+                api.trigger("fanout_100", f"swarm-{size}-{number}")
+            cpu, database = processes.cpu_seconds([gateway]), processes.cpu_seconds([postgres])
+            began, load = time.monotonic(), os.getloadavg()[0]
+            tally = await swarm.stage(MEASURE_SECONDS)
+            took = time.monotonic() - began
+            figures = {
+                "workers": size,
+                "seconds": round(took, 1),
+                "load_before": round(load, 2),
+                "connect_seconds": round(connecting, 1),
+                "gateway_cpu_share_of_a_core": round((processes.cpu_seconds([gateway]) - cpu) / took, 3),
+                "postgres_cpu_share_of_a_core": round(
+                    (processes.cpu_seconds([postgres]) - database) / took, 3
+                ),
+                "gateway_pss_mb": round(processes.total_pss_mb([gateway]), 1),
+                "requests": tally.as_json(),
+            }
+            found.append(figures)
+            print(json.dumps(figures), file=sys.stderr, flush=True)
+    finally:
+        await swarm.close()
+    return found
+
+
+def _bind_to_one_core(pid: int) -> None:
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {0})
+
+
+def main() -> int:
+    """Measure, print, store."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", nargs="*", type=int, default=SIZES)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    logging.disable(logging.INFO)
+    with tempfile.TemporaryDirectory(prefix="airbridge-bench-swarm-") as folder:
+        Path(folder).chmod(0o755)
+        edge = Edge(Path(folder) / "home", WORKLOADS, workers=0)
+        try:
+            edge.start()
+            found = asyncio.run(measure(edge, Path(folder), options.workers))
+        finally:
+            edge.stop()
+    report = {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "heartbeat_interval_s": INTERVAL_SECONDS,
+        "cpus": os.cpu_count(),
+        "stages": found,
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
