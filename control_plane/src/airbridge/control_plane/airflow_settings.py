@@ -45,7 +45,7 @@ RECOMMENDED = (
         "scheduler",
         "scheduler_idle_sleep_time",
         "0.2",
-        "the pause between two idle loops is most of the time between two tasks of a chain; 1 s by default",
+        "how soon new runs and expired waits are seen (1 s by default); the end of a task ends this pause on Postgres",
     ),
     Setting("scheduler", "max_tis_per_query", "128", "fewer loops for a wide fan-out; 16 by default"),
     Setting(
