@@ -75,7 +75,9 @@ def about(results: Mapping[str, Any]) -> str:
     """When and where, and what did not come out."""
     machine = results["machine"]
     where = f"on {machine['cpus']} cores, Python {machine['python']}, Linux {machine['kernel']}"
-    words = [f"Measured {results['measured_at']} by `{results['command']}` in {results['seconds']} s, {where}."]
+    words = [
+        f"Measured {results['measured_at']} by `{results['command']}` in {results['seconds']} s, {where}."
+    ]
     words += [f"Left out for want of time: {each}." for each in results["left_out"]]
     words += [f"Failed: {each}." for each in results["failed"]]
     return "\n".join(words)
