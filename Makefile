@@ -77,13 +77,17 @@ cuts: $(STAMP) ## network cuts of 1 s to 600 s at every boundary, in real time: 
 clean: ## remove what the targets made, but not the local platform's state
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: bench bench-quick bench-stampede bench-swarm bench-report
+.PHONY: bench bench-quick bench-stampede bench-swarm bench-runner bench-profile bench-report
 bench: $(STAMP) ## AirBridge beside LocalExecutor, Celery and edge3, at several distances, in half an hour (Celery needs redis-server)
 	@$(RUN) python -m tests.benchmarks.bench
 bench-quick: $(STAMP) ## fan-out and chain: AirBridge beside LocalExecutor, in five minutes
 	@$(RUN) python -m tests.benchmarks.bench --quick
 bench-swarm: $(STAMP) ## 10 to 10,000 simulated workers against one gateway on one core
 	@$(RUN) python -m tests.benchmarks.swarm
+bench-runner: $(STAMP) ## CPU and memory of a task on the worker, the control plane left out
+	@$(RUN) python -m tests.benchmarks.bench_runner
+bench-profile: $(STAMP) ## flame graphs of gateway, scheduler and agent under a fan-out, by py-spy
+	@$(RUN) python -m tests.benchmarks.profile
 bench-report: $(STAMP) ## put the figures of the benchmarks into docs/performance.md
 	@$(RUN) python -m tests.benchmarks.report
 

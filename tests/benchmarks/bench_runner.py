@@ -1,7 +1,7 @@
 """What a task costs on a worker: CPU per no-op task, and PSS per sleeping task. Measured, printed, never asserted.
 
-Run with ``uv run python -m tests.benchmarks.bench_runner``. The relay is a fake one in this process, so the agent's
-own work is not in the figures; the zygote's, the template's, the supervisor's and the task's is.
+Run with ``make bench-runner``; writes ``tests/benchmarks/results/runner.json``. The relay is a fake one in this process,
+so the agent's own work is not in the figures; the zygote's, the template's, the supervisor's and the task's is.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import os
 import statistics
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.integration.runner.world import Run, World
 
 from airbridge.edge_worker.runner import process
+
+RESULTS = Path(__file__).parent / "results" / "runner.json"
 
 FILE = """
 from datetime import datetime
@@ -51,29 +54,35 @@ def main() -> None:
         try:
             root = world.write(FILE)
             figures = {
-                "load_average": os.getloadavg()[0],
+                "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "load_before": round(os.getloadavg()[0], 2),
                 "warm": _no_ops(world, root, options.tasks, warm=True),
                 "cold": _no_ops(world, root, options.tasks // 5, warm=False),
                 "sleeping": world.do(_sleepers(world, root, options.sleepers)),
             }
         finally:
             world.close()
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
 
 
 def _no_ops(world: World, root: Path, count: int, *, warm: bool) -> dict[str, float]:
     world.do(world.run(root, "noop", warm=warm))
     family = [world.runner.zygote_pid or 0, *_templates(world)]
-    before = sum(map(_cpu_seconds, family))
+    before = _spent(family)
     walls = []
     for _ in range(count):
         start = time.perf_counter()
         world.do(world.run(root, "noop", warm=warm))
         walls.append(time.perf_counter() - start)
     time.sleep(0.2)  # the last supervisor is reaped a moment after its last word
-    cpu = sum(map(_cpu_seconds, family)) - before
+    spent = [now - then for now, then in zip(_spent(family), before, strict=True)]
+    user, system, faults = (value / count for value in spent)
     return {
-        "cpu_ms_per_task": round(cpu / count * 1000, 1),
+        "cpu_ms_per_task": round((user + system) * 1000, 1),
+        "of_which_in_the_kernel": round(system * 1000, 1),
+        "page_faults_per_task": round(faults),
         "wall_ms_p50": round(statistics.median(walls) * 1000, 1),
     }
 
@@ -107,10 +116,16 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _cpu_seconds(pid: int) -> float:
-    """CPU of a process and of all its descendants that have been waited for."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+def _spent(pids: list[int]) -> tuple[float, float, float]:
+    """User and system seconds, and minor page faults, of processes and of all their descendants that were waited for."""
+    user = system = faults = 0
+    for pid in pids:
+        fields = [int(each) for each in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1:]]
+        user += fields[10] + fields[12]
+        system += fields[11] + fields[13]
+        faults += fields[6] + fields[7]
+    ticks = os.sysconf("SC_CLK_TCK")
+    return user / ticks, system / ticks, float(faults)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,11 @@ class Edge:
         pids = self._pids()
         return {name: pids[name] for name in ("scheduler", "gateway")}
 
+    def profiled_pids(self) -> Mapping[str, int]:
+        """The processes whose Python a profile shows: gateway, scheduler, and the worker's agent."""
+        agents = [pid for name, pid in self._pids().items() if name.startswith("worker-")]
+        return {**self.main_pids(), "agent": agents[0]}
+
     def traffic(self) -> tuple[int | None, int | None]:
         """Requests as the gateway counts them; bytes if the proxy stands between."""
         requests = sum(overview.gateway_requests(self._directory).values())

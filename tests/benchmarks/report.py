@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.report
 
-Reads ``tests/benchmarks/results/``: `latest.json` of ``make bench``, `swarm.json` of ``make bench-swarm``. What has not
-been measured leaves its part of the page as it is.
+Reads ``tests/benchmarks/results/``: `latest.json` of ``make bench``, `swarm.json` of ``make bench-swarm``, `runner.json` of
+``make bench-runner``. What has not been measured leaves its part of the page as it is.
 """
 
 from __future__ import annotations
@@ -232,6 +232,18 @@ def swarm(results: Mapping[str, Any]) -> str:
     return f"Measured {results['measured_at']} by `make bench-swarm`.\n\n{table(heads, rows)}"
 
 
+def runner(results: Mapping[str, Any]) -> str:
+    """A task on the worker by itself."""
+    names = ("cpu_ms_per_task", "of_which_in_the_kernel", "page_faults_per_task", "wall_ms_p50")
+    rows = [
+        (words, *(results[kind][name] for name in names))
+        for kind, words in (("warm", "from a parsed file"), ("cold", "file parsed in the task"))
+    ]
+    when = f"Measured {results['measured_at']} by `make bench-runner`, at a load of {results['load_before']}."
+    heads = ["a no-op task", "CPU, ms", "of which in the kernel", "page faults", "wall, ms (p50)"]
+    return f"{when}\n\n{table(heads, rows)}"
+
+
 def _draw(results: Mapping[str, Any]) -> dict[str, str]:
     fanout = [(_who(case), case["tasks_per_s"]) for case in _of(results, "fanout_100")]
     chain = [(_who(case), round(case["makespan_s_median"], 2)) for case in _of(results, "chain_10")]
@@ -299,6 +311,9 @@ def main() -> int:
         results = json.loads(swarmed.read_text())
         page = replace(page, "swarm", swarm(results))
         pictures |= _draw_swarm(results)
+    ran = RESULTS / "runner.json"
+    if ran.exists():
+        page = replace(page, "runner", runner(json.loads(ran.read_text())))
     PAGE.write_text(page)
     for name, svg in pictures.items():
         (PICTURES / name).write_text(svg)

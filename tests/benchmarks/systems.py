@@ -67,10 +67,11 @@ def make(name: str, home: Path, round_trip_ms: float, slots: int) -> System:
     """Return a system by name, not started yet. Raises `KeyError` for one that is not known."""
     if name == "airbridge":
         return Edge(home, WORKLOADS, round_trip_ms, slots)
-    venv = peers.environment(PEERS_VENV, _uv())
+    venv = peers.environment(PEERS_VENV, uv())
     return peers.peer(name, venv, home, WORKLOADS, round_trip_ms)
 
 
-def _uv() -> str:
+def uv() -> str:
+    """Return the project's uv, or else the one on PATH."""
     local = HERE.parents[1] / ".tools" / "bin" / "uv"
     return str(local) if local.exists() else "uv"
