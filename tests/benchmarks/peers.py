@@ -32,6 +32,7 @@ PACKAGES = (
     "psycopg2-binary",
     "asyncpg",
 )
+EDGE3 = "airflow.providers.edge3.executors.EdgeExecutor"
 ERA = "2025-08-20"
 SHARED = {
     f"{setting.section}.{setting.option}": setting.value
@@ -159,7 +160,7 @@ class Peer:
             broker = {"AIRFLOW__CELERY__BROKER_URL": self._redis("redis-far")}
             arguments = ["celery", "worker", "--concurrency", str(SLOTS), "--skip-serve-logs"]
             self.workers["worker"] = self._spawn("worker", [self._program, *arguments], {**far, **broker})
-        elif self.name == "edge3":
+        elif self.name.startswith("edge3"):
             edge = {"AIRFLOW__EDGE__API_URL": f"{self._api('api-far')}/edge_worker/v1/rpcapi"}
             arguments = ["edge", "worker", "--concurrency", str(SLOTS), "-H", "bench"]
             self.workers["worker"] = self._spawn("worker", [self._program, *arguments], {**far, **edge})
@@ -190,13 +191,14 @@ class Peer:
                 "celery.broker_url": self._redis("redis"),
                 "celery.result_backend": self._postgres.url().replace("postgresql+", "db+postgresql+"),
             }
-        if self.name == "edge3":
+        if self.name.startswith("edge3"):
             values |= {
                 "edge.api_enabled": "True",
                 "edge.api_url": f"{self._api('api')}/edge_worker/v1/rpcapi",
-                # The shortest that it can be told; 5 s by default, for which a full worker then rests.
-                "edge.job_poll_interval": "1",
             }
+        if self.name == "edge3-1s":
+            # The shortest that it can be told. A worker that is full, or finds no job, rests for so long.
+            values["edge.job_poll_interval"] = "1"
         values |= SHARED
         variables = {f"AIRFLOW__{name.replace('.', '__').upper()}": value for name, value in values.items()}
         path = f"{self.venv / 'bin'}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
@@ -276,10 +278,14 @@ class Peer:
 
 
 def peer(name: str, venv: Path, home: Path, dags: Path, round_trip_ms: float = 0.0) -> Peer:
-    """Return a peer by name: ``local``, ``celery`` or ``edge3``. Raises `KeyError` for any other."""
+    """Return a peer by name: ``local``, ``celery``, ``edge3``, or ``edge3-1s`` that polls for jobs each second.
+
+    Raises `KeyError` for any other.
+    """
     executor = {
         "local": "LocalExecutor",
         "celery": "CeleryExecutor",
-        "edge3": "airflow.providers.edge3.executors.EdgeExecutor",
+        "edge3": EDGE3,
+        "edge3-1s": EDGE3,
     }[name]
     return Peer(name, executor, venv, home, dags, round_trip_ms)
