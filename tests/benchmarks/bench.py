@@ -29,7 +29,7 @@ from tests.benchmarks.airflow_api import AirflowApi
 from tests.benchmarks.cases import Case, Group, Kind
 from tests.benchmarks.dags.bench import DAGS
 from tests.benchmarks.measured import Measured, ratios
-from tests.benchmarks.systems import System, Traffic, make
+from tests.benchmarks.systems import System, Traffic, end_well, make
 
 RESULTS = Path(__file__).parent / "results"
 RUN_TIMEOUT_SECONDS = 420.0
@@ -255,6 +255,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     logging.disable(logging.INFO)
+    end_well()
     output = options.output or RESULTS / ("quick.json" if options.quick else "latest.json")
     report = Report(output, quick=options.quick)
     run(_chosen(options), report, options.budget_seconds)

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.benchmarks.bench import started
 from tests.benchmarks.cases import Group
 from tests.benchmarks.edge import Edge
-from tests.benchmarks.systems import uv
+from tests.benchmarks.systems import end_well, uv
 
 DOCS = Path(__file__).parents[2] / "docs"
 PY_SPY = "py-spy@0.4.1"
@@ -27,6 +27,7 @@ RUNS = 3
 def main() -> int:
     """Profile."""
     logging.disable(logging.INFO)
+    end_well()
     with started(Group("airbridge", 0.0, 60.0, ())) as (system, api):
         assert isinstance(system, Edge)
         profilers = [_profile(name, pid) for name, pid in system.profiled_pids().items()]

@@ -40,7 +40,7 @@ from tests.benchmarks.airflow_api import AirflowApi
 from tests.benchmarks.dags.bench import DAGS
 from tests.benchmarks.edge import Edge
 from tests.benchmarks.measured import percentiles
-from tests.benchmarks.systems import WORKLOADS
+from tests.benchmarks.systems import WORKLOADS, end_well
 
 from airbridge.control_plane.identity.access import AccessTokens
 from airbridge.control_plane.identity.certificates import PeerCertificate
@@ -350,6 +350,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     logging.disable(logging.INFO)
+    end_well()
     with tempfile.TemporaryDirectory(prefix="airbridge-bench-swarm-") as folder:
         Path(folder).chmod(0o755)
         edge = Edge(Path(folder) / "home", WORKLOADS, workers=0)

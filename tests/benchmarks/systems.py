@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +71,11 @@ def make(name: str, home: Path, round_trip_ms: float, slots: int) -> System:
         return Edge(home, WORKLOADS, round_trip_ms, slots)
     venv = peers.environment(PEERS_VENV, uv())
     return peers.peer(name, venv, home, WORKLOADS, round_trip_ms)
+
+
+def end_well() -> None:
+    """Let SIGTERM end this program as an exception does: what it has started is taken down."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 def uv() -> str:
