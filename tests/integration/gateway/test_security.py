@@ -68,7 +68,7 @@ def impostor(world: World, ca: CertificateAuthority, *, of: Worker, now: datetim
     """A worker with a certificate of its own for another's name, and the other's token."""
     worker = Worker(world, of.name.region, of.name.pool, of.name.worker)
     leaf = ca.issue_worker(csr_pem(worker.key), of.name, now or datetime.now(UTC), HOUR)
-    worker.present(leaf.public_bytes(Encoding.PEM).decode(), of.token)
+    worker.present(leaf.public_bytes(Encoding.PEM).decode() + ca.chain_pem, of.token)
     return worker
 
 
@@ -160,14 +160,27 @@ def test_a_certificate_of_another_trust_domain_is_refused(world: World) -> None:
     worker = Worker(world, "eu-west-1", "default", "foreign")
     name = WorkerName("elsewhere.test", "eu-west-1", "default", "foreign")
     leaf = world.ca.issue_worker(csr_pem(worker.key), name, datetime.now(UTC), HOUR)
-    worker.present(leaf.public_bytes(Encoding.PEM).decode(), world.worker().token)
+    worker.present(leaf.public_bytes(Encoding.PEM).decode() + world.ca.chain_pem, world.worker().token)
     assert worker.post("claim", requests_of(world, item)["claim"]).status_code == 401
     assert_nothing_happened(world, item)
 
 
-@pytest.mark.parametrize("kind", ["worker", "certificate", "pool", "issuer"])
-def test_revocation_takes_effect_on_the_next_request(world: World, kind: str) -> None:
-    """Revoked by name, certificate, pool or CA: the very next request on the open connection is refused."""
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("worker", (403, "revoked")),
+        ("certificate", (403, "revoked")),
+        ("pool", (403, "revoked")),
+        ("issuer", (401, "forbidden")),
+    ],
+)
+def test_revocation_takes_effect_on_the_next_request(
+    world: World, kind: str, answer: tuple[int, str]
+) -> None:
+    """Revoked by name, certificate, pool or CA: the very next request on the open connection is refused.
+
+    What is revoked itself stops; a worker whose CA is revoked is told to enrol again.
+    """
     item = world.items(region="eu-west-1", pool="gpu")[0]
     worker = world.worker(pool="gpu")
     worker.beat()
@@ -184,7 +197,7 @@ def test_revocation_takes_effect_on_the_next_request(world: World, kind: str) ->
     try:
         for what, body in requests_of(world, item).items():
             response = worker.post(what, body)
-            assert (response.status_code, response.json()["reason"]) == (403, "revoked"), what
+            assert (response.status_code, response.json()["reason"]) == answer, what
     finally:
         with world.metadata.session() as session:
             revocations.remove(session, kind, value)  # type: ignore[arg-type]
@@ -423,7 +436,7 @@ def test_an_aws_join_is_refused_by_name(world: World) -> None:
     join = {"method": "aws_iam", "url": "https://sts.amazonaws.com", "headers": {}, "body": ""}
     with pytest.raises(httpx.HTTPStatusError, match="403") as refused:
         worker.enrol("unused", join=join)
-    assert "aws_iam is not enabled" in refused.value.response.json()["detail"]
+    assert "aws_iam is not enabled for pool default@eu-west-1" in refused.value.response.json()["detail"]
 
 
 def test_enrolling_a_name_anew_ends_its_former_certificate(world: World) -> None:

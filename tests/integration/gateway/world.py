@@ -30,7 +30,7 @@ from airbridge.control_plane.gateway.live_policy import LivePolicy
 from airbridge.control_plane.gateway.server import Gateway, Parts
 from airbridge.control_plane.identity import secrets, tokens
 from airbridge.control_plane.identity.ca import CertificateAuthority
-from airbridge.control_plane.identity.secrets import GatewaySecrets
+from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.control_plane.parity import Parity
 from airbridge.executor.exceptions import BundleError
@@ -92,11 +92,17 @@ class World:
     metadata: Metadata
     directory: Path
     gateway: Gateway
-    ca: CertificateAuthority
+    keyring: Keyring
     signer: Signer
     policy: LivePolicy
+    loop: asyncio.AbstractEventLoop
     number: Iterator[int] = field(default_factory=lambda: iter(range(10_000)))
     workers: list[Worker] = field(default_factory=list)
+
+    @property
+    def ca(self) -> CertificateAuthority:
+        """The issuing CA of this moment."""
+        return self.keyring.keys.ca
 
     def close_workers(self) -> None:
         """Close every connection that workers have open."""
@@ -231,6 +237,8 @@ class Worker:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.certificate_pem: str | None = None
         self.token = ""
+        self.trust: str | None = None
+        """The roots it trusts; None: the gateway's of the moment it connects."""
         self._client: httpx.Client | None = None
         world.workers.append(self)
 
@@ -267,7 +275,9 @@ class Worker:
     @property
     def client(self) -> httpx.Client:
         if self._client is None:
-            context = client_context(self.world.ca.certificate_pem, self.certificate_pem, self.key)
+            context = client_context(
+                self.trust or self.world.ca.certificate_pem, self.certificate_pem, self.key
+            )
             self._client = httpx.Client(
                 base_url=self.world.edge_url, verify=context, trust_env=False, timeout=30
             )
@@ -359,7 +369,9 @@ def uuids(ids: Sequence[str]) -> list[UUID]:
 
 
 @contextmanager
-def running(metadata: Metadata, directory: Path, **changes: Any) -> Iterator[World]:
+def running(
+    metadata: Metadata, directory: Path, catalogue: Catalogue = CATALOGUE, **changes: Any
+) -> Iterator[World]:
     """A gateway in a thread of this process, on free ports."""
     secrets_dir = directory / "secrets"
     secrets.create_all(secrets_dir, TRUST_DOMAIN, datetime.now(UTC))
@@ -374,14 +386,14 @@ def running(metadata: Metadata, directory: Path, **changes: Any) -> Iterator[Wor
         },  # all that tests ask comes from one address
         operator_port=0,
     )
-    loaded = GatewaySecrets.load(secrets_dir)
+    keyring = Keyring.load(secrets_dir)
     shutil.copyfile(Path(local.__file__).with_name("policy.toml"), directory / "policy.toml")
     policy = LivePolicy(directory / "policy.toml")
     gateway = Gateway(
         Parts(
             settings=settings,
-            secrets=loaded,
-            catalogue=CATALOGUE,
+            keyring=keyring,
+            catalogue=catalogue,
             parity=Parity.load(None, settings.worker_images or ()),
             publish=publish,
             policy=policy,
@@ -393,7 +405,7 @@ def running(metadata: Metadata, directory: Path, **changes: Any) -> Iterator[Wor
     try:
         asyncio.run_coroutine_threadsafe(gateway.start(), loop).result(30)
         signer = Signer.from_pem((secrets_dir / secrets.SIGNING_KEY).read_bytes())
-        yield World(metadata, directory, gateway, loaded.ca, signer, policy)
+        yield World(metadata, directory, gateway, keyring, signer, policy, loop)
         asyncio.run_coroutine_threadsafe(gateway.stop(), loop).result(30)
     finally:
         loop.call_soon_threadsafe(loop.stop)

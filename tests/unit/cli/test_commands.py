@@ -122,6 +122,18 @@ def test_every_command_of_the_design_is_there() -> None:
         "policy check",
         "policy explain",
         "policy show",
+        "revocation add",
+        "revocation list",
+        "revocation remove",
+        "ca show",
+        "ca rotate",
+        "ca new-root",
+        "ca drop-root",
+        "keys stage-signing",
+        "keys activate-signing",
+        "keys retire-signing",
+        "keys rotate-token",
+        "keys retire-token",
     }
 
 

@@ -59,9 +59,9 @@ class OperatorClient:
         """Change something."""
         return self._call("POST", path, json=body)
 
-    def delete(self, path: str) -> Any:
+    def delete(self, path: str, **query: str) -> Any:
         """End something."""
-        return self._call("DELETE", path)
+        return self._call("DELETE", path, params=query)
 
     def put_bytes(self, path: str, content: bytes, content_type: str) -> Any:
         """Send a file."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from airbridge.executor import _airflow, settings
 from airbridge.executor.backoff import Backoff
@@ -21,7 +20,7 @@ from airbridge.executor.placement import Placement
 from airbridge.executor.queue import SqsQueue, WorkQueue, sqs_client
 from airbridge.executor.regions import Catalogue, Pool, Region
 from airbridge.executor.scaling import RegionSignal, Scaling, cloudwatch, ledger_backlogs
-from airbridge.executor.signing import Signer
+from airbridge.executor.signing_key import FollowedSigner
 
 SIGNING_KEY = "signing.key"
 BELL_RETRY_SECONDS = 1.0
@@ -38,7 +37,7 @@ def build(owner_job_id: int | None) -> Machinery:
         outbox=Outbox(
             catalogue.regions,
             settings=configured,
-            signer=read_signer(configured.secrets_dir / SIGNING_KEY),
+            signer=FollowedSigner(configured.secrets_dir / SIGNING_KEY),
             new_session=_airflow.new_session,
             queue_of=sqs_queues(),
             random=random.random,
@@ -84,19 +83,6 @@ def check_ledger() -> None:
                 "the ledger's tables are missing or out of date; set [database] external_db_managers to "
                 "'airbridge.executor.ledger.manager.LedgerDBManager' and run 'airflow db migrate'"
             )
-
-
-def read_signer(path: Path) -> Signer:
-    """Read the key that signs work items. Raises `ConfigurationError`."""
-    try:
-        return Signer.from_pem(path.read_bytes())
-    except OSError as error:
-        raise ConfigurationError(
-            f"the work-item signing key {path} cannot be read: {error.strerror}; [airbridge] secrets_dir must name "
-            "the directory that 'airbridge init' made, readable by the scheduler"
-        ) from error
-    except ValueError as error:
-        raise ConfigurationError(f"{path}: {error}; 'airbridge init' makes a right one") from error
 
 
 def unset_queues() -> tuple[str, ...]:

@@ -27,7 +27,8 @@ from airbridge.executor.protocol import WorkItem
 from airbridge.executor.queue import MAX_BATCH, Outgoing, WorkQueue
 from airbridge.executor.regions import Pool, Region
 from airbridge.executor.settings import Settings
-from airbridge.executor.signing import MAX_ENVELOPE_BYTES, Signer
+from airbridge.executor.signing import MAX_ENVELOPE_BYTES
+from airbridge.executor.signing_key import Signs
 
 log = structlog.get_logger(__name__)
 
@@ -88,7 +89,7 @@ class RegionOutbox:
         region: Region,
         *,
         settings: Settings,
-        signer: Signer,
+        signer: Signs,
         new_session: SessionMaker,
         queue_of: QueueFinder,
         wake_region: Callable[[str], None],
@@ -306,7 +307,7 @@ class Outbox:
         regions: Sequence[Region],
         *,
         settings: Settings,
-        signer: Signer,
+        signer: Signs,
         new_session: SessionMaker,
         queue_of: QueueFinder,
         random: Callable[[], float],

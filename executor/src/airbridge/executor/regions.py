@@ -41,6 +41,14 @@ class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
+RoleArn = Annotated[
+    str,
+    Field(
+        pattern=r"^arn:aws(-cn|-us-gov)?:iam::[0-9]{12}:role/([\x21-\x7e]{1,512}/)?[A-Za-z0-9+=,.@_-]{1,64}$"
+    ),
+]
+
+
 class Pool(_Entry):
     """A named group of like workers, and the queue they receive from."""
 
@@ -48,6 +56,8 @@ class Pool(_Entry):
     queue_url: Url
     slots: int = Field(default=1, ge=1)
     """Of one worker: what the backlog is measured by while no worker of the pool is alive."""
+    role_arn: RoleArn | None = None
+    """The IAM role of the pool's hosts: who can show that AWS knows them by it may join (method ``aws_iam``)."""
 
 
 class Region(_Entry):

@@ -73,9 +73,7 @@ class Verifier:
     """Verifies work items against a set of keys; several are valid at once while a key is rotated."""
 
     def __init__(self, keys: Iterable[VerifyKey]) -> None:
-        self._keys: Mapping[str, Ed25519PublicKey] = {
-            key.kid: Ed25519PublicKey.from_public_bytes(_decode(key.public_key)) for key in keys
-        }
+        self._keys: Mapping[str, Ed25519PublicKey] = {key.kid: public_key(key) for key in keys}
 
     def open(self, envelope: str) -> WorkItem:
         """Return the work item inside, or raise `InvalidEnvelope` with the reason."""
@@ -109,6 +107,11 @@ def claimed_item(envelope: str) -> tuple[str, int] | None:
     except (InvalidEnvelope, ValidationError):
         return None
     return str(item.item_id), item.epoch
+
+
+def public_key(key: VerifyKey) -> Ed25519PublicKey:
+    """Return the key that a wire form stands for."""
+    return Ed25519PublicKey.from_public_bytes(_decode(key.public_key))
 
 
 def public_verify_key(key: Ed25519PublicKey) -> VerifyKey:

@@ -9,9 +9,11 @@ from airbridge.control_plane.cli import (
     dags,
     gateway,
     init,
+    keys,
     local,
     output,
     policy,
+    revocations,
     status,
     tokens,
     trace,
@@ -41,6 +43,9 @@ def build() -> typer.Typer:
     app.add_typer(tokens.build(), name="token")
     app.add_typer(dags.build(), name="dags")
     app.add_typer(policy.build(), name="policy")
+    app.add_typer(revocations.build(), name="revocation")
+    app.add_typer(keys.build_ca(), name="ca")
+    app.add_typer(keys.build_keys(), name="keys")
     return app
 
 

@@ -22,19 +22,35 @@ def init(
     trust_domain: Annotated[
         str, typer.Option(help="The SPIFFE trust domain that certificates name workers in.")
     ],
+    root_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to make the root of the CA: a disk that is taken away afterwards.",
+            show_default="offline-root in the secrets directory",
+            resolve_path=True,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Make the control plane's CA and keys. Nothing that is there already is ever overwritten."""
+    """Make the control plane's CA (a root, and an issuing CA under it) and keys. Nothing that is there already is ever overwritten."""
     from airbridge.control_plane.identity import secrets
 
-    secrets.create_all(directory, trust_domain, datetime.now(UTC))
+    secrets.create_all(directory, trust_domain, datetime.now(UTC), root_dir)
+    root = root_dir or directory / secrets.ROOT_DIRECTORY
     files = [str(directory / name) for name in secrets.ALL_FILES]
     if json:
-        output.emit_json({"secrets_dir": str(directory), "trust_domain": trust_domain, "files": files})
+        output.emit_json(
+            {
+                "secrets_dir": str(directory),
+                "trust_domain": trust_domain,
+                "root_dir": str(root),
+                "files": files,
+            }
+        )
         return
     output.emit_text("\n".join(files))
     output.messages().print(
-        f"Next: set [airbridge] secrets_dir = {directory} in Airflow's configuration, run 'airflow db migrate', "
+        f"Next: take {root} offline: 'airbridge ca rotate' needs it, nothing that runs does. Then set [airbridge] secrets_dir = {directory} in Airflow's configuration, run 'airflow db migrate', "
         "then 'airbridge gateway'. Give workers ca.crt, and nothing else of it.",
         markup=False,
         soft_wrap=True,

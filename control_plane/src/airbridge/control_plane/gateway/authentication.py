@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from airbridge.control_plane.exceptions import InvalidIdentity, InvalidScope, Refused
-from airbridge.control_plane.identity.access import AccessTokens
 from airbridge.control_plane.identity.certificates import PeerCertificate
+from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.executor.ledger import revocations, tokens
@@ -41,6 +41,8 @@ class Caller:
     certificate: PeerCertificate
     scopes: Scopes
     address: str
+    stale: bool = False
+    """Whether its access token is by a key that has been replaced: it should renew."""
 
     def require(self, action: str, **attributes: str) -> None:
         """Raise `Refused` (403) unless a scope of the token allows `action`."""
@@ -82,8 +84,8 @@ class Operator:
 class WorkerAuthenticator:
     """Judges a request by its connection's certificate and its access token, without the database."""
 
-    def __init__(self, tokens: AccessTokens, trust_domain: str, clock: Callable[[], datetime]) -> None:
-        self._tokens = tokens
+    def __init__(self, keyring: Keyring, trust_domain: str, clock: Callable[[], datetime]) -> None:
+        self._keyring = keyring
         self._trust_domain = trust_domain
         self._clock = clock
 
@@ -100,8 +102,9 @@ class WorkerAuthenticator:
             name = WorkerName.parse(certificate.uri, self._trust_domain)
         except InvalidIdentity as error:
             raise _unauthorised(str(error)) from error
-        scopes = self._tokens.verify(bearer(scope), name, certificate, now)
-        return Caller(name, certificate, scopes, peer.address)
+        tokens, token = self._keyring.keys.tokens, bearer(scope)
+        scopes = tokens.verify(token, name, certificate, now)
+        return Caller(name, certificate, scopes, peer.address, stale=not tokens.is_current(token))
 
 
 def check_revocation(session: Any, caller: Caller) -> None:
@@ -114,6 +117,14 @@ def check_revocation(session: Any, caller: Caller) -> None:
         thumbprint=caller.certificate.thumbprint,
         issuer=caller.certificate.issuer,
     )
+    if found is not None and found.kind == "issuer":
+        # The worker may be honest and its CA not: it may come back by its join method, under another one.
+        raise Refused(
+            401,
+            RefusalReason.FORBIDDEN,
+            f"the CA that issued this certificate is revoked ({found.reason}); enrol again",
+            rule=f"revocation of issuer {found.value}",
+        )
     if found is not None:
         raise Refused(
             403,

@@ -16,6 +16,7 @@ from airbridge.control_plane.gateway.calls import Call
 from airbridge.control_plane.gateway.database import RolledBack, Unit, transient, unit
 from airbridge.control_plane.gateway.facts import facts
 from airbridge.control_plane.gateway.workers import standing
+from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.parity import Parity
 from airbridge.control_plane.policy import Access, Policy
 from airbridge.executor.exceptions import InvalidEnvelope
@@ -33,7 +34,6 @@ from airbridge.executor.protocol import (
     StartedAs,
     WorkItem,
 )
-from airbridge.executor.signing import Verifier
 
 log = structlog.get_logger()
 
@@ -81,7 +81,7 @@ class Claims:
     """Grants work items to workers. Safe for use by many threads."""
 
     app: ExecutionApp
-    verifier: Verifier
+    keyring: Keyring
     parity: Parity
     policy: Policy
     lease_seconds: float
@@ -102,7 +102,7 @@ class Claims:
 
     def _open(self, index: int, envelope: str) -> _Opened | Refusal:
         try:
-            return _Opened(index, self.verifier.open(envelope))
+            return _Opened(index, self.keyring.keys.verifier.open(envelope))
         except InvalidEnvelope as error:
             return Refusal(
                 index=index, reason=error.reason, detail=error.detail, disposition=Disposition.DEAD_LETTER

@@ -88,13 +88,16 @@ class Edge:
         body = requests.parse(await requests.read_body(request, SMALL_BODY), EnrolRequest)
 
         def enrol() -> Credentials:
+            proven = self.enrolment.prove(body)
             with unit() as work:
-                return self.enrolment.enrol(work.session, body, request.scope[PEER].address)
+                return self.enrolment.enrol(work.session, body, request.scope[PEER].address, proven)
 
         return requests.answer(await self.work.run(enrol))
 
     async def _renew(self, request: Request) -> Response:
         caller = self._caller(request)
+        # To be there is to renew: one scope lets a worker keep its leases and its identity.
+        caller.require("worker:heartbeat", worker=caller.name.worker)
         body = requests.parse(await requests.read_body(request, SMALL_BODY), RenewRequest)
 
         def renew() -> Credentials:

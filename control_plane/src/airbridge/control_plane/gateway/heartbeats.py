@@ -17,7 +17,7 @@ from airbridge.control_plane.gateway import edge_events, releases
 from airbridge.control_plane.gateway.authentication import Caller, check_revocation
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.fencing import fence
-from airbridge.control_plane.identity.ca import CertificateAuthority
+from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.parity import Parity
 from airbridge.executor.ledger import items, workers
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkerRow, WorkItemRow
@@ -31,7 +31,6 @@ from airbridge.executor.protocol import (
     RefusalReason,
     RenewCommand,
     ResumeCommand,
-    TrustBundle,
     TrustCommand,
     WorkerState,
 )
@@ -58,8 +57,7 @@ class Heartbeats:
     """Answers heartbeats. Safe for use by many threads."""
 
     parity: Parity
-    ca: CertificateAuthority
-    trust: TrustBundle
+    keyring: Keyring
     lease_seconds: float
     interval_seconds: float
     clock: Callable[[], datetime]
@@ -136,12 +134,13 @@ class Heartbeats:
                 )
         elif heartbeat.state is WorkerState.DRAINING:
             orders.append(ResumeCommand())
-        if heartbeat.trust_version != self.trust.version:
-            orders.append(TrustCommand(trust=self.trust))
+        keys = self.keyring.keys
+        if heartbeat.trust_version != keys.trust.version:
+            orders.append(TrustCommand(trust=keys.trust))
         certificate = caller.certificate
         life = certificate.not_after - certificate.not_before
         late = self.clock() >= certificate.not_before + life * RENEW_AT
-        if late or certificate.issuer != self.ca.key_id:
+        if late or caller.stale or certificate.issuer != keys.ca.key_id:
             orders.append(RenewCommand())
         return orders
 

@@ -24,6 +24,7 @@ from airbridge.control_plane.gateway.listener import REQUEST_SECONDS, Guard, Han
 from airbridge.control_plane.gateway.live_policy import LivePolicy
 from airbridge.control_plane.gateway.metrics import CONTENT_TYPE, Metrics
 from airbridge.control_plane.gateway.observing import Observing
+from airbridge.control_plane.gateway.revoking import Revoking
 from airbridge.control_plane.gateway.trail import Trail
 from airbridge.control_plane.identity import tokens as issuing
 from airbridge.control_plane.identity.scopes import Scopes
@@ -92,7 +93,7 @@ class Operators:
         def route(path: str, method: str, handler: Handler, seconds: float = REQUEST_SECONDS) -> Route:
             return Route(f"{ROOT}/{path}", guard(handler, self.lane, seconds), methods=[method])
 
-        trail = Trail(self.lane)
+        trail, revoking = Trail(self.lane), Revoking(self.lane)
         return application(
             [
                 route("workers", "GET", self._list_workers),
@@ -108,6 +109,9 @@ class Operators:
                 route("status", "GET", self.observing.status),
                 route("timeline", "GET", self.observing.timeline),
                 route("policy", "GET", self._policy),
+                route("revocations", "GET", revoking.listing),
+                route("revocations", "POST", revoking.add),
+                route("revocations", "DELETE", revoking.remove),
                 route("audit", "GET", trail.rows),
                 route("audit/chain", "GET", trail.chain),
                 *health.routes(self.lane),
@@ -294,6 +298,7 @@ def _worker(row: WorkerRow) -> dict[str, Any]:
         "certificate_expires_at": _time(row.certificate_expires_at),
         "enrolled_at": _time(row.enrolled_at),
         "last_heartbeat_at": _time(row.last_heartbeat_at),
+        "trust_version": row.trust_version,
     }
 
 

@@ -29,6 +29,7 @@ from airbridge.control_plane.gateway.heartbeats import Heartbeats
 from airbridge.control_plane.gateway.http import PeerProtocol
 from airbridge.control_plane.gateway.lanes import Lane
 from airbridge.control_plane.gateway.listener import Guard
+from airbridge.control_plane.gateway.live_keys import LiveKeys
 from airbridge.control_plane.gateway.live_policy import LivePolicy
 from airbridge.control_plane.gateway.metrics import Counted, Metrics
 from airbridge.control_plane.gateway.observing import Observing
@@ -36,15 +37,14 @@ from airbridge.control_plane.gateway.operators import Operators, Publish
 from airbridge.control_plane.gateway.presence import Presence
 from airbridge.control_plane.gateway.throttle import RequestRates, Throttle, Throttled
 from airbridge.control_plane.gateway.tls import RENEW_EVERY, ServerContexts
-from airbridge.control_plane.identity.access import AccessTokens
-from airbridge.control_plane.identity.enrolment import Enrolment, trust_bundle
-from airbridge.control_plane.identity.secrets import GatewaySecrets
+from airbridge.control_plane.identity.enrolment import Enrolment
+from airbridge.control_plane.identity.iam import AwsIam
+from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.observe.platform import Platform
 from airbridge.control_plane.parity import Parity
 from airbridge.executor.exceptions import ConfigurationError
 from airbridge.executor.regions import Catalogue
 from airbridge.executor.settings import Settings
-from airbridge.executor.signing import Verifier
 
 log = structlog.get_logger()
 
@@ -71,7 +71,7 @@ class Parts:
     """Everything the gateway is made of, read and checked before it listens."""
 
     settings: Settings
-    secrets: GatewaySecrets
+    keyring: Keyring
     catalogue: Catalogue
     parity: Parity
     publish: Publish
@@ -84,7 +84,7 @@ class Parts:
         """Read the files that the settings name. Raises `SecretsError` or `ConfigurationError`."""
         return cls(
             settings=settings,
-            secrets=GatewaySecrets.load(settings.secrets_dir),
+            keyring=Keyring.load(settings.secrets_dir),
             catalogue=Catalogue.read(settings.regions_file),
             parity=Parity.load(settings.compatibility_file, settings.worker_images or ()),
             publish=publish,
@@ -102,9 +102,9 @@ class Gateway:
 
     def __init__(self, parts: Parts) -> None:
         settings = parts.settings
-        names = [name.strip() for name in settings.gateway_names.split(",") if name.strip()]
         self._parts = parts
-        self._contexts = ServerContexts(parts.secrets.ca, names, parts.clock)
+        self.live_keys = LiveKeys(parts.keyring, self._new_certificate)
+        self._contexts = ServerContexts(parts.keyring.keys.ca, _names(settings), parts.clock)
         self._work = Lane(
             "work", threads=settings.gateway_threads, requests=settings.gateway_threads * WAITING_PER_THREAD
         )
@@ -169,6 +169,7 @@ class Gateway:
             asyncio.create_task(self._renew_certificate()),
             asyncio.create_task(self._denials.run()),
             asyncio.create_task(self._parts.policy.follow()),
+            asyncio.create_task(self.live_keys.follow()),
             asyncio.create_task(sealer.run(self._parts.settings.audit_seal_interval)),
         ]
         log.info("gateway.started", edge_port=self.edge_port, operator_port=self.operator_port)
@@ -200,10 +201,13 @@ class Gateway:
         finally:
             await self.stop()
 
+    def _new_certificate(self) -> None:
+        self._contexts.renew(self._parts.keyring.keys.ca)
+
     async def _renew_certificate(self) -> None:
         while True:
             await asyncio.sleep(RENEW_EVERY.total_seconds())
-            self._contexts.renew(self._parts.secrets.ca)
+            self._new_certificate()
             log.info("gateway.certificate_renewed")
 
 
@@ -291,17 +295,18 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+def _names(settings: Settings) -> list[str]:
+    return [name.strip() for name in settings.gateway_names.split(",") if name.strip()]
+
+
 def _edge(parts: Parts, work: Lane, pulse: Lane) -> Edge:
-    settings, secrets = parts.settings, parts.secrets
-    tokens = AccessTokens(secrets.token_key)
-    trust = trust_bundle(secrets.ca.certificate_pem, secrets.verify_keys)
+    settings, keyring = parts.settings, parts.keyring
     app = ExecutionApp()
     return Edge(
-        authenticator=WorkerAuthenticator(tokens, settings.trust_domain, parts.clock),
+        authenticator=WorkerAuthenticator(keyring, settings.trust_domain, parts.clock),
         enrolment=Enrolment(
-            ca=secrets.ca,
-            tokens=tokens,
-            trust=trust,
+            keyring=keyring,
+            iam=AwsIam(parts.catalogue, _names(settings), parts.clock),
             parity=parts.parity,
             catalogue=parts.catalogue,
             trust_domain=settings.trust_domain,
@@ -310,7 +315,7 @@ def _edge(parts: Parts, work: Lane, pulse: Lane) -> Edge:
         ),
         claims=Claims(
             app=app,
-            verifier=Verifier(secrets.verify_keys),
+            keyring=keyring,
             parity=parts.parity,
             policy=parts.policy,
             lease_seconds=settings.lease_seconds,
@@ -318,8 +323,7 @@ def _edge(parts: Parts, work: Lane, pulse: Lane) -> Edge:
         exchanges=Exchanges(app=app, policy=parts.policy),
         heartbeats=Heartbeats(
             parity=parts.parity,
-            ca=secrets.ca,
-            trust=trust,
+            keyring=keyring,
             lease_seconds=settings.lease_seconds,
             interval_seconds=settings.heartbeat_interval,
             clock=parts.clock,

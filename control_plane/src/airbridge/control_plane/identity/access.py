@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from airbridge.control_plane.exceptions import InvalidScope, Refused
 from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.identity.spiffe import WorkerName
-from airbridge.executor.protocol import RefusalReason
+from airbridge.executor.protocol import RefusalReason, VerifyKey
+from airbridge.executor.signing import public_key, public_verify_key
 
 ALGORITHM = "EdDSA"
 ISSUER = "airbridge"
@@ -31,6 +31,8 @@ class _Seen:
     subject: str
     binding: str
     expires_at: float
+    current: bool
+    """Whether the newest key signed it."""
 
 
 def worker_scopes(name: WorkerName) -> list[str]:
@@ -54,12 +56,18 @@ def worker_scopes(name: WorkerName) -> list[str]:
 class AccessTokens:
     """Mints and verifies worker access tokens."""
 
-    def __init__(self, key: Ed25519PrivateKey) -> None:
+    def __init__(self, key: Ed25519PrivateKey, old_keys: Iterable[VerifyKey] = ()) -> None:
+        """Mint with `key`; accept what it or one of `old_keys` signed."""
         self._key = key
-        self._public = key.public_key()
-        raw = self._public.public_bytes(Encoding.Raw, PublicFormat.Raw)
-        self._kid = hashlib.sha256(raw).hexdigest()[:16]
+        newest = public_verify_key(key.public_key())
+        self._kid = newest.kid
+        self._keys = {each.kid: public_key(each) for each in (newest, *old_keys)}
         self._seen: dict[str, _Seen] = {}
+
+    @property
+    def key_ids(self) -> list[str]:
+        """The ids of the keys whose tokens are accepted, the newest first."""
+        return list(self._keys)
 
     def mint(self, name: WorkerName, certificate: PeerCertificate, now: datetime, lifetime: timedelta) -> str:
         """Return a token for `name` that only the holder of `certificate` can use."""
@@ -88,13 +96,19 @@ class AccessTokens:
             raise _refused("the access token names another worker")
         return seen.scopes
 
+    def is_current(self, token: str) -> bool:
+        """Whether a token that `verify` has just accepted is by the newest key; its holder should renew if not."""
+        seen = self._seen.get(token)
+        return seen is None or seen.current
+
     def _open(self, token: str) -> _Seen:
         if len(token) > MAX_TOKEN_BYTES:
             raise _refused("the access token is too long")
         try:
+            kid = _text(jwt.get_unverified_header(token).get("kid"))
             claims = jwt.decode(
                 token,
-                self._public,
+                self._keys[kid],
                 algorithms=[ALGORITHM],
                 audience=AUDIENCE,
                 issuer=ISSUER,
@@ -106,6 +120,7 @@ class AccessTokens:
                 subject=_text(claims["sub"]),
                 binding=_text(claims["cnf"]["x5t#S256"]),
                 expires_at=float(claims["exp"]),
+                current=kid == self._kid,
             )
         except (jwt.InvalidTokenError, InvalidScope, KeyError, TypeError, ValueError) as error:
             raise _refused("the access token is not one of ours") from error

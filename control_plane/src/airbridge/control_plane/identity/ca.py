@@ -1,4 +1,4 @@
-"""The issuing CA: short-lived leaf certificates for workers and for the gateway itself."""
+"""Two tiers: a root that signs issuing CAs and stays offline, and an issuing CA for workers and for the gateway itself."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from airbridge.control_plane.exceptions import InvalidIdentity, SecretsError
 from airbridge.control_plane.identity.spiffe import WorkerName
 
 CA_LIFETIME = timedelta(days=3650)
+ISSUING_LIFETIME = timedelta(days=365)
 BACKDATE = timedelta(minutes=5)
 """How far workers' certificates reach back: the gateways that judge them may differ a little in their clocks."""
 SERVER_BACKDATE = timedelta(days=1)
@@ -30,51 +31,111 @@ SERVER_BACKDATE = timedelta(days=1)
 MAX_CSR_BYTES = 16_384
 
 
-class CertificateAuthority:
-    """Issues leaf certificates. Holds the CA's private key: control plane only."""
+class RootAuthority:
+    """Signs issuing CAs, and nothing else. Its key is used when one is made, and kept offline between."""
 
     def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
         self.certificate = certificate
         self._key = key
 
     @classmethod
-    def generate(cls, trust_domain: str, now: datetime) -> Self:
-        """Return a new self-signed CA for `trust_domain`."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name(
-            [x509.NameAttribute(NameOID.COMMON_NAME, f"AirBridge issuing CA for {trust_domain}")]
-        )
-        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        certificate = (
-            _builder(name, name, key.public_key(), now - SERVER_BACKDATE, now + CA_LIFETIME)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(ca=True), critical=True)
-            .add_extension(identifier, critical=False)
-            .sign(key, hashes.SHA256())
-        )
-        return cls(certificate, key)
+    def generate(
+        cls, trust_domain: str, now: datetime, key: ec.EllipticCurvePrivateKey | None = None
+    ) -> Self:
+        """Return a new root for `trust_domain`, over a new key or one that lives elsewhere (see `kms`)."""
+        key = key or ec.generate_private_key(ec.SECP256R1())
+        name = _ca_name("root", trust_domain)
+        certificate = _ca_builder(name, name, key.public_key(), now, now + CA_LIFETIME, path_length=1)
+        return cls(certificate.sign(key, hashes.SHA256()), key)
 
     @classmethod
     def from_pem(cls, certificate_pem: bytes, key_pem: bytes) -> Self:
-        """Load a CA. Raises `SecretsError` if the two do not fit."""
-        try:
-            certificate = x509.load_pem_x509_certificate(certificate_pem)
-            key = load_pem_private_key(key_pem, password=None)
-        except (ValueError, TypeError) as error:
-            raise SecretsError(f"the CA's certificate or key is no PEM of the right kind: {error}") from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-            raise SecretsError("the CA's key must be the EC key of the CA's certificate, and it is not")
-        return cls(certificate, key)
+        """Load a root. Raises `SecretsError` if the two do not fit."""
+        certificate = _certificates(certificate_pem)[0]
+        return cls(certificate, _ec_key(key_pem, [certificate]))
 
     @property
     def certificate_pem(self) -> str:
-        """The CA certificate, to trust."""
-        return self.certificate.public_bytes(Encoding.PEM).decode()
+        """The root's certificate, to trust."""
+        return _pem(self.certificate)
 
     @property
     def key_id(self) -> str:
-        """The CA's key identifier, hex: how revocation and certificates name it."""
-        return self._identifier().digest.hex()
+        """The root's key identifier, hex."""
+        return key_id(self.certificate)
+
+    def key_pem(self) -> bytes:
+        """Return the private key as unencrypted PKCS#8 PEM."""
+        return _key_pem(self._key)
+
+    def issue_authority(self, trust_domain: str, now: datetime) -> CertificateAuthority:
+        """Return a new issuing CA under this root."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
+            x509.SubjectKeyIdentifier(bytes.fromhex(self.key_id))
+        )
+        until = min(now + ISSUING_LIFETIME, self.certificate.not_valid_after_utc)
+        builder = _ca_builder(
+            _ca_name("issuing CA", trust_domain),
+            self.certificate.subject,
+            key.public_key(),
+            now,
+            until,
+            path_length=0,
+        )
+        certificate = builder.add_extension(authority, critical=False).sign(self._key, hashes.SHA256())
+        return CertificateAuthority(certificate, key, (self.certificate,))
+
+
+class CertificateAuthority:
+    """Issues leaf certificates. Holds the issuing CA's private key: control plane only."""
+
+    def __init__(
+        self,
+        certificate: x509.Certificate,
+        key: ec.EllipticCurvePrivateKey,
+        roots: Sequence[x509.Certificate] = (),
+    ) -> None:
+        self.certificate = certificate
+        self._key = key
+        self.roots = tuple(roots) or (certificate,)
+
+    @classmethod
+    def generate(cls, trust_domain: str, now: datetime) -> Self:
+        """Return a new CA for `trust_domain` that is its own root: one tier."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = _ca_name("issuing CA", trust_domain)
+        certificate = _ca_builder(name, name, key.public_key(), now, now + CA_LIFETIME, path_length=0)
+        return cls(certificate.sign(key, hashes.SHA256()), key)
+
+    @classmethod
+    def from_pem(cls, certificates_pem: bytes, key_pem: bytes) -> Self:
+        """Load a CA: `certificates_pem` holds the issuing CA's certificate, which the key fits, and the roots.
+
+        Raises `SecretsError` if they do not fit.
+        """
+        certificates = _certificates(certificates_pem)
+        key = _ec_key(key_pem, certificates)
+        issuing = next(each for each in certificates if each.public_key() == key.public_key())
+        roots = [each for each in certificates if each.issuer == each.subject]
+        if not any(_issued(root, issuing) for root in roots):
+            raise SecretsError("no root among the CA's certificates has signed the issuing CA's")
+        return cls(issuing, key, roots)
+
+    @property
+    def certificate_pem(self) -> str:
+        """The roots' certificates, to trust."""
+        return "".join(_pem(root) for root in self.roots)
+
+    @property
+    def chain_pem(self) -> str:
+        """What a leaf's holder sends beside it: the issuing CA's certificate, unless that is a root."""
+        return "" if self.certificate in self.roots else _pem(self.certificate)
+
+    @property
+    def key_id(self) -> str:
+        """The issuing CA's key identifier, hex: how revocation and certificates name it."""
+        return key_id(self.certificate)
 
     def key_pem(self) -> bytes:
         """Return the private key as unencrypted PKCS#8 PEM."""
@@ -114,7 +175,7 @@ class CertificateAuthority:
             lifetime=lifetime,
             backdate=SERVER_BACKDATE,
         )
-        return leaf.public_bytes(Encoding.PEM), _key_pem(key)
+        return leaf.public_bytes(Encoding.PEM) + self.chain_pem.encode(), _key_pem(key)
 
     def _issue(
         self,
@@ -127,7 +188,8 @@ class CertificateAuthority:
         lifetime: timedelta,
         backdate: timedelta,
     ) -> x509.Certificate:
-        authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._identifier())
+        identifier = x509.SubjectKeyIdentifier(bytes.fromhex(self.key_id))
+        authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
         return (
             _builder(subject, self.certificate.subject, public_key, now - backdate, now + lifetime)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -138,8 +200,62 @@ class CertificateAuthority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def _identifier(self) -> x509.SubjectKeyIdentifier:
-        return self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+
+def key_id(certificate: x509.Certificate) -> str:
+    """Return a CA's key identifier, hex."""
+    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode()
+
+
+def _certificates(pem: bytes) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise SecretsError(f"the CA's certificates are no PEM: {error}") from error
+
+
+def _ec_key(pem: bytes, certificates: Sequence[x509.Certificate]) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise SecretsError(f"the CA's key is no unencrypted PEM: {error}") from error
+    fits = any(each.public_key() == key.public_key() for each in certificates)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not fits:
+        raise SecretsError("the CA's key must be the EC key of the CA's certificate, and it is not")
+    return key
+
+
+def _issued(root: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(root)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _ca_name(what: str, trust_domain: str) -> x509.Name:
+    # Key identifiers tell CAs apart; names need not.
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"AirBridge {what} for {trust_domain}"[:64])])
+
+
+def _ca_builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    not_before: datetime,
+    not_after: datetime,
+    *,
+    path_length: int,
+) -> x509.CertificateBuilder:
+    return (
+        _builder(subject, issuer, key, not_before - SERVER_BACKDATE, not_after)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
 
 
 def _builder(

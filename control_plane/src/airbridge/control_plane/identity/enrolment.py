@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,22 +12,21 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from airbridge.control_plane.exceptions import InvalidIdentity, Refused
-from airbridge.control_plane.identity.access import AccessTokens
-from airbridge.control_plane.identity.ca import CertificateAuthority
 from airbridge.control_plane.identity.certificates import PeerCertificate
+from airbridge.control_plane.identity.iam import REMEMBERED, AwsIam, Proven
+from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.control_plane.parity import Parity
-from airbridge.executor.ledger import audit, events, revocations, tokens, workers
-from airbridge.executor.ledger.models import TokenRow, WorkerRow
+from airbridge.executor.ledger import audit, events, join_proofs, revocations, tokens, workers
+from airbridge.executor.ledger.models import WorkerRow
 from airbridge.executor.protocol import (
     Credentials,
     EnrolRequest,
+    JoinByAwsIam,
     JoinByToken,
     RefusalReason,
     RegionSettings,
     RenewRequest,
-    TrustBundle,
-    VerifyKey,
     Versions,
 )
 from airbridge.executor.regions import Catalogue
@@ -39,31 +37,36 @@ RENEW_AT: Final = 0.5
 """Share of a certificate's life after which a worker renews it."""
 
 
-def trust_bundle(ca_pem: str, verify_keys: tuple[VerifyKey, ...]) -> TrustBundle:
-    """Return the trust bundle; its version is a digest of its content."""
-    content = "\n".join([ca_pem, *(f"{key.kid} {key.public_key}" for key in verify_keys)])
-    version = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return TrustBundle(version=version, ca_pem=ca_pem, verify_keys=verify_keys)
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """By what a worker joined, and whose that is: a token's owner, or a role's session."""
+
+    rule: str
+    whose: str
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
     """Issues credentials. Takes an open session and never commits."""
 
-    ca: CertificateAuthority
-    tokens: AccessTokens
-    trust: TrustBundle
+    keyring: Keyring
+    iam: AwsIam
     parity: Parity
     catalogue: Catalogue
     trust_domain: str
     lifetime: timedelta
     clock: Callable[[], datetime]
 
-    def enrol(self, session: Any, request: EnrolRequest, address: str) -> Credentials:
-        """Return a new worker's credentials. Raises `Refused`; the caller then rolls the token's use back."""
+    def enrol(
+        self, session: Any, request: EnrolRequest, address: str, proven: Proven | None = None
+    ) -> Credentials:
+        """Return a new worker's credentials. Raises `Refused`; the caller then rolls the token's use back.
+
+        `proven` is what `prove` said of the request.
+        """
         name = WorkerName(self.trust_domain, request.region, request.pool, request.worker)
         settings = self._settings(name)
-        token = self._join(session, request)
+        joined = self._join(session, request, proven)
         self._check(session, name, request.versions)
         self._supersede(session, name)
         credentials = self._issue(session, name, request.csr_pem, request.versions, settings)
@@ -74,8 +77,8 @@ class Enrolment:
             region=name.region,
             worker_id=name.worker,
             address=address,
-            token=token.id,
-            token_owner=token.owner,
+            by=joined.rule,
+            whose=joined.whose,
         )
         audit.record(
             session,
@@ -83,13 +86,13 @@ class Enrolment:
             "granted",
             name.uri,
             address=address,
-            rule=f"join token {token.id}",
+            rule=joined.rule,
             region=name.region,
             worker_id=name.worker,
-            token_owner=token.owner,
+            whose=joined.whose,
             expires_at=credentials.expires_at.isoformat(),
         )
-        log.info("worker.enrolled", worker=name.worker, region=name.region, pool=name.pool, token=token.id)
+        log.info("worker.enrolled", worker=name.worker, region=name.region, pool=name.pool, by=joined.rule)
         return credentials
 
     def renew(self, session: Any, name: WorkerName, request: RenewRequest, address: str) -> Credentials:
@@ -114,18 +117,27 @@ class Enrolment:
         log.info("worker.renewed", worker=name.worker, region=name.region)
         return credentials
 
-    def _join(self, session: Any, request: EnrolRequest) -> TokenRow:
-        if not isinstance(request.join, JoinByToken):
-            raise _forbidden(
-                f"join method {request.join.method} is not enabled on this control plane; use a join token"
-            )
-        row = tokens.redeem_join(session, request.join.token)
+    def prove(self, request: EnrolRequest) -> Proven | None:
+        """Ask whoever must be asked before the transaction begins. Raises `Refused` or `Unavailable`."""
+        return self.iam.check(request, request.join) if isinstance(request.join, JoinByAwsIam) else None
+
+    def _join(self, session: Any, request: EnrolRequest, proven: Proven | None) -> Joined:
+        if isinstance(request.join, JoinByToken):
+            return self._by_token(session, request, request.join)
+        if proven is None:
+            raise _forbidden("the join request was not proven")
+        if not join_proofs.use(session, proven.digest, request.worker, REMEMBERED):
+            raise _forbidden("this signed request was used before; sign a new one")
+        return Joined(f"join as {proven.role_arn}", proven.session)
+
+    def _by_token(self, session: Any, request: EnrolRequest, join: JoinByToken) -> Joined:
+        row = tokens.redeem_join(session, join.token)
         if row is None:
             raise _forbidden("no such join token, or it has expired, was revoked or is used up")
         allowed = (row.scopes.get("region"), row.scopes.get("pool"))
         if allowed != (request.region, request.pool):
             raise _forbidden(f"this join token is not for pool {request.pool}@{request.region}")
-        return row
+        return Joined(f"join token {row.id}", row.owner)
 
     def _check(self, session: Any, name: WorkerName, versions: Versions) -> None:
         revoked = revocations.is_revoked(session, worker=name.worker, region=name.region, pool=name.pool)
@@ -161,9 +173,9 @@ class Enrolment:
     def _issue(
         self, session: Any, name: WorkerName, csr_pem: str, versions: Versions, settings: RegionSettings
     ) -> Credentials:
-        now = self.clock()
+        now, keys = self.clock(), self.keyring.keys
         try:
-            leaf = self.ca.issue_worker(csr_pem, name, now, self.lifetime)
+            leaf = keys.ca.issue_worker(csr_pem, name, now, self.lifetime)
         except InvalidIdentity as error:
             raise Refused(400, RefusalReason.MALFORMED, str(error)) from error
         certificate = PeerCertificate.of(leaf, leaf.fingerprint(hashes.SHA256()).hex())
@@ -178,11 +190,11 @@ class Enrolment:
         )
         return Credentials(
             worker_id=name.worker,
-            certificate_pem=leaf.public_bytes(Encoding.PEM).decode(),
-            access_token=self.tokens.mint(name, certificate, now, self.lifetime),
+            certificate_pem=leaf.public_bytes(Encoding.PEM).decode() + keys.ca.chain_pem,
+            access_token=keys.tokens.mint(name, certificate, now, self.lifetime),
             expires_at=certificate.not_after,
             renew_after=now + self.lifetime * RENEW_AT,
-            trust=self.trust,
+            trust=keys.trust,
             settings=settings,
         )
 

@@ -3,11 +3,13 @@
 ==================  =====================================================  ====================
 file                what it is                                             who needs it
 ==================  =====================================================  ====================
-``ca.crt``          the issuing CA's certificate (PEM)                     gateway, workers
+``ca.crt``          the issuing CA's certificate and the roots (PEM)       gateway, workers
 ``ca.key``          the issuing CA's EC P-256 key (PEM)                    gateway
 ``signing.key``     the Ed25519 key that signs work items (PEM)            scheduler
 ``signing.pub.json``  the keys that verify work items                      gateway
 ``token.key``       the Ed25519 key that signs access tokens (PEM)         gateway
+``token.pub.json``  keys of tokens that are still accepted, if any         gateway
+``signing.next.key``  the next key for work items, while it is made known  nobody yet
 ==================  =====================================================  ====================
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import TypeAdapter, ValidationError
 
 from airbridge.control_plane.exceptions import SecretsError
-from airbridge.control_plane.identity.ca import CertificateAuthority
+from airbridge.control_plane.identity.ca import CertificateAuthority, RootAuthority
 from airbridge.executor.protocol import VerifyKey
 from airbridge.executor.signing import Signer
 
@@ -34,6 +37,12 @@ CA_KEY = "ca.key"
 SIGNING_KEY = "signing.key"
 VERIFY_KEYS = "signing.pub.json"
 TOKEN_KEY = "token.key"  # noqa: S105 - a file name
+OLD_TOKEN_KEYS = "token.pub.json"  # noqa: S105 - a file name
+NEXT_SIGNING_KEY = "signing.next.key"
+ROOT_CERTIFICATE = "root.crt"
+ROOT_KEY = "root.key"
+ROOT_DIRECTORY = "offline-root"
+"""Where `create_all` puts the root, to be moved away from there."""
 ALL_FILES = (CA_CERTIFICATE, CA_KEY, SIGNING_KEY, VERIFY_KEYS, TOKEN_KEY)
 FILE_MODE = 0o600
 
@@ -47,6 +56,7 @@ class GatewaySecrets:
     ca: CertificateAuthority
     verify_keys: tuple[VerifyKey, ...]
     token_key: Ed25519PrivateKey
+    old_token_keys: tuple[VerifyKey, ...] = ()
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -54,12 +64,13 @@ class GatewaySecrets:
         return cls(
             ca=load_ca(directory),
             verify_keys=load_verify_keys(directory),
-            token_key=_ed25519(directory / TOKEN_KEY),
+            token_key=load_ed25519(directory / TOKEN_KEY),
+            old_token_keys=load_old_token_keys(directory),
         )
 
 
-def create_all(directory: Path, trust_domain: str, now: datetime) -> None:
-    """Make every file. Raises `SecretsError` if one is there already: keys are never overwritten."""
+def create_all(directory: Path, trust_domain: str, now: datetime, root_directory: Path | None = None) -> None:
+    """Make every file, and the root's in `root_directory` (``offline-root`` beneath, unless given). Raises `SecretsError` if one is there already: keys are never overwritten."""
     present = [name for name in ALL_FILES if (directory / name).exists()]
     if present:
         raise SecretsError(
@@ -67,14 +78,31 @@ def create_all(directory: Path, trust_domain: str, now: datetime) -> None:
             "give an empty directory, or delete these files to start anew"
         )
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    ca = CertificateAuthority.generate(trust_domain, now)
+    root = create_root(root_directory or directory / ROOT_DIRECTORY, trust_domain, now)
+    ca = root.issue_authority(trust_domain, now)
     signer = Signer.generate()
     write(directory / CA_KEY, ca.key_pem())
-    write(directory / CA_CERTIFICATE, ca.certificate_pem.encode())
+    write(directory / CA_CERTIFICATE, (ca.chain_pem + ca.certificate_pem).encode())
     write(directory / SIGNING_KEY, signer.to_pem())
-    write(directory / VERIFY_KEYS, _VERIFY_KEYS.dump_json((signer.verify_key,), indent=2))
+    write_verify_keys(directory / VERIFY_KEYS, (signer.verify_key,))
     # A Signer is an Ed25519 key in a PEM; the token key is one of its own.
     write(directory / TOKEN_KEY, Signer.generate().to_pem())
+
+
+def create_root(directory: Path, trust_domain: str, now: datetime) -> RootAuthority:
+    """Make a root. Raises `SecretsError` if there is one already."""
+    if (directory / ROOT_KEY).exists():
+        raise SecretsError(f"{directory} already holds {ROOT_KEY}; keys are never overwritten")
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    root = RootAuthority.generate(trust_domain, now)
+    write(directory / ROOT_KEY, root.key_pem())
+    write(directory / ROOT_CERTIFICATE, root.certificate_pem.encode())
+    return root
+
+
+def load_root(directory: Path) -> RootAuthority:
+    """Read a root. Raises `SecretsError`."""
+    return RootAuthority.from_pem(read(directory / ROOT_CERTIFICATE), read(directory / ROOT_KEY))
 
 
 def load_ca(directory: Path) -> CertificateAuthority:
@@ -84,7 +112,21 @@ def load_ca(directory: Path) -> CertificateAuthority:
 
 def load_verify_keys(directory: Path) -> tuple[VerifyKey, ...]:
     """Read the keys that verify work items. Raises `SecretsError`."""
-    path = directory / VERIFY_KEYS
+    return _verify_keys(directory / VERIFY_KEYS)
+
+
+def load_old_token_keys(directory: Path) -> tuple[VerifyKey, ...]:
+    """Read the keys of tokens that are still accepted. Raises `SecretsError`; there need be none."""
+    path = directory / OLD_TOKEN_KEYS
+    return _verify_keys(path) if path.exists() else ()
+
+
+def write_verify_keys(path: Path, keys: Sequence[VerifyKey]) -> None:
+    """Write a list of public keys."""
+    write(path, _VERIFY_KEYS.dump_json(tuple(keys), indent=2))
+
+
+def _verify_keys(path: Path) -> tuple[VerifyKey, ...]:
     try:
         return _VERIFY_KEYS.validate_json(read(path))
     except ValidationError as error:
@@ -116,7 +158,8 @@ def write(path: Path, content: bytes) -> None:
         raise
 
 
-def _ed25519(path: Path) -> Ed25519PrivateKey:
+def load_ed25519(path: Path) -> Ed25519PrivateKey:
+    """Read a key. Raises `SecretsError`."""
     try:
         key = load_pem_private_key(read(path), password=None)
     except (ValueError, TypeError) as error:

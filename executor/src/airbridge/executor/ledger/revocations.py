@@ -33,6 +33,13 @@ def remove(session: Any, kind: Kind, value: str) -> bool:
     return True
 
 
+def list_all(session: Any) -> list[RevocationRow]:
+    """Return all revocations, newest first."""
+    return list(
+        session.scalars(select(RevocationRow).order_by(RevocationRow.revoked_at.desc(), RevocationRow.value))
+    )
+
+
 def is_revoked(
     session: Any,
     *,
@@ -54,6 +61,7 @@ def is_revoked(
     ]
     if not conditions:
         return None
-    query = select(RevocationRow).where(or_(*conditions)).limit(1)
-    found: RevocationRow | None = session.scalars(query).one_or_none()
+    query = select(RevocationRow).where(or_(*conditions)).order_by(RevocationRow.kind.desc())
+    # A worker's own revocation before its issuer's: the one tells it to stop, the other to enrol again.
+    found: RevocationRow | None = session.scalars(query.limit(1)).one_or_none()
     return found

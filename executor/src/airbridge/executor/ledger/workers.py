@@ -54,6 +54,7 @@ def heartbeat(session: Any, worker_id: str, said: Heartbeat) -> WorkerRow | None
     row.slots_used = said.slots_used
     row.journal_pending = said.journal_pending
     row.journal_bytes = said.journal_bytes
+    row.trust_version = said.trust_version or None
     session.flush()
     return row
 

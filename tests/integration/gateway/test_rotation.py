@@ -1,0 +1,249 @@
+"""Every key made anew under a running gateway, and what is revoked: nobody who is honest is locked out, nobody else is let in."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from tests.integration.gateway.world import (
+    HOUR,
+    TRUST_DOMAIN,
+    VERSIONS,
+    Worker,
+    World,
+    csr_pem,
+    finished,
+)
+
+from airbridge.control_plane.exceptions import SecretsError
+from airbridge.control_plane.identity import rotation, secrets
+from airbridge.control_plane.identity.ca import CertificateAuthority, key_id
+from airbridge.executor.ledger.models import WorkerRow
+from airbridge.executor.protocol import Credentials, RefusalReason, RenewCommand, TrustCommand
+from airbridge.executor.signing import Signer
+
+
+def follow(world: World) -> None:
+    """Let the gateway look at its files now."""
+    asyncio.run_coroutine_threadsafe(world.gateway.live_keys.look(), world.loop).result(10)
+
+
+def renew(worker: Worker) -> Credentials:
+    key = ec.generate_private_key(ec.SECP256R1())
+    response = worker.post("renew", {"csr_pem": csr_pem(key), "versions": VERSIONS.model_dump()})
+    assert response.status_code == 200, response.text
+    worker.key = key
+    credentials = Credentials.model_validate_json(response.content)
+    worker.use(credentials)
+    return credentials
+
+
+def commands(worker: Worker, trust_version: str) -> list[Any]:
+    return list(worker.beat(trust_version=trust_version).commands)
+
+
+def told_to_renew(worker: Worker, trust_version: str) -> bool:
+    return any(isinstance(each, RenewCommand) for each in commands(worker, trust_version))
+
+
+@pytest.fixture
+def directory(world: World) -> Iterator[Path]:
+    """The gateway's secrets directory, put back as it was afterwards."""
+    path = world.directory / "secrets"
+    before = {each: each.read_bytes() for each in path.iterdir() if each.is_file()}
+    yield path
+    world.close_workers()
+    for each in list(path.iterdir()):
+        if each.is_file() and each not in before:
+            each.unlink()
+    for each, content in before.items():
+        secrets.write(each, content)
+    follow(world)
+
+
+def test_the_issuing_ca_is_rotated_and_nobody_notices(world: World, directory: Path) -> None:
+    """Old certificates stay good, their holders are told to renew, new ones are of the new CA; roots and trust stay."""
+    [item] = world.items()
+    worker = world.worker()
+    grant = worker.grant(item)
+    before, trust = world.ca.key_id, world.keyring.keys.trust.version
+    root = secrets.load_root(directory / secrets.ROOT_DIRECTORY)
+    rotation.rotate_issuing_ca(directory, root, TRUST_DOMAIN, datetime.now(UTC))
+    follow(world)
+    assert world.ca.key_id != before
+    assert world.keyring.keys.trust.version == trust
+    assert told_to_renew(worker, trust)
+    renewed = x509.load_pem_x509_certificates(renew(worker).certificate_pem.encode())
+    assert [key_id(each) for each in renewed[1:]] == [world.ca.key_id]
+    assert not told_to_renew(worker, trust)
+    assert worker.exchange(finished(grant, 1)).results[0].status == 204
+    [row] = world.audited("keys.changed")[-1:]
+    assert (row.detail["issuing_ca"], row.detail["before"]["issuing_ca"]) == (world.ca.key_id, before)
+
+
+def test_a_revoked_issuing_ca_is_refused_and_its_workers_come_back_by_joining(
+    world: World, directory: Path
+) -> None:
+    """401 on the next request of an open connection, renewal included; enrolment under the CA in use works."""
+    worker = world.worker()
+    worker.beat()
+    old = world.ca
+    root = secrets.load_root(directory / secrets.ROOT_DIRECTORY)
+    rotation.rotate_issuing_ca(directory, root, TRUST_DOMAIN, datetime.now(UTC))
+    follow(world)
+    with world.operator(world.access_token("revocations:*")) as operator:
+        asked = {"kind": "issuer", "value": old.key_id, "reason": "key leaked"}
+        assert operator.post("/operator/v1/revocations", json=asked).status_code == 200
+        try:
+            body = {"csr_pem": csr_pem(worker.key), "versions": VERSIONS.model_dump()}
+            refused = worker.post("renew", body)
+            assert (refused.status_code, "enrol again" in refused.json()["detail"]) == (401, True)
+            worker.present(None, "")
+            worker.enrol(world.join_token())
+            worker.beat()
+            forged = Worker(world, "eu-west-1", "default", "forged")
+            leaf = old.issue_worker(csr_pem(forged.key), forged.name, datetime.now(UTC), HOUR)
+            forged.present(leaf.public_bytes(Encoding.PEM).decode() + old.chain_pem, worker.token)
+            assert forged.post("claim", {"envelopes": ["x"]}).status_code == 401
+        finally:
+            operator.delete("/operator/v1/revocations", params={"kind": "issuer", "value": old.key_id})
+    assert [row.detail["value"] for row in world.audited("revocation.added")[-1:]] == [old.key_id]
+    assert [row.detail["value"] for row in world.audited("revocation.removed")[-1:]] == [old.key_id]
+
+
+def test_the_root_is_replaced_with_an_overlap(world: World, directory: Path, tmp_path: Path) -> None:
+    """A new root reaches workers by heartbeat; then it issues; then the old one goes and what it signed is refused."""
+    worker = world.worker()
+    first = world.keyring.keys.trust
+    old_root = secrets.load_root(directory / secrets.ROOT_DIRECTORY)
+    new_root = secrets.create_root(tmp_path / "root", TRUST_DOMAIN, datetime.now(UTC))
+    with pytest.raises(SecretsError, match="is not trusted yet"):
+        rotation.rotate_issuing_ca(directory, new_root, TRUST_DOMAIN, datetime.now(UTC))
+    rotation.add_root(directory, new_root.certificate)
+    follow(world)
+    [told] = [each for each in commands(worker, first.version) if isinstance(each, TrustCommand)]
+    assert len(x509.load_pem_x509_certificates(told.trust.ca_pem.encode())) == 2
+    commands(worker, told.trust.version)
+    with world.metadata.session() as session:
+        assert session.get(WorkerRow, worker.name.worker).trust_version == told.trust.version
+    rotation.rotate_issuing_ca(directory, new_root, TRUST_DOMAIN, datetime.now(UTC))
+    follow(world)
+    behind = world.worker()
+    worker.trust = told.trust.ca_pem
+    renew(worker)
+    under_old = CertificateAuthority(*issued(old_root), (old_root.certificate,))
+    with pytest.raises(SecretsError, match="'airbridge ca rotate' under another root first"):
+        rotation.drop_root(directory, new_root.key_id)
+    rotation.drop_root(directory, old_root.key_id)
+    follow(world)
+    assert [each.key_id for each in (new_root,)] == [key_id(root) for root in world.ca.roots]
+    worker.close()
+    worker.beat()
+    behind.close()
+    behind.trust = first.ca_pem
+    with pytest.raises(httpx.ConnectError):
+        behind.beat()
+    stranger = Worker(world, "eu-west-1", "default", "stranger")
+    leaf = under_old.issue_worker(csr_pem(stranger.key), stranger.name, datetime.now(UTC), HOUR)
+    stranger.present(leaf.public_bytes(Encoding.PEM).decode() + under_old.chain_pem, worker.token)
+    with pytest.raises((httpx.TransportError, ssl.SSLError)):
+        stranger.post("claim", {"envelopes": ["x"]})
+
+
+def test_the_key_of_work_items_is_rotated_with_an_overlap(world: World, directory: Path) -> None:
+    """Known before it signs; both good while messages are under way; then the old one signs nothing any more."""
+    first, second = world.items(2)
+    worker = world.worker()
+    before = world.keyring.keys.trust.version
+    staged = rotation.stage_signing_key(directory)
+    follow(world)
+    [told] = [each for each in commands(worker, before) if isinstance(each, TrustCommand)]
+    assert staged.kid in {key.kid for key in told.trust.verify_keys}
+    under_way = world.envelope(first)
+    rotation.activate_signing_key(directory)
+    signer = Signer.from_pem((directory / secrets.SIGNING_KEY).read_bytes())
+    assert signer.verify_key.kid == staged.kid
+    assert len(worker.claim(under_way, world.envelope(second, signer)).grants) == 2
+    [retired] = rotation.retire_signing_keys(directory)
+    follow(world)
+    assert retired.kid == world.signer.verify_key.kid
+    [item] = world.items()
+    [refusal] = worker.claim(world.envelope(item)).refusals
+    assert refusal.reason is RefusalReason.BAD_SIGNATURE
+    assert worker.claim(world.envelope(item, signer)).grants
+
+
+def test_the_key_of_access_tokens_is_rotated_with_an_overlap(world: World, directory: Path) -> None:
+    """Tokens by the old key stay good, their holders are told to renew; when it is retired they are not."""
+    renewed, late = world.worker(), world.worker()
+    trust = world.keyring.keys.trust.version
+    assert not told_to_renew(renewed, trust)
+    rotation.rotate_token_key(directory)
+    follow(world)
+    assert told_to_renew(renewed, trust)
+    renew(renewed)
+    assert not told_to_renew(renewed, trust)
+    rotation.retire_token_keys(directory)
+    follow(world)
+    renewed.beat()
+    assert late.post("claim", {"envelopes": ["x"]}).status_code == 401
+
+
+def test_files_that_do_not_fit_together_change_nothing(world: World, directory: Path) -> None:
+    """A key without its certificate is not taken up; the gateway goes on with what it has."""
+    worker, before = world.worker(), world.ca.key_id
+    other = CertificateAuthority.generate(TRUST_DOMAIN, datetime.now(UTC))
+    secrets.write(directory / secrets.CA_KEY, other.key_pem())
+    follow(world)
+    assert world.ca.key_id == before
+    worker.beat()
+
+
+@pytest.mark.parametrize(
+    ("scope", "status"),
+    [
+        ("revocations:write pool/eu-west-1/*", 200),
+        ("revocations:write worker/*", 403),
+        ("revocations:read", 403),
+        ("workers:revoke", 403),
+    ],
+)
+def test_who_may_revoke_is_as_narrow_as_a_kind_and_a_name(world: World, scope: str, status: int) -> None:
+    """A scope names a kind and a pattern of what may be revoked."""
+    asked = {"kind": "pool", "value": "eu-west-1/none", "reason": "test"}
+    with world.operator(world.access_token(scope)) as operator:
+        assert operator.post("/operator/v1/revocations", json=asked).status_code == status
+        if status == 200:
+            gone = operator.delete(
+                "/operator/v1/revocations", params={"kind": "pool", "value": "eu-west-1/none"}
+            )
+            assert gone.status_code == 200
+            again = operator.delete(
+                "/operator/v1/revocations", params={"kind": "pool", "value": "eu-west-1/none"}
+            )
+            assert again.status_code == 404
+
+
+def issued(root: Any) -> tuple[Any, Any]:
+    ca = root.issue_authority(TRUST_DOMAIN, datetime.now(UTC))
+    return ca.certificate, ca._key
+
+
+def test_workers_send_their_chain(world: World) -> None:
+    """A worker's certificate comes with its issuing CA's: gateways trust the root alone."""
+    worker = world.worker()
+    chain = x509.load_pem_x509_certificates((worker.certificate_pem or "").encode())
+    assert len(chain) == 2
+    alone = chain[0].public_bytes(Encoding.PEM).decode()
+    worker.present(alone, worker.token)
+    with pytest.raises((httpx.TransportError, ssl.SSLError)):
+        worker.beat()
