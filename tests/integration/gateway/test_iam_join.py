@@ -61,7 +61,9 @@ def _cloud() -> Iterator[Cloud]:
         iam.create_user(UserName="ann")
         iam.put_user_policy(UserName="ann", PolicyName="all", PolicyDocument=json.dumps(ALLOW))
         key = iam.create_access_key(UserName="ann")["AccessKey"]
-        strict = urllib.request.Request(f"{moto.url}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"})
+        strict = urllib.request.Request(
+            f"{moto.url}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"}
+        )
         urllib.request.urlopen(strict).close()
         user = Credentials(key["AccessKeyId"], key["SecretAccessKey"])
         yield Cloud(moto.url, found["edge-eu"], found["other"], user)

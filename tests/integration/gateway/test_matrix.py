@@ -65,16 +65,18 @@ def world(
     name = postgres.create(postgres_template)
     with (
         pointed_at(postgres.url(name)) as metadata,
-        running(
-            metadata, tmp_path_factory.mktemp("gateway"), denial_rates=everything, **UNLIMITED
-        ) as it,
+        running(metadata, tmp_path_factory.mktemp("gateway"), denial_rates=everything, **UNLIMITED) as it,
         it.under(POLICY),
     ):
         yield it
     postgres.drop(name)
 
 
-UNLIMITED: dict[str, Any] = {}
+UNLIMITED: dict[str, Any] = {
+    "gateway_requests_per_second": 1e6,
+    "gateway_requests_per_second_per_worker": 1e6,
+    "gateway_requests_per_second_per_address": 1e6,
+}
 
 
 @dataclass
@@ -96,7 +98,12 @@ class Scene:
         right.exchange(finished(grants["ended"], 1))
         with world.metadata.session() as session:
             # Past the minutes in which callbacks may still call.
-            session.execute(text("UPDATE airbridge_work_item SET settled_at = settled_at - interval '1 hour' WHERE id = :id"), {"id": ended})
+            session.execute(
+                text(
+                    "UPDATE airbridge_work_item SET settled_at = settled_at - interval '1 hour' WHERE id = :id"
+                ),
+                {"id": ended},
+            )
             session.commit()
         grants["unknown"] = grants["own"].model_copy(update={"item_id": uuid4(), "ti_id": uuid4()})
         workers = {
@@ -106,7 +113,9 @@ class Scene:
             "other-pool": world.worker(pool="gpu"),
             "other-worker": world.worker(),
             "revoked": world.worker(),
-            "other-ca": _impostor(world, CertificateAuthority.generate(TRUST_DOMAIN, datetime.now(UTC)), right),
+            "other-ca": _impostor(
+                world, CertificateAuthority.generate(TRUST_DOMAIN, datetime.now(UTC)), right
+            ),
             "expired": _impostor(world, world.ca, right, datetime.now(UTC) - 2 * HOUR),
         }
         with world.metadata.session() as session:
@@ -119,7 +128,9 @@ class Scene:
 
     def _envelope(self, name: str) -> str:
         if name == "unknown":
-            return self.world.envelope(str(self.grants["own"].item_id), item_id=self.grants[name].item_id, epoch=0)
+            return self.world.envelope(
+                str(self.grants["own"].item_id), item_id=self.grants[name].item_id, epoch=0
+            )
         return self.world.envelope(str(self.grants[name].item_id), epoch=0)
 
     def fresh(self) -> Grant:
@@ -144,7 +155,10 @@ class Scene:
                 return _unsigned(_claims(holder), self.kid)
             case "wrong-key":
                 return jwt.encode(
-                    _claims(holder), Ed25519PrivateKey.generate(), algorithm="EdDSA", headers={"kid": self.kid}
+                    _claims(holder),
+                    Ed25519PrivateKey.generate(),
+                    algorithm="EdDSA",
+                    headers={"kid": self.kid},
                 )
             case "expired":
                 return self._sign({**_claims(holder), "exp": int((datetime.now(UTC) - HOUR).timestamp())})
@@ -166,7 +180,10 @@ class Scene:
         now = datetime.now(UTC).isoformat()
         match cell.action:
             case "renew":
-                return "renew", {"csr_pem": csr_pem(self.workers[cell.caller].key), "versions": VERSIONS.model_dump()}
+                return "renew", {
+                    "csr_pem": csr_pem(self.workers[cell.caller].key),
+                    "versions": VERSIONS.model_dump(),
+                }
             case "claim":
                 return "claim", {"envelopes": [self.envelopes[cell.object]]}
             case "heartbeat":
@@ -211,7 +228,10 @@ def _claims(holder: Worker) -> dict[str, Any]:
 
 def _unsigned(claims: dict[str, Any], kid: str) -> str:
     parts = ({"alg": "none", "typ": "JWT", "kid": kid}, claims)
-    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts) + "."
+    return (
+        ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts)
+        + "."
+    )
 
 
 # --- What is seen -----------------------------------------------------------------------------------
@@ -286,7 +306,11 @@ def releases(scene: Scene, cell: Cell, grant: Grant) -> str:
     row = scene.world.row(str(grant.item_id))
     if row.state == "placed":
         return "ok"
-    return "no lease: settled" if row.state == "settled" and row.worker_id == scene.workers[cell.caller].name.worker else "no lease: not_holder"
+    return (
+        "no lease: settled"
+        if row.state == "settled" and row.worker_id == scene.workers[cell.caller].name.worker
+        else "no lease: not_holder"
+    )
 
 
 def seen_release(scene: Scene, cell: Cell, grant: Grant) -> str:

@@ -26,6 +26,7 @@ from tests.integration.gateway import seeding
 from tests.support.airflow_home import Metadata
 
 from airbridge.control_plane import local
+from airbridge.control_plane.gateway.audit import Rates
 from airbridge.control_plane.gateway.live_policy import LivePolicy
 from airbridge.control_plane.gateway.server import Gateway, Parts
 from airbridge.control_plane.identity import secrets, tokens
@@ -370,7 +371,11 @@ def uuids(ids: Sequence[str]) -> list[UUID]:
 
 @contextmanager
 def running(
-    metadata: Metadata, directory: Path, catalogue: Catalogue = CATALOGUE, **changes: Any
+    metadata: Metadata,
+    directory: Path,
+    catalogue: Catalogue = CATALOGUE,
+    denial_rates: Rates | None = None,
+    **changes: Any,
 ) -> Iterator[World]:
     """A gateway in a thread of this process, on free ports."""
     secrets_dir = directory / "secrets"
@@ -397,6 +402,7 @@ def running(
             parity=Parity.load(None, settings.worker_images or ()),
             publish=publish,
             policy=policy,
+            denial_rates=denial_rates or Rates(),
         )
     )
     loop = asyncio.new_event_loop()

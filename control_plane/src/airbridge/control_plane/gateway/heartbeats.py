@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from airbridge.control_plane import _airflow
 from airbridge.control_plane.exceptions import Refused
-from airbridge.control_plane.gateway import edge_events, releases
+from airbridge.control_plane.gateway import edge_events, lease_denials, releases
 from airbridge.control_plane.gateway.authentication import Caller, check_revocation
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.fencing import fence
@@ -108,7 +108,7 @@ class Heartbeats:
         still = {each.lease for each in alive}
         states = {each.lease: each.ti_state for each in held}
         lost = [lease for lease in leases if lease not in still]
-        return _cancels(session, worker, lost, states)
+        return _cancels(session, caller, lost, states)
 
     def _unknown_to(self, heartbeat: Heartbeat, held: _Held) -> bool:
         """Whether the worker proves that it does not hold what the ledger says it does.
@@ -188,15 +188,18 @@ def _keep_alive(session: Any, ti_ids: Sequence[str], now: datetime) -> None:
 
 
 def _cancels(
-    session: Any, worker: str, lost: Sequence[LeaseRef], states: dict[LeaseRef, str | None]
+    session: Any, caller: Caller, lost: Sequence[LeaseRef], states: dict[LeaseRef, str | None]
 ) -> list[CancelCommand]:
     if not lost:
         return []
+    worker = caller.name.worker
     query = select(WorkItemRow).where(WorkItemRow.id.in_([str(lease.item_id) for lease in lost]))
     rows = {row.id: row for row in session.scalars(query.execution_options(populate_existing=True))}
     cancels = []
     for lease in lost:
-        judged = fence(rows.get(str(lease.item_id)), worker, lease.epoch)
+        row = rows.get(str(lease.item_id))
+        judged = fence(row, worker, lease.epoch)
+        lease_denials.note(session, caller, "heartbeat", lease, row=row, judged=judged)
         reason = judged.reason or RefusalReason.CANCELLED
         detail = judged.detail or f"Airflow has the task instance as {states.get(lease)}"
         cancels.append(CancelCommand(item_id=lease.item_id, epoch=lease.epoch, reason=reason, detail=detail))

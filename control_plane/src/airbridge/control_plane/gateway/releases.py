@@ -12,6 +12,7 @@ import structlog
 from sqlalchemy import update
 
 from airbridge.control_plane import _airflow
+from airbridge.control_plane.gateway import lease_denials
 from airbridge.control_plane.gateway.authentication import Caller, check_revocation
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.fencing import fence
@@ -31,8 +32,10 @@ def release(caller: Caller, request: ReleaseRequest) -> ReleaseResponse:
         rows = items.lock(session, [lease.item_id for lease in request.items])
         for lease in request.items:
             row = rows.get(str(lease.item_id))
-            if row is not None and fence(row, caller.name.worker, lease.epoch).reason is None:
+            judged = fence(row, caller.name.worker, lease.epoch)
+            if row is not None and judged.reason is None:
                 _release(session, caller, row, request.detail)
+            lease_denials.note(session, caller, "release", lease, row=row, judged=judged)
         return ReleaseResponse(released=request.items)
 
 
