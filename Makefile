@@ -105,4 +105,5 @@ dashboard-bench: $(STAMP) ## how fast the dashboard is with 10,000 work items, 1
 	@$(RUN) python -m tests.benchmarks.bench_dashboard
 
 include ci/ci.mk
+include ci/security.mk
 include infra/infra.mk

@@ -82,7 +82,7 @@ def decode_call(payload: bytes) -> Call:
     """Return the supervisor's call in `payload`. Raises `FrameError`."""
     try:
         return _CALLS.decode(payload)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise FrameError(f"not a call: {error}") from error
 
 
@@ -90,7 +90,7 @@ def decode_from_agent(payload: bytes) -> Reply | Cancel:
     """Return the agent's reply or cancellation in `payload`. Raises `FrameError`."""
     try:
         frame = _FROM_AGENT.decode(payload)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise FrameError(f"neither a reply nor a cancellation: {error}") from error
     if frame.id == 0:
         return Cancel(cancel=frame.cancel or "unknown", detail=frame.detail)

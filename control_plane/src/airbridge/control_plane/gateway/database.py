@@ -77,3 +77,12 @@ def transient(error: BaseException) -> bool:
             return True
         todo += [each.__cause__, each.__context__]
     return False
+
+
+def unfit(error: BaseException) -> bool:
+    """Whether a value of the request does not fit the database: a number out of range, a NUL in a text."""
+    if isinstance(error, sql.DataError):
+        return True
+    return isinstance(error, ValueError) and "NUL (0x00)" in str(
+        error
+    )  # psycopg2's words, and no error of the DB-API

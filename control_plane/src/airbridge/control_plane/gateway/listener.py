@@ -17,7 +17,7 @@ from airbridge.control_plane.exceptions import Refused, Unavailable
 from airbridge.control_plane.gateway import requests
 from airbridge.control_plane.gateway.audit import ANONYMOUS, Denial, DenialLog
 from airbridge.control_plane.gateway.authentication import ACTOR, PEER, Peer
-from airbridge.control_plane.gateway.database import transient
+from airbridge.control_plane.gateway.database import transient, unfit
 from airbridge.control_plane.gateway.lanes import Lane
 from airbridge.executor.ledger.events import trace_id
 from airbridge.executor.protocol import RefusalReason
@@ -61,6 +61,12 @@ class Guard:
             except TimeoutError:
                 return requests.busy(Unavailable(f"no answer within {seconds:g} s"))
             except Exception as error:
+                if unfit(error):
+                    refused = Refused(
+                        400, RefusalReason.MALFORMED, "a number or a text is not one that can be kept"
+                    )
+                    await self._note(request, refused)
+                    return requests.problem(refused)
                 if transient(error):
                     log.warning("request.unavailable", path=request.url.path, exc_info=error)
                     return requests.busy(Unavailable("the database is away or busy"))

@@ -1,0 +1,24 @@
+# Fuzzing, and what looks for weaknesses in sources and dependencies. Included by the Makefile.
+
+FUZZ_SECONDS ?= 30
+FUZZ_EXAMPLES ?= 25
+FUZZ_TARGETS ?= envelope request access_token certificate spiffe csr scope call archive log_segment answer frame
+# Neither is in the lock: each has dependencies newer than Airflow's era, so it has an environment of its own.
+TOOL_ERA := 2026-11-20
+SCHEMATHESIS := .tools/schemathesis/bin/schemathesis
+
+.PHONY: fuzz fuzz-api security
+fuzz: $(STAMP) ## every parser of network bytes under atheris, FUZZ_SECONDS each (30)
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	  echo "== $$target"; \
+	  $(UV) run --no-sync --exclude-newer $(TOOL_ERA) --with atheris==3.0.0 python -m tests.fuzz.run $$target \
+	    -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 2>&1 | tail -n 1; \
+	done
+
+$(SCHEMATHESIS): | $(STAMP)
+	@$(UV) venv --quiet .tools/schemathesis
+	@$(UV) pip install --quiet --no-config --exclude-newer $(TOOL_ERA) --python .tools/schemathesis/bin/python schemathesis==4.32.5
+
+fuzz-api: $(STAMP) $(SCHEMATHESIS) ## schemathesis over the gateway's OpenAPI, FUZZ_EXAMPLES (25) an endpoint
+	@AIRBRIDGE_SCHEMATHESIS=$(CURDIR)/$(SCHEMATHESIS) AIRBRIDGE_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) \
+	  $(RUN) pytest tests/integration/gateway/test_schemathesis.py -q
