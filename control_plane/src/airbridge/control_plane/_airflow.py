@@ -333,3 +333,13 @@ def scheduler_seen_at(session: Any) -> datetime | None:
     query = select(Job.latest_heartbeat).where(Job.job_type == "SchedulerJob", Job.state == "running")
     found: datetime | None = session.scalars(query.order_by(Job.latest_heartbeat.desc()).limit(1)).first()
     return found
+
+
+def traces_endpoint() -> str | None:
+    """Return the collector of Airflow's own traces; None where they are off."""
+    from airflow.configuration import conf
+
+    if not conf.getboolean("traces", "otel_on", fallback=False):
+        return None
+    scheme = "https" if conf.getboolean("traces", "otel_ssl_active", fallback=False) else "http"
+    return f"{scheme}://{conf.get('traces', 'otel_host')}:{conf.get('traces', 'otel_port')}/v1/traces"

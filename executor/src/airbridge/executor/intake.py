@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from airbridge.executor.exceptions import PlacementError
 from airbridge.executor.ledger.items import NewItem
@@ -69,6 +69,7 @@ def _version(bundle: Any, current: Mapping[str, str | None]) -> str:
 
 def _new_item(workload: Any, decision: Decision, version: str | None) -> NewItem:
     ti = workload.ti
+    item_id = str(uuid4())
     return NewItem(
         ti_id=str(ti.id),
         dag_id=ti.dag_id,
@@ -95,14 +96,24 @@ def _new_item(workload: Any, decision: Decision, version: str | None) -> NewItem
         },
         disconnect=decision.disconnect.model_dump(mode="json"),
         warm=decision.warm,
-        trace=_trace(ti),
+        trace=_trace(ti, item_id),
+        id=item_id,
     )
 
 
-def _trace(ti: Any) -> dict[str, str]:
-    """Return the task's W3C trace context; without tracing, one whose trace is the DAG run."""
+def _trace(ti: Any, item_id: str) -> dict[str, str]:
+    """Return the task's W3C trace context: that of Airflow's own span, or a trace of its own for the task of the run.
+
+    In a trace of its own the context's span is the one that all spans of the work item hang on.
+    """
     carried = ti.context_carrier or ti.parent_context_carrier or {}
     if "traceparent" in carried:
         return {name: str(value) for name, value in carried.items()}
-    run = hashlib.sha256(f"{ti.dag_id}\n{ti.run_id}".encode()).hexdigest()[:32]
-    return {"traceparent": f"00-{run}-{secrets.token_hex(8)}-01"}
+    names = f"{ti.dag_id}\n{ti.run_id}\n{ti.task_id}\n{ti.map_index}"
+    trace = hashlib.sha256(names.encode()).hexdigest()[:32]
+    return {"traceparent": f"00-{trace}-{root_span_id(item_id)}-01"}
+
+
+def root_span_id(item_id: str) -> str:
+    """Return the id of the span that all spans of a work item hang on, in hexadecimal."""
+    return hashlib.sha256(item_id.encode()).hexdigest()[:16]

@@ -173,6 +173,14 @@ class Settings:
         default=30.0,
         metadata=_about("How long settled work items, their records and events are kept.", minimum=0.01),
     )
+    traces_endpoint: str | None = field(
+        default=None,
+        metadata=_about(
+            "Where spans are sent: the OTLP/HTTP URL of an OpenTelemetry collector. Unset: Airflow's own collector "
+            "where [traces] otel_on is set, or else no traces.",
+            example="http://127.0.0.1:4318/v1/traces",
+        ),
+    )
     trust_domain: str = field(
         default="airbridge.local",
         metadata=_about(

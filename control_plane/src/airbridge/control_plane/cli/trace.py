@@ -12,6 +12,7 @@ from airbridge.control_plane.cli import arguments, output, reading
 from airbridge.control_plane.cli.arguments import Directory, Json
 from airbridge.control_plane.cli.connection import CaFile, TokenFile, Url
 from airbridge.control_plane.cli.reading import FromDatabase
+from airbridge.control_plane.observe.skew import NOISE_SECONDS
 
 _COLUMNS = ("", "time", "took", "side", "who", "what")
 
@@ -80,7 +81,13 @@ def took(seconds: float | None) -> str:
 
 def _footnotes(found: dict[str, Any]) -> Iterator[str]:
     for worker, skew in found["skews"].items():
-        yield f"{worker}'s clock is {abs(skew):.3f} s {'ahead' if skew > 0 else 'behind'}; its times are corrected by that"
+        side = "ahead" if skew > 0 else "behind"
+        how = (
+            "its times are corrected by that"
+            if abs(skew) > NOISE_SECONDS
+            else "its times are shown as they are"
+        )
+        yield f"{worker}'s clock is {abs(skew):.3f} s {side}; {how}"
     if found["trace_id"]:
         yield f"trace {found['trace_id']}"
     if not found["complete"]:

@@ -16,6 +16,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+from airbridge.control_plane import _airflow
 from airbridge.control_plane._airflow import ExecutionApp
 from airbridge.control_plane.gateway import logs, sealer
 from airbridge.control_plane.gateway.audit import DenialLog, Rates
@@ -42,6 +43,7 @@ from airbridge.control_plane.identity.iam import AwsIam
 from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.observe.platform import Platform
 from airbridge.control_plane.parity import Parity
+from airbridge.control_plane.tracing.exporter import TraceExporter
 from airbridge.executor.exceptions import ConfigurationError
 from airbridge.executor.regions import Catalogue
 from airbridge.executor.settings import Settings
@@ -143,6 +145,7 @@ class Gateway:
             limits=limits,
         )
         self._presence = Presence()
+        self._exporter = _exporter(settings)
         self._serving: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []
 
@@ -166,6 +169,7 @@ class Gateway:
         ]
         self._loops = [
             asyncio.create_task(self._presence.run()),
+            *([asyncio.create_task(self._exporter.run())] if self._exporter else []),
             asyncio.create_task(self._renew_certificate()),
             asyncio.create_task(self._denials.run()),
             asyncio.create_task(self._parts.policy.follow()),
@@ -209,6 +213,15 @@ class Gateway:
             await asyncio.sleep(RENEW_EVERY.total_seconds())
             self._new_certificate()
             log.info("gateway.certificate_renewed")
+
+
+def _exporter(settings: Settings) -> TraceExporter | None:
+    endpoint = settings.traces_endpoint or _airflow.traces_endpoint()
+    if endpoint is None:
+        return None
+    from airbridge.control_plane.tracing.otlp import Collector
+
+    return TraceExporter(Collector(endpoint))
 
 
 class _Listener(uvicorn.Server):

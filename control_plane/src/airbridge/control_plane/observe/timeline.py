@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from sqlalchemy import or_, select
 
 from airbridge.control_plane._airflow import Try
-from airbridge.control_plane.observe import wording, work
+from airbridge.control_plane.observe import skew, wording, work
 from airbridge.control_plane.observe.tasks import TaskView
 from airbridge.control_plane.observe.work import ItemView
 from airbridge.executor.ledger import clock
@@ -111,10 +111,10 @@ def _events(session: Any, task: TaskView, items: Sequence[ItemView]) -> list[Eve
 
 def _step(row: EventRow, tries: Mapping[str, int]) -> Step:
     edge = row.source == "edge"
-    lag = timedelta(seconds=row.skew_seconds or 0.0) if edge else timedelta(0)
+    ahead = row.skew_seconds if edge else None
     return Step(
-        at=row.at - lag,
-        began_at=row.began_at - lag if row.began_at is not None else None,
+        at=skew.corrected(row.at, ahead),
+        began_at=skew.corrected(row.began_at, ahead) if row.began_at is not None else None,
         side="edge" if edge else "control",
         event=row.event,
         what=wording.of(row.event, row.detail or {}, row.region, row.worker_id),

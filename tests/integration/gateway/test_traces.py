@@ -1,0 +1,132 @@
+"""Traces from events: into a real OTLP receiver, each span once, none before its event is committed, none lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import update
+from tests.integration.gateway.world import World, finished
+from tests.support.collector import Collector, collecting, connected
+
+from airbridge.control_plane.exceptions import Unavailable
+from airbridge.control_plane.tracing.exporter import TraceExporter
+from airbridge.control_plane.tracing.otlp import Collector as Sink
+from airbridge.executor.ledger import events
+from airbridge.executor.ledger.models import WorkItemRow
+from airbridge.executor.protocol import EdgeEvent
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with collecting() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def exporter(collector: Collector) -> Iterator[TraceExporter]:
+    sink = Sink(collector.endpoint)
+    exporter = TraceExporter(sink)
+    while exporter.export():
+        pass  # what other tests of the module have left
+    collector.spans.clear()
+    yield exporter
+    sink.close()
+
+
+def drain(exporter: TraceExporter) -> None:
+    while exporter.export():
+        pass
+
+
+def told(item: str, name: str, at: datetime, seconds: float = 0.0) -> EdgeEvent:
+    began = at - timedelta(seconds=seconds)
+    return EdgeEvent(uid=uuid4(), event=name, at=at, began_at=began, item_id=UUID(item), epoch=1)
+
+
+def run_through(world: World, *, traceparent: str | None = None) -> str:
+    """A task from place to commit, with what its worker tells."""
+    [item] = world.items()
+    with world.metadata.session() as session:
+        row = session.get(WorkItemRow, item)
+        from airbridge.executor.intake import root_span_id
+
+        trace = traceparent or f"00-{uuid4().hex}-{root_span_id(item)}-01"
+        session.execute(
+            update(WorkItemRow).where(WorkItemRow.id == item).values(trace={"traceparent": trace})
+        )
+        session.refresh(row)
+        events.record(session, "item.sent", "outbox", row=row)
+        session.commit()
+    worker = world.worker()
+    worker.exchange(finished(worker.grant(item), 1))
+    now = datetime.now(UTC)
+    names = ("message.received", "message.claimed", "task.forked", "task.ended", "report.delivered")
+    worker.beat(events=tuple(told(item, name, now, 0.5) for name in names))
+    return item
+
+
+def test_a_task_is_one_connected_trace(world: World, collector: Collector, exporter: TraceExporter) -> None:
+    """From place to commit: every step is a span under the task's own, from scheduler, gateway and worker."""
+    item = run_through(world)
+    drain(exporter)
+    row = world.row(item)
+    [spans] = list(collector.of_tasks(row.dag_id).values())
+    assert connected(spans) is None
+    assert [] == collector.orphans()
+    services = {span.resource["service.name"] for span in spans}
+    assert {"airbridge-scheduler", "airbridge-gateway", "airbridge-worker"} == services
+    assert {row.worker_id} == {
+        span.resource["host.name"] for span in spans if span.resource["service.name"] == "airbridge-worker"
+    }
+
+
+def test_a_trace_hangs_on_airflows_own_span(
+    world: World, collector: Collector, exporter: TraceExporter
+) -> None:
+    """With Airflow's tracing on, the task's span is a child of Airflow's, in Airflow's trace."""
+    trace, parent = uuid4().hex, "00f067aa0ba902b7"
+    item = run_through(world, traceparent=f"00-{trace}-{parent}-01")
+    drain(exporter)
+    spans = collector.of_tasks(world.row(item).dag_id).popitem()[1]
+    assert {trace} == {span.trace_id for span in spans}
+    assert [parent] == [span.parent_id for span in spans if span.name == "task"]
+    assert [] == collector.orphans(frozenset({parent}))
+
+
+def test_nothing_is_lost_while_the_collector_is_away(
+    world: World, collector: Collector, exporter: TraceExporter
+) -> None:
+    """Spans wait in the ledger: when the collector is back they come, once each, with their own times."""
+    collector.closed = True
+    item = run_through(world)
+    with pytest.raises(Unavailable, match="did not take"):
+        exporter.export()
+    collector.closed = False
+    drain(exporter)
+    spans = collector.of_tasks(world.row(item).dag_id).popitem()[1]
+    assert connected(spans) is None
+    count = len(collector.spans)
+    drain(exporter)
+    assert count == len(collector.spans)
+
+
+def test_an_event_that_is_committed_late_is_not_skipped(
+    world: World, collector: Collector, exporter: TraceExporter
+) -> None:
+    """Ids are given out in order and committed in any: the export waits for a transaction that is still open."""
+    item = run_through(world)
+    drain(exporter)
+    with world.metadata.session() as slow:
+        row = slow.get(WorkItemRow, item)
+        events.record(slow, "item.rerouted", "outbox", row=row, reason="late")
+        slow.flush()
+        other = run_through(world)
+        drain(exporter)
+        assert "item.rerouted" not in {span.name for span in collector.spans.values()}
+        slow.commit()
+    drain(exporter)
+    assert "item.rerouted" in {span.name for span in collector.spans.values()}
+    assert connected(collector.of_tasks(world.row(other).dag_id).popitem()[1]) is None
