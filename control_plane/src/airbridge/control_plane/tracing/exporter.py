@@ -27,8 +27,9 @@ EVERY_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 10.0
 BATCH: Final = 500
 
-_COMMITTED: Final = text("age(airbridge_event.xmin) > age(pg_snapshot_xmin(pg_current_snapshot())::xid)")
-"""Only events before which no transaction is open any more: ids are given out in order, and committed in any."""
+_SNAPSHOT: Final = text(
+    "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint FROM pg_current_snapshot() s"
+)
 
 
 class Sink(Protocol):
@@ -41,12 +42,42 @@ class Sink(Protocol):
         """Let go."""
 
 
+class Horizon:
+    """Up to which event nothing can appear any more: ids are given out in order, and committed in any.
+
+    An id that was given out before a moment is of a transaction that has its number by then, or takes it within
+    an instant. So once every transaction of a number before a later moment has ended, all ids up to the first
+    moment's are there, or will never be.
+    """
+
+    def __init__(self) -> None:
+        self._settled = 0
+        self._newest: int | None = None
+        self._numbered: int | None = None
+
+    def settled(self, session: Any) -> int:
+        """Look again, and return the id up to which all is there. It takes three looks to move on."""
+        newest = int(session.execute(select(func.coalesce(func.max(EventRow.id), 0))).scalar_one())
+        if session.get_bind().dialect.name != "postgresql":
+            return newest  # one writer at a time
+        oldest_open, next_number = session.execute(_SNAPSHOT).one()
+        if self._newest is not None and self._numbered is not None and oldest_open >= self._numbered:
+            self._settled = self._newest
+            self._newest = self._numbered = None
+        if self._newest is None:
+            self._newest = newest
+        elif self._numbered is None:
+            self._numbered = next_number
+        return self._settled
+
+
 class TraceExporter:
     """See the module."""
 
     def __init__(self, sink: Sink, every_seconds: float = EVERY_SECONDS) -> None:
         self._sink = sink
         self._every = every_seconds
+        self._horizon = Horizon()
 
     async def run(self) -> None:
         """Export until cancelled."""
@@ -71,7 +102,7 @@ class TraceExporter:
             state = _locked(work.session)
             if state is None:
                 return 0
-            rows = _new_events(work.session, state.event_id)
+            rows = _new_events(work.session, state.event_id, self._horizon.settled(work.session))
             if not rows:
                 return 0
             tasks = _tasks(work.session, {row.item_id for row in rows if row.item_id})
@@ -100,11 +131,9 @@ def _locked(session: Any) -> ExportRow | None:
     return found
 
 
-def _new_events(session: Any, after: int) -> list[EventRow]:
-    query = select(EventRow).where(EventRow.id > after).order_by(EventRow.id).limit(BATCH)
-    if session.get_bind().dialect.name == "postgresql":
-        query = query.where(_COMMITTED)
-    return list(session.scalars(query))
+def _new_events(session: Any, after: int, upto: int) -> list[EventRow]:
+    query = select(EventRow).where(EventRow.id > after, EventRow.id <= upto)
+    return list(session.scalars(query.order_by(EventRow.id).limit(BATCH)))
 
 
 def _tasks(session: Any, ids: set[str]) -> dict[str, Task]:
