@@ -1,0 +1,102 @@
+"""What the benchmarks work out from their figures, and how these come onto the page."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from tests.benchmarks import cases, chart, report
+from tests.benchmarks.airflow_api import TaskTimes
+from tests.benchmarks.cases import Case, Kind
+from tests.benchmarks.delay import Counts
+from tests.benchmarks.measured import Measured, percentiles, ratios
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def task(queued: float, started: float, committed: float) -> TaskTimes:
+    return TaskTimes(*(START + timedelta(seconds=each) for each in (queued, started, committed)))
+
+
+def measured(name: str, *repeats: list[TaskTimes], worker_ms: float = 10.0) -> Measured:
+    found = Measured(Case("airbridge", Kind.RUN, name), load_before=0.5)
+    for times in repeats:
+        found.add_times(times)
+        cpu = {"worker": worker_ms / 1e3 * len(times), "control": 0.0}
+        found.cpu.append(cpu)
+        found.others_cpu_share.append(0.0)
+    return found
+
+
+def test_a_makespan_is_from_the_first_task_queued_to_the_last_committed() -> None:
+    """Repeats are kept; the median stands for them, and throughput is by it."""
+    short, long = [task(0, 1, 2), task(0, 2, 4)], [task(0, 1, 8), task(1, 2, 3)]
+    figures = measured("fanout_100", short, long, short).as_json()
+    assert [4.0, 8.0, 4.0] == figures["makespan_s"]
+    assert 0.5 == figures["tasks_per_s"]
+    assert {"control": 0.0, "worker": 10.0} == figures["cpu_ms_per_task"]
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    """No interpolation: p50, p95 and p99 of a hundred values, and nothing of none."""
+    assert {"p50": 50, "p95": 95, "p99": 99} == percentiles([float(each) for each in range(100)])
+    assert {} == percentiles([])
+
+
+def test_ratios_are_of_what_was_measured() -> None:
+    """Throughput is over the peer's, a chain's makespan over LocalExecutor's at no distance; the rest is left out."""
+
+    def run(seconds: float, tasks_per_s: float) -> dict[str, Any]:
+        return {"makespan_s_median": seconds, "tasks_per_s": tasks_per_s}
+
+    found = {
+        ("airbridge", "fanout_100", 0.0): run(5, 20.0),
+        ("celery", "fanout_100", 0.0): run(20, 5.0),
+        ("airbridge", "chain_10", 100.0): run(3, 3.0),
+        ("local", "chain_10", 0.0): run(2, 5.0),
+    }
+    assert {"fanout_vs_celery": 4.0, "chain_100ms_vs_local": 1.5} == ratios(found)
+
+
+def test_every_ratio_has_its_words_on_the_page() -> None:
+    """What is worked out is also shown."""
+    cpu = {"worker": 1.0, "control": 1.0}
+    figures = {"makespan_s_median": 1.0, "tasks_per_s": 1.0, "cpu_ms_per_task": cpu}
+    found = {
+        (group.system, case.name, case.round_trip_ms): figures
+        for group in cases.plan(quick=False)
+        for case in group.cases
+    }
+    assert set(ratios(found)) == set(report.WANTED)
+
+
+def test_a_part_of_the_page_is_replaced_between_its_markers() -> None:
+    """What stands around it stays, and a page without the markers is refused by name."""
+    page = "before\n<!-- bench:cpu -->\nold\n<!-- /bench:cpu -->\nafter\n"
+    wanted = "before\n<!-- bench:cpu -->\nnew \\1\n<!-- /bench:cpu -->\nafter\n"
+    assert wanted == report.replace(page, "cpu", "new \\1")
+    with pytest.raises(ValueError, match="bench:chain"):
+        report.replace(page, "chain", "new")
+
+
+def test_the_page_has_a_place_for_every_part() -> None:
+    """`make bench-report` finds all its markers."""
+    page = report.PAGE.read_text()
+    for name in (*report.PARTS, "swarm", "runner"):
+        report.replace(page, name, "")
+
+
+def test_labels_are_escaped_in_pictures() -> None:
+    """A picture is well-formed, whatever is drawn."""
+    picture = chart.bars("a < b", "s", [("x & y", 1.0), ("z", 0.0)], {})
+    assert "a &lt; b" in picture
+    assert "x &amp; y" in picture
+
+
+def test_the_proxy_counts_requests_that_it_can_read() -> None:
+    """Heads of HTTP requests are counted in what passes, and every byte."""
+    counts = Counts()
+    counts.add(b"GET / HTTP/1.1\r\n\r\nPOST /x HTTP/1.1\r\n\r\n")
+    counts.add(b"\x17\x03\x03")
+    assert (2, 41) == (counts.requests, counts.passed_bytes)
