@@ -274,6 +274,7 @@ class NoJournal:
 
     bytes = pending = 0
     events: tuple[Any, ...] = ()
+    damages: tuple[Any, ...] = ()
 
     def submit(self, _: Any) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -180,6 +180,11 @@ class ControlPlane:
             )
         )
 
+    @property
+    def told(self) -> set[str]:
+        """The names of the events that the worker has told of."""
+        return {event.event for event in [*self.events.values()]}
+
     def lose(self, item: Item) -> None:
         """Fence the holder off, as after `lost_after`."""
         item.state, item.outcome = "settled", "lost"

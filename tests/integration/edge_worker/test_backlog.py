@@ -66,11 +66,11 @@ def test_twenty_five_thousand_records_do_not_hold_up_new_work(world: World) -> N
         backlog = write_backlog(world, 2500, 10)
         of_backlog = {str(item.item_id) for item in backlog}
         fresh = world.submit()  # waits on the queue when the worker comes back with its backlog
-        held = 0
+        held, released = 0, False
 
         def hold_back(what: str, content: bytes) -> bool:
             nonlocal held
-            if what != "exchange" or fresh.state == "settled":
+            if what != "exchange" or released:
                 return False
             records = json.loads(content)["records"]
             late = any(record["item_id"] in of_backlog for record in records)
@@ -82,6 +82,7 @@ def test_twenty_five_thousand_records_do_not_hold_up_new_work(world: World) -> N
             await until(lambda: held, 60)
             await until(lambda: fresh.state == "settled", 60)
             assert all(item.state != "settled" for item in backlog)
+            released = True
             await until(lambda: all(item.state == "settled" for item in backlog), 120)
         assert fresh.states == ["success"]
         assert all([record.seq for record in item.applied] == [*range(1, 11)] for item in backlog)
@@ -124,7 +125,7 @@ def test_a_wrong_clock_changes_nothing_and_is_reported(world: World) -> None:
             await asyncio.sleep(0.5)
             assert abs(agent.status()["clock_skew_seconds"] - off.total_seconds()) < 5
             gate.go.set()
-            await until(lambda: item.state == "settled")
+            await until(lambda: item.state == "settled" and "clock.skewed" in world.control_plane.told)
             agent.drain()
             await asyncio.wait_for(running, 30)
             assert world.control_plane.renewals == 0

@@ -338,6 +338,7 @@ def test_cut_off_such_a_write_is_accepted_and_sent_later(world: World, weather: 
         assert [reply.status for reply in replies] == [201, 200, 204]
         assert json.loads(replies[1].body or "")["value"] == "blue"
         assert world.control_plane.variables == {"colour": "blue"}
+        assert "write.accepted_locally" in world.control_plane.told
         assert [record.path.split("/")[-1] for record in item.applied] == ["colour", "state"]
 
     asyncio.run(scenario())

@@ -39,6 +39,7 @@ def test_a_journal_damaged_under_a_running_worker_loses_no_result(world: World, 
             await until(lambda: agent.status()["journal"]["damages"])
             world.cut.set(Weather.FAIR)
             await until(lambda: all(item.states == ["success"] for item in items))
+            await until(lambda: "journal.damaged" in world.control_plane.told)
         assert [*journal.parent.glob("*.corrupt-*")] or damage == "delete"
 
     asyncio.run(scenario())

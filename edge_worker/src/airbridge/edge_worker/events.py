@@ -21,6 +21,7 @@ from airbridge.edge_worker.clock import Clock
 from airbridge.edge_worker.event_rows import AddEvents, DropEvents
 from airbridge.edge_worker.exceptions import JournalError
 from airbridge.edge_worker.journal import Journal
+from airbridge.edge_worker.journal_file import Damage
 from airbridge.edge_worker.journal_rows import EventRow, Key
 from airbridge.executor.protocol import MAX_EVENTS, EdgeEvent
 
@@ -44,6 +45,9 @@ class EventLog:
         self._number = self._kept[-1][0] if self._kept else 0
         self._written = self._number
         self.dropped = 0
+        for damage in journal.damages:
+            self.journal_damaged(damage)
+        journal.on_damage = self.journal_damaged
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -93,6 +97,11 @@ class EventLog:
             self.note("link.restored", at=now, began_at=now - timedelta(seconds=silent_seconds))
         else:
             self.note("link.cut")
+
+    def journal_damaged(self, damage: Damage) -> None:
+        """The journal failed its checks, and a new one was begun."""
+        aside = damage.set_aside.name if damage.set_aside else None
+        self.note("journal.damaged", why=damage.reason, set_aside=aside, carried_over=damage.carried_over)
 
     def taken(self, told: Sequence[EdgeEvent]) -> None:
         """The control plane has taken these, which `waiting` gave."""

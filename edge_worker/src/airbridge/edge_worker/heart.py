@@ -191,6 +191,7 @@ class Heart:
         self.skew_seconds = (self._clock.now() - response.server_time).total_seconds()
         if abs(self.skew_seconds) > SKEW_REPORTED_SECONDS >= abs(before):
             log.warning("clock.skewed", seconds=round(self.skew_seconds, 3))
+            self._events.note("clock.skewed", seconds=round(self.skew_seconds, 3))
 
     def _obey(self, command: Command) -> None:
         match command:

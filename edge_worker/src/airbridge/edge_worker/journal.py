@@ -45,6 +45,7 @@ class Journal:
         self.full = False
         """Whether the last write found the disk, or the bound, reached."""
         self.on_full: Callable[[], None] = lambda: None
+        self.on_damage: Callable[[Damage], None] = lambda _: None
 
     @classmethod
     async def open(
@@ -181,6 +182,7 @@ class Journal:
 
     def _report(self, damage: Damage) -> None:
         self.damages.append(damage)
+        self.on_damage(damage)
         log.error(
             "journal.damaged",
             reason=damage.reason,

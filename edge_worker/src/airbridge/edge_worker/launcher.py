@@ -225,6 +225,7 @@ class Launcher:
             outbox=self._outbox,
             cache=self._cache,
             link=self._link,
+            events=self._events,
             cut_off_after=self._cut_off_after,
         )
         serving = asyncio.create_task(relay.serve(ours))

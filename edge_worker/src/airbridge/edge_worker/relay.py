@@ -10,6 +10,7 @@ import structlog
 
 from airbridge.edge_worker import frames
 from airbridge.edge_worker.cache import ReadCache
+from airbridge.edge_worker.events import EventLog
 from airbridge.edge_worker.exceptions import FrameError
 from airbridge.edge_worker.frames import Call, Cancel, Reply
 from airbridge.edge_worker.holdings import Holding
@@ -29,12 +30,20 @@ class Relay:
     """Serves one task's supervisor until it hangs up."""
 
     def __init__(
-        self, holding: Holding, *, outbox: Outbox, cache: ReadCache, link: Link, cut_off_after: float
+        self,
+        holding: Holding,
+        *,
+        outbox: Outbox,
+        cache: ReadCache,
+        link: Link,
+        events: EventLog,
+        cut_off_after: float,
     ) -> None:
         self._holding = holding
         self._outbox = outbox
         self._cache = cache
         self._link = link
+        self._events = events
         self._cut_off_after = cut_off_after
         self._writer: asyncio.StreamWriter | None = None
         self._reads: set[asyncio.Task[None]] = set()
@@ -108,6 +117,9 @@ class Relay:
         while not waiter.done():
             if self._cut_off() or self._writer is None:
                 self._log.info("relay.accepted_locally", method=call.method, path=call.path)
+                self._events.note(
+                    "write.accepted_locally", self._holding.key, method=call.method, path=call.path
+                )
                 entry.waiter = None
                 self._cache.written(self._holding.grant, call)
                 return Reply(call.id, route.accepted, JSON, "{}")

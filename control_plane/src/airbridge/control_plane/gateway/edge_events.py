@@ -23,7 +23,9 @@ from airbridge.executor.protocol import EdgeEvent
 
 log = structlog.get_logger()
 
-EDGE_WORDS: Final = frozenset({"agent", "bundle", "link", "message", "queue", "report", "task"})
+EDGE_WORDS: Final = frozenset(
+    {"agent", "bundle", "clock", "journal", "link", "message", "queue", "report", "task", "write"}
+)
 """What the name of an edge event may begin with."""
 
 MOST_DETAILS: Final = 20
