@@ -274,6 +274,7 @@ class Arena:
             variables=recorded.variables(prefix),
             deaths=tuple(self._deaths),
             reports=recorder.reports(self.fleet.workers),
+            settlements=recorded.settlements(items),
             journals={worker.name: recorder.left_in_journal(worker) for worker in self.fleet.workers},
             ended={
                 worker.name: worker.process.returncode

@@ -192,6 +192,10 @@ class _Check:
         if item.state != "settled":
             yield Violation(Kind.STUCK, where, f"its work item is {item.state}")
             return
+        settled = self.history.settlements.get(item.id, 0)
+        if settled != 1:
+            kind = Kind.DOUBLED if settled else Kind.DISAGREE
+            yield Violation(kind, where, f"{settled} events say that it was settled")
         phase = self._phase(item)
         if item.outcome == "lost":
             yield from self._given_up(item, where)

@@ -91,6 +91,8 @@ class History:
     variables: Mapping[str, str] = field(default_factory=dict)
     deaths: tuple[Death, ...] = ()
     reports: tuple[Report, ...] = ()
+    settlements: Mapping[str, int] = field(default_factory=dict)
+    """How many events say that a work item was settled, by work item."""
     journals: Mapping[str, int] = field(default_factory=dict)
     """What each worker had still to report at the end."""
     ended: Mapping[str, int] = field(default_factory=dict)

@@ -56,6 +56,15 @@ class Recorder:
         )
         return tuple(Item(row[0], tuple(row[1:5]), *row[5:]) for row in rows)
 
+    def settlements(self, items: Iterable[Item]) -> dict[str, int]:
+        """How often each work item was settled, as the ledger's events tell it."""
+        rows = self._platform.query(
+            "SELECT item_id::text, count(*) FROM airbridge_event"
+            " WHERE event = 'item.settled' AND item_id::text = ANY(%s) GROUP BY item_id",
+            [item.id for item in items],
+        )
+        return {item_id: int(times) for item_id, times in rows}
+
     def tasks(self, runs: Iterable[tuple[str, str]]) -> tuple[Task, ...]:
         """Airflow's rows."""
         rows = self._platform.query(

@@ -61,6 +61,7 @@ def good() -> History:
         xcoms=xcoms,
         logs=logs,
         journals={"w0": 0},
+        settlements={item.id: 1 for item in items},
     )
 
 
@@ -82,6 +83,7 @@ def with_first(
             (FIRST, "by_try_2"): "ti0b",
         },
         logs={**history.logs, "item-ti0b": "chaos end success ti0b"},
+        settlements={**history.settlements, "item-ti0b": 1},
     )
 
 
@@ -154,6 +156,12 @@ def test_two_final_outcomes() -> None:
     first = item(FIRST, "ti0", 1, 0)
     history = with_first(good(), first, phases=effects(FIRST, "ti0", 1, 0, "success"))
     assert Kind.DOUBLED in kinds(history)
+
+
+def test_a_work_item_that_was_settled_twice() -> None:
+    """The ledger's events tell of two outcomes of one work item."""
+    history = good()
+    assert kinds(replace(history, settlements={**history.settlements, "item-ti0": 2})) == {Kind.DOUBLED}
 
 
 def test_code_that_ran_twice_under_one_grant() -> None:
