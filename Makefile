@@ -64,7 +64,7 @@ types: $(STAMP) ## mypy, strict
 	@$(RUN) mypy
 check: lint types test ## everything that must hold before a change lands
 
-CHAOS_RUNS ?= 3
+CHAOS_RUNS ?= 2
 CHAOS_KEEP ?= .chaos
 .PHONY: chaos cuts
 chaos: $(STAMP) ## seeded histories of faults and kills, checked, and the checker checked (CHAOS_RUNS=40, CHAOS_SEED=17)

@@ -14,7 +14,8 @@ import json
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.arena import Arena, Tally, open_arena
@@ -24,71 +25,99 @@ from tests.chaos.mutations import MUTATIONS, found_by
 from tests.chaos.schedule import draw
 
 
-@dataclass
-class Summary:
-    """Over all histories."""
+@dataclass(frozen=True)
+class Line:
+    """One history in numbers."""
 
-    histories: int = 0
-    tasks: int = 0
-    attempts: int = 0
-    fenced: int = 0
-    violations: Counter[Kind] = field(default_factory=Counter)
-    seeds: list[int] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def add(self, history: History, violations: list[Violation]) -> None:
-        self.histories += 1
-        self.tasks += len(history.tasks)
-        self.attempts += len(history.items)
-        self.fenced += sum(item.outcome == "lost" for item in history.items)
-        self.violations += count(violations)
-        if violations:
-            self.seeds.append(history.schedule.seed)
-
-    def text(self, tally: Tally) -> str:
-        faults = ", ".join(f"{name} {times}" for name, times in sorted(tally.faults.items())) or "none"
-        kills = ", ".join(f"{name} {times}" for name, times in sorted(tally.kills.items())) or "none"
-        others = sum(self.violations.values()) - sum(
-            self.violations[kind] for kind in (Kind.LOST, Kind.DOUBLED, Kind.STUCK)
-        )
-        lines = [
-            f"histories           {self.histories} in {self.seconds:.0f} s",
-            f"tasks run           {self.tasks}, queued {self.attempts} times, {self.fenced} attempts fenced",
-            f"faults              {sum(tally.faults.values())} ({faults})",
-            f"kills               {sum(tally.kills.values())} ({kills})",
-            f"messages sent again {tally.duplicates}",
-            f"results lost        {self.violations[Kind.LOST]}",
-            f"results doubled     {self.violations[Kind.DOUBLED]}",
-            f"stuck               {self.violations[Kind.STUCK]}",
-            f"other violations    {others}",
-            f"violations          {sum(self.violations.values())}",
-        ]
-        if self.seeds:
-            lines.append(f"seeds to replay     {' '.join(map(str, self.seeds))}")
-        return "\n".join(lines)
+    seed: int
+    seconds: float
+    tasks: int
+    attempts: int
+    fenced: int
+    faults: dict[str, int]
+    kills: dict[str, int]
+    duplicates: int
+    violations: dict[str, int]
 
 
-def play(arena: Arena, seeds: list[int], keep: Path | None) -> bool:
+def line(history: History, violations: list[Violation], done: Tally, seconds: float) -> Line:
+    """The numbers of a history."""
+    return Line(
+        seed=history.schedule.seed,
+        seconds=round(seconds, 1),
+        tasks=len(history.tasks),
+        attempts=len(history.items),
+        fenced=sum(item.outcome == "lost" for item in history.items),
+        faults=dict(done.faults),
+        kills=dict(done.kills),
+        duplicates=done.duplicates,
+        violations={str(kind): times for kind, times in count(violations).items()},
+    )
+
+
+def summary(lines: Sequence[Line]) -> str:
+    """All histories in numbers."""
+    faults, kills, wrong = (
+        _sum(getattr(one, name) for one in lines) for name in ("faults", "kills", "violations")
+    )
+    counted = (Kind.LOST, Kind.DOUBLED, Kind.STUCK)
+    rows = {
+        "histories": f"{len(lines)} in {sum(one.seconds for one in lines):.0f} s",
+        "tasks run": f"{sum(one.tasks for one in lines)}, queued {sum(one.attempts for one in lines)} times, "
+        f"{sum(one.fenced for one in lines)} attempts fenced",
+        "faults": f"{faults.total()} ({_listed(faults)})",
+        "kills": f"{kills.total()} ({_listed(kills)})",
+        "messages sent again": sum(one.duplicates for one in lines),
+        "results lost": wrong[Kind.LOST],
+        "results doubled": wrong[Kind.DOUBLED],
+        "stuck": wrong[Kind.STUCK],
+        "other violations": wrong.total() - sum(wrong[kind] for kind in counted),
+        "violations": wrong.total(),
+    }
+    return "\n".join(f"{name:<20} {value}" for name, value in rows.items())
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return total
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {times}" for name, times in sorted(counts.items())) or "none"
+
+
+def play(arena: Arena, seeds: list[int], keep: Path | None, tally: Path | None) -> bool:
     """Make the histories of the seeds; return whether nothing was wrong."""
-    began = time.monotonic()
-    summary = Summary()
+    lines = read(tally) if tally else []
     for seed in seeds:
+        began = time.monotonic()
+        arena.tally = Tally()
         history = arena.play(draw(seed))
         violations = check(history)
-        summary.add(history, violations)
-        summary.seconds = time.monotonic() - began
+        made = line(history, violations, arena.tally, time.monotonic() - began)
+        lines.append(made)
         tell(
-            f"seed {seed}: {len(history.tasks)} tasks, {len(violations)} violations, {summary.seconds:.0f} s",
-            violations,
+            f"seed {seed}: {made.tasks} tasks, {len(violations)} violations, {made.seconds:.0f} s", violations
         )
+        if tally:
+            with tally.open("a") as file:
+                file.write(json.dumps(vars(made)) + "\n")
         if violations and keep:
             keep_evidence(keep / f"seed-{seed}", arena.evidence(), history, violations)
         for worker in history.ended:
             arena.restart(worker)
-    print(summary.text(arena.tally))
-    if summary.seeds:
-        print("replay: " + "; ".join(f"make chaos CHAOS_SEED={seed}" for seed in summary.seeds))
-    return not summary.seeds
+    print(summary(lines))
+    wrong = [one.seed for one in lines if one.violations]
+    if wrong:
+        print("replay: " + "; ".join(f"make chaos CHAOS_SEED={seed}" for seed in wrong))
+    return not wrong
+
+
+def read(tally: Path) -> list[Line]:
+    """The histories that were made before."""
+    return [Line(**json.loads(text)) for text in tally.read_text().splitlines()] if tally.exists() else []
 
 
 def tell(what: str, violations: list[Violation]) -> None:
@@ -139,6 +168,9 @@ def main() -> None:
     parser.add_argument("--controls", action="store_true", help="the mutants' histories without mutants, too")
     parser.add_argument("--mutant", action="append", default=[], help="only this one")
     parser.add_argument("--show", action="store_true", help="print the schedule of --seed and stop")
+    parser.add_argument(
+        "--tally", type=Path, help="file that numbers are added to, for a long run made in parts"
+    )
     parser.add_argument("--keep", type=Path, help="folder for the evidence of histories that went wrong")
     asked = parser.parse_args()
     if asked.show:
@@ -147,7 +179,7 @@ def main() -> None:
     last = asked.first_seed + asked.runs
     seeds = [asked.seed] if asked.seed is not None else [*range(asked.first_seed, last)]
     with open_arena() as arena:
-        good = play(arena, seeds, asked.keep) if seeds else True
+        good = play(arena, seeds, asked.keep, asked.tally) if seeds else True
         if asked.mutations:
             good = mutate(arena, asked.mutant, controls=asked.controls) and good
     sys.exit(0 if good else 1)

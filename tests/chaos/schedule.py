@@ -82,9 +82,9 @@ def draw(seed: int) -> Schedule:
     return Schedule(
         seed=seed,
         runs=(
-            *(Run(WIDE, _wide(rng)) for _ in range(2)),
-            *(Run(CHAIN, _chain(rng)) for _ in range(2)),
-            Run(MIXED, _mixed(rng)),
+            *(Run(WIDE, _wide(rng)) for _ in range(4)),
+            *(Run(CHAIN, _chain(rng)) for _ in range(3)),
+            *(Run(MIXED, _mixed(rng)) for _ in range(2)),
         ),
         faults=tuple(sorted((_fault(rng) for _ in range(rng.randint(3, 7))), key=lambda fault: fault.at)),
         kills=tuple(sorted(_kills(rng), key=lambda kill: kill.at)),

@@ -244,4 +244,4 @@ def test_a_seed_gives_one_schedule() -> None:
     """The same, however often it is drawn; and another one for another seed."""
     assert draw(7) == draw(7)
     assert draw(7) != draw(8)
-    assert len(draw(7).runs[2].plan) == LENGTH
+    assert len(draw(7).runs[4].plan) == LENGTH
