@@ -9,7 +9,7 @@ ifeq ($(wildcard /run/systemd/system),)
 export CONTAINERS_CONF ?= $(CURDIR)/images/containers.conf
 endif
 
-.PHONY: parity images images-tools images-verify images-test demo-images workflows-lint
+.PHONY: parity images images-tools images-verify images-test demo-images rollout-local workflows-lint
 parity: $(STAMP) ## sources, lock, images, releases, environments, stacks and matrix agree
 	@$(AIRBRIDGE_CI) parity
 
@@ -30,6 +30,9 @@ images-test: $(STAMP) ## publish dist/ to a registry on this machine, pull by di
 
 demo-images: $(STAMP) ## the demo with every worker in its container
 	@$(RUN) python ci/scripts/demo_images.py $(IMAGES_OUT)
+
+rollout-local: $(STAMP) infra-install ## three releases through dev, staging and prod on this machine; a canary that fails (25 minutes)
+	@$(RUN) python ci/scripts/rollout_local.py $(BASE)
 
 workflows-lint: $(STAMP) ## actionlint and zizmor over .github/workflows
 	@bash ci/scripts/workflows_lint.sh

@@ -1,0 +1,457 @@
+"""Three releases on their way through three environments, on this machine: ``rollout_local.py [pinned|debian]``.
+
+Real are the images, the registry, git, `airbridge-ci promote` and `deploy`, `cdktf deploy` with Terraform's AWS provider, the control plane
+of each environment (a local platform) and its workers (containers of the image, by the digest that the deployed launch template
+names). Emulated is AWS, by one emulator an environment; `Instances` does what EC2 would: it starts what the autoscaling groups name.
+
+The first release is deployed to dev, staging and prod; the second replaces it, wave by wave, under work. The third has a
+fault that shows in one region only: dev is fine, staging's canary is not, and the rest of staging and prod never see it.
+Prints a table of what happened; exit code 0 if everything went as it should.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+from containers import ROOT, await_true, free_port, publish, registry, run, say, worker
+
+from airbridge.ci.checkout import Checkout
+from airbridge.ci.cli import exits
+from airbridge.ci.release import pins
+from airbridge.control_plane.local.airflow_rest import AirflowRest
+from airbridge.control_plane.local.layout import StateDir
+
+HOME = "us-east-1"
+CANARY = "ap-southeast-2"
+PARSING = "edge_worker/src/airbridge/edge_worker/_airflow/parsing.py"
+FAULT = f'''    if os.environ.get("AWS_DEFAULT_REGION") == "{CANARY}":
+        raise RuntimeError("a fault that shows in {CANARY} alone")
+'''
+PLAN = f"""
+[environment.dev]
+ready_minutes = 3
+watch_minutes = 0.5
+error_budget = 0.2
+
+[environment.staging]
+follows = "dev"
+soak_minutes = 0.5
+waves = [["{CANARY}"]]
+ready_minutes = 3
+watch_minutes = 0.5
+error_budget = 0.2
+
+[environment.prod]
+follows = "staging"
+soak_minutes = 0.5
+waves = [["{CANARY}"], ["eu-west-1"]]
+ready_minutes = 3
+watch_minutes = 0.5
+error_budget = 0.2
+"""
+TRAFFIC = """
+from datetime import datetime
+import time
+from airflow.sdk import DAG, task
+
+with DAG("traffic", schedule=None, start_date=datetime(2026, 1, 1), max_active_runs=4) as dag:
+    for queue in {queues}:
+
+        @task(task_id=queue.replace("@", "-at-"), queue=queue)
+        def work():
+            time.sleep(1)
+
+        work()
+"""
+_IMAGE = re.compile(r"edge-worker@(sha256:[0-9a-f]{64})")
+_POOL = re.compile(r"^AIRBRIDGE_WORKER_POOL=(\S+)$", re.MULTILINE)
+
+
+def program(
+    *words: str | Path, cwd: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that may fail; its last words are shown."""
+    command = [str(word) for word in words]
+    done = subprocess.run(
+        command, cwd=cwd, env=os.environ | (env or {}), capture_output=True, text=True, check=False
+    )
+    for line in (done.stdout + done.stderr).strip().splitlines()[-12:]:
+        print(f"            {line[:220]}", file=sys.stderr, flush=True)
+    return done
+
+
+@dataclass
+class Project:
+    """A clone of this repository that has releases and environments of its own."""
+
+    root: Path
+    base: str
+    key: Path
+    address: str
+    folder: Path
+
+    def prepare(self) -> None:
+        run("git", "clone", "--quiet", ROOT, self.root)
+        linked = (".tools", "infra/node_modules", "infra/.venv")
+        for path in linked:
+            (self.root / path).symlink_to(ROOT / path)
+        with (self.root / ".git/info/exclude").open("a") as file:
+            file.writelines(f"/{path}\n" for path in linked)
+        (self.root / "ci/rollout.toml").write_text(PLAN)
+        (self.root / "images/release-keys.toml").write_text(
+            run("airbridge-ci", "keygen", self.key, "--owner", "this rollout") + "\n"
+        )
+        self.commit("An order of environments that is quick, and a key")
+
+    def commit(self, message: str) -> None:
+        who = ("-c", "user.name=rollout", "-c", "user.email=rollout@localhost")
+        run("git", "-C", self.root, "add", "--all")
+        run("git", "-C", self.root, *who, "commit", "--quiet", "--message", message)
+
+    def release(self, number: int) -> Path:
+        """Build, sign, publish and pull the images of the newest commit; the signed manifest is returned."""
+        out = self.folder / f"release-{number}"
+        say(f"release {number}: building")
+        run("airbridge-ci", "build", "--root", self.root, "--out", out, "--base", self.base)
+        made = self.folder / f"published-{number}"
+        (made / "dist").mkdir(parents=True)
+        publish(out, self.address, made, key=self.key, root=self.root)
+        return made / "dist" / "release.json"
+
+    def ci(self, *words: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        who = {
+            f"GIT_{role}_{what}": f"rollout{at}"
+            for role in ("AUTHOR", "COMMITTER")
+            for what, at in (("NAME", ""), ("EMAIL", "@localhost"))
+        }
+        say("airbridge-ci " + " ".join(str(word) for word in words[:3]))
+        return program("airbridge-ci", *words, cwd=self.root, env=who | (env or {}))
+
+
+@dataclass
+class Place:
+    """One environment: its emulated AWS, its control plane, and what starts instances."""
+
+    name: str
+    project: Project
+    folder: Path
+    port: int = field(default_factory=free_port)
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        return pins.load(Checkout(self.project.root), self.name).regions
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What cdktf, Terraform and boto3 need to talk to this environment's AWS."""
+        return {
+            "AIRBRIDGE_ENV": self.name,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": HOME,
+            "AWS_MAX_ATTEMPTS": "2",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "CDKTF_SKIP_PROVIDER_LOCK": "true",
+            "CDKTF_OUTPUT": str(self.folder / "cdktf.out"),
+            "CI": "true",
+            "CHECKPOINT_DISABLE": "1",
+        }
+
+    @property
+    def directory(self) -> StateDir:
+        return StateDir(self.folder / "platform")
+
+    @property
+    def options(self) -> tuple[str | Path, ...]:
+        """What tells `airbridge-ci` where this environment's control plane is."""
+        platform = json.loads(self.directory.platform_file.read_text())
+        return (
+            "--url", platform["operator_url"], "--token-file", self.folder / "token", "--ca", self.directory.ca_file,
+            "--airflow-url", platform["ui_url"], "--airflow-token-file", self.folder / "airflow-token",
+        )  # fmt: skip
+
+    def client(self, service: str, region: str) -> Any:
+        return boto3.client(
+            service,
+            region_name=region,
+            endpoint_url=self.variables["AWS_ENDPOINT_URL"],
+            aws_access_key_id="test",
+            aws_secret_access_key="test",  # noqa: S106  # the emulator takes any
+        )
+
+    def bootstrap(self) -> None:
+        """The state's bucket, as a person makes it once: with the state beside it, which then moves in."""
+        infra = self.project.root / "infra"
+        deploy = ("npx", "--no-install", "cdktf", "deploy", "--auto-approve")
+        local = self.variables | {"AIRBRIDGE_STATE": "local"}
+        for words, env in ((deploy, local), ((*deploy, "--migrate-state"), self.variables)):
+            if program(*words, "bootstrap", cwd=infra, env=env).returncode:
+                sys.exit(f"{self.name}: bootstrap failed")
+
+    def wanted(self, region: str) -> dict[str, str]:
+        """The digest that each pool's deployed launch template names, by pool."""
+        found = {}
+        groups = self.client("autoscaling", region).describe_auto_scaling_groups()["AutoScalingGroups"]
+        for group in groups:
+            named = group["MixedInstancesPolicy"]["LaunchTemplate"]["LaunchTemplateSpecification"]
+            versions = self.client("ec2", region).describe_launch_template_versions(
+                LaunchTemplateId=named["LaunchTemplateId"], Versions=[str(named["Version"])]
+            )
+            script = base64.b64decode(
+                versions["LaunchTemplateVersions"][0]["LaunchTemplateData"]["UserData"]
+            ).decode()
+            if (image := _IMAGE.search(script)) and (pool := _POOL.search(script)):
+                found[pool[1]] = image[1]
+        return found
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        listed = json.loads(run("airbridge", "worker", "list", "--dir", self.directory.root, "--json"))
+        return {row["id"]: row for row in (listed["workers"] if isinstance(listed, dict) else listed)}
+
+
+@contextmanager
+def emulator(place: Place) -> Iterator[None]:
+    python = ROOT / "infra/.venv/bin/python"
+    command = [str(python), "-m", "airbridge.infra.emulator", "--port", str(place.port)]
+    with (place.folder / "emulator.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        await_true("the emulator", lambda: place.client("sqs", HOME).list_queues() is not None)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def platform(place: Place, pools: dict[str, list[str]]) -> Iterator[None]:
+    """The environment's control plane, without workers; a token for the rollout."""
+    place.directory.make()
+    place.directory.dags.mkdir()
+    queues = [
+        region if pool == "default" else f"{pool}@{region}" for region in pools for pool in pools[region]
+    ]
+    (place.directory.dags / "traffic.py").write_text(TRAFFIC.format(queues=queues))
+    regions = [
+        word
+        for region in (HOME, *pools)
+        for word in ("--region", ":".join(filter(None, (region, ",".join(pools.get(region, []))))))
+    ]
+    where = ("--dir", place.directory.root)
+    run("airbridge", "up", *where, *regions, "--workers-per-region", "0", "--detach", "--json")
+    try:
+        scopes = ("--scope", "workers:read", "--scope", "workers:drain")
+        made = json.loads(
+            run("airbridge", "token", "create", "--owner", "rollout", *scopes, *where, "--json")
+        )
+        (place.folder / "token").write_text(made["token"])
+        yield
+    finally:
+        run("airbridge", "down", *where)
+
+
+class Loop:
+    """Something done again and again beside the rollout, until the end."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Loop:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(120)
+        self.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds):
+            try:
+                self.step()
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - one bad round is not the end; it is shown
+                say(f"{type(self).__name__}: {error}")
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class Instances(Loop):
+    """EC2 and the autoscaling groups: an instance a pool, on what its launch template names; a drained one of before ends."""
+
+    def __init__(self, place: Place, references: dict[str, str]) -> None:
+        super().__init__(2.0)
+        self.place, self.references = place, references
+        self.running: dict[str, ExitStack] = {}
+        self.count = 0
+
+    def step(self) -> None:
+        known = self.place.workers()
+        for region in self.place.regions:
+            for pool, digest in self.place.wanted(region).items():
+                name = f"{self.place.name}-{region}-{pool}-{digest[7:13]}"
+                alive = [n for n in self.running if n.startswith(f"{name}-")]
+                draining = [n for n in alive if known.get(n, {}).get("wanted", "active") != "active"]
+                if digest in self.references and len(alive) == len(draining):
+                    self._start(f"{name}-{self.count}", region, pool, self.references[digest])
+        for name in [n for n in self.running if known.get(n, {}).get("wanted", "active") != "active"]:
+            if known[name]["slots_used"] == 0:
+                say(f"instance {name} has drained and ends")
+                self.running.pop(name).close()
+
+    def _start(self, name: str, region: str, pool: str, reference: str) -> None:
+        self.count += 1
+        say(f"instance {name} starts")
+        stack = ExitStack()
+        folder = self.place.folder / "instances"
+        stack.enter_context(
+            worker(self.place.directory, folder, reference, region=region, name=name, pool=pool)
+        )
+        self.running[name] = stack
+
+    def close(self) -> None:
+        for stack in self.running.values():
+            stack.close()
+
+
+class Traffic(Loop):
+    """A run of tasks in every pool, again and again."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(6.0)
+        url = json.loads(place.directory.platform_file.read_text())["ui_url"]
+        self.airflow = AirflowRest(url)
+        self.airflow.__enter__()
+        self.airflow.wait_for_dag("traffic")
+        self.airflow.unpause("traffic")
+        token = httpx.get(f"{url}/auth/token").json()["access_token"]
+        (place.folder / "airflow-token").write_text(token)
+
+    def step(self) -> None:
+        self.airflow.trigger("traffic")
+
+    def close(self) -> None:
+        self.airflow.__exit__(None, None, None)
+
+
+@dataclass
+class Outcome:
+    """What happened, beside what should have."""
+
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def note(self, what: str, expected: int, done: subprocess.CompletedProcess[str]) -> None:
+        verdict = "as it should be" if done.returncode == expected else f"NOT: {expected} was expected"
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        self.rows.append((what, f"exit {done.returncode}, {verdict}", last[:160]))
+        say(f"{what}: exit {done.returncode}, {verdict}")
+
+    @property
+    def good(self) -> bool:
+        return not any("NOT" in row[1] for row in self.rows)
+
+
+def open_environment(name: str, project: Project, references: dict[str, str], stack: ExitStack) -> Place:
+    """AWS, control plane, instances and work of one environment, until the stack is closed."""
+    place = Place(name, project, project.folder / name)
+    place.folder.mkdir()
+    say(f"{name}: emulator and control plane")
+    stack.enter_context(emulator(place))
+    found = pins.load(Checkout(project.root), name).source.toml
+    pools = {region["name"]: [pool["name"] for pool in region["pool"]] for region in found["region"]}
+    stack.enter_context(platform(place, pools))
+    place.bootstrap()
+    stack.enter_context(Instances(place, references))
+    stack.enter_context(Traffic(place))
+    return place
+
+
+def roll_out(project: Project, places: list[Place], manifest: Path, number: int, outcome: Outcome) -> None:
+    """One release through all environments."""
+    source: tuple[str | Path, ...] = ("build",)
+    options: tuple[str | Path, ...] = ("--manifest", manifest)
+    for place in places:
+        done = project.ci("promote", *source, place.name, *options)
+        outcome.note(f"release {number}: promote to {place.name}", 0, done)
+        done = project.ci("deploy", place.name, *place.options, env=place.variables)
+        outcome.note(f"release {number}: deploy {place.name}", 0, done)
+        source, options = (place.name,), place.options
+        threading.Event().wait(35)  # soak
+
+
+def fail_in_canary(project: Project, places: list[Place], manifest: Path, outcome: Outcome) -> None:
+    """dev takes the third release; staging's canary rolls it back, and it goes no further."""
+    dev, staging, _ = places
+    outcome.note(
+        "release 3: promote to dev", 0, project.ci("promote", "build", "dev", "--manifest", manifest)
+    )
+    outcome.note("release 3: deploy dev", 0, project.ci("deploy", "dev", *dev.options, env=dev.variables))
+    threading.Event().wait(35)  # soak
+    outcome.note("release 3: promote to staging", 0, project.ci("promote", "dev", "staging", *dev.options))
+    done = project.ci("deploy", "staging", *staging.options, env=staging.variables)
+    outcome.note("release 3: deploy staging", exits.ROLLED_BACK, done)
+    done = project.ci("promote", "staging", "prod", *staging.options)
+    outcome.note("release 3: promote to prod", exits.REFUSED, done)
+    print(
+        json.dumps({"staging runs": {region: staging.wanted(region) for region in staging.regions}}, indent=2)
+    )
+
+
+def main() -> int:
+    base = sys.argv[1] if len(sys.argv) > 1 else "pinned"
+    outcome = Outcome()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airbridge-rollout-")))
+        address = stack.enter_context(registry(folder))
+        project = Project(folder / "project", base, folder / "release.key", address, folder)
+        project.prepare()
+        manifests = [project.release(1)]
+        with (project.root / PARSING).open("a") as file:
+            file.write("\n\n# The second release.\n")
+        project.commit("A harmless change")
+        manifests.append(project.release(2))
+        text = (project.root / PARSING).read_text()
+        head = "    path = Path(source.bundle_path, source.dag_rel_path)\n"
+        (project.root / PARSING).write_text(text.replace(head, FAULT + head, 1))
+        project.commit("A fault that shows in one region")
+        manifests.append(project.release(3))
+        references = {}
+        for manifest in manifests:
+            digest = json.loads(manifest.read_text())["release"]["images"]["edge-worker"]["digest"]
+            references[digest] = f"{address}/airbridge/edge-worker@{digest}"
+        places = [open_environment(name, project, references, stack) for name in ("dev", "staging", "prod")]
+        roll_out(project, places, manifests[0], 1, outcome)
+        roll_out(project, places, manifests[1], 2, outcome)
+        fail_in_canary(project, places, manifests[2], outcome)
+        print(run("git", "-C", project.root, "log", "--format=%h %s", "--", "infra/environments"))
+        for row in outcome.rows:
+            print("  ".join((f"{row[0]:34}", f"{row[1]:34}", row[2])))
+        say("taking everything down")
+    print("every release went where it should" if outcome.good else "NOT as it should be")
+    return 0 if outcome.good else 1
+
+
+if __name__ == "__main__":
+    shutil.which("npx") or sys.exit("npx is not there: make infra-install")
+    sys.exit(main())
