@@ -38,8 +38,13 @@ $(STAMP): $(UV) uv.lock pyproject.toml $(wildcard */pyproject.toml)
 setup: $(STAMP) ## the development environment in .venv
 
 .PHONY: demo
-demo: $(STAMP) ## the whole platform on this machine: a DAG with tasks in two regions
+demo: $(STAMP) ## the whole platform on this machine: a DAG with tasks in two regions (IMAGES=1: workers in containers)
+ifdef IMAGES
+	@test -e $(IMAGES_OUT)/release.json || $(MAKE) images
+	@$(RUN) python ci/scripts/demo_images.py $(IMAGES_OUT)
+else
 	@$(RUN) airbridge demo
+endif
 
 .PHONY: up down status
 up: $(STAMP) ## start the local platform and stay with it (Ctrl-C ends it)

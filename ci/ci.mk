@@ -9,7 +9,7 @@ ifeq ($(wildcard /run/systemd/system),)
 export CONTAINERS_CONF ?= $(CURDIR)/images/containers.conf
 endif
 
-.PHONY: parity images images-tools images-verify images-test demo-images rollout-local workflows-lint
+.PHONY: parity images images-tools images-verify images-test demo-images rollout-local images-lint workflows-lint
 parity: $(STAMP) ## sources, lock, images, releases, environments, stacks and matrix agree
 	@$(AIRBRIDGE_CI) parity
 
@@ -33,6 +33,9 @@ demo-images: $(STAMP) ## the demo with every worker in its container
 
 rollout-local: $(STAMP) infra-install ## three releases through dev, staging and prod on this machine; a canary that fails (25 minutes)
 	@$(RUN) python ci/scripts/rollout_local.py $(BASE)
+
+images-lint: $(STAMP) ## hadolint over the Dockerfiles, shellcheck over the scripts
+	@bash ci/scripts/images_lint.sh
 
 workflows-lint: $(STAMP) ## actionlint and zizmor over .github/workflows
 	@bash ci/scripts/workflows_lint.sh
