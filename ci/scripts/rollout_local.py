@@ -1,4 +1,4 @@
-"""Three releases on their way through three environments, on this machine: ``rollout_local.py [pinned|debian]``.
+"""Three releases on their way through three environments, on this machine: ``rollout_local.py [pinned|debian] [--keep DIR]``.
 
 Real are the images, the registry, git, `airbridge-ci promote` and `deploy`, `cdktf deploy` with Terraform's AWS provider, the control plane
 of each environment (a local platform) and its workers (containers of the image, by the digest that the deployed launch template
@@ -11,6 +11,7 @@ Prints a table of what happened; exit code 0 if everything went as it should.
 
 from __future__ import annotations
 
+import argparse
 import base64
 import json
 import os
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,11 +102,34 @@ class Project:
 
     root: Path
     base: str
-    key: Path
     address: str
     folder: Path
 
-    def prepare(self) -> None:
+    @property
+    def key(self) -> Path:
+        return self.root.parent / "release.key"
+
+    def make_releases(self) -> list[Path]:
+        """The three of them; where an earlier run has built and kept them, from there."""
+        if (self.root / ".git/refs/tags/built").exists():
+            run("git", "-C", self.root, "reset", "--quiet", "--hard", "built")
+        else:
+            self._prepare()
+            self._build(1)
+            self._change(lambda text: text + "\n\n# The second release.\n", "A harmless change")
+            self._build(2)
+            head = "    path = Path(source.bundle_path, source.dag_rel_path)\n"
+            self._change(lambda text: text.replace(head, FAULT + head, 1), "A fault that shows in one region")
+            self._build(3)
+            run("git", "-C", self.root, "tag", "built")
+        return [self._publish(number) for number in (1, 2, 3)]
+
+    def _change(self, edit: Callable[[str], str], message: str) -> None:
+        path = self.root / PARSING
+        path.write_text(edit(path.read_text()))
+        self.commit(message)
+
+    def _prepare(self) -> None:
         run("git", "clone", "--quiet", ROOT, self.root)
         linked = (".tools", "infra/node_modules", "infra/.venv")
         for path in linked:
@@ -123,14 +147,18 @@ class Project:
         run("git", "-C", self.root, "add", "--all")
         run("git", "-C", self.root, *who, "commit", "--quiet", "--message", message)
 
-    def release(self, number: int) -> Path:
-        """Build, sign, publish and pull the images of the newest commit; the signed manifest is returned."""
-        out = self.folder / f"release-{number}"
+    def _out(self, number: int) -> Path:
+        return self.root.parent / f"release-{number}"
+
+    def _build(self, number: int) -> None:
         say(f"release {number}: building")
-        run("airbridge-ci", "build", "--root", self.root, "--out", out, "--base", self.base)
+        run("airbridge-ci", "build", "--root", self.root, "--out", self._out(number), "--base", self.base)
+
+    def _publish(self, number: int) -> Path:
+        """Sign, publish and pull; the signed manifest is returned."""
         made = self.folder / f"published-{number}"
         (made / "dist").mkdir(parents=True)
-        publish(out, self.address, made, key=self.key, root=self.root)
+        publish(self._out(number), self.address, made, key=self.key, root=self.root)
         return made / "dist" / "release.json"
 
     def ci(self, *words: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -232,7 +260,8 @@ def emulator(place: Place) -> Iterator[None]:
     with (place.folder / "emulator.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        await_true("the emulator", lambda: place.client("sqs", HOME).list_queues() is not None)
+        url = place.variables["AWS_ENDPOINT_URL"]
+        await_true("the emulator", lambda: httpx.get(f"{url}/moto-api/").is_success)
         yield
     finally:
         process.terminate()
@@ -419,23 +448,22 @@ def fail_in_canary(project: Project, places: list[Place], manifest: Path, outcom
 
 
 def main() -> int:
-    base = sys.argv[1] if len(sys.argv) > 1 else "pinned"
+    parser = argparse.ArgumentParser(
+        description="Three releases through three environments, on this machine."
+    )
+    parser.add_argument("base", nargs="?", default="pinned", choices=("pinned", "debian"))
+    parser.add_argument(
+        "--keep", type=Path, help="a folder for the builds, which a later run takes from there"
+    )
+    options = parser.parse_args()
     outcome = Outcome()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airbridge-rollout-")))
+        kept = (options.keep or folder / "kept").resolve()
+        kept.mkdir(parents=True, exist_ok=True)
         address = stack.enter_context(registry(folder))
-        project = Project(folder / "project", base, folder / "release.key", address, folder)
-        project.prepare()
-        manifests = [project.release(1)]
-        with (project.root / PARSING).open("a") as file:
-            file.write("\n\n# The second release.\n")
-        project.commit("A harmless change")
-        manifests.append(project.release(2))
-        text = (project.root / PARSING).read_text()
-        head = "    path = Path(source.bundle_path, source.dag_rel_path)\n"
-        (project.root / PARSING).write_text(text.replace(head, FAULT + head, 1))
-        project.commit("A fault that shows in one region")
-        manifests.append(project.release(3))
+        project = Project(kept / "project", options.base, address, folder)
+        manifests = project.make_releases()
         references = {}
         for manifest in manifests:
             digest = json.loads(manifest.read_text())["release"]["images"]["edge-worker"]["digest"]
