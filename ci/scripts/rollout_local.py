@@ -277,11 +277,8 @@ def platform(place: Place, pools: dict[str, list[str]]) -> Iterator[None]:
         region if pool == "default" else f"{pool}@{region}" for region in pools for pool in pools[region]
     ]
     (place.directory.dags / "traffic.py").write_text(TRAFFIC.format(queues=queues))
-    regions = [
-        word
-        for region in (HOME, *pools)
-        for word in ("--region", ":".join(filter(None, (region, ",".join(pools.get(region, []))))))
-    ]
+    first = {HOME: ["default"]} | pools
+    regions = [word for region in first for word in ("--region", f"{region}:{','.join(first[region])}")]
     where = ("--dir", place.directory.root)
     run("airbridge", "up", *where, *regions, "--workers-per-region", "0", "--detach", "--json")
     try:
