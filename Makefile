@@ -78,6 +78,14 @@ chaos: $(STAMP) ## seeded histories of faults and kills, checked, and the checke
 cuts: $(STAMP) ## network cuts of 1 s to 600 s at every boundary, in real time: a quarter of an hour
 	@$(RUN) python -m tests.chaos.cuts --out docs/partition-results.json
 
+TRACED_TASKS ?= 200
+TRACED_CUT ?= 60
+.PHONY: traces dashboards
+traces: $(STAMP) ## tracing on: is every task one connected trace, also through a cut? (six minutes)
+	@$(RUN) python -m tests.chaos.traces --tasks $(TRACED_TASKS) --cut $(TRACED_CUT)
+dashboards: $(STAMP) ## docs/metrics.md's table, dashboards and alarms, from their one definition
+	@$(RUN) python -m airbridge.control_plane.dashboards docs
+
 .PHONY: clean
 clean: ## remove what the targets made, but not the local platform's state
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis

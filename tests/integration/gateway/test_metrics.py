@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tests.integration.gateway.world import World
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.integration.gateway.world import World, finished
+
+from airbridge.executor import metrics
+from airbridge.executor.metrics import Source
+from airbridge.executor.protocol import EdgeEvent
 
 METRICS = "/operator/v1/metrics"
 
@@ -22,3 +33,67 @@ def test_metrics_need_their_scope(world: World) -> None:
     for token, status in ((None, 401), (world.access_token("workers:read"), 403)):
         with world.operator(token) as operator:
             assert status == operator.get(METRICS).status_code
+
+
+def test_a_gateway_exposes_what_is_defined_for_it(world: World) -> None:
+    """Exactly the defined metrics, with their kinds, once there is work and a worker; and they count what happens."""
+    granted, waiting = world.items(2)
+    worker = world.worker()
+    grant = worker.grant(granted)
+    worker.exchange(finished(grant, 1))
+    worker.exchange(finished(grant.model_copy(update={"epoch": 7}), 2))
+    worker.beat(events=(EdgeEvent(uid=uuid4(), event="link.cut", at=datetime.now(UTC)),))
+    with world.operator(world.access_token("metrics:read")) as operator:
+        families = {
+            family.name: family for family in text_string_to_metric_families(operator.get(METRICS).text)
+        }
+    mine = {each.name.removesuffix("_total"): each for each in metrics.ALL if each.source is Source.GATEWAY}
+    assert set(families) == set(mine)
+    assert {name: str(each.kind) for name, each in mine.items()} == {
+        name: family.type for name, family in families.items()
+    }
+    values = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in families.values()
+        for sample in family.samples
+    }
+    assert values["airbridge_claims_total", "default", "eu-west-1"] >= 1
+    assert values["airbridge_refusals_total", "eu-west-1", "stale_epoch"] >= 1
+    assert values["airbridge_report_delay_seconds_count", "eu-west-1"] >= 1
+    assert values["airbridge_edge_events_total", "eu-west-1"] >= 1
+    assert values["airbridge_work_items", "default", "eu-west-1", "placed"] >= 1
+    assert values["airbridge_workers", "default", "eu-west-1", "serving"] >= 1
+    assert waiting
+
+
+def test_airflow_is_told_what_it_does_not_emit_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start, end and duration of a task go through Airflow's own metrics."""
+    from airflow.stats import Stats
+
+    said: list[tuple[str, str]] = []
+
+    class Recorder:
+        def incr(
+            self, stat: str, count: int = 1, rate: int = 1, *, tags: dict[str, str] | None = None
+        ) -> None:
+            said.append(("incr", stat))
+
+        def timing(self, stat: str, dt: float, *, tags: dict[str, str] | None = None) -> None:
+            said.append(("timing", stat))
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_args, **_more: nullcontext()
+
+    monkeypatch.setattr(Stats, "instance", Recorder())
+    [item] = world.items()
+    worker = world.worker()
+    worker.exchange(finished(worker.grant(item), 1))
+    row = world.row(item)
+    task = f"{row.dag_id}.{row.task_id}"
+    assert {
+        ("incr", f"ti.start.{task}"),
+        ("incr", f"ti.finish.{task}.success"),
+        ("incr", "ti_successes"),
+        ("timing", f"dag.{task}.duration"),
+        ("incr", "airbridge.claims"),
+    } <= set(said)

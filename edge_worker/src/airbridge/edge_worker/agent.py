@@ -143,6 +143,7 @@ class Agent:
         self._start("reporter", self._reporter.run())
         self._start("logs", self._logs.run())
         self._start("events", self._events.run())
+        self._start("metrics", self._metrics.run())
         self._events.note("agent.started", airbridge=self._parts.versions.airbridge)
         await self._bundles.open()
         await self._status.start()
@@ -230,7 +231,7 @@ class Agent:
         self._link, self._gateway, self._identity = parts.link, parts.gateway, parts.identity
         self._holdings, self._reporter, self._launcher = parts.holdings, parts.reporter, parts.launcher
         self._bundles, self._logs, self._heart = parts.bundles, parts.logs, parts.heart
-        self._events = parts.events
+        self._events, self._metrics = parts.events, parts.metrics
         self._poller: Poller | None = None
         self._queue: AsyncQueue | None = None
         self._status = StatusServer(self._settings.status_socket, self.status)

@@ -18,6 +18,7 @@ from airbridge.edge_worker.journal import Journal
 from airbridge.edge_worker.launcher import Launcher
 from airbridge.edge_worker.link import Link
 from airbridge.edge_worker.logs import LogShipper
+from airbridge.edge_worker.metrics import WorkerMetrics
 from airbridge.edge_worker.outbox import Outbox
 from airbridge.edge_worker.parts import Parts
 from airbridge.edge_worker.region import Region
@@ -139,6 +140,16 @@ class Assembly:
             listener=owner,
             events=self.events,
             interval_seconds=s.heartbeat_seconds,
+        )
+
+        self.metrics = WorkerMetrics(
+            port=s.metrics_port,
+            holdings=self.holdings,
+            link=self.link,
+            journal=journal,
+            logs=self.logs,
+            events=self.events,
+            heart=self.heart,
         )
 
 

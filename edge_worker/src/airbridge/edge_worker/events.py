@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final
@@ -45,6 +45,8 @@ class EventLog:
         self._number = self._kept[-1][0] if self._kept else 0
         self._written = self._number
         self.dropped = 0
+        self.on_note: Callable[[EdgeEvent], None] = lambda _said: None
+        """Hears of every event when it happens."""
         for damage in journal.damages:
             self.journal_damaged(damage)
         journal.on_damage = self.journal_damaged
@@ -83,6 +85,7 @@ class EventLog:
             }
         )
         self._kept.append((self._number, said))
+        self.on_note(said)
         if len(self._kept) > MOST_KEPT:
             self._drop_oldest()
 

@@ -102,6 +102,10 @@ class WorkerSettings(BaseSettings):
         default=30.0, description="How long a drained worker tries to report what is left before it exits"
     )
 
+    metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
+        default=None, description="Loopback port of the Prometheus endpoint; unset: none"
+    )
+
     journal_max_mib: Mebibytes = 256
     journal_fsync: bool = Field(default=True, description="False loses results at a power cut: tests only")
     reserve_mib: Annotated[int, Field(ge=0)] = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from airbridge.control_plane.exceptions import Refused
-from airbridge.control_plane.gateway import health, openapi, releases, requests
+from airbridge.control_plane.gateway import counting, health, openapi, releases, requests
 from airbridge.control_plane.gateway.authentication import PEER, Caller, WorkerAuthenticator, check_revocation
 from airbridge.control_plane.gateway.claims import Claims
 from airbridge.control_plane.gateway.database import unit
@@ -22,6 +23,7 @@ from airbridge.control_plane.gateway.exchanges import Exchanges
 from airbridge.control_plane.gateway.heartbeats import Heartbeats
 from airbridge.control_plane.gateway.lanes import Lane
 from airbridge.control_plane.gateway.listener import Guard, Handler, application
+from airbridge.control_plane.gateway.metrics import Metrics
 from airbridge.control_plane.identity.enrolment import Enrolment
 from airbridge.executor.protocol import (
     SUPPORTED_VERSIONS,
@@ -63,6 +65,7 @@ class Edge:
     claims: Claims
     exchanges: Exchanges
     heartbeats: Heartbeats
+    metrics: Metrics
     work: Lane
     pulse: Lane
     """Heartbeats have a lane of their own: leases are renewed however much other work there is."""
@@ -110,12 +113,17 @@ class Edge:
     async def _claim(self, request: Request) -> Response:
         caller = self._caller(request)
         body = requests.parse(await requests.read_body(request, CLAIM_BODY), ClaimRequest)
-        return requests.answer(await self.work.run(self.claims.claim, caller, body))
+        answer = await self.work.run(self.claims.claim, caller, body)
+        counting.claimed(self.metrics, caller, answer)
+        return requests.answer(answer)
 
     async def _heartbeat(self, request: Request) -> Response:
         caller = self._caller(request)
         body = requests.parse(await requests.read_body(request, HEARTBEAT_BODY), Heartbeat)
-        return requests.answer(await self.pulse.run(self.heartbeats.beat, caller, body))
+        answer = await self.pulse.run(self.heartbeats.beat, caller, body)
+        if answer.events_taken:
+            self.metrics.told(caller.name.region, answer.events_taken)
+        return requests.answer(answer)
 
     async def _release(self, request: Request) -> Response:
         caller = self._caller(request)
@@ -127,7 +135,9 @@ class Edge:
         body = requests.parse(await requests.read_body(request, EXCHANGE_BODY), ExchangeRequest)
         caller.require("work:report", worker=caller.name.worker)
         await self.work.run(_check_revocation, caller)
-        return requests.answer(ExchangeResponse(results=await self._apply(caller, body.records)))
+        results = await self._apply(caller, body.records)
+        counting.exchanged(self.metrics, caller, body.records, results, datetime.now(UTC))
+        return requests.answer(ExchangeResponse(results=results))
 
     async def _apply(self, caller: Caller, records: tuple[Record, ...]) -> tuple[RecordResult, ...]:
         """Apply the records of different items, a few side by side, and answer in the order of the request."""

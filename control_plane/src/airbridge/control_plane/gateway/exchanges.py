@@ -7,7 +7,7 @@ ledger's row commit together, or not at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -32,6 +32,9 @@ log = structlog.get_logger()
 EPILOGUE: Final = timedelta(minutes=10)
 """How long after its final state a task may still call: its callbacks and extra links run after it."""
 
+Ended = tuple[str, str, str, float | None]
+"""DAG, task, state, and seconds since its claim."""
+
 _JSON: Final = {"content-type": "application/json"}
 _FAILED_HERE: Final = Answer(
     500, _JSON, json.dumps({"detail": "the control plane could not apply this call"})
@@ -53,6 +56,8 @@ class Exchanges:
 
     app: ExecutionApp
     policy: Policy
+    on_ended: Callable[[str, str, str, float | None], None] = lambda *_: None
+    """Hears of every task that reported a state, once that is committed: DAG, task, state, seconds since its claim."""
 
     def apply(self, caller: Caller, of_item: Sequence[Record]) -> list[RecordResult]:
         """Apply the records of one work item under one epoch, in their order.
@@ -62,8 +67,12 @@ class Exchanges:
         settled_answers: dict[int, Answer] = {}
         while True:
             try:
+                ended: list[Ended] = []
                 with unit() as work:
-                    return _Transaction(self, work, caller, settled_answers).apply(of_item)
+                    results = _Transaction(self, work, caller, settled_answers, ended).apply(of_item)
+                for each in ended:
+                    self.on_ended(*each)
+                return results
             except _RecordFailed as failed:
                 settled_answers[failed.index] = failed.answer
             except Exception as error:  # the outer edge: whatever it is, nothing was committed
@@ -86,6 +95,7 @@ class _Transaction:
     work: Unit
     caller: Caller
     known: dict[int, Answer]
+    ended: list[Ended]
 
     def apply(self, of_item: Sequence[Record]) -> list[RecordResult]:
         first = of_item[0]
@@ -221,6 +231,8 @@ class _Transaction:
             items.settle(
                 session, row, Outcome.FAILED if state == "failed" else Outcome.SUCCESS, state, at=now
             )
+            ran = (now - row.claimed_at).total_seconds() if now and row.claimed_at else None
+            self.ended.append((row.dag_id, row.task_id, state, ran))
         elif answer.status in {404, 409}:
             items.settle(session, row, Outcome.CANCELLED, _why_not(answer), at=now)
         elif answer.status >= 500:

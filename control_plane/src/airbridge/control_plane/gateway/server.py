@@ -114,10 +114,12 @@ class Gateway:
         self._operator_lane = Lane("operators", threads=PULSE_THREADS, requests=WAITING_PER_THREAD)
         self._denials = DenialLog(parts.denial_rates)
         guard = Guard(self._denials)
-        metrics = Metrics()
+        metrics = Metrics(parts.platform)
         throttle = Throttle(_rates(settings))
         edge = Counted(
-            Throttled(_edge(parts, self._work, self._pulse).app(guard), throttle, VITAL), metrics, ENDPOINTS
+            Throttled(_edge(parts, metrics, self._work, self._pulse).app(guard), throttle, VITAL),
+            metrics,
+            ENDPOINTS,
         )
         observing = Observing(parts.platform, self._operator_lane)
         operators = Throttled(
@@ -312,7 +314,7 @@ def _names(settings: Settings) -> list[str]:
     return [name.strip() for name in settings.gateway_names.split(",") if name.strip()]
 
 
-def _edge(parts: Parts, work: Lane, pulse: Lane) -> Edge:
+def _edge(parts: Parts, metrics: Metrics, work: Lane, pulse: Lane) -> Edge:
     settings, keyring = parts.settings, parts.keyring
     app = ExecutionApp()
     return Edge(
@@ -333,7 +335,7 @@ def _edge(parts: Parts, work: Lane, pulse: Lane) -> Edge:
             policy=parts.policy,
             lease_seconds=settings.lease_seconds,
         ),
-        exchanges=Exchanges(app=app, policy=parts.policy),
+        exchanges=Exchanges(app=app, policy=parts.policy, on_ended=_airflow.task_finished),
         heartbeats=Heartbeats(
             parity=parts.parity,
             keyring=keyring,
@@ -341,6 +343,7 @@ def _edge(parts: Parts, work: Lane, pulse: Lane) -> Edge:
             interval_seconds=settings.heartbeat_interval,
             clock=parts.clock,
         ),
+        metrics=metrics,
         work=work,
         pulse=pulse,
     )

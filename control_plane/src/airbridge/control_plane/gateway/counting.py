@@ -1,0 +1,38 @@
+"""What the edge API's answers add to the metrics: AirBridge's own, and the task metrics that Airflow 3.0.4 does not emit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+
+from airbridge.control_plane import _airflow
+from airbridge.control_plane.gateway.authentication import Caller
+from airbridge.control_plane.gateway.metrics import Metrics
+from airbridge.executor.protocol import ClaimResponse, Record, RecordResult
+
+
+def claimed(metrics: Metrics, caller: Caller, answer: ClaimResponse) -> None:
+    """Count grants and refusals, and the tasks that the grants started."""
+    if answer.grants:
+        metrics.granted(caller.name.region, caller.name.pool, len(answer.grants))
+    for reason, count in Counter(str(each.reason) for each in answer.refusals).items():
+        metrics.refused(caller.name.region, reason, count)
+    for grant in answer.grants:
+        _airflow.task_started(str(grant.ti.get("dag_id")), str(grant.ti.get("task_id")))
+
+
+def exchanged(
+    metrics: Metrics,
+    caller: Caller,
+    records: Sequence[Record],
+    results: Sequence[RecordResult],
+    now: datetime,
+) -> None:
+    """Count refused reports, and how long those that were applied had been on their way."""
+    refused = Counter(str(each.refused) for each in results if each.refused is not None)
+    for reason, count in refused.items():
+        metrics.refused(caller.name.region, reason, count)
+    for record, result in zip(records, results, strict=True):
+        if result.refused is None and result.status < 400 and record.method not in {"GET", "HEAD"}:
+            metrics.reported(caller.name.region, (now - record.recorded_at).total_seconds())

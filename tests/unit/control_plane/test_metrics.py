@@ -1,0 +1,76 @@
+"""Metrics: documented = defined = exposed, names as promtool wants them, and dashboards that draw only what there is."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from airbridge.control_plane import dashboards
+from airbridge.executor import metrics
+
+DOCS = Path(__file__).parents[3] / "docs"
+NAMES = {each.name for each in metrics.ALL}
+
+
+def test_no_metric_is_defined_twice() -> None:
+    """Each name is there once."""
+    assert len(NAMES) == len(metrics.ALL)
+
+
+@pytest.mark.parametrize("metric", metrics.ALL, ids=lambda metric: metric.name)
+def test_names_and_units_are_prometheus_own(metric: metrics.Metric) -> None:
+    """promtool's rules, and a unit in the name wherever there is one."""
+    assert [] == metrics.problems(metric)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "unit"),
+    [
+        ("airbridge_claims", metrics.Kind.COUNTER, "claims"),
+        ("airbridge_delay_ms", metrics.Kind.GAUGE, "milliseconds"),
+        ("airbridge_delay", metrics.Kind.GAUGE, "seconds"),
+        ("airbridgeDelay_seconds", metrics.Kind.GAUGE, "seconds"),
+        ("airbridge_items_total", metrics.Kind.GAUGE, "items"),
+        ("airbridge_items_count", metrics.Kind.GAUGE, "items"),
+    ],
+)
+def test_wrong_names_are_found(name: str, kind: metrics.Kind, unit: str) -> None:
+    """The rules are no formality."""
+    assert metrics.problems(metrics.Metric(name, kind, unit, "Something", metrics.Source.GATEWAY))
+
+
+def test_the_page_is_what_is_defined() -> None:
+    """docs/metrics.md has the table of the definitions; `make dashboards` writes it."""
+    page = (DOCS / "metrics.md").read_text()
+    assert dashboards.with_table(page) == page
+    assert NAMES <= set(re.findall(r"`(airbridge_[a-z_]+)`", page))
+
+
+@pytest.mark.parametrize(("name", "text"), list(dashboards.files()), ids=lambda value: value[:30])
+def test_generated_files_are_current(name: str, text: str) -> None:
+    """What lies in docs/observability is what the definition makes."""
+    assert text == (DOCS / name).read_text()
+    json.loads(text)
+
+
+def test_dashboards_and_alarms_refer_to_metrics_that_exist() -> None:
+    """Every expression, panel and alarm is about a defined metric, under labels that it has."""
+    for each in (*dashboards.PANELS, *dashboards.ALERTS):
+        used = dashboards.used(each.expression)
+        assert used
+        assert used <= NAMES, each
+        labels = {label for metric in metrics.ALL if metric.name in used for label in metric.labels} | {"le"}
+        named = re.findall(r"(?:by|without|on) ?\(([a-z_, ]+)\)", each.expression)
+        assert {word.strip() for words in named for word in words.split(",")} <= labels, each
+        assert set(re.findall(r"[{,]([a-z_]+)=", each.expression)) <= labels, each
+    for alarm in dashboards.cloudwatch_alarms():
+        assert alarm["MetricName"] in NAMES
+
+
+def test_every_alarm_has_a_runbook() -> None:
+    """And no runbook is of an alarm that is gone."""
+    sections = re.findall(r"^## (\w+)$", (DOCS / "runbooks.md").read_text(), re.MULTILINE)
+    assert [alert.name for alert in dashboards.ALERTS] == sections
