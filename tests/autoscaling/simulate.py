@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ REGION, POOL, SLOTS = "eu-west-1", "default", 4
 NAMESPACE = "AirBridge"
 METRICS = ("BacklogPerSlot", "WorkPerSlot")
 TICK_SECONDS = 0.5
+PERIOD_SECONDS = 10.0
 SPOT_SECONDS = 120.0
 QUIET_SECONDS = 25.0
 DAG = """
@@ -100,6 +101,7 @@ class Simulation:
         self._window = max(alarm.period_seconds * alarm.periods for alarm in group.alarms) + 60
         self._cloudwatch = platform.aws_client("cloudwatch", REGION)
         self._evaluated = 0.0
+        self._highests: dict[tuple[str, float], float | None] = {}
         self.instances: list[Instance] = []
         self.seen = Seen(started=time.time())
 
@@ -151,18 +153,26 @@ class Simulation:
         say(f"{at:6.1f} s  {decision.policy}: {decision.before} -> {decision.after}")
 
     def _published(self, metric: str, now: float) -> list[Sample]:
-        """What the control plane published, as CloudWatch has it: the maximum of each ten seconds."""
-        start = (now - self._window) // 10 * 10
-        points = self._cloudwatch.get_metric_statistics(
-            Namespace=NAMESPACE,
-            MetricName=metric,
-            Dimensions=[{"Name": "Region", "Value": REGION}, {"Name": "Pool", "Value": POOL}],
-            StartTime=datetime.fromtimestamp(start, UTC),
-            EndTime=datetime.fromtimestamp(now, UTC) + timedelta(seconds=10),
-            Period=10,
-            Statistics=["Maximum"],
-        )["Datapoints"]
-        return sorted((point["Timestamp"].timestamp(), float(point["Maximum"])) for point in points)
+        """What the control plane published, as CloudWatch has it: the maximum of each ten seconds that are over."""
+        last = now // PERIOD_SECONDS * PERIOD_SECONDS
+        starts = [last - PERIOD_SECONDS * n for n in range(1, round(self._window / PERIOD_SECONDS))]
+        found = [(start, self._highest(metric, start)) for start in reversed(starts)]
+        return [(start, value) for start, value in found if value is not None]
+
+    def _highest(self, metric: str, start: float) -> float | None:
+        """Asked for one period at a time: moto counts its periods from the first datum, not from the clock."""
+        if (metric, start) not in self._highests:
+            points = self._cloudwatch.get_metric_statistics(
+                Namespace=NAMESPACE,
+                MetricName=metric,
+                Dimensions=[{"Name": "Region", "Value": REGION}, {"Name": "Pool", "Value": POOL}],
+                StartTime=datetime.fromtimestamp(start, UTC),
+                EndTime=datetime.fromtimestamp(start + PERIOD_SECONDS, UTC),
+                Period=round(PERIOD_SECONDS),
+                Statistics=["Maximum"],
+            )["Datapoints"]
+            self._highests[metric, start] = max((float(one["Maximum"]) for one in points), default=None)
+        return self._highests[metric, start]
 
     def _hear(self, now: float) -> None:
         for one in self.instances:

@@ -314,5 +314,13 @@ def test_the_catalogue_that_services_read_is_the_one_that_outputs_give(prod: Sta
     assert parameter["value"] == catalogue.from_outputs(outputs)
 
 
+def test_a_second_synthesis_is_the_same_to_the_byte(tmp_path: Path) -> None:
+    """Nothing of the time, the place or chance is in what Terraform is given."""
+    first, second = (synthesise(Settings("dev", ENVIRONMENTS), tmp_path / name) for name in ("a", "b"))
+    files = sorted(file.relative_to(first) for file in first.glob("stacks/*/cdk.tf.json"))
+    assert 4 == len(files)
+    assert [(first / file).read_bytes() for file in files] == [(second / file).read_bytes() for file in files]
+
+
 def _listed(value: str | list[str]) -> list[str]:
     return value if isinstance(value, list) else [value]

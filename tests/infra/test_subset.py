@@ -16,12 +16,12 @@ from airbridge.infra.localstack import SUPPORTED
 
 
 def test_what_needs_an_unsupported_resource_goes_with_it(local: Stacks) -> None:
-    """An alarm that scales a group goes with the group's policy; the queue's alarms stay; no reference dangles."""
+    """An instance profile's group goes, the role and the queues stay, and no reference dangles."""
     part = subset.of(local["edge-eu-west-1"], SUPPORTED, "state")
     gone = {address.split(".")[0] for address in part.left_out}
-    assert {"aws_autoscaling_group", "aws_autoscaling_policy", "aws_cloudwatch_metric_alarm"} <= gone
+    assert {"aws_autoscaling_group", "aws_autoscaling_policy", "aws_launch_template"} <= gone
     assert 2 == len(part.stack["resource"]["aws_sqs_queue"])
-    assert 3 == len(part.stack["resource"]["aws_cloudwatch_metric_alarm"])
+    assert "aws_route53_record" in gone  # by what it refers to: the endpoint
     kept = {f"{kind}.{name}" for kind, named in part.stack["resource"].items() for name in named}
     named = {address for address in subset.references(part.stack) if address.startswith("aws_")}
     assert set() == named - kept

@@ -2,8 +2,8 @@
 
     python -m airbridge.infra.localstack local
 
-LocalStack, in its last release that asks for no token, has neither load balancers, autoscaling, ECR, ECS nor RDS: what
-needs one of them is left out (`subset`), and listed. The rest is the same JSON that AWS would be given. LocalStack is
+LocalStack, in its last release that asks for no token, has neither load balancers, autoscaling, ECR, ECS nor RDS; it loses the
+tags of alarms, and the descriptions of rules between security groups. What needs one of these is left out (`subset`), and listed. The rest is the same JSON that AWS would be given. LocalStack is
 started here, on loopback, and ended at the end; the directory `.localstack/` keeps the parts, their states and its log.
 """
 
@@ -26,12 +26,9 @@ from airbridge.infra import subset
 from airbridge.infra.exceptions import CommandFailedError, EmulatorError, InfraError
 
 START_SECONDS = 90.0
-CHANGED = 2
-"""What `terraform plan -detailed-exitcode` ends with where something would change."""
 SUPPORTED = frozenset(
     {
         "aws_cloudwatch_log_group",
-        "aws_cloudwatch_metric_alarm",
         "aws_iam_instance_profile",
         "aws_iam_openid_connect_provider",
         "aws_iam_role",
@@ -60,8 +57,6 @@ SUPPORTED = frozenset(
         "aws_ssm_parameter",
         "aws_subnet",
         "aws_vpc",
-        "aws_vpc_security_group_egress_rule",
-        "aws_vpc_security_group_ingress_rule",
     }
 )
 
@@ -74,7 +69,15 @@ class Result:
     kept: int
     left_out: tuple[str, ...]
     seconds: float
-    empty: bool
+    changed: tuple[str, ...]
+    """What the second plan would change, by address."""
+    rewritten: tuple[str, ...]
+    """What it would change in the white space of a JSON text alone: LocalStack writes such texts anew."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether the second plan would change nothing."""
+        return not self.changed
 
 
 @dataclass(frozen=True)
@@ -170,24 +173,53 @@ def _try(local: LocalStack, source: Path, variables: Mapping[str, str]) -> Resul
     (directory / "main.tf.json").write_text(json.dumps(part.stack, indent=1))
     _terraform(directory, variables, "init", "-input=false", "-no-color")
     _terraform(directory, variables, "apply", "-input=false", "-no-color", "-auto-approve")
-    code = _terraform(
-        directory, variables, "plan", "-input=false", "-no-color", "-detailed-exitcode", accepted=(0, CHANGED)
+    _terraform(directory, variables, "plan", "-input=false", "-no-color", "-out=plan")
+    changes = _changes(directory)
+    return Result(
+        source.name,
+        part.kept,
+        part.left_out,
+        time.monotonic() - started,
+        changed=tuple(address for address, same in changes.items() if not same),
+        rewritten=tuple(address for address, same in changes.items() if same),
     )
-    return Result(source.name, part.kept, part.left_out, time.monotonic() - started, empty=code == 0)
 
 
-def _terraform(
-    directory: Path, variables: Mapping[str, str], *words: str, accepted: Sequence[int] = (0,)
-) -> int:
+def _changes(directory: Path) -> dict[str, bool]:
+    """The addresses that a plan would change, and whether it is for the white space in a JSON text alone."""
+    command = ["terraform", f"-chdir={directory}", "show", "-json", "plan"]
+    shown = subprocess.run(command, check=True, capture_output=True)  # noqa: S603  # our own command
+    changes = {one["address"]: one["change"] for one in json.loads(shown.stdout).get("resource_changes", ())}
+    return {
+        address: _plain(change["before"]) == _plain(change["after"])
+        for address, change in changes.items()
+        if change["actions"] not in (["no-op"], ["read"])
+    }
+
+
+def _plain(value: object) -> object:
+    """A value with the JSON texts in it read."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, str) and value[:1] in {"{", "["}:
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _terraform(directory: Path, variables: Mapping[str, str], *words: str) -> None:
     command = ["terraform", f"-chdir={directory}", *words]
     log = directory / f"{words[0]}.log"
     with log.open("wb") as out:
         code = subprocess.run(  # noqa: S603  # our own command
             command, env={**os.environ, **variables}, stdout=out, stderr=out, check=False
         ).returncode
-    if code not in accepted:
+    if code:
         raise CommandFailedError(f"{' '.join(command)}: exit code {code}; see {log}")
-    return code
 
 
 def table(results: Sequence[Result]) -> str:
@@ -197,7 +229,9 @@ def table(results: Sequence[Result]) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for one in results:
-        plan = "empty" if one.empty else "**not empty**"
+        plan = "empty" if one.empty else f"**would change {', '.join(one.changed)}**"
+        if one.rewritten:
+            plan += f", but for white space in the JSON of {', '.join(one.rewritten)}"
         lines.append(f"| {one.stack} | {one.kept} | {len(one.left_out)} | {one.seconds:.0f} | {plan} |")
     kinds = sorted({address.split(".")[0] for one in results for address in one.left_out})
     return "\n".join([*lines, "", f"Left out: {', '.join(kinds)}."]) + "\n"
