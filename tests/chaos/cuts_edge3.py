@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.benchmarks import peers
-from tests.benchmarks.bench import PEERS_VENV, _uv
+from tests.benchmarks.systems import PEERS_VENV, uv
 from tests.chaos.cuts import Cell, arguments, is_whole, merged, read, table, write
 from tests.support import weather
 from tests.support.weather import LOOPBACK, Link, Network, Weather
@@ -177,7 +177,7 @@ def main() -> None:
         peer = CutOff(
             "edge3",
             "airflow.providers.edge3.executors.EdgeExecutor",
-            peers.environment(PEERS_VENV, _uv()),
+            peers.environment(PEERS_VENV, uv()),
             home,
             dags,
             network=network,
