@@ -68,6 +68,13 @@ class Tally:
 
     seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     failed: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why the first request of a kind failed that did."""
+
+    def fail(self, kind: str, reason: str) -> None:
+        """Count a request that was not answered as it should be."""
+        self.failed[kind] += 1
+        self.reasons.setdefault(kind, reason[:300])
 
     def as_json(self) -> dict[str, Any]:
         """Return counts and percentiles by kind of request."""
@@ -76,6 +83,7 @@ class Tally:
             kind: {
                 "answered": len(self.seconds[kind]),
                 "failed": self.failed[kind],
+                "first_failure": self.reasons.get(kind),
                 "seconds": percentiles(self.seconds[kind]),
             }
             for kind in kinds
@@ -102,7 +110,7 @@ class Identities:
         certificate = PeerCertificate.of(leaf, leaf.fingerprint(hashes.SHA256()).hex())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cadata=self._ca.certificate_pem)
-        self._file.write_bytes(leaf.public_bytes(Encoding.PEM) + self._key_pem)
+        self._file.write_bytes(leaf.public_bytes(Encoding.PEM) + self._ca.chain_pem.encode() + self._key_pem)
         context.load_cert_chain(self._file)
         return context, self._tokens.mint(name, certificate, now, LIFETIME), certificate
 
@@ -232,11 +240,11 @@ class Swarm:
     ) -> bytes | None:
         try:
             status, answer = await worker.post(what, body)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            tally.failed[what] += 1
+        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            tally.fail(what, repr(error))
             return None
         if status != 200:
-            tally.failed[what] += 1
+            tally.fail(what, f"{status}: {answer.decode(errors='replace')}")
             return None
         tally.seconds[what].append(time.monotonic() - due)
         return answer
