@@ -90,6 +90,10 @@ dashboards: $(STAMP) ## docs/metrics.md's table, dashboards and alarms, from the
 clean: ## remove what the targets made, but not the local platform's state
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
+.PHONY: rotation
+rotation: $(STAMP) ## the runbook for a compromise, while 200 tasks run and 1,000 certificates are renewed
+	@AIRBRIDGE_ROTATION_DAG=two_hundred AIRBRIDGE_ROTATION_RENEWALS=1000 $(RUN) pytest tests/acceptance/test_rotation.py -q -s
+
 .PHONY: bench bench-quick bench-stampede bench-swarm bench-runner bench-profile bench-report
 bench: $(STAMP) ## AirBridge beside LocalExecutor, Celery and edge3, at several distances, in half an hour (Celery needs redis-server)
 	@$(RUN) python -m tests.benchmarks.bench

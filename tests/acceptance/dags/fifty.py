@@ -38,3 +38,4 @@ def build(dag_id: str, width: int) -> DAG:
 
 fifty = build("fifty", 50)
 hundred = build("hundred", 100)
+two_hundred = build("two_hundred", 200)

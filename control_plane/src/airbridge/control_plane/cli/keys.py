@@ -5,6 +5,7 @@ They change files of the secrets directory; gateways and schedulers that read it
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +41,11 @@ TrustDomain = Annotated[str, typer.Option(help="The SPIFFE trust domain.", envva
 Force = Annotated[
     bool, typer.Option("--force", help="Do not ask the gateway whether every live worker is ready.")
 ]
+Wait = Annotated[
+    float, typer.Option(min=0, help="Seconds to wait until every live worker has the trust bundle of now.")
+]
 StateDirectory = arguments.Directory
+POLL_SECONDS = 1.0
 DEFAULT_TRUST_DOMAIN = "airbridge.local"
 
 
@@ -104,6 +109,7 @@ def rotate(  # noqa: PLR0917 - typer fills them by name
     trust_domain: TrustDomain = DEFAULT_TRUST_DOMAIN,
     secrets_dir: SecretsDir = None,
     force: Force = False,
+    wait: Wait = 0.0,
     directory: StateDirectory = arguments.DEFAULT_DIRECTORY,
     url: Url = None,
     token_file: TokenFile = None,
@@ -115,7 +121,7 @@ def rotate(  # noqa: PLR0917 - typer fills them by name
 
     path = _secrets(secrets_dir, directory)
     root = secrets.load_root(root_dir or path / secrets.ROOT_DIRECTORY)
-    _ready(force, path, directory, (url, token_file, ca_file))
+    _ready(force, wait, path, directory, (url, token_file, ca_file))
     before = rotation.certificates(path).issuing
     ca = rotation.rotate_issuing_ca(path, root, trust_domain, datetime.now(UTC))
     from airbridge.control_plane.identity.ca import key_id
@@ -176,6 +182,7 @@ def stage_signing(
 def activate_signing(  # noqa: PLR0917 - typer fills them by name
     secrets_dir: SecretsDir = None,
     force: Force = False,
+    wait: Wait = 0.0,
     directory: StateDirectory = arguments.DEFAULT_DIRECTORY,
     url: Url = None,
     token_file: TokenFile = None,
@@ -186,7 +193,7 @@ def activate_signing(  # noqa: PLR0917 - typer fills them by name
     from airbridge.control_plane.identity import rotation
 
     path = _secrets(secrets_dir, directory)
-    _ready(force, path, directory, (url, token_file, ca_file))
+    _ready(force, wait, path, directory, (url, token_file, ca_file))
     _tell(
         json,
         signing=rotation.activate_signing_key(path).kid,
@@ -235,7 +242,11 @@ def _secrets(given: Path | None, directory: Path) -> Path:
 
 
 def _ready(
-    force: bool, secrets_dir: Path, directory: Path, gateway: tuple[str | None, Path | None, Path | None]
+    force: bool,
+    wait: float,
+    secrets_dir: Path,
+    directory: Path,
+    gateway: tuple[str | None, Path | None, Path | None],
 ) -> None:
     """Raise `ConfigurationError` unless every live worker goes by the trust bundle of these files."""
     if force:
@@ -243,14 +254,19 @@ def _ready(
     from airbridge.control_plane.identity.keyring import Keyring
 
     wanted = Keyring.load(secrets_dir).keys.trust.version
+    deadline = time.monotonic() + wait
     with connection.client(directory, *gateway) as client:
-        workers = client.get("workers")["workers"]
-    behind = sorted(each["id"] for each in workers if _alive(each) and each["trust_version"] != wanted)
-    if behind:
-        raise ConfigurationError(
-            f"these workers do not have trust bundle {wanted} yet: {', '.join(behind)}; they get it with their next "
-            "heartbeat: try again in a moment, or give --force to leave them behind"
-        )
+        while behind := _behind(client.get("workers")["workers"], wanted):
+            if time.monotonic() >= deadline:
+                raise ConfigurationError(
+                    f"these workers do not have trust bundle {wanted} yet: {', '.join(behind)}; they get it with "
+                    "their next heartbeat: give --wait 60, or --force to leave them behind"
+                )
+            time.sleep(POLL_SECONDS)
+
+
+def _behind(workers: list[dict[str, Any]], wanted: str) -> list[str]:
+    return sorted(each["id"] for each in workers if _alive(each) and each["trust_version"] != wanted)
 
 
 def _alive(worker: dict[str, Any]) -> bool:
