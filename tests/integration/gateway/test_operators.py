@@ -96,6 +96,19 @@ def test_tokens_are_made_listed_and_revoked_and_shown_once(world: World) -> None
             assert ci.get(f"{ROOT}/workers").status_code == 401
 
 
+def test_tokens_are_seen_and_revoked_by_owner(world: World) -> None:
+    """A scope with a pattern covers the tokens of matching owners, and shows and revokes no others."""
+    with world.operator(world.access_token("tokens:*", "workers:read")) as operator:
+        made = {}
+        for owner in ("ci-team-a", "ann"):
+            asked = {"token": {"kind": "access", "owner": owner, "scopes": ["workers:read"]}}
+            made[owner] = operator.post(f"{ROOT}/tokens", json=asked).json()["id"]
+    with world.operator(world.access_token("tokens:read ci-*", "tokens:revoke ci-*")) as operator:
+        assert {"ci-team-a"} == {row["owner"] for row in operator.get(f"{ROOT}/tokens").json()["tokens"]}
+        assert operator.delete(f"{ROOT}/tokens/{made['ann']}").status_code == 403
+        assert operator.delete(f"{ROOT}/tokens/{made['ci-team-a']}").status_code == 200
+
+
 def test_a_join_token_made_here_lets_a_worker_in(world: World) -> None:
     """An operator's join token enrols a worker, which then shows up in the list."""
     with world.operator(world.access_token("tokens:create join region=eu-*", "workers:read")) as operator:

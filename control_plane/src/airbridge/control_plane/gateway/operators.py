@@ -172,8 +172,12 @@ class Operators:
 
     async def _list_tokens(self, request: Request) -> Response:
         def listing(session: Any, operator: Operator) -> Any:
-            operator.require("tokens:read")
-            return {"tokens": [_token(row) for row in tokens.list_all(session)]}
+            if not operator.scopes.mention("tokens:read"):
+                operator.require("tokens:read")
+            rows = tokens.list_all(session)
+            return {
+                "tokens": [_token(row) for row in rows if operator.scopes.allow("tokens:read", row.owner)]
+            }
 
         return await self._answer(request, listing)
 
@@ -194,7 +198,8 @@ class Operators:
         token = request.path_params["token"]
 
         def revoke(session: Any, operator: Operator) -> Any:
-            operator.require("tokens:revoke")
+            found = session.get(TokenRow, token)
+            operator.require("tokens:revoke", found.owner if found else "unknown")
             row = issuing.revoke(session, token, operator.actor, operator.address)
             if row is None:
                 raise operating.missing(f"there is no token {token[:64]!r}")
