@@ -27,6 +27,29 @@ ARGUMENTS = (
 )
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 SHOTS = os.environ.get("AIRBRIDGE_SCREENSHOTS")
+KEPT = frozenset(
+    {
+        *("regions-light", "regions-dark", "regions-phone", "workers-light", "workers-dark", "worker-light"),
+        *(
+            "work-light",
+            "work-phone",
+            "timeline-light",
+            "timeline-dark",
+            "timeline-phone",
+            "timeline-waiting-light",
+        ),
+        *(
+            "parity-light",
+            "audit-light",
+            "empty-light",
+            "dialog-light",
+            "dialog-dark",
+            "live-timeline",
+            "live-regions",
+        ),
+    }
+)
+"""The screenshots that docs/dashboard.md shows."""
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light", "viewport": {"width": 1360, "height": 850}},
     "dark": {"color_scheme": "dark", "viewport": {"width": 1360, "height": 850}},
@@ -68,8 +91,8 @@ class View:
         return int(self.page.evaluate("document.documentElement.scrollWidth - innerWidth"))
 
     def keep(self, name: str) -> None:
-        """Keep a screenshot, if asked to."""
-        if SHOTS:
+        """Keep a screenshot for the docs, if asked to."""
+        if SHOTS and name in KEPT:
             self.page.screenshot(path=Path(SHOTS) / f"dashboard-{name}.png", full_page=True)
 
 
@@ -88,7 +111,7 @@ class Stage:
         context = self.browser.new_context(**{**LOOKS[look], **more})
         try:
             view = View(context.new_page(), self.server)
-            view.page.on("console", lambda said: _note(view, said))
+            view.page.on("console", lambda said: note(view, said))
             view.page.on("pageerror", lambda error: view.complaints.append(f"uncaught: {error}"))
             if user is not None:
                 self.sign_in(context, user)
@@ -109,7 +132,8 @@ class Stage:
         return f"/timeline?{urlencode(names)}"
 
 
-def _note(view: View, said: Any) -> None:
+def note(view: View, said: Any) -> None:
+    """Write down what a console says, if it is a complaint."""
     if said.type in {"error", "warning"}:
         view.complaints.append(f"{said.type}: {said.text}")
 
