@@ -45,7 +45,7 @@ PAGES = {
     "work, page 150": "/work?page=150",
     "parity": "/parity",
     "audit": "/audit",
-    "audit, all events": "/audit?all=1",
+    "audit, events": "/audit?source=events",
 }
 POLL_SECONDS = 5.0
 FORGOTTEN_SECONDS = 2.1

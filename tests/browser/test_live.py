@@ -72,7 +72,7 @@ def test_every_task_of_a_real_run_can_be_followed(platform: LocalPlatform, run: 
         "regions": "/",
         "workers": "/workers",
         "work": "/work",
-        "audit": "/audit?all=1",
+        "audit": "/audit?source=events",
     }.items():
         open_page(view, path)
         view.keep(f"live-{name}")
@@ -120,7 +120,7 @@ def test_secrets_of_a_real_task_are_on_no_page(platform: LocalPlatform, run: Run
         "/work",
         f"/timeline?{names}",
         "/parity",
-        "/audit?all=1",
+        "/audit?source=events",
     ):
         open_page(view, path)
         assert not [secret for secret in SECRETS if secret in view.page.content()], path

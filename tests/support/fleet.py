@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import insert
 
-from airbridge.executor.ledger import clock
+from airbridge.executor.ledger import audit, clock
 from airbridge.executor.ledger.models import EventRow, GatewayRow, ItemState, WorkerRow, WorkItemRow
 
 CATALOGUE = """
@@ -110,6 +110,7 @@ def seed(session: Any, *, workers: int = 14, items: int = 300) -> Fleet:
         session.execute(insert(WorkItemRow), history[start : start + 2_000])
     session.execute(insert(EventRow), list(_events(now, history, names, dice)))
     _tell(session, tasks, now, names[0])
+    _audit(session, names)
     session.commit()
     return Fleet(
         dag_id="daily_sales",
@@ -175,6 +176,8 @@ def _history(now: datetime, count: int, workers: list[str], dice: random.Random)
         region, pool = ("ap-south-1", "default") if number % 50 == 0 else PLACES[number % len(PLACES)]
         over = number % 10 and region != "ap-south-1"
         placed = now - timedelta(seconds=dice.randrange(3_600 if over else 60))
+        if not over and region == "us-east-1":
+            placed = now + timedelta(hours=1)  # nothing has waited for long there, however slow the test is
         state = ItemState.SETTLED if number % 10 else dice.choice(list(ItemState)[:3])
         if region == "ap-south-1":
             state = ItemState.PLACED
@@ -264,6 +267,25 @@ def _event(at: datetime, event: str, actor: str, **more: Any) -> dict[str, Any]:
     names = ("region", "worker_id", "item_id", "ti_id", "epoch", "began_at", "received_at", "skew_seconds")
     blank: dict[str, Any] = {**dict.fromkeys(names), "detail": {}}
     return {"at": at, "event": event, "actor": actor, "source": "control", **blank, **more}
+
+
+def _audit(session: Any, workers: list[str]) -> None:
+    """A few entries of the audit trail, sealed, and one that is not yet."""
+    for worker in workers[:6]:
+        uri = f"spiffe://airbridge.test/region/us-east-1/pool/default/worker/{worker}"
+        audit.record(session, "claim.granted", "granted", uri, worker_id=worker, rule="scope work:claim")
+    audit.record(session, "token.created", "changed", "operator:ana", rule="scope tokens:create", kind="join")
+    audit.record(
+        session,
+        "request.refused",
+        "denied",
+        "operator:ci",
+        address="10.0.4.17:51234",
+        why="no scope of this token allows workers:revoke",
+    )
+    session.flush()
+    audit.seal(session)
+    audit.record(session, "policy.changed", "changed", "operator:ana", rule="scope policy:write")
 
 
 # --- one task with a story ------------------------------------------------------------------------

@@ -99,17 +99,23 @@ def test_parity_says_who_runs_what_and_what_is_allowed(site: Site) -> None:
     assert "refused" in page
 
 
-def test_audit_shows_who_did_what(site: Site) -> None:
-    """Events of identities come first; those of work items are there on request; a name ending in * finds its kind."""
+def test_audit_shows_the_sealed_trail_and_the_events(site: Site) -> None:
+    """The trail says who, by which rule and from where, and how far it is sealed; the events are a choice away."""
     with site.server.client("viewer") as client:
-        page = client.get("/audit").text
-        kind = client.get("/audit?event=worker.*").text
-        every = client.get("/audit?all=1").text
-    assert "request.refused" in page
+        page = text(client.get("/audit").text)
+        denied = client.get("/audit?verdict=denied").text
+        kind = client.get("/audit?event=token.*").text
+        older = client.get("/audit?before=3").text
+        events = client.get("/audit?source=events&event=worker.*").text
+    assert "Sealed up to entry 8" in page
+    assert "1 wait for their seal" in page
     assert "no scope of this token allows workers:revoke" in page
-    assert "item.placed" not in page
-    assert "request.refused" not in kind
-    assert "item.placed" in every
+    assert "10.0.4.17:51234" in denied
+    assert "token.created" not in denied
+    assert "token.created" in kind
+    assert "policy.changed" not in older
+    assert "worker.enrolled" in events
+    assert "request.refused" not in events
 
 
 def test_what_has_not_changed_is_not_sent_again(site: Site) -> None:
@@ -168,7 +174,7 @@ def test_what_others_wrote_is_text_and_not_markup(site: Site) -> None:
         events.record(session, "request.refused", evil, why=evil, worker_id=evil[:40])
         session.commit()
     with site.server.client("viewer") as client:
-        for page in ("/work?outcome=failed", "/audit"):
+        for page in ("/work?outcome=failed", "/audit?source=events"):
             answer = client.get(page).text
             assert "<script>alert" not in answer
             assert "<img" not in answer
@@ -197,7 +203,7 @@ def test_planted_secrets_are_on_no_page(site: Site) -> None:
         cookie = str(client.cookies["airbridge_session"])
         for page in (
             *PAGES,
-            "/audit?all=1",
+            "/audit?source=events",
             f"/workers/{site.fleet.worker}",
             *(timeline(site.fleet, task) for task in ("extract", "transform", "load")),
         ):

@@ -36,9 +36,19 @@ ORDERS: Final = {order.name: order for order in (DRAIN, MAINTENANCE, RESUME, REV
 
 
 def give(
-    session: Any, order: Order, row: WorkerRow, comment: str, actor: str, *, address: str | None = None
+    session: Any,
+    order: Order,
+    row: WorkerRow,
+    comment: str,
+    actor: str,
+    *,
+    address: str | None = None,
+    rule: str | None = None,
 ) -> WorkerRow:
-    """Carry out `order` on a worker, for `actor` at `address`. Raises `Refused` if the worker is past it, or a comment is owed."""
+    """Carry out `order` on a worker, for `actor` at `address`, whom `rule` allows it (by default the token's scope).
+
+    Raises `Refused` if the worker is past it, or a comment is owed.
+    """
     comment = comment.strip()
     if order.comment_required and not comment:
         raise Refused(400, RefusalReason.MALFORMED, f"{order.name} needs a comment that says why")
@@ -60,7 +70,7 @@ def give(
         "changed",
         actor,
         address=address,
-        rule=f"scope {order.action}",
+        rule=rule or f"scope {order.action}",
         region=row.region,
         worker_id=row.id,
         comment=comment or None,

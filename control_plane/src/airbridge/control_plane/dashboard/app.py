@@ -132,7 +132,7 @@ class Dashboard:
         comment = form.get("comment", "").replace("\x00", "")
         name = request.path_params["worker"]
         try:
-            await run_in_threadpool(_carry_out, order, name, comment, person)
+            await run_in_threadpool(_carry_out, order, name, comment, person, _address(request))
         except Refused as refused:
             if refused.status == 404:
                 raise NotFound(f"There is no worker {name[:64]!r}.") from refused
@@ -244,12 +244,17 @@ def _readable(person: Person) -> _Dags:
         return _Dags(_airflow.readable_dags(session, person.user))
 
 
-def _carry_out(order: orders.Order, name: str, comment: str, person: Person) -> None:
+def _carry_out(order: orders.Order, name: str, comment: str, person: Person, address: str | None) -> None:
+    rule = f"Airflow: may {'delete' if order is orders.REVOKE else 'change'} pools"
     with unit() as work:
         row = ledger_workers.get(work.session, name)
         if row is None:
             raise orders.unknown(name)
-        orders.give(work.session, order, row, comment, person.actor)
+        orders.give(work.session, order, row, comment, person.actor, address=address, rule=rule)
+
+
+def _address(request: Request) -> str | None:
+    return f"{request.client.host}:{request.client.port}" if request.client else None
 
 
 def _shared(request: Request, person: Person) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from airbridge.control_plane.observe import (
     tasks,
     throughput,
     timeline,
+    trail,
     versions,
     work,
     workers,
@@ -26,6 +27,7 @@ from airbridge.control_plane.observe.paging import PageRequest
 from airbridge.control_plane.observe.platform import Platform
 from airbridge.control_plane.observe.work import ItemView, WorkFilter
 from airbridge.control_plane.observe.workers import WorkerFilter
+from airbridge.executor.ledger.audit import Filter
 from airbridge.executor.ledger.models import ItemState
 
 Values = Mapping[str, Any]
@@ -175,19 +177,30 @@ def parity(asked: Asked) -> Values:
     }
 
 
-def trail(asked: Asked) -> Values:
-    """Who did what, and what was refused."""
+def audited(asked: Asked) -> Values:
+    """What was granted, denied and changed, from the sealed trail; or what happened, from the events."""
     query = asked.query
-    which = AuditFilter(
+    if query.text("source") == "events":
+        which = AuditFilter(
+            event=query.text("event"),
+            actor=query.text("actor"),
+            region=query.text("region"),
+            worker=query.text("worker"),
+        )
+        found = audit.listing(asked.session, which, query.page())
+        return {"source": "events", "found": found, "filtered": which != AuditFilter()}
+    wanted = Filter(
         event=query.text("event"),
+        verdict=query.text("verdict"),
         actor=query.text("actor"),
         region=query.text("region"),
         worker=query.text("worker"),
-        identities=query.text("all") is None,
     )
+    before = query.number("before", 0) or None
     return {
-        "found": audit.listing(asked.session, which, query.page()),
-        "filtered": which != AuditFilter(identities=True),
+        "source": "trail",
+        "found": trail.listing(asked.session, wanted, before=before),
+        "filtered": wanted != Filter() or before is not None,
     }
 
 
@@ -212,5 +225,5 @@ WORKER: Final = Page("worker", "Worker", "/workers/{worker}", worker, menu=False
 WORK: Final = Page("work", "Work", "/work", items)
 TIMELINE: Final = Page("timeline", "Timeline", "/timeline", task)
 PARITY: Final = Page("parity", "Parity", "/parity", parity)
-AUDIT: Final = Page("audit", "Audit", "/audit", trail, audit=True)
+AUDIT: Final = Page("audit", "Audit", "/audit", audited, audit=True)
 PAGES: Final = (REGIONS, WORKERS, WORKER, WORK, TIMELINE, PARITY, AUDIT)
