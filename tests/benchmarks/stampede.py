@@ -59,6 +59,7 @@ class Figures:
 
     workers: int
     cut_seconds: float
+    load: float = field(default_factory=lambda: round(os.getloadavg()[0], 1))
     mended_at: float = 0.0
     requests: list[tuple[float, str, str]] = field(default_factory=list)
     """(when it ended, what was asked, how it ended)"""
@@ -87,6 +88,7 @@ class Figures:
         return {
             "workers": self.workers,
             "cut_seconds": self.cut_seconds,
+            "load_average_at_the_start": self.load,
             "requests_a_second_before": round(len(before) / SETTLE_SECONDS, 1),
             "most_requests_in_a_second_after": max(everything.values(), default=0),
             "requests_until_drained": dict(Counter(drained)),
@@ -94,6 +96,7 @@ class Figures:
             "seconds_to_drain": None if self.drained_after is None else round(self.drained_after, 1),
             "gateway_cores_before": round(sum(quiet) / max(1, len(quiet)), 2),
             "gateway_cores_while_draining": round(sum(cores) / max(1, len(cores)), 2),
+            "gateway_cpu_seconds_until_drained": round(sum(cores), 1),
             "gateway_cores_at_most": round(max(cores, default=0.0), 2),
         }
 
@@ -515,6 +518,7 @@ def main() -> None:
     parser.add_argument("--cut-seconds", type=float, default=60.0)
     parser.add_argument("--picture", type=Path, help="where to draw it (PNG or SVG; needs matplotlib)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
     airflow_home.isolate()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -35,6 +35,8 @@ MAX_BYTES: Final = 1024 * 1024
 MAX_REQUESTS: Final = 4
 """Requests under way at once; more would only make the batches smaller."""
 MAX_BACKLOG_REQUESTS: Final = MAX_REQUESTS - 1
+KNOCK_SECONDS: Final = 30.0
+"""How much longer than its backoff the reporter waits while the link is down, unless it hears that it is up again."""
 BACKLOG_SECONDS: Final = 5.0
 """An ended task whose first record has been due for so long is backlog."""
 
@@ -224,6 +226,9 @@ class Reporter:
         self._not_before = self._clock.elapsed() + pause
         # While the gateway asks for patience, another request's success is no reason to lose it.
         self._retry_on_link = not isinstance(error, GatewayBusy)
+        if not self._link.up:
+            # The heartbeat finds out when the link is back: one request at a time is enough to knock with.
+            self._not_before += KNOCK_SECONDS
         log.warning(
             "reporter.failed",
             detail=str(error),

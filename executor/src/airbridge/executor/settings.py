@@ -223,8 +223,12 @@ class Settings:
         ),
     )
     gateway_max_connections_per_address: int = field(
-        default=256,
-        metadata=_about("Connections of one IP address that have shown no certificate (yet).", minimum=1),
+        default=1_024,
+        metadata=_about(
+            "Connections of one IP address that have shown no certificate (yet). At least as many as workers may come back "
+            "at once from behind one address.",
+            minimum=1,
+        ),
     )
     gateway_max_connections_per_worker: int = field(
         default=64,

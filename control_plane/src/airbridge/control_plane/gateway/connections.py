@@ -19,7 +19,7 @@ class ConnectionLimits:
     """How many at most."""
 
     total: int = 16_384
-    per_address: int = 256
+    per_address: int = 1_024
     """Of callers that have shown no certificate, or not yet."""
     per_worker: int = 64
 

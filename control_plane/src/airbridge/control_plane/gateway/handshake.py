@@ -76,6 +76,8 @@ class Acceptor:
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
             self._take_in(connection, where(address))
+            # With a queue of connections `sock_accept` never yields, and handshakes would not get on meanwhile.
+            await asyncio.sleep(0)
 
     def _take_in(self, connection: socket.socket, address: str) -> None:
         def give_up() -> None:
