@@ -3,8 +3,9 @@
     python -m tests.benchmarks.bench --quick     # fan-out and chain: AirBridge and LocalExecutor
     python -m tests.benchmarks.bench             # every system, at round trips of 0, 50, 100 and 200 ms
 
-Prints each case as it is done and writes ``tests/benchmarks/results/latest.json`` after each group of cases. A system
-that does not start, or a case that fails, is noted there and the rest goes on.
+Prints each case as it is done and writes ``tests/benchmarks/results/latest.json`` after each group of cases, and a whole
+run ``full.json`` beside it, which a shorter one leaves alone. A system that does not start, or a case that fails, is
+noted there and the rest goes on.
 """
 
 from __future__ import annotations
@@ -174,8 +175,8 @@ def _leave_alone(system: System, measured: Measured) -> None:
 class Report:
     """What has been found so far, written after each group."""
 
-    def __init__(self, output: Path, *, quick: bool) -> None:
-        self._output = output
+    def __init__(self, outputs: Sequence[Path], *, quick: bool) -> None:
+        self._outputs = outputs
         self._began = time.monotonic()
         self._found: dict[tuple[str, str, float], dict[str, Any]] = {}
         self._quick = quick
@@ -216,8 +217,9 @@ class Report:
             "failed": self._failed,
             "cases": list(self._found.values()),
         }
-        self._output.parent.mkdir(parents=True, exist_ok=True)
-        self._output.write_text(json.dumps(report, indent=2) + "\n")
+        for output in self._outputs:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps(report, indent=2) + "\n")
         return report
 
 
@@ -256,8 +258,10 @@ def main() -> int:
     options = parser.parse_args()
     logging.disable(logging.INFO)
     end_well()
-    output = options.output or RESULTS / ("quick.json" if options.quick else "latest.json")
-    report = Report(output, quick=options.quick)
+    outputs = [options.output] if options.output else [RESULTS / "latest.json"]
+    if not (options.output or options.quick or options.only or options.cases):
+        outputs.append(RESULTS / "full.json")
+    report = Report(outputs, quick=options.quick)
     run(_chosen(options), report, options.budget_seconds)
     written = report.write()
     print(json.dumps(written["ratios"], indent=2))

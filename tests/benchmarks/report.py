@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.report
 
-Reads ``tests/benchmarks/results/``: `latest.json` of ``make bench``, `swarm.json` of ``make bench-swarm``, `runner.json` of
+Reads ``tests/benchmarks/results/``: `full.json` of ``make bench`` (`latest.json`, if there is none), `swarm.json` of ``make bench-swarm``, `runner.json` of
 ``make bench-runner``. What has not been measured leaves its part of the page as it is.
 """
 
@@ -311,7 +311,8 @@ def main() -> int:
     """Rewrite the page and the pictures from whatever results there are."""
     page = PAGE.read_text()
     pictures: dict[str, str] = {}
-    latest, swarmed = RESULTS / "latest.json", RESULTS / "swarm.json"
+    full, swarmed = RESULTS / "full.json", RESULTS / "swarm.json"
+    latest = full if full.exists() else RESULTS / "latest.json"
     if latest.exists():
         results = json.loads(latest.read_text())
         for name, part in PARTS.items():
