@@ -39,11 +39,9 @@ class RootAuthority:
         self._key = key
 
     @classmethod
-    def generate(
-        cls, trust_domain: str, now: datetime, key: ec.EllipticCurvePrivateKey | None = None
-    ) -> Self:
-        """Return a new root for `trust_domain`, over a new key or one that lives elsewhere (see `kms`)."""
-        key = key or ec.generate_private_key(ec.SECP256R1())
+    def generate(cls, trust_domain: str, now: datetime) -> Self:
+        """Return a new root for `trust_domain`."""
+        key = ec.generate_private_key(ec.SECP256R1())
         name = _ca_name("root", trust_domain)
         certificate = _ca_builder(name, name, key.public_key(), now, now + CA_LIFETIME, path_length=1)
         return cls(certificate.sign(key, hashes.SHA256()), key)
