@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.integration.runner.world import World
 
+from airbridge.control_plane.policy import Access, TaskFacts
+from airbridge.control_plane.rules import OwnOnly
+
 FILE = """
 from datetime import datetime
 from airflow.sdk import DAG, get_current_context, task
@@ -18,7 +21,19 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1)):
     def pulls():
         get_current_context()["ti"].xcom_pull(task_ids="other", map_indexes=-1)
 
-    [returns(), pulls()]
+    @task
+    def connects():
+        from airflow.sdk import Connection
+
+        Connection.get("warehouse")
+
+    @task
+    def reads():
+        from airflow.sdk import Variable
+
+        Variable.get("secret", default="fallback")
+
+    [returns(), pulls(), connects(), reads()]
 """
 
 
@@ -46,3 +61,24 @@ def test_an_error_without_a_body_reaches_the_task_as_an_error(world: World) -> N
     run = world.do(world.run(world.write(FILE), "pulls"))
     assert run.relay.states == ["failed"]
     assert world.exit.clean
+
+
+@pytest.mark.parametrize(
+    ("task_id", "path", "access"),
+    [
+        ("connects", "connections/warehouse", Access("connections:read", "warehouse")),
+        ("reads", "variables/secret", Access("variables:read", "secret")),
+    ],
+)
+def test_a_read_that_the_policy_denies_fails_the_task_with_the_rule_that_would_allow_it(
+    world: World, task_id: str, path: str, access: Access
+) -> None:
+    """The task's log has the message as it was given; a default does not hide it."""
+    facts = TaskFacts("", "", "d", "r", task_id, -1, "eu-west-1", "default", "w", "eu-west-1")
+    why = OwnOnly().judge(facts, access).why
+    world.api.denied[path] = why
+    run = world.do(world.run(world.write(FILE), task_id))
+    assert run.relay.states == ["failed"]
+    [name] = filter(None, [access.name])
+    key = access.action.replace(":", ".")
+    assert f'{key} = [\\"{name}\\"]' in run.log.replace("\\\\", "\\")

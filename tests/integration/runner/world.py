@@ -36,11 +36,16 @@ class FakeApi:
     connections: dict[str, dict[str, Any]] = field(default_factory=dict)
     statuses: dict[str, list[int]] = field(default_factory=dict)
     """Per path prefix: statuses to answer with before behaving."""
+    denied: dict[str, str] = field(default_factory=dict)
+    """Per path: the policy's message, as the gateway puts it."""
 
     def answer(self, call: Call) -> Reply:
         for prefix, statuses in self.statuses.items():
             if call.path.startswith(prefix) and statuses:
                 return _json(call, statuses.pop(0), {"detail": {"reason": "made_up", "message": "no"}})
+        if call.path in self.denied:
+            detail = {"reason": "forbidden", "message": self.denied[call.path]}
+            return _json(call, 403, {"detail": detail})
         head, _, rest = call.path.partition("/")
         reply: Reply = getattr(self, f"_{head.replace('-', '_')}")(call, unquote(rest))
         return reply
