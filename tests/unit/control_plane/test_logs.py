@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import GeneratorType
@@ -252,3 +252,18 @@ def test_upload_never_raises(stores: Stores, write_local: Callable[[str, str], A
         write_local(PATH, "text\n")
     stores["us-east-1"].unreachable = True
     reader(stores).upload(PATH, Ti())
+
+
+def test_a_log_begins_with_where_it_ran(stores: Stores) -> None:
+    """The first line says where, and leads to the timeline; it is none of the task's own and no error."""
+    stores.write("eu-west-1", FIRST, "full.log", "one\n")
+    at = datetime(2026, 1, 31, tzinfo=UTC)
+    opening = Note(at, "Runs on eu-1 in eu-west-1. Timeline: /airbridge/timeline")
+    first, *rest = read(stores, whereabouts=replace(IN_EU, opening=(opening,)))
+    assert ["one"] == rest
+    assert {
+        "event": opening.text,
+        "level": "info",
+        "logger": "airbridge",
+        "timestamp": at.isoformat(),
+    } == json.loads(first)

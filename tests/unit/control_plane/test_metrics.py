@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from airbridge.control_plane import dashboards
+from airbridge.control_plane.observe.cause import Code
 from airbridge.executor import metrics
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -74,3 +75,9 @@ def test_every_alarm_has_a_runbook() -> None:
     """And no runbook is of an alarm that is gone."""
     sections = re.findall(r"^## (\w+)$", (DOCS / "runbooks.md").read_text(), re.MULTILINE)
     assert [alert.name for alert in dashboards.ALERTS] == sections
+
+
+def test_every_cause_is_in_the_docs() -> None:
+    """docs/troubleshooting.md says what an operator sees for each code that there is."""
+    page = (DOCS / "troubleshooting.md").read_text()
+    assert [] == [code for code in Code if f"`{code}`" not in page]

@@ -146,6 +146,8 @@ class RegionalLogs:
         found, troubles = self._find(relative_path, whereabouts.regions)
         sources = [segment.source for segment in found] + troubles
         streams: list[Iterator[str]] = []
+        if found and whereabouts.opening:
+            streams.append(_notes(whereabouts.opening, level="info"))
         if found:
             streams.append(_stream(found, running=_is_running(ti)))
         elif whereabouts.edge and not troubles:
@@ -231,9 +233,9 @@ def _stream(found: Sequence[Segment], *, running: bool) -> Iterator[str]:
             yield _event(f"The rest of this log cannot be read now: {error}", level="warning")
 
 
-def _notes(notes: Sequence[Note]) -> Iterator[str]:
+def _notes(notes: Sequence[Note], level: str = "error") -> Iterator[str]:
     for note in notes:
-        yield _event(note.text, level="error", timestamp=note.at.isoformat())
+        yield _event(note.text, level=level, timestamp=note.at.isoformat())
 
 
 def _event(text: str, **fields: str) -> str:

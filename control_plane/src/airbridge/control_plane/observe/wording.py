@@ -38,13 +38,23 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "queue.failing": "{worker} cannot receive from its queue: {why}",
     "queue.restored": "{worker} receives from its queue again",
     "agent.started": "{worker} started",
+    "clock.skewed": "the clock of {worker} is off",
+    "journal.damaged": "the journal of {worker} was damaged: {why}",
+    "write.accepted_locally": "{method} {path} accepted on {worker} during a cut",
 }
 
 _TROUBLES: Final = frozenset(
     {
         *("item.unplaceable", "item.unsent", "item.lost", "claim.refused", "call.denied", "exchange.refused"),
         *("message.rejected", "bundle.failing", "task.stopping", "task.failed"),
-        *("report.refused", "link.cut", "queue.failing", "request.refused"),
+        *(
+            "clock.skewed",
+            "journal.damaged",
+            "report.refused",
+            "link.cut",
+            "queue.failing",
+            "request.refused",
+        ),
     }
 )
 
