@@ -89,7 +89,7 @@ _FULL = (
     _group("airbridge", 200, 45, *_runs(1, 2)),
     _group("celery", 100, 80, *_runs(1, 2)),
     _group("edge3-1s", 100, 110, *_runs(0, 1), _IDLE),
-    _group("airbridge", 0, 110, (Kind.WEIGH, "sleepers_200", 1), slots=200),
+    _group("airbridge", 0, 160, (Kind.WEIGH, "sleepers_200", 1), slots=200),
     _group(
         "airbridge",
         0,

@@ -37,10 +37,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from psycopg2.extras import execute_values
 from tests.benchmarks import processes
 from tests.benchmarks.airflow_api import AirflowApi
-from tests.benchmarks.dags.bench import DAGS
 from tests.benchmarks.edge import Edge
 from tests.benchmarks.measured import percentiles
-from tests.benchmarks.systems import WORKLOADS, end_well
+from tests.benchmarks.systems import DAG_COUNT, WORKLOADS, end_well
 
 from airbridge.control_plane.identity.access import AccessTokens
 from airbridge.control_plane.identity.certificates import PeerCertificate
@@ -311,7 +310,7 @@ def _record(grant: Grant, seq: int, method: str, path: str, body: Any) -> dict[s
 async def measure(edge: Edge, folder: Path, sizes: Sequence[int]) -> list[dict[str, Any]]:
     """Measure each size in turn, the workers of the smaller ones staying."""
     api = AirflowApi(edge.base_url, edge.database_url)
-    api.wait_for_dags(len(DAGS))
+    api.wait_for_dags(DAG_COUNT)
     gateway, postgres = edge.main_pids()["gateway"], edge.database_pid
     _bind_to_one_core(gateway)
     swarm = Swarm(edge, Identities(edge.secrets_dir, folder))

@@ -14,6 +14,8 @@ from tests.benchmarks.edge import Edge
 
 HERE = Path(__file__).parent
 WORKLOADS = HERE / "dags"
+DAG_COUNT = len(list(WORKLOADS.glob("*.py")))
+"""A file has one DAG: a peer parses the file of a task before it runs it, and should not have to parse the others."""
 PEERS_VENV = Path.home() / ".cache" / "airbridge" / "bench-peers"
 
 
