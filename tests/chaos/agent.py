@@ -17,12 +17,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tests.chaos import power
 
-from airbridge.edge_worker import protection
 from airbridge.edge_worker.agent import Agent
 from airbridge.edge_worker.cli import configure_logging
 from airbridge.edge_worker.parts import Parts, real_parts, regional_store
 from airbridge.edge_worker.queue import AsyncQueue, regional_queue
 from airbridge.edge_worker.settings import WorkerSettings, load
+from airbridge.executor import protection
 from airbridge.executor.protocol import RegionSettings
 from airbridge.executor.store import ObjectStore
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import socket
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from tests.support.airflow_home import Metadata
 from tests.support.cloud import Cloud, write_dag
 
 from airbridge.control_plane.dags import CONTENT_TYPE, Publisher, check_configured, publisher, push
+from airbridge.executor import landlock
 from airbridge.executor.bundle_store import BundleStore
 from airbridge.executor.exceptions import BundleError, BundleRefused
 from airbridge.executor.settings import Settings
@@ -147,3 +150,46 @@ def test_last_of_two_pushes_stays(cloud: Cloud, dags: Path, tmp_path: Path) -> N
     assert publish._publish(Raced.of("pushed", cloud.catalogue), snapshot, "ci") == snapshot.version
     assert (current(cloud).version, current(cloud).previous) == (snapshot.version, rival.version)
     assert notified == ["pushed"]
+
+
+@pytest.mark.skipif(not landlock.abi(), reason="this kernel has no Landlock")
+def test_pushed_code_reaches_nothing_of_the_gateway(publish: Publisher, tmp_path: Path) -> None:
+    """It is run to be parsed, on the gateway's host and as its user: it reads no key, sees no process, has no network,
+    writes nowhere but its scratch directory, and finds no secret in its environment."""
+    secret = tmp_path / "ca.key"
+    secret.write_text("a key")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        attack = f"""
+import os, signal, socket
+from pathlib import Path
+from airflow.sdk import DAG
+
+def works(attempt):
+    try:
+        attempt()
+    except OSError:
+        return False
+    return True
+
+GATEWAY = {os.getpid()}
+FOUND = [name for name, attempt in {{
+    "key": lambda: Path({str(secret)!r}).read_bytes(),
+    "its folder": lambda: os.listdir({str(tmp_path)!r}),
+    "memory": lambda: open(f"/proc/{{GATEWAY}}/mem", "rb"),
+    "working directory": lambda: os.listdir(f"/proc/{{GATEWAY}}/cwd"),
+    "descriptors": lambda: os.readlink(f"/proc/{{GATEWAY}}/fd/0"),
+    "signal": lambda: os.kill(GATEWAY, signal.SIGCONT),
+    "network": lambda: socket.create_connection(("127.0.0.1", {server.getsockname()[1]}), timeout=5),
+    "listening": lambda: socket.create_server(("127.0.0.1", 0)),
+    "write": lambda: Path("/var/tmp/airbridge-planted").write_text("x"),
+    "write code": lambda: Path(__file__).write_text("x"),
+}}.items() if works(attempt)] + [name for name in os.environ if "SECRET" in name]
+if FOUND:
+    raise RuntimeError(f"reached: {{FOUND}}")
+with DAG("harmless", schedule=None):
+    pass
+"""
+        folder = tmp_path / "hostile"
+        folder.mkdir()
+        (folder / "hostile.py").write_text(attack)
+        publish("pushed", pack(folder).compressed(), "test")

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.runner.attacks import HEAD
 from tests.integration.runner.world import Run, World, alive
 
-from airbridge.edge_worker import landlock
+from airbridge.executor import landlock
 
 pytestmark = pytest.mark.skipif(not landlock.abi(), reason="this kernel has no Landlock")
 

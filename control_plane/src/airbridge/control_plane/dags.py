@@ -77,7 +77,9 @@ class Publisher:
 
     def _check(self, bundle: str, tree: Path, actor: str) -> None:
         with self._checking:
-            verdict = parsing.check(tree, environment=self._environment, timeout_seconds=self._parse_seconds)
+            verdict = parsing.check(
+                tree, environment=self._environment, timeout_seconds=self._parse_seconds, confined=True
+            )
         if verdict.failures:
             failures = [str(failure) for failure in verdict.failures]
             log.warning("dags.push_refused", bundle=bundle, actor=actor, failures=failures)

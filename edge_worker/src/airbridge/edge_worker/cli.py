@@ -15,11 +15,12 @@ import structlog
 import typer
 
 from airbridge.edge_worker import doctor as checks
-from airbridge.edge_worker import health, protection
+from airbridge.edge_worker import health
 from airbridge.edge_worker.agent import Agent, ExitCode
 from airbridge.edge_worker.exceptions import RunnerError, SettingsError
 from airbridge.edge_worker.parts import real_parts
 from airbridge.edge_worker.settings import WorkerSettings, load
+from airbridge.executor import protection
 
 app = typer.Typer(help="AirBridge's edge worker.", no_args_is_help=True, add_completion=False)
 

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from airbridge.edge_worker import landlock
 from airbridge.edge_worker.clock import Clock, SystemClock
 from airbridge.edge_worker.exceptions import SettingsError
 from airbridge.edge_worker.join import Join, join_method
@@ -18,6 +17,7 @@ from airbridge.edge_worker.runner.warm import WarmRunner
 from airbridge.edge_worker.settings import MIB, TaskWalls, WorkerSettings, environment
 from airbridge.edge_worker.task import Runner
 from airbridge.edge_worker.versions import installed
+from airbridge.executor import landlock
 from airbridge.executor.protocol import RegionSettings, Versions
 from airbridge.executor.store import ObjectStore, connect
 

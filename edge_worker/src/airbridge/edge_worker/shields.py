@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from airbridge.edge_worker import landlock, protection
 from airbridge.edge_worker.exceptions import SettingsError
 from airbridge.edge_worker.runner import walls
 from airbridge.edge_worker.runner.messages import Source
 from airbridge.edge_worker.runner.user import TaskUser
 from airbridge.edge_worker.settings import TaskWalls, WorkerSettings
+from airbridge.executor import landlock, protection
 
 _NO_LANDLOCK: Final = (
     "this kernel offers no Landlock (Linux 5.13 or later with landlock in its lsm list, and a seccomp profile that lets "

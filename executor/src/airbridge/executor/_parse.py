@@ -1,4 +1,4 @@
-"""The child of `airbridge.executor.parsing`: ``python -m airbridge.executor._parse ROOT REPORT SECONDS``.
+"""The child of `airbridge.executor.parsing`: ``python -m airbridge.executor._parse ROOT REPORT SECONDS [confined]``.
 
 It leans on Airflow's dag-processor (`_parse_file`, `list_py_file_paths`, the place where the Task SDK looks for its
 supervisor), pinned to 3.0.4 by tests/contract/test_airflow_bundles.py. The report is JSON lines, flushed one by
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import structlog
+
+from airbridge.executor import confinement
 
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
 
@@ -107,4 +109,6 @@ def _say(report: TextIO, kind: str, **fields: Any) -> None:
 
 if __name__ == "__main__":
     with open(sys.argv[2], "a", encoding="utf-8") as opened:  # noqa: PTH123 - the report's name is the parent's
+        if sys.argv[4:] == ["confined"]:
+            confinement.enter(Path(sys.argv[1]), Path(sys.argv[2]).parent)
         main(Path(sys.argv[1]), opened, int(sys.argv[3]))

@@ -2,7 +2,8 @@
 
 The child (`airbridge.executor._parse`) parses and serialises each file as Airflow's dag-processor does. It has no
 database, its own session, a bound on time, and an environment that the caller chooses: `trusted_environment` for
-code that this process runs anyway (the dag-processor), `untrusted_environment` for code of others (the gateway).
+code that this process runs anyway (the dag-processor), `untrusted_environment` for code of others (the gateway), which
+is confined besides.
 
 A file that fails only because it asked for a variable or a connection while it was parsed counts as good: there are
 none to be had here, and Airflow will judge it where there are.
@@ -69,13 +70,18 @@ def _no_database() -> dict[str, str]:
     }
 
 
-def check(root: Path, *, environment: Mapping[str, str], timeout_seconds: float = 120.0) -> Verdict:
-    """Parse every DAG file under `root`. Raises `BundleError` only if no parser could be started."""
+def check(
+    root: Path, *, environment: Mapping[str, str], timeout_seconds: float = 120.0, confined: bool = False
+) -> Verdict:
+    """Parse every DAG file under `root`. Raises `BundleError` only if no parser could be started.
+
+    `confined` is for code of others: see `airbridge.executor.confinement`.
+    """
     root = root.resolve()
     with tempfile.TemporaryDirectory(prefix="airbridge-parse-") as scratch:
         report = Path(scratch, "report.jsonl")
         report.touch()
-        ending = _run(root, report, {"AIRFLOW_HOME": scratch, **environment}, timeout_seconds)
+        ending = _run(root, report, {"AIRFLOW_HOME": scratch, **environment}, timeout_seconds, confined)
         verdict = _read(report, ending)
     log.info(
         "bundle.parsed",
@@ -86,7 +92,9 @@ def check(root: Path, *, environment: Mapping[str, str], timeout_seconds: float 
     return verdict
 
 
-def _run(root: Path, report: Path, environment: Mapping[str, str], timeout_seconds: float) -> str:
+def _run(
+    root: Path, report: Path, environment: Mapping[str, str], timeout_seconds: float, confined: bool
+) -> str:
     """Run the child to its end; return what is wrong with how it ended, or an empty string."""
     command = [
         sys.executable,
@@ -95,6 +103,7 @@ def _run(root: Path, report: Path, environment: Mapping[str, str], timeout_secon
         str(root),
         str(report),
         str(int(timeout_seconds)),
+        *(["confined"] if confined else []),
     ]
     with tempfile.TemporaryFile() as stderr:
         try:

@@ -44,6 +44,7 @@ from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.observe.platform import Platform
 from airbridge.control_plane.parity import Parity
 from airbridge.control_plane.tracing.exporter import TraceExporter
+from airbridge.executor import protection
 from airbridge.executor.exceptions import ConfigurationError
 from airbridge.executor.regions import Catalogue
 from airbridge.executor.settings import Settings
@@ -352,6 +353,7 @@ def _edge(parts: Parts, metrics: Metrics, work: Lane, pulse: Lane) -> Edge:
 def run(settings: Settings, publish: Publish) -> None:
     """Serve until SIGTERM or SIGINT. Raises `SecretsError` or `ConfigurationError` before that."""
     logs.configure()
+    protection.harden()
     gateway = Gateway(Parts.load(settings, publish))
     _event_loop_runner(gateway.serve())
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import psutil
 from setproctitle import setproctitle
 
-from airbridge.edge_worker import protection
+from airbridge.executor import protection
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15

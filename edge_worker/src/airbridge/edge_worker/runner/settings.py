@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from airbridge.edge_worker import landlock
 from airbridge.edge_worker.exceptions import SettingsError
 from airbridge.edge_worker.runner import walls
 from airbridge.edge_worker.runner.user import TaskUser
+from airbridge.executor import landlock
 
 INHERITED: Final = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")  # fmt: skip
 """What tasks get of the agent's environment: where things are and how to write them; nothing that could be a secret."""

@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import msgspec
 
-from airbridge.edge_worker import capabilities, landlock, protection
-from airbridge.edge_worker.landlock import READ, Access, Domain
+from airbridge.edge_worker import capabilities
 from airbridge.edge_worker.runner.messages import Source
+from airbridge.executor import landlock, protection
+from airbridge.executor.landlock import READ, Access, Domain
 
 _DEVICES: Final = Access.MAKE_CHAR | Access.MAKE_BLOCK
 

@@ -22,11 +22,11 @@ from typing import Final, NoReturn
 
 import structlog
 
-from airbridge.edge_worker import protection
 from airbridge.edge_worker.runner import messages, process
 from airbridge.edge_worker.runner.loop import ChildSignals, Waitable, wait_readable
 from airbridge.edge_worker.runner.messages import Parsed, Ready, Reaped, Source, Spawn, Unshared
 from airbridge.edge_worker.runner.walls import Walls, decode
+from airbridge.executor import protection
 
 _FAREWELL_SECONDS: Final = 30.0
 """How long supervisors have to stop their tasks once the agent is gone."""

@@ -53,6 +53,11 @@ READ: Final = Access.EXECUTE | Access.READ_FILE | Access.READ_DIR
 _OF_FILES: Final = Access.EXECUTE | Access.WRITE_FILE | Access.READ_FILE | Access.TRUNCATE | Access.IOCTL_DEV
 _FIRST_ABI: Final = Access.REFER - 1
 
+_NET_BIND_TCP: Final = 1 << 0
+_NET_CONNECT_TCP: Final = 1 << 1
+NETWORK_SINCE: Final = 4
+"""The ABI from which a domain can also close off TCP."""
+
 _SCOPE_ABSTRACT_SOCKETS: Final = 1 << 0
 _SCOPE_SIGNALS: Final = 1 << 1
 SCOPES_SINCE: Final = 6
@@ -88,13 +93,14 @@ def everything(version: int) -> Access:
 
 
 class Domain:
-    """A domain in the making: grant what is to remain, then `enter`. Raises `OSError` where the kernel refuses."""
+    """A domain in the making (without TCP, unless `network`): grant what is to remain, then `enter`. Raises `OSError` where the kernel refuses."""
 
-    def __init__(self, handled: Access, version: int) -> None:
+    def __init__(self, handled: Access, version: int, *, network: bool = True) -> None:
         self._handled = handled & everything(version)
         scoped = _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS if version >= SCOPES_SINCE else 0
-        attributes = _RulesetAttr(int(self._handled), 0, scoped)
-        size = 24 if version >= SCOPES_SINCE else 8
+        closed = 0 if network or version < NETWORK_SINCE else _NET_BIND_TCP | _NET_CONNECT_TCP
+        attributes = _RulesetAttr(int(self._handled), closed, scoped)
+        size = 24 if version >= SCOPES_SINCE else 16 if version >= NETWORK_SINCE else 8
         self._fd = _checked(
             _LIBC.syscall(_CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(size), 0)
         )
