@@ -22,3 +22,8 @@ $(SCHEMATHESIS): | $(STAMP)
 fuzz-api: $(STAMP) $(SCHEMATHESIS) ## schemathesis over the gateway's OpenAPI, FUZZ_EXAMPLES (25) an endpoint
 	@AIRBRIDGE_SCHEMATHESIS=$(CURDIR)/$(SCHEMATHESIS) AIRBRIDGE_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) \
 	  $(RUN) pytest tests/integration/gateway/test_schemathesis.py -q
+
+security: $(STAMP) ## bandit, the lock's hashes, licences; each exception in ci/security.toml has its reason
+	@test -x .tools/bandit/bin/bandit || { $(UV) venv --quiet .tools/bandit; \
+	  $(UV) pip install --quiet --no-config --exclude-newer $(TOOL_ERA) --python .tools/bandit/bin/python bandit==1.9.4; }
+	@$(RUN) python ci/scripts/security.py .tools/bandit/bin/bandit
