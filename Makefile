@@ -80,9 +80,11 @@ cuts: $(STAMP) ## network cuts of 1 s to 600 s at every boundary, in real time: 
 
 TRACED_TASKS ?= 200
 TRACED_CUT ?= 60
-.PHONY: traces dashboards
+.PHONY: traces dashboards bench-observing
 traces: $(STAMP) ## tracing on: is every task one connected trace, also through a cut? (six minutes)
 	@$(RUN) python -m tests.chaos.traces --tasks $(TRACED_TASKS) --cut $(TRACED_CUT)
+bench-observing: $(STAMP) ## what a task's events, spans and metrics cost, in CPU
+	@$(RUN) python -m tests.benchmarks.observing
 dashboards: $(STAMP) ## docs/metrics.md's table, dashboards and alarms, from their one definition
 	@$(RUN) python -m airbridge.control_plane.dashboards docs
 
