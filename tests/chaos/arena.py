@@ -22,7 +22,7 @@ from tests.chaos.history import Death, History
 from tests.chaos.recorder import Recorder
 from tests.chaos.schedule import WORKERS, Duplicates, Fault, Kill, Schedule
 from tests.support import weather
-from tests.support.platform import LocalPlatform, running
+from tests.support.platform import LocalPlatform, running, wait_for
 from tests.support.weather import Link, Network
 
 from airbridge.control_plane.identity.secrets import SIGNING_KEY
@@ -100,6 +100,7 @@ class Arena:
         effects = self.files / f"{self._histories}.jsonl"
         prefix = f"h{schedule.seed}-{self._histories}"
         made = self._start(schedule, effects, prefix)
+        self._await_starts(effects, schedule.after_starts)
         for _, act in sorted(self._acts(schedule, prefix), key=lambda pair: pair[0]):
             act()
         self._mend()
@@ -147,6 +148,15 @@ class Arena:
             run_id = self.platform.airflow.trigger(run.dag_id, conf, f"{prefix}-{number}")
             made.append(_Made(run.dag_id, run_id, run.plan))
         return made
+
+    @staticmethod
+    def _await_starts(effects: Path, wanted: int) -> None:
+        if wanted:
+            wait_for(
+                lambda: sum(effect.what == "start" for effect in recorder.effects(effects)) >= wanted,
+                f"{wanted} tasks to begin",
+                SETTLE_SECONDS,
+            )
 
     # --- trouble ------------------------------------------------------------------------------------
 
@@ -300,7 +310,7 @@ def open_arena() -> Iterator[Arena]:
                 fleet.add(f"w{number}", "default").start()
             for worker in fleet.workers:
                 worker.wait_started()
-            for dag_id in ("chaos-wide", "chaos-chain", "chaos-mixed", "chaos-called"):
+            for dag_id in ("chaos-wide", "chaos-hasty", "chaos-chain", "chaos-mixed", "chaos-called"):
                 platform.airflow.wait_for_dag(dag_id)
                 platform.airflow.unpause(dag_id)
             yield Arena(platform, fleet, Path(files))

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from tests.chaos.history import Death, Effect, History, Item, Task, TaskKey
-from tests.chaos.schedule import CALLS, CHAIN, LENGTH, MAPPED, MIXED, WIDE, WIDTH
+from tests.chaos.schedule import CALLS, CHAIN, HASTY, LENGTH, MAPPED, MIXED, WIDE, WIDTH
 
 FINISHED = frozenset({"success", "failed", "skipped"})
 FINAL_COMMITS = frozenset({"success", "skipped"})
@@ -92,6 +92,7 @@ def expected_keys(dag_id: str, run_id: str) -> list[TaskKey]:
     """The task instances of a run."""
     names = {
         WIDE: [f"t{number}" for number in range(WIDTH)],
+        HASTY: [f"t{number}" for number in range(WIDTH)],
         CHAIN: [f"c{number}" for number in range(LENGTH)],
         MIXED: ["rescheduled", "deferred", "first", "last", *(f"calls_{n}" for n in range(CALLS))],
     }.get(dag_id, ["called"])

@@ -10,7 +10,7 @@ from typing import Any
 from tests.support import weather
 from tests.support.weather import Weather
 
-WIDE, CHAIN, MIXED = "chaos-wide", "chaos-chain", "chaos-mixed"
+WIDE, HASTY, CHAIN, MIXED = "chaos-wide", "chaos-hasty", "chaos-chain", "chaos-mixed"
 WIDTH, LENGTH, CALLS, MAPPED = 16, 5, 3, 3
 WORKERS = 2
 TROUBLE_SECONDS = 10.0
@@ -71,6 +71,8 @@ class Schedule:
     faults: tuple[Fault, ...] = ()
     kills: tuple[Kill, ...] = ()
     duplicates: tuple[Duplicates, ...] = ()
+    after_starts: int = 0
+    """The clock of the trouble begins when so many tasks have begun."""
     until: float = 4.0
     """When the rescheduled sensor's time comes, in seconds from the beginning."""
     name: str = field(default="random")

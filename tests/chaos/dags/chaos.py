@@ -187,6 +187,10 @@ with DAG("chaos-wide", schedule=None) as wide:
         settings = {"executor_config": HASTY} if number % 4 == 3 else {"queue": "us-east-1"}
         one.override(task_id=f"t{number}", **settings)()
 
+with DAG("chaos-hasty", schedule=None) as hasty:
+    for number in range(WIDTH):
+        one.override(task_id=f"t{number}", executor_config=HASTY)()
+
 with DAG("chaos-chain", schedule=None, default_args={"queue": "us-east-1"}) as chain:
     before = None
     for number in range(LENGTH):
