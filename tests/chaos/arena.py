@@ -43,7 +43,7 @@ CONTROL_PLANE = {
     "airbridge.keeper_interval": "0.5",
     "airbridge.outbox_interval": "0.5",
     "airbridge.outbox_backoff_limit": "2",
-    "airbridge.certificate_lifetime": "60",
+    "airbridge.certificate_lifetime": "300",
     "scheduler.scheduler_health_check_threshold": "15",
     "scheduler.orphaned_tasks_check_interval": "5",
     "scheduler.job_heartbeat_sec": "2",
