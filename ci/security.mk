@@ -12,7 +12,7 @@ fuzz: $(STAMP) ## every parser of network bytes under atheris, FUZZ_SECONDS each
 	@set -e; for target in $(FUZZ_TARGETS); do \
 	  echo "== $$target"; \
 	  $(UV) run --no-sync --exclude-newer $(TOOL_ERA) --with atheris==3.0.0 python -m tests.fuzz.run $$target \
-	    -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 2>&1 | tail -n 1; \
+	    -max_total_time=$(FUZZ_SECONDS) -timeout=10 -artifact_prefix=.tools/ -rss_limit_mb=2048 2>&1 | tail -n 1; \
 	done
 
 $(SCHEMATHESIS): | $(STAMP)

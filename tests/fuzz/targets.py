@@ -226,6 +226,19 @@ class Target:
     seeds: Callable[[], list[bytes]]
 
 
+def _csrs() -> list[bytes]:
+    """A good one; one whose key is on a curve that nobody knows; one of a version that there is not."""
+    der = x509.load_pem_x509_csr(_csr().encode()).public_bytes(Encoding.DER)
+    curve, version = bytes.fromhex("2a8648ce3d030107"), b"\x02\x01\x00"
+    forged = [der.replace(curve, curve[:-1] + b"\x7f"), der.replace(version, b"\x02\x01\x3b", 1)]
+    return [_csr().encode(), *(_pem(each) for each in forged)]
+
+
+def _pem(der: bytes) -> bytes:
+    head, tail = (f"-----{word} CERTIFICATE REQUEST-----\n".encode() for word in ("BEGIN", "END"))
+    return head + base64.encodebytes(der) + tail
+
+
 def _envelopes() -> list[bytes]:
     good = _signer().sign(_item())
     body = base64.urlsafe_b64encode(b"{}").decode()
@@ -284,9 +297,9 @@ TARGETS: dict[str, Target] = {
     "envelope": Target(envelope, _envelopes),
     "request": Target(request, _requests),
     "access_token": Target(access_token, _tokens_of),
-    "certificate": Target(certificate, lambda: [_leaf()]),
+    "certificate": Target(certificate, lambda: [_leaf(), _leaf().replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x3b", 1)]),
     "spiffe": Target(spiffe, lambda: [NAME.uri.encode(), b"spiffe://airbridge.test/region/%2e%2e/pool/x/worker/y"]),
-    "csr": Target(csr, lambda: [_csr().encode()]),
+    "csr": Target(csr, _csrs),
     "scope": Target(scope, lambda: [b"work:claim queue=eu-*", b"connections:read eu_* region=eu-*"]),
     "call": Target(call, lambda: [b"GET xcoms/d/r/t/key?map_index=1", b"POST dag-runs/d/r/clear"]),
     "archive": Target(archive, _archives),

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import (
@@ -295,8 +295,8 @@ def _csr_key(csr_pem: str) -> ec.EllipticCurvePublicKey | ed25519.Ed25519PublicK
         csr = x509.load_pem_x509_csr(csr_pem.encode())
         key = csr.public_key()
         signed = csr.is_signature_valid
-    except (ValueError, TypeError, InvalidSignature) as error:
-        raise InvalidIdentity("the CSR is no PEM certificate signing request") from error
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise InvalidIdentity("the CSR is no PEM certificate signing request that can be read") from error
     if not signed:
         raise InvalidIdentity("the CSR is not signed by its own key")
     if isinstance(key, ed25519.Ed25519PublicKey):

@@ -6,12 +6,21 @@ import base64
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Self
+from typing import Final, Self
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from airbridge.control_plane.exceptions import InvalidIdentity
+
+_UNREADABLE: Final = (
+    ValueError,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises for what is no good certificate; not all of it is a `ValueError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,7 @@ class PeerCertificate:
         """Read a DER certificate. Raises `InvalidIdentity` if it is not a worker's leaf."""
         try:
             return cls.of(x509.load_der_x509_certificate(der), hashlib.sha256(der).hexdigest())
-        except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+        except _UNREADABLE as error:
             raise InvalidIdentity(f"not a worker's certificate: {error}") from error
 
     @classmethod
