@@ -98,6 +98,7 @@ class Agent:
     async def run(self) -> ExitCode:
         """Work until drained or stopped. Raises `SettingsError` if it cannot begin."""
         s = self._settings
+        structlog.contextvars.bind_contextvars(worker=s.name, region=s.region)
         self._disk.prepare(s.logs_dir, s.bundles_dir)
         try:
             contents = await self._open_journal()

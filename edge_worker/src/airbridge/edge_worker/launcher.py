@@ -166,7 +166,9 @@ class Launcher:
 
     async def _see_through(self, holding: Holding) -> None:
         """From a slot to the end of the task."""
-        row = self._logs.row_for(holding.grant)
+        grant = holding.grant
+        structlog.contextvars.bind_contextvars(ti_id=str(grant.ti_id), trace_id=grant.trace_id)
+        row = self._logs.row_for(grant)
         began_at = self._clock.now()
         try:
             async with self._pinned(holding, began_at) as path:

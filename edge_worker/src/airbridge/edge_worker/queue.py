@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -103,10 +104,11 @@ async def in_daemon_thread(function: Callable[[], T]) -> T:
     For calls that may block for long: a long poll, an upload into a region that does not answer.
     """
     outcome: Future[T] = Future()
+    context = contextvars.copy_context()  # what its log lines say of themselves
 
     def run() -> None:
         try:
-            result = function()
+            result = context.run(function)
         except BaseException as error:  # noqa: BLE001 - handed to who waits
             if not outcome.cancelled():
                 outcome.set_exception(error)

@@ -159,6 +159,12 @@ class Grant(Message):
     warm: bool = True
     trace: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def trace_id(self) -> str | None:
+        """The trace that the task belongs to, if its W3C context names one."""
+        parts = self.trace.get("traceparent", "").split("-")
+        return parts[1] if len(parts) == 4 and len(parts[1]) == 32 else None
+
 
 class Refusal(Message):
     """A claim that was not granted. `index` is the envelope's place in the request."""

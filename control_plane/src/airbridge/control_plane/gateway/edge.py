@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
+import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -160,6 +161,7 @@ class Edge:
     def _caller(self, request: Request) -> Caller:
         caller = self.authenticator.authenticate(request.scope)
         _check_version(request)
+        structlog.contextvars.bind_contextvars(worker=caller.name.worker, region=caller.name.region)
         return caller
 
 

@@ -102,6 +102,8 @@ class _Transaction:
         item_id, epoch = str(first.item_id), first.epoch
         writes = any(record.method not in calls.READS for record in of_item)
         row = self._row(item_id, lock=writes)
+        if row is not None:
+            structlog.contextvars.bind_contextvars(ti_id=row.ti_id, trace_id=events.trace_id(row.trace))
         now = clock.now(self.work.session) if writes else None
         worker = self.caller.name.worker
         judged = fence(row, worker, epoch)
