@@ -90,10 +90,10 @@ class View:
         """Return by how many pixels the page is wider than the window."""
         return int(self.page.evaluate("document.documentElement.scrollWidth - innerWidth"))
 
-    def keep(self, name: str) -> None:
+    def keep(self, name: str, *, whole: bool = True) -> None:
         """Keep a screenshot for the docs, if asked to."""
         if SHOTS and name in KEPT:
-            self.page.screenshot(path=Path(SHOTS) / f"dashboard-{name}.png", full_page=True)
+            self.page.screenshot(path=Path(SHOTS) / f"dashboard-{name}.png", full_page=whole)
 
 
 @dataclass(frozen=True)

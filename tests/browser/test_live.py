@@ -14,16 +14,31 @@ from tests.support.platform import LocalPlatform, Run, running
 
 SECRETS = ("s3cr3t-connection-password", "s3cr3t-variable-value", "s3cr3t-token-value")
 PLANTED = """
-from airflow.sdk import DAG, BaseHook, Variable, task
+from airflow.sdk import DAG, Connection, Variable, task
 
 with DAG("planted", schedule=None):
     @task(retries=0, queue="eu-west-1")
     def leak(token, ti=None):
-        had = [BaseHook.get_connection("planted").password, Variable.get("planted"), token]
+        had = [Connection.get("planted").password, Variable.get("planted"), token]
         ti.xcom_push("had", [len(each) for each in had])
         raise RuntimeError(" ".join(had))
 
     leak("s3cr3t-token-value")
+"""
+
+CROSSING = """
+from airflow.sdk import DAG, task
+
+with DAG("crossing", schedule=None):
+    @task(queue="us-east-1")
+    def at_home():
+        return 1
+
+    @task(queue="eu-west-1")
+    def over_there(number):
+        return number + 1
+
+    over_there(at_home())
 """
 
 
@@ -36,9 +51,10 @@ def platform() -> Iterator[LocalPlatform]:
 
 @pytest.fixture(scope="module")
 def run(platform: LocalPlatform) -> Run:
-    """The demo's DAG, run to its end."""
+    """A task in each region, run to its end."""
     platform.add_dag("planted", PLANTED)
-    return platform.run("near_the_data")
+    platform.add_dag("crossing", CROSSING)
+    return platform.run("crossing")
 
 
 @pytest.fixture

@@ -381,7 +381,7 @@ def _told(row: dict[str, Any], worker: str) -> Iterator[dict[str, Any]]:
     yield _event(row["claimed_at"], "claim.granted", f"worker {worker}", **names)
     begun = row["claimed_at"]
     for event, took, detail in (
-        ("claim.answered", 0.08, {}),
+        ("message.claimed", 0.08, {}),
         ("bundle.fetched", 1.9, {"bundle": "dags"}),
         ("task.forked", 0.12, {"start": "warm"}),
         ("task.ended", 11.0, {"how": "exit code 0"}),
