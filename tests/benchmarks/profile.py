@@ -37,11 +37,19 @@ def main() -> int:
 
 
 def _profile(name: str, pid: int) -> subprocess.Popen[bytes]:
-    output = DOCS / f"profile-{name}.svg"
     options = ["--format", "flamegraph", "--rate", str(SAMPLES_PER_SECOND), "--duration", str(SECONDS)]
     # Without stopping the process at each sample: a few samples are torn, but the figures are those of an undisturbed run.
-    command = [uv(), "tool", "run", PY_SPY, "record", "--nonblocking", *options]
-    return subprocess.Popen([*command, "--pid", str(pid), "--output", str(output)], stdout=subprocess.DEVNULL)
+    command = [
+        uv(),
+        "tool",
+        "run",
+        PY_SPY,
+        "record",
+        "--nonblocking",
+        *options,
+    ]
+    command += ["--pid", str(pid), "--output", f"profile-{name}.svg"]
+    return subprocess.Popen(command, cwd=DOCS, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
