@@ -54,7 +54,7 @@ def server(module: str, option: str, directory: Path) -> Iterator[Client]:
         )
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)
 
 
 def _wait(url: str) -> None:
