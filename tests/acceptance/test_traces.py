@@ -7,7 +7,7 @@ from tests.chaos import traces
 
 def test_every_task_is_one_connected_trace_also_through_a_cut() -> None:
     """From place to commit, no span without its parent, and what ended in a cut is reported after it: times are true."""
-    fair, cut = traces.prove(tasks=16, cut_seconds=8.0)
+    fair, cut = traces.prove(tasks=16, cut_seconds=8.0, task_seconds=2.0)
     assert fair.ok, fair
     assert cut.ok, cut
     assert cut.ended_in_the_cut == cut.reported_after_it > 0, cut

@@ -61,8 +61,8 @@ class Found:
         return self.tasks == self.succeeded == self.connected and not self.orphans and not self.wrong
 
 
-def prove(tasks: int, cut_seconds: float) -> list[Found]:
-    """Make both runs."""
+def prove(tasks: int, cut_seconds: float, task_seconds: float = 0.3) -> list[Found]:
+    """Make both runs, of tasks that take so long each."""
     with collecting() as collector, Network() as network:
         settings = {"airbridge.traces_endpoint": collector.endpoint}
         with running(airflow=settings, workers_per_region=0) as platform:
@@ -72,18 +72,24 @@ def prove(tasks: int, cut_seconds: float) -> list[Found]:
                 worker.start()
                 worker.wait_started()
                 return [
-                    _one(platform, collector, worker, "fair", tasks, 0.0),
-                    _one(platform, collector, worker, "cut", tasks, cut_seconds),
+                    _one(platform, collector, worker, "fair", tasks, 0.0, task_seconds),
+                    _one(platform, collector, worker, "cut", tasks, cut_seconds, task_seconds),
                 ]
             finally:
                 fleet.close()
 
 
 def _one(
-    platform: LocalPlatform, collector: Collector, worker: Worker, name: str, tasks: int, cut_seconds: float
+    platform: LocalPlatform,
+    collector: Collector,
+    worker: Worker,
+    name: str,
+    tasks: int,
+    cut_seconds: float,
+    task_seconds: float,
 ) -> Found:
     dag_id = f"traced_{name}"
-    platform.add_dag(dag_id, DAG.format(dag_id=dag_id, tasks=tasks, seconds=0.3))
+    platform.add_dag(dag_id, DAG.format(dag_id=dag_id, tasks=tasks, seconds=task_seconds))
     run_id = platform.trigger(dag_id)
     cut = (0.0, 0.0)
     if cut_seconds:

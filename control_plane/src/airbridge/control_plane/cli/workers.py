@@ -19,11 +19,12 @@ _COLUMNS = (
     "pool",
     "state",
     "wanted",
+    "standing",
     "slots",
     "journal",
     "airbridge",
     "last heartbeat",
-    "comment",
+    "why",
 )
 
 
@@ -128,9 +129,10 @@ def _row(worker: dict[str, Any]) -> tuple[Any, ...]:
         worker["pool"],
         worker["state"],
         worker["wanted"],
+        worker.get("standing"),
         f"{worker['slots_used']}/{worker['slots_total']}",
         worker["journal_pending"],
         worker["versions"].get("airbridge"),
         worker["last_heartbeat_at"],
-        worker["comment"],
+        worker.get("why") or worker["comment"],
     )

@@ -28,9 +28,10 @@ from airbridge.control_plane.gateway.revoking import Revoking
 from airbridge.control_plane.gateway.trail import Trail
 from airbridge.control_plane.identity import tokens as issuing
 from airbridge.control_plane.identity.scopes import Scopes
+from airbridge.control_plane.observe import workers as observed
 from airbridge.control_plane.orders import Order
 from airbridge.executor.exceptions import BundleError
-from airbridge.executor.ledger import audit, events, tokens, workers
+from airbridge.executor.ledger import audit, clock, events, tokens, workers
 from airbridge.executor.ledger.models import TokenRow, WorkerRow
 from airbridge.executor.protocol import Name, RefusalReason
 
@@ -122,7 +123,9 @@ class Operators:
         def listing(session: Any, operator: Operator) -> Any:
             if not operator.scopes.mention("workers:read"):
                 operator.require("workers:read")
-            return {"workers": [_worker(row) for row in workers.list_all(session) if _sees(operator, row)]}
+            platform, now = self.observing.platform, clock.now(session)
+            seen = [row for row in workers.list_all(session) if _sees(operator, row)]
+            return {"workers": [_worker(row) | _standing(observed.view(row, platform, now)) for row in seen]}
 
         return await self._answer(request, listing)
 
@@ -285,6 +288,10 @@ def _create_access(session: Any, operator: Operator, asked: NewAccessToken) -> i
 
 def _sees(operator: Operator, row: WorkerRow) -> bool:
     return operator.scopes.allow("workers:read", row.id, region=row.region, pool=row.pool)
+
+
+def _standing(seen: observed.WorkerView) -> dict[str, Any]:
+    return {"standing": str(seen.standing), "why": seen.why, "verdict": str(seen.verdict)}
 
 
 def _worker(row: WorkerRow) -> dict[str, Any]:
