@@ -113,15 +113,11 @@ bench-report: $(STAMP) ## put the figures of the benchmarks into docs/performanc
 bench-stampede: $(STAMP) ## 1,000 workers that find the gateway again at once; draws docs/images/stampede.png
 	@$(UV) run --frozen --inexact --quiet --group bench python -m tests.benchmarks.stampede --picture docs/images/stampede.png
 
-.PHONY: dashboard-test dashboard-live dashboard-images dashboard-bench
+.PHONY: dashboard-test dashboard-images dashboard-bench
 dashboard-test: $(STAMP) ## every page and action of the dashboard in headless Chromium, light, dark and on a phone
 	@bash ci/scripts/browser_tools.sh
 	@$(UV) sync --frozen --quiet --inexact --group browser
-	@$(RUN) pytest tests/browser -q --ignore tests/browser/test_live.py
-dashboard-live: $(STAMP) ## the dashboard of a whole running platform, in headless Chromium
-	@bash ci/scripts/browser_tools.sh
-	@$(UV) sync --frozen --quiet --inexact --group browser
-	@$(RUN) pytest tests/browser/test_live.py -q
+	@$(RUN) pytest tests/browser -q
 dashboard-images: ## as dashboard-test, and keep the screenshots in docs/images
 	@AIRBRIDGE_SCREENSHOTS=docs/images $(MAKE) dashboard-test
 dashboard-bench: $(STAMP) ## how fast the dashboard is with 10,000 work items, 1,000 workers and 20 open browsers
