@@ -44,8 +44,6 @@ KEPT = frozenset(
             "empty-light",
             "dialog-light",
             "dialog-dark",
-            "live-timeline",
-            "live-regions",
         ),
     }
 )
