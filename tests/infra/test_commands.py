@@ -21,6 +21,7 @@ EDGE = {
     "dead_letter_queue_url": "http://dead",
     "queue_urls": {"gpu": "http://gpu", "default": "http://default"},
     "slots": {"gpu": 1, "default": 4},
+    "worker_role_arns": {"gpu": "arn:aws:iam::1:role/gpu", "default": "arn:aws:iam::1:role/default"},
     "data": ["s3://data/ü"],
 }
 
@@ -34,8 +35,13 @@ def test_the_catalogue_is_toml_with_everything_the_platform_reads(wrap: Any) -> 
     }
     read = tomllib.loads(catalogue.from_outputs(outputs, "http://127.0.0.1:5600"))
     pools = [
-        {"name": "default", "queue_url": "http://default", "slots": 4},
-        {"name": "gpu", "queue_url": "http://gpu", "slots": 1},
+        {
+            "name": "default",
+            "queue_url": "http://default",
+            "slots": 4,
+            "role_arn": "arn:aws:iam::1:role/default",
+        },
+        {"name": "gpu", "queue_url": "http://gpu", "slots": 1, "role_arn": "arn:aws:iam::1:role/gpu"},
     ]
     region = {key: EDGE[key] for key in ("log_bucket", "bundle_bucket", "dead_letter_queue_url", "data")}
     region |= {"name": "eu-west-1", "endpoint_url": "http://127.0.0.1:5600", "pool": pools}

@@ -15,6 +15,7 @@ from tests.infra.conftest import ENVIRONMENTS, Stacks, read
 from airbridge.infra import catalogue
 from airbridge.infra import environment as environments
 from airbridge.infra.app import synthesise
+from airbridge.infra.exceptions import EnvironmentFileError
 from airbridge.infra.settings import Settings
 
 STATEFUL = {
@@ -125,6 +126,37 @@ def test_the_control_plane_admits_the_released_worker_and_the_one_before(tmp_pat
     for definition in definitions:
         given = {entry["name"]: entry["value"] for entry in definition["environment"]}
         assert given["AIRFLOW__AIRBRIDGE__WORKER_IMAGES"] == f"{worker[1]},{before}"
+
+
+def test_the_gateway_alone_is_given_the_policy(tmp_path: Path) -> None:
+    """A policy beside the environments reaches the gateway as a file, by a parameter that its starter may read."""
+    (tmp_path / "environments").mkdir()
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "environments/local.toml").write_text((ENVIRONMENTS / "local.toml").read_text())
+    text = 'schema = 1\n[[rule]]\nname = "all"\ndags = ["*"]\nvariables.read = ["*"]\n'
+    (tmp_path / "policies/local.toml").write_text(text)
+    stacks = read(synthesise(Settings("local", tmp_path / "environments"), tmp_path / "out"))
+    plane = {"control-plane": stacks["control-plane"]}
+    parameters = {
+        resource["name"]: resource["value"] for _, resource in resources(plane, "aws_ssm_parameter")
+    }
+    assert parameters["/airbridge/local/policy"] == text
+    given = {
+        json.loads(resource["container_definitions"])[0]["name"]
+        for _, resource in resources(plane, "aws_ecs_task_definition")
+        if "AIRBRIDGE_POLICY_TOML" in resource["container_definitions"]
+    }
+    assert given == {"gateway"}
+
+
+def test_a_policy_that_is_no_toml_is_named(tmp_path: Path) -> None:
+    """The file and the place in it, before anything is synthesised."""
+    (tmp_path / "environments").mkdir()
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "environments/local.toml").write_text((ENVIRONMENTS / "local.toml").read_text())
+    (tmp_path / "policies/local.toml").write_text("schema = \n")
+    with pytest.raises(EnvironmentFileError, match=r"policies/local\.toml: "):
+        synthesise(Settings("local", tmp_path / "environments"), tmp_path / "out")
 
 
 def test_no_boot_script_holds_a_secret(prod: Stacks) -> None:
@@ -309,6 +341,7 @@ def test_the_catalogue_that_services_read_is_the_one_that_outputs_give(prod: Sta
             "dead_letter_queue_url": region.dead_letter_queue_url,
             "queue_urls": region.queue_urls,
             "slots": region.slots,
+            "worker_role_arns": region.role_arns,
             "data": region.data,
         }
     assert parameter["value"] == catalogue.from_outputs(outputs)

@@ -56,6 +56,7 @@ def here(directory: Path) -> deployment.Local:
         "dead_letter_queue_url": "http://d",
         "queue_urls": {"default": "http://q"},
         "slots": {"default": 4},
+        "worker_role_arns": {"default": "arn:aws:iam::123456789012:role/worker"},
         "data": [],
     }
     outputs = {

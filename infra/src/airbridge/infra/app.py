@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from airbridge.infra import environment as environments
+from airbridge.infra import policies
 from airbridge.infra.cdk import App
 from airbridge.infra.exceptions import InfraError
 from airbridge.infra.settings import Settings
@@ -41,6 +42,7 @@ def synthesise(settings: Settings, outdir: Path | None = None) -> Path:
         allow_destroy=settings.allow_destroy,
         local_state=settings.local_state,
         python=os.path.relpath(sys.executable, stack_directory),
+        policy=policies.load(settings.policy_file),
     )
     wire(app, deployment)
     app.synth()

@@ -32,6 +32,7 @@ class CatalogueRegion:
     dead_letter_queue_url: str
     queue_urls: Mapping[str, str]
     slots: Mapping[str, int]
+    role_arns: Mapping[str, str]
     data: Sequence[str] = ()
     endpoint_url: str = ""
 
@@ -48,6 +49,7 @@ class CatalogueRegion:
                 for pool in region.pools
             },
             slots={pool.name: pool.slots for pool in region.pools},
+            role_arns={pool.name: names.worker_role_arn(region.name, pool.name) for pool in region.pools},
             data=region.data,
         )
 
@@ -62,6 +64,7 @@ class CatalogueRegion:
                 dead_letter_queue_url=outputs["dead_letter_queue_url"],
                 queue_urls=outputs["queue_urls"],
                 slots=outputs["slots"],
+                role_arns=outputs["worker_role_arns"],
                 data=outputs["data"],
                 endpoint_url=endpoint_url,
             )
@@ -85,6 +88,7 @@ class CatalogueRegion:
             lines += ["", "[[region.pool]]", _line("name", pool), _line("queue_url", url)]
             # Terraform writes the numbers of a map of numbers as text in some versions.
             lines.append(_line("slots", int(self.slots[pool])))
+            lines.append(_line("role_arn", self.role_arns[pool]))
         return "\n".join(lines) + "\n"
 
 

@@ -40,6 +40,10 @@ class Names:
         """The role of one pool's workers."""
         return f"{self.base}-{region}-{pool}-worker"
 
+    def worker_role_arn(self, region: str, pool: str) -> str:
+        """The ARN of `worker_role(region, pool)`: who it is may join as a worker of that pool."""
+        return f"arn:aws:iam::{self.account}:role/{self.worker_role(region, pool)}"
+
     def queue(self, region: str, pool: str) -> str:
         """A pool's work queue."""
         return f"{self.base}-{region}-{pool}"

@@ -29,6 +29,11 @@ class Settings:
         """The environment's file."""
         return self.environments / f"{self.environment}.toml"
 
+    @property
+    def policy_file(self) -> Path:
+        """The policy of the environment, beside the folder of environments; there need not be one."""
+        return self.environments.parent / "policies" / f"{self.environment}.toml"
+
     @classmethod
     def read(cls, variables: Mapping[str, str] = os.environ) -> Settings:
         """Settings from environment variables; InfraError names the variable that is wrong."""

@@ -26,6 +26,8 @@ SECRETS = {
     "token-key": "Signs access tokens",
 }
 _REGIONS_FILE = "regions.toml"
+_POLICY_FILE = "policy.toml"
+_POLICY_VARIABLE = "AIRBRIDGE_POLICY_TOML"
 _CA = {"ca.crt": "ca-certificate", "ca.key": "ca-key"}
 _FILES = {
     "scheduler": {"signing.key": "signing-key"},
@@ -35,6 +37,15 @@ _SHARED = {
     "AIRFLOW__CORE__FERNET_KEY": "fernet-key",
     "AIRFLOW__API_AUTH__JWT_SECRET": "jwt-secret",
 }
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """What tasks may do beyond their own, and the parameter that the gateway reads it from."""
+
+    text: str
+    parameter: Construct
+    parameter_arn: str
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class ControlPlaneProps:
     regions: str
     image_digest: str
     python: str = "python"
+    policy: PolicySource | None = None
 
 
 class ControlPlane(Construct):  # type: ignore[misc]  # jsii's classes carry no types here
@@ -124,6 +136,7 @@ class ControlPlane(Construct):  # type: ignore[misc]  # jsii's classes carry no 
         targets: tuple[tuple[str, int], ...] = (),
     ) -> None:
         files = {file: _variable(secret) for file, secret in _FILES.get(name, {}).items()}
+        policy = self._policy_of(name)
         task = Task(
             self,
             name,
@@ -133,7 +146,7 @@ class ControlPlane(Construct):  # type: ignore[misc]  # jsii's classes carry no 
                 command=_COMMANDS[name],
                 ports=ports,
                 secrets=self._secret_sources(name),
-                files={_REGIONS_FILE: "AIRBRIDGE_REGIONS_TOML", **files},
+                files={_REGIONS_FILE: "AIRBRIDGE_REGIONS_TOML", **files, **_policy_files(policy)},
                 statements=_STATEMENTS.get(name, ()),
                 health_command=_HEALTH.get(name, ()),
             ),
@@ -147,9 +160,13 @@ class ControlPlane(Construct):  # type: ignore[misc]  # jsii's classes carry no 
             ServiceProps(
                 count=count,
                 security_group_id=group,
-                reads=self._props.regions,
+                reads=self._props.regions + (policy.text if policy else ""),
                 targets=targets,
-                wait_for=(migration.run, self._props.regions_parameter),
+                wait_for=(
+                    migration.run,
+                    self._props.regions_parameter,
+                    *([policy.parameter] if policy else []),
+                ),
             ),
         )
         self.tasks[name] = task
@@ -159,7 +176,17 @@ class ControlPlane(Construct):  # type: ignore[misc]  # jsii's classes carry no 
         sources |= {_variable(secret): self._secrets.arn(secret) for secret in _FILES.get(name, {}).values()}
         if name == "api-server":
             sources["AIRFLOW__API__SECRET_KEY"] = self._secrets.arn("api-secret-key")
+        if policy := self._policy_of(name):
+            sources[_POLICY_VARIABLE] = policy.parameter_arn
         return {**sources, "AIRBRIDGE_REGIONS_TOML": self._props.regions_parameter_arn}
+
+    def _policy_of(self, name: str) -> PolicySource | None:
+        """The gateway alone decides by the policy."""
+        return self._props.policy if name == "gateway" else None
+
+
+def _policy_files(policy: PolicySource | None) -> dict[str, str]:
+    return {_POLICY_FILE: _POLICY_VARIABLE} if policy else {}
 
 
 def cluster(scope: Construct, id_: str, name: str) -> Construct:
@@ -177,9 +204,11 @@ def settings(
     *,
     trust_domain: str,
     gateway_name: str,
+    policy: bool = False,
 ) -> dict[str, str]:
     """The environment of every service; nothing in it is secret."""
-    return {
+    decided = {"AIRFLOW__AIRBRIDGE__POLICY_FILE": f"{RUN_DIRECTORY}/{_POLICY_FILE}"} if policy else {}
+    return decided | {
         # Fargate gives a task an address of its own; the network's groups say who reaches it.
         "AIRFLOW__AIRBRIDGE__GATEWAY_HOST": "0.0.0.0",  # noqa: S104
         "AIRFLOW__AIRBRIDGE__GATEWAY_NAMES": gateway_name,

@@ -31,6 +31,8 @@ class Deployment:
     first_stack: str = "bootstrap"
     # The Python that Terraform starts for the migrations, as seen from a stack's directory.
     python: str = "python"
+    # What tasks may do beyond their own (TOML); without one, nothing.
+    policy: str | None = None
 
     @property
     def protect(self) -> bool:

@@ -9,7 +9,7 @@ from airbridge.infra.cdk import aws
 from airbridge.infra.constructs import control_plane as services
 from airbridge.infra.constructs.balancers import EDGE_PORT, GatewayEntrance, GatewayProps, Ui, UiProps
 from airbridge.infra.constructs.checks import accept
-from airbridge.infra.constructs.control_plane import ControlPlane, ControlPlaneProps
+from airbridge.infra.constructs.control_plane import ControlPlane, ControlPlaneProps, PolicySource
 from airbridge.infra.constructs.database import PORT, Database, DatabaseProps
 from airbridge.infra.constructs.key import Key, KeyProps
 from airbridge.infra.constructs.network import CONTROL_PLANE_ENDPOINTS, Network, NetworkProps
@@ -172,22 +172,30 @@ class ControlPlaneStack(Stack):
         ]
         return catalogue.render(self.region, regions)
 
-    def _regions_parameter(self) -> Any:
+    def _parameter(self, name: str, description: str, value: str) -> Any:
+        """A file that services are given when they start; none of it is secret."""
         parameter = aws.ssm_parameter.SsmParameter(
             self,
-            "regions",
-            name=f"/airbridge/{self.environment.name}/regions",
-            description="The region catalogue that the services read",
+            name,
+            name=f"/airbridge/{self.environment.name}/{name}",
+            description=description,
             type="String",
             tier="Advanced",
-            value=self._regions(),
+            value=value,
         )
         accept(
             parameter,
             "CKV2_AWS_34",
-            "names of queues and buckets are no secret; plain, a reviewer can read them",
+            "names of queues, buckets, DAGs and connections are no secret; plain, a reviewer can read them",
         )
         return parameter
+
+    def _parameter_arn(self, name: str) -> str:
+        """Known beforehand, so that a role can name it alone."""
+        environment = self.environment
+        return (
+            f"arn:aws:ssm:{self.region}:{environment.account}:parameter/airbridge/{environment.name}/{name}"
+        )
 
     def _services(self) -> ControlPlane:
         environment, plane = self.environment, self.environment.control_plane
@@ -219,13 +227,14 @@ class ControlPlaneStack(Stack):
                 environment.images.admitted,
                 trust_domain=environment.trust_domain,
                 gateway_name=gateway_host(environment.trust_domain),
+                policy=self.deployment.policy is not None,
             ),
             secrets={
                 "PGUSER": f"{self.database.secret_arn}:username::",
                 "PGPASSWORD": f"{self.database.secret_arn}:password::",
             },
         )
-        parameter = self._regions_parameter()
+        regions = self._regions()
         return ControlPlane(
             self,
             "services",
@@ -238,13 +247,23 @@ class ControlPlaneStack(Stack):
                 gateways=plane.gateways,
                 security_group_id=self.services_group.id,
                 gateway_group_id=self.gateway_group.id,
-                regions_parameter=parameter,
-                regions=self._regions(),
-                regions_parameter_arn=f"arn:aws:ssm:{self.region}:{environment.account}:parameter/airbridge/{environment.name}/regions",
+                regions_parameter=self._parameter(
+                    "regions", "The region catalogue that the services read", regions
+                ),
+                regions=regions,
+                regions_parameter_arn=self._parameter_arn("regions"),
                 image_digest=digest,
                 python=self.deployment.python,
+                policy=self._policy(),
             ),
         )
+
+    def _policy(self) -> PolicySource | None:
+        text = self.deployment.policy
+        if text is None:
+            return None
+        description = "What tasks may do beyond their own"
+        return PolicySource(text, self._parameter("policy", description, text), self._parameter_arn("policy"))
 
     def _observability(self) -> None:
         Observability(

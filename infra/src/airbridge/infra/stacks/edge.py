@@ -211,10 +211,7 @@ class EdgeStack(Stack):
                 "data": (list(region.data), "Which data lies here"),
                 "key_arn": (self.key.arn, "The key of the queues, buckets and logs"),
                 "worker_role_arns": (
-                    {
-                        pool: f"arn:aws:iam::{self.environment.account}:role/{names.worker_role(self.region, pool)}"
-                        for pool in self.roles
-                    },
+                    {pool: names.worker_role_arn(self.region, pool) for pool in self.roles},
                     "By pool: what the gateway accepts at enrolment",
                 ),
                 "groups": (
