@@ -35,7 +35,7 @@ class Step:
     """When it began, if it took a time of its own."""
     side: Side
     event: str
-    """A stable name, as in docs/events.md."""
+    """A stable name; `wording` has a sentence for each."""
     what: str
     """The event in words."""
     actor: str

@@ -1,4 +1,4 @@
-"""The events in words: one sentence for each stable name. docs/events.md lists them, and a test holds it to this table."""
+"""The events in words: one sentence for each stable name."""
 
 from __future__ import annotations
 
