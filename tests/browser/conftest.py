@@ -71,9 +71,18 @@ class View:
     def until(self, expression: str, seconds: float = 30.0) -> None:
         """Wait until an expression holds. The page's policy forbids playwright's own way, which evaluates text in the page."""
         deadline = time.monotonic() + seconds
-        while not self.page.evaluate(expression):
+        while not self._holds(expression):
             assert time.monotonic() < deadline, f"never true: {expression}"
             self.page.wait_for_timeout(100)
+
+    def _holds(self, expression: str) -> bool:
+        """Whether it is true of the page that is there. One that is being left has no answer."""
+        try:
+            return bool(self.page.evaluate(expression))
+        except playwright.Error as error:
+            if "context was destroyed" not in str(error):
+                raise
+            return False
 
     def findings(self) -> list[str]:
         """Return what axe-core finds, however slight."""
