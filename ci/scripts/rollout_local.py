@@ -91,7 +91,7 @@ def program(
     done = subprocess.run(
         command, cwd=cwd, env=os.environ | (env or {}), capture_output=True, text=True, check=False
     )
-    for line in (done.stdout + done.stderr).strip().splitlines()[-12:]:
+    for line in (done.stdout + done.stderr).strip().splitlines()[-30:]:
         print(f"            {line[:220]}", file=sys.stderr, flush=True)
     return done
 
@@ -181,8 +181,17 @@ class Place:
     port: int = field(default_factory=free_port)
 
     @property
+    def pins(self) -> pins.Pins:
+        return pins.load(Checkout(self.project.root), self.name)
+
+    @property
     def regions(self) -> tuple[str, ...]:
-        return pins.load(Checkout(self.project.root), self.name).regions
+        return self.pins.regions
+
+    @property
+    def account(self) -> str:
+        """The stacks refuse to be applied to any other."""
+        return str(self.pins.source.toml["account"])
 
     @property
     def variables(self) -> dict[str, str]:
@@ -258,7 +267,9 @@ def emulator(place: Place) -> Iterator[None]:
     python = ROOT / "infra/.venv/bin/python"
     command = [str(python), "-m", "airbridge.infra.emulator", "--port", str(place.port)]
     with (place.folder / "emulator.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=os.environ | {"MOTO_ACCOUNT_ID": place.account}
+        )
     try:
         url = place.variables["AWS_ENDPOINT_URL"]
         await_true("the emulator", lambda: httpx.get(f"{url}/moto-api/").is_success)
