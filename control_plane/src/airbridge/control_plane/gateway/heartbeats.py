@@ -17,6 +17,7 @@ from airbridge.control_plane.gateway import edge_events, lease_denials, releases
 from airbridge.control_plane.gateway.authentication import Caller, check_revocation
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.fencing import fence
+from airbridge.control_plane.identity.ca import BACKDATE
 from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.parity import Parity
 from airbridge.executor.ledger import items, workers
@@ -138,8 +139,8 @@ class Heartbeats:
         if heartbeat.trust_version != keys.trust.version:
             orders.append(TrustCommand(trust=keys.trust))
         certificate = caller.certificate
-        life = certificate.not_after - certificate.not_before
-        late = self.clock() >= certificate.not_before + life * RENEW_AT
+        issued = certificate.not_before + BACKDATE
+        late = self.clock() >= issued + (certificate.not_after - issued) * RENEW_AT
         if late or caller.stale or certificate.issuer != keys.ca.key_id:
             orders.append(RenewCommand())
         return orders
