@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests.integration.runner.attacks import HEAD
-from tests.support.platform import LocalPlatform
+from tests.support.platform import LocalPlatform, wait_for
 
 from airbridge.executor import landlock
 
@@ -71,7 +72,7 @@ def on_gateway():
 def through_the_relay(victim):
     """Speak to the supervisor, and so to the relay, of another task as if it were one's own."""
     from airflow.sdk.api.datamodels._generated import TaskInstanceState
-    from airflow.sdk.execution_time.comms import GetXCom, SetXCom
+    from airflow.sdk.execution_time.comms import GetConnection, GetVariable, GetXCom, SetXCom
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
     tried = {{}}
@@ -82,6 +83,9 @@ def through_the_relay(victim):
         except Exception as error:
             tried[name] = f"denied {{type(error).__name__}}"
     attempt("set another's XCom", SetXCom(key="stolen", value=1, dag_id=victim["dag_id"], run_id=victim["run_id"], task_id=victim["task_id"]))
+    attempt("read another team's connection", GetConnection(conn_id="other_team"))
+    attempt("read another team's variable", GetVariable(key="other_team"))
+    attempt("read another's XCom", GetXCom(key="return_value", dag_id=victim["dag_id"], run_id=victim["run_id"], task_id=victim["task_id"]))
     return tried
 
 with DAG("hostile", schedule=None):
@@ -152,10 +156,30 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in found] + [more for child in found for more in _children(int(child))]
 
 
-def test_a_hostile_dag_gets_nowhere(platform: LocalPlatform) -> None:
+@pytest.fixture
+def strict(platform: LocalPlatform) -> Iterator[LocalPlatform]:
+    """The platform with something to steal, and a policy that allows the victim's DAG alone."""
+    airflow, file = platform.airflow, platform.directory.policy_file
+    secret = {"connection_id": "other_team", "conn_type": "http", "password": "not-yours"}
+    airflow._json("POST", "/api/v2/connections", secret)
+    airflow._json("POST", "/api/v2/variables", {"key": "other_team", "value": "not-yours"})
+    before = file.read_text()
+    may_run = '\n[[rule]]\nname = "all-run"\ndags = ["*"]\nqueues.claim = ["*"]\n'
+    file.write_text(before.replace('dags = ["*"]', 'dags = ["victim"]') + may_run)
+    wait_for(lambda: _events(platform, "policy.%") > 1, "the gateway to take up the policy")
+    yield platform
+    taken = _events(platform, "policy.%")
+    file.write_text(before)
+    wait_for(lambda: _events(platform, "policy.%") > taken, "the gateway to take up the policy of before")
+
+
+def test_a_hostile_dag_gets_nowhere(strict: LocalPlatform) -> None:
     """Key, token, journal, other tasks' files and memory are closed; without a certificate the gateway answers 401 to
-    every endpoint and 403 to a guessed join token, and writes each down; the relay refuses writes in another's name."""
+    every endpoint and 403 to a guessed join token, and writes each down; the relay refuses writes in another's name, and
+    the gateway what the policy does not allow."""
+    platform = strict
     target = victim_on(platform)
+    denied = _events(platform, "call.denied")
     before = _refusals(platform)
     platform.add_dag(
         "hostile",
@@ -179,8 +203,14 @@ def test_a_hostile_dag_gets_nowhere(platform: LocalPlatform) -> None:
     assert all(answer.startswith(("denied", "ErrorResponse")) for answer in found["relay"].values()), found[
         "relay"
     ]
+    assert len(found["relay"]) == 4
+    wait_for(lambda: _events(platform, "call.denied") - denied >= 3, "the denials to be audited")
     [(stolen,)] = platform.query("SELECT count(*) FROM xcom WHERE dag_id = 'victim' AND key = 'stolen'")
     assert stolen == 0
+
+
+def _events(platform: LocalPlatform, pattern: str) -> int:
+    return int(platform.query("SELECT count(*) FROM airbridge_audit WHERE event LIKE %s", pattern)[0][0])
 
 
 def _refusals(platform: LocalPlatform) -> int:

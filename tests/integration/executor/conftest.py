@@ -44,6 +44,16 @@ class Queues(defaultdict[tuple[str, str], MemoryQueue]):
         return self[region.name, pool.name]
 
 
+def still_bell(owner_job_id: int) -> Bell:
+    """A bell that is never rung: nothing listens, and an idle scheduler sleeps as Airflow has it."""
+    return Bell(
+        owner_job_id=owner_job_id,
+        connect=lambda: None,
+        idle_with=lambda _sleep: lambda: None,
+        backoff=Backoff(0.01, 0.1, lambda: 0.5),
+    )
+
+
 class StillExecutor(EdgeExecutor):
     """An executor whose loops do not run by themselves: a test turns them."""
 
@@ -69,12 +79,7 @@ class StillExecutor(EdgeExecutor):
                 heartbeat_timeout=300.0,
             ),
             scaling=Scaling({}),
-            bell=Bell(
-                owner_job_id=int(self.job_id or 0),
-                connect=lambda: None,
-                idle_with=lambda _sleep: lambda: None,
-                backoff=Backoff(0.01, 0.1, lambda: 0.5),
-            ),
+            bell=still_bell(int(self.job_id or 0)),
         )
 
     @property

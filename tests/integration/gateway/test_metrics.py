@@ -8,8 +8,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from tests.integration.gateway.world import World, finished
+from tests.support.platform import wait_for
 
 from airbridge.executor import metrics
 from airbridge.executor.metrics import Source
@@ -35,6 +37,22 @@ def test_metrics_need_their_scope(world: World) -> None:
             assert status == operator.get(METRICS).status_code
 
 
+def families_of(world: World) -> dict[str, Metric]:
+    """What the gateway exposes, by name."""
+    with world.operator(world.access_token("metrics:read")) as operator:
+        return {family.name: family for family in text_string_to_metric_families(operator.get(METRICS).text)}
+
+
+def _states(families: dict[str, Metric]) -> set[str]:
+    """The states that there are work items in."""
+    return {
+        label
+        for sample in families["airbridge_work_items"].samples
+        if sample.value
+        for label in sample.labels.values()
+    }
+
+
 def test_a_gateway_exposes_what_is_defined_for_it(world: World) -> None:
     """Exactly the defined metrics, with their kinds, once there is work and a worker; and they count what happens."""
     granted, waiting = world.items(2)
@@ -43,10 +61,9 @@ def test_a_gateway_exposes_what_is_defined_for_it(world: World) -> None:
     worker.exchange(finished(grant, 1))
     worker.exchange(finished(grant.model_copy(update={"epoch": 7}), 2))
     worker.beat(events=(EdgeEvent(uid=uuid4(), event="link.cut", at=datetime.now(UTC)),))
-    with world.operator(world.access_token("metrics:read")) as operator:
-        families = {
-            family.name: family for family in text_string_to_metric_families(operator.get(METRICS).text)
-        }
+    # What is read from the ledger is read once every few seconds.
+    wait_for(lambda: "placed" in _states(families_of(world)), "the waiting item to be counted")
+    families = families_of(world)
     mine = {each.name.removesuffix("_total"): each for each in metrics.ALL if each.source is Source.GATEWAY}
     assert set(families) == set(mine)
     assert {name: str(each.kind) for name, each in mine.items()} == {

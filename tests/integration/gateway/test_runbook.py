@@ -13,6 +13,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.integration.gateway.world import TRUST_DOMAIN, VERSIONS, Worker, World, csr_pem
+from tests.support.platform import wait_for
 
 from airbridge.control_plane.identity import rotation
 from airbridge.control_plane.identity.ca import key_id
@@ -103,7 +104,8 @@ def test_the_runbook_replaces_every_key_and_token_and_keeps_every_worker(
     assert {key_id(each) for each in after.roots}.isdisjoint(key_id(each) for each in before.roots)
     for name in ("issuing_ca", "roots", "work_item_keys", "token_keys", "trust"):
         assert keys_after[name] != keys_before[name], name
-    assert (len(world.keyring.keys.trust.verify_keys), len(world.keyring.keys.tokens.key_ids)) == (1, 1)
+    # The gateway follows the files at its own pace.
+    wait_for(lambda: _counts(world) == (1, 1), "the gateway to let go of the old keys")
     assert [each.errors for each in alive] == [[], []]
     assert all(each.renewals >= 1 for each in alive)
     with world.operator(old_token) as operator:
@@ -111,3 +113,9 @@ def test_the_runbook_replaces_every_key_and_token_and_keeps_every_worker(
     with world.operator((tmp_path / "new").read_text().strip()) as operator:
         assert operator.get("/operator/v1/workers").status_code == 200
     assert done.stdout.rstrip().splitlines()[-1].startswith("sound: ")
+
+
+def _counts(world: World) -> tuple[int, int]:
+    """How many work-item keys and token keys the gateway goes by."""
+    keys = world.keyring.keys
+    return len(keys.trust.verify_keys), len(keys.tokens.key_ids)

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import select
 from tests.integration.edge_worker.conftest import FAST, until
 from tests.integration.edge_worker.cut import Cut
-from tests.integration.executor.conftest import StillExecutor
+from tests.integration.executor.conftest import StillExecutor, still_bell
 from tests.integration.gateway import world as gateway_world
 from tests.integration.gateway.world import CATALOGUE, VERSIONS
 from tests.support.airflow_home import Metadata
@@ -81,7 +81,10 @@ class HomeExecutor(StillExecutor):
             heartbeat_timeout=SCHEDULERS_PATIENCE,
         )
         intake = Intake(Placement(CATALOGUE, world.settings))
-        self._machinery = Machinery(intake=intake, outbox=outbox, keeper=keeper, scaling=Scaling({}))
+        bell = still_bell(int(self.job_id or 0))
+        self._machinery = Machinery(
+            intake=intake, outbox=outbox, keeper=keeper, scaling=Scaling({}), bell=bell
+        )
         outbox.start()
 
 

@@ -118,6 +118,15 @@ def test_a_way_back_that_fails_is_said_loudly() -> None:
     assert move.results[-1].outcome == "stuck"
 
 
+def test_a_first_release_drains_nobody() -> None:
+    """There is no image before it: the workers that have just begun are not told to go."""
+    simulated = Fleet(dict.fromkeys(REGIONS, NEW), {}, ())
+    said: list[str] = []
+    first = Rollout(simulated, simulated, STEP, NEW, NEW, simulated.now, simulated.sleep, said.append)
+    assert ["done"] * 3 == [result.outcome for result in first.run(REGIONS)]
+    assert not simulated.drained
+
+
 def test_failures_within_the_budget_do_not_stop_a_wave() -> None:
     """A task may fail for its own reasons."""
     simulated = fleet(ap_southeast_2=Behaviour(share_failed=0.03))

@@ -90,7 +90,8 @@ class Rollout:
             return f"a stack could not be applied: {error}"
         if (problem := self._ready(wave, began)) is not None:
             return problem
-        self._drain(wave, self.old, "replaced by a new release")
+        if self.old != self.new:
+            self._drain(wave, self.old, "replaced by a new release")
         return self._watch(wave, began)
 
     def _ready(self, wave: Collection[str], began: datetime) -> str | None:
