@@ -53,6 +53,12 @@ OUTCOMES = {
 TRIGGERED = {"child_fails", "child_succeeds"}
 
 
+# In 3.0.4 LocalExecutor's success event of a task that deferred or rescheduled itself may come after the task is
+# scheduled again, which then fails it; a busy machine makes that likely. EdgeExecutor sends no such event, and has one try.
+RACED_BY_LOCAL_EXECUTOR = frozenset({"deferral", "reschedule"})
+LOCAL_TRIES = 4
+
+
 @dataclass(frozen=True)
 class Suite:
     """The finished runs of the whole suite."""
@@ -90,6 +96,13 @@ class Suite:
             "rendered": _neutral(rendered, variant),
             "asset events": _neutral(self._asset_events(dag_id), variant),
         }
+
+    def again(self, dag_id: str) -> dict[str, Any]:
+        """The outcome of one more run, in place of the first."""
+        self.platform.airflow._request("DELETE", f"/api/v2/dags/{dag_id}/dagRuns/{RUN_ID}")
+        self.platform.airflow.trigger(dag_id, run_id=RUN_ID)
+        self.platform.airflow.wait(dag_id, RUN_ID)
+        return self.outcome(dag_id)
 
     def _asset_events(self, dag_id: str) -> list[tuple[Any, ...]]:
         return self.platform.query(
@@ -141,6 +154,10 @@ def _wait_for_all(platform: LocalPlatform, runs: int) -> None:
 def test_the_edge_reaches_the_outcome_of_local_executor(suite: Suite, name: str) -> None:
     """States, tries, XComs, rendered fields and asset events are the same on both executors."""
     edge, local = suite.outcome(f"{name}__edge"), suite.outcome(f"{name}__local")
+    for _ in range(LOCAL_TRIES if name in RACED_BY_LOCAL_EXECUTOR else 0):
+        if local == edge:
+            break
+        local = suite.again(f"{name}__local")
     assert [OUTCOMES[name]] == local["run"]
     assert local == edge
 
