@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,8 +20,10 @@ from airbridge.edge_worker.journal_rows import Op
 from airbridge.edge_worker.poller import Poller
 from airbridge.edge_worker.testing import FakeSupervisor
 from airbridge.executor import near
+from airbridge.executor.exceptions import QueueError
 from airbridge.executor.ledger.models import Outcome
 from airbridge.executor.protocol import RegionSettings
+from airbridge.executor.queue import Received, WorkQueue
 
 # httpcore does not close a connection whose TLS handshake is cancelled, as a worker that ends may have to do.
 pytestmark = pytest.mark.filterwarnings("ignore:.*:pytest.PytestUnraisableExceptionWarning")
@@ -185,6 +188,33 @@ class NeverWritten:
         return asyncio.get_running_loop().create_future()
 
 
+class Connection:
+    """The queue as one process sees it: once it is closed no poll under way takes another message."""
+
+    def __init__(self, queue: WorkQueue) -> None:
+        self._queue = queue
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+
+    def receive(self, *, limit: int, wait_seconds: float, visibility_seconds: float) -> list[Received]:
+        until = time.monotonic() + wait_seconds
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise QueueError("the process has ended")
+                messages = self._queue.receive(limit=limit, visibility_seconds=visibility_seconds)
+            if messages or time.monotonic() > until:
+                return messages
+            time.sleep(0.01)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+
 class Mortal(Agent):
     """An agent that will not live to write down what it is granted."""
 
@@ -203,12 +233,14 @@ def test_a_worker_that_died_between_grant_and_journal_gets_its_task_run_elsewher
     work.let_go("w2")
 
     async def scenario() -> None:
-        dying = world.agent("w1", work, kind=Mortal)
+        connection = Connection(world.queue)
+        dying = world.agent("w1", work, kind=Mortal, queue=connection)
         running = asyncio.create_task(dying.run())
         world.submit(first=RETRIES)
         await world.turn_until(lambda: world.rows("first") and world.rows("first")[0].state == "claimed")
         await asyncio.sleep(10 * HEARTBEAT)
         assert world.rows("first")[0].worker_id == "w1", "while it lives the claim is its own"
+        connection.close()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

@@ -153,11 +153,18 @@ class World:
         await asyncio.to_thread(work)
 
     async def turn_until(self, condition: Callable[[], Any], seconds: float = 60.0) -> None:
-        """Let the control plane work until the condition holds. Raises `TimeoutError`."""
-        async with asyncio.timeout(seconds):
-            while not condition():
-                await self.turn()
-                await asyncio.sleep(0.02)
+        """Let the control plane work until the condition holds. Raises `TimeoutError`, which says how things stand."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    await self.turn()
+                    await asyncio.sleep(0.02)
+        except TimeoutError as error:
+            raise TimeoutError(f"after {seconds:g} s: {self._how_things_stand()}") from error
+
+    def _how_things_stand(self) -> str:
+        rows = [f"{row.task_id} is {row.state}, epoch {row.epoch}, {row.detail!r}" for row in self.rows()]
+        return f"work items {rows}, task instances {self.hand.task_states()}, runs {self.runs}"
 
     # --- workers ---------------------------------------------------------------------------------
 
