@@ -86,7 +86,7 @@ traces: $(STAMP) ## tracing on: is every task one connected trace, also through 
 bench-observing: $(STAMP) ## what a task's events, spans and metrics cost, in CPU
 	@$(RUN) python -m tests.benchmarks.observing
 dashboards: $(STAMP) ## docs/metrics.md's table, dashboards and alarms, from their one definition
-	@$(RUN) python -m airbridge.control_plane.dashboards docs
+	@$(RUN) python -m airbridge.control_plane.dashboards .
 
 .PHONY: clean
 clean: ## remove what the targets made, but not the local platform's state

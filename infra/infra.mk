@@ -45,13 +45,14 @@ infra-autoscale: $(STAMP) synth ## a burst of 500 tasks on a real platform, its 
 		--stack infra/cdktf.out/local/stacks/edge-eu-west-1/cdk.tf.json --picture docs/images/autoscaling.svg
 
 LOCALSTACK_VERSION := 4.14.0
-# A newer cbor2 breaks it, and so does Python 3.11.
+# A newer cbor2 breaks it. Its localstack/utils/tagging.py imports warnings.deprecated, which Python has from 3.13 on: under
+# 3.12 it starts, and answers 500 to whatever handles tags (kms.CreateKey).
 LOCALSTACK_ERA := 2026-03-05
-LOCALSTACK_PYTHON ?= $(shell for python in python3.12 python3.13 $(HOME)/.pyenv/versions/3.1[23]*/bin/python; do \
-	$$python -c 'import sys; sys.version_info >= (3, 12) or sys.exit(1); print(sys.executable)' 2>/dev/null && break; done)
+LOCALSTACK_PYTHON ?= $(shell for python in python3.13 $(HOME)/.pyenv/versions/3.13*/bin/python; do \
+	$$python -c 'import sys; sys.version_info >= (3, 13) or sys.exit(1); print(sys.executable)' 2>/dev/null && break; done)
 
 infra/.venv-localstack/.installed: $(UV)
-	@test -n '$(LOCALSTACK_PYTHON)' || { echo 'LocalStack needs Python 3.12 or newer: make LOCALSTACK_PYTHON=/path/to/python3.12' >&2; exit 2; }
+	@test -n '$(LOCALSTACK_PYTHON)' || { echo 'LocalStack needs Python 3.13 or newer: make LOCALSTACK_PYTHON=/path/to/python3.13' >&2; exit 2; }
 	$(UV) venv --quiet --allow-existing --python $(LOCALSTACK_PYTHON) infra/.venv-localstack
 	$(UV) pip install --quiet --no-config --exclude-newer $(LOCALSTACK_ERA) \
 		--python infra/.venv-localstack/bin/python 'localstack-core[runtime]==$(LOCALSTACK_VERSION)'

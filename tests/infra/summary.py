@@ -26,6 +26,13 @@ def summarise(stack: dict[str, Any]) -> str:
         lines = [f"{path} ({kind})"]
         if kind == "aws_ecs_task_definition":
             _say_environments_once(stack["resource"][kind][name], path, said)
+        if kind == "aws_cloudwatch_metric_alarm":
+            blocks.append(f"{lines[0]} {_alarm(stack['resource'][kind][name], paths)}")
+            continue
+        if kind == "aws_cloudwatch_dashboard":
+            said_of_it = _dashboard(stack["resource"][kind][name])
+            blocks.append("\n".join([*lines, *(f"  {line}" for line in said_of_it)]))
+            continue
         lines += [f"  {line}" for line in _lines(stack["resource"][kind][name], paths)]
         blocks.append("\n".join(lines))
     return "\n".join(blocks) + "\n"
@@ -41,6 +48,35 @@ def _say_environments_once(definition: dict[str, Any], path: str, said: dict[str
         else:
             said[environment] = f"{path}, {container['name']}"
     definition["container_definitions"] = json.dumps(containers)
+
+
+def _dashboard(dashboard: dict[str, Any]) -> Iterator[str]:
+    """A dashboard, one line for each chart."""
+    for widget in json.loads(dashboard["dashboard_body"])["widgets"]:
+        drawn = widget["properties"]
+        lines = [
+            one[0]["expression"] if isinstance(one[0], dict) else " ".join(map(str, one))
+            for one in drawn["metrics"]
+        ]
+        yield f"{drawn['title']} ({drawn['view']}, {drawn['region']}, {drawn['period']} s): {'; '.join(lines)}"
+
+
+def _alarm(alarm: dict[str, Any], paths: dict[tuple[str, str], str]) -> str:
+    """An alarm in one line: what must be how, for how long, and who is told."""
+    alone = "metric_name" in alarm
+    looks = [alarm] if alone else [one["metric"] for one in alarm["metric_query"] if "metric" in one]
+    first, where = looks[0], []
+    for one in looks:
+        pairs = [
+            f"{name}={_readable(value, paths)}" for name, value in sorted(one.get("dimensions", {}).items())
+        ]
+        where.append(f"{{{', '.join(pairs)}}}")
+    statistic = first.get("statistic") or first.get("extended_statistic") or first["stat"]
+    told = ", ".join(_readable(one, paths) for one in alarm["alarm_actions"])
+    return (
+        f"{statistic} {first['namespace']} {first['metric_name']} {' + '.join(where)} {alarm['comparison_operator']} "
+        f"{alarm['threshold']:g}, {alarm['evaluation_periods']} x {first['period']} s, {alarm['treat_missing_data']}: {told}"
+    )
 
 
 def _lines(resource: dict[str, Any], paths: dict[tuple[str, str], str]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ def resources(stacks: Stacks, kind: str) -> Iterator[tuple[str, dict[str, Any]]]
             yield f"{stack}/{resource['//']['metadata']['path']}", resource
 
 
+def observed() -> dict[str, Any]:
+    """What the control plane defines of alarms and charts."""
+    text = (ENVIRONMENTS.parent / "src" / "airbridge" / "infra" / "observability.json").read_text()
+    return json.loads(text)  # type: ignore[no-any-return]  # an object
+
+
 def planned(resource: dict[str, Any]) -> dict[str, Any]:
     """Without provisioners, which no plan compares: the path to Python in them depends on the output directory."""
     return {key: value for key, value in resource.items() if key != "provisioner"}
@@ -47,7 +54,7 @@ def policies(stacks: Stacks) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_adding_a_region_changes_its_stack_and_the_named_wiring_alone(local: Stacks, tmp_path: Path) -> None:
-    """One entry more: one stack more, and in the control plane the four things that its docstring names."""
+    """One entry more: one stack more, and in the control plane the things that its docstring names."""
     entry = '\n[[region]]\nname = "us-west-2"\ncidr = "10.3.0.0/16"\n\n[[region.pool]]\nname = "default"\n'
     entry += 'instance_types = ["m7g.large"]\nslots = 4\nmax_instances = 4\n'
     (tmp_path / "local.toml").write_text((ENVIRONMENTS / "local.toml").read_text() + entry)
@@ -67,6 +74,13 @@ def test_adding_a_region_changes_its_stack_and_the_named_wiring_alone(local: Sta
         "control-plane: aws_ecs_service",
         "control-plane: aws_cloudwatch_dashboard",
     } == changed
+    added = {
+        f"{stack}: {kind}"
+        for stack in local
+        for kind, named in more[stack]["resource"].items()
+        if named.keys() - local[stack]["resource"].get(kind, {}).keys()
+    }
+    assert {"control-plane: aws_cloudwatch_metric_alarm"} == added
     assert all(more[stack].get("output") == content.get("output") for stack, content in local.items())
 
 
@@ -241,6 +255,86 @@ def test_a_backlog_is_seen_within_ten_seconds(prod: Stacks) -> None:
         (one["namespace"], one["metric_name"], one["period"], one["evaluation_periods"]) for one in alarms
     }
     assert all({"Region", "Pool"} == one["dimensions"].keys() for one in alarms)
+
+
+def watched(alarm: dict[str, Any]) -> Iterator[tuple[str, str, frozenset[str]]]:
+    """Namespace, metric and names of dimensions of each series that an alarm looks at."""
+    looks = (
+        [alarm]
+        if "metric_name" in alarm
+        else [one["metric"] for one in alarm["metric_query"] if "metric" in one]
+    )
+    for one in looks:
+        yield one["namespace"], one["metric_name"], frozenset(one["dimensions"])
+
+
+def test_every_alarm_looks_at_what_something_of_the_stacks_publishes(prod: Stacks) -> None:
+    """AirBridge's metrics are a gateway's, in the home region under the dimensions that it publishes, or the schedulers', in the
+    pool's own region; both services are told the namespace. AWS' are of a resource of the stack."""
+    published = observed()["published"]
+    signals = {"BacklogPerSlot", "WorkPerSlot", "PoolWithoutHeartbeat"}
+    for path, alarm in resources(prod, "aws_cloudwatch_metric_alarm"):
+        for namespace, metric, dimensions in watched(alarm):
+            if namespace.startswith("AWS/"):
+                continue
+            assert namespace == "AirBridge"
+            if metric in signals:
+                assert {"Region", "Pool"} == dimensions
+                assert path.startswith(f"edge-{alarm['dimensions']['Region']}/")
+            else:
+                assert sorted(dimensions) in [sorted(each) for each in published[metric]]
+                assert path.startswith("control-plane/")
+    for _, definition in resources(prod, "aws_ecs_task_definition"):
+        main = json.loads(definition["container_definitions"])[0]
+        told = {one["name"]: one["value"] for one in main["environment"]}
+        if main["name"] in {"gateway", "scheduler"}:
+            kind = "METRICS" if main["name"] == "gateway" else "SCALING"
+            assert told[f"AIRFLOW__AIRBRIDGE__{kind}_NAMESPACE"] == "AirBridge"
+            assert main["logConfiguration"]["logDriver"] == "awslogs"
+
+
+def test_every_alarm_of_the_definition_is_there_and_tells_people(prod: Stacks) -> None:
+    """Once for the control plane, once for each region, once for each pool; the rest are those that scale a group."""
+    defined = {alarm["name"]: alarm["scope"] for alarm in observed()["alarms"]}
+    alarms = [one for _, one in resources(prod, "aws_cloudwatch_metric_alarm")]
+    for_people = [one for one in alarms if one["alarm_name"].rsplit("-", 1)[1] in defined]
+    pools = [one["alarm_name"] for one in alarms if one["alarm_name"].endswith("-backlog")]
+    regions = [stack for stack in prod if stack.startswith("edge-")]
+    many = {"control_plane": 1, "region": len(regions), "pool": len(pools)}
+    assert {name: many[scope] for name, scope in defined.items()} == Counter(
+        one["alarm_name"].rsplit("-", 1)[1] for one in for_people
+    )
+    assert all("topic" in one["alarm_actions"][0] for one in for_people)
+    assert {"backlog", "idle"} == {
+        one["alarm_name"].rsplit("-", 1)[1] for one in alarms if one not in for_people
+    }
+
+
+def test_every_alarm_names_a_section_of_the_runbooks(prod: Stacks) -> None:
+    """Where people are told, the message says where to read on; the page has a heading of that name."""
+    page = (ENVIRONMENTS.parents[1] / "docs" / "runbooks.md").read_text()
+    anchors = {heading.lower() for heading in re.findall(r"^## (\w+)$", page, re.MULTILINE)}
+    for _, alarm in resources(prod, "aws_cloudwatch_metric_alarm"):
+        if "topic" in alarm["alarm_actions"][0]:
+            found = re.search(r"docs/runbooks\.md#(\w+)$", alarm["alarm_description"])
+            assert found, alarm["alarm_description"]
+            assert found[1] in anchors
+
+
+def test_the_dashboard_draws_what_is_published(prod: Stacks) -> None:
+    """Each search names a gateway's metric and one of its sets of dimensions; each pool's signal is drawn from its region."""
+    (_, dashboard), *_ = resources(prod, "aws_cloudwatch_dashboard")
+    for widget in json.loads(dashboard["dashboard_body"])["widgets"]:
+        assert widget["properties"]["metrics"], widget
+        for line in widget["properties"]["metrics"]:
+            if isinstance(line[0], dict):
+                found = re.match(
+                    r"SEARCH\('\{AirBridge,([a-z,]+)\} MetricName=\"(\w+)\"'", line[0]["expression"]
+                )
+                assert found
+                assert found[1].split(",") in observed()["published"][found[2]]
+            elif line[0] == "AirBridge":
+                assert line[line.index("Region") + 1] == line[-1]["region"]
 
 
 def test_the_services_wait_for_the_migrations(prod: Stacks) -> None:

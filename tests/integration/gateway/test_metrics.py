@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
@@ -10,9 +11,11 @@ from uuid import uuid4
 import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from tests.integration.gateway.world import World, finished
+from tests.integration.gateway.world import CATALOGUE, World, finished
+from tests.support.embedded_metrics import extract
 from tests.support.platform import wait_for
 
+from airbridge.control_plane import cloudwatch
 from airbridge.executor import metrics
 from airbridge.executor.metrics import Source
 from airbridge.executor.protocol import EdgeEvent
@@ -114,3 +117,50 @@ def test_airflow_is_told_what_it_does_not_emit_itself(world: World, monkeypatch:
         ("timing", f"dag.{task}.duration"),
         ("incr", "airbridge.claims"),
     } <= set(said)
+
+
+def test_a_message_that_a_worker_refused_by_itself_is_counted(world: World) -> None:
+    """A forged message never becomes a claim: the worker tells of it, and ForgedOrBrokenMessages looks at that count."""
+    rejected = [
+        EdgeEvent(uid=uuid4(), event="message.rejected", at=datetime.now(UTC), detail={"reason": reason})
+        for reason in ("bad_signature", "bad_signature", "of_its_own_making")
+    ]
+    before = _refusals(world)
+    world.worker().beat(events=tuple(rejected))
+    assert {"bad_signature": 2.0} == {
+        reason: count - before.get(reason, 0.0)
+        for reason, count in _refusals(world).items()
+        if count != before.get(reason, 0.0)
+    }
+
+
+def _refusals(world: World) -> dict[str, float]:
+    """Refusals by reason."""
+    samples = (
+        families_of(world)["airbridge_refusals"].samples if "airbridge_refusals" in families_of(world) else []
+    )
+    found: dict[str, float] = {}
+    for sample in samples:
+        found[sample.labels["reason"]] = found.get(sample.labels["reason"], 0.0) + sample.value
+    return found
+
+
+def test_every_alarm_of_cloudwatch_finds_its_metric_in_the_gateways_log(world: World) -> None:
+    """What the embedded metric format makes of a gateway with a worker, work and refusals: each defined metric, by each defined set."""
+    granted, _ = world.items(2)
+    worker = world.worker()
+    grant = worker.grant(granted)
+    worker.exchange(finished(grant, 1))
+    worker.exchange(finished(grant.model_copy(update={"epoch": 7}), 2))
+    worker.beat(events=(EdgeEvent(uid=uuid4(), event="link.cut", at=datetime.now(UTC)),))
+    embedded = world.gateway.embedded
+    assert embedded is not None
+    known = extract(json.loads(json.dumps(line)) for line in embedded.lines())
+    sets = {(name, tuple(label for label, _ in where)) for _, name, where in known}
+    wanted = {
+        (name, tuple(sorted(each))) for name, each_of in cloudwatch.definition()["published"].items() for each in each_of
+    }  # fmt: skip
+    assert wanted == sets
+    places = {(region.name, pool.name) for region in CATALOGUE.regions for pool in region.pools}
+    ages = {where for _, name, where in known if name == metrics.QUEUE_AGE.name}
+    assert {(("pool", pool), ("region", region)) for region, pool in places} <= ages

@@ -385,6 +385,7 @@ def running(
         secrets_dir=secrets_dir,
         trust_domain=TRUST_DOMAIN,
         gateway_port=0,
+        metrics_namespace="AirBridge",
         **{
             "gateway_requests_per_second_per_address": 0.0,
             **changes,

@@ -102,6 +102,13 @@ BACKLOG_PER_SLOT: Final = _gateway(
     "Unclaimed work items for each slot of the workers that take work; without slots, the unclaimed work items",
     *("region", "pool"),
 )
+UNSERVED: Final = _gateway(
+    "airbridge_unserved_work_items",
+    _G,
+    "work items",
+    "Unclaimed work items of a pool in which no worker takes new work",
+    *("region", "pool"),
+)
 SLOTS: Final = _gateway(
     "airbridge_slots", _G, "slots", "Slots of the workers that take new work", "region", "pool"
 )

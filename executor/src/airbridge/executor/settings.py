@@ -162,6 +162,14 @@ class Settings:
             minimum=1.0,
         ),
     )
+    metrics_namespace: str | None = field(
+        default=None,
+        metadata=_about(
+            "The CloudWatch namespace that a gateway's metrics are to be in: its log then has them every minute, as lines in "
+            "CloudWatch's embedded metric format. Unset: no such lines.",
+            example="AirBridge",
+        ),
+    )
     keeper_interval: float = field(
         default=5.0,
         metadata=_about(

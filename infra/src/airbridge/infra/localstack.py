@@ -189,6 +189,7 @@ def _changes(directory: Path) -> dict[str, bool]:
     """The addresses that a plan would change, and whether it is for the white space in a JSON text alone."""
     command = ["terraform", f"-chdir={directory}", "show", "-json", "plan"]
     shown = subprocess.run(command, check=True, capture_output=True)  # noqa: S603  # our own command
+    (directory / "plan.json").write_bytes(shown.stdout)
     changes = {one["address"]: one["change"] for one in json.loads(shown.stdout).get("resource_changes", ())}
     return {
         address: _plain(change["before"]) == _plain(change["after"])

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from airbridge.control_plane import _airflow
 from airbridge.control_plane.gateway.authentication import Caller
 from airbridge.control_plane.gateway.metrics import Metrics
-from airbridge.executor.protocol import ClaimResponse, Record, RecordResult
+from airbridge.executor.protocol import ClaimResponse, EdgeEvent, Record, RecordResult, RefusalReason
+
+REJECTED: Final = "message.rejected"
+"""The edge event of a message that is not a work item of ours."""
+
+_REASONS: Final = frozenset(RefusalReason)
 
 
 def claimed(metrics: Metrics, caller: Caller, answer: ClaimResponse) -> None:
@@ -20,6 +26,15 @@ def claimed(metrics: Metrics, caller: Caller, answer: ClaimResponse) -> None:
         metrics.refused(caller.name.region, reason, count)
     for grant in answer.grants:
         _airflow.task_started(str(grant.ti.get("dag_id")), str(grant.ti.get("task_id")))
+
+
+def told(metrics: Metrics, caller: Caller, events: Sequence[EdgeEvent]) -> None:
+    """Count events, and the messages that a worker refused by itself: forged ones never get as far as a claim."""
+    if events:
+        metrics.told(caller.name.region, len(events))
+    reasons = (str(each.detail.get("reason")) for each in events if each.event == REJECTED)
+    for reason, count in Counter(reason for reason in reasons if reason in _REASONS).items():
+        metrics.refused(caller.name.region, reason, count)
 
 
 def exchanged(

@@ -122,8 +122,7 @@ class Edge:
         caller = self._caller(request)
         body = requests.parse(await requests.read_body(request, HEARTBEAT_BODY), Heartbeat)
         answer = await self.pulse.run(self.heartbeats.beat, caller, body)
-        if answer.events_taken:
-            self.metrics.told(caller.name.region, answer.events_taken)
+        counting.told(self.metrics, caller, body.events[: answer.events_taken])
         return requests.answer(answer)
 
     async def _release(self, request: Request) -> Response:

@@ -76,8 +76,12 @@ class Metrics:
         """Count events taken from a worker."""
         self._events.labels(region).inc(count)
 
-    def render(self) -> bytes:
+    def families(self) -> list[Metric]:
         """Return everything, as of now. Reads the database."""
+        return list(self._registry.collect())
+
+    def render(self) -> bytes:
+        """Return everything in Prometheus' text format, as of now. Reads the database."""
         return generate_latest(self._registry)
 
 
@@ -117,11 +121,8 @@ def _family(spec: Spec) -> GaugeMetricFamily:
 
 
 def _of_pools(pools: list[PoolView], now: Any) -> list[Metric]:
-    items, age, backlog = (
-        _family(metrics.ITEMS),
-        _family(metrics.QUEUE_AGE),
-        _family(metrics.BACKLOG_PER_SLOT),
-    )
+    items, age = _family(metrics.ITEMS), _family(metrics.QUEUE_AGE)
+    backlog, unserved = _family(metrics.BACKLOG_PER_SLOT), _family(metrics.UNSERVED)
     slots, used, workers = _family(metrics.SLOTS), _family(metrics.SLOTS_USED), _family(metrics.WORKERS)
     for pool in pools:
         place = [pool.region, pool.pool]
@@ -131,11 +132,12 @@ def _of_pools(pools: list[PoolView], now: Any) -> list[Metric]:
         age.add_metric(place, (now - since).total_seconds() if since else 0.0)
         per_slot = pool.backlog_per_slot
         backlog.add_metric(place, per_slot if per_slot is not None else pool.waiting)
+        unserved.add_metric(place, 0 if pool.slots else pool.waiting)
         slots.add_metric(place, pool.slots)
         used.add_metric(place, pool.slots_used)
         for standing, count in pool.workers.items():
             workers.add_metric([*place, str(standing)], count)
-    return [items, age, backlog, slots, used, workers]
+    return [items, age, backlog, unserved, slots, used, workers]
 
 
 def _of_workers(session: Any, platform: Platform) -> list[Metric]:

@@ -24,6 +24,7 @@ from airbridge.control_plane.gateway.authentication import WorkerAuthenticator
 from airbridge.control_plane.gateway.claims import Claims
 from airbridge.control_plane.gateway.connections import ConnectionLimits, Connections, Ticket
 from airbridge.control_plane.gateway.edge import ENDPOINTS, ROOT, Edge
+from airbridge.control_plane.gateway.embedded import Embedded
 from airbridge.control_plane.gateway.exchanges import Exchanges
 from airbridge.control_plane.gateway.handshake import Acceptor
 from airbridge.control_plane.gateway.heartbeats import Heartbeats
@@ -149,6 +150,8 @@ class Gateway:
         )
         self._presence = Presence()
         self._exporter = _exporter(settings)
+        namespace = settings.metrics_namespace
+        self.embedded = Embedded(metrics, namespace, parts.clock) if namespace else None
         self._serving: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []
 
@@ -173,6 +176,7 @@ class Gateway:
         self._loops = [
             asyncio.create_task(self._presence.run()),
             *([asyncio.create_task(self._exporter.run())] if self._exporter else []),
+            *([asyncio.create_task(self.embedded.run())] if self.embedded else []),
             asyncio.create_task(self._renew_certificate()),
             asyncio.create_task(self._denials.run()),
             asyncio.create_task(self._parts.policy.follow()),
@@ -193,6 +197,8 @@ class Gateway:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self._denials.close()
+        if self.embedded:
+            await self.embedded.close()
         await asyncio.to_thread(sealer.seal_once)
         log.info("gateway.stopped")
 

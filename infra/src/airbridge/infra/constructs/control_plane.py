@@ -214,6 +214,8 @@ def settings(
         "AIRFLOW__AIRBRIDGE__GATEWAY_NAMES": gateway_name,
         "AIRFLOW__AIRBRIDGE__TRUST_DOMAIN": trust_domain,
         "AIRFLOW__AIRBRIDGE__SCALING_NAMESPACE": NAMESPACE,
+        # The gateway's log goes to CloudWatch Logs, which makes metrics of these lines.
+        "AIRFLOW__AIRBRIDGE__METRICS_NAMESPACE": NAMESPACE,
         "AIRFLOW__AIRBRIDGE__REGIONS_FILE": f"{RUN_DIRECTORY}/{_REGIONS_FILE}",
         "AIRFLOW__AIRBRIDGE__SECRETS_DIR": RUN_DIRECTORY,
         "AIRFLOW__AIRBRIDGE__WORKER_IMAGES": ",".join(worker_images),

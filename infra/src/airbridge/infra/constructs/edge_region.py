@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from airbridge.infra import definitions
 from airbridge.infra.cdk import Construct, TerraformResourceLifecycle, aws
 from airbridge.infra.constructs.alarm import Alarm, AlarmProps
 from airbridge.infra.constructs.bucket import BucketProps, PrivateBucket
 from airbridge.infra.constructs.policy import Statement, policy_document, tls_only
 from airbridge.infra.constructs.topic import AlarmTopic, TopicProps
+from airbridge.infra.definitions import AlarmDefinition
 
 # A work item is claimed within seconds of being received; this covers a slow claim, not a task.
 VISIBILITY_SECONDS = 120
@@ -44,7 +46,6 @@ class EdgeRegionProps:
     bundle_bucket: str
     log_days: int
     alarm_prefix: str
-    metric_namespace: str = "AirBridge"
     protect: bool = True
 
 
@@ -132,50 +133,21 @@ class EdgeRegion(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
         )
 
     def _alarms(self) -> None:
+        """What is measured in this region; what gateways publish of it is watched in the home region."""
         props = self._props
-        self._alarm(
-            "dead-letters-alarm",
-            AlarmProps(
-                name=f"{props.alarm_prefix}-dead-letters",
-                description="A work item could not be handled: see docs/infrastructure.md",
-                namespace="AWS/SQS",
-                metric="ApproximateNumberOfMessagesVisible",
-                dimensions={"QueueName": props.dead_letter_queue},
-                threshold=0,
-                periods=1,
-            ),
-        )
+        region = {"region": props.region, "dead_letter_queue": props.dead_letter_queue}
+        for alarm in definitions.alarms(definitions.REGION):
+            self._alarm(alarm, region, "")
         for pool, queue in props.queues.items():
-            self._pool_alarms(pool, queue)
+            for alarm in definitions.alarms(definitions.POOL):
+                self._alarm(alarm, {**region, "pool": pool, "queue": queue.name}, f"-{pool}")
 
-    def _pool_alarms(self, pool: str, queue: PoolQueue) -> None:
-        props = self._props
-        self._alarm(
-            f"oldest-{pool}-alarm",
-            AlarmProps(
-                name=f"{props.alarm_prefix}-{pool}-oldest-message",
-                description="Work has waited for ten minutes: no worker takes it",
-                namespace="AWS/SQS",
-                metric="ApproximateAgeOfOldestMessage",
-                dimensions={"QueueName": queue.name},
-                threshold=600,
-            ),
-        )
-        self._alarm(
-            f"heartbeat-{pool}-alarm",
-            AlarmProps(
-                name=f"{props.alarm_prefix}-{pool}-no-heartbeat",
-                description="Work waits and no worker of the pool has sent a heartbeat for five minutes",
-                namespace=props.metric_namespace,
-                metric="PoolWithoutHeartbeat",
-                dimensions={"Region": props.region, "Pool": pool},
-                threshold=0,
-                missing="breaching",
-            ),
-        )
-
-    def _alarm(self, id_: str, props: AlarmProps) -> None:
-        Alarm(self, id_, replace(props, actions=(self.topic.arn,), recovery_actions=(self.topic.arn,)))
+    def _alarm(self, alarm: AlarmDefinition, values: Mapping[str, str], of_pool: str) -> None:
+        if definitions.own(alarm):
+            return
+        prefix = f"{self._props.alarm_prefix}{of_pool}"
+        made = AlarmProps.of(alarm, values, prefix=prefix, topic_arn=self.topic.arn)
+        Alarm(self, f"{alarm.name}{of_pool}", made)
 
 
 def _nobody_but(sid: str, actions: tuple[str, ...], queue_arn: str, principal_arn: str) -> Statement:

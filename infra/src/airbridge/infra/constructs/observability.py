@@ -1,15 +1,16 @@
-"""What the people on call look at: one dashboard, and the control plane's alarms."""
+"""What the people on call look at: one dashboard, and the alarms on what is measured in the home region."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from airbridge.infra import definitions
 from airbridge.infra.cdk import Construct, aws
 from airbridge.infra.constructs.alarm import Alarm, AlarmProps
-from airbridge.infra.scaling import BACKLOG, NAMESPACE
+from airbridge.infra.definitions import PanelDefinition
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,20 @@ class ObservabilityProps:
     pools: Mapping[str, Sequence[str]]
     topic_arn: str
 
+    @property
+    def values(self) -> dict[str, str]:
+        """By the names that the definitions have for them."""
+        names = ("database", "cluster", "ui_balancer", "gateway_balancer", "edge_targets")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """Every pool of every region."""
+        return [(region, pool) for region, names in sorted(self.pools.items()) for pool in names]
+
 
 class Observability(Construct):  # type: ignore[misc]  # jsii's classes carry no types here
-    """A dashboard and alarms for the control plane."""
+    """A dashboard, the control plane's alarms, and those on what gateways publish of each region and pool."""
 
     def __init__(self, scope: Construct, id_: str, props: ObservabilityProps) -> None:
         super().__init__(scope, id_)
@@ -37,99 +49,62 @@ class Observability(Construct):  # type: ignore[misc]  # jsii's classes carry no
             self,
             "dashboard",
             dashboard_name=props.prefix,
-            dashboard_body=json.dumps({"widgets": _widgets(props)}),
+            dashboard_body=json.dumps({"widgets": list(_widgets(props))}),
         )
-        for name, alarm in _alarms(props).items():
-            actions = (props.topic_arn,)
-            named = replace(alarm, name=f"{props.prefix}-{name}", actions=actions, recovery_actions=actions)
-            Alarm(self, name, named)
+        for where, alarm, values in _alarms(props):
+            prefix = f"{props.prefix}-{where}" if where else props.prefix
+            made = AlarmProps.of(alarm, values, prefix=prefix, topic_arn=props.topic_arn)
+            Alarm(self, f"{where}-{alarm.name}" if where else alarm.name, made)
 
 
-def _alarms(props: ObservabilityProps) -> dict[str, AlarmProps]:
-    database = {"DBInstanceIdentifier": props.database}
-    return {
-        "database-cpu": AlarmProps(
-            name="",
-            description="The database has been above 85 % CPU for ten minutes",
-            namespace="AWS/RDS",
-            metric="CPUUtilization",
-            dimensions=database,
-            statistic="Average",
-            threshold=85,
-            periods=10,
-        ),
-        "database-storage": AlarmProps(
-            name="",
-            description="The database has less than 10 GiB left",
-            namespace="AWS/RDS",
-            metric="FreeStorageSpace",
-            dimensions=database,
-            statistic="Minimum",
-            comparison="LessThanThreshold",
-            threshold=10 * 1024**3,
-        ),
-        "ui-errors": AlarmProps(
-            name="",
-            description="The UI answers with errors",
-            namespace="AWS/ApplicationELB",
-            metric="HTTPCode_Target_5XX_Count",
-            dimensions={"LoadBalancer": props.ui_balancer},
-            statistic="Sum",
-            threshold=10,
-        ),
-        "gateway-down": AlarmProps(
-            name="",
-            description="No healthy gateway: workers go on with what they hold and get nothing new",
-            namespace="AWS/NetworkELB",
-            metric="HealthyHostCount",
-            dimensions={"LoadBalancer": props.gateway_balancer, "TargetGroup": props.edge_targets},
-            statistic="Minimum",
-            comparison="LessThanThreshold",
-            threshold=1,
-            periods=2,
-            missing="breaching",
-        ),
-    }
+def _alarms(
+    props: ObservabilityProps,
+) -> Iterator[tuple[str, definitions.AlarmDefinition, dict[str, str]]]:
+    """Each alarm with where it is for, and the values to fill it with. What a region measures itself, its own stack watches."""
+    for alarm in definitions.alarms(definitions.CONTROL_PLANE):
+        yield "", alarm, props.values
+    for alarm in filter(definitions.own, definitions.alarms(definitions.REGION)):
+        for region in sorted(props.pools):
+            yield region, alarm, {"region": region}
+    for alarm in filter(definitions.own, definitions.alarms(definitions.POOL)):
+        for region, pool in props.places:
+            yield f"{region}-{pool}", alarm, {"region": region, "pool": pool}
 
 
-def _widgets(props: ObservabilityProps) -> list[dict[str, Any]]:
-    pools = [(region, pool) for region, names in sorted(props.pools.items()) for pool in names]
-    # A pool's alarms can only watch a metric of their own region, so that is where it is published.
-    backlog = [
-        [NAMESPACE, BACKLOG, "Region", region, "Pool", pool, {"region": region}] for region, pool in pools
-    ]
-    cpu = [
-        ["AWS/ECS", "CPUUtilization", "ClusterName", props.cluster, "ServiceName", name]
-        for name in props.services
-    ]
-    database = [
-        ["AWS/RDS", metric, "DBInstanceIdentifier", props.database]
-        for metric in ("CPUUtilization", "DatabaseConnections", "WriteLatency")
-    ]
-    gateway = [
-        ["AWS/NetworkELB", metric, "LoadBalancer", props.gateway_balancer]
-        for metric in ("ActiveFlowCount", "NewFlowCount", "TCP_Target_Reset_Count")
-    ]
-    charts = [
-        ("Backlog per slot", backlog),
-        ("Services: CPU", cpu),
-        ("Database", database),
-        ("Gateway", gateway),
-    ]
-    return [
-        {
+def _widgets(props: ObservabilityProps) -> Iterator[dict[str, Any]]:
+    for index, panel in enumerate(definitions.panels()):
+        yield {
             "type": "metric",
             "x": 12 * (index % 2),
             "y": 6 * (index // 2),
             "width": 12,
             "height": 6,
             "properties": {
-                "title": title,
+                "title": panel.title,
                 "region": props.region,
                 "view": "timeSeries",
                 "period": 60,
-                "metrics": lines,
+                "metrics": list(_lines(panel, props)),
             },
         }
-        for index, (title, lines) in enumerate(charts)
-    ]
+
+
+def _lines(panel: PanelDefinition, props: ObservabilityProps) -> Iterator[list[Any]]:
+    for values in _subjects(panel.each, props):
+        for line in panel.lines:
+            if "expression" in line:
+                yield [{"expression": line["expression"]}]
+                continue
+            dimensions = definitions.filled(line["dimensions"], values)
+            # A pool's signal is published in its own region, where the alarms that scale it are.
+            elsewhere = [{"region": values["region"]}] if panel.each == definitions.POOL else []
+            pairs = [part for pair in dimensions.items() for part in pair]
+            yield [line["namespace"], line["metric"], *pairs, *elsewhere]
+
+
+def _subjects(each: str, props: ObservabilityProps) -> list[dict[str, str]]:
+    if each == "service":
+        return [{**props.values, "service": name} for name in props.services]
+    if each == definitions.POOL:
+        return [{"region": region, "pool": pool} for region, pool in props.places]
+    return [props.values]

@@ -38,9 +38,9 @@ def split_image(reference: str) -> tuple[str, str]:
 class ControlPlaneStack(Stack):
     """Network, database, secrets, images, services, balancers, alarms.
 
-    What it knows of the edge regions (the named wiring) is four things: where images are copied, which regions may
-    connect to the gateway, the region catalogue (with it, the services that read it are replaced one by one), and the
-    dashboard's lines.
+    What it knows of the edge regions (the named wiring) is five things: where images are copied, which regions may
+    connect to the gateway, the region catalogue (with it, the services that read it are replaced one by one), the
+    dashboard's lines, and the alarms on what gateways publish of each region and pool.
     """
 
     def __init__(self, scope: Any, deployment: Deployment) -> None:
