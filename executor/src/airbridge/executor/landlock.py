@@ -52,6 +52,10 @@ class Access(IntFlag):
 READ: Final = Access.EXECUTE | Access.READ_FILE | Access.READ_DIR
 _OF_FILES: Final = Access.EXECUTE | Access.WRITE_FILE | Access.READ_FILE | Access.TRUNCATE | Access.IOCTL_DEV
 _FIRST_ABI: Final = Access.REFER - 1
+_EVERY_RIGHT: Final = (Access.IOCTL_DEV << 1) - 1
+
+_TO_NAME: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How a place is opened that is only to be named in a rule."""
 
 _NET_BIND_TCP: Final = 1 << 0
 _NET_CONNECT_TCP: Final = 1 << 1
@@ -108,27 +112,59 @@ class Domain:
     def grant(self, path: Path | str, rights: Access) -> None:
         """Keep `rights` beneath `path`. What is not there, or is a symbolic link, is passed over."""
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(path, _TO_NAME)
             try:
                 self._add(fd, rights & self._handled)
             finally:
                 os.close(fd)
 
+    def grant_opened(self, places: Iterable[tuple[int, int]]) -> None:
+        """Keep rights beneath places that were `opened` before: a system call each, and no path is walked."""
+        rule = _PathBeneathAttr()
+        reference, handled = ctypes.byref(rule), int(self._handled)
+        for fd, rights in places:
+            rule.access, rule.parent_fd = rights & handled, fd
+            _checked(_LIBC.syscall(_ADD_RULE, self._fd, _PATH_BENEATH, reference, 0))
+
     def _add(self, fd: int, rights: Access) -> None:
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISLNK(mode):
-            return
-        if not stat.S_ISDIR(mode):
-            rights &= _OF_FILES
+        rights &= _possible(fd)
         if rights:
             rule = _PathBeneathAttr(int(rights), fd)
             _checked(_LIBC.syscall(_ADD_RULE, self._fd, _PATH_BENEATH, ctypes.byref(rule), 0))
+
+    def abandon(self) -> None:
+        """Let go of it without entering."""
+        os.close(self._fd)
 
     def enter(self) -> None:
         """Be inside from now on. Takes away the right to gain privileges by executing a set-user-id program."""
         _checked(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         _checked(_LIBC.syscall(_RESTRICT_SELF, self._fd, 0))
         os.close(self._fd)
+
+
+def opened(paths: Iterable[str], rights: Access) -> tuple[tuple[int, int], ...]:
+    """Open paths for `Domain.grant_opened`; return descriptors, with what of `rights` can be granted there.
+
+    What `Domain.grant` passes over is not among them.
+    """
+    places = []
+    for path in paths:
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            fd = os.open(path, _TO_NAME)
+            if possible := rights & _possible(fd):
+                places.append((fd, int(possible)))
+            else:
+                os.close(fd)
+    return tuple(places)
+
+
+def _possible(fd: int) -> Access:
+    """Return the rights that there can be on a place and beneath."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISLNK(mode):
+        return Access(0)
+    return Access(_EVERY_RIGHT) if stat.S_ISDIR(mode) else _OF_FILES
 
 
 def all_but(hidden: Iterable[Path]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ trace or signal a process that is not below it.
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +21,9 @@ from airbridge.edge_worker import capabilities
 from airbridge.edge_worker.runner.messages import Source
 from airbridge.executor import landlock, protection
 from airbridge.executor.landlock import READ, Access, Domain
+
+_SHARE_OF_DESCRIPTORS: Final = 0.5
+"""How much of its limit of open files a template may use for what lies outside of the walls."""
 
 _DEVICES: Final = Access.MAKE_CHAR | Access.MAKE_BLOCK
 
@@ -50,11 +54,17 @@ class Walls(msgspec.Struct, frozen=True):
         shared.mkdir(mode=0o700, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix="", dir=shared)), shared
 
+    opened: tuple[tuple[int, int], ...] = ()
+    """The same as descriptors, with the rights that can be granted there, where there are not too many to keep open."""
+
     def surveyed(self) -> Walls:
-        """Return the same walls, with what lies outside of them written down."""
+        """Return the same walls, with what lies outside of them written down, and open: for a template to fork with."""
         if not self.landlock:
             return self
-        return msgspec.structs.replace(self, outside=landlock.all_but(Path(path) for path in self.hidden))
+        outside = landlock.all_but(Path(path) for path in self.hidden)
+        few = len(outside) <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] * _SHARE_OF_DESCRIPTORS
+        opened = landlock.opened(outside, landlock.everything(self.landlock)) if few else ()
+        return msgspec.structs.replace(self, outside=outside, opened=opened)
 
     def around_template(self, source: Source) -> None:
         """Wall this process in before it parses a DAG file."""
@@ -62,9 +72,13 @@ class Walls(msgspec.Struct, frozen=True):
         self._enter(source, self.directory_of(source))
 
     def around_supervisor(self, source: Source, room: Path) -> None:
-        """Wall this process in with `room` as the only place among the worker's files that it may write to."""
+        """Wall this process in with `room` as the only place among the worker's files that it may write to.
+
+        What was kept open for it is closed: no task has it.
+        """
         protection.harden()
         self._enter(source, room)
+        _close(sorted(fd for fd, _rights in self.opened))
 
     def around_task(self, room: Path) -> None:
         """Move this process into `room`, and wall it off from its supervisor too.
@@ -89,14 +103,36 @@ class Walls(msgspec.Struct, frozen=True):
         capabilities.give_up()
         if not self.landlock:
             return
-        rights = landlock.everything(self.landlock)
-        domain = Domain(rights, self.landlock)
-        for path in self.outside or self.surveyed().outside:
-            domain.grant(path, rights)
+        domain = self._domain_outside()
         for readable in (source.bundle_path, self.airflow_home):
             domain.grant(readable, READ)
-        domain.grant(writable, rights)
+        domain.grant(writable, landlock.everything(self.landlock))
         domain.enter()
+
+    def _domain_outside(self) -> Domain:
+        """Return a domain in the making that has all that lies outside of the walls."""
+        rights = landlock.everything(self.landlock)
+        if self.opened:
+            domain = Domain(rights, self.landlock)
+            try:
+                domain.grant_opened(self.opened)
+            except OSError:  # a DAG file has closed at import what it did not open
+                domain.abandon()
+            else:
+                return domain
+        domain = Domain(rights, self.landlock)
+        for path in self.outside or landlock.all_but(Path(path) for path in self.hidden):
+            domain.grant(path, rights)
+        return domain
+
+
+def _close(fds: list[int]) -> None:
+    """Close descriptors, each run of them with one system call."""
+    first = 0
+    for index, fd in enumerate(fds):
+        if index + 1 == len(fds) or fds[index + 1] != fd + 1:
+            os.closerange(fds[first], fd + 1)
+            first = index + 1
 
 
 def real(path: Path) -> str:

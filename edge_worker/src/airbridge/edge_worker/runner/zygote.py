@@ -22,7 +22,7 @@ from typing import Final, NoReturn
 
 import structlog
 
-from airbridge.edge_worker.runner import messages, process
+from airbridge.edge_worker.runner import messages, pages, process
 from airbridge.edge_worker.runner.loop import ChildSignals, Waitable, wait_readable
 from airbridge.edge_worker.runner.messages import Parsed, Ready, Reaped, Source, Spawn, Unshared
 from airbridge.edge_worker.runner.walls import Walls, decode
@@ -304,6 +304,7 @@ def main(control_fd: int, worker_name: str, limits: Limits, walls: Walls, preloa
     gc.collect()
     gc.disable()
     gc.freeze()
+    pages.gather()
     zygote = Zygote(agent, limits, walls)
     messages.send(agent, Ready(process.pss_bytes()))
     zygote.serve()
