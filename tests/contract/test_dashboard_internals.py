@@ -61,10 +61,12 @@ def test_a_user_without_a_role_sees_nothing(auth_manager: SimpleAuthManager) -> 
 
 
 def test_the_plugin_offers_what_the_api_server_mounts() -> None:
-    """One application below /airbridge, and one link for every operator."""
+    """One application below /airbridge, the way to it without a slash, and one link for every operator."""
     plugin = AirBridgePlugin()
     (mounted,) = plugin.fastapi_apps
+    (led,) = plugin.fastapi_root_middlewares
     (link,) = plugin.global_operator_extra_links
     assert (mounted["url_prefix"], callable(mounted["app"])) == ("/airbridge", True)
+    assert {"prefix": mounted["url_prefix"]} == led["kwargs"]
     assert isinstance(link, TimelineLink)
     assert link.name == "Timeline"

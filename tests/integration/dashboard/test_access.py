@@ -35,6 +35,15 @@ def test_a_stranger_is_sent_to_sign_in_and_back(site: Site, page: str) -> None:
         assert client.get(page, headers={"HX-Request": "true"}).status_code == 401
 
 
+def test_the_address_needs_no_slash_at_its_end(site: Site) -> None:
+    """`/airbridge` leads to `/airbridge/`, query and all; what only begins like it is Airflow's."""
+    with httpx.Client(base_url=site.server.url, timeout=30, trust_env=False) as client:
+        answer = client.get("/airbridge?region=eu-west-1")
+        assert (307, "/airbridge/?region=eu-west-1") == (answer.status_code, answer.headers["location"])
+        assert 200 == client.get("/airbridge", follow_redirects=True).status_code
+        assert "location" not in client.get("/airbridges").headers
+
+
 def test_only_a_valid_token_of_airflow_begins_a_session(site: Site) -> None:
     """No token, a forged or a foreign one begins nothing, and a forged cookie opens nothing."""
     token = site.server.token("viewer")

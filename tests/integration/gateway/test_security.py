@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from sqlalchemy import select
 from tests.integration.gateway.world import (
     HOUR,
     TRUST_DOMAIN,
@@ -34,7 +35,7 @@ from tests.integration.gateway.world import (
 from airbridge.control_plane.identity.ca import CertificateAuthority
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.executor.ledger import revocations
-from airbridge.executor.ledger.models import ItemState
+from airbridge.executor.ledger.models import EventRow, ItemState
 from airbridge.executor.protocol import Disposition, LeaseRef, Record, RefusalReason
 from airbridge.executor.signing import Signer
 
@@ -412,7 +413,7 @@ def test_a_join_token_is_for_one_region_and_pool(world: World, region: str, pool
 
 
 def test_a_worker_outside_the_matrix_is_not_enrolled(world: World) -> None:
-    """Parity is judged at the door, and the token is not used up."""
+    """Parity is judged at the door, the token is not used up, and whoever asks why the pool is empty finds out."""
     token = world.join_token()
     worker = Worker(world, "eu-west-1", "default", "old")
     response = worker.post(
@@ -427,6 +428,10 @@ def test_a_worker_outside_the_matrix_is_not_enrolled(world: World) -> None:
         },
     )
     assert (response.status_code, response.json()["reason"]) == (403, "parity")
+    with world.metadata.session() as session:
+        [noted] = session.scalars(select(EventRow).where(EventRow.event == "enrol.refused"))
+    assert ("eu-west-1", "old", "default") == (noted.region, noted.worker_id, noted.detail["pool"])
+    assert "Airflow is 2.10.0" in noted.detail["why"]
     worker.enrol(token)
 
 

@@ -138,6 +138,22 @@ def test_drain_only_by_the_matrix(session: Any, platform: Platform, seed: Seed) 
     assert (Code.PARITY, True) == (cause.code, "1 is on 0.0.9, drain only" in cause.sentence)
 
 
+def test_refused_at_enrolment(session: Any, platform: Platform, seed: Seed) -> None:
+    """A pool whose only worker was sent away for its version is not just empty; another pool's is no reason."""
+    seed.gateway()
+    [row] = seed.task()
+    refused = {"region": "eu-west-1", "worker_id": "worker-7", "runs": "9.9.9", "why": "outside the matrix"}
+    events.record(session, "enrol.refused", "spiffe://worker-7", pool="gpu", **refused)
+    assert Code.NO_WORKER == explain(session, platform, row).code
+    events.record(session, "enrol.refused", "spiffe://worker-7", pool="default", **refused)
+    cause = explain(session, platform, row)
+    assert Code.PARITY == cause.code
+    assert (
+        "0 workers; worker-7 on 9.9.9 was refused by the matrix 0 s ago (outside the matrix)"
+        in cause.sentence
+    )
+
+
 def test_queue_unreachable(session: Any, platform: Platform, seed: Seed) -> None:
     """The outbox cannot send: the queue's error is quoted, for the item it tried and for those behind it."""
     seed.gateway()
@@ -228,6 +244,43 @@ def test_policy_denial(session: Any, platform: Platform, seed: Seed) -> None:
     cause = explain(session, platform, row)
     assert Code.POLICY_DENIAL == cause.code
     assert "failed after a call was denied: GET connections/db (no rule allows it)" in cause.sentence
+
+
+def test_policy_denies_the_claim(session: Any, platform: Platform, seed: Seed) -> None:
+    """Work that no rule lets the pool's workers take is not just on the queue; a refusal of another kind is none of that."""
+    seed.gateway()
+    seed.worker()
+    [row] = seed.task()
+    row.state, row.sent_at = "sent", clock.now(session)
+    for reason, expected in (("stale_epoch", Code.ON_QUEUE), ("forbidden", Code.POLICY_DENIAL)):
+        events.record(
+            session,
+            "claim.refused",
+            "spiffe://w",
+            row=row,
+            worker_id="worker-1",
+            reason=reason,
+            why="policy: no",
+        )
+        cause = explain(session, platform, row)
+        assert expected == cause.code
+    assert "worker-1 may not take it: policy: no" in cause.sentence
+
+
+def test_missing_bundle_before_the_worker_said_why_it_gave_up(
+    session: Any, platform: Platform, seed: Seed
+) -> None:
+    """The failure is reported at once, its reason with the next heartbeat: what was said before is named meanwhile."""
+    seed.gateway()
+    row = _claimed(session, seed)
+    edge(session, row, "bundle.failing", bundle="dags sha256:aaaa", why="it is not there")
+    items.settle(session, row, Outcome.SUCCESS, "failed")
+    set_state(session, row, "failed")
+    cause = explain(session, platform, row)
+    assert Code.MISSING_BUNDLE == cause.code
+    assert (
+        "failed: DAG code dags sha256:aaaa cannot be fetched by worker-1: it is not there" in cause.sentence
+    )
 
 
 def test_missing_bundle(session: Any, platform: Platform, seed: Seed) -> None:

@@ -2,6 +2,7 @@
 
 AirBridgeError                  (airbridge.executor.exceptions)
 ├── Refused                     the control plane said no: becomes a `Problem` with an HTTP status
+│   └── VersionsRefused         whoever asks may join, but not with the versions it runs
 ├── InvalidIdentity             a certificate or SPIFFE URI does not name a worker of ours
 ├── InvalidScope                a scope string cannot be read
 ├── SecretsError                a file of the secrets directory is missing, unreadable or no key
@@ -28,6 +29,10 @@ class Refused(AirBridgeError):  # noqa: N818 - says what happened
     def problem(self) -> Problem:
         """Return the body of the answer."""
         return Problem(status=self.status, reason=self.reason, detail=self.detail)
+
+
+class VersionsRefused(Refused):
+    """Whoever asks may join, but not with the versions it runs."""
 
 
 class InvalidIdentity(AirBridgeError):  # noqa: N818 - the noun is the identity

@@ -6,6 +6,9 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
+PREFIX = "/airbridge"
+"""Where the dashboard is, below Airflow's own address."""
+
 
 class AirBridgePlugin(AirflowPlugin):  # type: ignore[misc] # Airflow is untyped here
     """Registers AirBridge with Airflow's processes under one name."""
@@ -17,7 +20,14 @@ class AirBridgePlugin(AirflowPlugin):  # type: ignore[misc] # Airflow is untyped
         """The dashboard. Only the api-server asks for it, and only then is it imported."""
         from airbridge.control_plane.dashboard import app
 
-        return [{"name": "AirBridge", "app": app.create(), "url_prefix": "/airbridge"}]
+        return [{"name": "AirBridge", "app": app.create(), "url_prefix": PREFIX}]
+
+    @property
+    def fastapi_root_middlewares(self) -> list[dict[str, Any]]:
+        """Lets the dashboard be found without the slash at the end of its address."""
+        from airbridge.control_plane.dashboard.slash import TrailingSlash
+
+        return [{"name": "AirBridge", "middleware": TrailingSlash, "kwargs": {"prefix": PREFIX}}]
 
     @property
     def global_operator_extra_links(self) -> list[Any]:

@@ -87,7 +87,10 @@ class _Gateway:
 
     def _instead(self, error: PlatformUnreachable) -> _Database:
         if self.fallback is None:
-            raise error
+            raise PlatformUnreachable(
+                f"{error}; start a gateway, or, where Airflow's own configuration is, say --database to read its "
+                "database instead"
+            ) from error
         output.messages().print(
             f"the gateway does not answer ({error}); reading the database instead",
             markup=False,

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from airbridge.control_plane.exceptions import Refused
+from airbridge.control_plane.exceptions import Refused, VersionsRefused
 from airbridge.control_plane.gateway import counting, health, openapi, releases, requests
 from airbridge.control_plane.gateway.authentication import PEER, Caller, WorkerAuthenticator, check_revocation
 from airbridge.control_plane.gateway.claims import Claims
@@ -93,8 +93,13 @@ class Edge:
 
         def enrol() -> Credentials:
             proven = self.enrolment.prove(body)
-            with unit() as work:
-                return self.enrolment.enrol(work.session, body, request.scope[PEER].address, proven)
+            try:
+                with unit() as work:
+                    return self.enrolment.enrol(work.session, body, request.scope[PEER].address, proven)
+            except VersionsRefused as refused:
+                with unit() as work:
+                    self.enrolment.note_refusal(work.session, body, refused)
+                raise
 
         return requests.answer(await self.work.run(enrol))
 

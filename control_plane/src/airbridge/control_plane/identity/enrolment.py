@@ -11,7 +11,7 @@ import structlog
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from airbridge.control_plane.exceptions import InvalidIdentity, Refused
+from airbridge.control_plane.exceptions import InvalidIdentity, Refused, VersionsRefused
 from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.control_plane.identity.iam import REMEMBERED, AwsIam, Proven
 from airbridge.control_plane.identity.keyring import Keyring
@@ -95,6 +95,20 @@ class Enrolment:
         log.info("worker.enrolled", worker=name.worker, region=name.region, pool=name.pool, by=joined.rule)
         return credentials
 
+    def note_refusal(self, session: Any, request: EnrolRequest, refused: VersionsRefused) -> None:
+        """Write down that a worker was sent away: it has no row, and its pool would look as if nobody had come."""
+        name = WorkerName(self.trust_domain, request.region, request.pool, request.worker)
+        events.record(
+            session,
+            "enrol.refused",
+            name.uri,
+            region=name.region,
+            worker_id=name.worker,
+            pool=name.pool,
+            runs=request.versions.airbridge,
+            why=refused.detail[:500],
+        )
+
     def renew(self, session: Any, name: WorkerName, request: RenewRequest, address: str) -> Credentials:
         """Return new credentials for an authenticated worker. Raises `Refused`."""
         settings = self._settings(name)
@@ -145,7 +159,7 @@ class Enrolment:
             raise Refused(403, RefusalReason.REVOKED, f"this {revoked.kind} is revoked: {revoked.reason}")
         judgement = self.parity.judge(versions)
         if not judgement.may_enrol:
-            raise Refused(403, RefusalReason.PARITY, judgement.detail)
+            raise VersionsRefused(403, RefusalReason.PARITY, judgement.detail)
 
     def _supersede(self, session: Any, name: WorkerName) -> None:
         """One name, one holder: enrolling a name anew ends the certificate it had."""

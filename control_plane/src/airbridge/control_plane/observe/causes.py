@@ -154,8 +154,11 @@ class _About:
         if item.outcome == Outcome.CANCELLED:
             return Cause(Code.CANCELLED, f"cancelled: {item.detail}{after}", since, notes)
         why = self._last("task.failed")
-        if why is not None and self._last("bundle.failing") is not None:
-            return Cause(Code.MISSING_BUNDLE, f"failed: {why.detail.get('why')}{after}", since, notes)
+        failing = self._last("bundle.failing")
+        if failing is not None and self._last("task.forked") is None and state != "success":
+            # Why the worker gave up comes with its next heartbeat, after the failure itself.
+            said = why.detail.get("why") if why else failing.what
+            return Cause(Code.MISSING_BUNDLE, f"failed: {said}{after}", since, notes)
         bad = item.outcome == Outcome.FAILED or state in {"failed", "up_for_retry"}
         if bad and notes:
             return Cause(Code.POLICY_DENIAL, f"failed after {notes[-1].sentence}{after}", since, notes)
@@ -173,8 +176,9 @@ class _About:
         return Code.MISSING_BUNDLE if "DAG bundle" in (self.item.detail or "") else Code.UNKNOWN_REGION
 
     def _late_results(self) -> str:
-        late = self._last("exchange.refused")
-        return "; what its worker reported later was refused" if late else ""
+        if self._last("exchange.refused"):
+            return "; what its worker reported later was refused"
+        return "; its worker stopped it" if self._last("task.stopping") else ""
 
     def _last(self, event: str) -> Step | None:
         mine = (step for step in reversed(self.line.steps) if step.item_id == self.item.id)

@@ -6,19 +6,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import and_, func, or_, select
 
 from airbridge.control_plane.observe import gateways, workers
 from airbridge.control_plane.observe.cause import Cause, Code, Note, ago, count, span
 from airbridge.control_plane.observe.platform import Platform
-from airbridge.control_plane.observe.timeline import Timeline
+from airbridge.control_plane.observe.timeline import Step, Timeline
 from airbridge.control_plane.observe.work import ItemView
 from airbridge.control_plane.observe.workers import Standing, WorkerView
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import EventRow, ItemState, WorkItemRow
 from airbridge.executor.outbox import UNSENT
+from airbridge.executor.protocol import RefusalReason
+
+SENT_AWAY_LATELY: Final = timedelta(minutes=15)
+"""How long a worker that was refused an identity counts as what is wrong with a pool that has none."""
 
 
 def explain(session: Any, platform: Platform, line: Timeline, item: ItemView) -> Cause:
@@ -79,6 +83,7 @@ class _Waiting:
             self._rejected,
             self._gateway,
             self._nobody,
+            self._denied,
             self._full,
         ):
             found = question()
@@ -199,9 +204,35 @@ class _Waiting:
         silent = [worker for worker in fleet if worker.standing is Standing.SILENT]
         if silent:
             return self._silence(there, silent)
+        sent_away = self._sent_away()
+        if sent_away is not None:
+            said = sent_away.detail
+            return Code.PARITY, (
+                f"{there} has 0 workers; {sent_away.worker_id} on {said.get('runs')} was refused by the matrix "
+                f"{ago(sent_away.at, self.line.now)} ago ({said.get('why')})"
+            )
         gone = standings[Standing.STOPPED]
         was = f"; {count(gone, 'worker')} stopped" if gone else ""
         return Code.NO_WORKER, f"{there} has 0 workers{was}"
+
+    def _sent_away(self) -> EventRow | None:
+        """Return the last worker of the pool that was lately refused an identity for what it runs."""
+        row = EventRow
+        query = (
+            select(row)
+            .where(row.event == "enrol.refused", row.region == self.item.region)
+            .where(row.at >= self.line.now - SENT_AWAY_LATELY)
+            .order_by(row.id.desc())
+            .limit(100)
+        )
+        return next((e for e in self.session.scalars(query) if e.detail.get("pool") == self.item.pool), None)
+
+    def _denied(self) -> tuple[Code, str] | None:
+        """Say by which rule the worker that asked last may not have it."""
+        asked = self._last_step("claim.refused")
+        if asked is None or asked.detail.get("reason") != RefusalReason.FORBIDDEN:
+            return None
+        return Code.POLICY_DENIAL, f"{asked.worker} may not take it: {asked.detail.get('why')}"
 
     def _silence(self, there: str, silent: list[WorkerView]) -> tuple[Code, str]:
         expired = [
@@ -223,9 +254,9 @@ class _Waiting:
         if used < slots:
             return None
         before = self._before()
+        ahead = f"{count(before, 'item')} {'waits' if before == 1 else 'wait'}" if before else "nothing waits"
         return Code.WORKERS_FULL, (
-            f"all {slots} slots of {count(len(serving), 'worker')} in {self.place} are taken; "
-            f"{count(before, 'item')} wait before it"
+            f"all {slots} slots of {count(len(serving), 'worker')} in {self.place} are taken; {ahead} before it"
         )
 
     def _before(self) -> int:
@@ -257,10 +288,12 @@ class _Waiting:
         )
 
     def _last_refusal(self) -> str:
-        for step in reversed(self.line.steps):
-            if step.item_id == self.item.id and step.event == "claim.refused":
-                return f"; last {step.what}, {ago(step.at, self.line.now)} ago"
-        return ""
+        step = self._last_step("claim.refused")
+        return "" if step is None else f"; last {step.what}, {ago(step.at, self.line.now)} ago"
+
+    def _last_step(self, event: str) -> Step | None:
+        mine = (step for step in reversed(self.line.steps) if step.item_id == self.item.id)
+        return next((step for step in mine if step.event == event), None)
 
 
 def _by_version(refused: list[WorkerView]) -> str:

@@ -16,6 +16,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "item.lost": "fenced off: {reason}",
     "item.released": "given back by {worker}: {why}",
     "item.settled": "settled: {outcome}{reason}",
+    "enrol.refused": "{worker} on {runs} was refused an identity: {why}",
     "claim.granted": "granted to {worker}",
     "claim.refused": "refused to {worker}: {reason} ({why})",
     "call.denied": "denied: {method} {path} ({why})",
@@ -46,7 +47,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
 _TROUBLES: Final = frozenset(
     {
         *("item.unplaceable", "item.unsent", "item.lost", "claim.refused", "call.denied", "exchange.refused"),
-        *("message.rejected", "bundle.failing", "task.stopping", "task.failed"),
+        *("enrol.refused", "message.rejected", "bundle.failing", "task.stopping", "task.failed"),
         *(
             "clock.skewed",
             "journal.damaged",
