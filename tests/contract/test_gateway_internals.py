@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio.to_thread
 import pytest
+from fastapi.dependencies import utils
 from sqlalchemy import text
 from starlette.concurrency import run_in_threadpool
 from tests.integration.gateway import seeding
@@ -159,3 +160,40 @@ def test_a_rollback_inside_the_app_is_noticed(
     with pytest.raises(RolledBack):
         roll_back_between_calls()
     assert state_of(postgres_metadata, task) == "queued"
+
+
+def test_no_dependency_is_analysed_anew_at_a_call(
+    app: ExecutionApp, postgres_metadata: Metadata, task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FastAPI looks at the signatures of a route's dependencies when it is first called, and not again."""
+    analysed: list[Any] = []
+    look = utils.get_typed_signature
+
+    def count(call: Any) -> Any:
+        analysed.append(call)
+        return look(call)
+
+    monkeypatch.setattr(utils, "get_typed_signature", count)
+    path = f"task-instances/{task.id}/run"
+    with unit() as work:
+        assert work.call(app, call("PATCH", path, start())).status == 200
+        analysed.clear()
+        assert work.call(app, call("PATCH", path, start())).status == 200
+    assert analysed == []
+
+
+def test_rendered_fields_written_again_take_the_place_of_those_before(
+    app: ExecutionApp, postgres_metadata: Metadata, task: Any
+) -> None:
+    """One row a task instance, its secrets masked as Airflow masks them, and none for a task that there is not."""
+    path = f"task-instances/{task.id}/rtif"
+    for fields in ({"first": "1"}, {"env": {"password": "hunter2"}, "n": [1, None]}):
+        with unit() as work:
+            assert work.call(app, call("PUT", path, json.dumps(fields))).status == 201
+    with postgres_metadata.session() as session:
+        query = text("SELECT rendered_fields FROM rendered_task_instance_fields WHERE run_id = :run")
+        [found] = session.execute(query, {"run": task.run_id}).scalars()
+        assert found == {"env": {"password": "***"}, "n": [1, None]}
+    missing = "task-instances/00000000-0000-0000-0000-000000000001/rtif"
+    with unit() as work:
+        assert work.call(app, call("PUT", missing, "{}")).status == 404

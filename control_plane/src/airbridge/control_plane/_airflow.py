@@ -20,6 +20,7 @@ import sniffio
 from anyio._core._eventloop import loaded_backends
 from anyio.abc import AsyncBackend
 from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
 
@@ -114,6 +115,8 @@ class ExecutionApp:
 
         # Asked for by its name "airbridge-inline", which only run_inline sets.
         loaded_backends[_INLINE] = cast("type[AsyncBackend]", _Inline)
+        _analyse_dependencies_once()
+        _write_rendered_fields_in_one_statement()
         self.api_version = API_VERSION
         self._app = _create_app()
         self._version_var = self._app.router.api_version_var
@@ -226,6 +229,63 @@ def _create_app() -> Any:
     # The versioned routes are generated at the first request otherwise.
     app._cadwyn_initialize()  # noqa: SLF001 - an internal; see the module's docstring
     return app
+
+
+def _analyse_dependencies_once() -> None:
+    """Have FastAPI analyse the signature of a dependency at the first call that needs it.
+
+    It does so at every call, for every dependency, once an app overrides any. What is built (an app, a route) gets
+    an analysis of its own, as before: only a call in an `ExecutionApp` gets one that others have.
+    """
+    from fastapi.dependencies import utils
+
+    analyse = utils.get_dependant
+    if getattr(analyse, "airbridge_once", False):
+        return
+    known: dict[tuple[Any, ...], Any] = {}
+
+    def get_dependant(**of: Any) -> Any:
+        if _session.get(None) is None:
+            return analyse(**of)
+        key = (of["path"], of["call"], of.get("name"), tuple(of.get("security_scopes") or ()))
+        if key not in known:
+            known[key] = analyse(**of)
+        return known[key]
+
+    get_dependant.airbridge_once = True  # type: ignore[attr-defined] # a mark, so that it is done once
+    utils.get_dependant = get_dependant
+
+
+def _write_rendered_fields_in_one_statement() -> None:
+    """Have rendered fields inserted, or put in the place of a row that is there, without reading it first.
+
+    Airflow merges them: for every task it reads the row, and with it the task instance and its run, to find that there
+    is none. What is in the table afterwards is the same. Databases without ``ON CONFLICT`` keep Airflow's way.
+    """
+    from airflow.models.renderedtifields import RenderedTaskInstanceFields
+
+    merge = RenderedTaskInstanceFields.write
+    if getattr(merge, "airbridge_upsert", False):
+        return
+
+    def write(row: Any, session: Any) -> None:
+        insert = _INSERTS.get(session.get_bind().dialect.name)
+        if insert is None:
+            merge(row, session=session)
+            return
+        table = RenderedTaskInstanceFields.__table__
+        values = {
+            column.name: row.__dict__[column.name] for column in table.columns if column.name in row.__dict__
+        }
+        keys = [column.name for column in table.primary_key]
+        changed = {name: value for name, value in values.items() if name not in keys}
+        session.execute(insert(table).values(values).on_conflict_do_update(index_elements=keys, set_=changed))
+
+    write.airbridge_upsert = True  # type: ignore[attr-defined] # a mark, so that it is done once
+    RenderedTaskInstanceFields.write = write
+
+
+_INSERTS: Mapping[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
 def _asset_names(declared: Any) -> tuple[str | None, ...]:
