@@ -89,12 +89,13 @@ _POOL = re.compile(r"^AIRBRIDGE_WORKER_POOL=(\S+)$", re.MULTILINE)
 def program(
     *words: str | Path, cwd: Path, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that may fail; its last words are shown."""
+    """Run a command that may fail: its last words are shown, and all of them if it failed."""
     command = [str(word) for word in words]
     done = subprocess.run(
         command, cwd=cwd, env=os.environ | (env or {}), capture_output=True, text=True, check=False
     )
-    for line in (done.stdout + done.stderr).strip().splitlines()[-30:]:
+    said = (done.stdout + done.stderr).strip().splitlines()
+    for line in said if done.returncode else said[-8:]:
         print(f"            {line[:220]}", file=sys.stderr, flush=True)
     return done
 
