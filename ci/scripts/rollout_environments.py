@@ -24,6 +24,7 @@ from airbridge.ci.checkout import Checkout
 from airbridge.ci.release import pins
 from airbridge.control_plane.local.airflow_rest import AirflowRest
 from airbridge.control_plane.local.layout import StateDir
+from airbridge.control_plane.operator_client import Endpoint, OperatorClient
 
 HOME = "us-east-1"
 TRAFFIC = """
@@ -67,6 +68,7 @@ class Place:
     """The clone whose releases and environments these are."""
     folder: Path
     port: int = field(default_factory=free_port)
+    clients: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     @property
     def pins(self) -> pins.Pins:
@@ -112,13 +114,15 @@ class Place:
         )  # fmt: skip
 
     def client(self, service: str, region: str) -> Any:
-        return boto3.client(
-            service,
-            region_name=region,
-            endpoint_url=self.variables["AWS_ENDPOINT_URL"],
-            aws_access_key_id="test",
-            aws_secret_access_key="test",  # noqa: S106  # the emulator takes any
-        )
+        if (service, region) not in self.clients:
+            self.clients[service, region] = boto3.client(
+                service,
+                region_name=region,
+                endpoint_url=self.variables["AWS_ENDPOINT_URL"],
+                aws_access_key_id="test",
+                aws_secret_access_key="test",  # noqa: S106  # the emulator takes any
+            )
+        return self.clients[service, region]
 
     def apply(self) -> None:
         """What a person does once: the state's bucket, with the state beside it, which then moves in; then every stack."""
@@ -153,9 +157,11 @@ class Place:
                 found[pool[1]] = image[1]
         return found
 
-    def workers(self) -> dict[str, dict[str, Any]]:
-        listed = json.loads(run("airbridge", "worker", "list", "--dir", self.directory.root, "--json"))
-        return {row["id"]: row for row in (listed["workers"] if isinstance(listed, dict) else listed)}
+    def operators(self) -> OperatorClient:
+        """A client of the control plane's API for operators."""
+        url = json.loads(self.directory.platform_file.read_text())["operator_url"]
+        token = (self.folder / "token").read_text()
+        return OperatorClient(Endpoint(url, self.directory.ca_file, token))
 
 
 @contextmanager
@@ -240,7 +246,8 @@ class Instances(Loop):
         self.count = 0
 
     def step(self) -> None:
-        known = self.place.workers()
+        with self.place.operators() as operators:
+            known = {row["id"]: row for row in operators.get("workers")["workers"]}
         for region in self.place.regions:
             for pool, digest in self.place.wanted(region).items():
                 name = f"{self.place.name}-{region}-{pool}-{digest[7:13]}"

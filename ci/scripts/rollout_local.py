@@ -180,9 +180,7 @@ def fail_in_canary(project: Project, places: list[Place], manifest: Path, outcom
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description="Two releases through three environments, on this machine."
-    )
+    parser = argparse.ArgumentParser(description="Two releases through three environments, on this machine.")
     parser.add_argument("base", nargs="?", default="pinned", choices=("pinned", "debian"))
     parser.add_argument(
         "--keep", type=Path, help="a folder for the builds, which a later run takes from there"
