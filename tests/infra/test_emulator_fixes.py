@@ -150,6 +150,18 @@ def hook_has_no_invented_role(client: Client) -> bool:
     return all("RoleARN" not in hook and "NotificationTargetARN" not in hook for hook in hooks)
 
 
+def group_can_be_refreshed(client: Client) -> bool:
+    autoscaling = _group(client, "refreshed")
+    try:
+        started = autoscaling.start_instance_refresh(AutoScalingGroupName="refreshed", Strategy="Rolling")
+        found = autoscaling.describe_instance_refreshes(AutoScalingGroupName="refreshed")["InstanceRefreshes"]
+    except REFUSED:
+        return False
+    return [(one["InstanceRefreshId"], one["Status"]) for one in found] == [
+        (started["InstanceRefreshId"], "Successful")
+    ]
+
+
 def policy_says_that_it_is_enabled(client: Client) -> bool:
     autoscaling = _group(client, "policies")
     autoscaling.put_scaling_policy(
@@ -452,6 +464,7 @@ GAPS = [
     hook_has_no_invented_role,
     policy_says_that_it_is_enabled,
     draining_can_end,
+    group_can_be_refreshed,
     template_keeps_its_tags_to_itself,
     service_keeps_its_settings,
     containers_may_share_the_tasks_memory,

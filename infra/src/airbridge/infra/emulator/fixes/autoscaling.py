@@ -1,18 +1,21 @@
-"""Groups keep their hooks and warm-up, hooks have no invented role, policies are enabled, draining can end.
+"""Groups keep their hooks and warm-up and can be refreshed, hooks have no invented role, policies are enabled, draining can end.
 
 moto ignores the hooks that a group is created with and its default warm-up, forgets a group's mixed instances at any
 later update, gives every hook a role and a target of its own making, leaves `Enabled` out of a policy and puts an
-empty predictive configuration into it, and has no CompleteLifecycleAction or RecordLifecycleActionHeartbeat.
+empty predictive configuration into it, and has no CompleteLifecycleAction, RecordLifecycleActionHeartbeat,
+StartInstanceRefresh or DescribeInstanceRefreshes.
 """
 
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 from moto.autoscaling.exceptions import ValidationError
 from moto.autoscaling.models import AutoScalingBackend, FakeScalingPolicy, LifecycleHook
 from moto.autoscaling.responses import AutoScalingResponse
-from moto.core.responses import EmptyResult
+from moto.core.responses import ActionResult, EmptyResult
+from moto.core.utils import utcnow
 
 
 def apply() -> None:
@@ -31,6 +34,8 @@ def apply() -> None:
     responses: Any = AutoScalingResponse
     responses.complete_lifecycle_action = _complete
     responses.record_lifecycle_action_heartbeat = _heartbeat
+    responses.start_instance_refresh = _start_refresh
+    responses.describe_instance_refreshes = _describe_refreshes
 
 
 def _hooks() -> None:
@@ -96,6 +101,40 @@ def _heartbeat(self: Any) -> Any:
     """Prolong the wait of a draining instance."""
     _require_hook(self)
     return EmptyResult()
+
+
+def _start_refresh(self: Any) -> Any:
+    """Replace the instances. None of moto's runs anything, so the refresh has succeeded as soon as it has begun."""
+    refresh = {
+        "InstanceRefreshId": str(uuid4()),
+        "AutoScalingGroupName": self._get_param("AutoScalingGroupName"),
+        "Status": "Successful",
+        "StartTime": utcnow(),
+        "EndTime": utcnow(),
+        "PercentageComplete": 100,
+        "InstancesToUpdate": 0,
+        "Preferences": self._get_param("Preferences", {}),
+    }
+    _refreshes(self).insert(0, refresh)
+    return ActionResult({"InstanceRefreshId": refresh["InstanceRefreshId"]})
+
+
+def _describe_refreshes(self: Any) -> Any:
+    """List the refreshes of a group, the newest first."""
+    wanted = self._get_param("InstanceRefreshIds")
+    found = [one for one in _refreshes(self) if not wanted or one["InstanceRefreshId"] in wanted]
+    return ActionResult({"InstanceRefreshes": found})
+
+
+def _refreshes(response: Any) -> list[dict[str, Any]]:
+    name = response._get_param("AutoScalingGroupName")  # noqa: SLF001
+    group: Any = response.autoscaling_backend.autoscaling_groups.get(name)
+    if group is None:
+        raise ValidationError("AutoScalingGroup name not found - null")
+    if not hasattr(group, "instance_refreshes"):
+        group.instance_refreshes = []
+    found: list[dict[str, Any]] = group.instance_refreshes
+    return found
 
 
 def _require_hook(response: Any) -> None:
