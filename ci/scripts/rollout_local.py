@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -209,6 +210,12 @@ def main() -> int:
     return 0 if outcome.good else 1
 
 
+def _stop(_number: int, _frame: object) -> None:
+    sys.exit("stopped; taking everything down")
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
     shutil.which("npx") or sys.exit("npx is not there: make infra-install")
     sys.exit(main())
