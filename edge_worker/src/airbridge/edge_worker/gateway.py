@@ -156,15 +156,13 @@ class Gateway:
             return _parse(response, answer)
 
     def _open(self, context: ssl.SSLContext, headers: dict[str, str]) -> _Channel:
-        client = httpx.AsyncClient(
-            base_url=self._base_url,
-            verify=context,
-            headers={**headers, "Content-Type": "application/json"},
-            timeout=self._timeout,
-            limits=_KEEP_ALIVE,
-            trust_env=False,
+        transport = httpx.AsyncHTTPTransport(verify=context, limits=_KEEP_ALIVE, trust_env=False)
+        return _Channel(
+            transport,
+            self._base_url.rstrip("/"),
+            {**headers, "Content-Type": "application/json"},
+            self._timeout,
         )
-        return _Channel(client)
 
     def _retire(self, channel: _Channel) -> None:
         task = asyncio.create_task(channel.close_when_idle())
@@ -180,26 +178,52 @@ class Gateway:
 
 
 class _Channel:
-    """An HTTP client under one identity, and the requests that use it.
+    """Connections under one identity, and the requests that use them.
 
-    A request whose caller is cancelled goes on by itself: cut off in the middle of a TLS handshake, httpcore would
+    It goes to httpx's transport itself: there are no cookies, redirects or proxies here that its client would look after,
+    and the client costs as much again. A request whose caller is cancelled goes on by itself: cut off in the middle of a TLS handshake, httpcore would
     leave the connection open.
     """
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self.client = client
+    def __init__(
+        self,
+        transport: httpx.AsyncHTTPTransport,
+        base_url: str,
+        headers: dict[str, str],
+        timeout: httpx.Timeout,
+    ) -> None:
+        self._transport = transport
+        self._base_url = base_url
+        self._headers = headers
+        self._timeout = timeout
         self._requests: set[asyncio.Task[httpx.Response]] = set()
 
     async def post(self, path: str, content: bytes) -> httpx.Response:
-        request = asyncio.create_task(self.client.post(path, content=content))
+        request = asyncio.create_task(self._exchange(path, content))
         self._requests.add(request)
         request.add_done_callback(self._ended)
         return await asyncio.shield(request)
 
+    async def _exchange(self, path: str, content: bytes) -> httpx.Response:
+        response = await self._transport.handle_async_request(
+            httpx.Request(
+                "POST",
+                f"{self._base_url}{path}",
+                headers=self._headers,
+                content=content,
+                extensions={"timeout": self._timeout.as_dict()},
+            )
+        )
+        try:
+            await response.aread()
+        finally:
+            await response.aclose()
+        return response
+
     async def close_when_idle(self) -> None:
         while self._requests:
             await asyncio.wait(self._requests)
-        await self.client.aclose()
+        await self._transport.aclose()
 
     async def close(self, patience: float) -> None:
         if self._requests:
@@ -207,7 +231,7 @@ class _Channel:
         for request in self._requests:
             request.cancel()
         await asyncio.gather(*self._requests, return_exceptions=True)
-        await self.client.aclose()
+        await self._transport.aclose()
 
     def _ended(self, request: asyncio.Task[httpx.Response]) -> None:
         self._requests.discard(request)

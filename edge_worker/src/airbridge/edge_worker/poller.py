@@ -54,6 +54,9 @@ MAX_CLAIMS: Final = 4
 CHECK_SECONDS: Final = 1.0
 """How often the poller looks again whether it may receive, when nothing told it so."""
 
+DELETE_LINGER_SECONDS: Final = 0.5
+"""How long a message whose grant is journalled may wait for others to be deleted with it; hidden it is for a minute."""
+
 EXTEND_SECONDS: Final = 20
 """How long a message that waits here for a free slot is kept hidden; renewed at half of it."""
 
@@ -116,6 +119,9 @@ class Poller:
         self._failing = False
         self._claims: dict[asyncio.Task[None], tuple[UUID, ...]] = {}
         self._tidying: set[asyncio.Task[None]] = set()
+        self._deletable: list[str] = []
+        self._deleting = False
+        self._winding_down = asyncio.Event()
 
     @property
     def claiming(self) -> tuple[UUID, ...]:
@@ -156,6 +162,7 @@ class Poller:
 
     async def settled(self) -> None:
         """Return once no claim is under way and no message waits to be deleted or given back."""
+        self._winding_down.set()
         while self._claims or self._tidying:
             await asyncio.wait({*self._claims, *self._tidying})
 
@@ -281,9 +288,7 @@ class Poller:
             *(self._hold(grant, asked, asked_for[grant.item_id]) for grant in grants.values())
         )
         ours = {item_id for item_id, is_held in zip(grants, held, strict=True) if is_held}
-        receipts = [one.message.receipt for one in candidates if one.item.item_id in ours]
-        if receipts:
-            self._tidy(self._queue.delete(receipts))
+        self._delete_soon([one.message.receipt for one in candidates if one.item.item_id in ours])
 
     async def _hold(self, grant: Grant, asked: Asked, received_at: datetime) -> bool:
         """Journal a grant and take it over. False if the journal has no room: then it goes back."""
@@ -339,6 +344,19 @@ class Poller:
         await self._queue.release([one.message.receipt for one in candidates], after_seconds=hidden)
 
     # --- the queue's housekeeping ------------------------------------------------------------------
+
+    def _delete_soon(self, receipts: list[str]) -> None:
+        """Delete messages together with those of other claims: a call to the queue costs as much as a claim."""
+        self._deletable += receipts
+        if self._deletable and not self._deleting:
+            self._deleting = True
+            self._tidy(self._delete_after_linger())
+
+    async def _delete_after_linger(self) -> None:
+        await within(DELETE_LINGER_SECONDS, self._winding_down.wait())
+        self._deleting = False
+        receipts, self._deletable = self._deletable, []
+        await self._queue.delete(receipts)
 
     def _tidy(self, work: Awaitable[None]) -> None:
         task = asyncio.create_task(self._tidily(work))
