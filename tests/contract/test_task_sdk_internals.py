@@ -100,6 +100,13 @@ def test_the_child_runs_the_target_that_it_is_given() -> None:
     assert "os._exit" in source
 
 
+def test_the_child_blocks_the_orm_through_the_function_that_is_replaced() -> None:
+    """Before it runs its target, and by nothing but what stays done once it was done: module attributes, options, environment."""
+    child = inspect.getsource(supervisor._fork_main)
+    assert child.index("block_orm_access()") < child.index("target()")
+    assert not inspect.signature(supervisor.block_orm_access).parameters
+
+
 def test_the_comms_take_decoders_that_exist_already() -> None:
     """Otherwise each task would build them twice."""
     assert {"log", "body_decoder", "err_decoder", "socket"} <= {

@@ -74,8 +74,14 @@ def preload(worker_name: str, wanted: Iterable[str] = ()) -> None:
     integrate_macros_plugins()
     integrate_listener_plugins(task_runner.get_listener_manager())
     supervisor.ensure_secrets_backend_loaded()
+    supervisor.block_orm_access()
+    supervisor.block_orm_access = _blocked_already
     with suppress(Exception):
         getuser()
+
+
+def _blocked_already() -> None:
+    """Stand in for `supervisor.block_orm_access` in every task: done in the zygote, it holds for all that is forked."""
 
 
 def _modules_of(packages: Iterable[str]) -> Iterator[str]:
