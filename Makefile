@@ -97,12 +97,12 @@ rotation: $(STAMP) ## the runbook for a compromise, while 200 tasks run and 1,00
 	@AIRBRIDGE_ROTATION_DAG=two_hundred AIRBRIDGE_ROTATION_RENEWALS=1000 $(RUN) pytest tests/acceptance/test_rotation.py -q -s
 
 .PHONY: bench bench-quick bench-stampede bench-swarm bench-runner bench-profile bench-report
-bench: $(STAMP) ## AirBridge beside LocalExecutor, Celery and edge3, at several distances, in half an hour (Celery needs redis-server)
-	@$(RUN) python -m tests.benchmarks.bench
+bench: $(STAMP) ## AirBridge beside LocalExecutor, Celery and edge3, at several distances, in 26 minutes (Celery needs redis-server); RESUME=1 goes on with a run that was cut short
+	@$(RUN) python -m tests.benchmarks.bench $(if $(RESUME),--resume)
 bench-quick: $(STAMP) ## fan-out and chain: AirBridge beside LocalExecutor, in five minutes
 	@$(RUN) python -m tests.benchmarks.bench --quick
-bench-swarm: $(STAMP) ## 10 to 10,000 simulated workers against one gateway on one core
-	@$(RUN) python -m tests.benchmarks.swarm
+bench-swarm: $(STAMP) ## 10 to 10,000 simulated workers against one gateway on one core; SWARM="10 100 1000" for fewer
+	@$(RUN) python -m tests.benchmarks.swarm $(if $(SWARM),--workers $(SWARM))
 bench-runner: $(STAMP) ## CPU and memory of a task on the worker, the control plane left out
 	@$(RUN) python -m tests.benchmarks.bench_runner
 bench-profile: $(STAMP) ## flame graphs of gateway, scheduler and agent under a fan-out, by py-spy

@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.bench --quick     # fan-out and chain: AirBridge and LocalExecutor
     python -m tests.benchmarks.bench             # every system, at round trips of 0, 50, 100 and 200 ms
+    python -m tests.benchmarks.bench --resume    # go on with a whole run that was cut short
 
-Prints each case as it is done and writes ``tests/benchmarks/results/latest.json`` after each group of cases, and a whole
+Prints each case as it is done and writes ``tests/benchmarks/results/latest.json`` after each case, and a whole
 run ``full.json`` beside it, which a shorter one leaves alone. A system that does not start, or a case that fails, is
 noted there and the rest goes on.
 """
@@ -37,8 +38,10 @@ WARM_UP_TIMEOUT_SECONDS = 150.0
 IDLE_SECONDS = 30.0
 PEER_BACKLOG_SECONDS = 75.0
 """How long a peer's memory is followed under a backlog; it need not finish it."""
-BUDGET_SECONDS = 1785.0
+BUDGET_SECONDS = 1560.0
 """Groups that would end later than this after the start are left out, and named in the results."""
+RESUMABLE_SECONDS = 6 * 3600.0
+"""How old the figures of a run that was cut short may be to be gone on with."""
 
 
 @contextmanager
@@ -178,6 +181,7 @@ class Report:
         self._outputs = outputs
         self._began = time.monotonic()
         self._found: dict[tuple[str, str, float], dict[str, Any]] = {}
+        self._before_seconds = 0.0
         self._quick = quick
         self._left_out: list[str] = []
         self._failed: list[str] = []
@@ -186,6 +190,20 @@ class Report:
     def seconds(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self._began
+
+    def go_on_with(self, path: Path) -> None:
+        """Take over the figures of a run that was cut short. Raises `ValueError` if they are too old."""
+        before = json.loads(path.read_text())
+        age = datetime.now(UTC) - datetime.fromisoformat(before["measured_at"])
+        if age.total_seconds() > RESUMABLE_SECONDS:
+            raise ValueError(f"{path} is of {before['measured_at']}: too old to go on with; run it anew")
+        self._before_seconds = float(before["seconds"])
+        for case in before["cases"]:
+            self._found[case["system"], case["case"], case["round_trip_ms"]] = case
+
+    def lacks(self, case: Case) -> bool:
+        """Whether there are no figures of a case yet."""
+        return (case.system, case.name, case.round_trip_ms) not in self._found
 
     def add(self, measured: Measured) -> None:
         """Add a case's figures, and say them."""
@@ -209,7 +227,7 @@ class Report:
         report = {
             "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": "make bench-quick" if self._quick else "make bench",
-            "seconds": round(self.seconds),
+            "seconds": round(self._before_seconds + self.seconds),
             "machine": {"cpus": os.cpu_count(), "python": host.python_version(), "kernel": host.release()},
             "ratios": ratios(self._found),
             "left_out": self._left_out,
@@ -235,6 +253,7 @@ def run(groups: Sequence[Group], report: Report, budget_seconds: float) -> None:
                 for case in group.cases:
                     try:
                         report.add(measure(system, api, case))
+                        report.write()
                     except Exception as error:  # noqa: BLE001 - the outer edge of a case
                         report.fail(f"{name}, {case.name}", error)
         except Exception as error:  # noqa: BLE001 - the outer edge of a group
@@ -254,6 +273,7 @@ def main() -> int:
     parser.add_argument("--cases", nargs="*", help="cases to measure, by name (fanout_100, chain_10, ...)")
     parser.add_argument("--budget-seconds", type=float, default=BUDGET_SECONDS)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--resume", action="store_true", help="measure only what the last run has not")
     options = parser.parse_args()
     logging.disable(logging.INFO)
     end_well()
@@ -261,16 +281,19 @@ def main() -> int:
     if not (options.output or options.quick or options.only or options.cases):
         outputs.append(RESULTS / "full.json")
     report = Report(outputs, quick=options.quick)
-    run(_chosen(options), report, options.budget_seconds)
+    if options.resume:
+        report.go_on_with(outputs[-1])
+    run(_chosen(options, report), report, options.budget_seconds)
     written = report.write()
     print(json.dumps(written["ratios"], indent=2))
     return 1 if written["failed"] else 0
 
 
-def _chosen(options: argparse.Namespace) -> list[Group]:
+def _chosen(options: argparse.Namespace, report: Report) -> list[Group]:
     groups = []
     for group in cases.plan(quick=options.quick):
-        wanted = tuple(case for case in group.cases if not options.cases or case.name in options.cases)
+        named = (case for case in group.cases if not options.cases or case.name in options.cases)
+        wanted = tuple(case for case in named if report.lacks(case))
         if wanted and (not options.only or group.system in options.only):
             groups.append(Group(group.system, group.round_trip_ms, group.about_seconds, wanted, group.slots))
     return groups

@@ -53,13 +53,13 @@ def main() -> None:
         world = World(Path(folder))
         try:
             root = world.write(FILE)
-            figures = {
+            figures: dict[str, object] = {
                 "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "load_before": round(os.getloadavg()[0], 2),
-                "warm": _no_ops(world, root, options.tasks, warm=True),
-                "cold": _no_ops(world, root, options.tasks // 5, warm=False),
-                "sleeping": world.do(_sleepers(world, root, options.sleepers)),
             }
+            figures["warm"] = _no_ops(world, root, options.tasks, warm=True)
+            figures["cold"] = _no_ops(world, root, max(1, options.tasks // 5), warm=False)
+            figures["sleeping"] = world.do(_sleepers(world, root, options.sleepers))
         finally:
             world.close()
     RESULTS.parent.mkdir(parents=True, exist_ok=True)

@@ -94,10 +94,11 @@ def ratios(found: Found) -> dict[str, float]:
         mine = found["airbridge", CHAIN, round_trip_ms]["makespan_s_median"]
         return float(mine / found["local", CHAIN, 0.0]["makespan_s_median"])
 
-    def local_cpu(*components: str) -> float:
-        mine = found["airbridge", FANOUT, 0.0]["cpu_ms_per_task"]["worker"]
-        theirs = found["local", FANOUT, 0.0]["cpu_ms_per_task"]
-        return float(sum(theirs[name] for name in components) / mine)
+    def local_cpu(theirs: Sequence[str], mine: Sequence[str] = ("worker",)) -> float:
+        spent = {name: found[name, FANOUT, 0.0]["cpu_ms_per_task"] for name in ("local", "airbridge")}
+        return float(
+            sum(spent["local"][name] for name in theirs) / sum(spent["airbridge"][name] for name in mine)
+        )
 
     def backlog() -> float:
         few, many = (found["airbridge", f"backlog_{count}", 0.0]["tasks_per_s"] for count in (100, 5000))
@@ -110,8 +111,9 @@ def ratios(found: Found) -> dict[str, float]:
         "fanout_vs_edge3_polling_each_second": lambda: throughput("edge3-1s"),
         "chain_0ms_vs_local": lambda: chain(0.0),
         "chain_100ms_vs_local": lambda: chain(100.0),
-        "local_cpu_vs_worker": lambda: local_cpu("worker", "control"),
-        "local_worker_cpu_vs_worker": lambda: local_cpu("worker"),
+        "local_worker_cpu_vs_worker": lambda: local_cpu(("worker",)),
+        "local_cpu_vs_worker": lambda: local_cpu(("worker", "control")),
+        "local_cpu_vs_all": lambda: local_cpu(("worker", "control"), ("worker", "control")),
         "throughput_5000_vs_100": backlog,
     }
     answers = {}

@@ -22,9 +22,10 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -307,14 +308,16 @@ def _record(grant: Grant, seq: int, method: str, path: str, body: Any) -> dict[s
     }
 
 
-async def measure(edge: Edge, folder: Path, sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Measure each size in turn, the workers of the smaller ones staying."""
+async def measure(
+    edge: Edge, folder: Path, sizes: Sequence[int], keep: Callable[[list[dict[str, Any]]], None]
+) -> None:
+    """Measure each size in turn, the workers of the smaller ones staying; `keep` what was found after each."""
     api = AirflowApi(edge.base_url, edge.database_url)
     api.wait_for_dags(DAG_COUNT)
     gateway, postgres = edge.main_pids()["gateway"], edge.database_pid
     _bind_to_one_core(gateway)
     swarm = Swarm(edge, Identities(edge.secrets_dir, folder))
-    found = []
+    found: list[dict[str, Any]] = []
     try:
         for size in sizes:
             connecting = await swarm.grow(size)
@@ -337,10 +340,10 @@ async def measure(edge: Edge, folder: Path, sizes: Sequence[int]) -> list[dict[s
                 "requests": tally.as_json(),
             }
             found.append(figures)
+            keep(found)
             print(json.dumps(figures), file=sys.stderr, flush=True)
     finally:
         await swarm.close()
-    return found
 
 
 def _bind_to_one_core(pid: int) -> None:
@@ -363,18 +366,21 @@ def main() -> int:
         edge = Edge(Path(folder) / "home", WORKLOADS, workers=0)
         try:
             edge.start()
-            found = asyncio.run(measure(edge, Path(folder), options.workers))
+            asyncio.run(measure(edge, Path(folder), options.workers, partial(_keep, options.output)))
         finally:
             edge.stop()
+    return 0
+
+
+def _keep(output: Path, found: list[dict[str, Any]]) -> None:
     report = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "heartbeat_interval_s": INTERVAL_SECONDS,
         "cpus": os.cpu_count(),
         "stages": found,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(report, indent=2) + "\n")
-    return 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

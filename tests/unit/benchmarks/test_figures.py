@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.benchmarks import cases, chart, report
 from tests.benchmarks.airflow_api import TaskTimes
+from tests.benchmarks.bench import BUDGET_SECONDS, Report
 from tests.benchmarks.cases import Case, Kind
 from tests.benchmarks.delay import Counts
 from tests.benchmarks.measured import Measured, percentiles, ratios
@@ -100,3 +103,44 @@ def test_the_proxy_counts_requests_that_it_can_read() -> None:
     counts.add(b"GET / HTTP/1.1\r\n\r\nPOST /x HTTP/1.1\r\n\r\n")
     counts.add(b"\x17\x03\x03")
     assert (2, 41) == (counts.requests, counts.passed_bytes)
+
+
+def test_a_run_that_was_cut_short_is_gone_on_with(tmp_path: Path) -> None:
+    """What it measured is kept, with the time that it took, and only the rest is measured."""
+    output = tmp_path / "full.json"
+    Report([output], quick=False).write()
+    first = Report([output], quick=False)
+    first.add(measured("chain_10", [task(0, 1, 2)]))
+    first.write()
+    second = Report([output], quick=False)
+    second.go_on_with(output)
+    assert not second.lacks(Case("airbridge", Kind.RUN, "chain_10"))
+    assert second.lacks(Case("airbridge", Kind.RUN, "fanout_100"))
+    assert second.write()["cases"] == json.loads(output.read_text())["cases"]
+    assert len(second.write()["cases"]) == 1
+
+
+def test_a_run_of_yesterday_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Figures of one run are to be comparable with each other."""
+    output = tmp_path / "full.json"
+    old = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+    output.write_text(json.dumps({"measured_at": old, "seconds": 1, "cases": []}))
+    with pytest.raises(ValueError, match="too old to go on with"):
+        Report([output], quick=False).go_on_with(output)
+
+
+def test_a_whole_run_fits_into_half_an_hour() -> None:
+    """All that is wanted of it stands before what the time may be too short for."""
+    groups = cases.plan(quick=False)
+    wanted = {(g.system, g.round_trip_ms, case.name) for g in groups[:8] for case in g.cases}
+    assert {
+        *(
+            (system, 0, name)
+            for system in ("airbridge", "local", "celery", "edge3")
+            for name in ("fanout_100", "chain_10")
+        ),
+        ("airbridge", 100, "chain_10"),
+        ("airbridge", 0, "sleepers_200"),
+        *(("airbridge", 0, f"backlog_{count}") for count in (100, 1000, 5000)),
+    } <= wanted
+    assert sum(group.about_seconds for group in groups[:8]) < BUDGET_SECONDS
