@@ -18,7 +18,7 @@ from tests.support.platform import LocalPlatform
 TASK = "work"
 """The only task of every DAG that is looked at."""
 
-_CAUSE = re.compile(r'<p class="cause" data-code="(\w+)">(.*?)</p>', re.DOTALL)
+_CAUSE = re.compile(r'<p class="cause(?: trouble)?" data-code="(\w+)">(.*?)</p>', re.DOTALL)
 _NOTE = re.compile(r'<p class="note">(.*?)</p>', re.DOTALL)
 
 

@@ -81,13 +81,17 @@ def test_a_timeline_has_both_sides_and_says_why_in_one_sentence(site: Site) -> N
         page = client.get(timeline(site.fleet, "extract")).text
         waiting = client.get(timeline(site.fleet, "load")).text
         missing = client.get(timeline(site.fleet, "nothing"))
+        unasked = client.get("/timeline")
     assert "Try 1: us-east-1-default-1" in page
     assert "fenced off: no heartbeat for 20 s" in page
     assert '<rect class="run trouble"' in page
     assert '<rect class="edge' in page
-    assert "ap-south-1" in re.search(r'<p class="cause"[^>]*>([^<]*)', waiting).group(1)  # type: ignore[union-attr]
+    assert "ap-south-1" in re.search(r'<p class="cause[^>]*>([^<]*)', waiting).group(1)  # type: ignore[union-attr]
+    assert re.search(r"<dt>Cause</dt><dd><code>\w+</code>", waiting)
     assert missing.status_code == 404
     assert "Airflow has no task" in missing.text
+    assert unasked.status_code == 200
+    assert "Which task?" in unasked.text
 
 
 def test_parity_says_who_runs_what_and_what_is_allowed(site: Site) -> None:

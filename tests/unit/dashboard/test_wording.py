@@ -73,3 +73,13 @@ def test_nonsense_in_a_query_chooses_nothing() -> None:
     assert query.number("n", -1) == -1
     assert Query({"page": "99999999999"}).page().number == 1
     assert query.string(page=2, q=None, empty=None, n=None) == "page=2"
+
+
+def test_a_workers_uri_is_shown_by_its_ends() -> None:
+    """The whole is in the title; a person, a part of the platform and what only looks like a URI stay as they are."""
+    uri = "spiffe://example.com/region/eu-west-1/pool/default/worker/disk-<b>"
+    assert "example.com/…/disk-&lt;b&gt;" in wording.who(uri)
+    assert "/region/eu-west-1/" in wording.who(uri)
+    assert ["user:ana", "outbox", "spiffe://w"] == [
+        wording.who(one) for one in ("user:ana", "outbox", "spiffe://w")
+    ]

@@ -146,7 +146,7 @@ class RegionalLogs:
         found, troubles = self._find(relative_path, whereabouts.regions)
         sources = [segment.source for segment in found] + troubles
         streams: list[Iterator[str]] = []
-        if found and whereabouts.opening:
+        if whereabouts.opening:
             streams.append(_notes(whereabouts.opening, level="info"))
         if found:
             streams.append(_stream(found, running=_is_running(ti)))
@@ -248,6 +248,8 @@ def _nothing_yet(ti: Any, whereabouts: Whereabouts) -> str:
     worker = f" (worker {whereabouts.worker})" if whereabouts.worker else ""
     if _is_running(ti):
         return f"No log has come from region {regions}{worker} yet; a worker ships what is new every few seconds."
+    if whereabouts.worker is None:
+        return "No worker has had it; its timeline says why."
     return f"No log has come from region {regions}{worker}. If the worker was cut off, it ships it once it is back."
 
 

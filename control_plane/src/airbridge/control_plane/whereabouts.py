@@ -29,7 +29,7 @@ class Whereabouts:
     edge: bool = False
     notes: tuple[Note, ...] = ()
     opening: tuple[Note, ...] = ()
-    """Where each work item of the try ran, and where its timeline is: what the log begins with."""
+    """Where each work item of the try ran, if it did, and where its timeline is: what the log begins with."""
 
 
 NOWHERE = Whereabouts()
@@ -66,7 +66,7 @@ def find(session: Any, ti: Any) -> Whereabouts:
             worker=next((row.worker_id for row in reversed(rows) if row.worker_id), None),
             edge=True,
             notes=tuple(note for row in rows if (note := _note(row)) is not None),
-            opening=tuple(_opening(row) for row in rows if row.worker_id and row.claimed_at),
+            opening=(*(_held(row) for row in rows if row.worker_id and row.claimed_at), _timeline(rows[0])),
         )
     return _by_hostname(session, ti)
 
@@ -81,24 +81,26 @@ def _by_hostname(session: Any, ti: Any) -> Whereabouts:
     return Whereabouts(regions=(worker.region,), worker=worker.id, edge=True)
 
 
-def _opening(row: WorkItemRow) -> Note:
-    """Return where a work item ran, under which epoch and trace, and the address of its timeline."""
+def _held(row: WorkItemRow) -> Note:
+    """Return where a work item ran, under which epoch and trace."""
+    from airbridge.executor.ledger.events import trace_id
+
+    trace = trace_id(row.trace)
+    known = f"work item {row.id}, epoch {row.epoch}{f', trace {trace}' if trace else ''}"
+    return Note(row.claimed_at, f"Runs on {row.worker_id} in {row.region} ({known})")
+
+
+def _timeline(row: WorkItemRow) -> Note:
+    """Return the address of a task's timeline, in a line of its own: Airflow's UI makes it a link, and cuts long lines off."""
     from urllib.parse import urlencode
 
     from airflow.configuration import conf
-
-    from airbridge.executor.ledger.events import trace_id
 
     names = {"dag": row.dag_id, "run": row.run_id, "task": row.task_id}
     if row.map_index >= 0:
         names["map_index"] = row.map_index
     base = str(conf.get("api", "base_url", fallback="")).rstrip("/")
-    trace = trace_id(row.trace)
-    return Note(
-        row.claimed_at,
-        f"Runs on {row.worker_id} in {row.region} (work item {row.id}, epoch {row.epoch}"
-        f"{f', trace {trace}' if trace else ''}). Timeline: {base}/airbridge/timeline?{urlencode(names)}",
-    )
+    return Note(row.claimed_at or row.placed_at, f"Timeline: {base}/airbridge/timeline?{urlencode(names)}")
 
 
 def _note(row: WorkItemRow) -> Note | None:

@@ -146,6 +146,8 @@ def task(asked: Asked) -> Values:
     """One task through all its tries, on both sides of the wire."""
     query = asked.query
     dag_id, run_id, task_id = query.text("dag"), query.text("run"), query.text("task")
+    if not dag_id and not run_id and not task_id:
+        return {"line": None}
     if not dag_id or not run_id or not task_id:
         raise NotFound("Choose a task on the Work page, or press Timeline on its page in Airflow.")
     index = query.number("map_index", -1)

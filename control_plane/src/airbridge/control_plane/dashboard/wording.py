@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from markupsafe import Markup, escape
 
+from airbridge.control_plane.observe import skew
+
 DASH: Final = "\u2013"
 NOTHING: Final = Markup('<span class="none">{}</span>').format(DASH)
 
@@ -84,12 +86,22 @@ def detail(values: Any) -> Markup:
     )
 
 
+def who(actor: str) -> Markup | str:
+    """An actor. Of a worker's URI, which says twice what stands beside it, the trust domain and the name; the title has it all."""
+    scheme, _, rest = actor.partition("://")
+    parts = rest.split("/")
+    if scheme != "spiffe" or len(parts) < 3:
+        return actor
+    return Markup('<span title="{}">{}/…/{}</span>').format(actor, parts[0], parts[-1])
+
+
 def _text(value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 FILTERS: Final = {
+    "skewed": skew.matters,
     "when": when,
     "ago": ago,
     "duration": duration,
@@ -97,4 +109,5 @@ FILTERS: Final = {
     "size": size,
     "digest": digest,
     "detail": detail,
+    "who": who,
 }

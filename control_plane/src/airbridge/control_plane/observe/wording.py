@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from airbridge.control_plane.observe.cause import count
+
 _SENTENCES: Final[Mapping[str, str]] = {
     # the control plane's
     "item.placed": "placed in {pool}@{region}: {why}",
@@ -20,8 +22,8 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "claim.granted": "granted to {worker}",
     "claim.refused": "refused to {worker}: {reason} ({why})",
     "call.denied": "denied: {method} {path} ({why})",
-    "exchange.refused": "{records} late reports of {worker} refused: {reason}",
-    "exchange.applied": "{records} reports of the task applied",
+    "exchange.refused": "{reports} of {worker}, late, refused: {reason}",
+    "exchange.applied": "{reports} of the task applied",
     # the edge's
     "message.received": "received from the queue by {worker}",
     "message.rejected": "message rejected by {worker}: {reason} ({why})",
@@ -32,7 +34,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "task.ended": "process ended on {worker}",
     "task.stopping": "being stopped on {worker}: {reason} ({why})",
     "task.failed": "failed by {worker}: {why}",
-    "report.delivered": "{records} reports delivered by {worker}",
+    "report.delivered": "{reports} delivered by {worker}",
     "report.refused": "reports of {worker} refused: {reason}",
     "link.cut": "{worker} lost contact with the gateway",
     "link.restored": "{worker} is in contact again",
@@ -79,6 +81,8 @@ def of(event: str, detail: Mapping[str, Any], region: str | None = None, worker:
     if event == "item.settled" and words.get("reason"):
         said = words["reason"]
         words["reason"] = "" if said == words.get("outcome") else f" ({said})"
+    if "records" in words:
+        words["reports"] = count(words["records"], "report")
     filled = sentence.format_map(_Blanks(words | {"region": region or "", "worker": worker or "a worker"}))
     return filled.replace(" ()", "").rstrip(": ")
 
