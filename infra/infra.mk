@@ -66,11 +66,15 @@ infra-test: infra/.venv/.installed ## the infrastructure's tests, in one process
 
 infra-scan: synth ## checkov over the synthesised stacks
 	cd infra && $(INFRA_PYTHON) -m airbridge.infra.scan cdktf.out/prod \
-		--checkov "$(CURDIR)/$(UV) tool run --no-config --python 3.12 checkov@$(CHECKOV_VERSION)"
+		--checkov "$(CURDIR)/$(UV) tool run --no-config --python $(UV_PYTHON) checkov@$(CHECKOV_VERSION)"
+
+infra-validate: synth ## terraform validate on every stack of every environment
+	cd infra && $(INFRA_PYTHON) -m airbridge.infra.validate $(patsubst infra/environments/%.toml,cdktf.out/%,$(wildcard infra/environments/*.toml))
+.PHONY: infra-validate
 
 CDKTN := cdktn==0.22.1 cdktn-provider-aws==23.0.0
 
 infra-cdktn: ## install cdktn beside cdktf, for the test that compares them
 	$(UV) venv --quiet --allow-existing infra/.venv-cdktn
-	VIRTUAL_ENV=$(CURDIR)/infra/.venv-cdktn $(UV) pip install --quiet --no-config $(CDKTN) "pydantic>=2.11" boto3 structlog
+	$(UV) pip install --quiet --no-config --python infra/.venv-cdktn/bin/python $(CDKTN) "pydantic>=2.11" boto3 structlog
 .PHONY: infra-cdktn

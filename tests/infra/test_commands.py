@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airbridge.infra import catalogue, migrate, scan, secrets
+from airbridge.infra import catalogue, migrate, scan, secrets, validate
 from airbridge.infra.constructs.policy import Statement
 from airbridge.infra.emulator.policies import Decision, Request, decide
 from airbridge.infra.exceptions import CatalogueError, CommandFailedError, InfraError, PolicyError
@@ -193,3 +194,25 @@ def test_a_synthesised_stack_says_what_it_accepts() -> None:
     assert dict(scan.acceptances("s", stack)) == {
         scan.Finding("s", "aws_s3_bucket.b", "CKV_AWS_18"): "because"
     }
+
+
+@pytest.mark.skipif(shutil.which("terraform") is None, reason="there is no terraform on PATH")
+def test_validation_names_what_terraform_finds_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A reference to nothing, with the stack that has it; a sound stack beside it is counted."""
+    for name, value in (("sound", "x"), ("broken", "${local.nothing}")):
+        stack = tmp_path / "env" / "stacks" / name
+        stack.mkdir(parents=True)
+        (stack / "cdk.tf.json").write_text(json.dumps({"output": {"it": {"value": value}}}))
+    assert validate.main([str(tmp_path / "env")]) == 1
+    told = capsys.readouterr().out
+    assert "stacks/broken: error:" in told
+    assert "nothing" in told
+    assert told.endswith("1 of 2 stacks are valid\n")
+
+
+def test_validation_of_nothing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An environment that was not synthesised."""
+    assert validate.main([str(tmp_path)]) == 1
+    assert "run make synth first" in capsys.readouterr().err

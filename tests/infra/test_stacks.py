@@ -221,6 +221,14 @@ def test_a_queue_hears_the_control_plane_and_speaks_to_its_own_pool(prod: Stacks
         assert f"arn:aws:iam::333333333333:role/airbridge-prod-{region}-{pool}-worker" == receiver
 
 
+def test_redrive_policies_are_written_as_the_provider_plans_them(prod: Stacks) -> None:
+    """Sorted and without spaces: the provider compares texts, and a queue service may give back just what it was sent."""
+    texts = [one["redrive_policy"] for _, one in resources(prod, "aws_sqs_queue") if "redrive_policy" in one]
+    texts += [one["redrive_allow_policy"] for _, one in resources(prod, "aws_sqs_queue_redrive_allow_policy")]
+    assert len(texts) > 1
+    assert texts == [json.dumps(json.loads(text), sort_keys=True, separators=(",", ":")) for text in texts]
+
+
 def test_workers_leave_their_network_by_endpoints_alone(prod: Stacks) -> None:
     """No internet gateway, no NAT, no rule to an address range in an edge stack; nothing comes in to a worker."""
     edge = {name: content for name, content in prod.items() if name.startswith("edge-")}

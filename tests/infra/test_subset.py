@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.infra.conftest import ENVIRONMENTS, Stacks
@@ -12,19 +13,72 @@ from tests.infra.conftest import ENVIRONMENTS, Stacks
 from airbridge.infra import local as deployment
 from airbridge.infra import subset
 from airbridge.infra.exceptions import InfraError
-from airbridge.infra.localstack import SUPPORTED
+from airbridge.infra.localstack import SUPPORTED, judge
 
 
 def test_what_needs_an_unsupported_resource_goes_with_it(local: Stacks) -> None:
     """An instance profile's group goes, the role and the queues stay, and no reference dangles."""
     part = subset.of(local["edge-eu-west-1"], SUPPORTED, "state")
     gone = {address.split(".")[0] for address in part.left_out}
-    assert {"aws_autoscaling_group", "aws_autoscaling_policy", "aws_launch_template"} <= gone
+    assert {"aws_autoscaling_group", "aws_autoscaling_policy"} <= gone
     assert 2 == len(part.stack["resource"]["aws_sqs_queue"])
     assert "aws_route53_record" in gone  # by what it refers to: the endpoint
     kept = {f"{kind}.{name}" for kind, named in part.stack["resource"].items() for name in named}
     named = {address for address in subset.references(part.stack) if address.startswith("aws_")}
     assert set() == named - kept
+
+
+TAGS = {"a": "b"}
+TEMPLATE = [{"resource_type": "instance", "tags": TAGS}]
+OWN = {"resource_type": "launch-template", "tags": TAGS}
+
+
+def change(
+    kind: str, before: Any, after: Any, actions: tuple[str, ...] = ("update",), **unknown: bool
+) -> dict[str, Any]:
+    """One change of a plan."""
+    told = {"actions": [*actions], "before": before, "after": after, "after_unknown": unknown}
+    return {"address": f"{kind}.x", "type": kind, "change": told}
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        change("aws_cloudwatch_metric_alarm", {"tags": {}, "tags_all": {}}, {"tags": TAGS, "tags_all": TAGS}),
+        change(
+            "aws_vpc_security_group_egress_rule", {"description": None}, {"description": "out: endpoints"}
+        ),
+        change(
+            "aws_launch_template",
+            {"tag_specifications": [*TEMPLATE, OWN], "latest_version": 1},
+            {"tag_specifications": TEMPLATE},
+            latest_version=True,
+        ),
+    ],
+)
+def test_what_localstack_forgets_is_told_and_no_failure(one: dict[str, Any]) -> None:
+    """Exactly the three defects that were seen."""
+    changed, explained = judge({"resource_changes": [one]})
+    assert () == changed
+    assert [1] == list(explained.values())
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        change("aws_cloudwatch_metric_alarm", {"tags": {"a": "x"}}, {"tags": TAGS}),
+        change("aws_cloudwatch_metric_alarm", {"tags": {}, "threshold": 1}, {"tags": TAGS, "threshold": 2}),
+        change("aws_cloudwatch_metric_alarm", {"tags": {}}, {"tags": TAGS}, actions=("delete", "create")),
+        change("aws_vpc_security_group_egress_rule", {"description": "in"}, {"description": "out"}),
+        change("aws_launch_template", {"tag_specifications": [OWN]}, {"tag_specifications": TEMPLATE}),
+        change("aws_sqs_queue", {"tags": {}}, {"tags": TAGS}),
+        change("aws_sqs_queue", {"redrive_policy": '{"a": 1}'}, {"redrive_policy": '{"a":1}'}),
+        change("aws_sqs_queue", None, {"name": "q"}, actions=("create",)),
+    ],
+)
+def test_anything_else_is_a_change(one: dict[str, Any]) -> None:
+    """Another value, another attribute beside it, another type, a replacement, or white space."""
+    assert ((one["address"],), {}) == judge({"resource_changes": [one]})
 
 
 def test_the_stack_itself_is_left_alone(local: Stacks) -> None:

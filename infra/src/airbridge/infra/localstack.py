@@ -2,9 +2,10 @@
 
     python -m airbridge.infra.localstack local
 
-LocalStack, in its last release that asks for no token, has neither load balancers, autoscaling, ECR, ECS nor RDS; it loses the
-tags of alarms, and the descriptions of rules between security groups. What needs one of these is left out (`subset`), and listed. The rest is the same JSON that AWS would be given. LocalStack is
-started here, on loopback, and ended at the end; the directory `.localstack/` keeps the parts, their states and its log.
+LocalStack, in its last release that asks for no token, has neither load balancers, autoscaling, ECR, ECS nor RDS. What needs one
+of these is left out (`subset`), and listed. The rest is the same JSON that AWS would be given. What LocalStack itself forgets
+(`DEFECTS`) may show in the second plan, and nothing else. LocalStack is started here, on loopback, and ended at the end; the
+directory `.localstack/` keeps the parts, their states, their second plans (`plan.json`) and its log.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from airbridge.infra import subset
 from airbridge.infra.exceptions import CommandFailedError, EmulatorError, InfraError
@@ -29,6 +32,10 @@ START_SECONDS = 90.0
 SUPPORTED = frozenset(
     {
         "aws_cloudwatch_log_group",
+        "aws_cloudwatch_metric_alarm",
+        "aws_default_security_group",
+        "aws_eip",
+        "aws_flow_log",
         "aws_iam_instance_profile",
         "aws_iam_openid_connect_provider",
         "aws_iam_role",
@@ -36,6 +43,8 @@ SUPPORTED = frozenset(
         "aws_internet_gateway",
         "aws_kms_alias",
         "aws_kms_key",
+        "aws_launch_template",
+        "aws_nat_gateway",
         "aws_route",
         "aws_route53_zone",
         "aws_route_table",
@@ -57,7 +66,64 @@ SUPPORTED = frozenset(
         "aws_ssm_parameter",
         "aws_subnet",
         "aws_vpc",
+        "aws_vpc_endpoint",
+        "aws_vpc_security_group_egress_rule",
+        "aws_vpc_security_group_ingress_rule",
     }
+)
+
+
+@dataclass(frozen=True)
+class Defect:
+    """What LocalStack 4.14.0 does not give back as it was given it, of some types of resource.
+
+    `shows(before, after)` tells whether two values of an attribute differ by that and by nothing else.
+    """
+
+    what: str
+    kinds: frozenset[str]
+    attributes: frozenset[str]
+    shows: Callable[[Any, Any], bool]
+
+    def explains(self, kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+        """Whether a planned change is this defect's doing: each value that differs, and there is one."""
+        differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        return (
+            kind in self.kinds
+            and bool(differing)
+            and differing <= self.attributes
+            and all(self.shows(before.get(name), after.get(name)) for name in differing)
+        )
+
+
+def _forgotten(before: Any, after: Any) -> bool:
+    return not before and bool(after)
+
+
+def _also_its_own_tags(before: Any, after: Any) -> bool:
+    others = [one for one in before or () if one["resource_type"] != "launch-template"]
+    return bool(others) and others == after
+
+
+DEFECTS = (
+    Defect(
+        "tags of alarms forgotten",
+        frozenset({"aws_cloudwatch_metric_alarm"}),
+        frozenset({"tags", "tags_all"}),
+        _forgotten,
+    ),
+    Defect(
+        "descriptions forgotten of rules that refer to a group or a prefix list",
+        frozenset({"aws_vpc_security_group_egress_rule", "aws_vpc_security_group_ingress_rule"}),
+        frozenset({"description"}),
+        _forgotten,
+    ),
+    Defect(
+        "a launch template's own tags given back as if its instances were to have them",
+        frozenset({"aws_launch_template"}),
+        frozenset({"tag_specifications"}),
+        _also_its_own_tags,
+    ),
 )
 
 
@@ -71,12 +137,12 @@ class Result:
     seconds: float
     changed: tuple[str, ...]
     """What the second plan would change, by address."""
-    rewritten: tuple[str, ...]
-    """What it would change in the white space of a JSON text alone: LocalStack writes such texts anew."""
+    explained: Mapping[str, int]
+    """How many changes, by the defect of LocalStack's that explains them; these are not in `changed`."""
 
     @property
     def empty(self) -> bool:
-        """Whether the second plan would change nothing."""
+        """Whether the second plan would change nothing, but for what LocalStack forgot."""
         return not self.changed
 
 
@@ -174,42 +240,43 @@ def _try(local: LocalStack, source: Path, variables: Mapping[str, str]) -> Resul
     _terraform(directory, variables, "init", "-input=false", "-no-color")
     _terraform(directory, variables, "apply", "-input=false", "-no-color", "-auto-approve")
     _terraform(directory, variables, "plan", "-input=false", "-no-color", "-out=plan")
-    changes = _changes(directory)
-    return Result(
-        source.name,
-        part.kept,
-        part.left_out,
-        time.monotonic() - started,
-        changed=tuple(address for address, same in changes.items() if not same),
-        rewritten=tuple(address for address, same in changes.items() if same),
-    )
+    changed, explained = judge(_plan(directory))
+    return Result(source.name, part.kept, part.left_out, time.monotonic() - started, changed, explained)
 
 
-def _changes(directory: Path) -> dict[str, bool]:
-    """The addresses that a plan would change, and whether it is for the white space in a JSON text alone."""
+def _plan(directory: Path) -> dict[str, Any]:
+    """The plan that Terraform made; it is left in `plan.json`."""
     command = ["terraform", f"-chdir={directory}", "show", "-json", "plan"]
     shown = subprocess.run(command, check=True, capture_output=True)  # noqa: S603  # our own command
     (directory / "plan.json").write_bytes(shown.stdout)
-    changes = {one["address"]: one["change"] for one in json.loads(shown.stdout).get("resource_changes", ())}
-    return {
-        address: _plain(change["before"]) == _plain(change["after"])
-        for address, change in changes.items()
-        if change["actions"] not in (["no-op"], ["read"])
-    }
+    plan: dict[str, Any] = json.loads(shown.stdout)
+    return plan
 
 
-def _plain(value: object) -> object:
-    """A value with the JSON texts in it read."""
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    if isinstance(value, str) and value[:1] in {"{", "["}:
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
+def judge(plan: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The addresses that a plan would change for no known reason, and how many it would because of each known defect."""
+    changed: list[str] = []
+    explained: Counter[str] = Counter()
+    for one in plan.get("resource_changes", ()):
+        change = one["change"]
+        if change["actions"] in (["no-op"], ["read"]):
+            continue
+        defect = _defect_of(one["type"], change) if change["actions"] == ["update"] else None
+        if defect is None:
+            changed.append(one["address"])
+        else:
+            explained[defect.what] += 1
+    return tuple(changed), dict(explained)
+
+
+def _defect_of(kind: str, change: Mapping[str, Any]) -> Defect | None:
+    """What is only known after an update (a template's next version) follows from the rest."""
+    unknown = {name for name, value in change.get("after_unknown", {}).items() if value is True}
+    before, after = (
+        {name: value for name, value in change[side].items() if name not in unknown}
+        for side in ("before", "after")
+    )
+    return next((defect for defect in DEFECTS if defect.explains(kind, before, after)), None)
 
 
 def _terraform(directory: Path, variables: Mapping[str, str], *words: str) -> None:
@@ -231,8 +298,7 @@ def table(results: Sequence[Result]) -> str:
     ]
     for one in results:
         plan = "empty" if one.empty else f"**would change {', '.join(one.changed)}**"
-        if one.rewritten:
-            plan += f", but for white space in the JSON of {', '.join(one.rewritten)}"
+        plan += "".join(f"; {count} x {what}" for what, count in sorted(one.explained.items()))
         lines.append(f"| {one.stack} | {one.kept} | {len(one.left_out)} | {one.seconds:.0f} | {plan} |")
     kinds = sorted({address.split(".")[0] for one in results for address in one.left_out})
     return "\n".join([*lines, "", f"Left out: {', '.join(kinds)}."]) + "\n"

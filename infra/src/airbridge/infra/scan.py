@@ -2,9 +2,9 @@
 
     python -m airbridge.infra.scan cdktf.out/prod --checkov checkov
 
-A stack is scanned as planned where there is a plan (`plan.json` in its directory, made by `terraform show -json`), else
-as synthesised. A finding that nobody accepted fails; so does an acceptance that nothing
-needs any more.
+A stack is scanned as synthesised, and as planned too where there is a plan (`plan.json` in its directory, made by `terraform
+show -json`): each way the scanner sees something that it does not see the other way. A finding that nobody accepted fails; so
+does an acceptance that nothing needs any more, where there is a plan to tell.
 """
 
 from __future__ import annotations
@@ -107,16 +107,22 @@ def examine(checkov: str, environment: Path) -> Verdict:
 
 
 def examine_stack(checkov: str, directory: Path) -> Verdict:
-    """Scan one stack, as planned if there is a plan, else as synthesised."""
+    """Scan one stack, as synthesised and, if there is a plan, as planned."""
     synthesised = json.loads((directory / "cdk.tf.json").read_text())
     planned = (directory / "plan.json").exists()
-    passed, failed = scan(checkov, directory, "terraform_plan" if planned else "terraform_json")
+    scans = [scan(checkov, directory, "terraform_json")]
+    if planned:
+        scans.append(scan(checkov, directory, "terraform_plan"))
     kinds = {name: kind for kind, named in synthesised.get("resource", {}).items() for name in named}
     findings = [
-        Finding(directory.name, _address(resource, kinds), check, name) for resource, check, name in failed
+        Finding(directory.name, _address(resource, kinds), check, name)
+        for _, failed in scans
+        for resource, check, name in failed
     ]
-    verdict = judge(passed, findings, dict(acceptances(directory.name, synthesised)))
-    # The scanner sees less in the JSON than in a plan: only a plan tells what is not needed.
+    verdict = judge(
+        sum(passed for passed, _ in scans), findings, dict(acceptances(directory.name, synthesised))
+    )
+    # Much shows in a plan alone: without one, nobody can tell what is not needed.
     return verdict if planned else replace(verdict, unneeded=())
 
 

@@ -47,6 +47,11 @@ class PrivateBucket(Construct):  # type: ignore[misc]  # jsii's classes carry no
         accept(
             self.bucket, "CKV_AWS_144", "it belongs to one region by design; the data in it must not leave"
         )
+        accept(
+            self.bucket,
+            "CKV_AWS_18",
+            "who read or wrote an object is in CloudTrail's data events; S3's own access logs cannot go to a bucket under KMS",
+        )
         accept(self.bucket, "CKV2_AWS_62", "nothing reacts to new objects; readers are told where to look")
 
     @property

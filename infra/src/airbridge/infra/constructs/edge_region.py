@@ -89,7 +89,7 @@ class EdgeRegion(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
         )
 
     def _work_queue(self, pool: str, queue: PoolQueue) -> Construct:
-        redrive = json.dumps({"deadLetterTargetArn": self.dead_letters.arn, "maxReceiveCount": MAX_RECEIVES})
+        redrive = _plain_json({"deadLetterTargetArn": self.dead_letters.arn, "maxReceiveCount": MAX_RECEIVES})
         made = self._queue(
             f"queue-{pool}",
             queue.name,
@@ -124,7 +124,7 @@ class EdgeRegion(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
             self,
             "dead-letters-sources",
             queue_url=self.dead_letters.url,
-            redrive_allow_policy=json.dumps(
+            redrive_allow_policy=_plain_json(
                 {
                     "redrivePermission": "byQueue",
                     "sourceQueueArns": [queue.arn for queue in self.queues.values()],
@@ -148,6 +148,15 @@ class EdgeRegion(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
         prefix = f"{self._props.alarm_prefix}{of_pool}"
         made = AlarmProps.of(alarm, values, prefix=prefix, topic_arn=self.topic.arn)
         Alarm(self, f"{alarm.name}{of_pool}", made)
+
+
+def _plain_json(value: object) -> str:
+    """JSON as Terraform's provider plans it: sorted, without spaces.
+
+    The provider sends a redrive policy as it is written and compares what comes back with the text that it would have
+    written: spaces show as a change at every plan, where the queue service gives back what it was sent.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def _nobody_but(sid: str, actions: tuple[str, ...], queue_arn: str, principal_arn: str) -> Statement:
