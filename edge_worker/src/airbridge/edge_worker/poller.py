@@ -54,6 +54,12 @@ MAX_CLAIMS: Final = 4
 CHECK_SECONDS: Final = 1.0
 """How often the poller looks again whether it may receive, when nothing told it so."""
 
+COMPANY_SECONDS: Final = 0.1
+"""How long a free slot may wait under a backlog for others to be filled with it."""
+
+COMPANY_SHARE: Final = 4
+"""A quarter of the slots is company enough."""
+
 DELETE_LINGER_SECONDS: Final = 0.5
 """How long a message whose grant is journalled may wait for others to be deleted with it; hidden it is for a minute."""
 
@@ -137,11 +143,17 @@ class Poller:
         log.info("poller.started")
         backoff = self._backoff()
         extender = asyncio.create_task(self._keep_waiting_hidden())
+        more = False
         try:
             while True:
                 await self._until_wanted()
+                if more:
+                    await self._for_company()
+                    await self._until_wanted()
                 try:
-                    messages = await self._queue.receive(min(self._room, MAX_BATCH), self._poll_seconds)
+                    most = min(self._room, MAX_BATCH)
+                    messages = await self._queue.receive(most, self._poll_seconds)
+                    more = len(messages) >= most
                     backoff.reset()
                     if self._failing:
                         self._failing = False
@@ -184,6 +196,13 @@ class Poller:
             if wanted and self._may_claim() and self._link.up:
                 return
             await within(CHECK_SECONDS, self._holdings.changed())
+
+    async def _for_company(self) -> None:
+        """While more waits on the queue than there is room for, let a few slots get free, to be filled with one claim."""
+        enough = max(1, self._holdings.slots // COMPANY_SHARE)
+        deadline = self._clock.elapsed() + COMPANY_SECONDS
+        while self._room < enough and (left := deadline - self._clock.elapsed()) > 0:
+            await within(left, self._holdings.changed())
 
     def _sort(self, messages: list[Received]) -> list[Candidate]:
         """Return the messages that are work items of ours; deal with the others."""
