@@ -363,6 +363,20 @@ def zone_with_a_vpc_is_private(client: Client) -> bool:
     return "VPCs" in client("route53").get_hosted_zone(Id=zone["HostedZone"]["Id"])
 
 
+def gateway_asked_for_twice_is_made_once(client: Client) -> bool:
+    ec2 = client("ec2")
+    asked = {
+        "SubnetId": ec2.describe_subnets()["Subnets"][0]["SubnetId"],
+        "AllocationId": ec2.allocate_address(Domain="vpc")["AllocationId"],
+        "ClientToken": "one-and-the-same",
+    }
+    try:
+        made = [ec2.create_nat_gateway(**asked)["NatGateway"]["NatGatewayId"] for _ in range(2)]
+    except REFUSED:
+        return False
+    return made[0] == made[1]
+
+
 def endpoint_says_where_its_service_is(client: Client) -> bool:
     ec2 = client("ec2")
     made = ec2.create_vpc_endpoint(
@@ -452,6 +466,7 @@ GAPS = [
     policy_has_no_empty_prediction,
     zone_with_a_vpc_is_private,
     endpoint_says_where_its_service_is,
+    gateway_asked_for_twice_is_made_once,
     queue_says_who_may_redrive_to_it,
     redrive_policy_comes_back_without_spaces,
     database_keeps_its_performance_insights,

@@ -10,6 +10,7 @@ NAMES = (
     "ecs",
     "elbv2",
     "launch_templates",
+    "nat_gateways",
     "rds",
     "route53",
     "security_groups",
