@@ -37,7 +37,7 @@ FAULT = f'''    if os.environ.get("AWS_DEFAULT_REGION") == "{CANARY}":
 '''
 PLAN = f"""
 [environment.dev]
-ready_minutes = 3
+ready_minutes = 10
 watch_minutes = 0.4
 error_budget = 0.2
 
@@ -45,7 +45,7 @@ error_budget = 0.2
 follows = "dev"
 soak_minutes = 0.3
 waves = [["{CANARY}"]]
-ready_minutes = 3
+ready_minutes = 10
 watch_minutes = 0.4
 error_budget = 0.2
 
@@ -53,7 +53,7 @@ error_budget = 0.2
 follows = "staging"
 soak_minutes = 0.3
 waves = [["{CANARY}"], ["eu-west-1"]]
-ready_minutes = 3
+ready_minutes = 10
 watch_minutes = 0.4
 error_budget = 0.2
 """
