@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import chain
 from os import kill
 from pathlib import Path
 from typing import Any
@@ -352,7 +354,10 @@ def test_partition_and_fence(stage: Stage) -> None:
 
 
 def test_gateway_down(stage: Stage) -> None:
-    """The gateway is killed and does not come back: the command reads the database, and says so."""
+    """The gateway is killed and does not come back: the command reads the database, and says so.
+
+    Where it is only told the gateway's address, it says what is wrong and what to do.
+    """
     stage.start("t_nobody")
     supervisor = stage.platform.state.pid
     kill(supervisor, signal.SIGSTOP)
@@ -364,6 +369,16 @@ def test_gateway_down(stage: Stage) -> None:
             r"^queued \d+ s: no gateway has been there for \d+ s: workers cannot claim$",
         )
         assert "the gateway does not answer" in stage.witness.trace("t_nobody")[1]
+        elsewhere = {
+            "--url": stage.platform.state.operator_url,
+            "--token-file": str(stage.platform.directory.operator_token_file),
+            "--ca-file": str(stage.platform.directory.ca_file),
+        }
+        refused = stage.witness.run("trace", "t_nobody", "latest", TASK, *chain(*elsewhere.items()))
+        assert refused.returncode != 0
+        assert re.search(r"does not answer: .*; start a gateway, or, .*--database", refused.stderr), (
+            refused.stderr
+        )
     finally:
         kill(supervisor, signal.SIGCONT)
     stage.platform.wait_ready(120)

@@ -41,6 +41,8 @@ class Witness:
     def page(self, dag_id: str) -> Page | None:
         """The Timeline page of the DAG's newest run; None while Airflow does not have it."""
         names = {"dag": dag_id, "run": self._run_of(dag_id), "task": TASK}
+        if names["run"] is None:
+            return None
         answer = self.browser.get("/timeline", params=names)
         found = _CAUSE.search(answer.text) if answer.status_code == 200 else None
         if found is None:
@@ -50,16 +52,20 @@ class Witness:
 
     def trace(self, dag_id: str) -> tuple[str, str]:
         """What `airbridge trace` prints to its two outputs."""
-        done = subprocess.run(
-            [*_AIRBRIDGE, "trace", dag_id, "latest", TASK, "--dir", str(self.platform.directory.root)],
+        done = self.run("trace", dag_id, "latest", TASK)
+        assert 0 == done.returncode, done.stderr
+        return done.stdout, done.stderr
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line on the platform."""
+        return subprocess.run(
+            [*_AIRBRIDGE, *words, "--dir", str(self.platform.directory.root)],
             env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]},
             capture_output=True,
             text=True,
             timeout=120,
             check=False,
         )
-        assert 0 == done.returncode, done.stderr
-        return done.stdout, done.stderr
 
     def names(self, dag_id: str, code: str, sentence: str, timeout_seconds: float = 60.0) -> None:
         """Wait until the page gives the cause; assert that page and command say it in these words."""
@@ -94,9 +100,9 @@ class Witness:
         print(self.trace(dag_id)[0])
         raise AssertionError(f"after {timeout_seconds:.0f} s the page of {dag_id} says {seen}")
 
-    def _run_of(self, dag_id: str) -> str:
+    def _run_of(self, dag_id: str) -> str | None:
         newest = "SELECT run_id FROM dag_run WHERE dag_id = %s ORDER BY id DESC LIMIT 1"
-        return str(self.platform.query(newest, dag_id)[0][0])
+        return next((str(row[0]) for row in self.platform.query(newest, dag_id)), None)
 
 
 _AIRBRIDGE = (sys.executable, "-m", "airbridge.control_plane.cli")

@@ -413,20 +413,22 @@ def test_a_join_token_is_for_one_region_and_pool(world: World, region: str, pool
 
 
 def test_a_worker_outside_the_matrix_is_not_enrolled(world: World) -> None:
-    """Parity is judged at the door, the token is not used up, and whoever asks why the pool is empty finds out."""
+    """Parity is judged at the door, the token is not used up, and whoever asks why the pool is empty finds out.
+
+    Asking again and again writes it down once.
+    """
     token = world.join_token()
     worker = Worker(world, "eu-west-1", "default", "old")
-    response = worker.post(
-        "enrol",
-        {
-            "region": "eu-west-1",
-            "pool": "default",
-            "worker": "old",
-            "csr_pem": csr_pem(worker.key),
-            "join": {"method": "token", "token": token},
-            "versions": {**VERSIONS.model_dump(), "airflow": "2.10.0"},
-        },
-    )
+    asked = {
+        "region": "eu-west-1",
+        "pool": "default",
+        "worker": "old",
+        "csr_pem": csr_pem(worker.key),
+        "join": {"method": "token", "token": token},
+        "versions": {**VERSIONS.model_dump(), "airflow": "2.10.0"},
+    }
+    worker.post("enrol", asked)
+    response = worker.post("enrol", asked)
     assert (response.status_code, response.json()["reason"]) == (403, "parity")
     with world.metadata.session() as session:
         [noted] = session.scalars(select(EventRow).where(EventRow.event == "enrol.refused"))

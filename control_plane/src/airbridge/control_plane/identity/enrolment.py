@@ -18,6 +18,7 @@ from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.control_plane.parity import Parity
 from airbridge.executor.ledger import audit, events, join_proofs, revocations, tokens, workers
+from airbridge.executor.ledger import clock as ledger_clock
 from airbridge.executor.ledger.models import WorkerRow
 from airbridge.executor.protocol import (
     Credentials,
@@ -32,6 +33,9 @@ from airbridge.executor.protocol import (
 from airbridge.executor.regions import Catalogue
 
 log = structlog.get_logger()
+
+REFUSALS_APART: Final = timedelta(seconds=5)
+"""At most one refusal for a pool is written down in this time."""
 
 RENEW_AT: Final = 0.5
 """Share of a certificate's life after which a worker renews it."""
@@ -96,8 +100,15 @@ class Enrolment:
         return credentials
 
     def note_refusal(self, session: Any, request: EnrolRequest, refused: VersionsRefused) -> None:
-        """Write down that a worker was sent away: it has no row, and its pool would look as if nobody had come."""
+        """Write down that a worker was sent away: it has no row, and its pool would look as if nobody had come.
+
+        Not each time: its token is not used up, and whoever holds it may ask as often as they like.
+        """
         name = WorkerName(self.trust_domain, request.region, request.pool, request.worker)
+        lately = ledger_clock.now(session) - REFUSALS_APART
+        noted = events.since(session, "enrol.refused", lately, region=name.region)
+        if any(each.detail.get("pool") == name.pool for each in noted):
+            return
         events.record(
             session,
             "enrol.refused",

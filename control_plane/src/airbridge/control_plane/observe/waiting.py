@@ -16,7 +16,7 @@ from airbridge.control_plane.observe.platform import Platform
 from airbridge.control_plane.observe.timeline import Step, Timeline
 from airbridge.control_plane.observe.work import ItemView
 from airbridge.control_plane.observe.workers import Standing, WorkerView
-from airbridge.executor.ledger import clock
+from airbridge.executor.ledger import clock, events
 from airbridge.executor.ledger.models import EventRow, ItemState, WorkItemRow
 from airbridge.executor.outbox import UNSENT
 from airbridge.executor.protocol import RefusalReason
@@ -216,16 +216,13 @@ class _Waiting:
         return Code.NO_WORKER, f"{there} has 0 workers{was}"
 
     def _sent_away(self) -> EventRow | None:
-        """Return the last worker of the pool that was lately refused an identity for what it runs."""
-        row = EventRow
-        query = (
-            select(row)
-            .where(row.event == "enrol.refused", row.region == self.item.region)
-            .where(row.at >= self.line.now - SENT_AWAY_LATELY)
-            .order_by(row.id.desc())
-            .limit(100)
+        """Return the last worker that the pool was lately refused for what it runs, if none has enrolled since."""
+        item = self.item
+        since = max((worker.enrolled_at for worker in self.fleet), default=self.line.now - SENT_AWAY_LATELY)
+        refused = events.since(
+            self.session, "enrol.refused", max(since, self.line.now - SENT_AWAY_LATELY), region=item.region
         )
-        return next((e for e in self.session.scalars(query) if e.detail.get("pool") == self.item.pool), None)
+        return next((each for each in refused if each.detail.get("pool") == item.pool), None)
 
     def _denied(self) -> tuple[Code, str] | None:
         """Say by which rule the worker that asked last may not have it."""

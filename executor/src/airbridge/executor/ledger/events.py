@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from airbridge.executor.ledger import clock
@@ -55,6 +55,17 @@ def add_once(session: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = dialect.insert(EventRow.__table__).on_conflict_do_nothing(index_elements=["uid"])
     session.execute(statement, [dict(row) for row in rows])
+
+
+def since(session: Any, event: str, at: datetime, *, region: str, limit: int = 100) -> list[EventRow]:
+    """Return a region's events of one name from a time on, the newest first."""
+    query = (
+        select(EventRow)
+        .where(EventRow.event == event, EventRow.region == region, EventRow.at >= at)
+        .order_by(EventRow.at.desc())
+        .limit(limit)
+    )
+    return list(session.scalars(query))
 
 
 def trace_id(trace: dict[str, str] | None) -> str | None:
