@@ -200,16 +200,20 @@ def test_a_synthesised_stack_says_what_it_accepts() -> None:
 def test_validation_names_what_terraform_finds_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A reference to nothing, with the stack that has it; a sound stack beside it is counted."""
-    for name, value in (("sound", "x"), ("broken", "${local.nothing}")):
-        stack = tmp_path / "env" / "stacks" / name
+    """A reference to nothing, with the stack that has it; sound stacks beside it, also of the same name, are counted."""
+    for name, value in (
+        ("one/stacks/same", "x"),
+        ("two/stacks/same", "x"),
+        ("two/stacks/broken", "${local.nothing}"),
+    ):
+        stack = tmp_path / name
         stack.mkdir(parents=True)
         (stack / "cdk.tf.json").write_text(json.dumps({"output": {"it": {"value": value}}}))
-    assert validate.main([str(tmp_path / "env")]) == 1
+    assert validate.main([str(tmp_path / "one"), str(tmp_path / "two")]) == 1
     told = capsys.readouterr().out
-    assert "stacks/broken: error:" in told
+    assert "two/stacks/broken: error:" in told
     assert "nothing" in told
-    assert told.endswith("1 of 2 stacks are valid\n")
+    assert told.endswith("2 of 3 stacks are valid\n")
 
 
 def test_validation_of_nothing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

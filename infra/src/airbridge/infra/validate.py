@@ -22,7 +22,7 @@ from airbridge.infra.exceptions import CommandFailedError, InfraError
 
 def validate(stack: Path, scratch: Path) -> list[str]:
     """What Terraform finds wrong with a stack, each with where."""
-    directory = scratch / stack.parent.name / stack.name
+    directory = scratch / stack.parents[1].name / stack.name
     directory.mkdir(parents=True)
     shutil.copy(stack / "cdk.tf.json", directory)
     shared = scratch / "terraform"
