@@ -119,6 +119,25 @@ def result():
     assert attacker.relay.pushed() == [], attacker.log
 
 
+def test_a_file_that_closes_what_it_did_not_open_is_walled_in_all_the_same(world: World) -> None:
+    """What its template keeps open, to wall supervisors in by, is then looked up by its path."""
+    attack = """
+for entry in os.listdir("/proc/self/fd"):
+    if os.path.isdir(f"/proc/self/fd/{entry}"):
+        try:
+            os.close(int(entry))
+        except OSError:
+            pass
+def result():
+    return [os.path.isdir("/usr/bin"), got_through({
+        name: {"read": denied(Path(name).read_bytes), "list": denied(os.listdir, name)}
+        for name in [f"{STATE}/journal.sqlite", LOG, ROOM, f"{STATE}/t"]
+    })]
+"""
+    _, attacker = with_victim(world, attack)
+    assert attacker.relay.pushed() == [True, []], attacker.log
+
+
 def test_a_task_holds_no_descriptor_but_its_own(world: World) -> None:
     """Every socket it has was made by its supervisor: neither the relay's nor the runner's is among them."""
     attack = """
@@ -132,7 +151,7 @@ def result():
         if target.startswith("socket:"):
             with socket.socket(fileno=os.dup(int(entry))) as held:
                 makers.add(int.from_bytes(held.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), "little"))
-        elif STATE in target:
+        elif STATE in target or os.path.isdir(target):  # a template keeps places open that it walls supervisors in by
             files.append(target)
     return [makers == {os.getppid()}, files]
 """

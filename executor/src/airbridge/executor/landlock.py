@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from enum import IntFlag
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 _CREATE_RULESET: Final = 444
 _ADD_RULE: Final = 445
@@ -118,23 +118,19 @@ class Domain:
             finally:
                 os.close(fd)
 
-    def grant_opened(self, places: Iterable[tuple[int, int]]) -> None:
+    def grant_opened(self, places: Iterable[Place]) -> None:
         """Keep rights beneath places that were `opened` before: a system call each, and no path is walked."""
         rule = _PathBeneathAttr()
         reference, handled = ctypes.byref(rule), int(self._handled)
-        for fd, rights in places:
-            rule.access, rule.parent_fd = rights & handled, fd
+        for place in places:
+            rule.access, rule.parent_fd = place.rights & handled, place.fd
             _checked(_LIBC.syscall(_ADD_RULE, self._fd, _PATH_BENEATH, reference, 0))
 
     def _add(self, fd: int, rights: Access) -> None:
-        rights &= _possible(fd)
+        rights &= _possible(os.fstat(fd).st_mode)
         if rights:
             rule = _PathBeneathAttr(int(rights), fd)
             _checked(_LIBC.syscall(_ADD_RULE, self._fd, _PATH_BENEATH, ctypes.byref(rule), 0))
-
-    def abandon(self) -> None:
-        """Let go of it without entering."""
-        os.close(self._fd)
 
     def enter(self) -> None:
         """Be inside from now on. Takes away the right to gain privileges by executing a set-user-id program."""
@@ -143,8 +139,26 @@ class Domain:
         os.close(self._fd)
 
 
-def opened(paths: Iterable[str], rights: Access) -> tuple[tuple[int, int], ...]:
-    """Open paths for `Domain.grant_opened`; return descriptors, with what of `rights` can be granted there.
+class Place(NamedTuple):
+    """A place that is open, to be granted later: its descriptor, what can be granted there, and what it is."""
+
+    fd: int
+    rights: int
+    device: int
+    inode: int
+
+    @property
+    def there(self) -> bool:
+        """Whether the descriptor still stands for it."""
+        try:
+            found = os.fstat(self.fd)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (self.device, self.inode)
+
+
+def opened(paths: Iterable[str], rights: Access) -> tuple[Place, ...]:
+    """Open paths for `Domain.grant_opened`, with what of `rights` can be granted there.
 
     What `Domain.grant` passes over is not among them.
     """
@@ -152,16 +166,16 @@ def opened(paths: Iterable[str], rights: Access) -> tuple[tuple[int, int], ...]:
     for path in paths:
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             fd = os.open(path, _TO_NAME)
-            if possible := rights & _possible(fd):
-                places.append((fd, int(possible)))
+            found = os.fstat(fd)
+            if possible := rights & _possible(found.st_mode):
+                places.append(Place(fd, int(possible), found.st_dev, found.st_ino))
             else:
                 os.close(fd)
     return tuple(places)
 
 
-def _possible(fd: int) -> Access:
-    """Return the rights that there can be on a place and beneath."""
-    mode = os.fstat(fd).st_mode
+def _possible(mode: int) -> Access:
+    """Return the rights that there can be on a place of this mode and beneath."""
     if stat.S_ISLNK(mode):
         return Access(0)
     return Access(_EVERY_RIGHT) if stat.S_ISDIR(mode) else _OF_FILES

@@ -29,6 +29,7 @@ def run(source: Source, control: socket.socket, walls: Walls) -> None:
     if found:
         messages.send(control, Parsed(hazards=tuple(found)))
         return
+    walls = walls.after_parse()
     gc.collect()
     gc.freeze()
     messages.send(control, Parsed(pss_bytes=process.pss_bytes()))

@@ -20,7 +20,7 @@ import msgspec
 from airbridge.edge_worker import capabilities
 from airbridge.edge_worker.runner.messages import Source
 from airbridge.executor import landlock, protection
-from airbridge.executor.landlock import READ, Access, Domain
+from airbridge.executor.landlock import READ, Access, Domain, Place
 
 _SHARE_OF_DESCRIPTORS: Final = 0.5
 """How much of its limit of open files a template may use for what lies outside of the walls."""
@@ -42,6 +42,12 @@ class Walls(msgspec.Struct, frozen=True):
     outside: tuple[str, ...] = ()
     """All that is not hidden, once `surveyed`: from inside of a domain it cannot be found out any more."""
 
+    opened: tuple[Place, ...] = ()
+    """The same, open, where there are not too many places to keep open: a supervisor is walled in for half of what paths cost.
+
+    What takes the place of one of them later is not seen before the file is parsed again, and what is mounted on one stays busy.
+    """
+
     def directory_of(self, source: Source) -> Path:
         """Return where the working directories of a DAG file's tasks lie: the only ones its template may see."""
         name = "\0".join((source.bundle_name, source.bundle_version, source.dag_rel_path))
@@ -54,9 +60,6 @@ class Walls(msgspec.Struct, frozen=True):
         shared.mkdir(mode=0o700, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix="", dir=shared)), shared
 
-    opened: tuple[tuple[int, int], ...] = ()
-    """The same as descriptors, with the rights that can be granted there, where there are not too many to keep open."""
-
     def surveyed(self) -> Walls:
         """Return the same walls, with what lies outside of them written down, and open: for a template to fork with."""
         if not self.landlock:
@@ -65,6 +68,15 @@ class Walls(msgspec.Struct, frozen=True):
         few = len(outside) <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] * _SHARE_OF_DESCRIPTORS
         opened = landlock.opened(outside, landlock.everything(self.landlock)) if few else ()
         return msgspec.structs.replace(self, outside=outside, opened=opened)
+
+    def after_parse(self) -> Walls:
+        """Return the same walls, by their paths if a DAG file has closed at import what it did not open."""
+        if all(place.there for place in self.opened):
+            return self
+        for place in self.opened:
+            if place.there:
+                os.close(place.fd)
+        return msgspec.structs.replace(self, opened=())
 
     def around_template(self, source: Source) -> None:
         """Wall this process in before it parses a DAG file."""
@@ -78,7 +90,7 @@ class Walls(msgspec.Struct, frozen=True):
         """
         protection.harden()
         self._enter(source, room)
-        _close(sorted(fd for fd, _rights in self.opened))
+        _close(sorted(place.fd for place in self.opened))
 
     def around_task(self, room: Path) -> None:
         """Move this process into `room`, and wall it off from its supervisor too.
@@ -112,15 +124,10 @@ class Walls(msgspec.Struct, frozen=True):
     def _domain_outside(self) -> Domain:
         """Return a domain in the making that has all that lies outside of the walls."""
         rights = landlock.everything(self.landlock)
-        if self.opened:
-            domain = Domain(rights, self.landlock)
-            try:
-                domain.grant_opened(self.opened)
-            except OSError:  # a DAG file has closed at import what it did not open
-                domain.abandon()
-            else:
-                return domain
         domain = Domain(rights, self.landlock)
+        if self.opened:
+            domain.grant_opened(self.opened)
+            return domain
         for path in self.outside or landlock.all_but(Path(path) for path in self.hidden):
             domain.grant(path, rights)
         return domain
