@@ -18,11 +18,11 @@ def test_the_opening_names_worker_region_epoch_and_timeline(session: Any, seed: 
     ti = SimpleNamespace(
         dag_id=row.dag_id, run_id=row.run_id, task_id=row.task_id, map_index=-1, try_number=row.try_number
     )
-    where, link = whereabouts.find(session, ti).opening
+    link, where = whereabouts.find(session, ti).opening
     assert f"Runs on worker-1 in eu-west-1 (work item {row.id}, epoch 1)" == where.text
     assert link.text.startswith("Timeline: ")
     assert f"/airbridge/timeline?dag={row.dag_id}&run=" in link.text
-    assert {row.claimed_at} == {where.at, link.at}
+    assert (row.placed_at, row.claimed_at) == (link.at, where.at)
 
 
 def test_a_task_that_nobody_took_has_a_timeline_too(session: Any, seed: Seed) -> None:

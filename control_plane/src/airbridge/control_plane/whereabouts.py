@@ -29,7 +29,7 @@ class Whereabouts:
     edge: bool = False
     notes: tuple[Note, ...] = ()
     opening: tuple[Note, ...] = ()
-    """Where each work item of the try ran, if it did, and where its timeline is: what the log begins with."""
+    """Where the task's timeline is, and where each work item of the try ran, if it did: what the log begins with."""
 
 
 NOWHERE = Whereabouts()
@@ -66,7 +66,8 @@ def find(session: Any, ti: Any) -> Whereabouts:
             worker=next((row.worker_id for row in reversed(rows) if row.worker_id), None),
             edge=True,
             notes=tuple(note for row in rows if (note := _note(row)) is not None),
-            opening=(*(_held(row) for row in rows if row.worker_id and row.claimed_at), _timeline(rows[0])),
+            # The timeline first: whoever follows a log counts the lines that were there.
+            opening=(_timeline(rows[0]), *(_held(row) for row in rows if row.worker_id and row.claimed_at)),
         )
     return _by_hostname(session, ti)
 
@@ -100,7 +101,7 @@ def _timeline(row: WorkItemRow) -> Note:
     if row.map_index >= 0:
         names["map_index"] = row.map_index
     base = str(conf.get("api", "base_url", fallback="")).rstrip("/")
-    return Note(row.claimed_at or row.placed_at, f"Timeline: {base}/airbridge/timeline?{urlencode(names)}")
+    return Note(row.placed_at, f"Timeline: {base}/airbridge/timeline?{urlencode(names)}")
 
 
 def _note(row: WorkItemRow) -> Note | None:

@@ -120,7 +120,8 @@ class _Waiting:
 
     def _unsent(self) -> tuple[Code, str] | None:
         item = self.item
-        if item.state is ItemState.PLACED:
+        if item.sent_at is None:
+            # Placed, or just being tried again: an attempt may take as long as a connection that nobody answers.
             said = item.detail if (item.detail or "").startswith(UNSENT) else self._unsent_beside()
             if said:
                 return Code.QUEUE_UNREACHABLE, f"the queue of {self.place} {said}"
@@ -140,7 +141,8 @@ class _Waiting:
         query = (
             select(row.detail)
             .where(
-                row.state == ItemState.PLACED,
+                row.state.in_((ItemState.PLACED, ItemState.SENT)),
+                row.sent_at.is_(None),
                 row.region == self.item.region,
                 row.pool == self.item.pool,
                 row.detail.startswith(UNSENT, autoescape=True),
