@@ -61,6 +61,10 @@ infra/.venv-localstack/.installed: $(UV)
 infra-localstack: synth infra/.venv-localstack/.installed ## deploy what LocalStack has of every stack, and plan it again
 	cd infra && $(INFRA_PYTHON) -m airbridge.infra.localstack local
 
+infra-alarms: synth infra/.venv-localstack/.installed ## do the alarms ring that should, and no other? on LocalStack
+	cd infra && $(INFRA_PYTHON) -m airbridge.infra.ringing local
+.PHONY: infra-alarms
+
 infra-test: infra/.venv/.installed ## the infrastructure's tests, in one process
 	$(INFRA_PYTHON) -m pytest --confcutdir=tests/infra tests/infra
 

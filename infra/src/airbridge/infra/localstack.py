@@ -237,9 +237,9 @@ def _try(local: LocalStack, source: Path, variables: Mapping[str, str]) -> Resul
     directory = local.directory / source.name
     directory.mkdir()
     (directory / "main.tf.json").write_text(json.dumps(part.stack, indent=1))
-    _terraform(directory, variables, "init", "-input=false", "-no-color")
-    _terraform(directory, variables, "apply", "-input=false", "-no-color", "-auto-approve")
-    _terraform(directory, variables, "plan", "-input=false", "-no-color", "-out=plan")
+    terraform(directory, variables, "init", "-input=false", "-no-color")
+    terraform(directory, variables, "apply", "-input=false", "-no-color", "-auto-approve")
+    terraform(directory, variables, "plan", "-input=false", "-no-color", "-out=plan")
     changed, explained = judge(_plan(directory))
     return Result(source.name, part.kept, part.left_out, time.monotonic() - started, changed, explained)
 
@@ -279,7 +279,8 @@ def _defect_of(kind: str, change: Mapping[str, Any]) -> Defect | None:
     return next((defect for defect in DEFECTS if defect.explains(kind, before, after)), None)
 
 
-def _terraform(directory: Path, variables: Mapping[str, str], *words: str) -> None:
+def terraform(directory: Path, variables: Mapping[str, str], *words: str) -> None:
+    """Run terraform in a directory; CommandFailedError names the log that it leaves there."""
     command = ["terraform", f"-chdir={directory}", *words]
     log = directory / f"{words[0]}.log"
     with log.open("wb") as out:
