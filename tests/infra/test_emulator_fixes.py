@@ -363,6 +363,27 @@ def zone_with_a_vpc_is_private(client: Client) -> bool:
     return "VPCs" in client("route53").get_hosted_zone(Id=zone["HostedZone"]["Id"])
 
 
+def suspended_bucket_gives_up_its_versions(client: Client) -> bool:
+    s3 = client("s3")
+    s3.create_bucket(Bucket="suspended", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    for status in ("Enabled", "Suspended"):
+        s3.put_bucket_versioning(Bucket="suspended", VersioningConfiguration={"Status": status})
+        if status == "Enabled":
+            s3.put_object(Bucket="suspended", Key="k", Body=b"")
+            s3.delete_object(Bucket="suspended", Key="k")
+    listed = s3.list_object_versions(Bucket="suspended")
+    objects = [
+        {"Key": one["Key"], "VersionId": one["VersionId"]}
+        for one in (*listed["Versions"], *listed["DeleteMarkers"])
+    ]
+    try:
+        s3.delete_objects(Bucket="suspended", Delete={"Objects": objects})
+        s3.delete_bucket(Bucket="suspended")
+    except REFUSED:
+        return False
+    return len(objects) == 2
+
+
 def gateway_asked_for_twice_is_made_once(client: Client) -> bool:
     ec2 = client("ec2")
     asked = {
@@ -467,6 +488,7 @@ GAPS = [
     zone_with_a_vpc_is_private,
     endpoint_says_where_its_service_is,
     gateway_asked_for_twice_is_made_once,
+    suspended_bucket_gives_up_its_versions,
     queue_says_who_may_redrive_to_it,
     redrive_policy_comes_back_without_spaces,
     database_keeps_its_performance_insights,

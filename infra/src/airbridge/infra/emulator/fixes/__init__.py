@@ -13,6 +13,7 @@ NAMES = (
     "nat_gateways",
     "rds",
     "route53",
+    "s3",
     "security_groups",
     "sqs",
     "vpc_endpoints",
