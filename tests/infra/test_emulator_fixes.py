@@ -384,6 +384,14 @@ def suspended_bucket_gives_up_its_versions(client: Client) -> bool:
     return len(objects) == 2
 
 
+def versions_are_listed_with_encoded_keys(client: Client) -> bool:
+    s3 = client("s3")
+    s3.create_bucket(Bucket="plus", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    s3.put_object(Bucket="plus", Key="a+b c", Body=b"")
+    listed = s3.list_object_versions(Bucket="plus", EncodingType="url")
+    return listed["Versions"][0]["Key"] == "a%2Bb%20c"
+
+
 def gateway_asked_for_twice_is_made_once(client: Client) -> bool:
     ec2 = client("ec2")
     asked = {
@@ -489,6 +497,7 @@ GAPS = [
     endpoint_says_where_its_service_is,
     gateway_asked_for_twice_is_made_once,
     suspended_bucket_gives_up_its_versions,
+    versions_are_listed_with_encoded_keys,
     queue_says_who_may_redrive_to_it,
     redrive_policy_comes_back_without_spaces,
     database_keeps_its_performance_insights,

@@ -1,18 +1,27 @@
-"""A bucket whose versioning is suspended still has its versions, and gives them up one by one.
+"""A bucket with versions can be emptied, whatever its keys, and also while its versioning is suspended.
 
-Terraform suspends a bucket's versioning before it empties the bucket. moto takes it for a bucket that never had versions
-then: it deletes all of a key at once, and fails where a delete marker is among them.
+Terraform suspends a bucket's versioning, lists its versions with encoded keys, and deletes these. moto takes such a bucket for one
+that never had versions, deletes all of a key at once and fails where a delete marker is among them; and it lists keys as they
+are, so that a plus sign in one is read as a space.
 """
 
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
+from moto.core.responses import ActionResult
 from moto.s3.models import S3Backend
+from moto.s3.responses import S3Response
 
 
 def apply() -> None:
-    """Close the gap."""
+    """Close the gaps."""
+    _deletions()
+    _listings()
+
+
+def _deletions() -> None:
     backend: Any = S3Backend
     delete = backend.delete_object
 
@@ -30,3 +39,23 @@ def apply() -> None:
             bucket.versioning_status = status
 
     backend.delete_object = one_version
+
+
+def _listings() -> None:
+    responses: Any = S3Response
+    list_versions = responses.list_object_versions
+
+    def encoded(self: Any) -> Any:
+        if self.querystring.get("encoding-type", [None])[0] == "url":
+            serialized = self.serialized
+            self.serialized = lambda result: serialized(_encode(result))
+        return list_versions(self)
+
+    responses.list_object_versions = encoded
+
+
+def _encode(listed: Any) -> ActionResult:
+    result: dict[str, Any] = listed.result
+    for one in (*result["Versions"], *result["DeleteMarkers"]):
+        one["Key"] = quote(one["Key"])
+    return ActionResult({**result, "EncodingType": "url"})
