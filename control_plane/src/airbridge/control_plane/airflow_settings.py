@@ -40,6 +40,12 @@ RECOMMENDED = (
         "core", "parallelism", "1024", "bounds a whole fleet, not one machine; each region's slots bound it"
     ),
     Setting("core", "max_active_tasks_per_dag", "256", "as above; Airflow's default of 16 suits one machine"),
+    Setting(
+        "core",
+        "default_pool_task_slot_count",
+        "1024",
+        "as above; 128 by default. Read once, when the database is made: later it is `airflow pools set default_pool`",
+    ),
     Setting("database", "external_db_managers", LEDGER_MANAGER, "`airflow db migrate` also makes the ledger"),
     Setting(
         "scheduler",
