@@ -66,6 +66,13 @@ RECOMMENDED = (
     ),
 )
 
+AT_CREATION = tuple(
+    setting
+    for setting in RECOMMENDED
+    if setting.section == "database" or setting.option == "default_pool_task_slot_count"
+)
+"""What Airflow reads when it makes its database, and not again."""
+
 
 @dataclass(frozen=True)
 class Bundle:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from airbridge.control_plane.airflow_settings import RECOMMENDED, as_environment
+from airbridge.control_plane.airflow_settings import AT_CREATION, as_environment
 from airbridge.control_plane.identity import secrets as identity_secrets
 from airbridge.control_plane.local import (
     airflow_config,
@@ -147,7 +147,7 @@ class Platform:
                 plan.MIGRATE,
                 env={
                     **environment.base(self._environ),
-                    **as_environment(setting for setting in RECOMMENDED if setting.section == "database"),
+                    **as_environment(AT_CREATION),
                     "AIRFLOW_HOME": home,
                     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": server.url(),
                 },
@@ -201,6 +201,8 @@ def has_template(cache: Path) -> bool:
 
 
 def current_schema() -> str:
-    """Return the name of the schema that the installed packages need."""
+    """Return the name of what the installed packages make of an empty database."""
     migrations = files("airbridge.executor.ledger") / "migrations" / "versions"
-    return postgres.schema_key(Path(str(migrations)), {"airflow": version("apache-airflow-core")})
+    return postgres.schema_key(
+        Path(str(migrations)), {"airflow": version("apache-airflow-core"), **as_environment(AT_CREATION)}
+    )
