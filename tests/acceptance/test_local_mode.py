@@ -14,6 +14,8 @@ import psutil
 import pytest
 from tests.support.platform import LocalPlatform, running, wait_for
 
+from airbridge.control_plane.airflow_settings import AT_CREATION
+
 AIRBRIDGE = [sys.executable, "-m", "airbridge.control_plane.cli"]
 
 
@@ -63,6 +65,13 @@ def test_status_names_every_component_and_region(local: LocalPlatform) -> None:
         "us-east-1": 1,
         "eu-west-1": 1,
     }
+
+
+def test_the_default_pool_holds_a_whole_fleet(local: LocalPlatform) -> None:
+    """Airflow makes it with its database: with the slots that are recommended, not with its own 128."""
+    slots = {f"{setting.section}.{setting.option}": setting.value for setting in AT_CREATION}
+    made = local.query("SELECT slots FROM slot_pool WHERE pool = 'default_pool'")
+    assert [(int(slots["core.default_pool_task_slot_count"]),)] == made
 
 
 def test_everything_listens_on_loopback_only(local: LocalPlatform) -> None:

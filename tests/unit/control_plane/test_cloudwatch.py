@@ -10,7 +10,7 @@ import pytest
 from tests.support.embedded_metrics import extract
 
 from airbridge.control_plane import cloudwatch
-from airbridge.control_plane.alarms import ALERTS, AWS_ALARMS, SIGNALS, Scope
+from airbridge.control_plane.alarms import ALERTS, AWS_ALARMS, NAMESPACE, SIGNALS, Scope
 from airbridge.control_plane.gateway.embedded import LONGEST_ARRAY, Embedded, representatives
 from airbridge.control_plane.gateway.metrics import Metrics
 
@@ -83,7 +83,7 @@ def test_an_alarm_looks_at_a_metric_that_is_published_and_at_dimensions_that_it_
     assert len(dimensions) == 1
     if alarm["metric"] in SIGNALS:
         assert {("Pool", "Region")} == dimensions
-    elif alarm["namespace"] == cloudwatch.NAMESPACE:
+    elif alarm["namespace"] == NAMESPACE:
         published = {tuple(sorted(each)) for each in DEFINED["published"][alarm["metric"]]}
         assert dimensions <= published
     else:

@@ -14,6 +14,9 @@ from typing import Final
 from airbridge.executor import metrics, scaling
 from airbridge.executor.metrics import Kind, Metric
 
+NAMESPACE: Final = "AirBridge"
+"""What the gateways and schedulers of AirBridge's own stacks publish under."""
+
 SIGNALS: Final = (scaling.BACKLOG_PER_SLOT, scaling.WORK_PER_SLOT, scaling.WITHOUT_HEARTBEAT)
 """What schedulers publish for each pool, in the pool's region, under the dimensions Region and Pool."""
 
@@ -305,7 +308,7 @@ AWS_ALARMS: Final = (
         "There is work and no worker of the pool has sent a heartbeat, or no scheduler publishes",
         "page",
         Scope.POOL,
-        "AirBridge",
+        NAMESPACE,
         scaling.WITHOUT_HEARTBEAT,
         _SIGNAL_DIMENSIONS,
         0,

@@ -9,13 +9,18 @@ from __future__ import annotations
 from itertools import product
 from typing import Any, Final
 
-from airbridge.control_plane.alarms import ALERTS, AWS_ALARMS, Alert, AwsAlarm, Bound, dimension_sets
+from airbridge.control_plane.alarms import (
+    ALERTS,
+    AWS_ALARMS,
+    NAMESPACE,
+    Alert,
+    AwsAlarm,
+    Bound,
+    dimension_sets,
+)
 from airbridge.control_plane.panels import AWS_PANELS, PANELS, AwsPanel, Panel
 from airbridge.executor import metrics
 from airbridge.executor.metrics import Kind, Metric, Source
-
-NAMESPACE: Final = "AirBridge"
-"""What the gateways of AirBridge's own stacks publish under."""
 
 _COMPARISONS: Final = {Bound.ABOVE: "GreaterThanThreshold", Bound.BELOW: "LessThanThreshold"}
 

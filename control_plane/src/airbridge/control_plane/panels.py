@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from airbridge.control_plane.alarms import NAMESPACE
 from airbridge.executor import metrics, scaling
 from airbridge.executor.metrics import Metric
 
@@ -159,8 +160,8 @@ def _lines(namespace: str, dimensions: Mapping[str, str], *names: str) -> tuple[
 
 _POOL = {"Region": "{region}", "Pool": "{pool}"}
 AWS_PANELS: Final = (
-    AwsPanel("The signal that pools grow by", "pool", _lines("AirBridge", _POOL, scaling.BACKLOG_PER_SLOT)),
-    AwsPanel("The signal that pools shrink by", "pool", _lines("AirBridge", _POOL, scaling.WORK_PER_SLOT)),
+    AwsPanel("The signal that pools grow by", "pool", _lines(NAMESPACE, _POOL, scaling.BACKLOG_PER_SLOT)),
+    AwsPanel("The signal that pools shrink by", "pool", _lines(NAMESPACE, _POOL, scaling.WORK_PER_SLOT)),
     AwsPanel(
         "Services: CPU",
         "service",

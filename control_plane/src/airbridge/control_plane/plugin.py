@@ -6,8 +6,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-PREFIX = "/airbridge"
-"""Where the dashboard is, below Airflow's own address."""
+from airbridge.control_plane.dashboard.addresses import PREFIX
 
 
 class AirBridgePlugin(AirflowPlugin):  # type: ignore[misc] # Airflow is untyped here

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from airbridge.control_plane.dashboard import addresses
+
 # The ledger's models import Airflow, whose own import loads the log handler, and so this module: a circle
 # for whoever imports the models first. They are imported where they are used.
 if TYPE_CHECKING:
@@ -93,15 +95,11 @@ def _held(row: WorkItemRow) -> Note:
 
 def _timeline(row: WorkItemRow) -> Note:
     """Return the address of a task's timeline, in a line of its own: Airflow's UI makes it a link, and cuts long lines off."""
-    from urllib.parse import urlencode
-
     from airflow.configuration import conf
 
-    names = {"dag": row.dag_id, "run": row.run_id, "task": row.task_id}
-    if row.map_index >= 0:
-        names["map_index"] = row.map_index
+    page = addresses.timeline(row.dag_id, row.run_id, row.task_id, row.map_index)
     base = str(conf.get("api", "base_url", fallback="")).rstrip("/")
-    return Note(row.placed_at, f"Timeline: {base}/airbridge/timeline?{urlencode(names)}")
+    return Note(row.placed_at, f"Timeline: {base}{page}")
 
 
 def _note(row: WorkItemRow) -> Note | None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlencode
 
 from airflow.sdk.bases.operatorlink import BaseOperatorLink
 
-from airbridge.control_plane.dashboard import _airflow
-
-PATH = "/airbridge/timeline"
+from airbridge.control_plane.dashboard import _airflow, addresses
 
 
 class TimelineLink(BaseOperatorLink):  # type: ignore[misc] # Airflow is untyped here
@@ -19,7 +16,5 @@ class TimelineLink(BaseOperatorLink):  # type: ignore[misc] # Airflow is untyped
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow names it
         """Return the timeline's address."""
-        names = {"dag": ti_key.dag_id, "run": ti_key.run_id, "task": ti_key.task_id}
-        if ti_key.map_index >= 0:
-            names["map_index"] = ti_key.map_index
-        return f"{_airflow.base_path()}{PATH}?{urlencode(names)}"
+        page = addresses.timeline(ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index)
+        return f"{_airflow.base_path()}{page}"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from airbridge.control_plane import alarms
 from airbridge.control_plane.airflow_settings import AT_CREATION, as_environment
 from airbridge.control_plane.identity import secrets as identity_secrets
 from airbridge.control_plane.local import (
@@ -111,7 +112,7 @@ class Platform:
             directory.regions_file.write_text(aws.catalogue(the_plan.resources, keys.ports["aws"]))
         else:
             directory.regions_file.write_text(applied.deployed.text)
-        own = {} if applied is None else {"airbridge.scaling_namespace": terraform.NAMESPACE}
+        own = {} if applied is None else {"airbridge.scaling_namespace": alarms.NAMESPACE}
         if not directory.policy_file.exists():
             shutil.copyfile(Path(__file__).with_name("policy.toml"), directory.policy_file)
         settings = airflow_config.settings(

@@ -20,8 +20,6 @@ CATALOGUE = "regions.toml"
 OUTPUTS = "outputs.json"
 SERVICES = ("api-server", "dag-processor", "gateway", "scheduler", "triggerer")
 """The control plane's processes that have a role of their own."""
-NAMESPACE = "AirBridge"
-"""What the stacks' alarms watch, and the only namespace that the scheduler's role may publish to."""
 _HOME_STACK = "control-plane"
 
 

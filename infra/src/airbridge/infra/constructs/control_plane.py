@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from airbridge.infra import definitions
 from airbridge.infra.cdk import Construct, aws
 from airbridge.infra.constructs.balancers import EDGE_PORT, OPERATOR_PORT, UI_PORT, GatewayEntrance, Ui
 from airbridge.infra.constructs.migration import Migration, MigrationProps
@@ -215,7 +216,7 @@ def settings(
         "AIRFLOW__AIRBRIDGE__TRUST_DOMAIN": trust_domain,
         "AIRFLOW__AIRBRIDGE__SCALING_NAMESPACE": NAMESPACE,
         # The gateway's log goes to CloudWatch Logs, which makes metrics of these lines.
-        "AIRFLOW__AIRBRIDGE__METRICS_NAMESPACE": NAMESPACE,
+        "AIRFLOW__AIRBRIDGE__METRICS_NAMESPACE": definitions.namespace(),
         "AIRFLOW__AIRBRIDGE__REGIONS_FILE": f"{RUN_DIRECTORY}/{_REGIONS_FILE}",
         "AIRFLOW__AIRBRIDGE__SECRETS_DIR": RUN_DIRECTORY,
         "AIRFLOW__AIRBRIDGE__WORKER_IMAGES": ",".join(worker_images),
