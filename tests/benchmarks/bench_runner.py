@@ -69,15 +69,14 @@ def main() -> None:
 
 def _no_ops(world: World, root: Path, count: int, *, warm: bool) -> dict[str, float]:
     world.do(world.run(root, "noop", warm=warm))
-    family = [world.runner.zygote_pid or 0, *_templates(world)]
-    before = _spent(family)
+    before = _spent(world)
     walls = []
     for _ in range(count):
         start = time.perf_counter()
         world.do(world.run(root, "noop", warm=warm))
         walls.append(time.perf_counter() - start)
-    time.sleep(0.2)  # the last supervisor is reaped a moment after its last word
-    spent = [now - then for now, then in zip(_spent(family), before, strict=True)]
+    time.sleep(0.2)  # what the last task leaves to do
+    spent = [now - then for now, then in zip(_spent(world), before, strict=True)]
     user, system, faults = (value / count for value in spent)
     return {
         "cpu_ms_per_task": round((user + system) * 1000, 1),
@@ -92,7 +91,7 @@ async def _sleepers(world: World, root: Path, count: int) -> dict[str, float]:
     await asyncio.sleep(3)
     base = sum(map(process.pss_bytes, [world.runner.zygote_pid or 0, *_templates(world)]))
     supervisors = [process.pss_bytes(run.task.pid) for run in runs]
-    tasks = [process.pss_bytes(child) for run in runs for child in _children(run.task.pid)]
+    tasks = [process.pss_bytes(task) for template in _templates(world) for task in _children(template)]
     for run in runs:
         run.task.kill()
         await run.ended()
@@ -112,14 +111,18 @@ def _templates(world: World) -> list[int]:
     ]
 
 
+def _family(pid: int) -> list[int]:
+    return [pid, *(each for child in _children(pid) for each in _family(child))]
+
+
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _spent(pids: list[int]) -> tuple[float, float, float]:
-    """User and system seconds, and minor page faults, of processes and of all their descendants that were waited for."""
+def _spent(world: World) -> tuple[float, float, float]:
+    """User and system seconds, and minor page faults, of all that the zygote has forked, itself included, dead or alive."""
     user = system = faults = 0
-    for pid in pids:
+    for pid in _family(world.runner.zygote_pid or 0):
         fields = [int(each) for each in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1:]]
         user += fields[10] + fields[12]
         system += fields[11] + fields[13]

@@ -89,8 +89,8 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
-def template_of(run: Run) -> int:
-    parent = parent_of(run.task.pid)
+def template_of(task: int) -> int:
+    parent = parent_of(task)
     assert process.name_of(parent) == process.TEMPLATE
     return parent
 
@@ -151,7 +151,7 @@ def test_the_task_is_stopped_when_the_relay_ends(world: World) -> None:
         pids = await pushed_pids(run)
         run.relay.hang_up()
         exit_ = await run.ended(20)
-        await gone([*pids, run.task.pid])
+        await gone(pids)
         assert "agent_gone" in exit_.detail
 
     world.do(scenario())
@@ -171,7 +171,7 @@ def test_a_segmentation_fault_is_reported_as_such_and_hurts_nobody_else(world: W
         assert run.relay.states == ["failed"]
         assert "Segmentation Fault" in run.log
         assert all(map(alive, pids))
-        assert alive(template_of(sibling))
+        assert alive(template_of(pids[0]))
         sibling.task.kill()
         await sibling.ended()
         await gone(pids)
@@ -195,7 +195,7 @@ def test_what_a_task_leaves_running_is_killed_when_it_ends(world: World) -> None
 
 
 def test_kill_ends_supervisor_task_and_children_at_once(world: World) -> None:
-    """SIGKILL to the supervisor takes the task with it, and the zygote sweeps up the task's children."""
+    """SIGKILL to the supervisor takes the task with it, and the template sweeps up the task's children."""
 
     async def scenario() -> None:
         run = await world.spawn(world.write(FILE), "naps")
@@ -216,11 +216,11 @@ def test_a_template_that_dies_is_replaced_and_its_tasks_go_on(world: World) -> N
         root = world.write(FILE)
         run = await world.spawn(root, "naps")
         pids = await pushed_pids(run)
-        old = template_of(run)
+        old = template_of(pids[0])
         os.kill(old, signal.SIGKILL)
         following = await world.spawn(root, "naps")
-        await pushed_pids(following)
-        assert template_of(following) != old
+        new = template_of((await pushed_pids(following))[0])
+        assert new != old
         assert all(map(alive, pids))
         for each in (run, following):
             each.relay.cancel("cancelled")
@@ -230,17 +230,17 @@ def test_a_template_that_dies_is_replaced_and_its_tasks_go_on(world: World) -> N
 
 
 def test_a_zygote_that_dies_is_replaced_and_its_tasks_go_on(own_world: World) -> None:
-    """kill -9 of the zygote: running tasks finish and are heard of, templates go, the next spawn starts a new zygote."""
+    """kill -9 of the zygote: running tasks finish and are heard of, their templates go then, the next spawn starts a new zygote."""
     world = own_world
 
     async def scenario() -> None:
         root = world.write(FILE)
         run = await world.spawn(root, "naps")
         pids = await pushed_pids(run)
-        old, template = world.runner.zygote_pid, template_of(run)
+        old, template = world.runner.zygote_pid, template_of(pids[0])
         assert old is not None
         os.kill(old, signal.SIGKILL)
-        await gone([old, template])
+        await gone([old])
         following = await world.spawn(root, "succeeds")
         await following.ended()
         assert following.relay.states == ["success"]
@@ -249,7 +249,7 @@ def test_a_zygote_that_dies_is_replaced_and_its_tasks_go_on(own_world: World) ->
         run.relay.cancel("cancelled")
         exit_ = await run.ended(20)
         assert exit_.code == 1
-        await gone(pids)
+        await gone([*pids, template])
         orphan = await world.spawn(root, "naps")
         pids = await pushed_pids(orphan)
         os.kill(world.runner.zygote_pid or 0, signal.SIGKILL)
@@ -267,7 +267,8 @@ def test_stop_leaves_no_process_behind(tmp_path: Path) -> None:
 
     async def scenario() -> list[int]:
         run = await world.spawn(world.write(FILE), "naps")
-        return [*await pushed_pids(run), run.task.pid, template_of(run), world.runner.zygote_pid or 0]
+        pids = await pushed_pids(run)
+        return [*pids, run.task.pid, template_of(pids[0]), world.runner.zygote_pid or 0]
 
     pids = world.do(scenario())
     world.close()

@@ -146,5 +146,6 @@ def _tries(version: int, file: Path) -> list[str]:
 def _as_a_task(version: int, file: Path) -> None:
     folder = file.parent.parent
     around = walls.build((file.parent,), folder / "airflow", folder / "t", version=version)
-    around.around_template(Source("doctor", "", str(folder / "none"), "none.py"))
-    around.around_task(folder)
+    source = Source("doctor", "", str(folder / "none"), "none.py")
+    around.around_template(source)
+    around.around_task(source, folder)

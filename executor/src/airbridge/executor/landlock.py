@@ -97,11 +97,16 @@ def everything(version: int) -> Access:
 
 
 class Domain:
-    """A domain in the making (without TCP, unless `network`): grant what is to remain, then `enter`. Raises `OSError` where the kernel refuses."""
+    """A domain in the making: grant what is to remain, then `enter`. Raises `OSError` where the kernel refuses.
 
-    def __init__(self, handled: Access, version: int, *, network: bool = True) -> None:
+    It has TCP, unless `network` is false, and cannot signal processes outside, unless `signals` is true.
+    """
+
+    def __init__(self, handled: Access, version: int, *, network: bool = True, signals: bool = False) -> None:
         self._handled = handled & everything(version)
-        scoped = _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS if version >= SCOPES_SINCE else 0
+        scoped = 0
+        if version >= SCOPES_SINCE:
+            scoped = _SCOPE_ABSTRACT_SOCKETS if signals else _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS
         closed = 0 if network or version < NETWORK_SINCE else _NET_BIND_TCP | _NET_CONNECT_TCP
         attributes = _RulesetAttr(int(self._handled), closed, scoped)
         size = 24 if version >= SCOPES_SINCE else 16 if version >= NETWORK_SINCE else 8

@@ -15,13 +15,22 @@ from airbridge.edge_worker._airflow.parsing import (
     parsing_ahead,
 )
 from airbridge.edge_worker._airflow.pretending import pretend_to_run, unheard
-from airbridge.edge_worker._airflow.supervising import SupervisedTask, report_failed, start_task, task_log
+from airbridge.edge_worker._airflow.running import be_task
+from airbridge.edge_worker._airflow.supervising import (
+    SupervisedTask,
+    forget_secrets,
+    report_failed,
+    start_task,
+    task_log,
+)
 
 __all__ = [
     "LOG_CHANNEL",
     "ParsedFile",
     "SnapshotBundle",
     "SupervisedTask",
+    "be_task",
+    "forget_secrets",
     "hostname",
     "log_output",
     "parse",

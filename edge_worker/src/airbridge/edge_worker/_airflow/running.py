@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import structlog
 from airflow.configuration import conf
@@ -12,7 +16,7 @@ from airflow.sdk.api.datamodels._generated import TaskInstanceState
 from airflow.sdk.bases.operator import BaseOperator
 from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
 from airflow.sdk.definitions.mappedoperator import MappedOperator
-from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time import supervisor, task_runner
 from airflow.sdk.execution_time.comms import CommsDecoder, StartupDetails, ToTask
 from airflow.utils.platform import getuser
 from pydantic import TypeAdapter
@@ -20,11 +24,36 @@ from setproctitle import setproctitle
 
 from airbridge.edge_worker._airflow.masking import mask_output
 from airbridge.edge_worker._airflow.parsing import ParsedFile, SnapshotBundle, parse
+from airbridge.edge_worker._airflow.supervising import GO, details_of
 from airbridge.edge_worker.runner import process
 from airbridge.edge_worker.runner.messages import Job
 
 TO_TASK: Final = TypeAdapter(ToTask)
 """Built once: the Task SDK builds it anew, twice, in every task."""
+
+_EXIT_WITHOUT_END: Final = 124
+"""What the Task SDK's own fork exits with if not even its last handler could end it."""
+
+
+def be_task(fds: Sequence[int], job: Job, parsed: ParsedFile | None, wall_in: Callable[[], None]) -> NoReturn:
+    """Be the task in a process that was just forked for it. `fds`: its ends of requests, stdout, stderr and logs.
+
+    `wall_in` makes the process the task's own; then it waits for its supervisor's word.
+    """
+    requests, stdout, stderr = (socket.socket(fileno=fd) for fd in fds[:3])
+
+    def target() -> None:
+        wall_in()
+        details = details_of(job)
+        if requests.recv(len(GO)) != GO:
+            sys.exit(1)
+        task_main(job, details, parsed)
+
+    try:
+        supervisor._fork_main(requests, stdout, stderr, fds[3], target)  # noqa: SLF001 - what the SDK's own fork runs
+    except BaseException:  # noqa: BLE001 - the outer edge of the process
+        traceback.print_exc()
+    os._exit(_EXIT_WITHOUT_END)
 
 
 def task_main(job: Job, details: StartupDetails, parsed: ParsedFile | None) -> None:

@@ -3,64 +3,57 @@
 from __future__ import annotations
 
 import logging
-import os
+import selectors
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import attrs
 import structlog
 from airflow.configuration import conf
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance, TaskInstanceState, TIRunContext
+from airflow.sdk.execution_time import secrets_masker
 from airflow.sdk.execution_time.comms import StartupDetails
 from airflow.sdk.execution_time.supervisor import SERVER_TERMINATED, ActivitySubprocess
 from airflow.sdk.log import logging_processors
 
 from airbridge.edge_worker._airflow.client import RelayClient
-from airbridge.edge_worker._airflow.parsing import ParsedFile
-from airbridge.edge_worker._airflow.running import task_main
-from airbridge.edge_worker.runner import process
+from airbridge.edge_worker.runner.leash import Leash, Ward
 from airbridge.edge_worker.runner.link import Link
 from airbridge.edge_worker.runner.messages import Job
 
-
-class _Pidfd:
-    """A process's descriptor with the two methods that the supervisor's selector needs."""
-
-    def __init__(self, pid: int) -> None:
-        self._fd = os.pidfd_open(pid)
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def close(self) -> None:
-        os.close(self._fd)
+GO: Final = b"g"
+"""What a task waits for on its requests socket."""
 
 
 @attrs.define(kw_only=True, slots=False)
 class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publishes no types
-    """The Task SDK's supervisor, whose say comes from the relay: no start call and no heartbeats of its own."""
+    """The Task SDK's supervisor, of a task that a template has forked, and whose say comes from the relay.
+
+    No start call and no heartbeats of its own: the gateway has started the task instance, and the lease is its heartbeat.
+    """
 
     link: Link
+    ward: Ward
     kill_grace_seconds: float
 
-    def _on_child_started(self, ti: Any, dag_rel_path: Any, bundle_info: Any) -> None:  # noqa: ARG002 - the SDK's signature
-        """Do nothing: the gateway has started the task instance, and the task was forked with its details."""
-        self.ti = ti
+    def begin(self) -> None:
+        """Let the task begin."""
+        with suppress(OSError):  # it has died already, which is found out soon enough
+            self.stdin.sendall(GO)
 
     def _register_pipe_readers(self, **sockets: Any) -> None:
         super()._register_pipe_readers(**sockets)
-        self.selector.register(self.link, 1, (lambda _link: self.link.poll(), self._unregister))
-        # The task's sockets end a moment before it can be waited for; the SDK would sleep for seconds in between.
-        self.selector.register(_Pidfd(self.pid), 1, (lambda _pidfd: self._task_ended(), self._unregister))
-
-    def _task_ended(self) -> bool:
-        """Kill what the task has left running, which may hold its sockets open; False means: stop watching."""
-        process.kill_descendants(spared=self.pid)
-        return False
+        for source, handler in (
+            (self.link, self.link.poll),
+            (self.ward.leash, self.ward.leash.hear),
+            (self.ward.leash.zygote, self.ward.leash.hear_zygote),
+        ):
+            self.selector.register(source, selectors.EVENT_READ, (_without_file(handler), self._unregister))
 
     def _unregister(self, sock: Any) -> None:
         with suppress(KeyError):
@@ -87,6 +80,10 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
         return signal.Signals(-code) if code is not None and code < 0 else None
 
 
+def _without_file(handler: Callable[[], bool]) -> Callable[[object], bool]:
+    return lambda _file: handler()
+
+
 def task_log(file: BinaryIO) -> Any:
     """Return the logger that writes the task's log: JSON lines, secrets masked."""
     processors = logging_processors(enable_pretty_log=False)[0]
@@ -111,27 +108,35 @@ def details_of(job: Job) -> StartupDetails:
     )
 
 
-def start_task(
-    job: Job, parsed: ParsedFile | None, link: Link, log: Any, in_child: Callable[[], None]
-) -> SupervisedTask:
-    """Fork the task. `in_child` runs first there, and lets go of what is the supervisor's."""
-    details = details_of(job)
-
-    def target() -> None:
-        in_child()
-        task_main(job, details, parsed)
-
-    task: SupervisedTask = SupervisedTask.start(
-        what=details.ti,
-        dag_rel_path=details.dag_rel_path,
-        bundle_info=details.bundle_info,
+def start_task(job: Job, job_fd: int, link: Link, log: Any, leash: Leash) -> SupervisedTask:
+    """Have the template fork the task, which waits to `begin`. Raises `NotForkedError`."""
+    pairs = [socket.socketpair() for _ in range(4)]
+    try:
+        ward = leash.fork([*(theirs.fileno() for _, theirs in pairs), job_fd])
+    finally:
+        for _, theirs in pairs:
+            theirs.close()
+    requests, stdout, stderr, logs = (ours for ours, _ in pairs)
+    ti = TaskInstance.model_validate(job.ti)
+    task = SupervisedTask(  # type: ignore[call-arg] # of the untyped base
+        id=ti.id,
+        pid=ward.pid,
+        stdin=requests,
+        process=ward,
+        process_log=log,
         client=RelayClient(link),
-        target=target,
-        logger=log,
         link=link,
+        ward=ward,
         kill_grace_seconds=job.kill_grace_seconds,
     )
+    task.ti = ti
+    task._register_pipe_readers(requests=requests, stdout=stdout, stderr=stderr, logs=logs)  # noqa: SLF001 - our own
     return task
+
+
+def forget_secrets() -> None:
+    """Have this process's log masker forget what one task's log was masked with."""
+    secrets_masker.reset_secrets_masker()
 
 
 def report_failed(job: Job, link: Link) -> None:

@@ -1,8 +1,9 @@
 """What the runner's own processes say to each other, and how they hand descriptors over.
 
-The agent and the zygote, and the zygote and its templates, talk over UNIX socket pairs of type SOCK_SEQPACKET:
-one message a packet, descriptors alongside. What a task needs (`Job`) may be larger than a packet and travels in a
-memfd that only the task's supervisor reads. Each supervisor reports to the agent over a socket of its own.
+They talk over UNIX socket pairs of type SOCK_SEQPACKET: one message a packet, descriptors alongside. The agent has one to
+the zygote, the zygote one to each template and each supervisor. Each task has two more: one on which its supervisor reports to
+the agent, and one, its leash, between its supervisor and its template. What a task needs (`Job`) may be larger than a packet and
+travels in a memfd that only the task and its supervisor read.
 """
 
 from __future__ import annotations
@@ -43,10 +44,47 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Spawn(msgspec.Struct, frozen=True, tag=True):
-    """Start a supervisor. Descriptors: its relay socket, its status socket, the memfd with the `Job`, the task's log."""
+    """Agent to zygote: run a task. Descriptors: its relay socket, its status socket, the memfd with the `Job`, the task's log."""
 
     source: Source
     warm: bool
+
+
+class Take(msgspec.Struct, frozen=True, tag=True):
+    """Zygote to supervisor: see a task through. Descriptors: those of the `Spawn`, and the leash."""
+
+    template: int
+    warm: bool
+
+
+class Expect(msgspec.Struct, frozen=True, tag=True):
+    """Zygote to template: a supervisor will ask for a task. Descriptor: the leash."""
+
+
+class Fork(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to template: fork the task. Descriptors: the task's ends of requests, stdout, stderr and logs, and the memfd."""
+
+
+class Forked(msgspec.Struct, frozen=True, tag=True):
+    """Template to supervisor: the task is there, and waits for a byte on its requests socket before it begins."""
+
+    pid: int
+
+
+class Exited(msgspec.Struct, frozen=True, tag=True):
+    """Template to supervisor: the task has ended, and all that it left running is killed."""
+
+    status: int
+
+
+class Running(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to zygote: the process that it supervises, which becomes the zygote's child if its template dies."""
+
+    pid: int
+
+
+class Free(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to zygote: it can take another task."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -63,7 +101,10 @@ class Parsed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Reaped(msgspec.Struct, frozen=True, tag=True):
-    """A supervisor died without a last word; `status` is as `os.waitpid` gives it."""
+    """Zygote to agent: a supervisor died without a last word. Zygote to supervisor: its task did, whose template is dead.
+
+    `status` is as `os.waitpid` gives it.
+    """
 
     pid: int
     status: int
@@ -77,25 +118,45 @@ class Unshared(msgspec.Struct, frozen=True, tag=True):
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
-    """A supervisor is there, and waits for `Go` before it begins the task."""
+    """Supervisor to agent: the task is forked, and waits for `Go`."""
 
     pid: int
     warm: bool = False
-    """Whether it has the DAG file parsed."""
+    """Whether its template has the DAG file parsed."""
+    template: int = 0
 
 
 class Go(msgspec.Struct, frozen=True, tag=True):
-    """Begin the task. A supervisor whose status socket ends instead has been given up, and begins nothing."""
+    """Agent to supervisor: begin. If the status socket ends instead, the task has been given up, and never begins."""
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
-    """A supervisor's last word. `code` is 0 if it has reported the task's final state."""
+    """A supervisor's last word on a task. `code` is 0 if it has reported the task's final state.
+
+    It takes no other task before the agent has closed the status socket: until then the agent may still kill it.
+    """
 
     code: int
     detail: str = ""
 
 
-Message = Spawn | Ready | Parsed | Reaped | Unshared | Started | Go | Ended
+Message = (
+    Spawn
+    | Take
+    | Expect
+    | Fork
+    | Forked
+    | Exited
+    | Running
+    | Free
+    | Ready
+    | Parsed
+    | Reaped
+    | Unshared
+    | Started
+    | Go
+    | Ended
+)
 
 _DECODER: Final = msgspec.msgpack.Decoder(Message)
 _JOBS: Final = msgspec.msgpack.Decoder(Job)
@@ -138,7 +199,5 @@ def write_job(job: Job) -> int:
 
 
 def read_job(fd: int) -> Job:
-    """Return the job in the memfd, and close it."""
-    with open(fd, "rb") as file:
-        file.seek(0)
-        return _JOBS.decode(file.read())
+    """Return the job in the memfd, which others may be reading too."""
+    return _JOBS.decode(os.pread(fd, os.fstat(fd).st_size, 0))

@@ -17,12 +17,11 @@ from setproctitle import setproctitle
 
 from airbridge.executor import protection
 
-_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 SUPERVISOR: Final = "airbridge-sup"
-"""The kernel's name of a supervisor's process (at most 15 bytes): how a zygote tells adopted supervisors from leftovers."""
+"""The kernel's name of a supervisor's process (at most 15 bytes)."""
 
 TEMPLATE: Final = "airbridge-tmpl"
 """The same of a template."""
@@ -45,13 +44,6 @@ def name_self(name: str, title: str) -> None:
     _prctl(_PR_SET_NAME, ctypes.create_string_buffer(name.encode()[:15]))
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies; at once if `parent` is no longer the parent."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent dies."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -69,16 +61,6 @@ def children() -> list[int]:
         return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
         return [child.pid for child in psutil.Process().children()]
-
-
-def kill_descendants(spared: int = 0) -> None:
-    """Kill every descendant but `spared`: orphans included, if this process adopts them."""
-    if children() in ([], [spared]):
-        return
-    for descendant in psutil.Process().children(recursive=True):
-        if descendant.pid != spared:
-            with suppress(psutil.NoSuchProcess):
-                descendant.kill()
 
 
 def name_of(pid: int) -> str:

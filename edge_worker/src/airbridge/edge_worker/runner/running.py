@@ -29,6 +29,7 @@ class WarmTask:
         self._status_at_death: int | None = None
         self._pid = 0
         self._warm = False
+        self.template_pid = 0
         self._pidfd = -1
         status.setblocking(False)
         asyncio.get_running_loop().add_reader(status, self._hear)
@@ -40,7 +41,7 @@ class WarmTask:
 
     @property
     def warm(self) -> bool:
-        """Whether the supervisor came from a process that had parsed the DAG file already."""
+        """Whether the task came from a process that had parsed the DAG file already."""
         return self._warm
 
     async def started(self) -> bool:
@@ -48,15 +49,15 @@ class WarmTask:
         return await asyncio.shield(self._started) != 0
 
     async def wait(self) -> Exit:
-        """Return once the supervisor has ended."""
+        """Return once the supervisor is done with the task, or has died."""
         return await asyncio.shield(self._exit)
 
     def on_exit(self, callback: Callable[[WarmTask], None]) -> None:
-        """Have `callback` called once the supervisor has ended."""
+        """Have `callback` called once the supervisor is done with the task, or has died."""
         self._exit.add_done_callback(lambda _exit: callback(self))
 
     def kill(self) -> None:
-        """Kill the supervisor; the kernel kills the task with it, the zygote what is below."""
+        """Kill the supervisor; the template kills the task when it sees that, and what is below it."""
         if self._pidfd >= 0:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -82,6 +83,7 @@ class WarmTask:
         match message:
             case Started():
                 self._warm = message.warm
+                self.template_pid = message.template
                 self._come_up(message.pid)
             case Ended():
                 self._finish(Exit(message.code, None, message.detail))

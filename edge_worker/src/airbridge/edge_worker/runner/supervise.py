@@ -1,4 +1,4 @@
-"""The life of one supervisor, from its fork to its last word."""
+"""A supervisor's process: it sees one task through after another, and runs no code of theirs."""
 
 from __future__ import annotations
 
@@ -8,119 +8,107 @@ import signal
 import socket
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from contextlib import ExitStack, suppress
+from typing import Any, NoReturn
 
 from airbridge.edge_worker import _airflow
 from airbridge.edge_worker.runner import messages, process
+from airbridge.edge_worker.runner.leash import Leash, NotForkedError
 from airbridge.edge_worker.runner.link import Link
-from airbridge.edge_worker.runner.messages import Ended, Go, Job, Started
+from airbridge.edge_worker.runner.messages import Ended, Free, Go, Job, Running, Started, Take
 from airbridge.edge_worker.runner.walls import Walls
 
 
-@dataclass(frozen=True)
-class _Channels:
-    """What a supervisor holds and its task must not."""
+def fork(walls: Walls, in_child: Callable[[], None]) -> tuple[int, socket.socket]:
+    """Fork a supervisor from the zygote; return its process id and the socket to it.
 
-    relay: socket.socket
-    status: socket.socket
-    log_file: BinaryIO
-
-    def close(self) -> None:
-        """Let go of all of them."""
-        for held in (self.relay, self.status, self.log_file):
-            held.close()
-
-
-def fork(
-    fds: list[int], parsed: _airflow.ParsedFile | None, walls: Walls, in_child: Callable[[], None]
-) -> int:
-    """Fork a supervisor and return its process id. `fds` (relay, status, job, log) are closed here in any case.
-
-    `in_child` lets go of what belongs to the process that forks.
+    `in_child` lets go of what is the zygote's.
     """
+    ours, theirs = messages.socket_pair()
     pid = os.fork()
     if pid == 0:
-        _become(fds, parsed, walls, in_child)
-    for fd in fds:
-        os.close(fd)
-    return pid
+        ours.close()
+        _become(theirs, walls, in_child)
+    theirs.close()
+    return pid, ours
 
 
-def _become(
-    fds: list[int], parsed: _airflow.ParsedFile | None, walls: Walls, in_child: Callable[[], None]
-) -> NoReturn:
-    """Be a supervisor until the task has ended; never return into the forking process's loop."""
+def _become(zygote: socket.socket, walls: Walls, in_child: Callable[[], None]) -> NoReturn:
+    """Be a supervisor until the zygote hangs up; never return into the zygote's loop."""
     code = 1
     try:
         in_child()
-        process.ignore_stop_signals()
         gc.enable()
-        process.adopt_orphans()
-        relay_fd, status_fd, job_fd, log_fd = fds
-        job = messages.read_job(job_fd)
-        process.name_self(process.SUPERVISOR, f"airbridge supervisor {job.ti.get('id')}")
-        walls.around_supervisor(job.source, Path(job.room))
-        with os.fdopen(log_fd, "ab") as log_file:
-            channels = _Channels(socket.socket(fileno=relay_fd), socket.socket(fileno=status_fd), log_file)
-            code = _supervise(job, channels, parsed, walls)
+        process.name_self(process.SUPERVISOR, "airbridge supervisor")
+        walls.around_supervisor()
+        while _serve(zygote):
+            pass
+        code = 0
     except BaseException:  # noqa: BLE001 - the outer edge of the process
         traceback.print_exc()
     finally:
         os._exit(code)
 
 
-def _supervise(job: Job, channels: _Channels, parsed: _airflow.ParsedFile | None, walls: Walls) -> int:
-    if not _told_to_go(channels.status, warm=parsed is not None):
-        return 1
-    link = Link(channels.relay)
-    log = _airflow.task_log(channels.log_file)
-
-    def in_task() -> None:
-        channels.close()
-        walls.around_task(Path(job.room))
-
+def _serve(zygote: socket.socket) -> bool:
+    """See the next task through; False once the zygote has hung up."""
     try:
-        ended = _run(job, link, log, parsed, in_task)
-    except Exception as error:  # noqa: BLE001 - the outer edge: the task has to end, and somebody has to hear of it
-        ended = _give_up(job, link, log, error)
-    _kill_leftovers()
-    with suppress(OSError):
-        messages.send(channels.status, ended)
-    return ended.code
+        message, fds = messages.receive(zygote)
+        if isinstance(message, Take):
+            _see_through(message, fds, zygote)
+            _airflow.forget_secrets()
+            messages.send(zygote, Free())
+    except OSError:
+        return False
+    return message is not None
 
 
-def _told_to_go(status: socket.socket, *, warm: bool) -> bool:
-    """Report for duty, and return whether the agent still wants the task: it may have asked another since."""
+def _see_through(take: Take, fds: list[int], zygote: socket.socket) -> None:
+    """Supervise one task. If it cannot be forked, or is not wanted any more, the status socket ends without a word."""
+    relay_fd, status_fd, job_fd, log_fd, leash_fd = fds
+    with ExitStack() as held:
+        status = held.enter_context(socket.socket(fileno=status_fd))
+        link = Link(held.enter_context(socket.socket(fileno=relay_fd)))
+        leash = Leash(held.enter_context(socket.socket(fileno=leash_fd)), zygote)
+        log_file = held.enter_context(os.fdopen(log_fd, "ab"))
+        held.callback(os.close, job_fd)
+        job = messages.read_job(job_fd)
+        process.name_self(process.SUPERVISOR, f"airbridge supervisor {job.ti.get('id')}")
+        log = _airflow.task_log(log_file)
+        try:
+            task = _airflow.start_task(job, job_fd, link, log, leash)
+        except NotForkedError:
+            return
+        held.callback(task.ward.close)
+        held.callback(task.selector.close)
+        messages.send(zygote, Running(task.pid))
+        if _told_to_go(status, Started(os.getpid(), take.warm, take.template)):
+            ended = _run(job, task, link, log)
+            link.close()
+            with suppress(OSError):
+                messages.send(status, ended)
+                messages.receive(
+                    status
+                )  # its end: the agent will not kill this process for that task any more
+
+
+def _told_to_go(status: socket.socket, started: Started) -> bool:
+    """Report the task ready, and return whether the agent still wants it: it may have asked another since."""
     try:
-        messages.send(status, Started(os.getpid(), warm))
+        messages.send(status, started)
         answer, _fds = messages.receive(status)
     except OSError:
         return False
     return isinstance(answer, Go)
 
 
-def _run(
-    job: Job,
-    link: Link,
-    log: Any,
-    parsed: _airflow.ParsedFile | None,
-    in_task: Callable[[], None],
-) -> Ended:
+def _run(job: Job, task: _airflow.SupervisedTask, link: Link, log: Any) -> Ended:
     oom_kills = process.oom_kills()
-    parent = os.getpid()
-
-    def in_child() -> None:
-        os.setsid()
-        process.die_with(parent)
-        process.offer_to_oom_killer()
-        process.reseed()
-        in_task()
-
-    task = _airflow.start_task(job, parsed, link, log, in_child)
-    task.wait()
+    task.begin()
+    try:
+        task.wait()
+    except Exception as error:  # noqa: BLE001 - the outer edge: the task has to end, and somebody has to hear of it
+        return _give_up(job, task, link, log, error)
     return _last_word(task, link, log, process.oom_kills() - oom_kills)
 
 
@@ -136,20 +124,12 @@ def _last_word(task: _airflow.SupervisedTask, link: Link, log: Any, oom_kills: i
     return Ended(0, detail)
 
 
-def _give_up(job: Job, link: Link, log: Any, error: Exception) -> Ended:
+def _give_up(job: Job, task: _airflow.SupervisedTask, link: Link, log: Any, error: Exception) -> Ended:
     """End the task of a supervisor that failed, and report it as failed if that can still be done."""
     log.error("The supervisor failed", exc_info=error)
-    _kill_leftovers()
+    task.ward.send_signal(signal.SIGKILL)
     try:
         _airflow.report_failed(job, link)
     except Exception as second:  # noqa: BLE001 - the outer edge: what cannot be reported is left to the agent
         return Ended(1, f"the supervisor failed: {error!r}; reporting that failed as well: {second!r}")
     return Ended(0, f"the supervisor failed: {error!r}")
-
-
-def _kill_leftovers() -> None:
-    """Kill what the task has left running: every descendant, since orphans of the task are this process's children."""
-    while process.has_children():
-        process.kill_descendants()
-        with suppress(ChildProcessError):
-            os.waitpid(-1, 0)

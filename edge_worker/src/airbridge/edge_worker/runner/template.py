@@ -1,39 +1,45 @@
-"""A template: a process with one DAG file parsed, from which supervisors are forked."""
+"""A template: a process that tasks of one DAG file are forked from, with the file parsed if that can be shared."""
 
 from __future__ import annotations
 
 import gc
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from airbridge.edge_worker import _airflow
-from airbridge.edge_worker.runner import hazards, messages, process, supervise
+from airbridge.edge_worker.runner import hazards, messages, pages, process
 from airbridge.edge_worker.runner.loop import ChildSignals, Waitable, wait_readable
-from airbridge.edge_worker.runner.messages import Parsed, Reaped, Source, Spawn
+from airbridge.edge_worker.runner.messages import Exited, Expect, Fork, Forked, Parsed, Source
 from airbridge.edge_worker.runner.walls import Walls
 
 _PRINTED_BYTES: Final = 64 * 1024
 
 
-def run(source: Source, control: socket.socket, walls: Walls) -> None:
-    """Wall this process in, parse the file, tell the zygote, and fork supervisors until the zygote hangs up."""
+def run(source: Source, control: socket.socket, walls: Walls, *, parse: bool) -> None:
+    """Wall this process in, parse the file if wanted, tell the zygote, and fork tasks until it hangs up."""
     process.name_self(process.TEMPLATE, f"airbridge template {source.dag_rel_path}")
+    process.adopt_orphans()
     walls = walls.surveyed()
     walls.around_template(source)
-    parsed, found = _parse(source)
-    if found:
-        messages.send(control, Parsed(hazards=tuple(found)))
-        return
-    walls = walls.after_parse()
-    gc.collect()
-    gc.freeze()
+    parsed = None
+    if parse:
+        parsed, found = _parse(source)
+        if found:
+            messages.send(control, Parsed(hazards=tuple(found)))
+            return
+        walls = walls.after_parse()
+        gc.collect()
+        gc.freeze()
+        pages.gather()
     messages.send(control, Parsed(pss_bytes=process.pss_bytes()))
-    _serve(control, parsed, walls)
+    Template(control, parsed, walls).serve()
 
 
 def _parse(source: Source) -> tuple[_airflow.ParsedFile, list[str]]:
@@ -76,27 +82,118 @@ def _flush() -> None:
     sys.stderr.flush()
 
 
-def _serve(control: socket.socket, parsed: _airflow.ParsedFile, walls: Walls) -> None:
-    child_signals = ChildSignals()
+@dataclass
+class _Leash:
+    """The socket to one supervisor; `task` is 0 until it has asked for it."""
 
-    def in_child() -> None:
-        child_signals.close()
-        control.close()
+    sock: socket.socket
+    task: int = 0
 
-    sources: list[Waitable] = [control, child_signals]
-    while True:
-        readable = wait_readable(sources)
-        if child_signals in readable:
-            child_signals.drain()
-            _report_deaths(control)
-        if control in readable:
-            message, fds = messages.receive(control)
-            if not isinstance(message, Spawn):
-                return
-            supervise.fork(fds, parsed, walls, in_child)
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self.sock.fileno()
 
 
-def _report_deaths(control: socket.socket) -> None:
-    for pid, status in process.reap():
-        if status != 0:
-            messages.send(control, Reaped(pid, status))
+class Template:
+    """Forks tasks on their supervisors' word, and is their parent: it tells how they ended, and kills what they leave.
+
+    A task adopts the orphans beneath it, so what turns up among this process's children besides tasks was left by one that has
+    ended.
+    """
+
+    def __init__(self, control: socket.socket, parsed: _airflow.ParsedFile | None, walls: Walls) -> None:
+        self._control = control
+        self._parsed = parsed
+        self._walls = walls
+        self._child_signals = ChildSignals()
+        self._leashes: list[_Leash] = []
+        self._tasks: dict[int, _Leash] = {}
+        self._hung_up = False
+
+    def serve(self) -> None:
+        """Serve until the zygote has hung up and the last task has ended."""
+        while not self._hung_up or self._leashes or self._tasks:
+            sources: list[Waitable] = [self._child_signals, *self._leashes]
+            if not self._hung_up:
+                sources.append(self._control)
+            readable = wait_readable(sources)
+            if self._child_signals in readable:
+                self._child_signals.drain()
+                self._reap()
+            for leash in [source for source in readable if isinstance(source, _Leash)]:
+                if leash in self._leashes:
+                    self._hear(leash)
+            if self._control in readable:
+                self._hear_zygote()
+
+    def _hear_zygote(self) -> None:
+        try:
+            message, fds = messages.receive(self._control)
+        except OSError:
+            message, fds = None, []
+        if isinstance(message, Expect):
+            self._leashes.append(_Leash(socket.socket(fileno=fds[0])))
+        else:
+            self._hung_up = True
+
+    def _hear(self, leash: _Leash) -> None:
+        """Fork the task, or kill it: its supervisor is gone, or wants it no more."""
+        try:
+            message, fds = messages.receive(leash.sock)
+        except OSError:
+            message, fds = None, []
+        if isinstance(message, Fork) and not leash.task:
+            leash.task = self._fork(fds)
+            self._tasks[leash.task] = leash
+            with suppress(OSError):
+                messages.send(leash.sock, Forked(leash.task))
+            return
+        self._leashes.remove(leash)
+        leash.sock.close()
+        if leash.task:
+            os.kill(leash.task, signal.SIGKILL)  # not reaped yet, so it is still that process
+
+    def _reap(self) -> None:
+        """Take note of tasks that have ended, once what they left running is killed."""
+        ended = process.reap()
+        leashes = [(self._tasks.pop(pid, None), status) for pid, status in ended]
+        for pid in process.children():
+            if pid not in self._tasks:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for leash, status in leashes:
+            if leash is not None and leash in self._leashes:
+                with suppress(OSError):
+                    messages.send(leash.sock, Exited(status))
+                self._leashes.remove(leash)
+                leash.sock.close()
+
+    def _fork(self, fds: list[int]) -> int:
+        pid = os.fork()
+        if pid == 0:
+            self._be_task(fds)
+        for fd in fds:
+            os.close(fd)
+        return pid
+
+    def _be_task(self, fds: list[int]) -> NoReturn:
+        try:
+            self._child_signals.close()
+            self._control.close()
+            for leash in self._leashes:
+                leash.sock.close()
+            gc.enable()
+            *sockets, job_fd = fds
+            job = messages.read_job(job_fd)
+            os.close(job_fd)
+
+            def wall_in() -> None:
+                os.setsid()
+                process.adopt_orphans()
+                process.offer_to_oom_killer()
+                process.reseed()
+                self._walls.around_task(job.source, Path(job.room))
+
+            _airflow.be_task(sockets, job, self._parsed, wall_in)
+        finally:
+            os._exit(1)

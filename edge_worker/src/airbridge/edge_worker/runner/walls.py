@@ -1,9 +1,9 @@
 """What stands between tasks, and between a task and the worker.
 
-Everything that user code can run in (templates, supervisors, tasks and what they start) is non-dumpable and, where the
-kernel has Landlock, inside a domain of its own: a template sees its own snapshot and none of the worker's other files;
-a supervisor and its task see, of the worker's files, the snapshot and their own working directory. None can look into,
-trace or signal a process that is not below it.
+Everything that user code can run in (templates, tasks and what they start) is non-dumpable and, where the kernel has
+Landlock, inside a domain of its own: a template sees its own snapshot and none of the worker's other files; a task sees, of
+the worker's files, the snapshot and its own working directory. None can look into, trace or signal a process that is not
+below it. No user code runs in a supervisor; it is non-dumpable all the same, and sees none of the worker's files.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ import msgspec
 from airbridge.edge_worker import capabilities
 from airbridge.edge_worker.runner.messages import Source
 from airbridge.executor import landlock, protection
-from airbridge.executor.landlock import READ, Access, Domain, Place
+from airbridge.executor.landlock import READ, Domain, Place
 
 _SHARE_OF_DESCRIPTORS: Final = 0.5
 """How much of its limit of open files a template may use for what lies outside of the walls."""
-
-_DEVICES: Final = Access.MAKE_CHAR | Access.MAKE_BLOCK
 
 
 class Walls(msgspec.Struct, frozen=True):
@@ -43,7 +41,7 @@ class Walls(msgspec.Struct, frozen=True):
     """All that is not hidden, once `surveyed`: from inside of a domain it cannot be found out any more."""
 
     opened: tuple[Place, ...] = ()
-    """The same, open, where there are not too many places to keep open: a supervisor is walled in for half of what paths cost.
+    """The same, open, where there are not too many places to keep open: a task is walled in for half of what paths cost.
 
     What takes the place of one of them later is not seen before the file is parsed again, and what is mounted on one stays busy.
     """
@@ -83,29 +81,29 @@ class Walls(msgspec.Struct, frozen=True):
         protection.harden()
         self._enter(source, self.directory_of(source))
 
-    def around_supervisor(self, source: Source, room: Path) -> None:
-        """Wall this process in with `room` as the only place among the worker's files that it may write to.
+    def around_supervisor(self) -> None:
+        """Take the worker's files from this process. It has to be able to signal tasks, which are not below it."""
+        protection.harden()
+        capabilities.give_up()
+        if self.landlock:
+            domain = self._domain_outside(signals=True)
+            domain.grant(self.airflow_home, READ)
+            domain.enter()
 
-        What was kept open for it is closed: no task has it.
+    def around_task(self, source: Source, room: Path) -> None:
+        """Move this process into `room`, and wall it in with that as the only place among the worker's files to write to.
+
+        What was kept open for it is closed: no task has it. A HOME that is hidden is of no use to a task, so `room` takes its
+        place.
         """
         protection.harden()
         self._enter(source, room)
         _close(sorted(place.fd for place in self.opened))
-
-    def around_task(self, room: Path) -> None:
-        """Move this process into `room`, and wall it off from its supervisor too.
-
-        That takes one more domain, in which nothing else is taken away. A HOME that is hidden is of no use to a task,
-        so `room` takes its place.
-        """
         os.chdir(room)
         os.environ["TMPDIR"] = str(room)
         tempfile.tempdir = None
         if self._hides(os.environ.get("HOME", "/")):
             os.environ["HOME"] = str(room)
-        protection.harden()
-        if self.landlock:
-            Domain(_DEVICES, self.landlock).enter()
 
     def _hides(self, path: str) -> bool:
         place = Path(real(Path(path)))
@@ -121,10 +119,10 @@ class Walls(msgspec.Struct, frozen=True):
         domain.grant(writable, landlock.everything(self.landlock))
         domain.enter()
 
-    def _domain_outside(self) -> Domain:
+    def _domain_outside(self, *, signals: bool = False) -> Domain:
         """Return a domain in the making that has all that lies outside of the walls."""
         rights = landlock.everything(self.landlock)
-        domain = Domain(rights, self.landlock)
+        domain = Domain(rights, self.landlock, signals=signals)
         if self.opened:
             domain.grant_opened(self.opened)
             return domain

@@ -128,7 +128,8 @@ class WarmRunner:
         task.on_exit(self._forget)
 
     def _forget(self, task: WarmTask) -> None:
-        self._tasks.pop(task.pid, None)
+        if self._tasks.get(task.pid) is task:  # the supervisor may have the next already
+            del self._tasks[task.pid]
         self._sweep()
         if (
             self._lost_zygote
@@ -147,6 +148,7 @@ class WarmRunner:
     def _leftovers(self) -> list[int]:
         mark = f"AIRFLOW_HOME={self._settings.airflow_home}"
         known = {self._zygote.pid if self._zygote else 0, *self._tasks}
+        known |= {task.template_pid for task in self._tasks.values()}
         return [
             pid
             for pid in process.children()

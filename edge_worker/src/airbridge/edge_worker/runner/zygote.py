@@ -1,4 +1,4 @@
-"""The zygote: a process with Airflow loaded and nothing else in it, from which everything else is forked.
+"""The zygote: a process with Airflow loaded and nothing else in it, from which templates and supervisors are forked.
 
 Started by the agent with ``python -m airbridge.edge_worker.runner.zygote FD WORKER``, never forked from it: the
 agent's memory holds keys. It has one thread, and hands each task's descriptors on without looking into them.
@@ -24,9 +24,26 @@ import structlog
 
 from airbridge.edge_worker.runner import messages, pages, process
 from airbridge.edge_worker.runner.loop import ChildSignals, Waitable, wait_readable
-from airbridge.edge_worker.runner.messages import Parsed, Ready, Reaped, Source, Spawn, Unshared
+from airbridge.edge_worker.runner.messages import (
+    Expect,
+    Free,
+    Parsed,
+    Ready,
+    Reaped,
+    Running,
+    Source,
+    Spawn,
+    Take,
+    Unshared,
+)
 from airbridge.edge_worker.runner.walls import Walls, decode
 from airbridge.executor import protection
+
+_IDLE_SECONDS: Final = 60.0
+"""How long a supervisor waits for another task before it ends."""
+
+_TASKS_EACH: Final = 500
+"""After how many tasks a supervisor makes way for a new one, whatever it may have gathered."""
 
 _FAREWELL_SECONDS: Final = 30.0
 """How long supervisors have to stop their tasks once the agent is gone."""
@@ -37,17 +54,40 @@ _PARSE_SECONDS: Final = 300.0
 _TICK_SECONDS: Final = 5.0
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a template is one of: a DAG file, parsed or to be parsed by each task."""
+
+    source: Source
+    parsed: bool
+
+
 @dataclass
 class Template:
     """A template's process as the zygote sees it. `waiting` holds the descriptors of spawns until it has parsed."""
 
-    source: Source
+    kind: Kind
     pid: int
     control: socket.socket
     born: float
     ready: bool = False
     pss_bytes: int = 0
     waiting: list[list[int]] = field(default_factory=list)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self.control.fileno()
+
+
+@dataclass
+class Supervisor:
+    """A supervisor's process as the zygote sees it. `task` is the process that it supervises, or 0."""
+
+    pid: int
+    control: socket.socket
+    task: int = 0
+    tasks: int = 0
+    free_since: float = 0.0
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
@@ -64,23 +104,36 @@ class Limits:
 
 
 class Zygote:
-    """Forks templates and supervisors on the agent's word."""
+    """Forks templates and supervisors on the agent's word, and brings the two together for each task."""
 
     def __init__(self, agent: socket.socket, limits: Limits, walls: Walls) -> None:
         self._agent = agent
         self._limits = limits
         self.walls = walls
         self._child_signals = ChildSignals()
-        self._templates: OrderedDict[Source, Template] = OrderedDict()
+        self._passing: list[list[int]] = []
+        """The descriptors of spawns that no supervisor has yet: not for anything that is forked to keep."""
+        self._templates: OrderedDict[Kind, Template] = OrderedDict()
+        self._template_pids: set[int] = set()
         self._unshared: dict[Source, float] = {}
-        self._supervisors: set[int] = set()
+        self._supervisors: dict[int, Supervisor] = {}
+        self._free: list[Supervisor] = []
+        self._ending: dict[int, Supervisor] = {}
+        """Those that have been hung up on, until they have ended."""
 
     def serve(self) -> None:
         """Serve until the agent hangs up."""
         while True:
             parsing = any(not template.ready for template in self._templates.values())
-            sources: list[Waitable] = [self._agent, self._child_signals, *self._templates.values()]
-            readable = wait_readable(sources, _TICK_SECONDS if parsing else None)
+            sources: list[Waitable] = [
+                self._agent,
+                self._child_signals,
+                *self._templates.values(),
+                *self._supervisors.values(),
+            ]
+            readable = wait_readable(sources, _TICK_SECONDS if parsing or self._free else None)
+            for supervisor in [source for source in readable if isinstance(source, Supervisor)]:
+                self._hear_supervisor(supervisor)
             if self._child_signals in readable:
                 self._child_signals.drain()
                 self._reap()
@@ -89,17 +142,19 @@ class Zygote:
             if self._agent in readable and not self._hear_agent():
                 return
             self._end_endless_parses()
+            self._end_idle()
 
     def farewell(self) -> None:
         """End the templates, give supervisors time to stop their tasks, then kill what is left."""
         for template in list(self._templates.values()):
             self._drop(template)
+        for supervisor in list(self._supervisors.values()):
+            self._forget(supervisor)
         deadline = time.monotonic() + _FAREWELL_SECONDS
         while process.has_children() and time.monotonic() < deadline:
             wait_readable([self._child_signals], timeout=0.5)
             self._child_signals.drain()
-            self._kill_leftovers()
-            process.reap()
+            self._reap()
         for pid in process.children():
             _kill(pid)
 
@@ -115,34 +170,84 @@ class Zygote:
         return message is not None
 
     def _spawn(self, spawn: Spawn, fds: list[int]) -> None:
-        if not spawn.warm or self._unshared.get(spawn.source, 0.0) > time.monotonic():
-            self._fork_cold(fds)
-            return
-        template = self._template_for(spawn.source, fds)
-        template.waiting.append(fds)
-        if template.ready:
-            self._hand_over(template)
-
-    def _fork_cold(self, fds: list[int], others: Sequence[list[int]] = ()) -> None:
-        """Fork a supervisor whose task parses the file itself. `others` are descriptors that are not for it."""
-        from airbridge.edge_worker.runner import supervise
-
-        def let_go() -> None:
-            self._let_go()
-            for other in others:
-                _close(other)
-
-        self._supervisors.add(supervise.fork(fds, None, self.walls, let_go))
+        self._passing.append(fds)
+        shared = spawn.warm and self._unshared.get(spawn.source, 0.0) <= time.monotonic()
+        self._send_to_template(Kind(spawn.source, parsed=shared), fds)
 
     def _tell_agent(self, message: messages.Message) -> None:
         with suppress(OSError):  # the loop will see that it is gone
             messages.send(self._agent, message)
 
+    # --- supervisors ---
+
+    def _hand_over(self, template: Template) -> None:
+        """Give the waiting spawns to supervisors. Where something has died, the agent sees its socket end and asks again."""
+        waiting, template.waiting = template.waiting, []
+        for fds in waiting:
+            supervisor = self._free.pop() if self._free else self._fork_supervisor()
+            supervisor.tasks += 1
+            take = Take(template.pid, warm=template.kind.parsed)
+            ours, theirs = messages.socket_pair()
+            try:
+                with ours, theirs:
+                    messages.send(template.control, Expect(), (ours.fileno(),))
+                    messages.send(supervisor.control, take, (*fds, theirs.fileno()))
+            except OSError:
+                self._drop(template)
+                self._forget(supervisor)
+            finally:
+                self._let_pass(fds)
+
+    def _let_pass(self, fds: list[int]) -> None:
+        """Close a spawn's descriptors here: whoever is to have them has them, or nobody will."""
+        self._passing.remove(fds)
+        _close(fds)
+
+    def _fork_supervisor(self) -> Supervisor:
+        from airbridge.edge_worker.runner import supervise
+
+        pid, control = supervise.fork(self.walls, self._let_go)
+        supervisor = self._supervisors[pid] = Supervisor(pid, control)
+        return supervisor
+
+    def _hear_supervisor(self, supervisor: Supervisor) -> None:
+        try:
+            message, _fds = messages.receive(supervisor.control)
+        except OSError:
+            message = None
+        match message:
+            case Running():
+                supervisor.task = message.pid
+            case Free() if supervisor.tasks < _TASKS_EACH:
+                supervisor.task, supervisor.free_since = 0, time.monotonic()
+                self._free.append(supervisor)
+            case _:
+                self._forget(supervisor)
+
+    def _forget(self, supervisor: Supervisor) -> None:
+        """Hang up: the supervisor ends, once it is done with its task."""
+        supervisor.control.close()
+        self._supervisors.pop(supervisor.pid, None)
+        self._ending[supervisor.pid] = supervisor
+        if supervisor in self._free:
+            self._free.remove(supervisor)
+
+    def _end_idle(self) -> None:
+        long_ago = time.monotonic() - _IDLE_SECONDS
+        for supervisor in [each for each in self._free if each.free_since < long_ago]:
+            self._forget(supervisor)
+
     # --- templates ---
 
-    def _template_for(self, source: Source, fds: list[int]) -> Template:
-        """Return the file's template, a new one if need be; `fds`, on their way to it, are not for a new one to keep."""
-        template = self._templates.get(source)
+    def _send_to_template(self, kind: Kind, fds: list[int]) -> None:
+        template = self._template_for(kind)
+        template.waiting.append(fds)
+        if template.ready:
+            self._hand_over(template)
+
+    def _template_for(self, kind: Kind) -> Template:
+        """Return the file's template, a new one if need be."""
+        template = self._templates.get(kind)
         if (
             template is not None
             and time.monotonic() - template.born > self._limits.parse_ttl_seconds
@@ -151,21 +256,21 @@ class Zygote:
             self._drop(template)
             template = None
         if template is None:
-            template = self._fork_template(source, fds)
-        self._templates.move_to_end(source)
+            template = self._fork_template(kind)
+        self._templates.move_to_end(kind)
         self._evict()
         return template
 
-    def _fork_template(self, source: Source, fds: list[int]) -> Template:
+    def _fork_template(self, kind: Kind) -> Template:
         ours, theirs = messages.socket_pair()
         pid = os.fork()
         if pid == 0:
             ours.close()
-            _close(fds)
-            _be_template(self, source, theirs)
+            _be_template(self, kind, theirs)
         theirs.close()
-        template = Template(source, pid, ours, born=time.monotonic())
-        self._templates[source] = template
+        template = Template(kind, pid, ours, born=time.monotonic())
+        self._templates[kind] = template
+        self._template_pids.add(pid)
         return template
 
     def _hear_template(self, template: Template) -> None:
@@ -180,32 +285,20 @@ class Zygote:
                 self._evict()
             case Parsed():
                 self._unshare(template, message.hazards)
-            case Reaped():
-                self._tell_agent(message)
-                self._kill_leftovers()
-            case _ if template.ready:
+            case _ if template.ready or not template.kind.parsed:
                 self._drop(template)
             case _:
                 self._unshare(template, ("ends the process that parses it",))
 
-    def _hand_over(self, template: Template) -> None:
-        """Send the waiting spawns to the template. If it has died, the agent sees their sockets end and asks again."""
-        waiting, template.waiting = template.waiting, []
-        for fds in waiting:
-            try:
-                messages.send(template.control, Spawn(template.source, warm=True), tuple(fds))
-            except OSError:
-                self._drop(template)
-            finally:
-                _close(fds)
-
     def _unshare(self, template: Template, hazards: tuple[str, ...]) -> None:
-        self._unshared[template.source] = time.monotonic() + self._limits.parse_ttl_seconds
-        self._tell_agent(Unshared(template.source, hazards))
+        """Have each of the file's tasks parse it, from now on and until it may have become another."""
+        source = template.kind.source
+        self._unshared[source] = time.monotonic() + self._limits.parse_ttl_seconds
+        self._tell_agent(Unshared(source, hazards))
         waiting, template.waiting = template.waiting, []
         self._drop(template)
-        while waiting:
-            self._fork_cold(waiting.pop(0), waiting)
+        for fds in waiting:
+            self._send_to_template(Kind(source, parsed=False), fds)
 
     def _evict(self) -> None:
         """Drop templates, least recently used first, until both bounds hold; the one in use last stays."""
@@ -222,11 +315,12 @@ class Zygote:
         )
 
     def _drop(self, template: Template) -> None:
-        """Hang up: the template ends, its supervisors go on under the zygote."""
-        if self._templates.get(template.source) is template:
-            del self._templates[template.source]
+        """Hang up: the template ends once its last task has."""
+        if self._templates.get(template.kind) is template:
+            del self._templates[template.kind]
         for fds in template.waiting:
-            _close(fds)
+            self._let_pass(fds)
+        template.waiting = []
         template.control.close()
 
     def _end_endless_parses(self) -> None:
@@ -237,36 +331,54 @@ class Zygote:
     # --- children ---
 
     def _reap(self) -> None:
-        for pid, status in process.reap():
-            self._supervisors.discard(pid)
-            if status != 0:
+        """Take note of the children that have ended, and kill what has been left to this process."""
+        ended = process.reap()
+        for pid, status in ended:
+            self._template_pids.discard(pid)
+            supervisor = self._supervisors.get(pid)
+            if supervisor is not None:
+                self._forget(supervisor)
+            if self._ending.pop(pid, None) is not None and status != 0:
                 self._tell_agent(Reaped(pid, status))
         self._kill_leftovers()
+        for pid, status in ended:
+            self._tell_supervisor_of(pid, status)
+
+    def _tell_supervisor_of(self, task: int, status: int) -> None:
+        """Tell a task's supervisor how it ended, if the task had fallen to this process."""
+        for supervisor in self._supervisors.values():
+            if supervisor.task == task:
+                with suppress(OSError):
+                    messages.send(supervisor.control, Reaped(task, status))
 
     def _kill_leftovers(self) -> None:
-        """Kill adopted processes that are no supervisors: what a task or a parse left behind when its parent died."""
-        known = self._supervisors | {template.pid for template in self._templates.values()}
+        """Kill adopted processes that nobody supervises: what a task or a parse left behind when its parent died."""
+        supervisors = [*self._supervisors.values(), *self._ending.values()]
+        known = {0, *self._template_pids}
+        known.update(pid for each in supervisors for pid in (each.pid, each.task))
         for pid in process.children():
-            if pid not in known and process.name_of(pid) not in (process.SUPERVISOR, process.TEMPLATE):
+            if pid not in known:
                 _kill(pid)
 
     def _let_go(self) -> None:
         """In a forked child: close everything that is the zygote's."""
         self._agent.close()
         self._child_signals.close()
+        for fds in self._passing:
+            _close(fds)
         for template in self._templates.values():
             template.control.close()
-            for fds in template.waiting:
-                _close(fds)
+        for supervisor in self._supervisors.values():
+            supervisor.control.close()
 
 
-def _be_template(zygote: Zygote, source: Source, control: socket.socket) -> NoReturn:
+def _be_template(zygote: Zygote, kind: Kind, control: socket.socket) -> NoReturn:
     from airbridge.edge_worker.runner import template
 
     code = 1
     try:
         zygote._let_go()  # noqa: SLF001 - this process is the zygote's own copy
-        template.run(source, control, zygote.walls)
+        template.run(kind.source, control, zygote.walls, parse=kind.parsed)
         code = 0
     finally:
         os._exit(code)

@@ -1,0 +1,122 @@
+"""A supervisor's hold on its task, which is another process's child."""
+
+from __future__ import annotations
+
+import enum
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+import psutil
+
+from airbridge.edge_worker.runner import messages
+from airbridge.edge_worker.runner.messages import Exited, Fork, Forked, Reaped
+
+_UNHEARD_SECONDS: Final = 1.0
+"""How long after a task's end its status is waited for, when its template is dead."""
+
+KilledBy = enum.IntEnum("KilledBy", {each.name: -each.value for each in signal.Signals})  # type: ignore[misc] # made of another
+"""An exit code that names a signal, as psutil gives it."""
+
+
+class NotForkedError(Exception):
+    """The template has died before it forked the task."""
+
+
+class Leash:
+    """The socket to the template, which forks the task, tells how it ended, and kills it when this end is closed.
+
+    If the template dies, the task falls to the zygote, and that tells.
+    """
+
+    def __init__(self, sock: socket.socket, zygote: socket.socket) -> None:
+        self._sock = sock
+        self.zygote = zygote
+        self.status: int | None = None
+        self._task = 0
+
+    def fileno(self) -> int:
+        """Return the descriptor, for a selector; negative once the template has nothing more to say."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """Let go; a task that still runs is killed."""
+        self._sock.close()
+
+    def fork(self, fds: Sequence[int]) -> Ward:
+        """Have the task forked. `fds`: its ends of requests, stdout, stderr and logs, and its job. Raises `NotForkedError`."""
+        try:
+            messages.send(self._sock, Fork(), tuple(fds))
+            answer, _fds = messages.receive(self._sock)
+        except OSError as error:
+            raise NotForkedError(str(error)) from error
+        if not isinstance(answer, Forked):
+            raise NotForkedError("the template has ended")
+        self._task = answer.pid
+        return Ward(answer.pid, self)
+
+    def hear(self) -> bool:
+        """Read what the template says: how the task ended, and nothing after it. Always False."""
+        with suppress(OSError):
+            message, _fds = messages.receive(self._sock)
+            if isinstance(message, Exited):
+                self.status = message.status
+        return False
+
+    def hear_zygote(self) -> bool:
+        """Read what the zygote says. Returns False once it is gone."""
+        try:
+            message, _fds = messages.receive(self.zygote)
+        except OSError:
+            return False
+        if isinstance(message, Reaped) and message.pid == self._task:
+            self.status = message.status
+        return message is not None
+
+
+class Ward:
+    """The task's process, with what the Task SDK's supervisor asks of a `psutil.Process`."""
+
+    def __init__(self, pid: int, leash: Leash) -> None:
+        """Raises `NotForkedError` if there is no such process any more."""
+        self.pid = pid
+        self.leash = leash
+        self._gone_since: float | None = None
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError as error:
+            raise NotForkedError("the task's process has ended before it began") from error
+
+    def close(self) -> None:
+        """Let go of the process; a task that still runs is killed."""
+        os.close(self._pidfd)
+        self.leash.close()
+
+    def send_signal(self, number: int) -> None:
+        """Signal the process, if it is still there."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def wait(self, timeout: float = 0) -> int:
+        """Return the exit code if it is known; it does not wait. Raises `psutil.TimeoutExpired`."""
+        if self.leash.status is not None:
+            code = os.waitstatus_to_exitcode(self.leash.status)
+            return KilledBy(code) if code < 0 else code
+        if self._is_lost():
+            return 1
+        raise psutil.TimeoutExpired(timeout, self.pid)
+
+    def _is_lost(self) -> bool:
+        """Whether the process has ended, and neither template nor zygote is left to say how."""
+        if self.leash.fileno() >= 0:
+            return False
+        if self._gone_since is None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, 0)
+                return False
+            self._gone_since = time.monotonic()
+        return time.monotonic() - self._gone_since > _UNHEARD_SECONDS
