@@ -210,7 +210,7 @@ def test_kill_ends_supervisor_task_and_children_at_once(world: World) -> None:
 
 
 def test_a_template_that_dies_is_replaced_and_its_tasks_go_on(world: World) -> None:
-    """kill -9 of a template: a running task is not disturbed, the next one gets a new template."""
+    """kill -9 of a template: a running task is not disturbed, and what it ends of and leaves is seen to; the next gets a new one."""
 
     async def scenario() -> None:
         root = world.write(FILE)
@@ -222,9 +222,79 @@ def test_a_template_that_dies_is_replaced_and_its_tasks_go_on(world: World) -> N
         new = template_of((await pushed_pids(following))[0])
         assert new != old
         assert all(map(alive, pids))
-        for each in (run, following):
-            each.relay.cancel("cancelled")
-            await each.ended(20)
+        os.kill(pids[0], signal.SIGKILL)
+        assert "SIGKILL" in (await run.ended(20)).detail
+        assert run.relay.states == ["failed"]
+        await gone(pids)
+        following.relay.cancel("cancelled")
+        await following.ended(20)
+
+    world.do(scenario())
+
+
+def test_a_task_whose_template_died_dies_with_its_supervisor(world: World) -> None:
+    """The zygote, to which the task has fallen, kills it."""
+
+    async def scenario() -> None:
+        run = await world.spawn(world.write(FILE), "naps")
+        pids = await pushed_pids(run)
+        os.kill(template_of(pids[0]), signal.SIGKILL)
+        await until(lambda: parent_of(pids[0]) == world.runner.zygote_pid)
+        run.task.kill()
+        assert (await run.ended()).signal == signal.SIGKILL
+        await gone(pids)
+
+    world.do(scenario())
+
+
+def test_a_task_whose_template_and_zygote_died_is_ended_and_reported_failed(own_world: World) -> None:
+    """kill -9 of both: the next zygote's start sweeps it up, nobody can tell how it ended, and its supervisor says failed."""
+    world = own_world
+
+    async def scenario() -> None:
+        root = world.write(FILE)
+        run = await world.spawn(root, "naps")
+        pids = await pushed_pids(run)
+        for pid in (world.runner.zygote_pid or 0, template_of(pids[0])):
+            os.kill(pid, signal.SIGKILL)
+        await until(lambda: world.runner.zygote_pid is None)
+        await (await world.spawn(root, "succeeds")).ended()
+        assert (await run.ended(30)).clean
+        assert run.relay.states == ["failed"]
+        await gone(pids)
+
+    world.do(scenario())
+
+
+def test_a_supervisor_that_dies_between_two_tasks_is_not_missed(world: World) -> None:
+    """The next task is another's."""
+
+    async def scenario() -> None:
+        root = world.write(FILE)
+        first = await world.run(root, "succeeds")
+        os.kill(first.task.pid, signal.SIGKILL)
+        await gone([first.task.pid])
+        second = await world.run(root, "succeeds")
+        assert second.relay.states == ["success"]
+        assert second.task.pid != first.task.pid
+
+    world.do(scenario())
+
+
+def test_a_supervisor_takes_one_task_after_another(world: World) -> None:
+    """Of whichever file; killing the first, when it is over, does nothing to the second."""
+
+    async def scenario() -> None:
+        first = await world.run(world.write(FILE), "succeeds")
+        await asyncio.sleep(0.2)
+        second = await world.spawn(world.write(FILE + "\n# another"), "naps")
+        pids = await pushed_pids(second)
+        assert second.task.pid == first.task.pid
+        first.task.kill()
+        await asyncio.sleep(0.2)
+        assert all(map(alive, [*pids, second.task.pid]))
+        second.task.kill()
+        await second.ended()
 
     world.do(scenario())
 

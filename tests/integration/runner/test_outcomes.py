@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -72,6 +73,11 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1), params={"p": 7},
         print("the password is", connection.password, "and the token", Variable.get("api_token"))
         return [connection.host, Variable.get("plain"), Variable.get("absent", default="none")]
     reads()
+
+    @task
+    def says_sunflower():
+        print("the words are sunflower-sunflower")
+    says_sunflower()
 
     @task
     def declares():
@@ -219,6 +225,18 @@ def test_connections_and_variables_are_read_and_their_secrets_masked(world: Worl
     assert "hunter2" not in done.log
     assert "tok-tok" not in done.log
     assert "the password is *** and the token ***" in done.log
+
+
+def test_a_supervisor_forgets_the_secrets_of_one_task_before_the_next(world: World, warm: bool) -> None:
+    """What masked one task's log is no secret of the next one, that the same supervisor sees through."""
+    world.api.connections["db"] = {"conn_type": "postgres", "host": "h", "password": "sunflower-sunflower"}
+    world.api.variables |= {"plain": "seen", "api_token": "tok-tok-tok"}
+    first = run(world, warm, "reads")
+    world.do(asyncio.sleep(0.2))
+    second = run(world, warm, "says_sunflower")
+    assert second.task.pid == first.task.pid
+    assert "the password is ***" in first.log
+    assert "sunflower-sunflower" in second.log
 
 
 def test_secrets_that_only_the_task_knows_are_masked_as_well(world: World, warm: bool) -> None:

@@ -6,18 +6,14 @@ import enum
 import os
 import signal
 import socket
-import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
 
 import psutil
 
 from airbridge.edge_worker.runner import messages
+from airbridge.edge_worker.runner.loop import wait_readable
 from airbridge.edge_worker.runner.messages import Exited, Fork, Forked, Reaped
-
-_UNHEARD_SECONDS: Final = 1.0
-"""How long after a task's end its status is waited for, when its template is dead."""
 
 KilledBy = enum.IntEnum("KilledBy", {each.name: -each.value for each in signal.Signals})  # type: ignore[misc] # made of another
 """An exit code that names a signal, as psutil gives it."""
@@ -85,7 +81,6 @@ class Ward:
         """Raises `NotForkedError` if there is no such process any more."""
         self.pid = pid
         self.leash = leash
-        self._gone_since: float | None = None
         try:
             self._pidfd = os.pidfd_open(pid)
         except ProcessLookupError as error:
@@ -112,11 +107,9 @@ class Ward:
 
     def _is_lost(self) -> bool:
         """Whether the process has ended, and neither template nor zygote is left to say how."""
-        if self.leash.fileno() >= 0:
-            return False
-        if self._gone_since is None:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, 0)
-                return False
-            self._gone_since = time.monotonic()
-        return time.monotonic() - self._gone_since > _UNHEARD_SECONDS
+        silent = self.leash.fileno() < 0 and self.leash.zygote.fileno() < 0
+        return silent and bool(wait_readable([self], 0))
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable once the process has ended."""
+        return self._pidfd
