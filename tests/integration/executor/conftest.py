@@ -17,6 +17,7 @@ from airbridge.executor.executor import EdgeExecutor, Machinery
 from airbridge.executor.intake import Intake
 from airbridge.executor.keeper import Keeper
 from airbridge.executor.outbox import Outbox
+from airbridge.executor.pace import Pace
 from airbridge.executor.placement import Placement
 from airbridge.executor.queue import MemoryQueue
 from airbridge.executor.regions import Pool, Region
@@ -62,16 +63,18 @@ class StillExecutor(EdgeExecutor):
 
     def start(self) -> None:
         signer = Signer.generate()
+        bell = still_bell(int(self.job_id or 0))
+        outbox = Outbox(
+            catalogue().regions,
+            settings=self.settings,
+            signer=signer,
+            new_session=_airflow.new_session,
+            queue_of=self.queues.of,
+            random=lambda: 0.5,
+        )
         self._machinery = Machinery(
             intake=Intake(Placement(catalogue(), self.settings)),
-            outbox=Outbox(
-                catalogue().regions,
-                settings=self.settings,
-                signer=signer,
-                new_session=_airflow.new_session,
-                queue_of=self.queues.of,
-                random=lambda: 0.5,
-            ),
+            outbox=outbox,
             keeper=Keeper(
                 settings=self.settings,
                 owner_job_id=int(self.job_id or 0),
@@ -79,7 +82,8 @@ class StillExecutor(EdgeExecutor):
                 heartbeat_timeout=300.0,
             ),
             scaling=Scaling({}),
-            bell=still_bell(int(self.job_id or 0)),
+            bell=bell,
+            pace=Pace(bell, outbox.full, batch=128),
         )
 
     @property

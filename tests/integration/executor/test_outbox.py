@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from tests.integration.executor.conftest import Queues
 from tests.integration.executor.test_ledger import beat, enrol
 from tests.support.airflow_home import Metadata
@@ -168,6 +170,65 @@ def test_a_backlog_waits_in_the_ledger(metadata: Metadata, settings: Settings) -
     bench.loop.turn()
     [urgent] = [row for row in bench.hand.rows("sent") if row.priority == 50]
     assert urgent.sends == 1
+
+
+def test_a_place_is_full_while_work_waits_for_room(bench: Bench, metadata: Metadata) -> None:
+    """The scheduler is told which workers have more than they can take; not where there are none, or a send failed."""
+    bench.place(*(new_item() for _ in range(25)), new_item(pool="gpu"))
+    bench.loop.turn()
+    assert bench.loop.full == frozenset()
+    with metadata.session() as session:
+        enrol(session, "w1")
+        beat(session, "w1", slots_total=2)
+        session.commit()
+    bench.loop.turn()
+    assert bench.loop.full == {("eu-west-1", "default")}
+    bench.queues["default"].is_down = True
+    bench.hand.claim_only(bench.hand.rows("sent"))
+    bench.loop.turn()
+    assert bench.loop.full == frozenset()
+
+
+@contextmanager
+def counted(metadata: Metadata) -> Iterator[list[str]]:
+    """The statements of the block, without what takes the write lock of SQLite."""
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_others: object) -> None:
+        if "SET epoch = epoch" not in statement:
+            statements.append(statement)
+
+    event.listen(metadata.engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        event.remove(metadata.engine, "before_cursor_execute", note)
+
+
+def test_a_turn_costs_the_same_however_much_waits(bench: Bench, metadata: Metadata) -> None:
+    """The time, two counts and the query of what to send; then a reservation, the time, a confirmation and the events."""
+    bench.loop.turn()  # tidies and looks for lost messages: the next turns do not
+    costs = []
+    for waiting in (20, 200):
+        bench.place(*(new_item() for _ in range(waiting)))
+        with counted(metadata) as statements:
+            bench.loop.turn()
+        costs.append(len(statements))
+        assert len(bench.hand.rows("sent")) == 20
+        bench.hand.claim_only(bench.hand.rows("sent"))
+    assert costs[0] == costs[1]
+    if metadata.engine.dialect.name == "postgresql":  # SQLite adds a row at a time
+        assert costs[0] == 8
+
+
+def test_a_look_without_room_is_cheap(bench: Bench, metadata: Metadata) -> None:
+    """The time and two counts: nothing is reserved, confirmed or put back."""
+    bench.place(*(new_item() for _ in range(25)))
+    bench.loop.turn()
+    bench.loop.turn()
+    with counted(metadata) as statements:
+        bench.loop.turn()
+    assert [each.split(maxsplit=1)[0] for each in statements] == ["SELECT"] * 3
 
 
 def test_a_region_out_of_reach_keeps_its_items(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 from airbridge.executor.backoff import Backoff
@@ -165,6 +166,33 @@ def test_wakes_that_come_together_are_one() -> None:
     now[0] = LONG_SECONDS + 1
     sleep.wake()
     sleep.sleep(LONG_SECONDS)
+
+
+def test_a_wake_leaves_the_least_of_a_sleep() -> None:
+    """A sleep with a least is not ended before that, and a longer least makes no sleep longer."""
+    sleep = IdleSleep(rest_seconds=0.0)
+    for seconds, least in ((LONG_SECONDS, 0.05), (0.05, LONG_SECONDS)):
+        sleep.wake()
+        began = time.monotonic()
+        sleep.sleep(seconds, least)
+        assert 0.05 <= time.monotonic() - began < LONG_SECONDS
+
+
+def test_a_rest_is_ended_by_a_notice() -> None:
+    """A scheduler that rests from a backlog goes on as soon as a pool has run dry."""
+    exchange = Exchange(lines=1)
+    bell = bell_on(exchange)
+    exchange.sleep(LONG_SECONDS)
+    exchange.lines[0].tell("7")
+    bell.rest(LONG_SECONDS, 0.0)
+    bell.stop()
+
+
+def test_a_scheduler_that_cannot_be_told_does_not_rest() -> None:
+    """Without a line nothing could end the rest, so there is none."""
+    bell = bell_on(Exchange(lines=0))
+    bell.rest(LONG_SECONDS, LONG_SECONDS)
+    bell.stop()
 
 
 def test_outcomes_are_looked_for_when_it_rang_or_after_a_while() -> None:

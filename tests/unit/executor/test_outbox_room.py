@@ -20,15 +20,30 @@ TIGHT = replace(SETTINGS, outbox_floor=3, outbox_per_slot=2.0)
     ("backlog", "free"),
     [
         (Backlog(), 3),
-        (Backlog(sent=2), 1),
+        (Backlog(sent=1), 2),
         (Backlog(sent=9), 0),
         (Backlog(slots=4, workers_alive=1), 8),
-        (Backlog(slots=4, workers_alive=1, sent=5, claimed=4), 3),
+        (Backlog(slots=4, workers_alive=1, sent=3, claimed=4), 5),
         (Backlog(slots=1, workers_alive=1), 3),
     ],
 )
 def test_a_queue_holds_what_is_soon_taken(backlog: Backlog, free: int) -> None:
     """Room grows with live slots, counts what is unclaimed only, and has a floor for pools without workers."""
+    assert room({("eu-west-1", "gpu"): backlog}, EUROPE, TIGHT)["eu-west-1", "gpu"] == free
+
+
+@pytest.mark.parametrize(
+    ("backlog", "free"),
+    [
+        (Backlog(sent=2), 0),
+        (Backlog(slots=4, workers_alive=1, sent=5), 0),
+        (Backlog(slots=4, workers_alive=1, sent=4), 4),
+        (Backlog(slots=100, workers_alive=10, sent=191), 0),
+        (Backlog(slots=100, workers_alive=10, sent=190), 10),
+    ],
+)
+def test_a_queue_is_filled_up_by_batches(backlog: Backlog, free: int) -> None:
+    """There is room again when half is gone, or as much as one call to the queue takes."""
     assert room({("eu-west-1", "gpu"): backlog}, EUROPE, TIGHT)["eu-west-1", "gpu"] == free
 
 

@@ -90,6 +90,49 @@ class _Time:
         return getattr(self._module, name)
 
 
+def examine_runs_without_tasks() -> Callable[[], None]:
+    """Let the scheduler of this process read the runs of a turn without their task instances; return what undoes that.
+
+    Airflow 3.0.4 joins all task instances to the runs that it looks at in a turn, and then reads those of each run
+    once more where it decides on them. Only the second reading is used. Later versions leave the first out, too
+    (apache/airflow pull request 60956). Where something does ask a run for them, they are read then.
+    """
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy.orm import lazyload
+
+    original: Any = vars(DagRun)[_EXAMINE]
+    if getattr(original.__func__, "without_tasks", False):
+        return lambda: None
+    option = lazyload(DagRun.task_instances)
+
+    def without_tasks(cls: Any, session: Any) -> Any:
+        return original.__func__(cls, session=_Reading(session, option))
+
+    def undo() -> None:
+        setattr(DagRun, _EXAMINE, original)
+
+    without_tasks.without_tasks = True  # type: ignore[attr-defined]  # a mark for whoever comes next
+    setattr(DagRun, _EXAMINE, classmethod(without_tasks))
+    return undo
+
+
+_EXAMINE = "get_running_dag_runs_to_examine"
+
+
+class _Reading:
+    """A session whose `scalars` reads with an option more."""
+
+    def __init__(self, session: Any, option: Any) -> None:
+        self._session = session
+        self._option = option
+
+    def scalars(self, statement: Any) -> Any:
+        return self._session.scalars(statement.options(self._option))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
 class _PostgresLine:
     """A connection of its own, outside Airflow's pool, that listens to one channel."""
 

@@ -97,6 +97,11 @@ class Bell:
         self._ends[1].close()
         self._thread = None
 
+    def rest(self, seconds: float, least: float) -> None:
+        """Let the scheduler rest until it is told something, but no less than `least`. It does not where it cannot be told."""
+        if self._listening:
+            self._sleep.sleep(seconds, least)
+
     def news(self) -> bool:
         """Whether outcomes should be looked for now: the bell has rung, cannot ring, or it has been a while.
 

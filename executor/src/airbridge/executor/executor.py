@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from airbridge.executor.bell import Bell
     from airbridge.executor.intake import Intake
     from airbridge.executor.keeper import Keeper
+    from airbridge.executor.ledger.items import Place
     from airbridge.executor.ledger.models import WorkItemRow
     from airbridge.executor.outbox import Outbox
+    from airbridge.executor.pace import Pace
     from airbridge.executor.scaling import Scaling
 
 log = structlog.get_logger(__name__)
@@ -38,6 +40,7 @@ class Machinery:
     keeper: Keeper
     scaling: Scaling
     bell: Bell
+    pace: Pace
 
 
 class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no types
@@ -53,6 +56,7 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         self._told_at: dict[str, float] = {}
         self._to_adopt: set[str] = set()
         self._event_logs: deque[Any] = deque(maxlen=1000)
+        self._undo: Callable[[], None] | None = None
 
     # --- Life -------------------------------------------------------------------------------------
 
@@ -61,6 +65,7 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         from airbridge.executor.machinery import build
 
         self._machinery = build(self._job_id)
+        self._undo = _airflow.examine_runs_without_tasks()
         self._machinery.outbox.start()
         self._machinery.keeper.start()
         self._machinery.scaling.start()
@@ -75,6 +80,8 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
             self._machinery.scaling.stop()
             self._machinery.bell.stop()
             self._machinery = None
+            if self._undo is not None:
+                self._undo()
             log.info("executor.stopped", owner_job_id=self._job_id)
 
     def terminate(self) -> None:
@@ -108,19 +115,20 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            regions = self._place(workloads)
+            places = self._place(workloads)
         except SQLAlchemyError as error:
             log.warning("executor.place_failed", count=len(workloads), error=str(error))
             return
         for workload in workloads:
             self.running.add(workload.ti.key)
             self.queued_tasks.pop(workload.ti.key, None)
-        for region in regions:
+        self._started.pace.placed(places)
+        for region in {region for region, _pool in places}:
             self._started.outbox.wake(region)
             self._started.scaling.wake(region)
 
-    def _place(self, workloads: Sequence[Any]) -> set[str]:
-        """Place what can be placed and close the rest; return the regions that have new work."""
+    def _place(self, workloads: Sequence[Any]) -> list[Place]:
+        """Place what can be placed and close the rest; return where each item was placed."""
         from airbridge.executor.ledger import items
 
         with _airflow.new_session() as session:
@@ -132,14 +140,15 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
                 _airflow.forbid_retry(session, each.item.ti_id)
         for each in refused:
             log.warning("item.unplaceable", ti_id=each.item.ti_id, queue=each.item.queue, reason=each.reason)
-        return {item.region for item in placed}
+        return [(item.region, item.pool) for item in placed]
 
     # --- Outcomes back ----------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Tell the scheduler of the outcomes that the ledger has for it."""
+        """Tell the scheduler of the outcomes that the ledger has for it; before that, rest if there is no hurry."""
         from sqlalchemy.exc import SQLAlchemyError
 
+        self._started.pace.rest()
         if not self._started.bell.news():
             return
         try:

@@ -25,12 +25,13 @@ class IdleSleep:
         """End the sleep."""
         self._woken.set()
 
-    def sleep(self, seconds: float) -> None:
-        """Sleep for `seconds`, or until woken, but no less than the rest since it was woken last."""
-        until = self._monotonic() + seconds
+    def sleep(self, seconds: float, least: float = 0.0) -> None:
+        """Sleep for `seconds`, or until woken, but no less than `least`, nor than the rest since it was woken last."""
+        began = self._monotonic()
         if not self._woken.wait(seconds):
             return
-        rest = min(self._woken_at + self._rest, until) - self._monotonic()
+        until = min(max(self._woken_at + self._rest, began + least), began + seconds)
+        rest = until - self._monotonic()
         if rest > 0:
             time.sleep(rest)
         self._woken.clear()

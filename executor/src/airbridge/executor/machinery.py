@@ -16,6 +16,7 @@ from airbridge.executor.keeper import Keeper
 from airbridge.executor.ledger import notices
 from airbridge.executor.ledger.manager import LedgerDBManager
 from airbridge.executor.outbox import Outbox
+from airbridge.executor.pace import Pace
 from airbridge.executor.placement import Placement
 from airbridge.executor.queue import SqsQueue, WorkQueue, sqs_client
 from airbridge.executor.regions import Catalogue, Pool, Region
@@ -32,16 +33,23 @@ def build(owner_job_id: int | None) -> Machinery:
     configured = settings.load()
     catalogue = Catalogue.read(configured.regions_file)
     check_ledger()
+    outbox = Outbox(
+        catalogue.regions,
+        settings=configured,
+        signer=FollowedSigner(configured.secrets_dir / SIGNING_KEY),
+        new_session=_airflow.new_session,
+        queue_of=sqs_queues(),
+        random=random.random,
+    )
+    bell = Bell(
+        owner_job_id=owner_job_id,
+        connect=partial(_airflow.listen, notices.CHANNEL),
+        idle_with=_airflow.idle_with,
+        backoff=Backoff(BELL_RETRY_SECONDS, BELL_RETRY_LIMIT_SECONDS, random.random),
+    )
     return Machinery(
         intake=Intake(Placement(catalogue, configured, unset_queues())),
-        outbox=Outbox(
-            catalogue.regions,
-            settings=configured,
-            signer=FollowedSigner(configured.secrets_dir / SIGNING_KEY),
-            new_session=_airflow.new_session,
-            queue_of=sqs_queues(),
-            random=random.random,
-        ),
+        outbox=outbox,
         keeper=Keeper(
             settings=configured,
             owner_job_id=owner_job_id,
@@ -51,12 +59,8 @@ def build(owner_job_id: int | None) -> Machinery:
             ),
         ),
         scaling=Scaling(_signals(configured, catalogue)),
-        bell=Bell(
-            owner_job_id=owner_job_id,
-            connect=partial(_airflow.listen, notices.CHANNEL),
-            idle_with=_airflow.idle_with,
-            backoff=Backoff(BELL_RETRY_SECONDS, BELL_RETRY_LIMIT_SECONDS, random.random),
-        ),
+        bell=bell,
+        pace=Pace(bell, outbox.full, int(_airflow.airflow_option("scheduler", "max_tis_per_query") or 0)),
     )
 
 

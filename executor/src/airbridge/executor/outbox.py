@@ -71,13 +71,15 @@ def room(backlog: Mapping[Place, Backlog], region: Region, settings: Settings) -
 
     As many unclaimed ones as the pool's live slots will soon take, so that priority still counts for
     those that wait here, and no fewer than a floor, so that a pool that scales from zero shows a backlog.
+    While more than half of them are there, a few more are not worth a turn: there is room again for a whole batch.
     """
     free = {}
     for pool in region.pools:
         place = (region.name, pool.name)
         now = backlog.get(place, Backlog())
         wanted = max(settings.outbox_floor, math.ceil(now.slots * settings.outbox_per_slot))
-        free[place] = max(0, wanted - now.sent)
+        missing = max(0, wanted - now.sent)
+        free[place] = missing if missing >= min(wanted / 2, MAX_BATCH) else 0
     return free
 
 
@@ -109,6 +111,8 @@ class RegionOutbox:
         self._empty_checks: defaultdict[str, int] = defaultdict(int)
         self._woken = threading.Event()
         self._stopping = threading.Event()
+        self.full: frozenset[Place] = frozenset()
+        """The places whose workers had, at the last look, as much on their queue as they should, and more was waiting."""
 
     def run(self) -> None:
         """Send until stopped. Nothing that happens here ends the loop."""
@@ -142,6 +146,7 @@ class RegionOutbox:
         return pause
 
     def _rest(self, error: str) -> Pause:
+        self.full = frozenset()
         seconds = self._backoff.failed()
         log.warning(
             "outbox.backoff",
@@ -194,20 +199,27 @@ class RegionOutbox:
     def _take(self) -> tuple[list[Letter], int]:
         """Reserve what may be sent now; return it, and how many rows waited."""
         with self._new_session() as session:
+            now = clock.now(session)
             backlog = items.backlog(
-                session, region=self._region.name, alive_seconds=self._settings.worker_alive_seconds
+                session, region=self._region.name, alive_seconds=self._settings.worker_alive_seconds, at=now
+            )
+            free = room(backlog, self._region, self._settings)
+            self.full = frozenset(
+                place for place, each in backlog.items() if each.slots and each.placed > free.get(place, 0)
             )
             waiting = sum(each.placed for each in backlog.values())
             if not waiting:
                 return [], 0
-            rows = items.sendable(session, room(backlog, self._region, self._settings), TURN_LIMIT)
-            letters = list(self._letters(session, rows))
-            until = clock.now(session) + timedelta(seconds=RESERVE_SECONDS)
+            asked_for = {
+                place: free[place] for place, each in backlog.items() if each.placed and place in free
+            }
+            rows = items.sendable(session, asked_for, TURN_LIMIT, at=now)
+            letters = list(self._letters(session, rows, now))
+            until = now + timedelta(seconds=RESERVE_SECONDS)
             items.reserve(session, [letter.row.id for letter in letters], until)
         return letters, waiting
 
-    def _letters(self, session: Any, rows: Sequence[WorkItemRow]) -> Iterator[Letter]:
-        now = clock.now(session)
+    def _letters(self, session: Any, rows: Sequence[WorkItemRow], now: datetime) -> Iterator[Letter]:
         expires_at = now + timedelta(seconds=self._settings.message_ttl)
         for row in rows:
             try:
@@ -258,7 +270,7 @@ class RegionOutbox:
         with self._new_session() as session:
             now = clock.now(session)
             expires_at = now + timedelta(seconds=self._settings.message_ttl)
-            items.mark_sent(session, [letter.row.id for letter in sent], expires_at)
+            items.mark_sent(session, [letter.row.id for letter in sent], expires_at, at=now)
             items.postpone(session, [letter.row.id for letter in unsent], now, f"{UNSENT}{problem}")
             for letter in sent:
                 events.record(
@@ -338,6 +350,10 @@ class Outbox:
         loop = self._loops.get(region)
         if loop is not None:
             loop.wake()
+
+    def full(self) -> frozenset[Place]:
+        """Return the places whose workers have more waiting for them than their queues should hold."""
+        return frozenset().union(*(loop.full for loop in self._loops.values()))
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
         """End all loops; what is not sent yet is in the ledger."""

@@ -249,9 +249,14 @@ def stranded(session: Any, region: str, limit: int) -> list[WorkItemRow]:
 # --- Sending --------------------------------------------------------------------------------------
 
 
-def sendable(session: Any, room: Mapping[Place, int], limit: int) -> list[WorkItemRow]:
-    """Return placed rows that may be sent now, locked, by priority and then age, within each place's room."""
-    now = clock.now(session)
+def sendable(
+    session: Any, room: Mapping[Place, int], limit: int, *, at: datetime | None = None
+) -> list[WorkItemRow]:
+    """Return placed rows that may be sent now, locked, by priority and then age, within each place's room.
+
+    `at` saves asking the database for the time again.
+    """
+    now = at or clock.now(session)
     found: list[WorkItemRow] = []
     for (region, pool), free in room.items():
         if free > 0:
@@ -273,6 +278,8 @@ def sendable(session: Any, room: Mapping[Place, int], limit: int) -> list[WorkIt
 
 def reserve(session: Any, ids: Collection[str], until: datetime) -> None:
     """Count placed rows as sent, before the queue is called: a crash in between resends them after `until`."""
+    if not ids:
+        return
     write(
         session,
         and_(WorkItemRow.id.in_(list(ids)), WorkItemRow.state == ItemState.PLACED),
@@ -283,13 +290,17 @@ def reserve(session: Any, ids: Collection[str], until: datetime) -> None:
     )
 
 
-def mark_sent(session: Any, ids: Collection[str], expires_at: datetime) -> None:
+def mark_sent(
+    session: Any, ids: Collection[str], expires_at: datetime, *, at: datetime | None = None
+) -> None:
     """Note that the queue took the messages, which are good until `expires_at`. Claimed rows stay as they are."""
+    if not ids:
+        return
     write(
         session,
         and_(WorkItemRow.id.in_(list(ids)), WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT))),
         state=ItemState.SENT,
-        sent_at=clock.now(session),
+        sent_at=at or clock.now(session),
         expires_at=expires_at,
         detail=None,
     )
@@ -297,6 +308,8 @@ def mark_sent(session: Any, ids: Collection[str], expires_at: datetime) -> None:
 
 def postpone(session: Any, ids: Collection[str], not_before: datetime, detail: str) -> None:
     """Put unclaimed rows back to be sent, no earlier than `not_before`."""
+    if not ids:
+        return
     write(
         session,
         and_(WorkItemRow.id.in_(list(ids)), WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT))),
