@@ -218,7 +218,7 @@ class Settings:
         default=8,
         metadata=_about(
             "Requests that one gateway process works on at once, each with a database connection "
-            "(heartbeats have two more).",
+            "(heartbeats have three more).",
             minimum=1,
         ),
     )

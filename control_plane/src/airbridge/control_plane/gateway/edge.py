@@ -21,10 +21,10 @@ from airbridge.control_plane.gateway.authentication import PEER, Caller, WorkerA
 from airbridge.control_plane.gateway.claims import Claims
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.exchanges import Exchanges
-from airbridge.control_plane.gateway.heartbeats import Heartbeats
 from airbridge.control_plane.gateway.lanes import Lane
 from airbridge.control_plane.gateway.listener import Guard, Handler, application
 from airbridge.control_plane.gateway.metrics import Metrics
+from airbridge.control_plane.gateway.pulse import Pulse
 from airbridge.control_plane.identity.enrolment import Enrolment
 from airbridge.executor.protocol import (
     SUPPORTED_VERSIONS,
@@ -65,10 +65,9 @@ class Edge:
     enrolment: Enrolment
     claims: Claims
     exchanges: Exchanges
-    heartbeats: Heartbeats
     metrics: Metrics
     work: Lane
-    pulse: Lane
+    pulse: Pulse
     """Heartbeats have a lane of their own: leases are renewed however much other work there is."""
 
     def app(self, guard: Guard) -> Starlette:
@@ -77,7 +76,7 @@ class Edge:
             ("enrol", self._enrol, self.work),
             ("renew", self._renew, self.work),
             ("claim", self._claim, self.work),
-            ("heartbeat", self._heartbeat, self.pulse),
+            ("heartbeat", self._heartbeat, self.pulse.lane),
             ("exchange", self._exchange, self.work),
             ("release", self._release, self.work),
         )
@@ -85,7 +84,7 @@ class Edge:
             Route(f"{ROOT}/{name}", guard(handler, lane), methods=["POST"])
             for name, handler, lane in endpoints
         ]
-        return application([*routes, openapi.route(ROOT), *health.routes(self.pulse)])
+        return application([*routes, openapi.route(ROOT), *health.routes(self.pulse.lane)])
 
     async def _enrol(self, request: Request) -> Response:
         _check_version(request)
@@ -126,7 +125,7 @@ class Edge:
     async def _heartbeat(self, request: Request) -> Response:
         caller = self._caller(request)
         body = requests.parse(await requests.read_body(request, HEARTBEAT_BODY), Heartbeat)
-        answer = await self.pulse.run(self.heartbeats.beat, caller, body)
+        answer = await self.pulse.beat(caller, body)
         counting.told(self.metrics, caller, body.events[: answer.events_taken])
         return requests.answer(answer)
 

@@ -6,22 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
-from uuid import UUID
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import select
 
-from airbridge.control_plane import _airflow
 from airbridge.control_plane.exceptions import Refused
-from airbridge.control_plane.gateway import edge_events, lease_denials, releases
+from airbridge.control_plane.gateway import edge_events, holdings, lease_denials, releases, together
 from airbridge.control_plane.gateway.authentication import Caller, check_revocation
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.fencing import fence
+from airbridge.control_plane.gateway.holdings import Held
 from airbridge.control_plane.identity.ca import BACKDATE
 from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.parity import Parity
 from airbridge.executor.ledger import items, workers
-from airbridge.executor.ledger.models import ItemState, Outcome, WorkerRow, WorkItemRow
+from airbridge.executor.ledger.models import Outcome, WorkItemRow
+from airbridge.executor.ledger.workers import Order
 from airbridge.executor.protocol import (
     CancelCommand,
     Command,
@@ -40,17 +40,6 @@ log = structlog.get_logger()
 
 RENEW_AT: Final = 0.75
 """Share of its certificate's life after which a worker that has not renewed is told to."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A claimed row of the worker, and what Airflow says of its task instance."""
-
-    lease: LeaseRef
-    ti_id: str
-    ti_state: str | None
-    claimed_at: datetime
-    stop_after: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +69,45 @@ class Heartbeats:
         taken = (
             edge_events.take(caller, heartbeat.events, at=now, skew_seconds=skew) if heartbeat.events else 0
         )
+        return self._answer(now, commands, taken)
+
+    def beat_together(
+        self, beats: Sequence[tuple[Caller, Heartbeat]]
+    ) -> list[HeartbeatResponse | Refused | None]:
+        """Answer in one transaction those for which nothing has to be waited for: no row that another holds.
+
+        None: the heartbeat is to be answered by itself. So is all that is out of the ordinary, such as a lease to
+        cancel or to take back, a task that Airflow gave up, an event to write down.
+        """
+        with unit() as work:
+            return together.answer(work.session, beats, self)
+
+    def answer(self, now: datetime, order: Order, caller: Caller, heartbeat: Heartbeat) -> HeartbeatResponse:
+        """Return the answer to a heartbeat that told of nothing to write down, and whose leases all hold."""
+        return self._answer(now, self._orders(order, caller, heartbeat))
+
+    def takes_for_granted(self, heartbeat: Heartbeat, held: Sequence[Held]) -> bool:
+        """Whether what the worker says of its leases is what the ledger and Airflow say of them."""
+        known = {each.lease for each in held if each.ti_state == "running"}
+        if not known.issuperset(heartbeat.leases):
+            return False
+        unlisted = (each for each in held if each.lease not in heartbeat.leases)
+        return all(each.ti_state == "running" and not self._unknown_to(heartbeat, each) for each in unlisted)
+
+    def _answer(self, now: datetime, commands: Sequence[Command], events_taken: int = 0) -> HeartbeatResponse:
         return HeartbeatResponse(
             server_time=now,
             lease_seconds=self.lease_seconds,
             interval_seconds=self.interval_seconds,
-            commands=commands,
-            events_taken=taken,
+            commands=tuple(commands),
+            events_taken=events_taken,
         )
 
     def _renew(
         self, session: Any, caller: Caller, heartbeat: Heartbeat, now: datetime
     ) -> list[CancelCommand]:
         worker, leases = caller.name.worker, heartbeat.leases
-        held = _held(session, worker)
+        held = holdings.held(session, [worker]).get(worker, [])
         if not held and not leases:
             return []
         listed = set(leases)
@@ -105,13 +120,13 @@ class Heartbeats:
                 releases.take_back(session, caller, each.lease, now)
         renewed = items.renew(session, worker, leases, self.lease_seconds, at=now) if leases else set()
         alive = [each for each in held if each.lease in renewed and each.ti_state == "running"]
-        _keep_alive(session, [each.ti_id for each in alive], now)
+        holdings.keep_alive(session, [each.ti_id for each in alive], now)
         still = {each.lease for each in alive}
         states = {each.lease: each.ti_state for each in held}
         lost = [lease for lease in leases if lease not in still]
         return _cancels(session, caller, lost, states)
 
-    def _unknown_to(self, heartbeat: Heartbeat, held: _Held) -> bool:
+    def _unknown_to(self, heartbeat: Heartbeat, held: Held) -> bool:
         """Whether the worker proves that it does not hold what the ledger says it does.
 
         It has had an answer since the grant, and neither lists the lease nor is still asking for it: the process that
@@ -125,7 +140,7 @@ class Heartbeats:
             return False
         return held.claimed_at + timedelta(seconds=self.interval_seconds) < heartbeat.answered_at
 
-    def _orders(self, row: WorkerRow, caller: Caller, heartbeat: Heartbeat) -> list[Command]:
+    def _orders(self, row: Order, caller: Caller, heartbeat: Heartbeat) -> list[Command]:
         orders: list[Command] = []
         judgement = self.parity.judge(heartbeat.versions)
         if row.wanted != "active" or not judgement.may_claim:
@@ -146,46 +161,11 @@ class Heartbeats:
         return orders
 
 
-def _held(session: Any, worker: str) -> list[_Held]:
-    task = _airflow.task_instance_model()
-    query = (
-        select(
-            WorkItemRow.id,
-            WorkItemRow.epoch,
-            WorkItemRow.ti_id,
-            task.state,
-            WorkItemRow.claimed_at,
-            WorkItemRow.disconnect,
-        )
-        .outerjoin(task, task.id == WorkItemRow.ti_id)
-        .where(WorkItemRow.worker_id == worker, WorkItemRow.state == ItemState.CLAIMED)
-    )
-    return [
-        _Held(
-            LeaseRef(item_id=UUID(item_id), epoch=epoch), ti_id, state, claimed_at, disconnect["stop_after"]
-        )
-        for item_id, epoch, ti_id, state, claimed_at, disconnect in session.execute(query)
-    ]
-
-
-def _let_go(session: Any, worker: str, held: _Held) -> None:
+def _let_go(session: Any, worker: str, held: Held) -> None:
     """Settle a row that the worker speaks of no longer and Airflow does not want: it was told to stop it."""
     row = items.lock(session, [held.lease.item_id]).get(str(held.lease.item_id))
     if row is not None and fence(row, worker, held.lease.epoch).reason is None:
         items.settle(session, row, Outcome.CANCELLED, f"Airflow has it as {held.ti_state}")
-
-
-def _keep_alive(session: Any, ti_ids: Sequence[str], now: datetime) -> None:
-    """Move the task instances' heartbeats, by the database's clock, so that the scheduler lets them be."""
-    if not ti_ids:
-        return
-    task = _airflow.task_instance_model()
-    session.execute(
-        update(task)
-        .where(task.id.in_(ti_ids), task.state == "running")
-        .values(last_heartbeat_at=now)
-        .execution_options(synchronize_session=False)
-    )
 
 
 def _cancels(

@@ -37,6 +37,7 @@ from airbridge.control_plane.gateway.metrics import Counted, Metrics
 from airbridge.control_plane.gateway.observing import Observing
 from airbridge.control_plane.gateway.operators import Operators, Publish
 from airbridge.control_plane.gateway.presence import Presence
+from airbridge.control_plane.gateway.pulse import Pulse
 from airbridge.control_plane.gateway.throttle import RequestRates, Throttle, Throttled
 from airbridge.control_plane.gateway.tls import RENEW_EVERY, ServerContexts
 from airbridge.control_plane.identity.enrolment import Enrolment
@@ -113,13 +114,16 @@ class Gateway:
             "work", threads=settings.gateway_threads, requests=settings.gateway_threads * WAITING_PER_THREAD
         )
         self._pulse = Lane("pulse", threads=PULSE_THREADS, requests=WAITING_HEARTBEATS)
+        self._together = Lane("heartbeats", threads=1, requests=WAITING_HEARTBEATS)
         self._operator_lane = Lane("operators", threads=PULSE_THREADS, requests=WAITING_PER_THREAD)
         self._denials = DenialLog(parts.denial_rates)
         guard = Guard(self._denials)
         metrics = Metrics(parts.platform)
         throttle = Throttle(_rates(settings))
         edge = Counted(
-            Throttled(_edge(parts, metrics, self._work, self._pulse).app(guard), throttle, VITAL),
+            Throttled(
+                _edge(parts, metrics, self._work, self._together, self._pulse).app(guard), throttle, VITAL
+            ),
             metrics,
             ENDPOINTS,
         )
@@ -191,7 +195,7 @@ class Gateway:
             listener.should_exit = True
         await asyncio.gather(*self._serving, return_exceptions=True)
         await asyncio.gather(self._edge.shutdown(), self._operators.shutdown())
-        for lane in (self._work, self._pulse, self._operator_lane):
+        for lane in (self._work, self._together, self._pulse, self._operator_lane):
             await asyncio.to_thread(lane.close)
         for loop in self._loops:
             loop.cancel()
@@ -321,9 +325,16 @@ def _names(settings: Settings) -> list[str]:
     return [name.strip() for name in settings.gateway_names.split(",") if name.strip()]
 
 
-def _edge(parts: Parts, metrics: Metrics, work: Lane, pulse: Lane) -> Edge:
+def _edge(parts: Parts, metrics: Metrics, work: Lane, together: Lane, alone: Lane) -> Edge:
     settings, keyring = parts.settings, parts.keyring
     app = ExecutionApp()
+    heartbeats = Heartbeats(
+        parity=parts.parity,
+        keyring=keyring,
+        lease_seconds=settings.lease_seconds,
+        interval_seconds=settings.heartbeat_interval,
+        clock=parts.clock,
+    )
     return Edge(
         authenticator=WorkerAuthenticator(keyring, settings.trust_domain, parts.clock),
         enrolment=Enrolment(
@@ -343,16 +354,9 @@ def _edge(parts: Parts, metrics: Metrics, work: Lane, pulse: Lane) -> Edge:
             lease_seconds=settings.lease_seconds,
         ),
         exchanges=Exchanges(app=app, policy=parts.policy, on_ended=_airflow.task_finished),
-        heartbeats=Heartbeats(
-            parity=parts.parity,
-            keyring=keyring,
-            lease_seconds=settings.lease_seconds,
-            interval_seconds=settings.heartbeat_interval,
-            clock=parts.clock,
-        ),
         metrics=metrics,
         work=work,
-        pulse=pulse,
+        pulse=Pulse(together, alone, heartbeats),
     )
 
 

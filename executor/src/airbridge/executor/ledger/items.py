@@ -14,7 +14,16 @@ from sqlalchemy.orm import defer
 from airbridge.executor.ledger import clock, events
 from airbridge.executor.ledger._locking import for_update, write
 from airbridge.executor.ledger.backlogs import Backlog, backlog
-from airbridge.executor.ledger.leases import claim, lock, overdue, release, renew, settle, to_placed
+from airbridge.executor.ledger.leases import (
+    claim,
+    lock,
+    overdue,
+    release,
+    renew,
+    renew_all,
+    settle,
+    to_placed,
+)
 from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow, WorkItemRow
 
 __all__ = [
@@ -35,6 +44,7 @@ __all__ = [
     "refuse",
     "release",
     "renew",
+    "renew_all",
     "reroute",
     "reserve",
     "return_expired",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -57,22 +57,40 @@ def renew(
     at: datetime | None = None,
 ) -> set[LeaseRef]:
     """Renew the leases that are this worker's under these epochs and return them. Any other is its no longer."""
-    held = {(str(lease.item_id), lease.epoch): lease for lease in leases}
+    wanted = dict.fromkeys(leases, worker_id)
+    return _renew(session, wanted, lease_seconds, at or clock.now(session), skip_locked=False)
+
+
+def renew_all(
+    session: Any, wanted: Mapping[LeaseRef, str], lease_seconds: float, *, at: datetime
+) -> set[LeaseRef]:
+    """Renew leases of many workers, without waiting for any: those that another transaction holds are left out.
+
+    Only what is returned is renewed. Any other is its worker's no longer, or is not to be had at this moment.
+    """
+    return _renew(session, wanted, lease_seconds, at, skip_locked=True)
+
+
+def _renew(
+    session: Any, wanted: Mapping[LeaseRef, str], lease_seconds: float, now: datetime, *, skip_locked: bool
+) -> set[LeaseRef]:
     row = WorkItemRow
+    asked = {(str(lease.item_id), lease.epoch, worker): lease for lease, worker in wanted.items()}
     query = (
-        select(row.id, row.epoch, row.disconnect)
-        .where(
-            row.id.in_([str(lease.item_id) for lease in leases]),
-            row.worker_id == worker_id,
-            row.state == ItemState.CLAIMED,
-        )
+        select(row.id, row.epoch, row.worker_id, row.disconnect)
+        .where(row.id.in_(sorted(item_id for item_id, _, _ in asked)), row.state == ItemState.CLAIMED)
         .order_by(row.id)
     )
-    mine = [found for found in session.execute(for_update(session, query)) if (found.id, found.epoch) in held]
+    if len(workers := {*wanted.values()}) == 1:
+        # The rows of others are not so much as locked.
+        query = query.where(row.worker_id == workers.pop())
+    renewed: set[LeaseRef] = set()
     by_patience: defaultdict[float, list[str]] = defaultdict(list)
-    for found in mine:
-        by_patience[float(found.disconnect["lost_after"])].append(found.id)
-    now = at or clock.now(session)
+    for found in session.execute(for_update(session, query, skip_locked=skip_locked)):
+        lease = asked.get((found.id, found.epoch, found.worker_id))
+        if lease is not None:
+            renewed.add(lease)
+            by_patience[float(found.disconnect["lost_after"])].append(found.id)
     for lost_after, ids in by_patience.items():
         write(
             session,
@@ -81,7 +99,7 @@ def renew(
             lease_until=now + timedelta(seconds=lease_seconds),
             lost_at=now + timedelta(seconds=lost_after),
         )
-    return {held[found.id, found.epoch] for found in mine}
+    return renewed
 
 
 def release(session: Any, row: WorkItemRow, detail: str) -> None:

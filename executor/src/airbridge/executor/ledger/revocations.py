@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import and_, or_, select
@@ -40,28 +43,48 @@ def list_all(session: Any) -> list[RevocationRow]:
     )
 
 
-def is_revoked(
-    session: Any,
-    *,
-    worker: str | None = None,
-    region: str | None = None,
-    pool: str | None = None,
-    thumbprint: str | None = None,
-    issuer: str | None = None,
-) -> RevocationRow | None:
-    """Return the revocation that applies to such a peer, if any."""
-    named: tuple[tuple[Kind, str | None], ...] = (
-        ("worker", worker),
-        ("certificate", thumbprint),
-        ("pool", f"{region}/{pool}" if region and pool else None),
-        ("issuer", issuer),
-    )
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Everything by which a peer can be revoked."""
+
+    worker: str | None = None
+    region: str | None = None
+    pool: str | None = None
+    thumbprint: str | None = None
+    issuer: str | None = None
+
+    @property
+    def names(self) -> list[tuple[Kind, str]]:
+        """A worker's own revocation before its issuer's: the one tells it to stop, the other to enrol again."""
+        named: tuple[tuple[Kind, str | None], ...] = (
+            ("worker", self.worker),
+            ("pool", f"{self.region}/{self.pool}" if self.region and self.pool else None),
+            ("issuer", self.issuer),
+            ("certificate", self.thumbprint),
+        )
+        return [(kind, value) for kind, value in named if value]
+
+
+def is_revoked(session: Any, **named: str | None) -> RevocationRow | None:
+    """Return the revocation that applies to a peer with the attributes of a `Named`, if any."""
+    return revoked(session, [Named(**named)])[0]
+
+
+def revoked(session: Any, peers: Sequence[Named]) -> list[RevocationRow | None]:
+    """Return the revocation that applies to each of the peers, if any; in one statement."""
+    values: defaultdict[Kind, set[str]] = defaultdict(set)
+    for peer in peers:
+        for kind, value in peer.names:
+            values[kind].add(value)
+    if not values:
+        return [None] * len(peers)
     conditions = [
-        and_(RevocationRow.kind == kind, RevocationRow.value == value) for kind, value in named if value
+        and_(RevocationRow.kind == kind, RevocationRow.value.in_(sorted(named)))
+        for kind, named in values.items()
     ]
-    if not conditions:
-        return None
-    query = select(RevocationRow).where(or_(*conditions)).order_by(RevocationRow.kind.desc())
-    # A worker's own revocation before its issuer's: the one tells it to stop, the other to enrol again.
-    found: RevocationRow | None = session.scalars(query.limit(1)).one_or_none()
-    return found
+    rows = {
+        (row.kind, row.value): row for row in session.scalars(select(RevocationRow).where(or_(*conditions)))
+    }
+    if not rows:
+        return [None] * len(peers)
+    return [next((rows[name] for name in peer.names if name in rows), None) for peer in peers]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from airbridge.executor.ledger import clock
+from airbridge.executor.ledger._locking import for_update
 from airbridge.executor.ledger.models import WorkerRow
 from airbridge.executor.protocol import Heartbeat, Versions, WorkerState
 
@@ -45,18 +47,56 @@ def heartbeat(session: Any, worker_id: str, said: Heartbeat) -> WorkerRow | None
     row: WorkerRow | None = session.get(WorkerRow, worker_id)
     if row is None:
         return None
-    now = clock.now(session)
-    row.last_heartbeat_at = now
-    row.clock_skew_seconds = (said.sent_at - now).total_seconds()
-    row.state = said.state
-    row.versions = said.versions.model_dump(mode="json")
-    row.slots_total = said.slots_total
-    row.slots_used = said.slots_used
-    row.journal_pending = said.journal_pending
-    row.journal_bytes = said.journal_bytes
-    row.trust_version = said.trust_version or None
+    for name, value in _said(said, clock.now(session)).items():
+        setattr(row, name, value)
     session.flush()
     return row
+
+
+def _said(heartbeat: Heartbeat, now: datetime) -> dict[str, Any]:
+    return {
+        "last_heartbeat_at": now,
+        "clock_skew_seconds": (heartbeat.sent_at - now).total_seconds(),
+        "state": heartbeat.state,
+        "versions": heartbeat.versions.model_dump(mode="json"),
+        "slots_total": heartbeat.slots_total,
+        "slots_used": heartbeat.slots_used,
+        "journal_pending": heartbeat.journal_pending,
+        "journal_bytes": heartbeat.journal_bytes,
+        "trust_version": heartbeat.trust_version or None,
+    }
+
+
+class Order(Protocol):
+    """What the operator wants of a worker, and why."""
+
+    @property
+    def wanted(self) -> str:
+        """A `Wanted`."""
+
+    @property
+    def comment(self) -> str | None:
+        """What the operator said about it."""
+
+
+def orders(session: Any, worker_ids: Iterable[str]) -> dict[str, Order]:
+    """Return what is wanted of each worker, and lock their rows; those that never enrolled or are locked are left out."""
+    query = (
+        select(WorkerRow.id, WorkerRow.wanted, WorkerRow.comment)
+        .where(WorkerRow.id.in_(sorted(worker_ids)))
+        .order_by(WorkerRow.id)
+    )
+    return {found.id: found for found in session.execute(for_update(session, query, skip_locked=True))}
+
+
+def note(session: Any, said: Mapping[str, Heartbeat], now: datetime) -> None:
+    """Note what each of many workers says of itself, as `heartbeat` does for one. Their rows exist."""
+    if not said:
+        return
+    table = WorkerRow.__table__
+    rows = [{"worker": worker, **_said(heartbeat, now)} for worker, heartbeat in said.items()]
+    columns = {name: bindparam(name) for name in rows[0] if name != "worker"}
+    session.execute(table.update().where(table.c.id == bindparam("worker")).values(columns), rows)
 
 
 def get(session: Any, worker_id: str) -> WorkerRow | None:
