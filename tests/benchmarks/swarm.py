@@ -211,8 +211,10 @@ class Swarm:
         async def connect(worker: SimulatedWorker) -> None:
             async with gate:
                 for _ in range(5):
-                    with contextlib.suppress(OSError, TimeoutError):
+                    with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
                         await worker.heartbeats.connect()
+                        # The gateway does not keep a connection that asks for nothing.
+                        await worker.heartbeats.post("heartbeat", _heartbeat)
                         return
                 raise ConnectionError(f"{worker.name.worker} could not connect in five attempts")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import ssl
@@ -365,6 +366,9 @@ def run(settings: Settings, publish: Publish) -> None:
     logs.configure()
     protection.harden()
     gateway = Gateway(Parts.load(settings, publish))
+    # Airflow and its libraries are there for good: walking over them at each full collection holds everybody up.
+    gc.collect()
+    gc.freeze()
     _event_loop_runner(gateway.serve())
 
 

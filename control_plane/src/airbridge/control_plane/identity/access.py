@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,7 +23,8 @@ ALGORITHM = "EdDSA"
 ISSUER = "airbridge"
 AUDIENCE = "airbridge-gateway"
 MAX_TOKEN_BYTES = 8_192
-MAX_REMEMBERED = 4_096
+MAX_REMEMBERED = 20_000
+"""Tokens whose signature has been checked: more than a gateway has connections, and each is replaced once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class AccessTokens:
         newest = public_verify_key(key.public_key())
         self._kid = newest.kid
         self._keys = {each.kid: public_key(each) for each in (newest, *old_keys)}
-        self._seen: dict[str, _Seen] = {}
+        self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
     @property
     def key_ids(self) -> list[str]:
@@ -127,9 +129,9 @@ class AccessTokens:
 
     def _remember(self, token: str, seen: _Seen) -> None:
         """Keep what a good signature said: checking it costs more than the rest of a heartbeat."""
-        if len(self._seen) >= MAX_REMEMBERED:
-            self._seen.clear()
         self._seen[token] = seen
+        if len(self._seen) > MAX_REMEMBERED:
+            self._seen.popitem(last=False)
 
 
 def _refused(detail: str) -> Refused:
