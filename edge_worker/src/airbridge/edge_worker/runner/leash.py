@@ -6,14 +6,19 @@ import enum
 import os
 import signal
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Final
 
 import psutil
 
 from airbridge.edge_worker.runner import messages
 from airbridge.edge_worker.runner.loop import wait_readable
 from airbridge.edge_worker.runner.messages import Exited, Fork, Forked, Reaped
+
+_UNHEARD_SECONDS: Final = 10.0
+"""How long after its end the zygote may take to tell how a task ended whose template is dead."""
 
 KilledBy = enum.IntEnum("KilledBy", {each.name: -each.value for each in signal.Signals})  # type: ignore[misc] # made of another
 """An exit code that names a signal, as psutil gives it."""
@@ -81,6 +86,7 @@ class Ward:
         """Raises `NotForkedError` if there is no such process any more."""
         self.pid = pid
         self.leash = leash
+        self._gone_since = 0.0
         try:
             self._pidfd = os.pidfd_open(pid)
         except ProcessLookupError as error:
@@ -106,9 +112,12 @@ class Ward:
         raise psutil.TimeoutExpired(timeout, self.pid)
 
     def _is_lost(self) -> bool:
-        """Whether the process has ended, and neither template nor zygote is left to say how."""
-        silent = self.leash.fileno() < 0 and self.leash.zygote.fileno() < 0
-        return silent and bool(wait_readable([self], 0))
+        """Whether the process has ended, and neither template nor zygote will say how."""
+        if self.leash.fileno() >= 0 or not wait_readable([self], 0):
+            return False
+        self._gone_since = self._gone_since or time.monotonic()
+        unheard = time.monotonic() - self._gone_since > _UNHEARD_SECONDS
+        return unheard or self.leash.zygote.fileno() < 0
 
     def fileno(self) -> int:
         """Return the descriptor that is readable once the process has ended."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
+import structlog
+
 from airbridge.edge_worker import _airflow
 from airbridge.edge_worker.runner import hazards, messages, pages, process
 from airbridge.edge_worker.runner.loop import ChildSignals, Waitable, wait_readable
@@ -142,9 +144,7 @@ class Template:
             message, fds = messages.receive(leash.sock)
         except OSError:
             message, fds = None, []
-        if isinstance(message, Fork) and not leash.task:
-            leash.task = self._fork(fds)
-            self._tasks[leash.task] = leash
+        if isinstance(message, Fork) and not leash.task and self._fork(leash, fds):
             with suppress(OSError):
                 messages.send(leash.sock, Forked(leash.task))
             return
@@ -168,13 +168,21 @@ class Template:
                 self._leashes.remove(leash)
                 leash.sock.close()
 
-    def _fork(self, fds: list[int]) -> int:
-        pid = os.fork()
-        if pid == 0:
-            self._be_task(fds)
-        for fd in fds:
-            os.close(fd)
-        return pid
+    def _fork(self, leash: _Leash, fds: list[int]) -> bool:
+        """Fork the task; False if there is no process to be had."""
+        try:
+            leash.task = os.fork()
+        except OSError as error:
+            structlog.get_logger().warning("runner.task_not_forked", error=str(error))
+            return False
+        else:
+            if leash.task == 0:
+                self._be_task(fds)
+            self._tasks[leash.task] = leash
+            return True
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def _be_task(self, fds: list[int]) -> NoReturn:
         try:

@@ -170,9 +170,15 @@ class Zygote:
         return message is not None
 
     def _spawn(self, spawn: Spawn, fds: list[int]) -> None:
-        self._passing.append(fds)
+        """Send the descriptors on their way. If there is no process to be had, the agent sees them end, and asks again."""
+        if fds not in self._passing:
+            self._passing.append(fds)
         shared = spawn.warm and self._unshared.get(spawn.source, 0.0) <= time.monotonic()
-        self._send_to_template(Kind(spawn.source, parsed=shared), fds)
+        try:
+            self._send_to_template(Kind(spawn.source, parsed=shared), fds)
+        except OSError as error:
+            structlog.get_logger().warning("runner.no_template", error=str(error))
+            self._let_pass(fds)
 
     def _tell_agent(self, message: messages.Message) -> None:
         with suppress(OSError):  # the loop will see that it is gone
@@ -184,19 +190,29 @@ class Zygote:
         """Give the waiting spawns to supervisors. Where something has died, the agent sees its socket end and asks again."""
         waiting, template.waiting = template.waiting, []
         for fds in waiting:
-            supervisor = self._free.pop() if self._free else self._fork_supervisor()
-            supervisor.tasks += 1
-            take = Take(template.pid, warm=template.kind.parsed)
-            ours, theirs = messages.socket_pair()
             try:
-                with ours, theirs:
-                    messages.send(template.control, Expect(), (ours.fileno(),))
-                    messages.send(supervisor.control, take, (*fds, theirs.fileno()))
-            except OSError:
-                self._drop(template)
-                self._forget(supervisor)
+                self._bring_together(template, fds)
+            except OSError as error:
+                structlog.get_logger().warning("runner.not_handed_over", error=str(error))
             finally:
                 self._let_pass(fds)
+
+    def _bring_together(self, template: Template, fds: list[int]) -> None:
+        supervisor = self._free.pop() if self._free else self._fork_supervisor()
+        supervisor.tasks += 1
+        ours, theirs = messages.socket_pair()
+        with ours, theirs:
+            take = Take(template.pid, warm=template.kind.parsed)
+            try:
+                messages.send(supervisor.control, take, (*fds, theirs.fileno()))
+            except OSError:
+                self._forget(supervisor)
+                raise
+            try:
+                messages.send(template.control, Expect(), (ours.fileno(),))
+            except OSError:
+                self._drop(template)
+                raise
 
     def _let_pass(self, fds: list[int]) -> None:
         """Close a spawn's descriptors here: whoever is to have them has them, or nobody will."""
@@ -298,7 +314,7 @@ class Zygote:
         waiting, template.waiting = template.waiting, []
         self._drop(template)
         for fds in waiting:
-            self._send_to_template(Kind(source, parsed=False), fds)
+            self._spawn(Spawn(source, warm=False), fds)
 
     def _evict(self) -> None:
         """Drop templates, least recently used first, until both bounds hold; the one in use last stays."""
