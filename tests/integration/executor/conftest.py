@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from tests.support.airflow_home import Metadata
@@ -17,7 +18,7 @@ from airbridge.executor.executor import EdgeExecutor, Machinery
 from airbridge.executor.intake import Intake
 from airbridge.executor.keeper import Keeper
 from airbridge.executor.outbox import Outbox
-from airbridge.executor.pace import Pace
+from airbridge.executor.pace import Pace, Rests
 from airbridge.executor.placement import Placement
 from airbridge.executor.queue import MemoryQueue
 from airbridge.executor.regions import Pool, Region
@@ -93,6 +94,13 @@ class StillExecutor(EdgeExecutor):
     @property
     def outbox(self) -> Outbox:
         return self._started.outbox
+
+    def turn_outbox(self, region: str) -> None:
+        self.outbox._loops[region].turn()
+
+    def pace_with(self, bell: Rests) -> None:
+        pace = Pace(bell, self.outbox.full, batch=128)
+        self._machinery = replace(self._started, pace=pace)
 
 
 @pytest.fixture

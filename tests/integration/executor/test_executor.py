@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
+from tests.integration.executor.test_ledger import beat, enrol
 from tests.support.airflow_home import Metadata
 from tests.support.scheduler import VERSION, Hand, Scheduler, flat_dag, start_run, store_dag
 
@@ -258,6 +259,51 @@ def test_parallelism_bounds_what_is_placed(metadata: Metadata, scheduler: Schedu
     hand.finish(hand.rows()[:1])
     scheduler.loop(3)
     assert len(hand.rows()) == 3
+
+
+class RestingBell:
+    """Notes how long the scheduler would have rested."""
+
+    def __init__(self) -> None:
+        self.rests: list[float] = []
+
+    def rest(self, seconds: float, least: float) -> None:
+        self.rests.append(seconds)
+
+
+def test_the_scheduler_rests_while_workers_have_more_than_they_can_take(
+    metadata: Metadata, scheduler: Scheduler, hand: Hand
+) -> None:
+    """Not before its region's queue is full, nor after a loop that has work for a pool with room, nor once the backlog is gone."""
+    bell = RestingBell()
+    executor = scheduler.executor
+    executor.pace_with(bell)
+    with metadata.session() as session:
+        enrol(session, "worker-1", region="us-east-1")
+        beat(session, "worker-1", slots_total=2)
+        session.commit()
+    begin(metadata, tasks=30)
+    scheduler.loop(2)
+    assert len(hand.rows("placed")) == 30
+    assert bell.rests == []
+    executor.turn_outbox("us-east-1")
+    scheduler.loop()
+    assert len(bell.rests) == 1
+
+    begin(metadata, dag_id="elsewhere", queue="eu-west-1")
+    scheduler.loop()
+    assert len(hand.rows("placed")) == 21
+    assert len(bell.rests) == 1
+    scheduler.loop()
+    assert len(bell.rests) == 2
+
+    while rows := hand.rows("sent"):
+        hand.claim(rows)
+        hand.finish(rows)
+        executor.turn_outbox("us-east-1")
+    scheduler.loop()
+    assert len(bell.rests) == 2
+    assert [row.region for row in hand.rows("placed")] == ["eu-west-1"]
 
 
 def test_a_restarted_scheduler_adopts_what_is_on_its_way(
