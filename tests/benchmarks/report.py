@@ -227,7 +227,9 @@ def swarm(results: Mapping[str, Any]) -> str:
         for kind in ("heartbeat", "claim", "exchange"):
             found = requests.get(kind)
             row.append(_p(found["seconds"]) if found and found["seconds"] else "none")
+        late = requests["heartbeat"].get("sent_late") or {}
         row += [
+            late.get("p99", "none"),
             sum(found["failed"] for found in requests.values()),
             stage["gateway_cpu_share_of_a_core"],
             stage["postgres_cpu_share_of_a_core"],
@@ -239,6 +241,7 @@ def swarm(results: Mapping[str, Any]) -> str:
         "heartbeat, s (p50 / p95 / p99)",
         "claim, s",
         "exchange, s",
+        "heartbeats sent late by the simulator, s (p99)",
         "failed",
         "gateway's CPU, cores",
         "Postgres's CPU, cores",

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.swarm                       # 10, 100, 1,000 and 10,000 workers
     python -m tests.benchmarks.swarm --workers 10 100      # fewer
 
-Each has a certificate, an access token and connections of its own, as a worker has: one for its heartbeats, and one for its work
-once it has any. The gateway is the local platform's, bound to one core; Postgres, the scheduler, the AWS emulator and this program share
+Each has a certificate, an access token and connections of its own, as a worker has: a second one while a heartbeat and work are
+under way at the same time. The gateway is the local platform's, bound to one core; Postgres, the scheduler, the AWS emulator and this program share
 all of them. Latency is measured from when a request was due, so a gateway that falls behind is seen to; how much of it is this
 program's own, because it was late to send, stands beside it (``sent_late``). Writes ``tests/benchmarks/results/swarm.json``.
 """
@@ -135,6 +135,11 @@ class SimulatedConnection:
         self._lock = asyncio.Lock()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way."""
+        return self._lock.locked()
+
     async def connect(self) -> None:
         """Open the connection."""
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -172,17 +177,22 @@ class SimulatedConnection:
 
 
 class SimulatedWorker:
-    """A worker's connections. Its heartbeats wait for no work of its own."""
+    """A worker's connections, as its pool has them: a second one once a heartbeat and work are under way at the same time."""
 
     def __init__(self, name: WorkerName, context: ssl.SSLContext, token: str, port: int) -> None:
         self.name = name
-        self.heartbeats = SimulatedConnection(context, token, port)
-        self.work = SimulatedConnection(context, token, port)
+        self.first = SimulatedConnection(context, token, port)
+        self._second = SimulatedConnection(context, token, port)
+
+    @property
+    def free(self) -> SimulatedConnection:
+        """The connection that the next request goes over."""
+        return self._second if self.first.busy else self.first
 
     async def close(self) -> None:
         """Close both."""
-        await self.heartbeats.close()
-        await self.work.close()
+        await self.first.close()
+        await self._second.close()
 
 
 class Swarm:
@@ -201,30 +211,30 @@ class Swarm:
             aws_secret_access_key="bench",
         )
 
-    async def grow(self, size: int) -> float:
-        """Enrol and connect workers until there are `size`; return how many seconds connecting took."""
+    async def grow(self, size: int) -> tuple[float, int]:
+        """Enrol and connect workers until there are `size`; return how many seconds connecting took, and how many could not."""
         fresh = [self._enrolled(number) for number in range(len(self._workers), size)]
         self._write_rows([(worker.name, certificate) for worker, certificate in fresh])
         began = time.monotonic()
         gate = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
 
-        async def connect(worker: SimulatedWorker) -> None:
+        async def connect(worker: SimulatedWorker) -> bool:
             async with gate:
                 for _ in range(5):
                     with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-                        await worker.heartbeats.connect()
+                        await worker.first.connect()
                         # The gateway does not keep a connection that asks for nothing.
-                        await worker.heartbeats.post("heartbeat", _heartbeat)
-                        return
-                raise ConnectionError(f"{worker.name.worker} could not connect in five attempts")
+                        await worker.first.post("heartbeat", _heartbeat)
+                        return True
+                return False
 
-        await asyncio.gather(*(connect(worker) for worker, _ in fresh))
+        connected = await asyncio.gather(*(connect(worker) for worker, _ in fresh))
         self._workers += [worker for worker, _ in fresh]
         took = time.monotonic() - began
         # Walking over what ten thousand connections are made of, again and again, would make this program late.
         gc.collect()
         gc.freeze()
-        return took
+        return took, connected.count(False)
 
     def _enrolled(self, number: int) -> tuple[SimulatedWorker, PeerCertificate]:
         name = WorkerName(TRUST_DOMAIN, REGION, "default", f"sim-{number:05d}")
@@ -259,7 +269,7 @@ class Swarm:
         due = time.monotonic() + self._rng.uniform(0, INTERVAL_SECONDS)
         while due < until:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            await self._timed(worker.heartbeats, "heartbeat", _heartbeat, due, tally)
+            await self._timed(worker.free, "heartbeat", _heartbeat, due, tally)
             due = max(due + INTERVAL_SECONDS, time.monotonic())
 
     async def _timed(
@@ -300,7 +310,7 @@ class Swarm:
     async def _see_through(self, envelope: str, tally: Tally) -> None:
         worker = self._rng.choice(self._workers)
         claim = json.dumps({"envelopes": [envelope]}).encode()
-        answer = await self._timed(worker.work, "claim", lambda: claim, time.monotonic(), tally)
+        answer = await self._timed(worker.free, "claim", lambda: claim, time.monotonic(), tally)
         grants = json.loads(answer)["grants"] if answer else []
         for each in grants:
             grant = Grant.model_validate(each)
@@ -315,7 +325,7 @@ class Swarm:
                 ),
             ]
             body = partial(_encoded, {"records": records})
-            await self._timed(worker.work, "exchange", body, time.monotonic(), tally)
+            await self._timed(worker.free, "exchange", body, time.monotonic(), tally)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -357,7 +367,7 @@ async def measure(
     found: list[dict[str, Any]] = []
     try:
         for size in sizes:
-            connecting = await swarm.grow(size)
+            connecting, unconnected = await swarm.grow(size)
             for number in range(TASKS_A_STAGE // 100):
                 api.trigger("fanout_100", f"swarm-{size}-{number}")
             cpu, database = processes.cpu_seconds([gateway]), processes.cpu_seconds([postgres])
@@ -369,6 +379,7 @@ async def measure(
                 "seconds": round(took, 1),
                 "load_before": round(load, 2),
                 "connect_seconds": round(connecting, 1),
+                "could_not_connect": unconnected,
                 "gateway_cpu_share_of_a_core": round((processes.cpu_seconds([gateway]) - cpu) / took, 3),
                 "postgres_cpu_share_of_a_core": round(
                     (processes.cpu_seconds([postgres]) - database) / took, 3

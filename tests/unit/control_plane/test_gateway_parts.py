@@ -226,6 +226,17 @@ def test_without_a_matrix_a_worker_must_be_of_the_same_release() -> None:
         assert not parity.judge(same.model_copy(update=changes)).may_enrol
 
 
+def test_versions_are_judged_once_and_each_by_its_own() -> None:
+    """A fleet says the same at every heartbeat: what was found is remembered, and is no other version's verdict."""
+    parity = Parity.load(None)
+    same = Versions(airbridge=parity.control_plane, airflow="3.0.4", task_sdk="1.0.4", python="3.12.1")
+    other = same.model_copy(update={"airflow": "2.10.0"})
+    assert parity.judge(same) is parity.judge(same.model_copy())
+    assert parity.judge(same).may_claim
+    assert not parity.judge(other).may_claim
+    assert parity.judge(same).may_claim
+
+
 def test_a_worker_must_run_an_image_of_the_releases_in_force() -> None:
     """With digests given, right versions are not enough; a worker that names no image is refused too."""
     current, before = "sha256:" + 64 * "a", "sha256:" + 64 * "b"

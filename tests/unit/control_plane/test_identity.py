@@ -206,6 +206,18 @@ def test_a_token_ends_with_its_time(key: Ed25519PrivateKey, peer: PeerCertificat
         tokens.verify(token, NAME, peer, NOW + HOUR)
 
 
+def test_more_tokens_than_can_be_remembered_are_all_still_good(
+    key: Ed25519PrivateKey, peer: PeerCertificate
+) -> None:
+    """The one checked first is forgotten first, and is checked again when it comes back."""
+    tokens = AccessTokens(key, remembered=2)
+    minted = [tokens.mint(NAME, peer, NOW + timedelta(seconds=n), HOUR) for n in range(3)]
+    for _ in range(2):
+        for token in minted:
+            assert tokens.verify(token, NAME, peer, NOW).allow("work:claim", queue="eu-west-1/default")
+            assert tokens.is_current(token)
+
+
 def test_a_token_of_another_certificate_or_worker_is_refused(
     ca: CertificateAuthority, key: Ed25519PrivateKey, peer: PeerCertificate
 ) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from airbridge.executor import compatibility
 from airbridge.executor.compatibility import Compatible, Judgement, Matrix
 from airbridge.executor.protocol import SUPPORTED_VERSIONS, Versions
+
+MOST_REMEMBERED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class Parity:
     matrix: Matrix
     control_plane: str
     images: Collection[str] = ()
+    _judged: dict[Versions, Judgement] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def load(cls, path: Path | None, images: Collection[str] = ()) -> Self:
@@ -33,7 +36,13 @@ class Parity:
 
     def judge(self, worker: Versions) -> Judgement:
         """Return what to do with a worker of these versions, and why."""
-        return self.matrix.judge(self.control_plane, worker, self.images)
+        judgement = self._judged.get(worker)
+        if judgement is None:
+            judgement = self.matrix.judge(self.control_plane, worker, self.images)
+            # A fleet runs a few versions, and says so at every heartbeat. What is refused may be made up.
+            if judgement.may_claim and len(self._judged) < MOST_REMEMBERED:
+                self._judged[worker] = judgement
+        return judgement
 
 
 def _same_versions(own: str) -> Matrix:

@@ -58,12 +58,18 @@ def worker_scopes(name: WorkerName) -> list[str]:
 class AccessTokens:
     """Mints and verifies worker access tokens."""
 
-    def __init__(self, key: Ed25519PrivateKey, old_keys: Iterable[VerifyKey] = ()) -> None:
+    def __init__(
+        self,
+        key: Ed25519PrivateKey,
+        old_keys: Iterable[VerifyKey] = (),
+        remembered: int = MAX_REMEMBERED,
+    ) -> None:
         """Mint with `key`; accept what it or one of `old_keys` signed."""
         self._key = key
         newest = public_verify_key(key.public_key())
         self._kid = newest.kid
         self._keys = {each.kid: public_key(each) for each in (newest, *old_keys)}
+        self._remembered = remembered
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
     @property
@@ -130,7 +136,7 @@ class AccessTokens:
     def _remember(self, token: str, seen: _Seen) -> None:
         """Keep what a good signature said: checking it costs more than the rest of a heartbeat."""
         self._seen[token] = seen
-        if len(self._seen) > MAX_REMEMBERED:
+        if len(self._seen) > self._remembered:
             self._seen.popitem(last=False)
 
 
