@@ -64,6 +64,8 @@ ANSWER_SECONDS: Final = 60.0
 TASKS_A_STAGE: Final = 200
 LIFETIME: Final = timedelta(hours=2)
 VERSIONS: Final = installed()
+RENDERED: Final = {"templates_dict": None, "op_args": [], "op_kwargs": {}}
+"""The rendered fields of a ``@task``, which its process sends. A task without any sends none."""
 
 
 @dataclass
@@ -315,7 +317,7 @@ class Swarm:
         for each in grants:
             grant = Grant.model_validate(each)
             records = [
-                _record(grant, 1, "PUT", f"task-instances/{grant.ti_id}/rtif", {}),
+                _record(grant, 1, "PUT", f"task-instances/{grant.ti_id}/rtif", RENDERED),
                 _record(
                     grant,
                     2,
@@ -325,7 +327,10 @@ class Swarm:
                 ),
             ]
             body = partial(_encoded, {"records": records})
-            await self._timed(worker.free, "exchange", body, time.monotonic(), tally)
+            reported = await self._timed(worker.free, "exchange", body, time.monotonic(), tally)
+            for result in json.loads(reported)["results"] if reported else ():
+                if result["status"] >= 400:
+                    tally.fail("record", f"{result['status']}: {result['body']}")
 
     async def close(self) -> None:
         """Close every connection."""
