@@ -11,6 +11,7 @@ from tests.support.scheduler import VERSION, Hand, Scheduler, flat_dag, start_ru
 
 from airbridge.executor import near
 from airbridge.executor.ledger.models import Outcome
+from airbridge.executor.pace import SHORT_SECONDS
 
 
 def begin(metadata: Metadata, **arguments: object) -> str:
@@ -274,7 +275,7 @@ class RestingBell:
 def test_the_scheduler_rests_while_workers_have_more_than_they_can_take(
     metadata: Metadata, scheduler: Scheduler, hand: Hand
 ) -> None:
-    """Not before its region's queue is full, nor after a loop that has work for a pool with room, nor once the backlog is gone."""
+    """Not before its region's queue is full, briefly after a loop that has work for a pool with room, not once the backlog is gone."""
     bell = RestingBell()
     executor = scheduler.executor
     executor.pace_with(bell)
@@ -293,9 +294,7 @@ def test_the_scheduler_rests_while_workers_have_more_than_they_can_take(
     begin(metadata, dag_id="elsewhere", queue="eu-west-1")
     scheduler.loop()
     assert len(hand.rows("placed")) == 21
-    assert len(bell.rests) == 1
-    scheduler.loop()
-    assert len(bell.rests) == 2
+    assert bell.rests[1] <= SHORT_SECONDS
 
     while rows := hand.rows("sent"):
         hand.claim(rows)

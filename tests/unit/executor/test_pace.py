@@ -7,7 +7,7 @@ from collections.abc import Collection
 import pytest
 
 from airbridge.executor.ledger.items import Place
-from airbridge.executor.pace import LONGEST_SECONDS, Pace
+from airbridge.executor.pace import LONGEST_SECONDS, SHORT_SECONDS, Pace
 
 EUROPE: Place = ("eu-west-1", "default")
 US: Place = ("us-east-1", "default")
@@ -35,18 +35,18 @@ class Turns:
 
 
 def test_a_turn_is_rested_from_by_what_it_cost() -> None:
-    """With a backlog a turn takes a tenth of the time, and half of it when the bell rings."""
+    """With a backlog a turn takes a tenth of the time; when the bell rings, the rest is a quarter of the turn."""
     turns = Turns()
     turns.turn(0.02)
     turns.turn(0.1)
-    assert turns.rests == [(0.18, 0.02), (0.9, 0.1)]
+    assert turns.rests == [(0.18, 0.005), (0.9, 0.025)]
 
 
 def test_no_rest_is_long() -> None:
     """However much a turn has cost, the next begins soon."""
     turns = Turns()
     turns.turn(5.0)
-    assert turns.rests == [(LONGEST_SECONDS, LONGEST_SECONDS)]
+    assert turns.rests == [(LONGEST_SECONDS, 1.25)]
 
 
 def test_without_a_backlog_there_is_no_rest() -> None:
@@ -60,16 +60,18 @@ def test_without_a_backlog_there_is_no_rest() -> None:
 @pytest.mark.parametrize(
     ("places", "rests"),
     [
-        ([EUROPE] * 3, True),
-        ([EUROPE, US], False),
-        ([EUROPE] * 4, False),
+        ([EUROPE] * 3, [0.9]),
+        ([EUROPE, US], [SHORT_SECONDS]),
+        ([EUROPE] * 4, []),
     ],
 )
-def test_work_for_idle_workers_and_whole_batches_are_gone_on_with(places: list[Place], rests: bool) -> None:
-    """A turn that fed a pool with room, or queued as much as one query may, is followed by the next at once."""
+def test_work_for_idle_workers_and_whole_batches_are_gone_on_with(
+    places: list[Place], rests: list[float]
+) -> None:
+    """After a turn that fed a pool with room the rest is short, and after one that queued all that one query may there is none."""
     turns = Turns()
     turns.turn(0.1, *places)
-    assert bool(turns.rests) is rests
+    assert [seconds for seconds, _least in turns.rests] == rests
 
 
 def test_haste_is_for_one_turn() -> None:
@@ -77,7 +79,7 @@ def test_haste_is_for_one_turn() -> None:
     turns = Turns()
     turns.turn(0.5, US)
     turns.turn(0.1)
-    assert turns.rests == [(0.9, 0.1)]
+    assert turns.rests == [(SHORT_SECONDS, 0.125), (0.9, 0.025)]
 
 
 def test_the_first_turn_owes_nothing() -> None:

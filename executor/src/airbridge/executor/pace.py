@@ -16,10 +16,13 @@ from airbridge.executor.ledger.items import Place
 
 RESTS_PER_TURN = 9.0
 """How many times as long as a turn has worked (CPU time) the scheduler rests: nine makes it a tenth of a core."""
-LEAST_RESTS_PER_TURN = 1.0
-"""The same, when the bell is rung."""
+LEAST_RESTS_PER_TURN = 0.25
+"""The same, when the bell is rung: a task that has ended elsewhere may have made others ready."""
 LONGEST_SECONDS = 2.0
 """What a run that has just been triggered may have to wait at most, where it would have to wait for workers anyway."""
+
+SHORT_SECONDS = 0.2
+"""The same, after a turn that has placed work in a pool with room: workers may be waiting for the end of it."""
 
 
 class Rests(Protocol):
@@ -48,20 +51,21 @@ class Pace:
         self._batch = batch
         self._cpu_seconds = cpu_seconds
         self._worked_before: float | None = None
-        self._in_a_hurry = False
+        self._longest = LONGEST_SECONDS
 
     def placed(self, places: Collection[Place]) -> None:
         """Note where a turn has placed work, one entry for each item, before the outbox has seen it."""
         full = self._full()
         whole_batch = 0 < self._batch <= len(places)
-        self._in_a_hurry = whole_batch or any(place not in full for place in places)
+        has_room = any(place not in full for place in places)
+        self._longest = 0.0 if whole_batch else SHORT_SECONDS if has_room else LONGEST_SECONDS
 
     def rest(self) -> None:
-        """Rest after a turn, unless there may be workers that have nothing to do."""
+        """Rest after a turn, if some workers have more than they can take."""
         worked = self._cpu_seconds()
         spent = worked - (worked if self._worked_before is None else self._worked_before)
-        if not self._in_a_hurry and self._full():
-            longest = min(spent * RESTS_PER_TURN, LONGEST_SECONDS)
+        if self._longest and self._full():
+            longest = min(spent * RESTS_PER_TURN, self._longest)
             self._bell.rest(longest, min(spent * LEAST_RESTS_PER_TURN, longest))
-        self._in_a_hurry = False
+        self._longest = LONGEST_SECONDS
         self._worked_before = self._cpu_seconds()
