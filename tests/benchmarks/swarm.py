@@ -64,7 +64,7 @@ ANSWER_SECONDS: Final = 60.0
 TASKS_A_STAGE: Final = 200
 LIFETIME: Final = timedelta(hours=2)
 VERSIONS: Final = installed()
-RENDERED: Final = {"templates_dict": None, "op_args": [], "op_kwargs": {}}
+RENDERED: Final[dict[str, Any]] = {"templates_dict": None, "op_args": [], "op_kwargs": {}}
 """The rendered fields of a ``@task``, which its process sends. A task without any sends none."""
 
 
