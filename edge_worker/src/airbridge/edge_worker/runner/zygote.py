@@ -187,32 +187,39 @@ class Zygote:
     # --- supervisors ---
 
     def _hand_over(self, template: Template) -> None:
-        """Give the waiting spawns to supervisors. Where something has died, the agent sees its socket end and asks again."""
+        """Give the waiting spawns to supervisors. What meets a dead process here is sent on its way again."""
         waiting, template.waiting = template.waiting, []
         for fds in waiting:
             try:
-                self._bring_together(template, fds)
+                together = self._bring_together(template, fds)
             except OSError as error:
-                structlog.get_logger().warning("runner.not_handed_over", error=str(error))
-            finally:
+                structlog.get_logger().warning("runner.no_supervisor", error=str(error))
+                self._let_pass(fds)  # the agent sees the sockets end, and asks again
+                continue
+            if together:
                 self._let_pass(fds)
+            else:
+                self._spawn(Spawn(template.kind.source, warm=template.kind.parsed), fds)
 
-    def _bring_together(self, template: Template, fds: list[int]) -> None:
+    def _bring_together(self, template: Template, fds: list[int]) -> bool:
+        """Give both ends of a leash away; False if one of the two has died. Raises `OSError` if no supervisor can be forked."""
         supervisor = self._free.pop() if self._free else self._fork_supervisor()
         supervisor.tasks += 1
         ours, theirs = messages.socket_pair()
         with ours, theirs:
-            take = Take(template.pid, warm=template.kind.parsed)
-            try:
-                messages.send(supervisor.control, take, (*fds, theirs.fileno()))
-            except OSError:
-                self._forget(supervisor)
-                raise
             try:
                 messages.send(template.control, Expect(), (ours.fileno(),))
             except OSError:
                 self._drop(template)
-                raise
+                self._free.append(supervisor)
+                return False
+            try:
+                take = Take(template.pid, warm=template.kind.parsed)
+                messages.send(supervisor.control, take, (*fds, theirs.fileno()))
+            except OSError:
+                self._forget(supervisor)
+                return False
+        return True
 
     def _let_pass(self, fds: list[int]) -> None:
         """Close a spawn's descriptors here: whoever is to have them has them, or nobody will."""
