@@ -3,7 +3,7 @@
     python -m tests.benchmarks.swarm                       # 10, 100, 1,000 and 10,000 workers
     python -m tests.benchmarks.swarm --workers 10 100      # fewer
 
-Each has a certificate, an access token and connections of its own, as a worker has: a second one while a heartbeat and work are
+Each has a certificate, an access token and connections of its own, as a worker has: more than one while a heartbeat and work are
 under way at the same time. The gateway is the local platform's, bound to one core; Postgres, the scheduler, the AWS emulator and this program share
 all of them. Latency is measured from when a request was due, so a gateway that falls behind is seen to; how much of it is this
 program's own, because it was late to send, stands beside it (``sent_late``). Writes ``tests/benchmarks/results/swarm.json``.
@@ -60,6 +60,8 @@ INTERVAL_SECONDS: Final = 10.0
 """`[airbridge] heartbeat_interval` by default."""
 MEASURE_SECONDS: Final = 30.0
 HANDSHAKES_AT_ONCE: Final = 50
+CONNECTIONS_A_WORKER: Final = 16
+"""What a worker's pool has at most."""
 ANSWER_SECONDS: Final = 60.0
 TASKS_A_STAGE: Final = 200
 LIFETIME: Final = timedelta(hours=2)
@@ -179,22 +181,27 @@ class SimulatedConnection:
 
 
 class SimulatedWorker:
-    """A worker's connections, as its pool has them: a second one once a heartbeat and work are under way at the same time."""
+    """A worker's connections, as its pool has them: one more when a request finds all of them busy, up to a bound."""
 
     def __init__(self, name: WorkerName, context: ssl.SSLContext, token: str, port: int) -> None:
         self.name = name
-        self.first = SimulatedConnection(context, token, port)
-        self._second = SimulatedConnection(context, token, port)
+        self._open = partial(SimulatedConnection, context, token, port)
+        self._connections = [self._open()]
 
     @property
     def free(self) -> SimulatedConnection:
         """The connection that the next request goes over."""
-        return self._second if self.first.busy else self.first
+        for connection in self._connections:
+            if not connection.busy:
+                return connection
+        if len(self._connections) < CONNECTIONS_A_WORKER:
+            self._connections.append(self._open())
+        return self._connections[-1]
 
     async def close(self) -> None:
-        """Close both."""
-        await self.first.close()
-        await self._second.close()
+        """Close all of them."""
+        for connection in self._connections:
+            await connection.close()
 
 
 class Swarm:
@@ -224,9 +231,9 @@ class Swarm:
             async with gate:
                 for _ in range(5):
                     with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-                        await worker.first.connect()
+                        await worker.free.connect()
                         # The gateway does not keep a connection that asks for nothing.
-                        await worker.first.post("heartbeat", _heartbeat)
+                        await worker.free.post("heartbeat", _heartbeat)
                         return True
                 return False
 
