@@ -49,8 +49,7 @@ _LONGEST_RETRY_AFTER = 300.0
 CLOSE_SECONDS = 1.0
 """How long requests under way may take to end when the worker does."""
 
-_KEEP_ALIVE = httpx.Limits(max_connections=16, max_keepalive_connections=4, keepalive_expiry=75.0)
-"""Few are kept: before each request httpcore looks whether every idle one is still open, which is costly over TLS."""
+_KEEP_ALIVE = httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=75.0)
 
 
 class Gateway:
