@@ -60,9 +60,14 @@ def test_the_supervisor_has_the_places_that_are_overridden() -> None:
     assert parameters(ActivitySubprocess._send_heartbeat_if_needed) == ["self"]
     assert parameters(ActivitySubprocess._upload_logs) == ["self"]
     assert parameters(ActivitySubprocess.kill) == ["self", "signal_to_send", "escalation_delay", "force"]
-    assert {"what", "dag_rel_path", "bundle_info", "client", "target", "logger"} <= set(
-        parameters(ActivitySubprocess.start)
-    )
+    assert {"id", "pid", "stdin", "process", "process_log", "client"} <= set(parameters(ActivitySubprocess))
+    assert parameters(supervisor._fork_main) == [
+        "requests",
+        "child_stdout",
+        "child_stderr",
+        "log_fd",
+        "target",
+    ]
 
 
 def test_the_supervisors_loop_heartbeats_after_every_event_while_the_task_lives() -> None:
@@ -136,6 +141,18 @@ def test_what_masks_log_events_masks_values(monkeypatch: pytest.MonkeyPatch) -> 
     masker.add_mask("sesame-open")
     monkeypatch.setattr(secrets_masker, "_secrets_masker", lambda: masker)
     assert mask_logs(None, "info", {"event": "say sesame-open"}) == {"event": "say ***"}
+
+
+def test_a_masker_can_be_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patterns and replacer are all that it knows: what it knew at first it knows again, and no more."""
+    masker = secrets_masker.SecretsMasker()
+    masker.add_mask("sesame-open")
+    monkeypatch.setattr(secrets_masker, "_secrets_masker", lambda: masker)
+    forget = _airflow.forgetting()
+    masker.add_mask("hunter2-hunter2")
+    assert masker.redact("sesame-open hunter2-hunter2") == "*** ***"
+    forget()
+    assert masker.redact("sesame-open hunter2-hunter2") == "*** hunter2-hunter2"
 
 
 def test_the_parsing_context_is_read_from_the_environment_that_is_watched(

@@ -10,6 +10,7 @@ import pytest
 from tests.integration.runner.attacks import HEAD
 from tests.integration.runner.world import Run, World, alive
 
+from airbridge.edge_worker.exceptions import RunnerError
 from airbridge.edge_worker.runner import process
 from airbridge.executor import landlock
 
@@ -124,6 +125,50 @@ def result():
 """
     _, attacker = with_victim(world, attack)
     assert attacker.relay.pushed() == [], attacker.log
+
+
+def test_a_template_cannot_have_its_supervisor_kill_for_it(world: World) -> None:
+    """A DAG file that has its template pass off somebody else's process as its task gets no task, and nobody is killed."""
+
+    async def scenario() -> None:
+        victim = await world.spawn(world.write(HEAD + DAG), "victim")
+        forging = f"""
+from airbridge.edge_worker.runner import template
+def forged(self, leash, fds):
+    leash.task = {victim.task.pid}
+    os.write(fds[3], b"[]\\n")
+    return True
+template.Template._fork = forged
+result = None
+"""
+        with pytest.raises(RunnerError, match="no supervisor came up"):
+            await world.spawn(world.write(HEAD + forging + DAG), "attacker")
+        assert alive(victim.task.pid)
+        victim.task.kill()
+        await victim.ended()
+
+    world.do(scenario())
+
+
+def test_nonsense_from_a_template_hurts_only_its_own_file(world: World) -> None:
+    """What is no message ends the template; the zygote and the other files' templates go on."""
+    nonsense = """
+import stat
+for entry in os.listdir("/proc/self/fd"):
+    try:
+        with socket.socket(fileno=os.dup(int(entry))) as held:
+            if held.type == socket.SOCK_SEQPACKET:
+                held.send(b"x")
+    except OSError:
+        pass
+def result():
+    return "ran"
+"""
+    zygote = world.runner.zygote_pid
+    run = world.do(world.run(world.write(HEAD + nonsense + DAG), "attacker"))
+    assert run.relay.pushed() == "ran"
+    assert not run.task.warm
+    assert world.runner.zygote_pid == zygote
 
 
 def test_a_file_that_closes_what_it_did_not_open_is_walled_in_all_the_same(world: World) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from datetime import UTC, datetime
 
-from airbridge.edge_worker.runner import messages
+import pytest
+
+from airbridge.edge_worker.runner import messages, process
 from airbridge.edge_worker.runner.messages import (
     Ended,
     Go,
@@ -39,7 +42,7 @@ def test_messages_and_descriptors_arrive_as_sent() -> None:
     with ours, theirs:
         for message in sent:
             messages.send(ours, message, (write,))
-        received = [messages.receive(theirs) for _ in sent]
+        received = [messages.receive(theirs, 1) for _ in sent]
         assert [message for message, _fds in received] == sent
         os.write(received[0][1][0], b"same")
         assert os.read(read, 10) == b"same"
@@ -48,6 +51,46 @@ def test_messages_and_descriptors_arrive_as_sent() -> None:
             os.close(fds[0])
     os.close(read)
     os.close(write)
+
+
+def test_no_more_descriptors_arrive_than_are_expected() -> None:
+    """Those that nobody asked for are not kept open here: the sender may be a template, and its DAG file hostile."""
+    ours, theirs = messages.socket_pair()
+    with ours, theirs:
+        before = process.descriptors()
+        messages.send(ours, Go(), (0, 1, 2))
+        assert messages.receive(theirs) == (Go(), [])
+        assert process.descriptors() == before
+
+
+@pytest.mark.parametrize("packet", [b"x", b"\xc1", b"y" * 100_000], ids=["text", "no msgpack", "too long"])
+def test_what_is_no_message_is_an_error_of_the_socket(packet: bytes) -> None:
+    """Whoever hears it takes it for the other's end, and keeps no descriptor of it."""
+    ours, theirs = messages.socket_pair()
+    with ours, theirs:
+        before = process.descriptors()
+        socket.send_fds(ours, [packet], [0])
+        with pytest.raises(OSError, match="."):
+            messages.receive(theirs, 1)
+        assert process.descriptors() == before
+
+
+def test_a_full_socket_is_not_waited_for_by_whoever_cannot_wait() -> None:
+    """`BlockingIOError`, in place of a standstill."""
+    ours, theirs = messages.socket_pair()
+    with ours, theirs, pytest.raises(BlockingIOError):
+        while True:
+            messages.send(ours, Go(), wait=False)
+
+
+def test_a_job_cannot_be_changed_by_who_carries_it() -> None:
+    """A template hands it on, and may not be honest."""
+    fd = messages.write_job(Job("i", 1, {}, {}, datetime(2025, 8, 10, tzinfo=UTC), SOURCE, "/room", 1.0))
+    with pytest.raises(PermissionError):
+        os.pwrite(fd, b"x", 0)
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, 0)
+    os.close(fd)
 
 
 def test_the_end_of_the_socket_is_no_message() -> None:

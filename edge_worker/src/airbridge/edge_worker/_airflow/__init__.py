@@ -18,7 +18,7 @@ from airbridge.edge_worker._airflow.pretending import pretend_to_run, unheard
 from airbridge.edge_worker._airflow.running import be_task
 from airbridge.edge_worker._airflow.supervising import (
     SupervisedTask,
-    forget_secrets,
+    forgetting,
     report_failed,
     start_task,
     task_log,
@@ -30,7 +30,7 @@ __all__ = [
     "SnapshotBundle",
     "SupervisedTask",
     "be_task",
-    "forget_secrets",
+    "forgetting",
     "hostname",
     "log_output",
     "parse",

@@ -22,7 +22,7 @@ from airflow.sdk.execution_time.supervisor import SERVER_TERMINATED, ActivitySub
 from airflow.sdk.log import logging_processors
 
 from airbridge.edge_worker._airflow.client import RelayClient
-from airbridge.edge_worker.runner.leash import Leash, Ward
+from airbridge.edge_worker.runner.leash import Ward
 from airbridge.edge_worker.runner.link import Link
 from airbridge.edge_worker.runner.messages import Job
 
@@ -74,10 +74,10 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
         """Do nothing: the agent ships the log."""
 
     @property
-    def died_of(self) -> signal.Signals | None:
+    def died_of(self) -> int | None:
         """The signal that ended the task, if one did."""
         code = self._exit_code
-        return signal.Signals(-code) if code is not None and code < 0 else None
+        return -int(code) if code is not None and code < 0 else None
 
 
 def _without_file(handler: Callable[[], bool]) -> Callable[[object], bool]:
@@ -108,11 +108,11 @@ def details_of(job: Job) -> StartupDetails:
     )
 
 
-def start_task(job: Job, job_fd: int, link: Link, log: Any, leash: Leash) -> SupervisedTask:
-    """Have the template fork the task, which waits to `begin`. Raises `NotForkedError`."""
+def start_task(job: Job, link: Link, log: Any, fork: Callable[[list[int]], Ward]) -> SupervisedTask:
+    """Have the template `fork` the task, which waits to `begin`. Raises `NotForkedError`."""
     pairs = [socket.socketpair() for _ in range(4)]
     try:
-        ward = leash.fork([*(theirs.fileno() for _, theirs in pairs), job_fd])
+        ward = fork([theirs.fileno() for _, theirs in pairs])
     finally:
         for _, theirs in pairs:
             theirs.close()
@@ -134,9 +134,15 @@ def start_task(job: Job, job_fd: int, link: Link, log: Any, leash: Leash) -> Sup
     return task
 
 
-def forget_secrets() -> None:
-    """Have this process's log masker forget what one task's log was masked with."""
-    secrets_masker.reset_secrets_masker()
+def forgetting() -> Callable[[], None]:
+    """Return what has this process's log masker forget the secrets that it learns from now on."""
+    masker = secrets_masker._secrets_masker()  # noqa: SLF001 - the one that all logs are masked with
+    patterns, replacer = frozenset(masker.patterns), masker.replacer
+
+    def forget() -> None:
+        masker.patterns, masker.replacer = set(patterns), replacer
+
+    return forget
 
 
 def report_failed(job: Job, link: Link) -> None:

@@ -9,6 +9,8 @@ travels in a memfd that only the task and its supervisor read.
 from __future__ import annotations
 
 import array
+import errno
+import fcntl
 import os
 import socket
 from datetime import datetime
@@ -17,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 _MAX_PACKET: Final = 64 * 1024
-_MAX_FDS: Final = 8
+_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -167,19 +169,34 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> None:
-    """Send one message, with descriptors that the receiver gets copies of."""
+def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = (), *, wait: bool = True) -> None:
+    """Send one message, with descriptors that the receiver gets copies of.
+
+    Raises `BlockingIOError` if there is no room for it, unless it is to `wait`.
+    """
     payload = msgspec.msgpack.encode(message)
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([payload], ancillary)
+    sock.sendmsg([payload], ancillary, 0 if wait else socket.MSG_DONTWAIT)
 
 
-def receive(sock: socket.socket) -> tuple[Message | None, list[int]]:
-    """Return the next message, or None at end of file, and the descriptors that came with it."""
-    space = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
-    payload, ancillary, _flags, _address = sock.recvmsg(_MAX_PACKET, space, socket.MSG_CMSG_CLOEXEC)
+def receive(sock: socket.socket, most_fds: int = 0) -> tuple[Message | None, list[int]]:
+    """Return the next message, or None at end of file, and the descriptors that came with it: no more than `most_fds`.
+
+    Raises `OSError` also for what is no message: a template runs user code, and may send anything.
+    """
+    space = socket.CMSG_SPACE(most_fds * array.array("i").itemsize) if most_fds else 0
+    payload, ancillary, flags, _address = sock.recvmsg(_MAX_PACKET, space, socket.MSG_CMSG_CLOEXEC)
     fds = _descriptors(ancillary)
-    return (_DECODER.decode(payload) if payload else None), fds
+    if not payload:
+        return None, fds
+    try:
+        if flags & socket.MSG_TRUNC:
+            raise OSError(errno.EMSGSIZE, f"a message of more than {_MAX_PACKET} bytes")
+        return _DECODER.decode(payload), fds
+    except (OSError, msgspec.DecodeError) as error:
+        for fd in fds:
+            os.close(fd)
+        raise OSError(errno.EBADMSG, str(error)) from error
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
@@ -191,10 +208,11 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 
 def write_job(job: Job) -> int:
-    """Return a memfd that holds `job`; the caller closes it."""
-    fd = os.memfd_create("airbridge-job", os.MFD_CLOEXEC)
+    """Return a memfd that holds `job`, and that nobody can change; the caller closes it."""
+    fd = os.memfd_create("airbridge-job", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(fd, "wb", closefd=False) as file:
         file.write(msgspec.msgpack.encode(job))
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     return fd
 
 

@@ -9,7 +9,7 @@ import socket
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from airbridge.edge_worker import _airflow
 from airbridge.edge_worker.runner import messages, process
@@ -17,6 +17,9 @@ from airbridge.edge_worker.runner.leash import Leash, NotForkedError
 from airbridge.edge_worker.runner.link import Link
 from airbridge.edge_worker.runner.messages import Ended, Free, Go, Job, Running, Started, Take
 from airbridge.edge_worker.runner.walls import Walls
+
+_TAKEN: Final = 5
+"""How many descriptors come with a `Take`."""
 
 
 def fork(walls: Walls, in_child: Callable[[], None]) -> tuple[int, socket.socket]:
@@ -41,8 +44,9 @@ def _become(zygote: socket.socket, walls: Walls, in_child: Callable[[], None]) -
         gc.enable()
         process.name_self(process.SUPERVISOR, "airbridge supervisor")
         walls.around_supervisor()
+        forget = _airflow.forgetting()
         while _serve(zygote):
-            pass
+            forget()
         code = 0
     except BaseException:  # noqa: BLE001 - the outer edge of the process
         traceback.print_exc()
@@ -53,13 +57,15 @@ def _become(zygote: socket.socket, walls: Walls, in_child: Callable[[], None]) -
 def _serve(zygote: socket.socket) -> bool:
     """See the next task through; False once the zygote has hung up."""
     try:
-        message, fds = messages.receive(zygote)
-        if isinstance(message, Take):
-            _see_through(message, fds, zygote)
-            _airflow.forget_secrets()
-            messages.send(zygote, Free())
+        message, fds = messages.receive(zygote, _TAKEN)
     except OSError:
         return False
+    if isinstance(message, Take):
+        _see_through(message, fds, zygote)
+        try:
+            messages.send(zygote, Free())
+        except OSError:
+            return False
     return message is not None
 
 
@@ -69,19 +75,22 @@ def _see_through(take: Take, fds: list[int], zygote: socket.socket) -> None:
     with ExitStack() as held:
         status = held.enter_context(socket.socket(fileno=status_fd))
         link = Link(held.enter_context(socket.socket(fileno=relay_fd)))
-        leash = Leash(held.enter_context(socket.socket(fileno=leash_fd)), zygote)
+        leash = Leash(held.enter_context(socket.socket(fileno=leash_fd)), zygote, take.template)
         log_file = held.enter_context(os.fdopen(log_fd, "ab"))
         held.callback(os.close, job_fd)
         job = messages.read_job(job_fd)
         process.name_self(process.SUPERVISOR, f"airbridge supervisor {job.ti.get('id')}")
         log = _airflow.task_log(log_file)
         try:
-            task = _airflow.start_task(job, job_fd, link, log, leash)
+            task = _airflow.start_task(job, link, log, lambda fds: leash.fork([*fds, job_fd], status))
         except NotForkedError:
             return
         held.callback(task.ward.close)
         held.callback(task.selector.close)
-        messages.send(zygote, Running(task.pid))
+        with suppress(OSError):  # it is gone, and its templates with it once their tasks are over
+            messages.send(zygote, Running(task.pid))
+        if leash.ended:
+            return
         if _told_to_go(status, Started(os.getpid(), take.warm, take.template)):
             ended = _run(job, task, link, log)
             link.close()
@@ -117,17 +126,23 @@ def _last_word(task: _airflow.SupervisedTask, link: Link, log: Any, oom_kills: i
         return Ended(1, f"stopped: {link.ended.cancel}: {link.ended.detail}")
     if task.died_of is None:
         return Ended(0)
-    detail = f"the task was killed by signal {task.died_of.value} ({task.died_of.name})"
+    detail = f"the task was killed by signal {task.died_of} ({_name(task.died_of)})"
     if task.died_of == signal.SIGKILL and oom_kills:
         detail += f"; the kernel killed {oom_kills} process(es) for want of memory while it ran"
         log.critical("The kernel killed processes for want of memory while the task ran", oom_kills=oom_kills)
     return Ended(0, detail)
 
 
+def _name(number: int) -> str:
+    known = {each.value: each.name for each in signal.Signals}
+    return known.get(number, f"SIGRTMIN+{number - signal.SIGRTMIN}")
+
+
 def _give_up(job: Job, task: _airflow.SupervisedTask, link: Link, log: Any, error: Exception) -> Ended:
     """End the task of a supervisor that failed, and report it as failed if that can still be done."""
-    log.error("The supervisor failed", exc_info=error)
     task.ward.send_signal(signal.SIGKILL)
+    with suppress(OSError):  # it may be the log that cannot be written
+        log.error("The supervisor failed", exc_info=error)
     try:
         _airflow.report_failed(job, link)
     except Exception as second:  # noqa: BLE001 - the outer edge: what cannot be reported is left to the agent

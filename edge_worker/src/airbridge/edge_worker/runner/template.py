@@ -23,6 +23,12 @@ from airbridge.edge_worker.runner.walls import Walls
 
 _PRINTED_BYTES: Final = 64 * 1024
 
+_REASON_CHARACTERS: Final = 500
+"""How much of an import error is told as the reason why a file is not shared; all of it is in its tasks' logs."""
+
+_FORKED_WITH: Final = 5
+"""How many descriptors come with a `Fork`."""
+
 
 def run(source: Source, control: socket.socket, walls: Walls, *, parse: bool) -> None:
     """Wall this process in, parse the file if wanted, tell the zygote, and fork tasks until it hangs up."""
@@ -55,7 +61,8 @@ def _parse(source: Source) -> tuple[_airflow.ParsedFile, list[str]]:
         parsed = _airflow.parse(source)
     _airflow.LOG_CHANNEL.keep(False)
     for error in parsed.errors.values():
-        watch.note(f"cannot be imported: {error.strip().splitlines()[-1]}")
+        reason = f"cannot be imported: {error.strip().splitlines()[-1]}"
+        watch.note(reason[:_REASON_CHARACTERS])
     return parsed, watch.hazards
 
 
@@ -130,7 +137,7 @@ class Template:
 
     def _hear_zygote(self) -> None:
         try:
-            message, fds = messages.receive(self._control)
+            message, fds = messages.receive(self._control, 1)
         except OSError:
             message, fds = None, []
         if isinstance(message, Expect):
@@ -141,7 +148,7 @@ class Template:
     def _hear(self, leash: _Leash) -> None:
         """Fork the task, or kill it: its supervisor is gone, or wants it no more."""
         try:
-            message, fds = messages.receive(leash.sock)
+            message, fds = messages.receive(leash.sock, _FORKED_WITH)
         except OSError:
             message, fds = None, []
         if isinstance(message, Fork) and not leash.task and self._fork(leash, fds):

@@ -48,6 +48,12 @@ _TASKS_EACH: Final = 500
 _FAREWELL_SECONDS: Final = 30.0
 """How long supervisors have to stop their tasks once the agent is gone."""
 
+_LAST_SECONDS: Final = 5.0
+"""How long they, and what is beneath them, have to end once they have been killed."""
+
+_SPAWNED_WITH: Final = 4
+"""How many descriptors come with a `Spawn`."""
+
 _PARSE_SECONDS: Final = 300.0
 """How long a template may take to parse; Airflow's own ``dagbag_import_timeout`` strikes long before."""
 
@@ -155,14 +161,19 @@ class Zygote:
             wait_readable([self._child_signals], timeout=0.5)
             self._child_signals.drain()
             self._reap()
-        for pid in process.children():
-            _kill(pid)
+        deadline = time.monotonic() + _LAST_SECONDS
+        while process.has_children() and time.monotonic() < deadline:
+            for pid in process.children():  # one generation after the other falls to this process
+                _kill(pid)
+            wait_readable([self._child_signals], timeout=0.1)
+            self._child_signals.drain()
+            process.reap()
 
     # --- the agent ---
 
     def _hear_agent(self) -> bool:
         try:
-            message, fds = messages.receive(self._agent)
+            message, fds = messages.receive(self._agent, _SPAWNED_WITH)
         except OSError:
             return False
         if isinstance(message, Spawn):
@@ -203,12 +214,12 @@ class Zygote:
 
     def _bring_together(self, template: Template, fds: list[int]) -> bool:
         """Give both ends of a leash away; False if one of the two has died. Raises `OSError` if no supervisor can be forked."""
-        supervisor = self._free.pop() if self._free else self._fork_supervisor()
-        supervisor.tasks += 1
         ours, theirs = messages.socket_pair()
         with ours, theirs:
+            supervisor = self._free.pop() if self._free else self._fork_supervisor((ours, theirs))
+            supervisor.tasks += 1
             try:
-                messages.send(template.control, Expect(), (ours.fileno(),))
+                messages.send(template.control, Expect(), (ours.fileno(),), wait=False)
             except OSError:
                 self._drop(template)
                 self._free.append(supervisor)
@@ -226,10 +237,16 @@ class Zygote:
         self._passing.remove(fds)
         _close(fds)
 
-    def _fork_supervisor(self) -> Supervisor:
+    def _fork_supervisor(self, leash: Sequence[socket.socket]) -> Supervisor:
+        """Fork one, which is not to keep both ends of the `leash`."""
         from airbridge.edge_worker.runner import supervise
 
-        pid, control = supervise.fork(self.walls, self._let_go)
+        def let_go() -> None:
+            self._let_go()
+            for end in leash:
+                end.close()
+
+        pid, control = supervise.fork(self.walls, let_go)
         supervisor = self._supervisors[pid] = Supervisor(pid, control)
         return supervisor
 
@@ -302,11 +319,12 @@ class Zygote:
         except OSError:
             message = None
         match message:
-            case Parsed(hazards=()):
-                template.ready, template.pss_bytes = True, message.pss_bytes
+            case Parsed(hazards=()) if not template.ready:
+                template.ready = True
+                template.pss_bytes = max(0, min(message.pss_bytes, self._limits.template_memory_bytes))
                 self._hand_over(template)
                 self._evict()
-            case Parsed():
+            case Parsed() if template.kind.parsed and not template.ready:
                 self._unshare(template, message.hazards)
             case _ if template.ready or not template.kind.parsed:
                 self._drop(template)
@@ -356,6 +374,10 @@ class Zygote:
     def _reap(self) -> None:
         """Take note of the children that have ended, and kill what has been left to this process."""
         ended = process.reap()
+        for supervisor in wait_readable(
+            self._supervisors.values(), 0
+        ):  # whose task it is, they may have said just now
+            self._hear_supervisor(supervisor)
         for pid, status in ended:
             self._template_pids.discard(pid)
             supervisor = self._supervisors.get(pid)
