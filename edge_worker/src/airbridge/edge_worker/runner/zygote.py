@@ -374,10 +374,10 @@ class Zygote:
     def _reap(self) -> None:
         """Take note of the children that have ended, and kill what has been left to this process."""
         ended = process.reap()
-        for supervisor in wait_readable(
+        for each in wait_readable(
             self._supervisors.values(), 0
-        ):  # whose task it is, they may have said just now
-            self._hear_supervisor(supervisor)
+        ):  # they may have said just now what their task is
+            self._hear_supervisor(each)
         for pid, status in ended:
             self._template_pids.discard(pid)
             supervisor = self._supervisors.get(pid)
