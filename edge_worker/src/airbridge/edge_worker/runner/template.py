@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 import structlog
 
 from airbridge.edge_worker import _airflow
-from airbridge.edge_worker.runner import hazards, messages, pages, process
+from airbridge.edge_worker.runner import hazards, messages, process
 from airbridge.edge_worker.runner.loop import ChildSignals, Waitable, wait_readable
 from airbridge.edge_worker.runner.messages import Exited, Expect, Fork, Forked, Parsed, Source
 from airbridge.edge_worker.runner.walls import Walls
@@ -45,7 +45,6 @@ def run(source: Source, control: socket.socket, walls: Walls, *, parse: bool) ->
         walls = walls.after_parse()
         gc.collect()
         gc.freeze()
-        pages.gather()
     messages.send(control, Parsed(pss_bytes=process.pss_bytes()))
     Template(control, parsed, walls).serve()
 
