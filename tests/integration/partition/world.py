@@ -35,6 +35,7 @@ from airbridge.executor.intake import Intake
 from airbridge.executor.keeper import Keeper
 from airbridge.executor.ledger.models import EventRow, WorkItemRow
 from airbridge.executor.outbox import Outbox
+from airbridge.executor.pace import Pace
 from airbridge.executor.placement import Placement
 from airbridge.executor.queue import WorkQueue
 from airbridge.executor.scaling import Scaling
@@ -83,7 +84,12 @@ class HomeExecutor(StillExecutor):
         intake = Intake(Placement(CATALOGUE, world.settings))
         bell = still_bell(int(self.job_id or 0))
         self._machinery = Machinery(
-            intake=intake, outbox=outbox, keeper=keeper, scaling=Scaling({}), bell=bell
+            intake=intake,
+            outbox=outbox,
+            keeper=keeper,
+            scaling=Scaling({}),
+            bell=bell,
+            pace=Pace(bell, outbox.full, batch=128),
         )
         outbox.start()
 
