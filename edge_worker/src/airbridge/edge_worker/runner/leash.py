@@ -27,7 +27,7 @@ _KILLED_BY: Final = frozenset(map(int, KilledBy))
 
 
 class NotForkedError(Exception):
-    """The template has died before it forked the task."""
+    """There is no task: its template has died, has no process to fork, or does not tell the truth; or nobody wants it any more."""
 
 
 class Leash:
@@ -75,18 +75,14 @@ class Leash:
 
     def hear(self) -> bool:
         """Read what the template says: how the task ended, and nothing after it. Always False."""
-        with suppress(OSError):
-            message, _fds = messages.receive(self._sock)
-            if isinstance(message, Exited):
-                self.status = message.status
+        message, _fds = messages.hear(self._sock)
+        if isinstance(message, Exited):
+            self.status = message.status
         return False
 
     def hear_zygote(self) -> bool:
         """Read what the zygote says. Returns False once it is gone."""
-        try:
-            message, _fds = messages.receive(self.zygote)
-        except OSError:
-            return False
+        message, _fds = messages.hear(self.zygote)
         if isinstance(message, Reaped) and message.pid == self._task:
             self.status = message.status
         return message is not None

@@ -197,6 +197,14 @@ def receive(sock: socket.socket, most_fds: int = 0) -> tuple[Message | None, lis
         raise OSError(errno.EBADMSG, f"no message: {error}") from error
 
 
+def hear(sock: socket.socket, most_fds: int = 0) -> tuple[Message | None, list[int]]:
+    """Do the same as `receive`, with whatever is wrong with the socket, or with what came, taken for its end."""
+    try:
+        return receive(sock, most_fds)
+    except OSError:
+        return None, []
+
+
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     found = array.array("i")
     for level, kind, data in ancillary:

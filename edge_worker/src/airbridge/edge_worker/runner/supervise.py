@@ -1,4 +1,4 @@
-"""A supervisor's process: it sees one task through after another, and runs no code of theirs."""
+"""A supervisor's process: it sees tasks through, one after the other, and runs no code of theirs."""
 
 from __future__ import annotations
 
@@ -56,10 +56,7 @@ def _become(zygote: socket.socket, walls: Walls, in_child: Callable[[], None]) -
 
 def _serve(zygote: socket.socket) -> bool:
     """See the next task through; False once the zygote has hung up."""
-    try:
-        message, fds = messages.receive(zygote, _TAKEN)
-    except OSError:
-        return False
+    message, fds = messages.hear(zygote, _TAKEN)
     if isinstance(message, Take):
         _see_through(message, fds, zygote)
         try:
@@ -96,9 +93,8 @@ def _see_through(take: Take, fds: list[int], zygote: socket.socket) -> None:
             link.close()
             with suppress(OSError):
                 messages.send(status, ended)
-                messages.receive(
-                    status
-                )  # its end: the agent will not kill this process for that task any more
+                # Until its end comes, the agent may still kill this process for that task.
+                messages.receive(status)
 
 
 def _told_to_go(status: socket.socket, started: Started) -> bool:

@@ -135,10 +135,7 @@ class Template:
                 self._hear_zygote()
 
     def _hear_zygote(self) -> None:
-        try:
-            message, fds = messages.receive(self._control, 1)
-        except OSError:
-            message, fds = None, []
+        message, fds = messages.hear(self._control, 1)
         if isinstance(message, Expect):
             self._leashes.append(_Leash(socket.socket(fileno=fds[0])))
         else:
@@ -146,10 +143,7 @@ class Template:
 
     def _hear(self, leash: _Leash) -> None:
         """Fork the task, or kill it: its supervisor is gone, or wants it no more."""
-        try:
-            message, fds = messages.receive(leash.sock, _FORKED_WITH)
-        except OSError:
-            message, fds = None, []
+        message, fds = messages.hear(leash.sock, _FORKED_WITH)
         if isinstance(message, Fork) and not leash.task and self._fork(leash, fds):
             with suppress(OSError):
                 messages.send(leash.sock, Forked(leash.task))

@@ -172,10 +172,7 @@ class Zygote:
     # --- the agent ---
 
     def _hear_agent(self) -> bool:
-        try:
-            message, fds = messages.receive(self._agent, _SPAWNED_WITH)
-        except OSError:
-            return False
+        message, fds = messages.hear(self._agent, _SPAWNED_WITH)
         if isinstance(message, Spawn):
             self._spawn(message, fds)
         return message is not None
@@ -222,7 +219,7 @@ class Zygote:
                 messages.send(template.control, Expect(), (ours.fileno(),), wait=False)
             except OSError:
                 self._drop(template)
-                self._free.append(supervisor)
+                self._set_free(supervisor)
                 return False
             try:
                 take = Take(template.pid, warm=template.kind.parsed)
@@ -251,18 +248,18 @@ class Zygote:
         return supervisor
 
     def _hear_supervisor(self, supervisor: Supervisor) -> None:
-        try:
-            message, _fds = messages.receive(supervisor.control)
-        except OSError:
-            message = None
+        message, _fds = messages.hear(supervisor.control)
         match message:
             case Running():
                 supervisor.task = message.pid
             case Free() if supervisor.tasks < _TASKS_EACH:
-                supervisor.task, supervisor.free_since = 0, time.monotonic()
-                self._free.append(supervisor)
+                self._set_free(supervisor)
             case _:
                 self._forget(supervisor)
+
+    def _set_free(self, supervisor: Supervisor) -> None:
+        supervisor.task, supervisor.free_since = 0, time.monotonic()
+        self._free.append(supervisor)
 
     def _forget(self, supervisor: Supervisor) -> None:
         """Hang up: the supervisor ends, once it is done with its task."""
@@ -314,10 +311,7 @@ class Zygote:
         return template
 
     def _hear_template(self, template: Template) -> None:
-        try:
-            message, _fds = messages.receive(template.control)
-        except OSError:
-            message = None
+        message, _fds = messages.hear(template.control)
         match message:
             case Parsed(hazards=()) if not template.ready:
                 template.ready = True
@@ -374,9 +368,8 @@ class Zygote:
     def _reap(self) -> None:
         """Take note of the children that have ended, and kill what has been left to this process."""
         ended = process.reap()
-        for each in wait_readable(
-            self._supervisors.values(), 0
-        ):  # they may have said just now what their task is
+        # They may have said just now what their task is.
+        for each in wait_readable(self._supervisors.values(), 0):
             self._hear_supervisor(each)
         for pid, status in ended:
             self._template_pids.discard(pid)
