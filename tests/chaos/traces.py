@@ -20,6 +20,9 @@ from tests.support.collector import Collector, Got, collecting, connected
 from tests.support.platform import LocalPlatform, Run, running, wait_for
 from tests.support.weather import FAIR, REFUSE, Network
 
+SLOTS = 8
+"""Of the worker."""
+
 TOLD_SECONDS = 60.0
 """How long what the edge has to tell may take to come, after the run."""
 
@@ -66,7 +69,7 @@ def prove(tasks: int, cut_seconds: float, task_seconds: float = 0.3) -> list[Fou
     with collecting() as collector, Network() as network:
         settings = {"airbridge.traces_endpoint": collector.endpoint}
         with running(airflow=settings, workers_per_region=0) as platform:
-            fleet = Fleet(platform, network, {"AIRBRIDGE_WORKER_SLOTS": "8"})
+            fleet = Fleet(platform, network, {"AIRBRIDGE_WORKER_SLOTS": str(SLOTS)})
             try:
                 worker = fleet.add("traced-1", "default")
                 worker.start()
@@ -93,7 +96,11 @@ def _one(
     run_id = platform.trigger(dag_id)
     cut = (0.0, 0.0)
     if cut_seconds:
-        wait_for(lambda: _settled(platform, dag_id) >= tasks // 10, "the first tasks to end", 120)
+        # Tasks that start together end together: the cut is to come while the next ones run, not between the two.
+        first = max(SLOTS, tasks // 10)
+        wait_for(lambda: _count(platform, dag_id, "settled") >= first, "the first tasks to end", 120)
+        wait_for(lambda: _count(platform, dag_id, "claimed") > 0, "the next to begin", 120)
+        time.sleep(task_seconds / 4)
         began = time.time()
         worker.set(REFUSE)
         time.sleep(cut_seconds)
@@ -110,9 +117,9 @@ def _wait(done: Callable[[], bool]) -> None:
         time.sleep(1)
 
 
-def _settled(platform: LocalPlatform, dag_id: str) -> int:
-    query = "SELECT count(*) FROM airbridge_work_item WHERE dag_id = %s AND state = 'settled'"
-    return int(platform.query(query, dag_id)[0][0])
+def _count(platform: LocalPlatform, dag_id: str, state: str) -> int:
+    query = "SELECT count(*) FROM airbridge_work_item WHERE dag_id = %s AND state = %s"
+    return int(platform.query(query, dag_id, state)[0][0])
 
 
 def _judge(collector: Collector, run: Run, tasks: int, cut: tuple[float, float], name: str) -> Found:
