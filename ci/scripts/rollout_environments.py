@@ -18,12 +18,12 @@ from typing import Any
 
 import boto3
 import httpx
-from containers import ROOT, await_true, free_port, run, say, worker
+from containers import ROOT, await_true, free_port, report, run, worker
 
 from airbridge.ci.checkout import Checkout
 from airbridge.ci.release import pins
-from airbridge.control_plane.local.airflow_rest import AirflowRest
 from airbridge.control_plane.local.layout import StateDir
+from airbridge.control_plane.local.services.airflow_rest import AirflowRest
 from airbridge.control_plane.operator_client import Endpoint, OperatorClient
 
 HOME = "us-east-1"
@@ -64,8 +64,8 @@ class Place:
     """One environment: its emulated AWS, its control plane, and what starts instances."""
 
     name: str
+    # The clone whose releases and environments these are.
     root: Path
-    """The clone whose releases and environments these are."""
     folder: Path
     port: int = field(default_factory=free_port)
     clients: dict[tuple[str, str], Any] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Place:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What cdktf, Terraform and boto3 need to talk to this environment's AWS."""
+        """Return the environment in which cdktf, Terraform and boto3 reach this environment's AWS."""
         return {
             "AIRBRIDGE_ENV": self.name,
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
@@ -106,7 +106,7 @@ class Place:
 
     @property
     def options(self) -> tuple[str | Path, ...]:
-        """What tells `airbridge-ci` where this environment's control plane is."""
+        """Return the variables that name this environment's control plane to `airbridge-ci`."""
         platform = json.loads(self.directory.platform_file.read_text())
         return (
             "--url", platform["operator_url"], "--token-file", self.folder / "token", "--ca", self.directory.ca_file,
@@ -125,7 +125,7 @@ class Place:
         return self.clients[service, region]
 
     def apply(self) -> None:
-        """What a person does once: the state's bucket, with the state beside it, which then moves in; then every stack."""
+        """Bootstrap once: create the state's bucket with local state, move the state in, then deploy every stack."""
         infra = self.root / "infra"
         deploy = ("npx", "--no-install", "cdktf", "deploy", "--auto-approve")
         local = self.variables | {"AIRBRIDGE_STATE": "local"}
@@ -133,13 +133,30 @@ class Place:
         steps = (
             ((*deploy, "bootstrap"), local),
             ((*deploy, "--migrate-state", "bootstrap"), self.variables),
+            ((*deploy, "foundation"), self.variables),
+            (self._secrets("fill", "--directory", self._keys()), self.variables),
             ((*deploy, "control-plane"), self.variables),
             ((*deploy, *edges), self.variables),
+            (self._secrets("publish"), self.variables),
         )
         for words, env in steps:
-            say(f"{self.name}: cdktf deploy {words[-1]}")
+            report(f"{self.name}: {' '.join(str(word) for word in words[2:])}")
             if program(*words, cwd=infra, env=env).returncode:
                 sys.exit(f"{self.name}: {words[-1]} could not be applied")
+
+    def _secrets(self, step: str, *options: str | Path) -> tuple[str | Path, ...]:
+        """Return the command that fills secrets or publishes the certificate, as a person runs it between the stacks."""
+        python = ROOT / "infra/.venv/bin/python"
+        return (python, "-m", "airbridge.infra.tools.secrets", step, "--environment", self.name, *options)
+
+    def _keys(self) -> Path:
+        """Return a directory of files as `airbridge init` makes them, none of which is a key: the platform has its own."""
+        folder = self.folder / "keys"
+        folder.mkdir(exist_ok=True)
+        names = ("ca.crt", "ca.key", "signing.key", "signing.pub.json", "token.key", "publish.key", "publish.pub.json", "ui-oidc.secret")  # fmt: skip
+        for name in names:
+            (folder / name).write_text(f"{name} of an emulator\n")
+        return folder
 
     def wanted(self, region: str) -> dict[str, str]:
         """The digest that each pool's deployed launch template names, by pool."""
@@ -227,7 +244,7 @@ class Loop:
             try:
                 self.step()
             except (Exception, SystemExit) as error:  # noqa: BLE001 - one bad round is not the end; it is shown
-                say(f"{type(self).__name__}: {error}")
+                report(f"{type(self).__name__}: {error}")
 
     def step(self) -> None:
         raise NotImplementedError
@@ -257,12 +274,12 @@ class Instances(Loop):
                     self._start(f"{name}-{self.count}", region, pool, self.references[digest])
         for name in [n for n in self.running if known.get(n, {}).get("wanted", "active") != "active"]:
             if known[name]["slots_used"] == 0:
-                say(f"instance {name} has drained and ends")
+                report(f"instance {name} has drained and ends")
                 self.running.pop(name).close()
 
     def _start(self, name: str, region: str, pool: str, reference: str) -> None:
         self.count += 1
-        say(f"instance {name} starts")
+        report(f"instance {name} starts")
         stack = ExitStack()
         folder = self.place.folder / "instances"
         stack.enter_context(
@@ -314,7 +331,7 @@ def open_environments(root: Path, folder: Path, references: dict[str, str], stac
 
 
 def _start_platform(place: Place, stack: ExitStack) -> None:
-    say(f"{place.name}: control plane")
+    report(f"{place.name}: control plane")
     regions = place.pins.source.toml["region"]
     stack.enter_context(
         platform(place, {region["name"]: [pool["name"] for pool in region["pool"]] for region in regions})

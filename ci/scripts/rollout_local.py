@@ -24,10 +24,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from containers import ROOT, publish, registry, run, say
+from containers import ROOT, publish, registry, report, run
 from rollout_environments import Place, open_environments, program
 
-from airbridge.ci.cli import exits
+from airbridge.ci.cli import exit_codes
 
 CANARY = "ap-southeast-2"
 SOAK_SECONDS = 25.0
@@ -112,7 +112,7 @@ class Project:
         return self.root.parent / f"release-{number}"
 
     def _build(self, number: int) -> None:
-        say(f"release {number}: building")
+        report(f"release {number}: building")
         run("airbridge-ci", "build", "--root", self.root, "--out", self._out(number), "--base", self.base)
 
     def _publish(self, number: int) -> Path:
@@ -128,13 +128,13 @@ class Project:
             for role in ("AUTHOR", "COMMITTER")
             for what, at in (("NAME", ""), ("EMAIL", "@localhost"))
         }
-        say("airbridge-ci " + " ".join(str(word) for word in words[:3]))
+        report("airbridge-ci " + " ".join(str(word) for word in words[:3]))
         return program("airbridge-ci", *words, cwd=self.root, env=who | (env or {}))
 
 
 @dataclass
 class Outcome:
-    """What happened, beside what should have."""
+    """Result of a step beside the expected one."""
 
     rows: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -142,7 +142,7 @@ class Outcome:
         verdict = "as it should be" if done.returncode == expected else f"NOT: {expected} was expected"
         last = (done.stderr.strip().splitlines() or [""])[-1]
         self.rows.append((what, f"exit {done.returncode}, {verdict}", last[:160]))
-        say(f"{what}: exit {done.returncode}, {verdict}")
+        report(f"{what}: exit {done.returncode}, {verdict}")
 
     @property
     def good(self) -> bool:
@@ -172,9 +172,9 @@ def fail_in_canary(project: Project, places: list[Place], manifest: Path, outcom
     time.sleep(SOAK_SECONDS)
     outcome.note("release 2: promote to staging", 0, project.ci("promote", "dev", "staging", *dev.options))
     done = project.ci("deploy", "staging", *staging.options, env=staging.variables)
-    outcome.note("release 2: deploy staging", exits.ROLLED_BACK, done)
+    outcome.note("release 2: deploy staging", exit_codes.ROLLED_BACK, done)
     done = project.ci("promote", "staging", "prod", *staging.options)
-    outcome.note("release 2: promote to prod", exits.REFUSED, done)
+    outcome.note("release 2: promote to prod", exit_codes.REFUSED, done)
     print(
         json.dumps({"staging runs": {region: staging.wanted(region) for region in staging.regions}}, indent=2)
     )
@@ -205,7 +205,7 @@ def main() -> int:
         print(run("git", "-C", project.root, "log", "--format=%h %s", "--", "infra/environments"))
         for row in outcome.rows:
             print("  ".join((f"{row[0]:34}", f"{row[1]:34}", row[2])))
-        say("taking everything down")
+        report("taking everything down")
     print("every release went where it should" if outcome.good else "NOT as it should be")
     return 0 if outcome.good else 1
 

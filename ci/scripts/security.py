@@ -1,7 +1,7 @@
-"""What can be said of sources and dependencies without a network: ``python ci/scripts/security.py BANDIT``.
+"""Offline checks of sources and dependencies: ``python ci/scripts/security.py BANDIT``.
 
-bandit's findings, the lock's hashes and the licences of what is installed, each held to ci/security.toml: what is not excepted
-there with a reason fails, and so does an exception that nothing needs any more.
+bandit's findings, the lock's hashes and the licences of installed packages, each compared with ci/security.toml: a finding without an
+exception fails, and so does an unused exception.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("executor/src", "control_plane/src", "edge_worker/src", "ci/src", "infra/src")
+SOURCES = ("core/src", "executor/src", "control_plane/src", "edge_worker/src", "ci/src", "infra/src")
 
 
 def bandit(program: str, rules: dict[str, Any]) -> Iterator[str]:
@@ -66,16 +66,15 @@ def licences(rules: dict[str, Any]) -> Iterator[str]:
 
 
 def licence(package: Distribution) -> str:
-    """What a package says of its licence."""
+    """Return the licence that a package declares."""
     meta = package.metadata
     classified = [value for value in meta.get_all("Classifier") or [] if value.startswith("License ::")]
-    return " ".join(
-        [meta.get("License-Expression") or "", *classified, (meta.get("License") or "")[:200]]
-    ).strip()
+    expression, free_text = ((meta.get_all(field) or [""])[0] for field in ("License-Expression", "License"))
+    return " ".join([expression, *classified, free_text[:200]]).strip()
 
 
 def main(program: str) -> int:
-    """Say what is wrong; return the exit code."""
+    """Print the findings; return the exit code."""
     rules = tomllib.loads((ROOT / "ci" / "security.toml").read_text())
     wrong = [*bandit(program, rules["bandit"]), *lock(), *licences(rules["licences"])]
     for each in wrong:

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# The tests, in two runs of one runner: the parallel ones, then those that each need the whole machine.
-# What fails is run once more, alone, and named: on a shared machine a time-out is not always the code's fault, and a test
-# that needs its second try is one to look into.
-# Usage: test.sh WORKERS   (called by `make test`)
+# Every test, in two pytest runs: the parallel ones, then those that each need the whole machine.
+# A failed test is tried once more under the same conditions, at most RETRIES tests over both runs: tests/support/retries.py.
+# The outcomes, with the first attempts of retried tests, are kept as JUnit XML in .reports/.
+# Usage: [SLOW=1] test.sh [WORKERS [RETRIES]]   (called by `make test`)
 set -euo pipefail
 unset PYTHONDONTWRITEBYTECODE
 workers=${1:-2}
+retries=${2:-2}
+reports=.reports
+slow=()
+[ -z "${SLOW:-}" ] || slow=(--slow)
+mkdir -p "$reports"
+rm -f "$reports"/*.xml
 
-run() {
-  if pytest "$@"; then return 0; fi
-  printf '\n== once more, and alone: what failed\n'
-  pytest "$@" --last-failed --last-failed-no-failures none -n 0
-}
-
-run tests/unit tests/contract tests/integration tests/chaos -q -n "$workers" --dist loadgroup
-run tests/acceptance -q
+pytest tests/unit tests/contract tests/integration tests/chaos -q "${slow[@]}" -n "$workers" --dist loadgroup \
+  --retries "$retries" --junit-xml "$reports/parallel.xml"
+retried=$({ grep -o 'property name="first_attempt"' "$reports/parallel.xml" || true; } | wc -l)
+pytest tests/acceptance -q "${slow[@]}" --retries "$((retries - retried))" --junit-xml "$reports/acceptance.xml"

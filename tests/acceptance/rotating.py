@@ -13,7 +13,7 @@ from tests.integration.gateway.world import client_context, csr_pem
 from tests.support.platform import LocalPlatform
 
 from airbridge.control_plane.parity import Parity
-from airbridge.executor.protocol import PROTOCOL_VERSION, VERSION_HEADER, Credentials, Versions
+from airbridge.core.protocol import PROTOCOL_VERSION, VERSION_HEADER, Credentials, Versions
 
 HEADERS = {VERSION_HEADER: str(PROTOCOL_VERSION)}
 VERSIONS = Versions(
@@ -21,7 +21,7 @@ VERSIONS = Versions(
 )
 
 
-def _say(client: httpx.Client, what: str, token: str | None = None, **body: object) -> httpx.Response:
+def _post(client: httpx.Client, what: str, token: str | None = None, **body: object) -> httpx.Response:
     headers = HEADERS if token is None else {**HEADERS, "Authorization": f"Bearer {token}"}
     return client.post(f"/edge/v1/{what}", json={**body, "versions": VERSIONS.model_dump()}, headers=headers)
 
@@ -46,7 +46,7 @@ class Renewer:
             asked = {"token": {"kind": "join", "region": "eu-west-1", "pool": "default"}}
             token = operator.post("/operator/v1/tokens", json=asked).raise_for_status().json()["token"]
         with self._client(client_context(self.platform.directory.ca_file.read_text())) as client:
-            answer = _say(
+            answer = _post(
                 client,
                 "enrol",
                 region="eu-west-1",
@@ -61,7 +61,7 @@ class Renewer:
         """Renew once, over a connection of its own; False if it was refused."""
         self._key = ec.generate_private_key(ec.SECP256R1())
         with self._as_itself() as client:
-            answer = _say(client, "renew", self.credentials.access_token, csr_pem=csr_pem(self._key))
+            answer = _post(client, "renew", self.credentials.access_token, csr_pem=csr_pem(self._key))
         if answer.status_code != 200:
             self.failures.append(answer.text)
             return False
@@ -73,14 +73,14 @@ class Renewer:
         """Revoke this worker, and return the seconds from the operator's answer to its refusal, on an open connection."""
         with self._as_itself() as client, self.platform.operator() as operator:
             assert (
-                _say(client, "renew", self.credentials.access_token, csr_pem=csr_pem(self._key)).status_code
+                _post(client, "renew", self.credentials.access_token, csr_pem=csr_pem(self._key)).status_code
                 == 200
             )
             operator.post(
                 f"/operator/v1/workers/{self.name}/revoke", json={"comment": "test"}
             ).raise_for_status()
             began = time.monotonic()
-            answer = _say(client, "renew", self.credentials.access_token, csr_pem=csr_pem(self._key))
+            answer = _post(client, "renew", self.credentials.access_token, csr_pem=csr_pem(self._key))
             assert (answer.status_code, answer.json()["reason"]) == (403, "revoked")
             return time.monotonic() - began
 
@@ -99,7 +99,7 @@ class Renewer:
 
 
 class Crowd:
-    """Renewers in threads of their own, until they are told to stop."""
+    """Renewers in threads of their own, until they are stopped."""
 
     def __init__(self, platform: LocalPlatform, size: int) -> None:
         self.members = [Renewer(platform, f"renewer-{number}") for number in range(size)]

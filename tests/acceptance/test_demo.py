@@ -12,7 +12,7 @@ from airbridge.control_plane.samples import REGION_OF_DATA
 AIRBRIDGE = [sys.executable, "-m", "airbridge.control_plane.cli"]
 
 
-def test_demo_runs_every_task_beside_its_data(tmp_path: Path) -> None:
+def test_demo_runs_tasks_near_data(tmp_path: Path) -> None:
     """The demo exits 0; each task ran in the region of its data; the combined result and a log are there; nothing is left."""
     done = subprocess.run(
         [*AIRBRIDGE, "demo", "--json", "--dir", str(tmp_path / "demo")],

@@ -48,7 +48,7 @@ OUTCOMES = {
     "variables": "failed",
     "xcom": "success",
 }
-"""How each run must end; that both executors agree is not enough."""
+"""Required end state of each run: that both executors agree is not enough."""
 
 TRIGGERED = {"child_fails", "child_succeeds"}
 
@@ -78,7 +78,7 @@ class Suite:
             dag_id,
         )
         xcoms = self.platform.query(
-            # Which branches were followed is kept by Airflow as a list in no order.
+            # Airflow stores the followed branches as an unordered list.
             "SELECT task_id, map_index, key, CASE key WHEN 'skipmixin_key' THEN NULL ELSE value END"
             " FROM xcom WHERE dag_id = %s ORDER BY 1, 2, 3",
             dag_id,
@@ -151,7 +151,7 @@ def _wait_for_all(platform: LocalPlatform, runs: int) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", sorted(OUTCOMES))
-def test_the_edge_reaches_the_outcome_of_local_executor(suite: Suite, name: str) -> None:
+def test_same_outcome_as_local_executor(suite: Suite, name: str) -> None:
     """States, tries, XComs, rendered fields and asset events are the same on both executors."""
     edge, local = suite.outcome(f"{name}__edge"), suite.outcome(f"{name}__local")
     for _ in range(LOCAL_TRIES if name in RACED_BY_LOCAL_EXECUTOR else 0):
@@ -172,15 +172,15 @@ def test_edge_tasks_ran_at_the_edge(suite: Suite) -> None:
     assert suite.platform.query(statement.format(""), "%\\_\\_local") == [(0,)]
 
 
-def test_a_password_is_masked_in_the_log(suite: Suite) -> None:
-    """What a task prints of a connection's password is masked in its log."""
+def test_password_is_masked_in_log(suite: Suite) -> None:
+    """A connection's password that a task prints is masked in its log."""
     log = "\n".join(suite.platform.airflow.log("masked__edge", RUN_ID, "prints"))
     assert "password is ***" in log
     assert SECRET not in log
 
 
-def test_run_as_user_is_refused_with_a_reason(platform: LocalPlatform) -> None:
-    """A task that asks for another user fails at once, and its log says why."""
+def test_run_as_user_is_refused(platform: LocalPlatform) -> None:
+    """A task with `run_as_user` fails at once, with the reason in its log."""
     platform.add_dag(
         "other_user",
         "from airflow.sdk import DAG, task\n"
@@ -198,9 +198,7 @@ def test_run_as_user_is_refused_with_a_reason(platform: LocalPlatform) -> None:
     ("queue", "says"),
     [("mars-north-1", "mars-north-1"), ("gpu@eu-west-1", "gpu"), ("a@b@c", "a@b@c")],
 )
-def test_a_queue_that_nobody_serves_fails_the_task_with_a_message(
-    platform: LocalPlatform, queue: str, says: str
-) -> None:
+def test_unserved_queue_fails_task(platform: LocalPlatform, queue: str, says: str) -> None:
     """An unknown region, an unknown pool and a malformed queue fail the task; its log names what is wrong and what is right."""
     dag_id = f"unplaceable_{abs(hash(queue))}"
     platform.add_dag(

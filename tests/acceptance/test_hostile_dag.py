@@ -12,7 +12,7 @@ import pytest
 from tests.integration.runner.attacks import HEAD
 from tests.support.platform import LocalPlatform, wait_for
 
-from airbridge.executor import landlock
+from airbridge.core.sandbox import landlock
 
 pytestmark = pytest.mark.skipif(not landlock.abi(), reason="this kernel has no Landlock")
 
@@ -23,7 +23,7 @@ VICTIM = """
 import time
 from pathlib import Path
 from airflow.sdk import DAG, task
-from airbridge.executor import near
+from airbridge.core import near
 
 with DAG("victim", schedule=None):
     @task(executor_config=near("region:us-east-1"))
@@ -35,7 +35,7 @@ with DAG("victim", schedule=None):
 
 ATTACKER = '''
 import json, ssl, urllib.error, urllib.request
-from airbridge.executor import near
+from airbridge.core import near
 
 
 GATEWAY, CA, OTHER = {gateway!r}, {ca!r}, {other!r}
@@ -69,8 +69,8 @@ def on_gateway():
         "enrol": status_of("enrol", enrol),
     }}
 
-def through_the_relay(victim):
-    """Speak to the supervisor, and so to the relay, of another task as if it were one's own."""
+def through_the_supervisor(victim):
+    """Send requests in another task's name to the supervisor, and so to the execution API proxy."""
     from airflow.sdk.api.datamodels._generated import TaskInstanceState
     from airflow.sdk.execution_time.comms import GetConnection, GetVariable, GetXCom, SetXCom
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
@@ -92,8 +92,9 @@ with DAG("hostile", schedule=None):
     @task(executor_config=near("region:us-east-1"))
     def attacks(**context):
         target = {target!r}
-        processes = {{f"{{pid}} {{Path(f'/proc/{{pid}}/comm').read_text().strip()}}": on_process(pid)
-                     for pid in [*ancestors()[:4], *target["pids"]]}}
+        # A child of the worker can have ended since it was listed.
+        pids = [pid for pid in [*ancestors()[:4], *target["pids"]] if Path(f"/proc/{{pid}}/comm").exists()]
+        processes = {{f"{{pid}} {{Path(f'/proc/{{pid}}/comm').read_text().strip()}}": on_process(pid) for pid in pids}}
         files = {{name: on_file(name) for name in target["files"]}}
         environment = [name for name in os.environ if "TOKEN" in name or "SECRET_KEY" in name.upper() or name.startswith("AIRBRIDGE_")]
         context["ti"].xcom_push(key="found", value={{
@@ -102,7 +103,7 @@ with DAG("hostile", schedule=None):
             "tried": len(processes) + len(files),
             "environment": environment,
             "gateway": on_gateway(),
-            "relay": through_the_relay(target["task"]),
+            "proxy": through_the_supervisor(target["task"]),
         }})
     attacks()
 '''
@@ -115,7 +116,7 @@ def victim_on(platform: LocalPlatform) -> dict[str, Any]:
     platform.wait_task("victim", run_id, "holds", {"running"})
     state = platform.worker_home(WORKER) / "state"
     deadline = time.monotonic() + 30
-    while not (rooms := list(state.glob("t/*/*/notes"))):
+    while not (notes := list(state.glob("t/*/*/notes"))):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     [(item_id, epoch)] = platform.query(
@@ -138,7 +139,7 @@ def victim_on(platform: LocalPlatform) -> dict[str, Any]:
                     for name in ("journal.sqlite", "journal.sqlite-wal", "status.sock", "logs", "t")
                 ),
                 *state.glob("logs/*.log"),
-                rooms[0],
+                notes[0],
                 directory.join_token_file(WORKER),
                 directory.keys_file,
                 directory.operator_token_file,
@@ -171,11 +172,13 @@ def strict(platform: LocalPlatform) -> Iterator[LocalPlatform]:
     taken = _events(platform, "policy.%")
     file.write_text(before)
     wait_for(lambda: _events(platform, "policy.%") > taken, "the gateway to take up the policy of before")
+    for path in ("/api/v2/connections/other_team", "/api/v2/variables/other_team"):
+        airflow._request("DELETE", path).raise_for_status()
 
 
 def test_a_hostile_dag_gets_nowhere(strict: LocalPlatform) -> None:
     """Key, token, journal, other tasks' files and memory are closed; without a certificate the gateway answers 401 to
-    every endpoint and 403 to a guessed join token, and writes each down; the relay refuses writes in another's name, and
+    every endpoint and 403 to a guessed join token, and audits each; the proxy refuses writes in another's name, and
     the gateway what the policy does not allow."""
     platform = strict
     target = victim_on(platform)
@@ -200,10 +203,10 @@ def test_a_hostile_dag_gets_nowhere(strict: LocalPlatform) -> None:
     endpoints = dict.fromkeys(("claim", "heartbeat", "exchange", "release", "renew"), 401)
     assert found["gateway"] == {**endpoints, "enrol": 403}
     assert _refusals(platform) - before >= 6
-    assert all(answer.startswith(("denied", "ErrorResponse")) for answer in found["relay"].values()), found[
-        "relay"
+    assert all(answer.startswith(("denied", "ErrorResponse")) for answer in found["proxy"].values()), found[
+        "proxy"
     ]
-    assert len(found["relay"]) == 4
+    assert len(found["proxy"]) == 4
     wait_for(lambda: _events(platform, "call.denied") - denied >= 3, "the denials to be audited")
     [(stolen,)] = platform.query("SELECT count(*) FROM xcom WHERE dag_id = 'victim' AND key = 'stolen'")
     assert stolen == 0

@@ -1,7 +1,7 @@
 """DAG files that a fork could break: at the edge, where tasks start from a parsed file, they do what they do under LocalExecutor.
 
 Each file makes two DAGs, ``<name>__edge`` and ``<name>__local``, of two tasks that run one after the other and return
-what they find. Both must find the same. tests/integration/runner/test_hostile_files.py tells how they are found out.
+what they find. Both must find the same. tests/integration/runner/test_hostile_files.py shows how they are detected.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def hostile(platform: LocalPlatform) -> LocalPlatform:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", sorted(FILES))
-def test_a_hostile_file_does_what_it_does_under_local_executor(hostile: LocalPlatform, name: str) -> None:
+def test_hostile_file_as_under_local_executor(hostile: LocalPlatform, name: str) -> None:
     """Both tasks of the edge's run find what both of LocalExecutor's run find."""
     both = found(hostile, name)
     assert both["local"][0] == "success"

@@ -9,7 +9,9 @@ from tests.support.platform import LocalPlatform
 pytestmark = pytest.mark.timeout(400)
 
 
-@pytest.mark.parametrize("victim", ["scheduler", "gateway", "aws"])
+@pytest.mark.parametrize(
+    "victim", ["scheduler", pytest.param("gateway", marks=pytest.mark.slow("make chaos")), "aws"]
+)
 def test_a_killed_process_is_survived(platform: LocalPlatform, victim: str) -> None:
     """Scheduler, gateway or the queues' process killed: every task succeeds, at its first try."""
     troubled = run_with_trouble(platform, "fifty", lambda: _kill(platform, victim))
@@ -18,6 +20,7 @@ def test_a_killed_process_is_survived(platform: LocalPlatform, victim: str) -> N
     assert len(troubled.notes) == 50
 
 
+@pytest.mark.slow("make chaos")
 def test_a_killed_worker_is_survived(platform: LocalPlatform) -> None:
     """A worker killed with tasks running: those are reported failed when it is back, and retried; the rest is untouched."""
     troubled = run_with_trouble(platform, "fifty", lambda: _kill(platform, "worker-us-east-1-default-1"))

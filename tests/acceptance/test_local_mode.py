@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,14 +15,25 @@ from tests.support.platform import LocalPlatform, running, wait_for
 
 from airbridge.control_plane.airflow_settings import AT_CREATION
 
+_TINY = """
+from datetime import datetime
+import tiny
+from airflow.sdk import DAG, task
+
+with DAG("{dag_id}", schedule=None, start_date=datetime(2025, 1, 1), tags=[tiny.VERSION]):
+    @task
+    def version():
+        return tiny.VERSION
+    version()
+"""
+
 AIRBRIDGE = [sys.executable, "-m", "airbridge.control_plane.cli"]
 
 
 @pytest.fixture(scope="module")
-def local() -> Iterator[LocalPlatform]:
-    """A platform that these tests may ill-treat; the last one kills it."""
-    with running() as started:
-        yield started
+def local(plain_platform: LocalPlatform) -> LocalPlatform:
+    """The plain platform, which these tests may break: they are the last that use it, and kill it in the end."""
+    return plain_platform
 
 
 def airbridge(platform: LocalPlatform, *words: str) -> subprocess.CompletedProcess[str]:
@@ -67,8 +77,8 @@ def test_status_names_every_component_and_region(local: LocalPlatform) -> None:
     }
 
 
-def test_the_default_pool_holds_a_whole_fleet(local: LocalPlatform) -> None:
-    """Airflow makes it with its database: with the slots that are recommended, not with its own 128."""
+def test_default_pool_size(local: LocalPlatform) -> None:
+    """The default pool has the recommended number of slots, not Airflow's own 128."""
     slots = {f"{setting.section}.{setting.option}": setting.value for setting in AT_CREATION}
     made = local.query("SELECT slots FROM slot_pool WHERE pool = 'default_pool'")
     assert [(int(slots["core.default_pool_task_slot_count"]),)] == made
@@ -76,21 +86,54 @@ def test_the_default_pool_holds_a_whole_fleet(local: LocalPlatform) -> None:
 
 def test_everything_listens_on_loopback_only(local: LocalPlatform) -> None:
     """No component accepts a connection from another machine."""
-    listening = {
-        (connection.laddr.ip, process.name())
-        for process in processes_of(local)
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
-    assert {ip for ip, _ in listening} == {"127.0.0.1"}
+    listening = {ip for process in processes_of(local) for ip in _listens_on(process)}
+    assert listening == {"127.0.0.1"}
 
 
-def test_a_second_up_is_refused_with_the_pid(local: LocalPlatform) -> None:
+def _listens_on(process: psutil.Process) -> set[str]:
+    try:
+        connections = process.net_connections("inet")
+    except psutil.NoSuchProcess:  # it ended since it was listed
+        return set()
+    return {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+
+
+def test_second_up_is_refused(local: LocalPlatform) -> None:
     """The directory has an owner, and the refusal names it and what to do."""
     refused = airbridge(local, "up")
     assert refused.returncode == 3
     assert f"process {local.state.pid}" in refused.stderr
     assert "airbridge down" in refused.stderr
+
+
+def test_two_environments_on_one_worker(local: LocalPlatform, tmp_path: Path) -> None:
+    """Two bundles with conflicting versions of a package run side by side: one from the folder, one pushed, on the same worker.
+
+    Both import it at their top, where the control plane parses them too. A requirement that conflicts with Airflow's own is shown with
+    its line, and what was published stays.
+    """
+    local.add_dag("tiny_1", _TINY.format(dag_id="tiny_1"))
+    requirements = Path(local.state.dags, "requirements.txt")
+    requirements.write_text("tiny==1.0\n")
+    (tmp_path / "tiny_2.py").write_text(_TINY.format(dag_id="tiny_2"))
+    (tmp_path / "requirements.txt").write_text("tiny==2.0\n")
+    pushed = airbridge(local, "dags", "push", str(tmp_path))
+    assert pushed.returncode == 0, pushed.stderr
+    runs = {dag_id: local.trigger(dag_id) for dag_id in ("tiny_1", "tiny_2")}
+    ended = {dag_id: local.finish(dag_id, run_id) for dag_id, run_id in runs.items()}
+    assert {dag_id: local.xcom(run, "version") for dag_id, run in ended.items()} == {
+        "tiny_1": "1.0",
+        "tiny_2": "2.0",
+    }
+    assert len({place for run in ended.values() for place in local.places(run).values()}) == 1
+
+    requirements.write_text("tiny==1.0\nsqlalchemy>=2\n")
+    query = "SELECT stacktrace FROM import_error WHERE filename LIKE 'requirements.txt%%'"
+    wait_for(lambda: bool(local.query(query)), "the conflict to be shown", 60)
+    assert "requirements.txt:2: 'sqlalchemy>=2' conflicts with sqlalchemy==" in local.query(query)[0][0]
+    assert local.xcom(local.run("tiny_1"), "version") == "1.0"
+    requirements.unlink()
+    Path(local.state.dags, "tiny_1.py").unlink()
 
 
 @pytest.mark.parametrize("name", ["gateway", "worker-eu-west-1-default-1", "scheduler", "aws", "postgres"])
@@ -104,8 +147,8 @@ def test_a_killed_component_comes_back(local: LocalPlatform, name: str) -> None:
     assert local.pid(name) != killed
 
 
-def test_after_all_that_a_dag_still_runs(local: LocalPlatform) -> None:
-    """Queues, workers and scheduler are of use again, not just alive."""
+def test_dag_runs_after_all_failures(local: LocalPlatform) -> None:
+    """After all failures a DAG run succeeds: queues, workers and scheduler work, and are not merely alive."""
     local.add_dag("still", _DAG)
     run = local.run("still", timeout_seconds=240)
     assert run.state == "success"
@@ -122,7 +165,7 @@ def test_a_killed_supervisor_leaves_nothing_behind(local: LocalPlatform) -> None
 
 
 def test_down_ends_everything(tmp_path: Path) -> None:
-    """`down` returns when every process is gone; a second one says that nothing runs."""
+    """`down` returns when every process is gone; a second one exits with the status for nothing running."""
     with running(workers_per_region=0) as platform:
         assert airbridge(platform, "down").returncode == 0
         assert processes_of(platform) == []
@@ -132,7 +175,7 @@ def test_down_ends_everything(tmp_path: Path) -> None:
 _DAG = """
 from datetime import UTC, datetime
 
-from airbridge.executor import near
+from airbridge.core import near
 from airflow.sdk import dag, task
 
 

@@ -1,4 +1,4 @@
-"""How often the edge asks the control plane for anything."""
+"""Frequency of the edge's requests to the control plane."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from tests.acceptance.runs import run_with_trouble
 from tests.support.platform import LocalPlatform, wait_for
 
 from airbridge.control_plane.local import overview
-from airbridge.executor.queue import SqsQueue
-from airbridge.executor.regions import Catalogue
+from airbridge.core.aws.queue import SqsQueue
+from airbridge.core.regions import Catalogue
 
 IDLE_SECONDS = 30.0
 HEARTBEAT_SECONDS = 10.0

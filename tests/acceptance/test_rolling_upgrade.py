@@ -1,4 +1,4 @@
-"""Versions side by side: a fleet is upgraded while it works, and what the matrix does not allow gets no work and says why."""
+"""Versions side by side: a fleet is upgraded while it works; versions outside the matrix get no work and log the reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.support.platform import LocalPlatform, running, wait_for
 
-from airbridge.control_plane.local import aws
+from airbridge.control_plane.local.services import aws
 
 HERE = "eu-west-1"
 THERE = "us-east-1"
@@ -64,8 +64,8 @@ class Agent:
     log: Path
 
     @property
-    def said(self) -> str:
-        """What it logged so far."""
+    def output(self) -> str:
+        """The agent's log so far."""
         return self.log.read_text(errors="replace")
 
 
@@ -85,7 +85,10 @@ class Fleet:
 
     @contextmanager
     def worker(self, name: str, region: str, runs: str) -> Iterator[Agent]:
-        """A worker that runs (that is, says it runs) this version of AirBridge."""
+        """Run a worker that reports this version of AirBridge."""
+        # A second attempt of a test gets workers of its own.
+        again = sum(1 for _ in self.folder.glob(f"{name}*"))
+        name = f"{name}-again-{again}" if again else name
         home = self.folder / name
         (home / "says" / f"airbridge_edge_worker-{runs}.dist-info").mkdir(parents=True)
         (home / "says" / f"airbridge_edge_worker-{runs}.dist-info" / "METADATA").write_text(
@@ -131,7 +134,7 @@ class Fleet:
         }
 
     def listed(self) -> dict[str, dict[str, object]]:
-        """The workers as an operator sees them, by name."""
+        """Return the workers as an operator sees them, by name."""
         with self.platform.operator() as client:
             return {
                 row["id"]: row
@@ -139,13 +142,15 @@ class Fleet:
             }
 
     def await_active(self, name: str) -> None:
-        """Wait until a worker has enrolled and is heard of."""
+        """Wait until a worker has enrolled and sent a heartbeat."""
         wait_for(
-            lambda: self.listed().get(name, {}).get("last_heartbeat_at") is not None, f"{name} to be active"
+            lambda: self.listed().get(name, {}).get("last_heartbeat_at") is not None,
+            f"{name} to be active",
+            120,
         )
 
     def drain(self, name: str) -> None:
-        """Ask a worker to finish what it holds."""
+        """Order a worker to finish the work that it holds."""
         with self.platform.operator() as client:
             client.post(f"/operator/v1/workers/{name}/drain", json={"comment": "upgrade"}).raise_for_status()
 
@@ -165,11 +170,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 def workers_of(fleet: Fleet, run: object) -> set[str | None]:
-    """Which workers ran the tasks of a run."""
+    """Return the workers that ran the tasks of a run."""
     return {worker for _, worker in fleet.platform.places(run).values()}  # type: ignore[arg-type]
 
 
-def test_a_fleet_is_upgraded_while_it_works(fleet: Fleet) -> None:
+def test_fleet_upgrade_fails_no_task(fleet: Fleet) -> None:
     """n-1 workers under an n control plane; n workers join, the old ones drain; no task fails or is tried twice."""
     fleet.add_dag("upgrade", HERE, count=120, seconds=2)
     with ExitStack() as stack:
@@ -195,15 +200,15 @@ def test_a_fleet_is_upgraded_while_it_works(fleet: Fleet) -> None:
     assert {versions[str(name)] for name in workers_of(fleet, run)} == {BEFORE, NOW}
 
 
-def test_a_worker_outside_the_matrix_is_refused_at_enrolment(fleet: Fleet) -> None:
-    """It ends with the exit code of a refusal, and its log says which version is wrong and which would be right."""
+def test_incompatible_worker_cannot_enrol(fleet: Fleet) -> None:
+    """It ends with the exit code of a refusal, and its log names the wrong version and the required one."""
     with fleet.worker("foreign", HERE, FOREIGN) as agent:
         assert agent.process.wait(90) == 3
-        assert f"AirBridge is {FOREIGN}, must be" in agent.said
+        assert f"AirBridge is {FOREIGN}, must be" in agent.output
     assert "foreign" not in fleet.listed()
 
 
-def test_a_worker_that_falls_outside_gets_no_work(fleet: Fleet) -> None:
+def test_newly_incompatible_worker_gets_no_work(fleet: Fleet) -> None:
     """The matrix moves on under an enrolled worker: its claims are refused with the reason, and another one does the work."""
     fleet.add_dag("outside", THERE, count=6, seconds=0.1)
     with ExitStack() as stack:
@@ -212,7 +217,7 @@ def test_a_worker_that_falls_outside_gets_no_work(fleet: Fleet) -> None:
         fleet.allow(NOW)
         run_id = fleet.platform.trigger("outside")
         wait_for(
-            lambda: f"AirBridge is {BEFORE}, must be" in outside.said,
+            lambda: f"AirBridge is {BEFORE}, must be" in outside.output,
             "the refusal to be in the worker's log",
             90,
         )

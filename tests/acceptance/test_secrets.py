@@ -6,8 +6,8 @@ import base64
 import json
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.support.platform import LocalPlatform, wait_for
@@ -20,7 +20,7 @@ _CHUNK = 16 * 1024 * 1024
 SLEEPER = """
 import time
 from airflow.sdk import DAG, Connection, task
-from airbridge.executor import near
+from airbridge.core import near
 
 with DAG("secrets_sleeper", schedule=None):
     @task(executor_config=near("region:us-east-1"))
@@ -117,7 +117,60 @@ def test_no_secret_reaches_the_edge(platform: LocalPlatform) -> None:
     assert found == []
 
 
-def test_no_secret_lies_on_a_queue(platform: LocalPlatform) -> None:
+PARSED_SLOWLY = """
+import time
+from airflow.sdk import DAG
+time.sleep(20)
+with DAG("parsed_slowly", schedule=None):
+    pass
+"""
+
+
+def test_no_secret_reaches_the_parser(platform: LocalPlatform) -> None:
+    """Environments, memory and open files of the processes that parse DAG files, one of them at it: no secret."""
+    secrets = secrets_of(platform)
+    processor = platform.pid("dag-processor")
+    platform.add_dag("parsed_slowly", PARSED_SLOWLY)
+    found: list[tuple[int, str, str]] = []
+    inspected: set[int] = set()
+
+    def two_inspected() -> bool:
+        for pid in _below(processor) - inspected:
+            # A process that parses a file may end while it is read: another one follows.
+            with suppress(ProcessLookupError, FileNotFoundError):
+                found.extend(_secrets_in(platform, pid, secrets))
+                inspected.add(pid)
+        return len(inspected) >= 2
+
+    wait_for(two_inspected, "the zygote and a process that parses a file to be inspected", 120)
+    assert found == []
+
+
+def _secrets_in(
+    platform: LocalPlatform, pid: int, secrets: Mapping[str, bytes]
+) -> list[tuple[int, str, str]]:
+    """Return the secrets in a process's environment and memory, and its descriptors of files that hold some."""
+    places = [("environment", Path(f"/proc/{pid}/environ").read_bytes())]
+    found = [
+        (pid, kind, what)
+        for kind, data in [*places, *(("memory", chunk) for chunk in memory_of(pid))]
+        for what, secret in secrets.items()
+        if secret in data
+    ]
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        target = str(entry.readlink())
+        if target.startswith(str(platform.directory.secrets)) or target.endswith("airflow.cfg"):
+            found.append((pid, "descriptor", target))
+    return found
+
+
+def _below(pid: int) -> set[int]:
+    """Return the pids of a process's descendants."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child) for child in children} | {more for child in children for more in _below(int(child))}
+
+
+def test_no_secret_is_on_a_queue(platform: LocalPlatform) -> None:
     """A message holds a signed work item and nothing more: no secret, no token."""
     sqs = platform.aws_client("sqs", "us-east-1")
     queue_url = _queue_url(platform)
@@ -159,7 +212,7 @@ def _drained(platform: LocalPlatform, worker: str) -> Iterator[None]:
 
 
 def _queue_url(platform: LocalPlatform) -> str:
-    from airbridge.executor.regions import Catalogue
+    from airbridge.core.regions import Catalogue
 
     catalogue = Catalogue.read(platform.directory.regions_file)
     urls = [pool.queue_url for region, pool in catalogue.places() if region.name == "us-east-1"]

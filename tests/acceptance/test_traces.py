@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.chaos import traces
 
 
-def test_every_task_is_one_connected_trace_also_through_a_cut() -> None:
+@pytest.mark.slow("make traces")
+def test_every_task_has_connected_trace() -> None:
     """From place to commit, no span without its parent, and what ended in a cut is reported after it: times are true."""
     fair, cut = traces.prove(tasks=16, cut_seconds=8.0, task_seconds=2.0)
     assert fair.ok, fair

@@ -1,6 +1,6 @@
 """Twelve troubles, planted in a running platform: `airbridge trace` and the dashboard's Timeline page both name the cause.
 
-One platform for all, with three workers behind links that can be cut. The sentences are those of docs/troubleshooting.md.
+One platform for all, with three workers behind links that can be cut. The sentences are those of docs/how-to/troubleshoot.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.chaos.fleet import ROOT, Fleet, Worker
 from tests.support.platform import LocalPlatform, running, wait_for
 from tests.support.weather import BLACK_HOLE, FAIR, REFUSE, Network
 
-from airbridge.control_plane.local.aws import parse_regions
+from airbridge.control_plane.local.services.aws import parse_regions
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -74,7 +74,7 @@ with DAG("t_late", schedule=None):
 
 @dataclass(frozen=True)
 class Stage:
-    """The platform, its workers, and who watches."""
+    """The platform, its workers, and the witness."""
 
     platform: LocalPlatform
     witness: Witness
@@ -84,7 +84,7 @@ class Stage:
     files: Path
 
     def release(self, name: str) -> Path:
-        """The file that tasks which hold wait for."""
+        """The file that holding tasks wait for."""
         return self.files / name
 
     def start(self, dag_id: str, release: str = "never") -> str:
@@ -96,20 +96,20 @@ class Stage:
         self.platform.wait_task(dag_id, run_id, TASK, {"running"}, 120)
 
     def far_away(self, name: str) -> int:
-        """How often the far worker has logged an event."""
+        """Return the number of times that the far worker has logged an event."""
         return sum(event.get("event") == name for event in self.far.events())
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """Leases of seconds and certificates of a minute and a half; a pool that nobody serves, and an old worker in another one."""
+    """Run a platform with leases of seconds, certificates of 90 s, a pool without workers, and a worker of an old version."""
     folder = tmp_path_factory.mktemp("troubles")
     (folder / "compatibility.toml").write_text(MATRIX)
     settings = {
         "airbridge.compatibility_file": str(folder / "compatibility.toml"),
         "airbridge.heartbeat_interval": "1",
         "airbridge.lease_seconds": "5",
-        "airbridge.keeper_interval": "1",
+        "airbridge.reconcile_interval": "1",
         "airbridge.outbox_interval": "1",
         "airbridge.message_ttl": "300",
         "airbridge.certificate_lifetime": str(CERTIFICATE_SECONDS),
@@ -121,9 +121,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         fleet = Fleet(platform, network, WORKER)
         try:
             near, far = fleet.add("near-1", "default"), fleet.add("far-1", "far")
-            old = fleet.add("old-1", "old", PYTHONPATH=says(folder, OLD))
+            old = fleet.add("old-1", "old", PYTHONPATH=path_with_version(folder, OLD))
             (old.home / "join.token").write_text(token_for_once(platform, "old"))
-            foreign = fleet.add("foreign-1", "foreign", PYTHONPATH=says(folder, FOREIGN))
+            foreign = fleet.add("foreign-1", "foreign", PYTHONPATH=path_with_version(folder, FOREIGN))
             for worker in fleet.workers:
                 worker.start()
             near.wait_started()
@@ -145,7 +145,7 @@ WORKER = {
 }
 
 
-def says(folder: Path, runs: str) -> str:
+def path_with_version(folder: Path, runs: str) -> str:
     """A search path on which AirBridge's worker is of another version."""
     info = folder / f"says-{runs}" / f"airbridge_edge_worker-{runs}.dist-info"
     info.mkdir(parents=True)
@@ -161,7 +161,7 @@ def token_for_once(platform: LocalPlatform, pool: str) -> str:
         return str(answer.json()["token"])
 
 
-# --- Nobody to do it
+# --- No worker to run it
 
 
 def test_no_worker(stage: Stage) -> None:
@@ -182,7 +182,7 @@ def test_workers_full(stage: Stage) -> None:
     stage.witness.names("t_waits", "ended", r"^ended on near-1 in us-east-1 as success")
 
 
-def test_a_worker_that_the_matrix_lets_only_drain(stage: Stage) -> None:
+def test_drain_only_worker(stage: Stage) -> None:
     """The pool's worker enrolled with a version that is being retired."""
     stage.start("t_old")
     said = r"pool old@us-east-1 has 0 workers that the matrix allows; 1 is on 0\.0\.9, drain only \("
@@ -190,7 +190,7 @@ def test_a_worker_that_the_matrix_lets_only_drain(stage: Stage) -> None:
 
 
 def test_a_worker_that_the_matrix_refuses(stage: Stage) -> None:
-    """The pool's worker asked for an identity with a version that is in no entry of the matrix, and was sent away."""
+    """The pool's only worker tried to enrol with a version outside the matrix, and was refused."""
     stage.start("t_foreign")
     said = (
         r"pool foreign@us-east-1 has 0 workers; foreign-1 on 9\.9\.9 was refused by the matrix \d+ s ago \("
@@ -283,7 +283,7 @@ def test_policy_denies_the_claim(stage: Stage) -> None:
     stage.witness.names(
         "unwanted",
         "policy_denial",
-        r"near-1 may not take it: policy: DAG 'unwanted' in default@us-east-1 may not",
+        r"near-1 may not claim it: policy: DAG 'unwanted' in default@us-east-1 may not",
     )
 
 
@@ -325,7 +325,7 @@ def test_certificate_about_to_end(stage: Stage) -> None:
     stage.witness.notes(
         "t_old",
         "certificate",
-        r"^(note: )?the certificate of old-1 en(ds in|ded) \d+ s.* and has not been renewed",
+        r"the certificate of old-1 expire(s in|d) \d+ (s|min).* and has not been renewed",
     )
 
 
@@ -339,10 +339,10 @@ def test_partition_and_fence(stage: Stage) -> None:
     witness.names(
         "t_cut",
         "partition",
-        r"^held by far-1 in us-east-1, not heard of for \d+ s: cut off or gone; its lease ran out \d+ s ago, it is fenced off in \d+ min$",
+        r"^held by far-1 in us-east-1, no heartbeat for \d+ s: disconnected or dead; its lease ran out \d+ s ago, it is fenced off in \d+ min$",
     )
     witness.names(
-        "t_fenced", "fenced", r"^fenced off: lost: worker far-1 in us-east-1 was not heard of for 10 s "
+        "t_fenced", "fenced", r"^fenced off: lost: worker far-1 in us-east-1 sent no heartbeat for 10 s "
     )
     stage.release("cut").touch()
     wait_for(lambda: stage.far_away("task.ended") == 2, "both tasks to end in the cut")
@@ -354,9 +354,9 @@ def test_partition_and_fence(stage: Stage) -> None:
 
 
 def test_gateway_down(stage: Stage) -> None:
-    """The gateway is killed and does not come back: the command reads the database, and says so.
+    """With the gateway killed the command reads the database, and prints that it does.
 
-    Where it is only told the gateway's address, it says what is wrong and what to do.
+    Given only the gateway's address, it prints the fault and the remedy.
     """
     stage.start("t_nobody")
     supervisor = stage.platform.state.pid
@@ -366,7 +366,7 @@ def test_gateway_down(stage: Stage) -> None:
         stage.witness.names(
             "t_nobody",
             "gateway_down",
-            r"^queued \d+ s: no gateway has been there for \d+ s: workers cannot claim$",
+            r"^queued \d+ s: no gateway has run for \d+ s: workers cannot claim$",
         )
         assert "the gateway does not answer" in stage.witness.trace("t_nobody")[1]
         elsewhere = {
@@ -376,7 +376,7 @@ def test_gateway_down(stage: Stage) -> None:
         }
         refused = stage.witness.run("trace", "t_nobody", "latest", TASK, *chain(*elsewhere.items()))
         assert refused.returncode != 0
-        assert re.search(r"does not answer: .*; start a gateway, or, .*--database", refused.stderr), (
+        assert re.search(r"does not answer: .*; start a gateway, or .*--database", refused.stderr), (
             refused.stderr
         )
     finally:

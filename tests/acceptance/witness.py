@@ -1,4 +1,4 @@
-"""What an operator sees of a task on a running platform: `airbridge trace` as a process, and the Timeline page over HTTP."""
+"""An operator's view of a task on a running platform: `airbridge trace` as a process, and the Timeline page over HTTP."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOTE = re.compile(r'<p class="note">(.*?)</p>', re.DOTALL)
 
 @dataclass(frozen=True)
 class Page:
-    """What the Timeline page says first."""
+    """The head of a Timeline page."""
 
     code: str
     cause: str
@@ -51,7 +51,7 @@ class Witness:
         return Page(found[1], html.unescape(found[2]), notes)
 
     def trace(self, dag_id: str) -> tuple[str, str]:
-        """What `airbridge trace` prints to its two outputs."""
+        """Return the two outputs of `airbridge trace`."""
         done = self.run("trace", dag_id, "latest", TASK)
         assert 0 == done.returncode, done.stderr
         return done.stdout, done.stderr
@@ -68,7 +68,7 @@ class Witness:
         )
 
     def names(self, dag_id: str, code: str, sentence: str, timeout_seconds: float = 60.0) -> None:
-        """Wait until the page gives the cause; assert that page and command say it in these words."""
+        """Wait until the page gives the cause; assert that page and command have this sentence."""
         found = self._await(
             dag_id, lambda page: page.code == code and re.search(sentence, page.cause), timeout_seconds
         )
@@ -79,14 +79,16 @@ class Witness:
         assert re.search(sentence, lines[1].removesuffix(f"  [{code}]")), lines[1]
 
     def notes(self, dag_id: str, code: str, sentence: str, timeout_seconds: float = 90.0) -> None:
-        """As `names`, for what is said beside the cause."""
+        """Do as `names` for the notes beside the cause, or for the cause if it has become the note's."""
 
         def noted(page: Page) -> bool:
-            return any(re.search(sentence, note) for note in page.notes)
+            texts = (*page.notes, *([page.cause] if page.code == code else []))
+            return any(re.search(sentence, text) for text in texts)
 
         found = self._await(dag_id, noted, timeout_seconds)
         print(f"\npage:  {found.notes}")
-        said = [line for line in self.trace(dag_id)[0].splitlines() if line.startswith("note: ")]
+        lines = self.trace(dag_id)[0].splitlines()
+        said = [lines[1], *(line for line in lines if line.startswith("note: "))]
         print("trace:", *said)
         assert [line for line in said if re.search(sentence, line) and line.endswith(f"[{code}]")], said
 

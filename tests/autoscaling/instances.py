@@ -32,7 +32,7 @@ COMPLETE, REPLACE = "complete-lifecycle-action", "terminate-instance-in-auto-sca
 
 @dataclass
 class Metadata:
-    """What AWS tells an instance: nothing, until it is to end."""
+    """Instance metadata: empty, until the instance is to end."""
 
     target: str = "InService"
     notice: dict[str, str] | None = None
@@ -46,29 +46,29 @@ class MetadataService:
 
         class Handler(BaseHTTPRequestHandler):
             def do_PUT(self) -> None:
-                self._say("token")
+                self._answer("token")
 
             def do_GET(self) -> None:
                 name, _, what = self.path.removeprefix("/").partition("/latest/meta-data/")
                 told = known[name]
                 notice = json.dumps(told.notice) if told.notice else None
                 answers = {"instance-id": name, "autoscaling/target-lifecycle-state": told.target}
-                self._say(answers.get(what) or (notice if what == "spot/instance-action" else None))
+                self._answer(answers.get(what) or (notice if what == "spot/instance-action" else None))
 
-            def _say(self, text: str | None) -> None:
+            def _answer(self, text: str | None) -> None:
                 self.send_response(200 if text else 404)
                 self.end_headers()
                 self.wfile.write((text or "").encode())
 
             def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - the base class's name
-                """Keep silent."""
+                """Do not log requests."""
 
         self._known = known
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, name="metadata", daemon=True).start()
 
     def add(self, name: str) -> tuple[Metadata, str]:
-        """Know an instance; its metadata and their address are returned."""
+        """Register an instance; return its metadata and their address."""
         self._known[name] = Metadata()
         return self._known[name], f"http://127.0.0.1:{self._server.server_port}/{name}"
 
@@ -104,11 +104,11 @@ class Instance:
 
     @property
     def leaving(self) -> bool:
-        """Whether the group no longer counts on it."""
+        """Return whether the group no longer counts on it."""
         return self.metadata.target == "Terminated" or self.ended_at is not None
 
     def terminate(self) -> None:
-        """What the group does with one too many: its hook holds it until the drain is complete."""
+        """End an instance as the group does: its hook holds it until the drain is complete."""
         self.metadata.target = "Terminated"
 
     def notify(self, now: float, text: str) -> None:
@@ -117,7 +117,7 @@ class Instance:
         self.spot_noticed_at = now
 
     def new_calls(self) -> list[str]:
-        """What it asked AWS for since the last look. Looking also reaps the worker once it has ended."""
+        """Return its calls to AWS since the last read. Also reaps the worker once it has ended."""
         self.worker.poll()
         self.unit.poll()
         lines = self.calls.read_text().splitlines() if self.calls.exists() else []
@@ -125,7 +125,7 @@ class Instance:
         return new
 
     def kill(self) -> None:
-        """End what is left of it."""
+        """Kill the remaining processes."""
         for process in (self.unit, self.worker):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -3,9 +3,9 @@
     PYTHONPATH=infra/src python -m tests.autoscaling.simulate --stack infra/cdktf.out/local/stacks/edge-eu-west-1/cdk.tf.json
 
 The control plane publishes its signal to CloudWatch (moto). Every ten seconds the alarms and policies of the synthesised
-stack are evaluated on what was published there (`airbridge.infra.autoscaling`); instances are started and drained as
-they say: worker processes, each with the drain script of its launch template. A Spot notice is given to one of them in the
-middle of the burst. Ends when the group is back at nothing; writes what was seen as JSON, and says whether all held.
+stack are evaluated on what was published there (`tests.autoscaling.model`); instances are started and drained
+accordingly: worker processes, each with the drain script of its launch template. A Spot notice is given to one of them in the
+middle of the burst. Ends when the group is back at zero; writes its measurements as JSON, and prints the verdict.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.autoscaling.instances import COMPLETE, REPLACE, Instance, Launcher, MetadataService, drain_script
+from tests.autoscaling.model import Decision, Group, Sample, Scaler
 from tests.support.platform import LocalPlatform, running
 
-from airbridge.control_plane.local import aws
-from airbridge.infra.autoscaling import Decision, Group, Sample, Scaler
+from airbridge.control_plane.local.services import aws
 
 REGION, POOL, SLOTS = "eu-west-1", "default", 4
 NAMESPACE = "AirBridge"
@@ -63,7 +63,7 @@ _FIRST = "SELECT extract(epoch FROM min(placed_at)) FROM airbridge_work_item WHE
 
 @dataclass(frozen=True)
 class Moment:
-    """What was seen at one moment; counts, and `at` in seconds since the start."""
+    """Measurements of one moment; counts, and `at` in seconds since the start."""
 
     at: float
     waiting: int
@@ -112,16 +112,16 @@ class Simulation:
 
     @property
     def capacity(self) -> int:
-        """What the group wants to have."""
+        """The group's desired capacity."""
         return self._scaler.capacity
 
     def tick(self) -> Moment:
-        """One look at everything."""
+        """Evaluate the alarms if they are due, apply the instances' calls, and take a measurement."""
         now = time.time()
         if now // 10 > self._evaluated // 10:
             self._evaluated = now
             self._decide(now)
-        self._hear(now)
+        self._apply_calls(now)
         self._reconcile(now)
         moment = self._look(now)
         self.seen.moments.append(moment)
@@ -153,14 +153,14 @@ class Simulation:
         say(f"{at:6.1f} s  {decision.policy}: {decision.before} -> {decision.after}")
 
     def _published(self, metric: str, now: float) -> list[Sample]:
-        """What the control plane published, as CloudWatch has it: the maximum of each ten seconds that are over."""
+        """Return the control plane's metric from CloudWatch: the maximum of each ten seconds that are over."""
         last = now // PERIOD_SECONDS * PERIOD_SECONDS
         starts = [last - PERIOD_SECONDS * n for n in range(1, round(self._window / PERIOD_SECONDS))]
         found = [(start, self._highest(metric, start)) for start in reversed(starts)]
         return [(start, value) for start, value in found if value is not None]
 
     def _highest(self, metric: str, start: float) -> float | None:
-        """Asked for one period at a time: moto counts its periods from the first datum, not from the clock."""
+        """Return the maximum of one period. Each period is queried alone: moto counts its periods from the first datum, not from the clock."""
         if (metric, start) not in self._highests:
             points = self._cloudwatch.get_metric_statistics(
                 Namespace=NAMESPACE,
@@ -174,7 +174,7 @@ class Simulation:
             self._highests[metric, start] = max((float(one["Maximum"]) for one in points), default=None)
         return self._highests[metric, start]
 
-    def _hear(self, now: float) -> None:
+    def _apply_calls(self, now: float) -> None:
         for one in self.instances:
             if one.ended_at is not None:
                 continue
@@ -243,7 +243,7 @@ def simulate(simulation: Simulation, platform: LocalPlatform, tasks: int, patien
 
 
 def loads(tasks: int) -> list[tuple[str, int]]:
-    """What the pool is given, and how many tasks it has."""
+    """Return the pool's loads, each with its number of tasks."""
     return [("trickle", 2), ("burst", tasks)]
 
 
@@ -287,7 +287,7 @@ def delays(seen: Seen) -> dict[str, float]:
 
 
 def verdict(seen: Seen, tasks: int) -> dict[str, bool]:
-    """What must hold."""
+    """Return the conditions, and whether each held."""
     sizes = [moment.alive for moment in seen.moments]
     return {
         "grew from nothing and went back to it": sizes[0] == sizes[-1] == 0 and max(sizes) > 1,
@@ -303,14 +303,14 @@ def verdict(seen: Seen, tasks: int) -> dict[str, bool]:
 
 
 def say(text: str) -> None:
-    """Tell what happens."""
+    """Print progress on stderr."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 @contextmanager
 def launcher(platform: LocalPlatform, group: Group) -> Iterator[Launcher]:
-    """What starts instances for this platform."""
+    """Yield the launcher of instances for this platform."""
     credentials = {**aws.CREDENTIALS, "AWS_DEFAULT_REGION": REGION, "AWS_EC2_METADATA_DISABLED": "true"}
     environment = {
         "PATH": os.environ["PATH"],
@@ -330,7 +330,7 @@ def launcher(platform: LocalPlatform, group: Group) -> Iterator[Launcher]:
 
 
 def main() -> int:
-    """Simulate; 0 if all held."""
+    """Simulate; return 0 if every condition held."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -360,7 +360,7 @@ def main() -> int:
 
 
 def report(seen: Seen, group: Group, options: argparse.Namespace) -> int:
-    """Write what was seen, and say whether all held."""
+    """Write the measurements, and print the verdict."""
     held = verdict(seen, options.tasks)
     found = {"group": group.name, "verdict": held, "decided_after_seconds": delays(seen), **asdict(seen)}
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -37,11 +37,11 @@ RUN_TIMEOUT_SECONDS = 420.0
 WARM_UP_TIMEOUT_SECONDS = 150.0
 IDLE_SECONDS = 30.0
 PEER_BACKLOG_SECONDS = 75.0
-"""How long a peer's memory is followed under a backlog; it need not finish it."""
+"""Time for which a peer's memory is sampled under a backlog; it need not finish it."""
 BUDGET_SECONDS = 1560.0
 """Groups that would end later than this after the start are left out, and named in the results."""
 RESUMABLE_SECONDS = 6 * 3600.0
-"""How old the figures of a run that was cut short may be to be gone on with."""
+"""Greatest age of an interrupted run's figures for which it can be resumed."""
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def started(group: Group) -> Iterator[tuple[System, AirflowApi]]:
 
 
 def measure(system: System, api: AirflowApi, case: Case) -> Measured:
-    """Run one case as often as it asks."""
+    """Run one case with its repeats."""
     measured = Measured(case, os.getloadavg()[0])
     for repeat in range(case.repeats):
         run_id = f"{case.name}-{case.round_trip_ms:.0f}-{repeat}"
@@ -83,7 +83,7 @@ def measure(system: System, api: AirflowApi, case: Case) -> Measured:
 def _time(system: System, api: AirflowApi, case: Case, run_id: str, measured: Measured) -> None:
     with _accounted(system, measured):
         state = api.run(case.dag_id, run_id, RUN_TIMEOUT_SECONDS)
-        time.sleep(1.0)  # whoever still tidies up after the last task is counted too
+        time.sleep(1.0)  # processes that still tidy up after the last task are counted too
     if state != "success":
         raise RuntimeError(f"{case}: the run ended {state}")
     measured.add_times(api.times(case.dag_id, run_id))
@@ -175,7 +175,7 @@ def _leave_alone(system: System, measured: Measured) -> None:
 
 
 class Report:
-    """What has been found so far, written after each group."""
+    """Results so far, written after each group."""
 
     def __init__(self, outputs: Sequence[Path], *, quick: bool) -> None:
         self._outputs = outputs
@@ -202,11 +202,11 @@ class Report:
             self._found[case["system"], case["case"], case["round_trip_ms"]] = case
 
     def lacks(self, case: Case) -> bool:
-        """Whether there are no figures of a case yet."""
+        """Return whether there are no figures of a case yet."""
         return (case.system, case.name, case.round_trip_ms) not in self._found
 
     def add(self, measured: Measured) -> None:
-        """Add a case's figures, and say them."""
+        """Add a case's figures, and print them."""
         figures = measured.as_json()
         self._found[measured.case.system, measured.case.name, measured.case.round_trip_ms] = figures
         _say(f"  {self.seconds:5.0f} s  {_in_words(figures)}")

@@ -1,10 +1,10 @@
-"""How fast the dashboard is with much to show, and what it costs to keep many browsers live.
+"""Speed of the dashboard with large tables, and the cost of many live browsers.
 
 ``make dashboard-bench`` writes 10,000 work items and 1,000 workers into a Postgres of its own, starts Airflow's api-server over
 it, and measures:
 
-- each page, asked for when nothing is remembered (every answer is computed): the time over loopback, and the api-server's own;
-- 20 open browsers for a minute, each asking for its page every 5 s as `dashboard.js` does, while the workers send
+- each page with an empty cache (every answer is computed): the time over loopback, and the api-server's own;
+- 20 open browsers for a minute, each polling its page every 5 s as `dashboard.js` does, while the workers send
   heartbeats, so that there is something new each time: the processor time of the api-server, less what it uses idle.
 """
 
@@ -66,7 +66,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Load:
-    """What open browsers cost. Percentages are of one processor core."""
+    """Cost of open browsers. Percentages are of one processor core."""
 
     browsers: int
     seconds: float
@@ -77,7 +77,7 @@ class Load:
 
     @property
     def cost_percent(self) -> float:
-        """What the browsers add to what the api-server uses by itself."""
+        """CPU that the browsers add to the api-server's idle use."""
         return self.busy_percent - self.idle_percent
 
 
@@ -187,7 +187,7 @@ def _percent(server: ApiServer, seconds: float) -> float:
 def _browse(
     client: httpx.Client, path: str, share: float, over: threading.Event, counts: dict[str, int]
 ) -> None:
-    """Ask for the live part of a page as a browser does, which sends what it has."""
+    """Poll the live part of a page as a browser does, with the etag of the last answer."""
     etag = ""
     over.wait(POLL_SECONDS * share)
     while not over.wait(POLL_SECONDS):

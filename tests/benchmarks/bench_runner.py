@@ -1,7 +1,10 @@
-"""What a task costs on a worker: CPU per no-op task, and PSS per sleeping task. Measured, printed, never asserted.
+"""Cost of a task on a worker: CPU per no-op task, and PSS per sleeping task. Measured and printed, never asserted.
 
-Run with ``make bench-runner``; writes ``tests/benchmarks/results/runner.json``. The relay is a fake one in this process,
+Run with ``make bench-runner``; writes ``tests/benchmarks/results/runner.json``. The execution API proxy is a fake one in this process,
 so the agent's own work is not in the figures; the zygote's, the template's, the supervisor's and the task's is.
+
+Warm tasks of a file that imports pandas from an environment run in turn with those of a file without, in rounds. The environment is installed from the
+package index; ``--only-warm`` leaves it out.
 """
 
 from __future__ import annotations
@@ -11,16 +14,22 @@ import asyncio
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tests.integration.runner.world import Run, World
 
 from airbridge.edge_worker.runner import process
 
 RESULTS = Path(__file__).parent / "results" / "runner.json"
+
+PACKAGES = ("pandas==2.2.3",)
+ROUNDS = 5
 
 FILE = """
 from datetime import datetime
@@ -55,15 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="airbridge-bench-") as folder:
         world = World(Path(folder))
         try:
-            root = world.write(FILE)
-            figures: dict[str, object] = {
-                "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "load_before": round(os.getloadavg()[0], 2),
-            }
-            figures["warm"] = _no_ops(world, root, options.tasks, warm=True)
-            if not options.only_warm:
-                figures["cold"] = _no_ops(world, root, max(1, options.tasks // 5), warm=False)
-            figures["sleeping"] = world.do(_sleepers(world, root, options.sleepers))
+            figures = _measure(world, options)
         finally:
             world.close()
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -71,13 +72,55 @@ def main() -> None:
     print(json.dumps(figures, indent=2))
 
 
-def _no_ops(world: World, root: Path, count: int, *, warm: bool) -> dict[str, float]:
-    world.do(world.run(root, "noop", warm=warm))
+def _measure(world: World, options: argparse.Namespace) -> dict[str, object]:
+    root = world.write(FILE)
+    figures: dict[str, object] = {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+    figures["warm"] = _no_ops(world, root, options.tasks, warm=True)
+    if not options.only_warm:
+        figures["cold"] = _no_ops(world, root, max(1, options.tasks // 5), warm=False)
+    figures["sleeping"] = world.do(_sleepers(world, root, options.sleepers))
+    if not options.only_warm:
+        figures["environment"] = _environment(world, root, options.tasks)
+    return figures
+
+
+def _environment(world: World, plain: Path, count: int) -> dict[str, object]:
+    """Measure warm tasks in turn: without an environment, in one that the file imports nothing from, and of a file with pandas."""
+    packages = world.folder / "bundles" / "packages"
+    uv = Path(sys.executable).with_name("uv")
+    subprocess.run([uv, "pip", "install", "--quiet", "--target", packages, *PACKAGES], check=True)
+    files = {
+        "without": (plain, None),
+        "nothing imported": (world.write(FILE + "# in an environment\n"), packages),
+        "pandas imported": (world.write("import pandas\n" + FILE), packages),
+    }
+    pss = {}
+    for name, (root, environment) in files.items():
+        before = set(_templates(world))
+        world.do(world.run(root, "noop", environment=environment))
+        pss[name] = max(map(process.pss_bytes, set(_templates(world)) - before or before))
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in files}
+    for _ in range(ROUNDS):
+        for name, (root, environment) in files.items():
+            rounds[name].append(_no_ops(world, root, count, warm=True, environment=environment))
+    medians = {
+        name: {key: statistics.median(each[key] for each in found) for key in found[0]}
+        for name, found in rounds.items()
+    }
+    memory = {name: round(value / 1024 / 1024, 1) for name, value in pss.items()}
+    return {"packages": list(PACKAGES), "warm": medians, "template_pss_mib": memory}
+
+
+def _no_ops(world: World, root: Path, count: int, **options: Any) -> dict[str, float]:
+    world.do(world.run(root, "noop", **options))
     before = _spent(world)
     walls = []
     for _ in range(count):
         start = time.perf_counter()
-        world.do(world.run(root, "noop", warm=warm))
+        world.do(world.run(root, "noop", **options))
         walls.append(time.perf_counter() - start)
     time.sleep(0.2)  # what the last task leaves to do
     spent = [now - then for now, then in zip(_spent(world), before, strict=True)]

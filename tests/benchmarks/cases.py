@@ -1,4 +1,4 @@
-"""What is measured: workloads on systems at distances, in the order in which they are run."""
+"""Cases: workloads on systems at distances, in the order in which they are run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What a case does."""
+    """Kinds of case."""
 
     RUN = "run"
     """Run a DAG and time its tasks."""
@@ -100,7 +100,7 @@ _FULL = (
     _group("edge3-1s", 0, 110, *_runs(1, 1)),
     _group("edge3-1s", 100, 110, *_runs(0, 1), _IDLE),
 )
-"""What is wanted most comes first: what the time is too short for is left out from the end."""
+"""In order of importance: if the time is too short, groups are left out from the end."""
 
 
 def plan(*, quick: bool) -> tuple[Group, ...]:

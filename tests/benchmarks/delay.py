@@ -22,7 +22,7 @@ _BACKLOG_CHUNKS = 1024
 
 @dataclass
 class Counts:
-    """What has passed so far."""
+    """Traffic so far."""
 
     passed_bytes: int = 0
     connections: int = 0
@@ -30,7 +30,7 @@ class Counts:
     """Heads of HTTP requests seen; encrypted ones are not."""
 
     def add(self, data: bytes) -> None:
-        """Count what passes."""
+        """Count the passing data."""
         self.passed_bytes += len(data)
         self.requests += data.count(b" HTTP/1.1\r\n")
 

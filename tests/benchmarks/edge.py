@@ -1,4 +1,4 @@
-"""AirBridge as a system under test: the local platform with one worker, behind a delaying proxy where asked."""
+"""AirBridge as a system under test: the local platform with one worker, behind a delaying proxy if the case has one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from urllib.parse import urlsplit
 from tests.benchmarks import delay, processes
 
 from airbridge.control_plane.local import overview, ports, state
-from airbridge.control_plane.local.aws import parse_regions
 from airbridge.control_plane.local.exceptions import NotRunning
 from airbridge.control_plane.local.launch import Launched, launch
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import Options
-from airbridge.executor.regions import Catalogue
+from airbridge.control_plane.local.services.aws import parse_regions
+from airbridge.core.regions import Catalogue
 
 AIRFLOW = {"core.parallelism": "8192", "dag_processor.min_file_process_interval": "30"}
-"""Where local mode differs from what the peers run with: it parses every 10 s, for whoever edits a DAG file."""
+"""The peers' settings, where local mode has others: it parses every 10 s, for users who edit DAG files."""
 
 CACHE = Path.home() / ".cache" / "airbridge"
 CONTROL = ("api-server", "scheduler", "dag-processor", "triggerer", "gateway")
@@ -149,7 +149,7 @@ class Edge:
 
     @property
     def secrets_dir(self) -> Path:
-        """Where the control plane's keys are."""
+        """Directory of the control plane's keys."""
         return self._directory.secrets
 
     @property

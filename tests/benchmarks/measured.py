@@ -16,7 +16,7 @@ Found = Mapping[tuple[str, str, float], Mapping[str, Any]]
 
 @dataclass
 class Measured:
-    """The figures of one case; a list has an entry for each repeat, or each task. Seconds, unless a name says otherwise."""
+    """Figures of one case; a list has an entry for each repeat, or each task. Seconds, unless a name has another unit."""
 
     case: Case
     load_before: float

@@ -1,4 +1,4 @@
-"""What observability costs a task, in CPU: its events at the edge and at the gateway, its spans, a scrape of the metrics.
+"""Cost of observability per task, in CPU: its events at the edge and at the gateway, its spans, a scrape of the metrics.
 
     python -m tests.benchmarks.observing --tasks 300
 
@@ -35,8 +35,8 @@ def cpu(work: Callable[[], Any]) -> float:
 async def at_the_edge(tasks: int, directory: Path) -> float:
     """Return the milliseconds that a task's events cost the agent: noted, journalled, put into heartbeats, dropped."""
     from airbridge.edge_worker.clock import SystemClock
-    from airbridge.edge_worker.events import EventLog
-    from airbridge.edge_worker.journal import Journal
+    from airbridge.edge_worker.journal.journal import Journal
+    from airbridge.edge_worker.ops.events import EventLog
 
     journal, _ = await Journal.open(directory / "journal.sqlite", clock=SystemClock(), max_bytes=10**9)
     log = EventLog(journal, SystemClock())
@@ -44,11 +44,11 @@ async def at_the_edge(tasks: int, directory: Path) -> float:
     for _ in range(tasks):
         item = str(uuid4())
         for name in NAMES:
-            log.note(name, (item, 1), began_at=log.now, warm=True)
+            log.emit(name, (item, 1), began_at=log.now, warm=True)
     await log.flush()
-    while told := log.waiting():
-        _ = [said.model_dump_json() for said in told]
-        log.taken(told)
+    while taken := log.pending():
+        _ = [said.model_dump_json() for said in taken]
+        log.acknowledge(taken)
     spent = time.process_time() - began
     await journal.close()
     return spent * 1000 / tasks
@@ -60,16 +60,16 @@ def at_the_gateway(tasks: int) -> dict[str, float]:
     from tests.integration.gateway import seeding
     from tests.integration.gateway.world import CATALOGUE
 
-    from airbridge.control_plane.gateway import edge_events
-    from airbridge.control_plane.gateway.metrics import Metrics
+    from airbridge.control_plane.gateway.background.metrics import Metrics
+    from airbridge.control_plane.gateway.work import edge_events
     from airbridge.control_plane.identity.spiffe import WorkerName
-    from airbridge.control_plane.observe.platform import Platform
     from airbridge.control_plane.parity import Parity
+    from airbridge.control_plane.read_model.platform import Platform
     from airbridge.control_plane.tracing.exporter import TraceExporter
     from airbridge.control_plane.tracing.otlp import Collector
-    from airbridge.executor.ledger import events, items
+    from airbridge.core.protocol import EdgeEvent
+    from airbridge.executor.ledger import events, leases
     from airbridge.executor.ledger.models import Outcome
-    from airbridge.executor.protocol import EdgeEvent
 
     with settings.NonScopedSession() as session:
         rows = seeding.placed_items(session, seeding.queued_tasks(session, tasks), region="eu-west-1")
@@ -93,14 +93,14 @@ def at_the_gateway(tasks: int) -> dict[str, float]:
 
         def take() -> None:
             for start in range(0, len(said), 500):
-                edge_events.take(caller, said[start : start + 500], at=now, skew_seconds=0.0)
+                edge_events.record(caller, said[start : start + 500], at=now, skew_seconds=0.0)
 
         taking = cpu(take)
         with settings.NonScopedSession() as session:
-            for row in items.lock(session, ids).values():
+            for row in leases.lock(session, ids).values():
                 events.record(session, "item.sent", "outbox", row=row, at=now)
                 events.record(session, "claim.granted", "spiffe://w", row=row, at=now)
-                items.settle(session, row, Outcome.SUCCESS, "success", at=now)
+                leases.settle(session, row, Outcome.SUCCESS, "success", at=now)
             session.commit()
 
         def export() -> None:

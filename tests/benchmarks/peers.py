@@ -1,4 +1,4 @@
-"""What AirBridge is measured against, each as its users run it: LocalExecutor, Celery with Redis, edge3 1.1.3.
+"""Peers that AirBridge is measured against, each as its users run it: LocalExecutor, Celery with Redis, edge3 1.1.3.
 
 All run Airflow 3.0.4 on Postgres with eight slots and the same scheduler settings. They live in an environment of
 their own, because edge3 and Celery are not among AirBridge's dependencies.
@@ -21,7 +21,9 @@ import httpx
 from tests.benchmarks import delay, processes
 
 from airbridge.control_plane.airflow_settings import RECOMMENDED
-from airbridge.control_plane.local import ports, postgres, privileges
+from airbridge.control_plane.local import ports
+from airbridge.control_plane.local.process import privileges
+from airbridge.control_plane.local.services import postgres
 
 PACKAGES = (
     "apache-airflow==3.0.4",
@@ -131,7 +133,7 @@ class Peer:
         return {"scheduler": self.control["scheduler"]}
 
     def traffic(self) -> tuple[int | None, int | None]:
-        """What the proxies between worker and control plane have counted, where they stand."""
+        """Return the counts of the proxies between worker and control plane, if there are any."""
         if not self.round_trip_ms:
             return None, None
         counted = [delay.read(path) for path in self.home.glob("proxy-*.json")]
@@ -197,7 +199,7 @@ class Peer:
                 "edge.api_url": f"{self._api('api')}/edge_worker/v1/rpcapi",
             }
         if self.name == "edge3-1s":
-            # The shortest that it can be told. A worker that is full, or finds no job, rests for so long.
+            # The shortest interval that it accepts. A worker that is full, or finds no job, rests for so long.
             values["edge.job_poll_interval"] = "1"
         values |= SHARED
         variables = {f"AIRFLOW__{name.replace('.', '__').upper()}": value for name, value in values.items()}
@@ -234,7 +236,7 @@ class Peer:
             )
         )
         deadline = time.monotonic() + 30
-        while not self._postgres.answers():
+        while not self._postgres.accepts_queries():
             if time.monotonic() > deadline:
                 raise TimeoutError("postgres did not start within 30 s")
             time.sleep(0.1)

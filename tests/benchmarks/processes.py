@@ -1,4 +1,4 @@
-"""What processes cost: CPU seconds and memory of whole process trees, from /proc."""
+"""Cost of processes: CPU seconds and memory of whole process trees, from /proc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flame graphs of the gateway, the scheduler and the worker's agent while a fan-out runs: ``docs/profile-*.svg``.
+"""Flame graphs of the gateway, the scheduler and the worker's agent while a fan-out runs: ``docs/explanation/measurements/profile-*.svg``.
 
     python -m tests.benchmarks.profile
 
@@ -17,7 +17,7 @@ from tests.benchmarks.cases import Group
 from tests.benchmarks.edge import Edge
 from tests.benchmarks.systems import end_well, uv
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "explanation" / "measurements"
 PY_SPY = "py-spy@0.4.1"
 SAMPLES_PER_SECOND = 200
 SECONDS = 20

@@ -1,4 +1,4 @@
-"""Puts the harness's figures into docs/performance.md: its tables, between markers, and the pictures beside it.
+"""Puts the harness's figures into docs/explanation/measurements/performance.md: its tables, between markers, and the pictures beside it.
 
     python -m tests.benchmarks.report
 
@@ -19,8 +19,8 @@ from tests.benchmarks import chart
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "tests" / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "performance.md"
-PICTURES = ROOT / "docs"
+PICTURES = ROOT / "docs" / "explanation" / "measurements"
+PAGE = PICTURES / "performance.md"
 SWARM_PICTURE = "performance-swarm.svg"
 
 NAMES = {
@@ -87,7 +87,7 @@ def _p(figures: Mapping[str, float]) -> str:
 
 
 def about(results: Mapping[str, Any]) -> str:
-    """When and where, and what did not come out."""
+    """Return date, machine, and the cases that failed or were left out."""
     machine = results["machine"]
     where = f"on {machine['cpus']} cores, Python {machine['python']}, Linux {machine['kernel']}"
     words = [
@@ -99,7 +99,7 @@ def about(results: Mapping[str, Any]) -> str:
 
 
 def ratios(results: Mapping[str, Any]) -> str:
-    """The comparison, beside what was asked for."""
+    """Return the comparison, beside the required ratios."""
     found = results["ratios"]
     rows = [(words, wanted, found.get(name, "not measured")) for name, (words, wanted) in WANTED.items()]
     return table(["", "wanted", "measured"], rows)
@@ -260,7 +260,25 @@ def runner(results: Mapping[str, Any]) -> str:
     ]
     when = f"Measured {results['measured_at']} by `make bench-runner`, at a load of {results['load_before']}."
     heads = ["a no-op task", "CPU, ms", "of which in the kernel", "page faults", "wall, ms (p50)"]
-    return f"{when}\n\n{table(heads, rows)}"
+    text = f"{when}\n\n{table(heads, rows)}"
+    return f"{text}\n\n{_environment(results['environment'])}" if "environment" in results else text
+
+
+def _environment(results: Mapping[str, Any]) -> str:
+    """Warm tasks with and without an environment."""
+    words = {
+        "without": "without an environment",
+        "nothing imported": "in an environment, nothing imported from it",
+        "pandas imported": "in an environment, pandas imported by the file",
+    }
+    names = ("cpu_ms_per_task", "page_faults_per_task", "wall_ms_p50")
+    rows = [
+        (text, *(results["warm"][kind][name] for name in names), results["template_pss_mib"][kind])
+        for kind, text in words.items()
+    ]
+    intro = f"From a parsed file, in turn in one run; the environment has {', '.join(results['packages'])}."
+    heads = ["a no-op task", "CPU, ms", "page faults", "wall, ms (p50)", "its template, MiB (PSS)"]
+    return f"{intro}\n\n{table(heads, rows)}"
 
 
 def _draw(results: Mapping[str, Any]) -> dict[str, str]:

@@ -55,14 +55,14 @@ queue_url = "http://127.0.0.1:1/queue"
 
 @dataclass
 class Figures:
-    """What was seen, by seconds since the link was mended."""
+    """Measurements, by seconds since the link was restored."""
 
     workers: int
     cut_seconds: float
     load: float = field(default_factory=lambda: round(os.getloadavg()[0], 1))
     mended_at: float = 0.0
     requests: list[tuple[float, str, str]] = field(default_factory=list)
-    """(when it ended, what was asked, how it ended)"""
+    """(time of its end, request, outcome)"""
     cpu: list[tuple[float, float]] = field(default_factory=list)
     """(when, cores that the gateway used since the last time)"""
     waiting: list[tuple[float, int]] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Figures:
     drained_after: float | None = None
 
     def per_second(self, how: str) -> dict[int, int]:
-        """How many requests ended so in each second, from 0 = the mending."""
+        """Count the requests with this outcome in each second; 0 is the restored link."""
         found = Counter(
             int((at - self.mended_at) // SECOND) for at, _, ended in self.requests if ended == how
         )
@@ -120,7 +120,7 @@ class ControlPlane:
     switch: subprocess.Popen[bytes]
 
     def turn(self, *, on: bool) -> None:
-        """Mend or cut the link."""
+        """Restore or cut the link."""
         assert self.switch.stdin is not None
         assert self.switch.stdout is not None
         self.switch.stdin.write(b"on\n" if on else b"off\n")
@@ -219,7 +219,7 @@ def _seed(metadata: Any, workers: int) -> list[Any]:
     from airflow.models.taskinstance import TaskInstance
     from tests.integration.gateway import seeding
 
-    from airbridge.executor.ledger import clock, items
+    from airbridge.executor.ledger import clock, leases
 
     rows: list[Any] = []
     with metadata.session() as session:
@@ -231,7 +231,7 @@ def _seed(metadata: Any, workers: int) -> list[Any]:
             name = _name(number)
             started_as = {"hostname": name, "unixname": "airbridge", "pid": 1}
             started = {"start_date": now.isoformat(), "started_as": started_as, "ti_context": {}}
-            items.claim(session, row, name, 60.0, 3600.0, started, at=now)
+            leases.claim(session, row, name, 60.0, 3600.0, started, at=now)
             ti = session.get(TaskInstance, row.ti_id)
             ti.state, ti.hostname, ti.unixname, ti.pid = "running", name, "airbridge", 1
             ti.start_date = ti.last_heartbeat_at = now
@@ -241,7 +241,7 @@ def _seed(metadata: Any, workers: int) -> list[Any]:
 
 
 def _grant(row: Any) -> Any:
-    from airbridge.executor.protocol import BundleRef, Grant
+    from airbridge.core.protocol import BundleRef, Grant
 
     return Grant(
         item_id=row.id,
@@ -296,32 +296,32 @@ class Simulated:
     """The part of a worker that talks to the gateway."""
 
     def __init__(self, number: int, plane: ControlPlane, figures: Figures) -> None:
-        from airbridge.edge_worker import tls
+        from airbridge.core.backoff import Backoff
+        from airbridge.core.protocol import Versions, WorkerState
         from airbridge.edge_worker.clock import SystemClock
-        from airbridge.edge_worker.events import EventLog
-        from airbridge.edge_worker.gateway import Gateway
-        from airbridge.edge_worker.heart import Heart
-        from airbridge.edge_worker.holdings import Holding, Holdings
-        from airbridge.edge_worker.identity import Identity
-        from airbridge.edge_worker.join import TokenJoin
-        from airbridge.edge_worker.journal_rows import GrantState
-        from airbridge.edge_worker.link import Link
-        from airbridge.edge_worker.outbox import Outbox
-        from airbridge.edge_worker.reporter import Reporter
-        from airbridge.edge_worker.retry import Backoff
+        from airbridge.edge_worker.gateway_client import tls
+        from airbridge.edge_worker.gateway_client.client import Gateway
+        from airbridge.edge_worker.gateway_client.connectivity import Connectivity
+        from airbridge.edge_worker.gateway_client.heartbeat import HeartbeatLoop
+        from airbridge.edge_worker.gateway_client.identity import Identity
+        from airbridge.edge_worker.gateway_client.join import TokenJoin
+        from airbridge.edge_worker.gateway_client.rejoin_key import RejoinKey
+        from airbridge.edge_worker.gateway_client.reporter import Reporter
+        from airbridge.edge_worker.ops.events import EventLog
+        from airbridge.edge_worker.proxy.recorder import Recorder
         from airbridge.edge_worker.settings import WorkerSettings
-        from airbridge.executor.protocol import Versions, WorkerState
+        from airbridge.edge_worker.work.attempts import Attempt, Attempts, Phase
 
         default = {name: each.default for name, each in WorkerSettings.model_fields.items()}
         rng = random.Random(number)
         clock = SystemClock()
         journal: Any = NoJournal()
-        listener: Any = Deaf()
+        handler: Any = Deaf()
         events = EventLog(journal, clock)
-        link = Link(clock, events.link_changed)
+        connectivity = Connectivity(clock, events.connectivity_changed)
 
         def backoff() -> Backoff:
-            return Backoff(rng, default["retry_base_seconds"], default["retry_cap_seconds"])
+            return Backoff(default["retry_base_seconds"], default["retry_cap_seconds"], rng.random)
 
         class Counted(Gateway):
             async def _request(self, what: str, *arguments: Any) -> Any:
@@ -336,7 +336,7 @@ class Simulated:
         self.gateway = Counted(
             plane.url,
             tls.anonymous_context(plane.ca_file.read_text()),
-            link,
+            connectivity,
             clock,
             timeout_seconds=default["request_timeout_seconds"],
             connect_timeout_seconds=default["connect_timeout_seconds"],
@@ -348,17 +348,18 @@ class Simulated:
             name=_name(number),
             gateway=self.gateway,
             join=TokenJoin(plane.token_file),
+            rejoin_key=RejoinKey(plane.token_file.with_name(f"{_name(number)}.rejoin.key")),
             versions=versions,
             backoff=backoff,
             changed=lambda _: None,
         )
-        self.holding = Holding(plane.grants[number], state=GrantState.STARTED, contact_at=clock.elapsed())
-        holdings = Holdings(slots=8)
-        holdings.add(self.holding)
+        self.attempt = Attempt(plane.grants[number], phase=Phase.STARTED, contact_at=clock.elapsed())
+        attempts = Attempts(slots=8)
+        attempts.add(self.attempt)
         self.reporter = Reporter(
             gateway=self.gateway,
             journal=journal,
-            link=link,
+            connectivity=connectivity,
             clock=clock,
             events=events,
             backoff=backoff(),
@@ -366,10 +367,10 @@ class Simulated:
             on_fenced=lambda *_: None,
             on_identity=lambda *_: None,
         )
-        self.outbox = Outbox(journal, clock, self.reporter.wake, default["linger_seconds"])
-        self.heart = Heart(
+        self.recorder = Recorder(journal, clock, self.reporter.wake, default["linger_seconds"])
+        self.heartbeat = HeartbeatLoop(
             gateway=self.gateway,
-            holdings=holdings,
+            attempts=attempts,
             journal=journal,
             clock=clock,
             rng=rng,
@@ -377,8 +378,9 @@ class Simulated:
             versions=versions,
             state=lambda: WorkerState.ACTIVE,
             trust_version=lambda: self.identity.trust_version,
+            queue_error=lambda: None,
             claiming=lambda: (),
-            listener=listener,
+            handler=handler,
             events=events,
             interval_seconds=default["heartbeat_seconds"],
         )
@@ -386,20 +388,21 @@ class Simulated:
         self._loops: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._loops = [asyncio.create_task(self.heart.run()), asyncio.create_task(self.reporter.run())]
+        self._loops = [asyncio.create_task(self.heartbeat.run()), asyncio.create_task(self.reporter.run())]
 
     async def finish_within(self, seconds: float) -> None:
         """End the task at some moment of the cut: an XCom, and success."""
-        from airbridge.edge_worker.frames import Call
+        from airbridge.edge_worker.proxy.protocol import Call
+        from airbridge.edge_worker.work.attempts import Phase
 
         await asyncio.sleep(self._rng.uniform(0, seconds))
-        ti = self.holding.grant.ti
+        ti = self.attempt.grant.ti
         xcom = f"xcoms/{ti['dag_id']}/{ti['run_id']}/{ti['task_id']}/return_value"
         state = json.dumps({"state": "success", "end_date": datetime.now(UTC).isoformat()})
-        await self.outbox.write(self.holding, Call(1, "POST", xcom, "", '"done"'))
-        path = f"task-instances/{self.holding.grant.ti_id}/state"
-        await self.outbox.write(self.holding, Call(2, "PATCH", path, "", state), final=True)
-        self.holding.ended = True
+        await self.recorder.write(self.attempt, Call(1, "POST", xcom, "", '"done"'))
+        path = f"task-instances/{self.attempt.grant.ti_id}/state"
+        await self.recorder.write(self.attempt, Call(2, "PATCH", path, "", state), final=True)
+        self.attempt.enter(Phase.ENDED)
 
     async def stop(self) -> None:
         for loop in self._loops:
@@ -420,8 +423,8 @@ async def enrol(workers: Sequence[Simulated]) -> None:
 
 
 async def scenario(plane: ControlPlane, figures: Figures) -> None:
-    """Settle, cut, mend, drain."""
-    say(f"enrolling {figures.workers} workers")
+    """Settle, cut, restore, drain."""
+    report(f"enrolling {figures.workers} workers")
     workers = [Simulated(number, plane, figures) for number in range(figures.workers)]
     await enrol(workers)
     sampling = asyncio.create_task(sample(plane, workers, figures))
@@ -429,19 +432,21 @@ async def scenario(plane: ControlPlane, figures: Figures) -> None:
         # As if started over one heartbeat interval.
         asyncio.get_running_loop().call_later(random.uniform(0, 10), worker.start)
     await asyncio.sleep(10 + SETTLE_SECONDS)
-    say(f"cutting the link for {figures.cut_seconds:g} s; every task ends meanwhile")
+    report(f"cutting the link for {figures.cut_seconds:g} s; every task ends meanwhile")
     plane.turn(on=False)
     cut_at = time.monotonic()
     await asyncio.gather(*(worker.finish_within(figures.cut_seconds * 0.9) for worker in workers))
     await asyncio.sleep(max(0.0, cut_at + figures.cut_seconds - time.monotonic()))
     plane.turn(on=True)
     figures.mended_at = time.monotonic()
-    say("mended")
+    report("mended")
+    from airbridge.edge_worker.work.attempts import Outcome
+
     async with asyncio.timeout(DRAIN_LIMIT_SECONDS):
-        while not all(worker.holding.committed for worker in workers):
+        while not all(worker.attempt.outcome is Outcome.COMMITTED for worker in workers):
             await asyncio.sleep(0.05)
     figures.drained_after = time.monotonic() - figures.mended_at
-    say(f"drained in {figures.drained_after:.1f} s")
+    report(f"drained in {figures.drained_after:.1f} s")
     await asyncio.sleep(AFTER_SECONDS)
     sampling.cancel()
     await asyncio.gather(*(worker.stop() for worker in workers))
@@ -454,7 +459,7 @@ async def sample(plane: ControlPlane, workers: Sequence[Simulated], figures: Fig
         await asyncio.sleep(SECOND)
         now, now_used = time.monotonic(), cpu_seconds([plane.pid])
         figures.cpu.append((now, (now_used - used) / (now - at)))
-        figures.waiting.append((now, sum(bool(each.holding.outbox) for each in workers)))
+        figures.waiting.append((now, sum(bool(each.attempt.unanswered) for each in workers)))
         at, used = now, now_used
 
 
@@ -505,7 +510,7 @@ def draw(figures: Figures, path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -525,12 +530,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     figures = Figures(arguments.workers, arguments.cut_seconds)
     with tempfile.TemporaryDirectory(prefix="airbridge-stampede-") as directory:
-        say("starting Postgres and the gateway")
+        report("starting Postgres and the gateway")
         with control_plane(Path(directory), arguments.workers) as plane:
             asyncio.run(scenario(plane, figures))
     if arguments.picture is not None:
         draw(figures, arguments.picture)
-        say(f"drawn to {arguments.picture}")
+        report(f"drawn to {arguments.picture}")
     print(json.dumps(figures.summary(), indent=2))
 
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import boto3
 import psycopg2
@@ -49,9 +49,9 @@ from airbridge.control_plane.identity.access import AccessTokens
 from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.control_plane.identity.secrets import GatewaySecrets
 from airbridge.control_plane.identity.spiffe import WorkerName
-from airbridge.control_plane.local.airflow_config import TRUST_DOMAIN
-from airbridge.edge_worker.versions import installed
-from airbridge.executor.protocol import PROTOCOL_VERSION, VERSION_HEADER, Grant, Heartbeat
+from airbridge.control_plane.local.services.airflow_config import TRUST_DOMAIN
+from airbridge.core.protocol import PROTOCOL_VERSION, VERSION_HEADER, Grant, Heartbeat
+from airbridge.edge_worker.ops.versions import installed
 
 REGION: Final = "us-east-1"
 RESULTS: Final = Path(__file__).parent / "results" / "swarm.json"
@@ -61,7 +61,7 @@ INTERVAL_SECONDS: Final = 10.0
 MEASURE_SECONDS: Final = 30.0
 HANDSHAKES_AT_ONCE: Final = 50
 CONNECTIONS_A_WORKER: Final = 16
-"""What a worker's pool has at most."""
+"""Most connections in a worker's pool."""
 ANSWER_SECONDS: Final = 60.0
 TASKS_A_STAGE: Final = 200
 LIFETIME: Final = timedelta(hours=2)
@@ -72,12 +72,12 @@ RENDERED: Final[dict[str, Any]] = {"templates_dict": None, "op_args": [], "op_kw
 
 @dataclass
 class Tally:
-    """What came of the requests of one stage: seconds from when each was due to its answer, by kind."""
+    """Results of one stage's requests: seconds from when each was due to its answer, by kind."""
 
     seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     failed: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     reasons: dict[str, str] = field(default_factory=dict)
-    """Why the first request of a kind failed that did."""
+    """Error of the first failed request of each kind."""
     sent_late: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """Seconds from when each was due to when this program sent it."""
 
@@ -141,7 +141,7 @@ class SimulatedConnection:
 
     @property
     def busy(self) -> bool:
-        """Whether a request is under way."""
+        """Return whether a request is under way."""
         return self._lock.locked()
 
     async def connect(self) -> None:
@@ -204,10 +204,19 @@ class SimulatedWorker:
             await connection.close()
 
 
+class Gateway(Protocol):
+    """Platform as a swarm knows it; `Edge` is one."""
+
+    gateway_port: int
+    database_url: str
+    aws_url: str
+    queue_url: str
+
+
 class Swarm:
     """The simulated workers and the work that they do."""
 
-    def __init__(self, edge: Edge, identities: Identities) -> None:
+    def __init__(self, edge: Gateway, identities: Identities) -> None:
         self._edge = edge
         self._identities = identities
         self._workers: list[SimulatedWorker] = []
@@ -232,7 +241,7 @@ class Swarm:
                 for _ in range(5):
                     with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
                         await worker.free.connect()
-                        # The gateway does not keep a connection that asks for nothing.
+                        # The gateway closes connections on which no request arrives.
                         await worker.free.post("heartbeat", _heartbeat)
                         return True
                 return False
@@ -265,12 +274,13 @@ class Swarm:
         with contextlib.closing(connection), connection, connection.cursor() as cursor:
             execute_values(cursor, statement, rows, template, page_size=500)
 
-    async def stage(self, seconds: float) -> Tally:
-        """Have every worker send heartbeats for so long, and some of them claim, start and finish tasks."""
+    async def stage(self, seconds: float, *, work: bool = True) -> Tally:
+        """Have every worker send heartbeats for so long, and some of them claim, start and finish tasks, if there is `work`."""
         tally = Tally()
         until = time.monotonic() + seconds
         beats = [asyncio.create_task(self._beat(worker, until, tally)) for worker in self._workers]
-        await self._work(until, tally)
+        if work:
+            await self._work(until, tally)
         await asyncio.gather(*beats)
         return tally
 

@@ -1,4 +1,4 @@
-"""What a system under test offers the harness."""
+"""Interface of a system under test to the harness."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PEERS_VENV = Path.home() / ".cache" / "airbridge" / "bench-peers"
 
 @dataclass(frozen=True)
 class Traffic:
-    """What has passed between workers and control plane so far. A figure that cannot be had is None."""
+    """Traffic between workers and control plane so far. A figure that cannot be measured is None."""
 
     requests: int | None = None
     bytes: int | None = None

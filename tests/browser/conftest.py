@@ -47,7 +47,7 @@ KEPT = frozenset(
         ),
     }
 )
-"""The screenshots that docs/dashboard.md shows."""
+"""The screenshots that docs/how-to/use-the-dashboard.md shows."""
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light", "viewport": {"width": 1360, "height": 850}},
     "dark": {"color_scheme": "dark", "viewport": {"width": 1360, "height": 850}},
@@ -57,7 +57,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class View:
-    """An open page, and what its console has said that it should not."""
+    """An open page, and the errors and warnings of its console."""
 
     page: Any
     server: ApiServer
@@ -76,7 +76,7 @@ class View:
             self.page.wait_for_timeout(100)
 
     def _holds(self, expression: str) -> bool:
-        """Whether it is true of the page that is there. One that is being left has no answer."""
+        """Return whether it is true of the current page. A page that is being left has no answer."""
         try:
             return bool(self.page.evaluate(expression))
         except playwright.Error as error:
@@ -98,7 +98,7 @@ class View:
         return int(self.page.evaluate("document.documentElement.scrollWidth - innerWidth"))
 
     def keep(self, name: str, *, whole: bool = True) -> None:
-        """Keep a screenshot for the docs, if asked to."""
+        """Keep a screenshot for the docs, if `SHOTS` is set."""
         if SHOTS and name in KEPT:
             self.page.screenshot(path=Path(SHOTS) / f"dashboard-{name}.png", full_page=whole)
 
@@ -139,10 +139,10 @@ class Stage:
         return f"/timeline?{urlencode(names)}"
 
 
-def note(view: View, said: Any) -> None:
-    """Write down what a console says, if it is a complaint."""
-    if said.type in {"error", "warning"}:
-        view.complaints.append(f"{said.type}: {said.text}")
+def note(view: View, message: Any) -> None:
+    """Record a console message, if it is an error or a warning."""
+    if message.type in {"error", "warning"}:
+        view.complaints.append(f"{message.type}: {message.text}")
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def run(platform: LocalPlatform) -> Run:
 
 @pytest.fixture
 def view(platform: LocalPlatform, browser: Any) -> Iterator[View]:
-    """A window on the platform, which makes everyone an administrator: nobody signs in."""
+    """A page on the platform, which makes everyone an administrator: there is no sign-in."""
     context = browser.new_context(**LOOKS["light"])
     view = View(context.new_page(), ApiServer(platform.state.ui_url, 0, Path()))
     view.page.on("console", lambda said: note(view, said))
@@ -78,10 +78,13 @@ def timeline(run: Run, task_id: str) -> str:
     return f"/timeline?{urlencode({'dag': run.dag_id, 'run': run.run_id, 'task': task_id})}"
 
 
-def test_every_task_of_a_real_run_can_be_followed(platform: LocalPlatform, run: Run, view: View) -> None:
+def test_real_run_timelines(platform: LocalPlatform, run: Run, view: View) -> None:
     """Each timeline names region and worker and draws both sides; no page has a console error or a finding of axe-core."""
     for (task_id, _), (region, worker) in platform.places(run).items():
         view.page.goto(f"{view.server.url}/airbridge")  # the slash is not needed
+        view.page.wait_for_selector(
+            "#live"
+        )  # the way by the sign-in ends there, and would overtake the next page
         said = open_page(view, timeline(run, task_id))
         assert f"ended on {worker} in {region} as success" in said
         view.page.wait_for_selector(".gantt rect.run")
@@ -94,7 +97,7 @@ def test_every_task_of_a_real_run_can_be_followed(platform: LocalPlatform, run: 
     assert [] == view.complaints
 
 
-def test_a_tasks_log_leads_to_its_timeline(platform: LocalPlatform, run: Run, view: View) -> None:
+def test_log_links_to_timeline(platform: LocalPlatform, run: Run, view: View) -> None:
     """In Airflow's UI the log opens with where the task ran, and the address there is a link to its timeline."""
     (_, worker) = platform.places(run)["over_there", -1]
     view.page.goto(f"{view.server.url}/dags/{run.dag_id}/runs/{quote(run.run_id, safe='')}/tasks/over_there")
@@ -103,7 +106,7 @@ def test_a_tasks_log_leads_to_its_timeline(platform: LocalPlatform, run: Run, vi
     view.page.wait_for_selector(".cause >> text=ended on")
 
 
-def test_a_worker_obeys_an_order_from_the_page(platform: LocalPlatform, run: Run, view: View) -> None:
+def test_worker_follows_page_command(platform: LocalPlatform, run: Run, view: View) -> None:
     """Maintenance reaches the worker with its next heartbeat, the page shows it by itself, and resume ends it."""
     worker = min(platform.worker_pids())
     open_page(view, f"/workers/{worker}")
@@ -119,7 +122,7 @@ def test_a_worker_obeys_an_order_from_the_page(platform: LocalPlatform, run: Run
     assert "a test of orders" in open_page(view, f"/audit?worker={worker}")
 
 
-def test_secrets_of_a_real_task_are_on_no_page(platform: LocalPlatform, view: View) -> None:
+def test_pages_contain_no_secrets(platform: LocalPlatform, view: View) -> None:
     """A connection's password, a variable and a token that a task was given, and that stand in its error, are on no page."""
     post = platform.airflow._json
     connection = {"connection_id": "planted", "conn_type": "generic", "password": SECRETS[0]}
@@ -129,7 +132,7 @@ def test_secrets_of_a_real_task_are_on_no_page(platform: LocalPlatform, view: Vi
     planted = platform.run("planted")
     assert {("leak", -1): "failed"} == planted.states()
     assert [len(secret) for secret in SECRETS] == platform.xcom(planted, "leak", "had")
-    time.sleep(3)  # what the edge has to tell comes with its next heartbeat
+    time.sleep(3)  # the edge's events arrive with its next heartbeat
     (_, worker) = platform.places(planted)["leak", -1]
     pages = ("/", "/workers", f"/workers/{worker}", "/work", timeline(planted, "leak"), "/parity")
     for path in (*pages, "/audit", "/audit?source=events"):

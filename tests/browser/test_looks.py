@@ -52,7 +52,7 @@ def test_the_open_dialog_is_clean_too(stage: Stage, look: str) -> None:
         assert [] == view.complaints
 
 
-def test_it_can_be_used_without_a_mouse(stage: Stage) -> None:
+def test_keyboard_reaches_everything(stage: Stage) -> None:
     """The first stop is the way past the menu; every link, field and table can be reached and shows that it has been."""
     with stage.view() as view:
         view.open("/workers")

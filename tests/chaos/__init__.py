@@ -1,1 +1,1 @@
-"""Seeded histories of faults and kills, and a checker that reads what came of them."""
+"""Seeded histories of faults and kills, and a checker of their results."""

@@ -41,7 +41,7 @@ class Line:
 
 
 def line(history: History, violations: list[Violation], done: Tally, seconds: float) -> Line:
-    """The numbers of a history."""
+    """Return the figures of a history."""
     return Line(
         seed=history.schedule.seed,
         seconds=round(seconds, 1),
@@ -56,7 +56,7 @@ def line(history: History, violations: list[Violation], done: Tally, seconds: fl
 
 
 def summary(lines: Sequence[Line]) -> str:
-    """All histories in numbers."""
+    """Return the figures of all histories as text."""
     faults, kills, wrong = (
         _sum(getattr(one, name) for one in lines) for name in ("faults", "kills", "violations")
     )
@@ -98,7 +98,7 @@ def play(arena: Arena, seeds: list[int], keep: Path | None, tally: Path | None) 
         violations = check(history)
         made = line(history, violations, arena.tally, time.monotonic() - began)
         lines.append(made)
-        tell(
+        report(
             f"seed {seed}: {made.tasks} tasks, {len(violations)} violations, {made.seconds:.0f} s", violations
         )
         if tally:
@@ -116,18 +116,18 @@ def play(arena: Arena, seeds: list[int], keep: Path | None, tally: Path | None) 
 
 
 def read(tally: Path) -> list[Line]:
-    """The histories that were made before."""
+    """Read the lines of earlier histories."""
     return [Line(**json.loads(text)) for text in tally.read_text().splitlines()] if tally.exists() else []
 
 
-def tell(what: str, violations: list[Violation]) -> None:
-    """Say on stderr how it goes."""
+def report(what: str, violations: list[Violation]) -> None:
+    """Print progress on stderr."""
     for line in (what, *(f"  {violation}" for violation in violations)):
         print(line, file=sys.stderr, flush=True)
 
 
 def keep_evidence(folder: Path, logs: dict[str, str], history: History, violations: list[Violation]) -> None:
-    """Leave all that is known of a history that went wrong."""
+    """Write logs, records and violations of a faulty history to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in logs.items():
         (folder / name).write_text(text)
@@ -137,22 +137,33 @@ def keep_evidence(folder: Path, logs: dict[str, str], history: History, violatio
 
 
 def mutate(arena: Arena, names: list[str], *, controls: bool) -> bool:
-    """Return whether the checker finds something in every mutant, and nothing where nothing was taken out."""
+    """Return whether the checker finds a violation in every mutant, and none in the controls."""
     good = True
-    chosen = [mutation for mutation in MUTATIONS if not names or mutation.name in names]
+    chosen = [each for each in MUTATIONS if not names or any(name in each.name for name in names)]
+    if not chosen:
+        sys.exit(
+            f"no mutant is named {', '.join(names)}; there are: {', '.join(one.name for one in MUTATIONS)}"
+        )
     for mutation in chosen if controls else ():
+        # Of a broken gateway, the workers' settings belong to the history; else they are what is broken.
+        patient = mutation.worker_env if mutation.gateway else {}
+        if patient:
+            arena.restart_workers(patient)
         violations = check(arena.play(mutation.schedule))
-        tell(f"nothing taken out, {mutation.schedule.name}", violations)
+        if patient:
+            arena.restart_workers({})
+        report(f"nothing taken out, {mutation.schedule.name}", violations)
         print(f"nothing taken out, {mutation.schedule.name}: {len(violations)} violations")
         good = good and not violations
     for mutation in chosen:
         violations = found_by(arena, mutation)
-        tell(f"{mutation.name}, {mutation.schedule.name}", violations[:10])
+        report(f"{mutation.name}, {mutation.schedule.name}", violations[:10])
         kinds = ", ".join(f"{kind} {times}" for kind, times in sorted(count(violations).items()))
         print(
             f"{mutation.name}, {mutation.schedule.name}: {len(violations)} violations ({kinds or 'NONE FOUND'})"
         )
-        good = good and bool(violations)
+        found = {violation.kind for violation in violations}
+        good = good and (mutation.finds in found if mutation.finds else bool(found))
     return good
 
 
@@ -166,7 +177,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="the history of this seed alone")
     parser.add_argument("--mutations", action="store_true", help="does the checker find what it must?")
     parser.add_argument("--controls", action="store_true", help="the mutants' histories without mutants, too")
-    parser.add_argument("--mutant", action="append", default=[], help="only this one")
+    parser.add_argument("--mutant", action="append", default=[], help="only those with this in their name")
     parser.add_argument("--show", action="store_true", help="print the schedule of --seed and stop")
     parser.add_argument(
         "--tally", type=Path, help="file that numbers are added to, for a long run made in parts"

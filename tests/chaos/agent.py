@@ -1,8 +1,8 @@
 """A worker behind links that can fail: ``python -m tests.chaos.agent``, configured as `airbridge-worker run` is.
 
 It is the real agent with its real parts, but for two things: it reaches SQS and S3 by the URLs in CHAOS_SQS_URL and
-CHAOS_S3_URL, whatever the gateway says; and, if CHAOS_DURABLE names a directory, that directory always holds what a
-power cut would leave of the journal (`tests.chaos.power`).
+CHAOS_S3_URL, not by those from the gateway; and, if CHAOS_DURABLE names a directory, that directory always holds the
+part of the journal that would survive a power cut (`tests.chaos.power`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tests.chaos import power
 
+from airbridge.core.aws.object_store import ObjectStore
+from airbridge.core.protocol import RegionSettings
+from airbridge.core.sandbox import hardening
 from airbridge.edge_worker.agent import Agent
 from airbridge.edge_worker.cli import configure_logging
-from airbridge.edge_worker.parts import Parts, real_parts, regional_store
-from airbridge.edge_worker.queue import AsyncQueue, regional_queue
 from airbridge.edge_worker.settings import WorkerSettings, load
-from airbridge.executor import protection
-from airbridge.executor.protocol import RegionSettings
-from airbridge.executor.store import ObjectStore
+from airbridge.edge_worker.wiring import WorkerComponents, real_components, regional_store
+from airbridge.edge_worker.work.queue import AsyncQueue, regional_queue
 
 SQS_URL = "CHAOS_SQS_URL"
 S3_URL = "CHAOS_S3_URL"
@@ -38,7 +38,7 @@ def by_way_of(settings: RegionSettings, url: str) -> RegionSettings:
     return settings.model_copy(update={"endpoint_url": url, "queue_url": queue_url})
 
 
-def parts(settings: WorkerSettings) -> Parts:
+def parts(settings: WorkerSettings) -> WorkerComponents:
     """The parts of a real worker, with queue and buckets behind the links."""
     sqs_url, s3_url = os.environ[SQS_URL], os.environ[S3_URL]
 
@@ -48,7 +48,7 @@ def parts(settings: WorkerSettings) -> Parts:
     def store(region: RegionSettings, bucket: str) -> ObjectStore:
         return regional_store(by_way_of(region, s3_url), bucket)
 
-    return replace(real_parts(settings), queue=queue, store=store)
+    return replace(real_components(settings), queue=queue, store=store)
 
 
 async def main() -> int:
@@ -71,5 +71,5 @@ async def main() -> int:
 
 if __name__ == "__main__":
     configure_logging(as_json=True)
-    protection.harden()
+    hardening.harden()
     sys.exit(asyncio.run(main()))

@@ -1,4 +1,4 @@
-"""Where histories are made: one platform, two workers behind links, and the hands that make trouble.
+"""An arena plays histories: one platform, two workers behind links, and the faults that a schedule injects.
 
 Everything is real: Postgres, scheduler, dag-processor, triggerer, the gateway with its certificates, moto for AWS, the
 workers' agents and the processes that they fork. Time is compressed: leases and patience of seconds.
@@ -13,34 +13,36 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.chaos import power, recorder
 from tests.chaos.fleet import HOME_REGION, Fleet, Worker
-from tests.chaos.history import Death, History
+from tests.chaos.history import Death, History, TaskKey
 from tests.chaos.recorder import Recorder
-from tests.chaos.schedule import WORKERS, Duplicates, Fault, Kill, Schedule
+from tests.chaos.schedule import WORKERS, Duplicates, Fault, Kill, Run, Schedule
 from tests.support import weather
 from tests.support.platform import LocalPlatform, running, wait_for
 from tests.support.weather import Link, Network
 
 from airbridge.control_plane.identity.secrets import SIGNING_KEY
-from airbridge.control_plane.local.aws import Region
-from airbridge.executor.protocol import WorkItem
-from airbridge.executor.signing import Signer
+from airbridge.control_plane.local.services.aws import EmulatedRegion
+from airbridge.core.protocol import WorkItem
+from airbridge.core.signing import Signer
 
 DAG_FILE = Path(__file__).parent / "dags" / "chaos.py"
 SETTLE_SECONDS = 240.0
-"""How long after the last trouble everything may take to end before it is called stuck."""
+"""Time after the last fault in which everything must end; after that it counts as stuck."""
 
+# Seconds in place of minutes, so that leases lapse and messages expire within one history.
 CONTROL_PLANE = {
     "airbridge.heartbeat_interval": "1",
     "airbridge.lease_seconds": "4",
     "airbridge.worker_alive_seconds": "8",
     "airbridge.lost_after": "60",
     "airbridge.message_ttl": "20",
-    "airbridge.keeper_interval": "0.5",
+    "airbridge.reconcile_interval": "0.5",
     "airbridge.outbox_interval": "0.5",
     "airbridge.outbox_backoff_limit": "2",
     "airbridge.certificate_lifetime": "300",
@@ -66,7 +68,7 @@ WORKER = {
 
 @dataclass
 class Tally:
-    """What was done, over all histories of an arena."""
+    """Counts of the injected faults, over all histories of an arena."""
 
     faults: Counter[str] = field(default_factory=Counter)
     kills: Counter[str] = field(default_factory=Counter)
@@ -75,7 +77,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class _Made:
-    """A run that was started."""
+    """A run that was triggered."""
 
     dag_id: str
     run_id: str
@@ -92,18 +94,20 @@ class Arena:
     tally: Tally = field(default_factory=Tally)
     _histories: int = 0
     _deaths: list[Death] = field(default_factory=list)
+    _cleared: set[TaskKey] = field(default_factory=set)
 
     def play(self, schedule: Schedule) -> History:
-        """Make one history: start the work, make the trouble, mend everything, wait, and record."""
+        """Make one history: start the work, inject the faults, repair everything, wait, and record."""
         self._histories += 1
         self._deaths = []
+        self._cleared = set()
         effects = self.files / f"{self._histories}.jsonl"
         prefix = f"h{schedule.seed}-{self._histories}"
         made = self._start(schedule, effects, prefix)
         self._await_starts(effects, schedule.after_starts)
         for _, act in sorted(self._acts(schedule, prefix), key=lambda pair: pair[0]):
             act()
-        self._mend()
+        self._repair()
         recorded = Recorder(self.platform, self._region)
         self._wait(recorded, prefix)
         return self._record(schedule, recorded, effects, prefix, made)
@@ -113,7 +117,7 @@ class Arena:
         self._up(next(worker for worker in self.fleet.workers if worker.name == name))
 
     def use_gateway(self, port: int | None) -> None:
-        """Lead every worker to the gateway on this port; None: back to the platform's own."""
+        """Point every worker at the gateway on this port; None: at the platform's own."""
         for worker in self.fleet.workers:
             worker.gateway.retarget(port or self.fleet.gateway_port)
 
@@ -127,7 +131,7 @@ class Arena:
             worker.wait_started()
 
     def evidence(self) -> dict[str, str]:
-        """What every process said so far, by file name."""
+        """Return every process's log so far, by file name."""
         logs = {
             path.name: path.read_text(errors="replace") for path in self.platform.directory.logs.glob("*.log")
         }
@@ -136,7 +140,7 @@ class Arena:
         }
 
     @property
-    def _region(self) -> Region:
+    def _region(self) -> EmulatedRegion:
         return self.platform.options.regions[0]
 
     # --- work ---------------------------------------------------------------------------------------
@@ -161,7 +165,7 @@ class Arena:
     # --- trouble ------------------------------------------------------------------------------------
 
     def _acts(self, schedule: Schedule, prefix: str) -> Iterator[tuple[float, Callable[[], None]]]:
-        """Every act with its time; each waits for its time itself, so that a slow one delays what follows."""
+        """Yield every act with its time. Each waits for its own time, so that a slow act delays the following ones."""
         began = time.monotonic()
 
         def at(seconds: float, act: Callable[[], None]) -> tuple[float, Callable[[], None]]:
@@ -180,6 +184,8 @@ class Arena:
                 yield at(
                     kill.at + kill.down_seconds, lambda kill=kill: self._up(self.fleet.workers[kill.worker])
                 )
+        for clear in schedule.clears:
+            yield at(clear.at, partial(self._clear, schedule.runs[clear.run], f"{prefix}-{clear.run}"))
         for batch in schedule.duplicates:
             yield at(batch.at, lambda batch=batch: self._duplicate(batch, prefix))
 
@@ -207,14 +213,20 @@ class Arena:
             return
         self.tally.kills[kill.victim] += 1
         worker.kill()
+        # Read before the worker is started again: the journal shows the results that it owed when it died.
         self._deaths.append(recorder.death(worker, time.time()))
         if kill.victim == "power":
+            # Zygote and tasks end too: nothing may write to the files that are put back.
             worker.stop_all()
             power.restore(worker.journal, worker.durable, mark_survives=kill.mark_survives)
 
     def _up(self, worker: Worker) -> None:
         if worker.process is None or worker.process.poll() is not None:
             worker.start()
+
+    def _clear(self, run: Run, run_id: str) -> None:
+        for one in self.platform.airflow.clear_running(run.dag_id, run_id):
+            self._cleared.add((run.dag_id, run_id, one["task_id"], one["map_index"]))
 
     def _duplicate(self, batch: Duplicates, prefix: str) -> None:
         """Send messages of this history's work items again, as a queue may: oldest and newest, settled or not."""
@@ -229,6 +241,7 @@ class Arena:
         sqs = self.platform.aws_client("sqs", HOME_REGION)
         url = sqs.get_queue_url(QueueName=self._region.queue("default"))["QueueUrl"]
         for item_id, ti_id, region, pool, slots, workload, epoch in rows:
+            # A duplicate of the current grant, and a stale one that must be refused.
             for one in {max(0, epoch - 1), epoch}:
                 message = WorkItem(
                     item_id=item_id,
@@ -245,7 +258,7 @@ class Arena:
                 sqs.send_message(QueueUrl=url, MessageBody=signer.sign(message))
                 self.tally.duplicates += 1
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         for worker in self.fleet.workers:
             worker.set(weather.FAIR)
             self._up(worker)
@@ -254,7 +267,7 @@ class Arena:
     # --- the end ------------------------------------------------------------------------------------
 
     def _wait(self, recorded: Recorder, prefix: str) -> None:
-        """Until all is over, or for so long that it is stuck."""
+        """Wait until everything has ended, or counts as stuck."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline:
             runs = recorded.runs([prefix])
@@ -265,7 +278,7 @@ class Arena:
 
     @staticmethod
     def _owes(worker: Worker) -> bool:
-        """Whether a worker has still records to report, or logs to ship."""
+        """Return whether a worker still has records to report, or logs to ship."""
         return bool(recorder.left_in_journal(worker) or recorder.logs_left(worker))
 
     def _record(
@@ -283,6 +296,7 @@ class Arena:
             xcoms=recorded.xcoms(runs),
             variables=recorded.variables(prefix),
             deaths=tuple(self._deaths),
+            cleared=frozenset(self._cleared),
             reports=recorder.reports(self.fleet.workers),
             settlements=recorded.settlements(items),
             journals={worker.name: recorder.left_in_journal(worker) for worker in self.fleet.workers},
@@ -297,10 +311,12 @@ class Arena:
 
 @contextmanager
 def open_arena() -> Iterator[Arena]:
-    """Bring everything up."""
+    """Start platform, network and workers; stop them at the end of the block."""
     with (
         tempfile.TemporaryDirectory(prefix="airbridge-chaos-") as files,
-        running(regions=(Region(name=HOME_REGION),), workers_per_region=0, airflow=CONTROL_PLANE) as platform,
+        running(
+            regions=(EmulatedRegion(name=HOME_REGION),), workers_per_region=0, airflow=CONTROL_PLANE
+        ) as platform,
         Network() as network,
     ):
         platform.add_dag_file(DAG_FILE)

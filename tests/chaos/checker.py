@@ -1,8 +1,8 @@
-"""Reads a history and says what in it must not be. It knows the promises, and nothing of how they are kept.
+"""Checks a history against the platform's promises, without knowledge of the implementation.
 
 Each task instance has one committed outcome, and it is the outcome that its code produced, or an honest failure: the
 attempt was fenced after its `lost_after`, or its worker was killed before the result was in the journal. No result is
-lost, none is doubled, nothing is stuck, and Airflow's tables, the ledger and the workers tell the same story.
+lost, none is doubled, nothing is stuck, and Airflow's tables, the ledger and the workers agree.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from tests.chaos.history import Death, Effect, History, Item, Task, TaskKey
@@ -21,13 +22,13 @@ from tests.chaos.schedule import CALLS, CHAIN, HASTY, LENGTH, MAPPED, MIXED, WID
 FINISHED = frozenset({"success", "failed", "skipped"})
 FINAL_COMMITS = frozenset({"success", "skipped"})
 RETRIED = frozenset({"up_for_retry", "failed"})
-DISOWNED = "no longer knows of it"
+DISOWNED = "has no record of it"
 CLOCK_SLACK_SECONDS = 0.05
 """Between Postgres' clock and the host's: they are one, but for rounding and the time of a statement."""
 
 
 class Kind(StrEnum):
-    """What is wrong."""
+    """Kinds of violation."""
 
     LOST = "lost"
     """Code produced a result that was not committed, without an honest reason."""
@@ -40,9 +41,11 @@ class Kind(StrEnum):
     DISHONEST = "dishonest failure"
     """Failed or given up without a kill or a cut that explains it."""
     FENCE = "fence broken"
-    """Something of an attempt that was not committed is to be seen."""
+    """Writes of an attempt that was not committed are visible."""
     DISAGREE = "disagreement"
-    """Two sides tell different stories of the same task."""
+    """Two sides have different records of the same task."""
+    OVERLAP = "two attempts at once"
+    """A second attempt of a task instance ran before the first had ended, and its worker could be reached."""
     ERROR = "error in task code"
     """Task code saw an error that its plan does not have."""
     LOG = "log not whole"
@@ -50,7 +53,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Violation:
-    """One thing that must not be."""
+    """One violation of a promise."""
 
     kind: Kind
     where: str
@@ -62,34 +65,34 @@ class Violation:
 
 @dataclass(frozen=True)
 class Phase:
-    """One time that a task instance's code ran."""
+    """One execution of a task instance's code."""
 
     start: Effect
     end: Effect | None
 
     @property
     def outcome(self) -> str | None:
-        """What it produced; None if it never got that far."""
+        """Outcome that the code produced; None if it did not end."""
         return self.end.outcome if self.end else None
 
     @property
     def broke(self) -> bool:
-        """Whether it ended with an error that is not its plan's."""
+        """True if it ended with an error that its plan does not contain."""
         return bool(self.outcome and self.outcome.startswith("error"))
 
 
 def check(history: History) -> list[Violation]:
-    """Everything that is wrong with a history; empty if it is as promised."""
+    """Return the violations in a history; empty if it is as promised."""
     return [*_Check(history).violations()]
 
 
 def value_of(run_id: str, task_id: str, upstream: str = "") -> str:
-    """What a task returns. Written a second time on purpose: the DAG file is what is being checked."""
+    """Return a task's expected return value. Written a second time on purpose: the DAG file's own is under test."""
     return hashlib.sha256(f"{run_id}/{task_id}/{upstream}".encode()).hexdigest()
 
 
 def expected_keys(dag_id: str, run_id: str) -> list[TaskKey]:
-    """The task instances of a run."""
+    """Return the task instances of a run."""
     names = {
         WIDE: [f"t{number}" for number in range(WIDTH)],
         HASTY: [f"t{number}" for number in range(WIDTH)],
@@ -115,6 +118,7 @@ class _Check:
         for item in self.history.items:
             yield from self._item(item)
         yield from self._runs_under_one_grant()
+        yield from self._overlaps()
         yield from self._reports()
         for worker, code in self.history.ended.items():
             yield Violation(Kind.STUCK, worker, f"it ended by itself, with exit code {code}")
@@ -201,6 +205,8 @@ class _Check:
         phase = self._phase(item)
         if item.outcome == "lost":
             yield from self._given_up(item, where)
+        elif item.outcome == "cancelled" and item.key in self.history.cleared:
+            return
         elif _committed(item) is None:
             yield Violation(Kind.DISHONEST, where, f"settled as {item.outcome}: {item.detail}")
         elif phase is not None and phase.outcome == item.detail:
@@ -223,7 +229,7 @@ class _Check:
             )
 
     def _disowned(self, item: Item, where: str) -> Iterator[Violation]:
-        """Its worker says that it does not hold it: so be it, if it was killed before the grant was in its journal."""
+        """Check an item that its worker disowned: allowed only if it was killed before the grant was in its journal."""
         deaths = self._died(item)
         if not deaths:
             yield Violation(Kind.DISHONEST, where, "its worker disowned it, and was not killed")
@@ -274,6 +280,16 @@ class _Check:
         for effect in self._homeless:
             yield Violation(Kind.DOUBLED, _name(effect.key), "its code began without a work item")
 
+    def _overlaps(self) -> Iterator[Violation]:
+        for key, items in self._items_by_key.items():
+            runs = [(phase, item) for item in items for phase in self._phases.get(item.id, ())]
+            runs.sort(key=lambda run: run[0].start.at)
+            for (first, item), (second, _) in pairwise(runs):
+                seconds = first.end.at - second.start.at if first.end else 0.0
+                if seconds > CLOCK_SLACK_SECONDS and not _out_of_reach(item, self.history.lease_seconds):
+                    what = f"try {second.start.try_number} began {seconds:.2f} s before try {first.start.try_number} ended"
+                    yield Violation(Kind.OVERLAP, _name(key), what)
+
     def _reports(self) -> Iterator[Violation]:
         items = {item.id: item for item in self.history.items}
         for report in self.history.reports:
@@ -303,7 +319,7 @@ class _Check:
 
     @cached_property
     def _phases(self) -> dict[str, list[Phase]]:
-        """The times that code ran, by work item: the last one of the task instance that was claimed before."""
+        """Return the executions of code by work item: each belongs to the last item of its task instance that was claimed before it."""
         found: dict[str, list[Phase]] = defaultdict(list)
         for ti_id, phases in _phases_by_ti(self.history.effects).items():
             claimed = sorted(
@@ -351,8 +367,14 @@ class _Check:
         return value_of(run_id, task_id)
 
 
+def _out_of_reach(item: Item, lease_seconds: float) -> bool:
+    """Return whether the item was given up after its worker had sent no heartbeat for a whole lease."""
+    silent = (item.settled_at or 0.0) - (item.renewed_at or 0.0)
+    return silent >= lease_seconds - CLOCK_SLACK_SECONDS
+
+
 def _committed(item: Item) -> str | None:
-    """The state that the item's work was committed with; None if it was given up."""
+    """Return the state that the item's work was committed with; None if the attempt was fenced."""
     return item.detail if item.outcome in {"success", "failed"} else None
 
 
@@ -373,5 +395,5 @@ def _name(key: TaskKey) -> str:
 
 
 def count(violations: Sequence[Violation]) -> Counter[Kind]:
-    """How many of each kind."""
+    """Count the violations by kind."""
     return Counter(violation.kind for violation in violations)

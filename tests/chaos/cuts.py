@@ -1,6 +1,6 @@
 """Cuts in real time at default settings: how long, and at which boundary.
 
-    python -m tests.chaos.cuts --seconds 1,31,60,150,300,600 --out docs/partition-results.json
+    python -m tests.chaos.cuts --seconds 1,31,60,150,300,600 --out docs/explanation/measurements/partition-results.json
 
 One platform; for each boundary, workers of their own behind links of their own, so that all rows wait at once. The
 platform's processes and the workers keep AirBridge's defaults. `--seconds 600` alone takes eleven minutes.
@@ -25,7 +25,7 @@ from tests.support import weather
 from tests.support.platform import LocalPlatform, Run, running, wait_for
 from tests.support.weather import Network, Weather
 
-from airbridge.control_plane.local.aws import parse_regions
+from airbridge.control_plane.local.services.aws import parse_regions
 
 DAG_FILE = Path(__file__).parent / "dags" / "cuts.py"
 SECONDS = (1, 31, 60, 150, 300, 600)
@@ -35,12 +35,12 @@ CLAIM_SECONDS = 12.0
 LONG_POLL_SECONDS = 22.0
 """A long poll whose client was cut off in the cell before may still take a message: it is waited out."""
 MEND_SECONDS = 240.0
-"""How long a run may take after the cut: a message whose receipt was lost stays hidden for 60 s."""
+"""Time for a run to end after the cut: a message whose receipt was lost stays hidden for 60 s."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What became of one cut."""
+    """Result of one cut."""
 
     system: str
     weather: str
@@ -57,13 +57,13 @@ class Cell:
 
     @property
     def survived(self) -> bool:
-        """Whether the task succeeded at its first try with all that belongs to it."""
+        """True if the task succeeded at its first try, with complete XComs and log."""
         return self.state == "success" and self.tries == 1 and self.xcoms and self.log_whole
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of a worker's DAG, and the hands on it."""
+    """One run of a worker's DAG, and the operations on it."""
 
     platform: LocalPlatform
     worker: Worker
@@ -120,7 +120,7 @@ Cut = Callable[[], None]
 
 
 def at_receive(stage: Stage, cut: Cut, seconds: float) -> str:
-    """SQS hands the message out, and the answer is lost."""
+    """Cut after SQS has handed the message out, with its answer lost."""
     stage.go()
     stage.worker.sqs.set(weather.LOSE_ANSWERS)
     run_id = stage.trigger()
@@ -130,7 +130,7 @@ def at_receive(stage: Stage, cut: Cut, seconds: float) -> str:
 
 
 def at_claim(stage: Stage, cut: Cut, seconds: float) -> str:
-    """The gateway grants the claim, and the grant is lost."""
+    """Cut after the gateway has granted the claim, with the grant lost."""
     stage.go()
     for _ in range(CLAIM_TRIES):
         stage.worker.gateway.set(weather.LOSE_ANSWERS)
@@ -148,7 +148,7 @@ def at_claim(stage: Stage, cut: Cut, seconds: float) -> str:
 
 
 def at_start(stage: Stage, cut: Cut, seconds: float) -> str:
-    """The grant has just arrived."""
+    """Cut as soon as the grant has arrived."""
     seen = stage.grants()
     stage.go()
     run_id = stage.trigger()
@@ -158,7 +158,7 @@ def at_start(stage: Stage, cut: Cut, seconds: float) -> str:
 
 
 def mid_run(stage: Stage, cut: Cut, seconds: float) -> str:
-    """The task runs before, during and after."""
+    """Cut while the task runs; it goes on after the cut."""
     run_id = stage.trigger()
     stage.until_working()
     time.sleep(2)
@@ -169,16 +169,17 @@ def mid_run(stage: Stage, cut: Cut, seconds: float) -> str:
 
 
 def before_the_result(stage: Stage, cut: Cut, seconds: float) -> str:
-    """The task ends inside the cut."""
+    """Cut while the task runs; it ends inside the cut."""
     run_id = stage.trigger()
     stage.until_working()
+    # Before `cut`, which blocks until the cut is over.
     threading.Timer(min(3.0, seconds / 2), stage.go).start()
     cut()
     return run_id
 
 
 def answer_lost(stage: Stage, cut: Cut, seconds: float) -> str:
-    """The result is committed, and the answer to it is lost."""
+    """Cut after the result is committed, with the answer lost."""
     run_id = stage.trigger()
     stage.until_working()
     stage.worker.gateway.set(weather.LOSE_ANSWERS)
@@ -189,7 +190,7 @@ def answer_lost(stage: Stage, cut: Cut, seconds: float) -> str:
 
 
 def log_upload(stage: Stage, cut: Cut, seconds: float) -> str:
-    """The result is reported, and the log cannot be shipped."""
+    """Cut after the result is reported, before the log is shipped."""
     run_id = stage.trigger()
     stage.until_working()
     stage.worker.s3.set(weather.BLACK_HOLE)
@@ -336,7 +337,7 @@ class Matrix:
 
 
 def is_whole(log: str, lines: int) -> bool:
-    """Whether every line that the task printed is in the log, once, in order."""
+    """Return whether every line that the task printed is in the log, once, in order."""
     found = [int(number) for number in re.findall(r"\bline (\d+) of process", log)]
     return found == [*range(lines)] and log.count(f"the end after {lines} lines") == 1
 
@@ -365,7 +366,7 @@ def tables(cells: Sequence[Cell]) -> str:
 
 
 def word(cell: Cell) -> str:
-    """One cell in words."""
+    """Return one cell as text."""
     if cell.survived:
         return f"success (+{cell.seconds_to_report:.0f} s)"
     lacks = [name for name, there in (("XComs", cell.xcoms), ("log", cell.log_whole)) if not there]
@@ -382,12 +383,12 @@ def write(path: Path, cells: Sequence[Cell]) -> None:
 
 
 def read(path: Path) -> list[Cell]:
-    """What was measured before."""
+    """Return the cells of an earlier measurement."""
     return [Cell(**row) for row in json.loads(path.read_text())] if path.exists() else []
 
 
 def merged(before: Sequence[Cell], now: Sequence[Cell]) -> list[Cell]:
-    """All cells; one that was measured again is the later one."""
+    """Return all cells; a repeated measurement replaces the earlier one."""
     cells = {(cell.system, cell.boundary, cell.seconds, cell.weather): cell for cell in (*before, *now)}
     return [*cells.values()]
 

@@ -20,13 +20,13 @@ from tests.chaos.cuts import Cell, arguments, is_whole, merged, read, table, wri
 from tests.support import weather
 from tests.support.weather import LOOPBACK, Link, Network, Weather
 
-from airbridge.control_plane.local import postgres
-from airbridge.control_plane.local.airflow_rest import AirflowRest
+from airbridge.control_plane.local.services import postgres
+from airbridge.control_plane.local.services.airflow_rest import AirflowRest
 
 DAG_FILE = Path(__file__).parent / "dags" / "cuts_edge3.py"
 BOUNDARIES = {"mid-run": "run", "before the result": "result"}
 AFTER_SECONDS = 480.0
-"""How long after the cut a task may take to end: the scheduler's heartbeat timeout is 300 s."""
+"""Time for a task to end after the cut: the scheduler's heartbeat timeout is 300 s."""
 
 
 @dataclass
@@ -51,12 +51,12 @@ class CutOff(peers.Peer):
             self.workers[queue] = self._spawn(f"worker-{queue}", command, environ)
 
     def workers_known(self) -> int:
-        """How many workers have registered."""
+        """Return the number of registered workers."""
         rows = postgres.query(self._postgres, "SELECT count(*) FROM edge_worker")
         return int(rows[0][0])
 
     def job_of(self, dag_id: str, run_id: str) -> str:
-        """What edge3's own table says of the task."""
+        """Return the task's state in edge3's own table."""
         rows = postgres.query(
             self._postgres,
             "SELECT state FROM edge_job WHERE dag_id = %s AND run_id = %s AND task_id = 'work'",
@@ -74,7 +74,7 @@ class Matrix:
         self._lock = threading.Lock()
 
     def run(self, seconds: Sequence[float]) -> None:
-        """Every length at once."""
+        """Measure every length at once."""
         threads = [threading.Thread(target=self._cut, args=(length,)) for length in seconds]
         for thread in threads:
             thread.start()
@@ -163,7 +163,7 @@ class Matrix:
 
 
 def main() -> None:
-    """Measure."""
+    """Run edge3's part of the matrix."""
     asked = arguments()
     seconds = [float(each) for each in asked.seconds.split(",")]
     queues = [f"cut-{length:g}" for length in seconds]

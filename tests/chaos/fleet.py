@@ -19,7 +19,7 @@ from tests.support.platform import LocalPlatform, wait_for
 from tests.support.weather import LOOPBACK, Link, Network, Weather
 
 from airbridge.control_plane.local import environment
-from airbridge.control_plane.local.privileges import child_setup
+from airbridge.control_plane.local.process.privileges import child_setup
 
 ROOT = Path(__file__).parents[2]
 HOME_REGION = "us-east-1"
@@ -44,12 +44,12 @@ class Worker:
 
     @property
     def log_file(self) -> Path:
-        """What the agent prints: a JSON event a line, over all its lives."""
+        """The agent's output: one JSON event per line, over all its lives."""
         return self.home / "agent.log"
 
     @property
     def state_dir(self) -> Path:
-        """All that outlives the agent."""
+        """Directory of the state that outlives the agent."""
         return self.home / "state"
 
     @property
@@ -59,12 +59,12 @@ class Worker:
 
     @property
     def durable(self) -> Path:
-        """What a power cut would leave of the journal."""
+        """Directory with the part of the journal that would survive a power cut."""
         return self.home / "durable"
 
     @property
     def links(self) -> tuple[Link, Link, Link]:
-        """All three."""
+        """The links to gateway, SQS and S3."""
         return self.gateway, self.sqs, self.s3
 
     def start(self) -> None:
@@ -79,6 +79,7 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                # a process group of its own, which `stop_all` kills with zygote and tasks
                 start_new_session=True,
                 preexec_fn=child_setup(signal.SIGKILL),  # noqa: PLW1509 - it makes system calls only
             )
@@ -98,7 +99,7 @@ class Worker:
             self.process.wait(20)
 
     def set(self, weather: Weather) -> None:
-        """The same weather on all links."""
+        """Set the same weather on all links."""
         for link in self.links:
             link.set(weather)
 
@@ -118,6 +119,7 @@ class Worker:
             assert self.process is not None
             if self.process.poll() is not None:
                 raise AssertionError(f"{self.name} ended with {self.process.returncode}; see {self.log_file}")
+            # The log holds all lives of the worker: one such event for each start.
             return sum(event.get("event") == "poller.started" for event in self.events()) >= self.starts
 
         wait_for(polls, f"{self.name} to poll", timeout_seconds)
@@ -137,7 +139,7 @@ class Fleet:
 
     @property
     def gateway_port(self) -> int:
-        """The platform's gateway."""
+        """Port of the platform's gateway."""
         return self._port(self.platform.state.gateway_url)
 
     def add(self, name: str, pool: str, **environ: str) -> Worker:

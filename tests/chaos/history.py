@@ -1,4 +1,4 @@
-"""What is known of one history afterwards: what each side did, in its own words. Values only; `recorder` fills them."""
+"""Records of one history: the facts as each side recorded them. Values only; `recorder` fills them."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ class Death:
     worker: str
     at: float
     journalled: frozenset[str]
-    """Work items whose final state was in the journal, unreported: synced, as far as the worker knew."""
+    """Work items whose final state was in the journal, unreported: synced, according to the worker."""
     held: frozenset[str] = frozenset()
     """Work items whose grant was in it."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker was told of a final state that it reported."""
+    """The response that a worker got to a final state that it reported."""
 
     worker: str
     item: str
@@ -78,24 +78,28 @@ class Report:
 
 @dataclass(frozen=True)
 class History:
-    """Everything."""
+    """The records of all sides."""
 
     schedule: Schedule
     runs: Mapping[tuple[str, str], str]
     """(dag_id, run_id) to the run's state."""
     plans: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]]
+    lease_seconds: float = 4.0
+    """How long a worker may be silent before another attempt of a cancelled task may start."""
     effects: tuple[Effect, ...] = ()
     items: tuple[Item, ...] = ()
     tasks: tuple[Task, ...] = ()
     xcoms: Mapping[tuple[TaskKey, str], Any] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     deaths: tuple[Death, ...] = ()
+    cleared: frozenset[TaskKey] = frozenset()
+    """Task instances that were cleared while they ran."""
     reports: tuple[Report, ...] = ()
     settlements: Mapping[str, int] = field(default_factory=dict)
-    """How many events say that a work item was settled, by work item."""
+    """Number of settlement events of each work item."""
     journals: Mapping[str, int] = field(default_factory=dict)
-    """What each worker had still to report at the end."""
+    """Number of records that each worker had yet to report at the end."""
     ended: Mapping[str, int] = field(default_factory=dict)
-    """Workers that ended though nobody killed them, and their exit codes."""
+    """Workers that ended without being killed, and their exit codes."""
     logs: Mapping[str, str] = field(default_factory=dict)
     """The shipped whole logs, by work item."""

@@ -10,22 +10,25 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from airbridge.control_plane.gateway import exchanges
-from airbridge.control_plane.gateway.fencing import Fence
-from airbridge.executor.protocol import RefusalReason
+from airbridge.control_plane.gateway.heartbeat import heartbeats
+from airbridge.control_plane.gateway.work import exchanges
+from airbridge.control_plane.gateway.work.fencing import Fence
+from airbridge.core.protocol import RefusalReason
+from airbridge.executor.ledger import leases
+from airbridge.executor.ledger.models import ItemState, Outcome
 
 
 def without_fencing() -> None:
-    """Whoever writes is the holder."""
+    """Accept every writer as the holder."""
 
     def anybody(row: Any, worker: str, epoch: int) -> Fence:
-        return Fence() if row is not None else Fence(RefusalReason.UNKNOWN_ITEM, held_once=False)
+        return Fence() if row is not None else Fence(RefusalReason.UNKNOWN_ITEM, was_holder=False)
 
     exchanges.fence = anybody
 
 
 def without_idempotency() -> None:
-    """What is sent again is applied again."""
+    """Apply a repeated record again."""
 
     class Forgetful:
         @staticmethod
@@ -39,9 +42,24 @@ def without_idempotency() -> None:
     exchanges.records = Forgetful
 
 
+def without_confirmation() -> None:
+    """Settle a cancelled attempt when its worker is ordered to end it, and not when its process has ended."""
+    ordered = heartbeats._cancels
+
+    def settled(session: Any, caller: Any, lost: Any, states: Any) -> Any:
+        commands = ordered(session, caller, lost, states)
+        for row in leases.lock(session, [lease.item_id for lease in lost]).values():
+            if row.state == ItemState.CLAIMED and row.outcome == Outcome.CANCELLED:
+                leases.settle(session, row, Outcome.CANCELLED, "its worker was ordered to end it")
+        return commands
+
+    heartbeats._cancels = settled
+
+
 GATEWAYS: dict[str, Callable[[], None]] = {
     "no fencing": without_fencing,
     "no idempotency key": without_idempotency,
+    "no confirmed end": without_confirmation,
 }
 
 

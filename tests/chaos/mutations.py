@@ -10,18 +10,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from tests.chaos.arena import Arena
-from tests.chaos.checker import Violation, check
+from tests.chaos.checker import Kind, Violation, check
 from tests.chaos.fleet import HOME_REGION, ROOT
-from tests.chaos.schedule import HASTY, MIXED, WIDE, WIDTH, Fault, Kill, Run, Schedule
+from tests.chaos.schedule import CHAIN, HASTY, MIXED, WIDE, WIDTH, Clear, Fault, Kill, Run, Schedule
 from tests.support.moto import free_port
 from tests.support.platform import LocalPlatform, wait_for
 
-from airbridge.control_plane.local import airflow_config, environment, ports
-from airbridge.control_plane.local.privileges import child_setup
+from airbridge.control_plane.local import environment, ports
+from airbridge.control_plane.local.process.privileges import child_setup
+from airbridge.control_plane.local.services import airflow_config
+from airbridge.executor.service_secrets import Service
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,10 @@ class Mutation:
     name: str
     schedule: Schedule
     gateway: bool = False
-    """Whether it is a gateway of `tests.chaos.mutants`."""
+    """True if it is a gateway of `tests.chaos.mutants`."""
     worker_env: Mapping[str, str] = field(default_factory=dict)
+    finds: Kind | None = None
+    """Kind of violation that the checker must find; None: any."""
 
 
 def _all(seconds: float, **more: object) -> dict[str, dict[str, object]]:
@@ -45,8 +49,8 @@ FENCING = Schedule(
     seed=1,
     name="a cut beyond lost_after",
     runs=(Run(HASTY, _all(6.0)),),
-    # Every slot is taken. What one worker runs is given up after 5 s and tried again by the other; it ends in the cut all
-    # the same, and what it has to say arrives when the other has begun.
+    # Every slot is taken. An attempt of the cut worker is fenced after 5 s and retried on the other worker; its process
+    # ends in the cut all the same, and its late result arrives after the retry has begun.
     after_starts=12,
     faults=(Fault(0.2, 20.0, 0, EVERY_LINK, "black hole"),),
 )
@@ -66,12 +70,24 @@ POWER = Schedule(
     runs=(Run(WIDE, _all(2.0)), Run(WIDE, _all(2.0))),
     after_starts=10,
     faults=(Fault(0.2, 10.0, 0, ("gateway",), "black hole"), Fault(0.2, 10.0, 1, ("gateway",), "black hole")),
+    # By then tasks of 2 s have ended, and their results are in the journals, which the cut keeps from being reported.
     kills=(Kill(6.0, "power", 0, mark_survives=False), Kill(6.5, "power", 1, mark_survives=False)),
 )
+# Each process goes on for twelve seconds after the order to end, and slots are free: enough for a next attempt that does
+# not wait.
+OVERLAP = Schedule(
+    seed=4,
+    name="running tasks cleared",
+    runs=tuple(Run(CHAIN, {"c0": {"seconds": 8.0, "stubborn": 12.0}}) for _ in range(3)),
+    after_starts=3,
+    clears=tuple(Clear(0.5, run) for run in range(3)),
+)
+_PATIENT = {"AIRBRIDGE_WORKER_CANCEL_GRACE_SECONDS": "30", "AIRBRIDGE_WORKER_TASK_KILL_GRACE_SECONDS": "20"}
 
 MUTATIONS = (
     Mutation("no fencing", FENCING, gateway=True),
     Mutation("no idempotency key", IDEMPOTENCY, gateway=True),
+    Mutation("no confirmed end", OVERLAP, gateway=True, worker_env=_PATIENT, finds=Kind.OVERLAP),
     Mutation("no fsync of the journal", POWER, worker_env={"AIRBRIDGE_WORKER_JOURNAL_FSYNC": "false"}),
 )
 
@@ -79,19 +95,18 @@ MUTATIONS = (
 @contextmanager
 def mutated(arena: Arena, mutation: Mutation) -> Iterator[Arena]:
     """The arena with the promise taken out, until the block ends."""
-    if mutation.gateway:
-        with _gateway(arena.platform, mutation.name) as port:
-            arena.use_gateway(port)
-            yield arena
-            arena.use_gateway(None)
-    else:
-        arena.restart_workers(mutation.worker_env)
+    with ExitStack() as undo:
+        if mutation.worker_env:
+            arena.restart_workers(mutation.worker_env)
+            undo.callback(arena.restart_workers, {})
+        if mutation.gateway:
+            arena.use_gateway(undo.enter_context(_gateway(arena.platform, mutation.name)))
+            undo.callback(arena.use_gateway, None)
         yield arena
-        arena.restart_workers({})
 
 
 def found_by(arena: Arena, mutation: Mutation) -> list[Violation]:
-    """What the checker finds in the mutation's history."""
+    """Return the checker's findings in the mutation's history."""
     with mutated(arena, mutation):
         return check(arena.play(mutation.schedule))
 
@@ -107,7 +122,7 @@ def _gateway(platform: LocalPlatform, name: str) -> Iterator[int]:
             env={
                 **environment.base(os.environ),
                 **environment.aws_variables(HOME_REGION),
-                **airflow_config.environment(platform.directory),
+                **airflow_config.environment(platform.directory, Service.GATEWAY),
                 "PYTHONPATH": str(ROOT),
                 "AIRFLOW__AIRBRIDGE__GATEWAY_PORT": str(port),
                 "AIRFLOW__AIRBRIDGE__OPERATOR_PORT": "0",

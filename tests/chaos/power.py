@@ -1,9 +1,9 @@
-"""What a power cut would leave of an SQLite database: a copy of each file as it was when it was synced last.
+"""Model of a power cut for SQLite databases: a copy of each file in its last synced state.
 
 The kernel keeps what a killed process wrote; a power cut does not. `keep_what_is_synced` puts itself between SQLite and
 the operating system, in SQLite's own way (https://www.sqlite.org/vfs.html): of each file under the database's name,
 the method `xSync` is wrapped, and after a sync that succeeded the file is copied. What was written and never synced is
-in no copy. `restore` then does what the machine finds when power is back.
+in no copy. `restore` then puts the copies in place, as the machine would find them when power is back.
 
 The model is the harshest that an honest disk allows: everything synced is there, nothing else is.
 """

@@ -15,7 +15,7 @@ from tests.chaos.fleet import Worker
 from tests.chaos.history import Death, Effect, Item, Report, Task, TaskKey
 from tests.support.platform import LocalPlatform
 
-from airbridge.control_plane.local.aws import Region
+from airbridge.control_plane.local.services.aws import EmulatedRegion
 
 _EPOCH = "extract(epoch from {})::float8"
 _ITEM_TIMES = ", ".join(
@@ -25,14 +25,14 @@ _OF_RUNS = "dag_id = ANY(%s) AND run_id = ANY(%s)"
 
 
 class Recorder:
-    """Reads one platform. Every question is about the runs of one history."""
+    """Reads one platform; every query is limited to the runs of one history."""
 
-    def __init__(self, platform: LocalPlatform, region: Region) -> None:
+    def __init__(self, platform: LocalPlatform, region: EmulatedRegion) -> None:
         self._platform = platform
         self._region = region
 
     def runs(self, prefixes: Sequence[str]) -> dict[tuple[str, str], str]:
-        """The states of the runs whose ids begin so: those that were started, and those that they started."""
+        """Return the states of runs by prefix of their id: the triggered runs, and those that they triggered."""
         rows = self._platform.query(
             "SELECT dag_id, run_id, state FROM dag_run WHERE run_id LIKE ANY(%s)",
             [f"{each}%" for each in prefixes],
@@ -40,14 +40,14 @@ class Recorder:
         return {(dag_id, run_id): state for dag_id, run_id, state in rows}
 
     def open_work(self, runs: Iterable[tuple[str, str]]) -> int:
-        """How many work items of the runs are not settled."""
+        """Return the number of the runs' work items that are not settled."""
         rows = self._platform.query(
             f"SELECT count(*) FROM airbridge_work_item WHERE {_OF_RUNS} AND state <> 'settled'", *_ids(runs)
         )
         return int(rows[0][0])
 
     def items(self, runs: Iterable[tuple[str, str]]) -> tuple[Item, ...]:
-        """The ledger's rows."""
+        """Return the ledger's rows."""
         rows = self._platform.query(
             "SELECT id::text, dag_id, run_id, task_id, map_index, ti_id::text, try_number, state, outcome,"
             f" coalesce(detail, ''), epoch, worker_id, (disconnect->>'lost_after')::float8, {_ITEM_TIMES}"
@@ -57,7 +57,7 @@ class Recorder:
         return tuple(Item(row[0], tuple(row[1:5]), *row[5:]) for row in rows)
 
     def settlements(self, items: Iterable[Item]) -> dict[str, int]:
-        """How often each work item was settled, as the ledger's events tell it."""
+        """Count the settlements of each work item in the ledger's events."""
         rows = self._platform.query(
             "SELECT item_id::text, count(*) FROM airbridge_event"
             " WHERE event = 'item.settled' AND item_id::text = ANY(%s) GROUP BY item_id",
@@ -66,7 +66,7 @@ class Recorder:
         return {item_id: int(times) for item_id, times in rows}
 
     def tasks(self, runs: Iterable[tuple[str, str]]) -> tuple[Task, ...]:
-        """Airflow's rows."""
+        """Return Airflow's rows of the task instances."""
         rows = self._platform.query(
             f"SELECT dag_id, run_id, task_id, map_index, id::text, state, try_number FROM task_instance WHERE {_OF_RUNS}",
             *_ids(runs),
@@ -74,20 +74,20 @@ class Recorder:
         return tuple(Task(tuple(row[:4]), *row[4:]) for row in rows)
 
     def xcoms(self, runs: Iterable[tuple[str, str]]) -> dict[tuple[TaskKey, str], Any]:
-        """Every XCom."""
+        """Return every XCom."""
         rows = self._platform.query(
             f"SELECT dag_id, run_id, task_id, map_index, key, value FROM xcom WHERE {_OF_RUNS}", *_ids(runs)
         )
         return {(tuple(row[:4]), row[4]): row[5] for row in rows}
 
     def variables(self, prefix: str) -> dict[str, str]:
-        """The variables whose names begin so."""
+        """Return the variables with this prefix."""
         key = json.loads(self._platform.directory.keys_file.read_text())["fernet_key"]
         rows = self._platform.query("SELECT key, val FROM variable WHERE key LIKE %s", f"{prefix}%")
         return {name: Fernet(key).decrypt(value.encode()).decode() for name, value in rows}
 
     def logs(self, items: Iterable[Item]) -> dict[str, str]:
-        """The whole logs that were shipped, by work item."""
+        """Return the shipped full logs by work item."""
         s3 = self._platform.aws_client("s3", self._region.name)
         found: dict[str, str] = {}
         for dag_id, run_id in {(item.key[0], item.key[1]) for item in items}:
@@ -98,6 +98,7 @@ class Recorder:
             for entry in (entry for page in pages for entry in page.get("Contents", ())):
                 segment, _, name = entry["Key"].rpartition("/")
                 if name == "full.log":
+                    # A segment's name ends with the id of its work item, a UUID.
                     item_id = segment[-36:]
                     body = s3.get_object(Bucket=self._region.log_bucket, Key=entry["Key"])["Body"].read()
                     found[item_id] = found.get(item_id, "") + body.decode(errors="replace")
@@ -105,7 +106,7 @@ class Recorder:
 
 
 def effects(path: Path) -> tuple[Effect, ...]:
-    """What task code wrote."""
+    """Read the effects that task code wrote."""
     if not path.exists():
         return ()
     found = []
@@ -117,7 +118,7 @@ def effects(path: Path) -> tuple[Effect, ...]:
 
 
 def reports(workers: Iterable[Worker]) -> tuple[Report, ...]:
-    """What the workers say they were told of final states."""
+    """Return the responses that the workers logged for final states."""
     return tuple(
         Report(worker.name, str(event["item_id"]), int(str(event["status"])))
         for worker in workers
@@ -134,17 +135,17 @@ def death(worker: Worker, at: float) -> Death:
 
 
 def left_in_journal(worker: Worker) -> int:
-    """How many records a worker has still to report."""
+    """Return the number of records that a worker has yet to report."""
     return int(next(iter(_read(worker.journal, "SELECT count(*) FROM records")), (0,))[0])
 
 
 def logs_left(worker: Worker) -> int:
-    """How many logs a worker has still to ship."""
+    """Return the number of logs that a worker has yet to ship."""
     return int(next(iter(_read(worker.journal, "SELECT count(*) FROM logs")), (0,))[0])
 
 
 def _read(journal: Path, statement: str) -> list[tuple[Any, ...]]:
-    """Ask a copy: opening the file itself would fold its log in, which is the worker's to do."""
+    """Query a copy: opening the file itself would checkpoint its write-ahead log, which the worker must do."""
     with tempfile.TemporaryDirectory() as folder:
         for suffix in ("", "-wal"):
             if Path(f"{journal}{suffix}").exists():

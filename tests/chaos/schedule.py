@@ -1,4 +1,4 @@
-"""What happens in one history: which work, which faults, which kills, and when. Drawn from a seed, and from nothing else."""
+"""Schedule of one history: work, faults and kills with their times. Drawn from a seed, and from nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Plan = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a DAG, and what its tasks do. `plan` is what `tests/chaos/dags/chaos.py` reads."""
+    """One run of a DAG with its plan, which `tests/chaos/dags/chaos.py` reads."""
 
     dag_id: str
     plan: Plan
@@ -39,7 +39,7 @@ class Fault:
 
     @property
     def made(self) -> Weather:
-        """The weather."""
+        """The weather of this fault."""
         return weather.KINDS[self.weather]
 
 
@@ -63,23 +63,32 @@ class Duplicates:
 
 
 @dataclass(frozen=True)
+class Clear:
+    """The running tasks of a run are cleared, as a click in the UI does; `run` counts the schedule's runs."""
+
+    at: float
+    run: int = 0
+
+
+@dataclass(frozen=True)
 class Schedule:
-    """One history to be made."""
+    """The inputs of one history."""
 
     seed: int
     runs: tuple[Run, ...]
     faults: tuple[Fault, ...] = ()
     kills: tuple[Kill, ...] = ()
     duplicates: tuple[Duplicates, ...] = ()
+    clears: tuple[Clear, ...] = ()
     after_starts: int = 0
-    """The clock of the trouble begins when so many tasks have begun."""
+    """Number of started tasks at which the faults' clock begins."""
     until: float = 4.0
-    """When the rescheduled sensor's time comes, in seconds from the beginning."""
+    """Time at which the rescheduled sensor succeeds, in seconds from the beginning."""
     name: str = field(default="random")
 
 
 def draw(seed: int) -> Schedule:
-    """The schedule of a seed."""
+    """Return the schedule of a seed."""
     rng = random.Random(seed)
     return Schedule(
         seed=seed,

@@ -1,4 +1,4 @@
-"""The checker: silent about what is as promised, and about each thing that is not, it says which."""
+"""The checker: it accepts a correct history, and names the kind of each planted violation."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_good_history_has_no_violations() -> None:
     assert check(good()) == []
 
 
-def test_an_attempt_fenced_after_its_patience_is_honest() -> None:
+def test_fence_after_lost_after_passes() -> None:
     """Its worker was silent for `lost_after`; the second try is what counts."""
     lost = item(
         FIRST, "ti0", 1, 0, outcome="lost", detail="lost", lost_after=2.0, renewed_at=1.0, settled_at=3.1
@@ -108,8 +108,8 @@ def test_an_attempt_fenced_after_its_patience_is_honest() -> None:
     assert check(with_first(good(), lost, phases=effects(FIRST, "ti0", 1, 0, "success"))) == []
 
 
-def test_an_attempt_fenced_too_early_is_not() -> None:
-    """One second of silence, where two are allowed."""
+def test_early_fence_is_found() -> None:
+    """An attempt that is fenced after one second of silence, where two are allowed, is a violation."""
     lost = item(
         FIRST, "ti0", 1, 0, outcome="lost", detail="lost", lost_after=2.0, renewed_at=1.0, settled_at=2.0
     )
@@ -117,7 +117,7 @@ def test_an_attempt_fenced_too_early_is_not() -> None:
 
 
 def test_a_killed_worker_excuses_a_failure() -> None:
-    """The result never reached its journal."""
+    """A failure is honest if the worker was killed before the result reached its journal."""
     failed = item(FIRST, "ti0", 1, 0, detail="up_for_retry", settled_at=2.0)
     history = with_first(good(), failed, phases=effects(FIRST, "ti0", 1, 0, "success"))
     assert kinds(history) == {Kind.LOST}
@@ -125,80 +125,80 @@ def test_a_killed_worker_excuses_a_failure() -> None:
     assert kinds(replace(history, deaths=(Death("w1", 1.05, frozenset()),))) == {Kind.LOST}
 
 
-def test_a_journalled_result_may_not_be_lost_even_to_a_kill() -> None:
-    """It was on the disk when the worker died."""
+def test_lost_journalled_result_is_found() -> None:
+    """A result is lost if it was in the journal when the worker died and was not committed."""
     failed = item(FIRST, "ti0", 1, 0, detail="up_for_retry", settled_at=2.0)
     history = with_first(good(), failed, phases=effects(FIRST, "ti0", 1, 0, "success"))
     assert kinds(replace(history, deaths=(Death("w0", 1.05, frozenset({"item-ti0"})),))) == {Kind.LOST}
 
 
 def test_a_failure_that_nothing_explains() -> None:
-    """The code never got to its end, and nobody was killed."""
+    """A failure is dishonest if its code did not end and no worker was killed."""
     failed = item(FIRST, "ti0", 1, 0, detail="up_for_retry", settled_at=2.0)
     assert kinds(with_first(good(), failed)) == {Kind.DISHONEST}
 
 
 def test_a_result_that_was_not_committed() -> None:
-    """Code said success; failed was committed."""
+    """A result is lost if the code succeeded and a failure was committed."""
     history = change_item(good(), outcome="failed", detail="failed")
     history = replace(history, tasks=(Task(FIRST, "ti0", "failed", 1), *history.tasks[1:]))
     assert kinds(history) == {Kind.LOST}
 
 
 def test_a_success_that_no_code_produced() -> None:
-    """The code began and never ended."""
+    """A success is invented if its code began and never ended."""
     history = good()
     assert kinds(replace(history, effects=(history.effects[0], *history.effects[2:]))) == {Kind.INVENTED}
 
 
 def test_two_final_outcomes() -> None:
-    """Both tries of a task were committed as success."""
+    """A task is doubled if both of its tries were committed as success."""
     first = item(FIRST, "ti0", 1, 0)
     history = with_first(good(), first, phases=effects(FIRST, "ti0", 1, 0, "success"))
     assert Kind.DOUBLED in kinds(history)
 
 
-def test_a_work_item_that_was_settled_twice() -> None:
-    """The ledger's events tell of two outcomes of one work item."""
+def test_double_settlement_is_found() -> None:
+    """The ledger's events show two outcomes of one work item."""
     history = good()
     assert kinds(replace(history, settlements={**history.settlements, "item-ti0": 2})) == {Kind.DOUBLED}
 
 
-def test_code_that_ran_twice_under_one_grant() -> None:
-    """Two starts, one work item."""
+def test_two_starts_are_found() -> None:
+    """Two starts of one work item under one grant."""
     history = good()
     again = Effect(FIRST, "ti0", 1, "start", None, 0.5)
     assert Kind.DOUBLED in kinds(replace(history, effects=(again, *history.effects)))
 
 
 def test_code_that_ran_without_a_grant() -> None:
-    """It began before anything was claimed."""
+    """Code that began before its item was claimed is a violation."""
     history = good()
     early = Effect(FIRST, "ti0", 1, "start", None, -5.0)
     assert Kind.DOUBLED in kinds(replace(history, effects=(early, *history.effects)))
 
 
 @pytest.mark.parametrize("state", ["placed", "sent", "claimed"])
-def test_a_work_item_that_is_not_settled(state: str) -> None:
-    """All is well again, and it hangs."""
+def test_unsettled_item_is_found(state: str) -> None:
+    """An item that is open after the faults have ended is a violation."""
     assert Kind.STUCK in kinds(change_item(good(), state=state, outcome=None, detail=""))
 
 
 @pytest.mark.parametrize("state", [None, "queued", "running", "up_for_retry", "deferred"])
 def test_a_task_that_is_not_over(state: str | None) -> None:
-    """Airflow still waits for it."""
+    """A task that Airflow still waits for is stuck."""
     history = good()
     tasks = (Task(FIRST, "ti0", state, 1), *history.tasks[1:])
     assert Kind.STUCK in kinds(replace(history, tasks=tasks, runs={(CHAIN, RUN_ID): "running"}))
 
 
 def test_records_left_in_a_journal() -> None:
-    """A worker still has something to report."""
+    """A record that a worker has yet to report is stuck."""
     assert kinds(replace(good(), journals={"w0": 2})) == {Kind.STUCK}
 
 
-def test_an_xcom_of_an_attempt_that_did_not_count() -> None:
-    """A fenced attempt's write is to be seen."""
+def test_fenced_attempts_xcom_is_found() -> None:
+    """A fenced attempt's write is visible."""
     lost = item(
         FIRST, "ti0", 1, 0, outcome="lost", detail="lost", lost_after=2.0, renewed_at=1.0, settled_at=3.1
     )
@@ -207,7 +207,7 @@ def test_an_xcom_of_an_attempt_that_did_not_count() -> None:
 
 
 def test_a_wrong_xcom() -> None:
-    """What a task returned is not what is there."""
+    """A result is lost if the stored XCom differs from the returned value."""
     history = good()
     assert kinds(replace(history, xcoms={**history.xcoms, (FIRST, "return_value"): "?"})) == {Kind.LOST}
 
@@ -219,8 +219,8 @@ def test_ledger_and_airflow_disagree() -> None:
     assert Kind.DISAGREE in kinds(replace(history, tasks=tasks))
 
 
-def test_a_worker_that_was_told_no_of_a_committed_result() -> None:
-    """The answer contradicts what was committed."""
+def test_contradicting_answer_is_found() -> None:
+    """The answer to the worker contradicts the committed result."""
     assert kinds(replace(good(), reports=(Report("w0", "item-ti0", 409),))) == {Kind.DISAGREE}
     assert check(replace(good(), reports=(Report("w0", "item-ti0", 204),))) == []
 
@@ -234,14 +234,41 @@ def test_a_log_that_lacks_its_end() -> None:
 
 
 def test_an_error_in_task_code() -> None:
-    """Task code saw what it should have been spared."""
+    """An error in task code that its plan does not contain is a violation."""
     failed = item(FIRST, "ti0", 1, 0, detail="up_for_retry", settled_at=2.0)
     history = with_first(good(), failed, phases=effects(FIRST, "ti0", 1, 0, "error: ConnectionError()"))
     assert kinds(history) == {Kind.ERROR}
 
 
 def test_a_seed_gives_one_schedule() -> None:
-    """The same, however often it is drawn; and another one for another seed."""
+    """A seed always gives the same schedule, and another seed another one."""
     assert draw(7) == draw(7)
     assert draw(7) != draw(8)
     assert len(draw(7).runs[4].plan) == LENGTH
+
+
+def overlapping(**changes: Any) -> History:
+    """A first try that was cancelled and went on until 9.0, and a second one that began at 5.1."""
+    first = item(FIRST, "ti0", 1, 4.0, outcome="success", detail="up_for_retry", settled_at=5.0, **changes)
+    went_on = [
+        Effect(FIRST, "ti0", 1, "start", None, 4.0),
+        Effect(FIRST, "ti0", 1, "end", "up_for_retry", 9.0),
+    ]
+    return with_first(good(), first, phases=went_on)
+
+
+def test_overlapping_attempts_are_found() -> None:
+    """The second attempt began while the first still ran, and its worker had sent a heartbeat a moment before."""
+    assert Kind.OVERLAP in kinds(overlapping(renewed_at=4.9))
+
+
+def test_overlap_of_silent_worker_is_allowed() -> None:
+    """A worker that was silent for a whole lease cannot have received the order: its attempt may still run."""
+    assert Kind.OVERLAP not in kinds(overlapping(renewed_at=0.5))
+
+
+def test_consecutive_attempts_are_allowed() -> None:
+    """A second attempt that begins when the first has ended is how it should be."""
+    first = item(FIRST, "ti0", 1, 0, detail="up_for_retry", settled_at=2.0)
+    history = with_first(good(), first, phases=effects(FIRST, "ti0", 1, 0.1, "up_for_retry"))
+    assert Kind.OVERLAP not in kinds(history)

@@ -1,4 +1,4 @@
-"""What the cut matrix makes of what it measured."""
+"""Tables and result files of the cut matrix."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CELL = Cell(
 LOG = "line 0 of process 7\nline 1 of process 7\nthe end after 2 lines\n"
 
 
-def test_a_log_is_whole_if_every_line_is_there_once_in_order() -> None:
-    """Lost, doubled and swapped lines are seen."""
+def test_incomplete_logs_are_found() -> None:
+    """Lost, doubled and swapped lines are found."""
     assert is_whole(LOG, 2)
     assert not is_whole(LOG.replace("line 0 of process 7\n", ""), 2)
     assert not is_whole(LOG + "line 1 of process 7\n", 2)
@@ -38,14 +38,14 @@ def test_survived_means_all_of_it() -> None:
         assert not replace(CELL, **change).survived  # type: ignore[arg-type]
 
 
-def test_the_longest_cut_has_a_worker_of_its_own() -> None:
-    """The others wait one after the other."""
+def test_longest_cut_has_own_worker() -> None:
+    """The longest cut has a worker of its own; the others share one and run in sequence."""
     assert [[600.0], [1.0, 300.0]] == spread([1.0, 600.0, 300.0])
     assert [[31.0]] == spread([31.0])
 
 
 def test_tables_and_files(tmp_path: Path) -> None:
-    """What is measured again replaces what was; a failure says what it lacks."""
+    """A repeated measurement replaces the earlier one; a failed cell names its missing parts."""
     failed = replace(CELL, system="edge3", state="failed", xcoms=False)
     path = tmp_path / "cells.json"
     assert read(path) == []
@@ -56,6 +56,6 @@ def test_tables_and_files(tmp_path: Path) -> None:
     assert "**failed**, no whole XComs" in tables(cells)
 
 
-def test_edge3_is_cut_at_boundaries_that_airbridge_is_cut_at() -> None:
-    """Else there is nothing to compare."""
+def test_edge3_shares_airbridges_boundaries() -> None:
+    """Edge3 is cut at boundaries at which AirBridge is cut too, so that the results compare."""
     assert set(cuts_edge3.BOUNDARIES) <= set(BOUNDARIES)

@@ -23,8 +23,8 @@ from tests.support.weather import FAIR, REFUSE, Network
 SLOTS = 8
 """Of the worker."""
 
-TOLD_SECONDS = 60.0
-"""How long what the edge has to tell may take to come, after the run."""
+DELIVERY_SECONDS = 60.0
+"""Time for the edge's last spans to arrive after the run."""
 
 DAG = """
 import time
@@ -43,7 +43,7 @@ with DAG("{dag_id}", schedule=None, max_active_tasks=1000):
 
 @dataclass(frozen=True)
 class Found:
-    """What became of the traces of one run."""
+    """Figures of the traces of one run."""
 
     run: str
     tasks: int
@@ -60,12 +60,12 @@ class Found:
 
     @property
     def ok(self) -> bool:
-        """Whether every task is one connected trace and no span is without its parent."""
+        """True if every task is one connected trace and no span is without its parent."""
         return self.tasks == self.succeeded == self.connected and not self.orphans and not self.wrong
 
 
 def prove(tasks: int, cut_seconds: float, task_seconds: float = 0.3) -> list[Found]:
-    """Make both runs, of tasks that take so long each."""
+    """Measure both runs with tasks of this length."""
     with collecting() as collector, Network() as network:
         settings = {"airbridge.traces_endpoint": collector.endpoint}
         with running(airflow=settings, workers_per_region=0) as platform:
@@ -112,7 +112,7 @@ def _one(
 
 
 def _wait(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TOLD_SECONDS
+    deadline = time.monotonic() + DELIVERY_SECONDS
     while not done() and time.monotonic() < deadline:
         time.sleep(1)
 
@@ -124,7 +124,7 @@ def _count(platform: LocalPlatform, dag_id: str, state: str) -> int:
 
 def _judge(collector: Collector, run: Run, tasks: int, cut: tuple[float, float], name: str) -> Found:
     traces = collector.of_tasks(run.dag_id)
-    wrong = {task[0]: said for task, spans in traces.items() if (said := connected(spans)) is not None}
+    wrong = {task[0]: why for task, spans in traces.items() if (why := connected(spans)) is not None}
     ended = {task for task, spans in traces.items() if cut[0] < _at(spans, "run") < cut[1]}
     return Found(
         run=name,
@@ -145,7 +145,7 @@ def _at(spans: list[Got], name: str) -> float:
 
 
 def main() -> int:
-    """Prove it from the command line."""
+    """Run the proof from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--cut", type=float, default=60.0, help="seconds")

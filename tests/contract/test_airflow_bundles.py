@@ -1,4 +1,4 @@
-"""What AirBridge's bundle leans on in Airflow 3.0.4: how the dag-processor drives it, and what it records."""
+"""Airflow 3.0.4 behaviour that AirBridge's bundle depends on: the dag-processor's calls, and the recorded versions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from tests.support.airflow_home import Metadata
-from tests.support.cloud import Cloud, cloud, dags, write_dag
+from tests.support.cloud import Cloud, cloud, dags, ledger_store, write_dag, write_publishing_key
 
+from airbridge.core.code.snapshot import pack
 from airbridge.executor._airflow import refresh_soon, report_import_errors
-from airbridge.executor.bundle import AirBridgeBundle
-from airbridge.executor.snapshot import pack
+from airbridge.executor.bundles.bundle import AirBridgeBundle
 
 __all__ = ["cloud", "dags"]  # fixtures
 
@@ -26,8 +26,9 @@ def airflow(
     cloud: Cloud, dags: Path, tmp_path: Path, sqlite_metadata: Metadata, monkeypatch: pytest.MonkeyPatch
 ) -> Metadata:
     """An Airflow whose bundles are `dags`, from the folder, and `pushed`."""
+    write_publishing_key(tmp_path / "secrets")
     hour = {"refresh_interval": 3600, "refuse_broken": False}
-    classpath = "airbridge.executor.bundle.AirBridgeBundle"
+    classpath = "airbridge.executor.bundles.bundle.AirBridgeBundle"
     bundles = [
         {
             "name": "dags",
@@ -131,11 +132,11 @@ def test_home_region_down_at_start(airflow: Metadata, cloud: Cloud, monkeypatch:
     assert set(files) == {"dags", "pushed"}
 
 
-def test_push_is_picked_up_at_the_next_look(airflow: Metadata, cloud: Cloud, dags: Path) -> None:
+def test_refresh_soon_refreshes_at_once(airflow: Metadata, cloud: Cloud, dags: Path, tmp_path: Path) -> None:
     """After `refresh_soon` the dag-processor refreshes a bundle at once, though its interval is an hour."""
     manager, files = processor(), dict[str, set[Any]]()
     manager._refresh_dag_bundles(files)
-    store = cloud.store("pushed")
+    store = ledger_store(cloud, "pushed", tmp_path / "secrets")
     store.publish(pack(dags), "ci", store.pointer())
     manager._refresh_dag_bundles(files)
     assert recorded(airflow, "pushed") is None
@@ -160,7 +161,7 @@ def test_second_dag_processor_follows(airflow: Metadata, dags: Path) -> None:
 
 
 def test_callbacks_run_with_their_runs_code(airflow: Metadata, dags: Path) -> None:
-    """A callback's bundle is asked for its path without being initialised, and has its run's files there."""
+    """A callback's bundle returns its path without being initialised, and has its run's files there."""
     from airflow.callbacks.callback_requests import DagCallbackRequest
 
     manager = processor()
@@ -183,7 +184,7 @@ def test_callbacks_run_with_their_runs_code(airflow: Metadata, dags: Path) -> No
 
 
 def test_stale_versions_are_airflows_to_remove(airflow: Metadata) -> None:
-    """A version lies where Airflow's clean-up of versions that tasks have used looks for it."""
+    """A version is stored where Airflow's clean-up of used versions looks for it."""
     from airflow.dag_processing.bundles.base import get_bundle_version_path
     from airflow.dag_processing.bundles.manager import DagBundlesManager
 
@@ -194,7 +195,7 @@ def test_stale_versions_are_airflows_to_remove(airflow: Metadata) -> None:
 
 
 def test_import_errors_of_a_refused_snapshot(airflow: Metadata) -> None:
-    """They are listed beside Airflow's own, replace one another, and go with the next version."""
+    """Import errors of a refused snapshot are listed beside Airflow's own, replace one another, and go with the next version."""
     from airflow.models.errors import ParseImportError
 
     def listed() -> set[str]:
@@ -209,6 +210,30 @@ def test_import_errors_of_a_refused_snapshot(airflow: Metadata) -> None:
     manager.clear_orphaned_import_errors(bundle_name="dags", observed_filelocs=set())
     assert listed() == {"c.py (not published)"}
     report_import_errors("pushed", {})
+    assert listed() == set()
+
+
+def test_errors_of_left_out_files_stay(airflow: Metadata, dags: Path) -> None:
+    """What a source has and cannot publish is an import error after each of the dag-processor's looks but the one that
+    brought a version, and goes with its cause."""
+    from airflow.models.errors import ParseImportError
+
+    def listed() -> set[str]:
+        with airflow.session() as session:
+            return {row.filename for row in session.query(ParseImportError)}
+
+    os.mkfifo(dags / "pipe")
+    manager, files = processor(), dict[str, set[Any]]()
+    manager._refresh_dag_bundles(files)
+    found = []
+    for _ in range(3):
+        manager._refresh_dag_bundles(files)
+        found.append(listed())
+    assert found == [{"pipe (not published)"}] * 3
+    assert {str(file.rel_path) for file in files["dags"]} == {"one.py"}
+    (dags / "pipe").unlink()
+    manager._force_refresh_bundles.add("dags")
+    manager._refresh_dag_bundles(files)
     assert listed() == set()
 
 

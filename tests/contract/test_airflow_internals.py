@@ -1,4 +1,4 @@
-"""What the executor and the ledger lean on in Airflow 3.0.4; each of these would fail if it changed."""
+"""Airflow 3.0.4 internals that the executor and the ledger depend on; each test fails if its internal changes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def started(metadata: Metadata, **arguments: Any) -> Scheduler:
     return scheduler
 
 
-def test_workloads_come_with_what_a_work_item_needs(sqlite_metadata: Metadata) -> None:
+def test_workload_carries_executor_config(sqlite_metadata: Metadata) -> None:
     """`executor_config` is on the workload, and left out when it is serialised."""
     scheduler = started(
         sqlite_metadata, executor_config={"airbridge": {"warm": False}}, pool_slots=2, queue="q"
@@ -68,7 +68,7 @@ def test_workloads_come_with_what_a_work_item_needs(sqlite_metadata: Metadata) -
     assert workload.log_path.endswith("attempt=1.log")
 
 
-def test_a_failure_of_a_running_task_is_handled(sqlite_metadata: Metadata) -> None:
+def test_running_tasks_failure_is_handled(sqlite_metadata: Metadata) -> None:
     """An executor's event about a task that Airflow has running fails it, on the scheduler's own path."""
     scheduler, hand = started(sqlite_metadata), Hand(sqlite_metadata)
     hand.set_task("t0", state="running")
@@ -77,7 +77,7 @@ def test_a_failure_of_a_running_task_is_handled(sqlite_metadata: Metadata) -> No
     assert hand.task_states() == {"t0": "failed"}
 
 
-def test_max_tries_below_the_try_leaves_no_retry(sqlite_metadata: Metadata) -> None:
+def test_low_max_tries_forbids_retry(sqlite_metadata: Metadata) -> None:
     """`forbid_retry`: the try that fails is the last, though the task has retries."""
     scheduler, hand = started(sqlite_metadata, retries=5), Hand(sqlite_metadata)
     hand.set_task("t0", state="running", max_tries=0)
@@ -86,8 +86,10 @@ def test_max_tries_below_the_try_leaves_no_retry(sqlite_metadata: Metadata) -> N
     assert hand.task_states() == {"t0": "failed"}
 
 
-def test_a_success_event_fails_a_task_that_is_scheduled_again(sqlite_metadata: Metadata) -> None:
-    """Why `EdgeExecutor` passes on final states only: a deferred task may be back before its event is read."""
+def test_stale_success_fails_rescheduled_task(sqlite_metadata: Metadata) -> None:
+    """Reason why `EdgeExecutor` passes on final states only: a deferred task may be scheduled again before
+    its event is read.
+    """
     scheduler, hand = started(sqlite_metadata), Hand(sqlite_metadata)
     hand.set_task("t0", state="scheduled")
     scheduler.executor.success(scheduler.executor.taken[0].ti.key)
@@ -98,8 +100,10 @@ def test_a_success_event_fails_a_task_that_is_scheduled_again(sqlite_metadata: M
     assert hand.task_states() == {"t0": "failed"}
 
 
-def test_a_cleared_running_task_gets_another_id_and_stays_restarting(sqlite_metadata: Metadata) -> None:
-    """Why the keeper restarts cleared tasks: Airflow 3.0.4 never does, whatever the executor says."""
+def test_cleared_task_stays_restarting(sqlite_metadata: Metadata) -> None:
+    """Reason why the reconciler restarts cleared tasks: Airflow 3.0.4 never does, whatever the executor
+    reports.
+    """
     from airflow.models.taskinstance import TaskInstance, clear_task_instances
     from sqlalchemy import select
 
@@ -115,8 +119,10 @@ def test_a_cleared_running_task_gets_another_id_and_stays_restarting(sqlite_meta
     assert hand.task_states() == {"t0": "restarting"}
 
 
-def test_audit_entries_that_nobody_keeps_are_saved_empty(sqlite_metadata: Metadata) -> None:
-    """Why `EdgeExecutor.log_task_event` keeps its entries: without, the row that is written has no event."""
+def test_unreferenced_audit_entries_are_empty(sqlite_metadata: Metadata) -> None:
+    """Reason why `EdgeExecutor.log_task_event` keeps its entries: without, the row that is written has no
+    event.
+    """
     from airflow.models.log import Log
 
     scheduler, hand = started(sqlite_metadata), Hand(sqlite_metadata)
@@ -128,8 +134,8 @@ def test_audit_entries_that_nobody_keeps_are_saved_empty(sqlite_metadata: Metada
     assert [event for event, _ in hand.audit()][-2:] == [None, "kept"]
 
 
-def test_has_task_goes_by_the_running_set(sqlite_metadata: Metadata) -> None:
-    """The scheduler asks the executor whether it still has a task before it fails it."""
+def test_has_task_reads_running_set(sqlite_metadata: Metadata) -> None:
+    """The scheduler calls the executor's `has_task` before it fails a task."""
     scheduler = started(sqlite_metadata)
     [workload] = scheduler.executor.taken
     assert scheduler.executor.has_task(workload.ti)
@@ -137,15 +143,15 @@ def test_has_task_goes_by_the_running_set(sqlite_metadata: Metadata) -> None:
     assert not scheduler.executor.has_task(workload.ti)
 
 
-def test_revoke_task_is_the_hook_for_stuck_tasks() -> None:
-    """Airflow calls it with the task instance by keyword."""
+def test_revoke_task_handles_stuck_tasks() -> None:
+    """Airflow calls `revoke_task` with the task instance by keyword."""
     from airflow.executors.base_executor import BaseExecutor
 
     assert list(inspect.signature(BaseExecutor.revoke_task).parameters) == ["self", "ti"]
     assert not hasattr(BaseExecutor, "cleanup_stuck_queued_tasks"), "replaced by revoke_task in 3.0"
 
 
-def test_task_instance_ids_have_the_ledgers_type() -> None:
+def test_ledger_shares_task_id_type() -> None:
     """Joins of the ledger with task instances compare ids without a cast."""
     from airflow.models.taskinstance import TaskInstance
     from sqlalchemy.dialects import postgresql, sqlite
@@ -158,7 +164,7 @@ def test_task_instance_ids_have_the_ledgers_type() -> None:
 
 
 def test_the_manager_fits_airflows_runner() -> None:
-    """What `[database] external_db_managers` requires of a manager."""
+    """The manager meets the requirements of `[database] external_db_managers`."""
     from airflow.utils.db_manager import BaseDBManager, RunDBManager
 
     assert issubclass(LedgerDBManager, BaseDBManager)
@@ -176,15 +182,15 @@ def test_the_provider_description_fits_airflows_schema() -> None:
         assert option["default"] is None or isinstance(option["default"], str)
 
 
-def test_the_schedulers_idle_sleep_can_be_replaced() -> None:
-    """`idle_with`: the loop's only use of its `time` is the one sleep, at most the idle sleep long."""
+def test_idle_sleep_can_be_replaced() -> None:
+    """`replace_idle_sleep`: the loop's only use of its `time` is the one sleep, at most the idle sleep long."""
     from airflow.jobs import scheduler_job_runner as runner
 
     source = inspect.getsource(runner)
     assert source.count("time.sleep(") == 1
     assert "time.sleep(min(self._scheduler_idle_sleep_time, next_event or 0))" in source
     slept: list[float] = []
-    undo = _airflow.idle_with(slept.append)
+    undo = _airflow.replace_idle_sleep(slept.append)
     runner.time.sleep(3.0)
     assert slept == [3.0]
     assert runner.time.monotonic() <= time.monotonic()
@@ -193,7 +199,7 @@ def test_the_schedulers_idle_sleep_can_be_replaced() -> None:
 
 
 def test_runs_are_examined_without_their_tasks(sqlite_metadata: Metadata) -> None:
-    """`examine_runs_without_tasks`: the query joins no task instances, which a run that is asked for them still has."""
+    """With `examine_runs_without_tasks` the query joins no task instances; a run still loads them on access."""
     from airflow.models.dagrun import DagRun
     from sqlalchemy import event
 
@@ -227,7 +233,7 @@ def test_runs_are_examined_without_their_tasks(sqlite_metadata: Metadata) -> Non
     event.remove(sqlite_metadata.engine, "before_cursor_execute", note)
 
 
-def test_a_runs_tasks_are_read_where_it_is_decided_on_them() -> None:
+def test_runs_tasks_are_read_once() -> None:
     """Only the check of a run without a bundle version, whose DAG has changed, uses the tasks that came with the run."""
     from airflow.jobs import scheduler_job_runner as runner
     from airflow.models import dagrun

@@ -1,4 +1,4 @@
-"""What AirBridge's log reading leans on in Airflow 3.0.4: how the api-server finds a reader, asks it, and shows the answer."""
+"""Airflow 3.0.4 behaviour that AirBridge's log reading depends on: how the api-server finds a reader, calls it, and renders its lines."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sqlalchemy.orm import joinedload
 from tests.support.airflow_home import Metadata
 from tests.support.moto import Moto
 
-from airbridge.executor.exceptions import ConfigurationError
-from airbridge.executor.ledger import items
+from airbridge.core.aws.object_store import S3Store
+from airbridge.core.exceptions import ConfigurationError
+from airbridge.executor.ledger import items, leases
 from airbridge.executor.ledger.models import Outcome
-from airbridge.executor.store import S3Store
 
-CONFIG_CLASS = "airbridge.control_plane.logging_config.LOGGING_CONFIG"
+CONFIG_CLASS = "airbridge.control_plane.task_logs.logging_config.LOGGING_CONFIG"
 RUN = "manual__2025-08-20T12:00:00+00:00"
 PATH = f"dag_id=d/run_id={RUN}/task_id=t/attempt=1.log"
 SEGMENT = f"logs/{PATH}/20250820T120000.000000Z-1-{uuid4()}"
@@ -61,7 +61,7 @@ def configured(bucket: S3Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     """Airflow's logging, configured as a control plane process has it."""
     from airflow import logging_config
 
-    from airbridge.control_plane import logging_config as ours
+    from airbridge.control_plane.task_logs import logging_config as ours
 
     before = logging.getLogger().handlers[:]
     monkeypatch.setattr(ours, "_made", {})
@@ -97,8 +97,8 @@ class Task:
 
     def settle(self, outcome: Outcome, detail: str) -> None:
         with self.metadata.session() as session:
-            row = items.lock(session, [self.item_id])[self.item_id]
-            items.settle(session, row, outcome, detail)
+            row = leases.lock(session, [self.item_id])[self.item_id]
+            leases.settle(session, row, outcome, detail)
             session.commit()
 
 
@@ -158,12 +158,12 @@ def task(sqlite_metadata: Metadata) -> Task:
 
 
 WAY = "Timeline: "
-"""How the line begins that leads to a task's timeline."""
+"""Beginning of the line with the link to a task's timeline."""
 
 
 @pytest.fixture
 def show(configured: None, task: Task) -> Callable[[], list[str]]:
-    """What a reader of the log sees: the events, without the header of sources and the way to the timeline."""
+    """Return a function that reads the log's events as a user sees them, without the header of sources and the link to the timeline."""
     from airflow.utils.log.log_reader import TaskLogReader
 
     def read() -> list[str]:
@@ -178,8 +178,8 @@ def test_the_reader_is_found(configured: None) -> None:
     from airflow import logging_config
     from airflow.utils.log.log_reader import TaskLogReader
 
-    from airbridge.control_plane.log_handler import RegionalTaskHandler
-    from airbridge.control_plane.logs import RegionalLogs
+    from airbridge.control_plane.task_logs.handler import RegionalTaskHandler
+    from airbridge.control_plane.task_logs.reader import RegionalLogs
 
     assert isinstance(logging_config.REMOTE_TASK_LOG, RegionalLogs)
     assert isinstance(TaskLogReader().log_handler, RegionalTaskHandler)
@@ -188,15 +188,15 @@ def test_the_reader_is_found(configured: None) -> None:
 
 def test_importing_the_module_reads_nothing() -> None:
     """The module's two values are made on demand, and it has no others."""
-    from airbridge.control_plane import logging_config
+    from airbridge.control_plane.task_logs import logging_config
 
     with pytest.raises(AttributeError, match="NO_SUCH_THING"):
         logging_config.NO_SUCH_THING  # noqa: B018
 
 
 def test_airflows_own_remote_logging_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both at once cannot be: the error says which setting to change."""
-    from airbridge.control_plane import logging_config
+    """The two readers exclude each other: the error names the setting to change."""
+    from airbridge.control_plane.task_logs import logging_config
 
     monkeypatch.setattr(logging_config, "_made", {})
     monkeypatch.setenv("AIRFLOW__LOGGING__REMOTE_LOGGING", "True")
@@ -204,7 +204,7 @@ def test_airflows_own_remote_logging_is_refused(monkeypatch: pytest.MonkeyPatch)
         logging_config.LOGGING_CONFIG  # noqa: B018
 
 
-def test_log_path_is_the_one_work_items_carry(task: Task) -> None:
+def test_log_path_matches_work_item(task: Task) -> None:
     """The path the handler reads is the path that Airflow gives a workload, which the worker ships under."""
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.helpers import log_filename_template_renderer
@@ -234,7 +234,7 @@ def test_follows_a_running_task(show: Callable[[], list[str]], bucket: S3Store, 
 def test_no_call_to_the_worker(
     show: Callable[[], list[str]], task: Task, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Airflow would ask the worker's log server in these states; an edge worker is not asked."""
+    """Airflow would call the worker's log server in these states; no request is sent to an edge worker."""
     asked: list[str] = []
     monkeypatch.setattr(
         "airflow.utils.log.file_task_handler._fetch_logs_from_service", lambda url, _: asked.append(url)
@@ -244,7 +244,7 @@ def test_no_call_to_the_worker(
     assert asked == []
 
 
-def test_other_executors_are_asked_as_ever(
+def test_other_executors_logs_stay_readable(
     show: Callable[[], list[str]], task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task that EdgeExecutor never had is read from its host, as Airflow does."""
@@ -275,14 +275,14 @@ def test_purged_ledger(show: Callable[[], list[str]], bucket: S3Store, task: Tas
 
 
 def test_why_a_task_was_not_placed(show: Callable[[], list[str]], task: Task) -> None:
-    """A task that failed before it reached a worker says why in its log."""
+    """The log of a task that failed before it reached a worker has the reason."""
     task.settle(Outcome.UNPLACEABLE, "there is no region 'mars-1'; known are us-east-1, eu-west-1")
     task.set(state="failed", hostname="")
     assert show() == ["unplaceable: there is no region 'mars-1'; known are us-east-1, eu-west-1"]
 
 
 def test_masked_stays_masked(show: Callable[[], list[str]], bucket: S3Store, task: Task) -> None:
-    """What the worker masked is shown masked."""
+    """Values that the worker masked are shown masked."""
     bucket.put(f"{SEGMENT}/full.log", event("the password is ***").encode())
     task.set(state="success")
     assert show() == ["the password is ***"]

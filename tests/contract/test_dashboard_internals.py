@@ -1,4 +1,4 @@
-"""What the dashboard relies on in Airflow 3.0.4's api-server and UI. A change of Airflow's version starts here."""
+"""Internals of Airflow 3.0.4's api-server and UI that the dashboard depends on. Check these first when Airflow's version changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleA
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 
 from airbridge.control_plane.dashboard import _airflow
-from airbridge.control_plane.dashboard.link import TimelineLink
+from airbridge.control_plane.dashboard.closed_routes import ClosedRoutes
+from airbridge.control_plane.dashboard.range_header import WithoutRange
+from airbridge.control_plane.dashboard.redirect import TrailingSlash
+from airbridge.control_plane.dashboard.timeline_button import TimelineLink
 from airbridge.control_plane.plugin import AirBridgePlugin
 
 
@@ -25,7 +28,7 @@ def auth_manager(monkeypatch: pytest.MonkeyPatch) -> SimpleAuthManager:
     return manager
 
 
-def test_the_ui_keeps_its_token_where_signing_in_looks_for_it() -> None:
+def test_ui_token_location() -> None:
     """Airflow's UI moves the token from this cookie to this key of local storage, and drops it there on logout."""
     (bundle,) = (Path(airflow.__file__).parent / "ui" / "dist" / "assets").glob("index-*.js")
     source = bundle.read_text()
@@ -35,8 +38,8 @@ def test_the_ui_keeps_its_token_where_signing_in_looks_for_it() -> None:
     assert "localStorage.removeItem(" in source
 
 
-def test_the_ui_shows_extra_links_as_buttons() -> None:
-    """A task's page asks for its extra links and renders an address as it is."""
+def test_ui_shows_extra_links() -> None:
+    """A task's page requests its extra links and renders an address unchanged."""
     (bundle,) = (Path(airflow.__file__).parent / "ui" / "dist" / "assets").glob("index-*.js")
     assert "extra_links" in bundle.read_text()
 
@@ -51,22 +54,24 @@ def test_roles_see_and_steer(auth_manager: SimpleAuthManager, role: str, steers:
     assert _airflow.may_see(user)
     assert _airflow.may_audit(user)
     assert _airflow.may_see_task(user, "any_dag")
-    assert (_airflow.may_steer(user), _airflow.may_revoke(user)) == (steers, revokes)
+    assert (_airflow.may_command(user), _airflow.may_revoke(user)) == (steers, revokes)
 
 
-def test_a_user_without_a_role_sees_nothing(auth_manager: SimpleAuthManager) -> None:
-    """Being signed in is not enough."""
+def test_user_without_role_sees_nothing(auth_manager: SimpleAuthManager) -> None:
+    """A signed-in user without a role sees nothing."""
     user = SimpleAuthManagerUser(username="nobody", role=None)
-    assert not any((_airflow.may_see(user), _airflow.may_steer(user), _airflow.may_audit(user)))
+    assert not any((_airflow.may_see(user), _airflow.may_command(user), _airflow.may_audit(user)))
 
 
-def test_the_plugin_offers_what_the_api_server_mounts() -> None:
-    """One application below /airbridge, the way to it without a slash, and one link for every operator."""
+def test_plugin_matches_api_server() -> None:
+    """The plugin has one application below /airbridge, its middlewares, and one link for every operator."""
     plugin = AirBridgePlugin()
     (mounted,) = plugin.fastapi_apps
-    (led,) = plugin.fastapi_root_middlewares
+    redirect, without_range, closed_routes = plugin.fastapi_root_middlewares
     (link,) = plugin.global_operator_extra_links
     assert (mounted["url_prefix"], callable(mounted["app"])) == ("/airbridge", True)
-    assert {"prefix": mounted["url_prefix"]} == led["kwargs"]
+    assert (TrailingSlash, {"prefix": mounted["url_prefix"]}) == (redirect["middleware"], redirect["kwargs"])
+    assert (WithoutRange, {}) == (without_range["middleware"], without_range["kwargs"])
+    assert (ClosedRoutes, {}) == (closed_routes["middleware"], closed_routes["kwargs"])
     assert isinstance(link, TimelineLink)
     assert link.name == "Timeline"

@@ -1,4 +1,4 @@
-"""What the agent says to Airflow by itself is what Airflow's Task Execution API takes."""
+"""The agent's own reports are valid for Airflow's Task Execution API."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import pytest
 from tests.unit.edge_worker.test_journal_file import grant
 
-from airbridge.edge_worker import outcome
-from airbridge.executor.protocol import DisconnectPolicy
+from airbridge.core.protocol import DisconnectPolicy
+from airbridge.edge_worker.work import outcome
 
 
 @pytest.mark.parametrize(
@@ -23,10 +23,10 @@ from airbridge.executor.protocol import DisconnectPolicy
         (False, True, False, "failed"),
     ],
 )
-def test_the_failure_the_agent_reports_is_a_state_airflow_takes(
+def test_agents_failure_is_valid_state(
     should_retry: bool, replace: bool, interrupted: bool, state: str
 ) -> None:
-    """Airflow's own model accepts the payload; a retry is asked for as Airflow would, unless it must never run twice."""
+    """Airflow's own model accepts the payload; a retry is requested as Airflow would, unless it must never run twice."""
     from airflow.api_fastapi.execution_api.datamodels.taskinstance import TIStateUpdate
     from pydantic import TypeAdapter
 

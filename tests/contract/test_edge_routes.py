@@ -1,4 +1,4 @@
-"""The relay's routes against Airflow's Task Execution API: every route is treated as its kind says."""
+"""The proxy's routes against Airflow's Task Execution API: every route is treated by its kind."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from uuid import UUID
 
 from tests.unit.edge_worker.test_journal_file import grant
 
-from airbridge.edge_worker.frames import Call
-from airbridge.edge_worker.routes import Kind, classify
+from airbridge.edge_worker.proxy.protocol import Call
+from airbridge.edge_worker.proxy.routes import Kind, classify
 
 GRANT = grant(1).model_copy(update={"ti": {"dag_id": "dag_id", "run_id": "run_id", "task_id": "task_id"}})
 
@@ -27,8 +27,8 @@ EXPECTED = {
 }
 
 
-def test_every_write_of_airflows_api_is_accounted_for() -> None:
-    """A write that a later Airflow adds shows up here, and somebody decides how it is treated."""
+def test_every_write_has_a_route() -> None:
+    """A write that a later Airflow adds fails this test until its treatment is decided."""
     from airflow.api_fastapi.execution_api.routes import execution_api_router
 
     found = {}

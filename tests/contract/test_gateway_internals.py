@@ -1,4 +1,4 @@
-"""What `airbridge.control_plane._airflow` leans on. A failure here means that a pinned dependency has changed."""
+"""Internals that `airbridge.control_plane._airflow` depends on. A failure here means that a pinned dependency has changed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.support.airflow_home import Metadata
 
 from airbridge.control_plane import _airflow
 from airbridge.control_plane._airflow import ExecutionApp, ExecutionAppError
-from airbridge.control_plane.gateway import calls
-from airbridge.control_plane.gateway.calls import Call
+from airbridge.control_plane.gateway.auth import task_permissions
+from airbridge.control_plane.gateway.auth.task_permissions import Call
 from airbridge.control_plane.gateway.database import RolledBack, unit
 
 
@@ -50,7 +50,7 @@ def state_of(metadata: Metadata, ti: Any) -> str:
         return found
 
 
-def test_a_thread_pool_hop_runs_here_and_now() -> None:
+def test_thread_pool_hop_runs_inline() -> None:
     """`run_inline` needs no event loop, and what frameworks send to worker threads stays in this one."""
 
     async def hops() -> list[int]:
@@ -60,8 +60,8 @@ def test_a_thread_pool_hop_runs_here_and_now() -> None:
     assert _airflow.run_inline(hops()) == [1, 2]
 
 
-def test_what_waits_for_a_loop_is_an_error_not_a_hang() -> None:
-    """A coroutine that suspends cannot run inline, and says so."""
+def test_waiting_coroutine_raises() -> None:
+    """A coroutine that suspends cannot run inline, and raises an error."""
     import asyncio
 
     async def waits() -> None:
@@ -71,7 +71,7 @@ def test_what_waits_for_a_loop_is_an_error_not_a_hang() -> None:
         _airflow.run_inline(waits())
 
 
-def test_every_route_that_a_task_may_call_is_one_of_airflows(app: ExecutionApp) -> None:
+def test_permitted_routes_exist_in_airflow(app: ExecutionApp) -> None:
     """Each row of the table names a route of the Execution API; each route is in the table, or left out on purpose."""
     left_out = {"/task-instances/{task_instance_id}/run", "/task-instances/{task_instance_id}/heartbeat"}
     samples = {"task_instance_id": "00000000-0000-0000-0000-000000000001", "offset": "1"}
@@ -83,7 +83,7 @@ def test_every_route_that_a_task_may_call_is_one_of_airflows(app: ExecutionApp) 
         concrete = path.format(**{name: samples.get(name, name) for name in route.param_convertors}).lstrip(
             "/"
         )
-        if any(calls._find(method, concrete) is None for method in route.methods):
+        if any(task_permissions._find(method, concrete) is None for method in route.methods):
             missing.add(path)
     assert missing == left_out
 
@@ -91,7 +91,7 @@ def test_every_route_that_a_task_may_call_is_one_of_airflows(app: ExecutionApp) 
 def test_a_call_joins_the_callers_transaction(
     app: ExecutionApp, postgres_metadata: Metadata, task: Any
 ) -> None:
-    """What Airflow's routes write, also through sessions of their own and after a commit of their own, is undone by us."""
+    """Writes of Airflow's routes, also through sessions and after commits of their own, are undone by the caller's rollback."""
     xcom = f"xcoms/{task.dag_id}/{task.run_id}/{task.task_id}/key"
 
     def call_and_give_up() -> None:
@@ -115,9 +115,7 @@ def test_a_call_joins_the_callers_transaction(
         assert work.call(app, call("GET", "variables/undone")).status == 404
 
 
-def test_starting_is_idempotent_only_for_the_same_process(
-    app: ExecutionApp, postgres_metadata: Metadata, task: Any
-) -> None:
+def test_start_is_idempotent_per_process(app: ExecutionApp, postgres_metadata: Metadata, task: Any) -> None:
     """The same (hostname, unixname, pid) may start again; another gets 409. Claims rely on both."""
     path = f"task-instances/{task.id}/run"
     with unit() as work:
@@ -128,10 +126,8 @@ def test_starting_is_idempotent_only_for_the_same_process(
         ]
 
 
-def test_a_5xx_of_the_app_is_an_exception_with_its_cause(
-    app: ExecutionApp, postgres_metadata: Metadata, task: Any
-) -> None:
-    """A broken database shows as an error that can be told from an answer."""
+def test_app_5xx_raises_with_cause(app: ExecutionApp, postgres_metadata: Metadata, task: Any) -> None:
+    """A broken database raises an error that is distinct from a response."""
 
     def break_and_call() -> None:
         with unit() as work:
@@ -144,9 +140,7 @@ def test_a_5xx_of_the_app_is_an_exception_with_its_cause(
     assert state_of(postgres_metadata, task) == "queued"
 
 
-def test_a_rollback_inside_the_app_is_noticed(
-    app: ExecutionApp, postgres_metadata: Metadata, task: Any
-) -> None:
+def test_rollback_in_app_is_detected(app: ExecutionApp, postgres_metadata: Metadata, task: Any) -> None:
     """If Airflow's code undoes the transaction, nothing after it can be committed by mistake."""
 
     def roll_back_between_calls() -> None:
@@ -162,7 +156,7 @@ def test_a_rollback_inside_the_app_is_noticed(
     assert state_of(postgres_metadata, task) == "queued"
 
 
-def test_no_dependency_is_analysed_anew_at_a_call(
+def test_dependency_analysis_is_cached(
     app: ExecutionApp, postgres_metadata: Metadata, task: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FastAPI looks at the signatures of a route's dependencies when it is first called, and not again."""
@@ -182,9 +176,7 @@ def test_no_dependency_is_analysed_anew_at_a_call(
     assert analysed == []
 
 
-def test_rendered_fields_written_again_take_the_place_of_those_before(
-    app: ExecutionApp, postgres_metadata: Metadata, task: Any
-) -> None:
+def test_rendered_fields_are_upserted(app: ExecutionApp, postgres_metadata: Metadata, task: Any) -> None:
     """One row a task instance, its secrets masked as Airflow masks them, and none for a task that there is not."""
     path = f"task-instances/{task.id}/rtif"
     for fields in ({"first": "1"}, {"env": {"password": "hunter2"}, "n": [1, None]}):
@@ -197,3 +189,22 @@ def test_rendered_fields_written_again_take_the_place_of_those_before(
     missing = "task-instances/00000000-0000-0000-0000-000000000001/rtif"
     with unit() as work:
         assert work.call(app, call("PUT", missing, "{}")).status == 404
+
+
+def test_threads_find_database_connections(postgres_metadata: Metadata) -> None:
+    """With the recommended settings no thread of the gateway waits for a connection."""
+    from dataclasses import fields
+
+    from airbridge.control_plane import _airflow
+    from airbridge.control_plane.gateway.threads import ThreadPools
+    from airbridge.executor.settings import Settings
+
+    threads = ThreadPools.of(
+        next(each.default for each in fields(Settings) if each.name == "gateway_threads")
+    )
+    try:
+        available = _airflow.most_connections()
+        assert available is not None
+        assert available >= threads.database_connections
+    finally:
+        threads.close()

@@ -1,4 +1,4 @@
-"""What every work queue does alike: SQS (on moto) and the one in memory."""
+"""Contract of every work queue: SQS (on moto) and the one in memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 from tests.support.moto import CREDENTIALS, Moto
 
-from airbridge.executor.exceptions import QueueError
-from airbridge.executor.queue import Depth, MemoryQueue, Outgoing, SqsQueue, WorkQueue, sqs_client
+from airbridge.core.aws.queue import Depth, MemoryQueue, Outgoing, SqsQueue, WorkQueue, sqs_client
+from airbridge.core.exceptions import QueueError
 
 
 @dataclass
@@ -55,7 +55,7 @@ def send(queue: WorkQueue, *bodies: str) -> None:
 
 
 def test_a_message_sent_is_received(queue: WorkQueue) -> None:
-    """What goes in comes out, with a receipt and a receive count of one."""
+    """A message is received unchanged, with a receipt and a receive count of one."""
     send(queue, '{"é": "✓"}')
     [message] = queue.receive()
     assert message.body == '{"é": "✓"}'
@@ -80,7 +80,7 @@ def test_ids_of_a_batch_differ(queue: WorkQueue) -> None:
 
 
 def test_receive_keeps_to_its_limit(queue: WorkQueue) -> None:
-    """No more messages come than were asked for, and the others stay."""
+    """No more messages are returned than the limit, and the others stay."""
     send(queue, *"abcde")
     assert len(queue.receive(limit=2)) == 2
     assert queue.depth() == Depth(visible=3, in_flight=2)
@@ -108,14 +108,14 @@ def test_a_deleted_message_is_gone(queue: WorkQueue) -> None:
     assert queue.depth() == Depth(visible=0, in_flight=0)
 
 
-def test_a_released_message_is_visible_at_once(queue: WorkQueue) -> None:
+def test_released_message_is_visible(queue: WorkQueue) -> None:
     """A released message is there for the next receiver."""
     send(queue, "a")
     queue.release([message.receipt for message in queue.receive()])
     assert [message.body for message in queue.receive()] == ["a"]
 
 
-def test_a_released_message_may_come_back_later(queue: WorkQueue) -> None:
+def test_release_can_delay_message(queue: WorkQueue) -> None:
     """A message released with a delay stays hidden for that long."""
     send(queue, "a")
     queue.release([message.receipt for message in queue.receive()], after_seconds=1)
@@ -133,7 +133,7 @@ def test_old_receipts_are_ignored(queue: WorkQueue) -> None:
     assert queue.receive() == []
 
 
-def test_a_poison_message_goes_to_the_dead_letter_queue(pair: Pair) -> None:
+def test_poison_message_is_dead_lettered(pair: Pair) -> None:
     """A message received more often than the redrive policy allows is moved away."""
     send(pair.queue, "poison")
     for _ in range(2):
@@ -143,7 +143,7 @@ def test_a_poison_message_goes_to_the_dead_letter_queue(pair: Pair) -> None:
 
 
 def test_an_empty_queue_is_waited_on(queue: WorkQueue) -> None:
-    """A long poll of an empty queue ends empty, after about the time asked for."""
+    """A long poll of an empty queue returns nothing after about the requested time."""
     began = time.monotonic()
     assert queue.receive(wait_seconds=1) == []
     assert time.monotonic() - began >= 0.9
@@ -170,13 +170,13 @@ def unreachable() -> Callable[..., WorkQueue]:
     return make
 
 
-def test_a_queue_out_of_reach_is_a_queue_error(unreachable: Callable[..., WorkQueue]) -> None:
+def test_unreachable_queue_is_queue_error(unreachable: Callable[..., WorkQueue]) -> None:
     """A refused connection is a `QueueError` that names the call and the queue."""
     with pytest.raises(QueueError, match=r"send_message_batch on http://127\.0\.0\.1:9/"):
         unreachable().send([Outgoing("a", "x")])
 
 
-def test_a_missing_queue_is_a_queue_error(moto: Moto, unreachable: Callable[..., WorkQueue]) -> None:
+def test_missing_queue_is_queue_error(moto: Moto, unreachable: Callable[..., WorkQueue]) -> None:
     """A queue that does not exist is a `QueueError`."""
     with pytest.raises(QueueError, match="NonExistentQueue"):
         unreachable(moto.url).receive()

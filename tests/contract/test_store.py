@@ -1,4 +1,4 @@
-"""What every object store promises, on S3 (moto server) and in memory."""
+"""Contract of every object store: S3 (on moto) and the one in memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from botocore.exceptions import ClientError
 from tests.support.moto import Moto, free_port
 
-from airbridge.executor.exceptions import ObjectNotFound, PreconditionFailed, StoreError
-from airbridge.executor.store import CHUNK_BYTES, MemoryStore, ObjectStore, S3Store, connect
+from airbridge.core.aws.object_store import CHUNK_BYTES, MemoryStore, ObjectStore, S3Store, connect
+from airbridge.core.exceptions import ObjectNotFound, PreconditionFailed, StoreError
 
 
 @pytest.fixture(params=["s3", "memory"])
@@ -50,8 +50,8 @@ def test_missing_object(store: ObjectStore) -> None:
     assert store.head("no/such") is None
 
 
-def test_head_tells_size_and_etag(store: ObjectStore) -> None:
-    """Looking an object up tells its size and etag without its content."""
+def test_head_returns_size_and_etag(store: ObjectStore) -> None:
+    """`head` returns an object's size and etag without its content."""
     etag = store.put("key", b"12345")
     info = store.head("key")
     assert info is not None
@@ -85,7 +85,7 @@ def test_put_if_match(store: ObjectStore) -> None:
     assert store.get("key").data == b"2"
 
 
-def test_put_if_match_of_a_missing_object(store: ObjectStore) -> None:
+def test_put_if_match_needs_object(store: ObjectStore) -> None:
     """A write under an etag to an object that is gone fails and creates nothing."""
     with pytest.raises(StoreError):
         store.put("key", b"1", if_match='"0123456789abcdef0123456789abcdef"')
@@ -103,13 +103,13 @@ def test_put_file(store: ObjectStore, tmp_path: Path) -> None:
 
 
 def test_put_file_that_is_not_there(store: ObjectStore, tmp_path: Path) -> None:
-    """A missing file is a StoreError that no retry mends."""
+    """A missing file is a StoreError that is not transient."""
     with pytest.raises(StoreError, match="missing") as caught:
         store.put_file("file", tmp_path / "missing")
     assert caught.value.transient is False
 
 
-def test_list_is_by_prefix_and_in_order(store: ObjectStore) -> None:
+def test_list_is_ordered_by_prefix(store: ObjectStore) -> None:
     """Listing yields the keys under a prefix, in order, with sizes."""
     for key in ["logs/b", "logs/a/2", "logs/a/10", "other"]:
         store.put(key, b"12")
@@ -128,7 +128,7 @@ def test_list_goes_on_past_a_page(store: ObjectStore) -> None:
     assert list(store.list("p/")) == []
 
 
-def test_delete_forgives_what_is_gone(store: ObjectStore) -> None:
+def test_delete_of_missing_keys_succeeds(store: ObjectStore) -> None:
     """Deleting removes the objects named and is no error for those that never were."""
     store.put("a", b"")
     store.put("b", b"")
@@ -174,7 +174,7 @@ def test_missing_bucket_is_not_transient(moto: Moto) -> None:
 
 
 class Guarded:
-    """A boto3 client of a role that may list under ``bundles/`` only: S3 then says 403 for what is not there."""
+    """A boto3 client of a role that may list under ``bundles/`` only: S3 then answers 403 for missing objects."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -193,8 +193,8 @@ class Guarded:
         return self._client.list_objects_v2(Prefix=Prefix, **kwargs)
 
 
-def test_missing_is_told_from_forbidden(moto: Moto) -> None:
-    """What S3 calls forbidden because the role may not see that it is missing is reported as missing where that can be told."""
+def test_missing_differs_from_forbidden(moto: Moto) -> None:
+    """A 403 that S3 sends because the role may not list is reported as missing where a listing can confirm it."""
     bucket = moto.bucket(f"guarded-{uuid4().hex}")
     store = S3Store(Guarded(moto.client("s3")), bucket)
     with pytest.raises(ObjectNotFound):

@@ -1,4 +1,4 @@
-"""What `make infra-local` left on its emulator. Without it there is nothing to test here."""
+"""The deployment that `make infra-local` left on its emulator. Without it there is nothing to test here."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tests.support.platform import LocalPlatform, running
 
-from airbridge.control_plane.local import terraform
-from airbridge.executor.exceptions import ConfigurationError
+from airbridge.control_plane.local.services import terraform
+from airbridge.core.exceptions import ConfigurationError
 
 INFRA = Path(__file__).parents[2] / "infra"
 DIRECTORY = INFRA / ".local"
@@ -38,7 +38,14 @@ def platform(deployed: terraform.Deployed) -> Iterator[LocalPlatform]:
 def infra(*words: str, environments: Path = INFRA / "environments") -> str:
     """Run a command of the local deployment and return what it prints; fails with its errors."""
     done = subprocess.run(
-        [".venv/bin/python", "-m", "airbridge.infra.local", *words, "--environments", str(environments)],
+        [
+            ".venv/bin/python",
+            "-m",
+            "airbridge.infra.tools.local",
+            *words,
+            "--environments",
+            str(environments),
+        ],
         cwd=INFRA,
         capture_output=True,
         text=True,

@@ -15,14 +15,14 @@ from botocore.exceptions import ClientError
 from tests.deployed.conftest import DIRECTORY
 from tests.support.platform import LocalPlatform
 
-from airbridge.control_plane.local import credentials, terraform
+from airbridge.control_plane.local.services import credentials, terraform
 from airbridge.control_plane.samples import REGION_OF_DATA
 
 AIRBRIDGE = [sys.executable, "-m", "airbridge.control_plane.cli"]
 
 
 def test_the_demo_runs_in_both_regions(deployed: terraform.Deployed, tmp_path: Path) -> None:
-    """Every task ran beside its data; its log lies in the bucket that Terraform made in that region."""
+    """Every task ran beside its data; its log is in the bucket that Terraform made in that region."""
     done = subprocess.run(
         [*AIRBRIDGE, "demo", "--from-terraform", "--terraform-dir", str(DIRECTORY), "--json", "--dir", str(tmp_path / "demo")],
         capture_output=True,
@@ -62,9 +62,7 @@ def client(platform: LocalPlatform, role: str, service: str, region: str) -> Any
     )
 
 
-def test_a_process_has_the_rights_of_its_role_and_no_more(
-    platform: LocalPlatform, deployed: terraform.Deployed
-) -> None:
+def test_process_has_its_roles_rights(platform: LocalPlatform, deployed: terraform.Deployed) -> None:
     """The scheduler sends and cannot receive; a worker cannot send, and cannot touch the other region's queue."""
     here, there = deployed.catalogue.regions
     queue, other = here.pools[0].queue_url, there.pools[0].queue_url
@@ -81,8 +79,8 @@ def test_a_process_has_the_rights_of_its_role_and_no_more(
             refused()
 
 
-def test_a_token_that_stands_for_no_role_gets_nothing(platform: LocalPlatform) -> None:
-    """The credentials endpoint asks who it is."""
+def test_unknown_token_gets_no_credentials(platform: LocalPlatform) -> None:
+    """The credentials endpoint answers only to the token of a role."""
     port = json.loads(platform.directory.keys_file.read_text())["ports"]["credentials"]
     url = f"http://127.0.0.1:{port}{credentials.ROLE_PATH}"
     assert 403 == httpx.get(url, headers={"Authorization": "guessed"}, trust_env=False).status_code

@@ -17,14 +17,14 @@ import pytest
 from tests.deployed.conftest import DIRECTORY, INFRA, infra
 from tests.support.platform import LocalPlatform, wait_for
 
-from airbridge.control_plane.local import credentials, terraform
+from airbridge.control_plane.local.services import credentials, terraform
 
 NEW = "ap-southeast-2"
 ENTRY = f"""
 [[region]]
 name = "{NEW}"
 cidr = "10.3.0.0/16"
-zones = ["a", "b"]
+zones = ["az1", "az2"]
 
 [[region.pool]]
 name = "default"
@@ -32,9 +32,9 @@ instance_types = ["m7g.large"]
 slots = 4
 max_instances = 4
 """
+HOME = ("foundation", "control-plane")
 WIRING = {
     "aws_cloudwatch_dashboard",
-    "aws_ecr_replication_configuration",
     "aws_ecs_service",
     "aws_ssm_parameter",
     "aws_vpc_endpoint_service",
@@ -105,7 +105,7 @@ def worker(platform: LocalPlatform, deployed: terraform.Deployed, folder: Path) 
 
 
 def replace_services(platform: LocalPlatform) -> None:
-    """What ECS does when the catalogue changes: each service that reads it is replaced, one after the other."""
+    """Restart each service that reads the catalogue, one after the other, as ECS does when it changes."""
     shutil.copy(DIRECTORY / terraform.CATALOGUE, platform.directory.regions_file)
     for name in ("scheduler", "gateway", "dag-processor", "api-server"):
         restarts = platform.component(name).restarts
@@ -119,10 +119,14 @@ def test_a_third_region_is_one_entry(platform: LocalPlatform, environments: Path
     """The diff is its stack and the named wiring; it deploys and takes work while the others run; it goes alone."""
     changes: dict[str, dict[str, Any]] = json.loads(infra("diff", environments=environments))
     assert {"create"} == set(changes[f"edge-{NEW}"].values())
-    others = {name: found for name, found in changes.items() if name not in {f"edge-{NEW}", "control-plane"}}
+    assert {("update", "aws_ecr_replication_configuration")} == {
+        (what, address.split(".")[0]) for address, what in changes["foundation"].items()
+    }
+    others = {name: found for name, found in changes.items() if name not in {f"edge-{NEW}", *HOME}}
     assert {name: {} for name in ("bootstrap", "edge-us-east-1", "edge-eu-west-1")} == others
     kinds = {(what, address.split(".")[0]) for address, what in changes["control-plane"].items()}
-    assert {*(("update", kind) for kind in WIRING), ("create", "aws_cloudwatch_metric_alarm")} == kinds
+    created = ("aws_cloudwatch_metric_alarm", "aws_vpc_security_group_ingress_rule")
+    assert {*(("update", kind) for kind in WIRING), *(("create", kind) for kind in created)} == kinds
 
     for region in ("us-east-1", "eu-west-1"):
         name = f"goes_on_{region.replace('-', '_')}"
@@ -130,7 +134,7 @@ def test_a_third_region_is_one_entry(platform: LocalPlatform, environments: Path
     platform.add_dag("newcomer", DAG.format(name="newcomer", queue=NEW, count=8))
     runs = {name: platform.trigger(name) for name in ("goes_on_us_east_1", "goes_on_eu_west_1")}
     try:
-        infra("deploy", "control-plane", f"edge-{NEW}", environments=environments)
+        infra("deploy", *HOME, f"edge-{NEW}", environments=environments)
         replace_services(platform)
         with worker(platform, terraform.read(DIRECTORY), tmp_path):
             run = platform.run("newcomer", timeout_seconds=300)
@@ -142,5 +146,5 @@ def test_a_third_region_is_one_entry(platform: LocalPlatform, environments: Path
             assert {task["try_number"] for task in went_on.tasks} == {1}
     finally:
         infra("destroy", f"edge-{NEW}", environments=environments)
-        infra("deploy", "control-plane")
+        infra("deploy", *HOME)
     assert {} == {name: found for name, found in json.loads(infra("diff")).items() if found}

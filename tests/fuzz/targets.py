@@ -25,21 +25,23 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
-from airbridge.control_plane import logs
 from airbridge.control_plane.exceptions import InvalidIdentity, InvalidScope, Refused
-from airbridge.control_plane.gateway import calls, requests
-from airbridge.control_plane.gateway.authentication import bearer
+from airbridge.control_plane.gateway.api import requests
+from airbridge.control_plane.gateway.auth import task_permissions
+from airbridge.control_plane.gateway.auth.authentication import bearer
 from airbridge.control_plane.identity.access import AccessTokens
 from airbridge.control_plane.identity.ca import CertificateAuthority
 from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.identity.spiffe import WorkerName
-from airbridge.edge_worker import frames
+from airbridge.control_plane.task_logs import reader
+from airbridge.core import protocol, signing
+from airbridge.core.code import snapshot
+from airbridge.core.exceptions import BundleError, InvalidEnvelope
+from airbridge.core.signing import Signer, Verifier
 from airbridge.edge_worker.exceptions import FrameError
-from airbridge.edge_worker.frames import Call, Cancel, Reply
-from airbridge.executor import protocol, signing, snapshot
-from airbridge.executor.exceptions import BundleError, InvalidEnvelope
-from airbridge.executor.signing import Signer, Verifier
+from airbridge.edge_worker.proxy import protocol as proxy_protocol
+from airbridge.edge_worker.proxy.protocol import Call, Cancel, Reply
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NAME = WorkerName("airbridge.test", "eu-west-1", "default", "worker-1")
@@ -164,8 +166,8 @@ def call(data: bytes) -> None:
     """Method, path and query of a task's call: which of the calls that there are it is."""
     method, _, rest = _text(data).partition(" ")
     path, _, query = rest.partition("?")
-    calls._find(method, path.lstrip("/"))
-    calls.parse_qs(query, keep_blank_values=True)
+    task_permissions._find(method, path.lstrip("/"))
+    task_permissions.parse_qs(query, keep_blank_values=True)
 
 
 def archive(data: bytes) -> None:
@@ -183,9 +185,9 @@ def archive(data: bytes) -> None:
 def log_segment(data: bytes) -> None:
     """A task's log as a bucket gives it, in pieces of odd sizes."""
     pieces = [data[at : at + 7] for at in range(0, len(data), 7)]
-    whole = list(logs.lines(pieces, whole=True))
-    assert list(logs.lines([data], whole=True)) == whole
-    assert list(logs.lines(pieces, whole=False)) in (whole, whole[:-1])
+    whole = list(reader.lines(pieces, whole=True))
+    assert list(reader.lines([data], whole=True)) == whole
+    assert list(reader.lines(pieces, whole=False)) in (whole, whole[:-1])
 
 
 # --- What the worker reads ---
@@ -206,11 +208,11 @@ def answer(data: bytes) -> None:
 
 
 def frame(data: bytes) -> None:
-    """What a task's supervisor sends the relay, and the relay the supervisor."""
+    """Frames of the proxy protocol, in both directions."""
     for read in (
-        frames.decode_call,
-        frames.decode_from_agent,
-        lambda head: frames.checked_length(head[:4].ljust(4, b"\0")),
+        proxy_protocol.decode_call,
+        proxy_protocol.decode_from_agent,
+        lambda head: proxy_protocol.checked_length(head[:4].ljust(4, b"\0")),
     ):
         try:
             read(data)
@@ -227,7 +229,7 @@ class Target:
 
 
 def _csrs() -> list[bytes]:
-    """A good one; one whose key is on a curve that nobody knows; one of a version that there is not."""
+    """Return a valid request; one whose key is on an unknown curve; one of a version that does not exist."""
     der = x509.load_pem_x509_csr(_csr().encode()).public_bytes(Encoding.DER)
     curve, version = bytes.fromhex("2a8648ce3d030107"), b"\x02\x01\x00"
     forged = [der.replace(curve, curve[:-1] + b"\x7f"), der.replace(version, b"\x02\x01\x3b", 1)]
@@ -308,7 +310,7 @@ TARGETS: dict[str, Target] = {
     "frame": Target(
         frame,
         lambda: [
-            frames.encode(each)[4:]
+            proxy_protocol.encode(each)[4:]
             for each in (Call(1, "GET", "x", "", None), Reply(1, 200, {}, "{}"), Cancel("lost", ""))
         ],
     ),

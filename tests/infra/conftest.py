@@ -1,4 +1,4 @@
-"""What the infrastructure's tests share: one process, each environment synthesised once.
+"""Fixtures of the infrastructure's tests: one process, each environment synthesised once.
 
 They need the environment of their own that `make infra-test` makes; without CDK for Terraform there is nothing to
 collect.
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 if importlib.util.find_spec("cdktf") is None and importlib.util.find_spec("cdktn") is None:
-    collect_ignore_glob = ["test_*.py"]
+    collect_ignore_glob = ["test_*.py", "*/test_*.py"]
 
 ENVIRONMENTS = Path(__file__).parents[2] / "infra" / "environments"
 Stacks = dict[str, dict[str, Any]]

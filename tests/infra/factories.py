@@ -15,6 +15,16 @@ def region(name: str = "eu-west-1", cidr: str = "10.1.0.0/20", **changes: Any) -
     return {"name": name, "cidr": cidr, "pool": [pool()], **changes}
 
 
+def auth(**changes: Any) -> dict[str, Any]:
+    return {
+        "url": "https://airflow.test",
+        "issuer": "https://login.test",
+        "client_id": "airbridge",
+        "roles": {"staff": "viewer"},
+        **changes,
+    }
+
+
 def environment(**changes: Any) -> dict[str, Any]:
     return {
         "name": "test",
@@ -27,6 +37,7 @@ def environment(**changes: Any) -> dict[str, Any]:
             "certificate_arn": "arn:aws:acm:us-east-1:123456789012:certificate/0",
             "ui_cidrs": ["10.0.0.0/8"],
             "operator_cidrs": ["10.0.0.0/8"],
+            "auth": auth(),
         },
         "images": {
             "control_plane": f"control-plane@sha256:{DIGEST}",

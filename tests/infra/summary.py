@@ -39,7 +39,7 @@ def summarise(stack: dict[str, Any]) -> str:
 
 
 def _say_environments_once(definition: dict[str, Any], path: str, said: dict[str, str]) -> None:
-    """The services share their environment: a change of it is one change."""
+    """Replace repeated environments of containers by a reference: the services share theirs, so a change of it is one change."""
     containers = json.loads(definition["container_definitions"])
     for container in containers:
         environment = json.dumps(container["environment"], sort_keys=True)
@@ -62,7 +62,7 @@ def _dashboard(dashboard: dict[str, Any]) -> Iterator[str]:
 
 
 def _alarm(alarm: dict[str, Any], paths: dict[tuple[str, str], str]) -> str:
-    """An alarm in one line: what must be how, for how long, and who is told."""
+    """Describe an alarm in one line: metrics, threshold, duration and actions."""
     alone = "metric_name" in alarm
     looks = [alarm] if alone else [one["metric"] for one in alarm["metric_query"] if "metric" in one]
     first, where = looks[0], []
@@ -111,7 +111,7 @@ def _flat(key: str, value: Any, paths: dict[tuple[str, str], str]) -> Iterator[s
 
 
 def _item(key: str, index: int, item: Any, paths: dict[tuple[str, str], str]) -> Iterator[str]:
-    """By name where it has one, so that what is put in between moves nothing."""
+    """Flatten an item of a list under its name, if it has one, so that an insertion moves nothing else."""
     if isinstance(item, dict) and isinstance(item.get("name"), str):
         rest = {inner: value for inner, value in item.items() if inner != "name"}
         alone = next(iter(rest.values())) if len(rest) == 1 else rest

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tests.autoscaling.model import Group, Sample, Scaler
 from tests.infra.conftest import Stacks
 
-from airbridge.infra.autoscaling import Group, Sample, Scaler
 from airbridge.infra.exceptions import CatalogueError
 
 BACKLOG, WORK = "BacklogPerSlot", "WorkPerSlot"
@@ -36,8 +36,8 @@ def test_a_pool_grows_with_its_backlog(
     assert expected == scaler.capacity
 
 
-def test_a_backlog_is_acted_on_at_the_next_evaluation(group: Group) -> None:
-    """Work that comes just after an evaluation is seen at the following one, ten seconds later."""
+def test_backlog_scales_at_next_evaluation(group: Group) -> None:
+    """Work that comes just after an evaluation is counted at the following one, ten seconds later."""
     scaler = Scaler(group, 0)
     assert [] == scaler.decide(100.0, {BACKLOG: [(99.0, 0.0)]}, 0)
     assert [] == scaler.decide(109.9, {BACKLOG: [(99.0, 0.0), (100.1, 60.0)]}, 0)
@@ -45,8 +45,8 @@ def test_a_backlog_is_acted_on_at_the_next_evaluation(group: Group) -> None:
     assert (0, 40) == (decision.before, decision.after)
 
 
-def test_an_idle_pool_returns_to_nothing_in_halves(group: Group) -> None:
-    """Not before ten minutes of spare slots; then each minute, to the last instance."""
+def test_idle_pool_halves_to_zero(group: Group) -> None:
+    """After ten minutes of spare slots an idle pool is halved each minute, to the last instance."""
     scaler = Scaler(group, 40)
     sizes = {40: 0}
     for now in range(0, 1300, 10):
@@ -57,7 +57,7 @@ def test_an_idle_pool_returns_to_nothing_in_halves(group: Group) -> None:
     assert 600 + 6 * 60 == sizes[0]
 
 
-def test_a_pool_whose_slots_are_taken_is_left_alone(group: Group) -> None:
+def test_fully_used_pool_keeps_size(group: Group) -> None:
     """Long tasks leave no backlog; a pool that they fill does not shrink under them."""
     scaler = Scaler(group, 10)
     for now in range(0, 3600, 10):
@@ -81,7 +81,7 @@ def test_silence_grows_nothing(group: Group) -> None:
     assert 3 == scaler.capacity
 
 
-def test_a_pool_that_is_not_there_is_said(prod: Stacks) -> None:
-    """By its name."""
+def test_unknown_pool_is_named(prod: Stacks) -> None:
+    """The error names the pool."""
     with pytest.raises(CatalogueError, match="pool 'gpu'"):
         Group.read(prod["edge-ap-southeast-2"], "gpu")

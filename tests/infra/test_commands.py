@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from moto import mock_aws
+from tests.infra.conftest import ENVIRONMENTS
 
-from airbridge.infra import catalogue, migrate, scan, secrets, validate
-from airbridge.infra.constructs.policy import Statement
+from airbridge.infra import catalogue, service_secrets
+from airbridge.infra import environment as environments
+from airbridge.infra.constructs.iam.policy import Statement
 from airbridge.infra.emulator.policies import Decision, Request, decide
 from airbridge.infra.exceptions import CatalogueError, CommandFailedError, InfraError, PolicyError
+from airbridge.infra.tools import local, migrate, scan, secrets, validate
 
 EDGE = {
     "region_name": "eu-west-1",
@@ -28,8 +34,8 @@ EDGE = {
 
 
 @pytest.mark.parametrize("wrap", [lambda value: value, lambda value: {"value": value, "type": "string"}])
-def test_the_catalogue_is_toml_with_everything_the_platform_reads(wrap: Any) -> None:
-    """From cdktf's outputs file and from `terraform output -json` alike."""
+def test_catalogue_is_complete_toml(wrap: Any) -> None:
+    """The catalogue is the same from cdktf's outputs file and from `terraform output -json`."""
     outputs = {
         "control-plane": {"home_region": wrap("us-east-1")},
         "edge-eu-west-1": {key: wrap(value) for key, value in EDGE.items()},
@@ -58,7 +64,7 @@ def test_the_catalogue_is_toml_with_everything_the_platform_reads(wrap: Any) -> 
     ],
 )  # fmt: skip
 def test_missing_outputs_are_named(outputs: dict[str, Any], message: str) -> None:
-    """The error says which stack to deploy."""
+    """The error names the stack to deploy."""
     with pytest.raises(CatalogueError, match=message):
         catalogue.from_outputs(outputs)
 
@@ -82,7 +88,7 @@ TASK = migrate.MigrationTask("cluster", "definition", ["subnet"], "group")
 
 
 def test_a_migration_is_waited_for() -> None:
-    """Until the task has stopped, and not by exit code alone."""
+    """The migration is waited for until its task has stopped; an exit code alone does not count."""
     waits: list[float] = []
     assert migrate.run(Ecs(), TASK, sleep=waits.append, clock=lambda: 0.0) == "arn:task"
     assert waits == [migrate.POLL_SECONDS]
@@ -97,8 +103,8 @@ def test_a_migration_is_waited_for() -> None:
         (Ecs(stops=False), "still runs after"),
     ],
 )
-def test_a_migration_that_does_not_succeed_stops_the_deploy(ecs: Ecs, message: str) -> None:
-    """A wrong exit code, none, no start, no end."""
+def test_failed_migration_stops_deploy(ecs: Ecs, message: str) -> None:
+    """A deploy stops if the migration has a wrong exit code or none, does not start, or does not end."""
     times = iter(range(0, 10**6, 1000))
     with pytest.raises(CommandFailedError, match=message):
         migrate.run(ecs, TASK, sleep=lambda _: None, clock=lambda: float(next(times)))
@@ -117,28 +123,102 @@ class Manager:
         self.values[SecretId] = SecretString
 
 
-def test_a_secret_that_has_a_value_keeps_it(tmp_path: Path) -> None:
+def test_output_goes_to_a_file(tmp_path: Path) -> None:
+    """What a deployment prints is kept in a file; the error of a failed command has its end, and names the file."""
+    file = tmp_path / "infra-local.log"
+    run = local.logged(file)
+    run(["sh", "-c", "echo planned; echo warned >&2"], {})
+    assert "planned\nwarned\n" == file.read_text()
+    with pytest.raises(CommandFailedError) as failed:
+        run(["sh", "-c", "echo refused: no such thing; exit 3"], {})
+    assert "exit code 3" in str(failed.value)
+    assert str(file) in str(failed.value)
+    assert str(failed.value).endswith("refused: no such thing\n")
+
+
+def test_existing_secret_keeps_value(tmp_path: Path) -> None:
     """Filling twice changes nothing."""
-    for name in ("ca.crt", "ca.key", "signing.key", "signing.pub.json", "token.key"):
+    for name in (
+        "ca.crt",
+        "ca.key",
+        "signing.key",
+        "signing.pub.json",
+        "token.key",
+        "publish.key",
+        "publish.pub.json",
+    ):
         (tmp_path / name).write_text(name)
     manager = Manager()
-    assert len(secrets.fill(manager, "p", secrets.read_values(tmp_path))) == 7
+    assert len(secrets.fill(manager, "p", secrets.read_values(tmp_path))) == 15
     assert manager.values["p/ca-key"] == "kept"
     assert secrets.fill(manager, "p", secrets.read_values(tmp_path)) == []
 
 
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An account without anything in it."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    with mock_aws():
+        yield
+
+
+def run_secrets(*words: str) -> int:
+    return secrets.main([words[0], "--environment", "local", "--environments", str(ENVIRONMENTS), *words[1:]])
+
+
+def test_each_step_names_the_stack_before_it(
+    cloud: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Filling needs the foundation, publishing a filled secret and the region's bucket; each error names what to deploy."""
+    for file in secrets.FILES.values():
+        (tmp_path / file).write_text(file)
+    fill = ("fill", "--directory", str(tmp_path))
+    assert (1, 1) == (run_secrets(*fill), run_secrets("publish"))
+    errors = capsys.readouterr().err
+    assert "there is no secret airbridge-local/api-secret-key; deploy foundation first" in errors
+    assert "airbridge-local/ca-certificate has no value; deploy foundation and run `fill` first" in errors
+    manager = boto3.client("secretsmanager", region_name="us-east-1")
+    for name in service_secrets.described(client_secret=False):
+        manager.create_secret(Name=f"airbridge-local/{name}")
+    assert (0, 1) == (run_secrets(*fill), run_secrets("publish"))
+    assert "there is no bucket airbridge-local-us-east-1-bundles-" in capsys.readouterr().err
+    assert 1 == run_secrets("publish", "--region", "mars-1")
+    assert "no region mars-1; there are us-east-1, eu-west-1" in capsys.readouterr().err
+
+
+def test_certificate_reaches_each_region(cloud: None) -> None:
+    """The certificate is read from its secret and put into the bucket of each region, or of the named ones."""
+    environment = environments.load(ENVIRONMENTS / "local.toml")
+    boto3.client("secretsmanager", region_name="us-east-1").create_secret(
+        Name="airbridge-local/ca-certificate", SecretString="the CA"
+    )
+    clients = {name: boto3.client("s3", region_name=name) for name in ("us-east-1", "eu-west-1")}
+    buckets = {name: environment.names.bundle_bucket(name) for name in clients}
+    clients["us-east-1"].create_bucket(Bucket=buckets["us-east-1"])
+    clients["eu-west-1"].create_bucket(
+        Bucket=buckets["eu-west-1"], CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+    )
+    assert 0 == run_secrets("publish", "--region", "eu-west-1")
+    found = clients["eu-west-1"].get_object(Bucket=buckets["eu-west-1"], Key="trust/ca.crt")
+    assert b"the CA" == found["Body"].read()
+    assert not clients["us-east-1"].list_objects_v2(Bucket=buckets["us-east-1"]).get("Contents")
+    assert 0 == run_secrets("publish")
+    assert clients["us-east-1"].list_objects_v2(Bucket=buckets["us-east-1"])["Contents"]
+
+
 def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
-    """The error says what makes it."""
+    """The error names the command that creates the file."""
     with pytest.raises(InfraError, match=r"ca\.crt: .*`airbridge init`"):
         secrets.read_values(tmp_path)
 
 
-def test_a_finding_must_be_accepted_and_an_acceptance_needed() -> None:
-    """Both ways."""
-    found, stale = scan.Finding("s", "r", "CKV_1", "name"), scan.Finding("s", "r", "CKV_2")
+def test_findings_match_acceptances() -> None:
+    """A finding without an acceptance fails, and so does an acceptance without a finding."""
+    found, stale = scan.ScanFinding("s", "r", "CKV_1", "name"), scan.ScanFinding("s", "r", "CKV_2")
     verdict = scan.judge(5, [found], {stale: "a reason"})
     assert (verdict.clean, [*verdict.unaccepted], [*verdict.unneeded]) == (False, [found], [stale])
-    assert scan.judge(5, [found], {scan.Finding("s", "r", "CKV_1"): "a reason"}).clean
+    assert scan.judge(5, [found], {scan.ScanFinding("s", "r", "CKV_1"): "a reason"}).clean
 
 
 @pytest.mark.parametrize(
@@ -148,7 +228,7 @@ def test_a_finding_must_be_accepted_and_an_acceptance_needed() -> None:
 def test_a_broad_statement_is_refused(
     actions: tuple[str, ...], resources: tuple[str, ...], message: str
 ) -> None:
-    """A wildcard action always; a wildcard resource unless AWS forces it and the statement says why."""
+    """A wildcard action is always refused; a wildcard resource unless the statement has a reason why AWS forces it."""
     with pytest.raises(PolicyError, match=message):
         Statement(sid="Broad", actions=actions, resources=resources)
 
@@ -186,13 +266,13 @@ def test_iam_decides_as_it_is_documented(
     assert decide(SEND, identity, resource) is expected
 
 
-def test_a_synthesised_stack_says_what_it_accepts() -> None:
-    """Read from the comment that travels with the resource."""
+def test_synthesised_stack_names_acceptances() -> None:
+    """Acceptances are read from the comment that travels with the resource."""
     stack = json.loads(
         '{"resource": {"aws_s3_bucket": {"b": {"//": {"checkov": {"CKV_AWS_18": "because"}}}}}}'
     )
     assert dict(scan.acceptances("s", stack)) == {
-        scan.Finding("s", "aws_s3_bucket.b", "CKV_AWS_18"): "because"
+        scan.ScanFinding("s", "aws_s3_bucket.b", "CKV_AWS_18"): "because"
     }
 
 
@@ -217,6 +297,6 @@ def test_validation_names_what_terraform_finds_wrong(
 
 
 def test_validation_of_nothing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An environment that was not synthesised."""
+    """An environment that was not synthesised cannot be validated."""
     assert validate.main([str(tmp_path)]) == 1
     assert "run make synth first" in capsys.readouterr().err

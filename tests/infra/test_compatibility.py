@@ -16,7 +16,7 @@ from tests.infra.conftest import ENVIRONMENTS, Stacks, read
 
 INFRA = ENVIRONMENTS.parent
 PYTHON = os.environ.get("AIRBRIDGE_CDKTN_PYTHON", str(INFRA / ".venv-cdktn" / "bin" / "python"))
-# What differs by design: the library's own version, and the AWS provider that its package is bound to.
+# Differences by design: the library's own version, and the AWS provider that its package is bound to.
 DOCUMENTED = {
     "////metadata/version",
     "/terraform/required_providers/aws/source",
@@ -26,7 +26,7 @@ DOCUMENTED = {
 
 @pytest.mark.skipif(not Path(PYTHON).exists(), reason="cdktn is not installed: make infra-cdktn")
 def test_both_libraries_write_the_same_stacks(local: Stacks, tmp_path: Path) -> None:
-    """Key by key, for every stack of an environment."""
+    """Every stack of an environment is equal, key by key."""
     command = [PYTHON, "-m", "airbridge.infra.synth", "--here", "--directory", str(ENVIRONMENTS)]
     environment = {**os.environ, "PYTHONPATH": str(INFRA / "src")}
     subprocess.run([*command, "--out", str(tmp_path), "local"], check=True, env=environment)

@@ -1,4 +1,4 @@
-"""Environment files: what is refused, and that the refusal says where and why."""
+"""Environment files: refusals of faulty ones, with place and reason."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 from tests.infra.conftest import ENVIRONMENTS
-from tests.infra.factories import DIGEST, environment, pool, region
+from tests.infra.factories import DIGEST, auth, environment, pool, region
 
 from airbridge.infra import environment as environments
 from airbridge.infra.exceptions import EnvironmentFileError, InfraError, UnsafeStackError
-from airbridge.infra.refusals import architecture
 from airbridge.infra.settings import Settings
+from airbridge.infra.validation import architecture
 
 
 @pytest.mark.parametrize("name", ["local", "dev", "staging", "prod"])
-def test_every_environment_in_the_repository_is_valid(name: str) -> None:
-    """The files that ship load, and are named as they say."""
+def test_shipped_environments_are_valid(name: str) -> None:
+    """The files that ship load, and their names match their contents."""
     assert name == environments.load(ENVIRONMENTS / f"{name}.toml").name
 
 
@@ -30,14 +30,29 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("a network too small", {"region": [region(cidr="10.1.0.0/28")]}, "region[0].cidr: a region's network is a /16 to /22"),
     ("a public network", {"region": [region(cidr="8.8.0.0/16")]}, "region[0].cidr: a region's network is a private one"),
     ("an odd region", {"region": [region(name="Ireland")]}, "region[0].name: String should match"),
+    ("an option of the stacks", {"control_plane": {**environment()["control_plane"], "airflow": {"core.executor": "LocalExecutor"}}}, "control_plane.airflow: core.executor is set by the stacks"),
+    ("a secret option", {"control_plane": {**environment()["control_plane"], "airflow": {"smtp.smtp_password": "x"}}}, "control_plane.airflow: smtp.smtp_password looks like a secret"),
+    ("an option without a section", {"control_plane": {**environment()["control_plane"], "airflow": {"parallelism": "1"}}}, "control_plane.airflow: 'parallelism' is no option; expected section.option"),
+    ("an auth manager by option", {"control_plane": {**environment()["control_plane"], "airflow": {"core.auth_manager": "x.Y"}}}, "control_plane.airflow: core.auth_manager is set by [control_plane.auth]"),
+    ("a role that Airflow lacks", {"control_plane": {**environment()["control_plane"], "auth": auth(roles={"staff": "root"})}}, "control_plane.auth.roles.staff: Input should be 'viewer', 'user', 'op' or 'admin'"),
+    ("an auth manager without an issuer", {"control_plane": {**environment()["control_plane"], "auth": {"url": "https://airflow.test"}}}, "control_plane.auth: OidcAuthManager needs issuer, client_id, roles"),
+    ("settings of another auth manager", {"control_plane": {**environment()["control_plane"], "auth": auth(manager="acme.Manager")}}, "control_plane.auth: issuer, client_id, roles are settings of airbridge.control_plane.sign_in.auth_manager.OidcAuthManager"),
+    ("FAB's auth manager", {"control_plane": {**environment()["control_plane"], "auth": {"url": "https://airflow.test", "manager": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"}}}, "control_plane.auth.manager: the FAB provider is not in the control plane's image"),
+    ("a UI without TLS", {"control_plane": {**environment()["control_plane"], "auth": auth(url="http://airflow.test")}}, "control_plane.auth.url: String should match"),
+    ("a variable of the stacks", {"control_plane": {**environment()["control_plane"], "environment": {"PGUSER": "x"}}}, "control_plane.environment: PGUSER is set by the stacks"),
+    ("a secret of tasks", {"region": [region(pool=[pool(task_env={"API_TOKEN": "x"})])]}, "region[0].pool[0].task_env: API_TOKEN looks like a secret"),
+    ("a place that is no bucket", {"region": [region(pool=[pool(data_write=["gs://x/y"])])]}, "region[0].pool[0].data_write[0]: String should match"),
+    ("a size that Fargate lacks", {"control_plane": {**environment()["control_plane"], "sizes": {"gateway": {"cpu": 512, "memory": 8192}}}}, "control_plane.sizes.gateway: Fargate has no tasks of 512 CPU units and 8192 MiB; there are 1024 to 4096 MiB"),
+    ("half a CPU", {"control_plane": {**environment()["control_plane"], "sizes": {"api-server": {"cpu": 500}}}}, "control_plane.sizes.api-server: Fargate has no tasks of 500 CPU units"),
+    ("a name too long for a balancer", {"name": "production1"}, "name: String should match"),
     ("no region", {"region": []}, "region: Tuple should have at least 1 item"),
     ("a pool that would collide with the dead letters", {"region": [region(pool=[pool("-dead-letters")])]}, "region[0].pool[0].name"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("what", "changes", "message"), REFUSED, ids=[what for what, _, _ in REFUSED])
-def test_a_wrong_key_is_refused_by_file_and_key(what: str, changes: dict[str, Any], message: str) -> None:
-    """The error names the file, the key, and what would be right."""
+def test_wrong_key_is_named(what: str, changes: dict[str, Any], message: str) -> None:
+    """The error names the file, the key, and the valid values."""
     with pytest.raises(EnvironmentFileError) as refusal:
         environments.parse(environment(**changes), "test.toml")
     assert f"test.toml: {message}" in str(refusal.value)
@@ -52,16 +67,17 @@ UNSAFE: list[tuple[str, dict[str, Any], str]] = [
     ("two architectures in a pool", {"region": [region(pool=[pool(instance_types=["m7g.large", "m7i.large"])])]}, "region eu-west-1: pool default: instance_types mix arm64 and x86_64"),
     ("more at least than at most", {"region": [region(pool=[pool(min_instances=9)])]}, "region eu-west-1: pool default: min_instances 9 is above max_instances 4"),
     ("a home without an entry", {"home_region": "us-east-1"}, "home_region: us-east-1 has no [[region]] entry (there are eu-west-1)"),
+    ("no auth manager", {"control_plane": {name: value for name, value in environment()["control_plane"].items() if name != "auth"}}, "control_plane.auth: is missing, and Airflow's SimpleAuthManager is for the local tier alone"),
+    ("passwords in a file", {"control_plane": {**environment()["control_plane"], "auth": {"url": "https://airflow.test", "manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"}}}, "control_plane.auth.manager: SimpleAuthManager is for the local tier alone"),
     ("production unprotected", {"tier": "production", "protection": {"deletion": False}}, "protection.deletion: is false"),
+    ("production in the development shape", {"tier": "production", "shape": "development"}, "shape: is development; production has private networks"),
     ("production without a standby", {"tier": "production", "control_plane": {**environment()["control_plane"], "database": {"multi_az": False}}}, "control_plane.database.multi_az: is false"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("what", "changes", "message"), UNSAFE, ids=[what for what, _, _ in UNSAFE])
-def test_an_unsafe_environment_is_refused_by_file_and_key(
-    what: str, changes: dict[str, Any], message: str
-) -> None:
-    """What would be accepted key by key, but not as a whole."""
+def test_unsafe_environment_is_refused(what: str, changes: dict[str, Any], message: str) -> None:
+    """Values that are valid one by one, but not together, are refused; the error names file and key."""
     with pytest.raises(UnsafeStackError) as refusal:
         environments.parse(environment(**changes), "test.toml")
     assert f"test.toml: {message}" in str(refusal.value)
@@ -77,7 +93,7 @@ def test_neighbouring_prefixes_are_two_prefixes() -> None:
 
 
 def test_every_problem_is_reported_at_once() -> None:
-    """An engineer fixes a file in one pass."""
+    """All problems of a file are reported in one error."""
     wrong = environment(account="1", home_region="home", trust_domain="?")
     with pytest.raises(EnvironmentFileError) as refusal:
         environments.parse(wrong, "test.toml")
@@ -88,13 +104,13 @@ def test_every_problem_is_reported_at_once() -> None:
     ]
 
 
-def test_a_file_that_is_not_there_names_those_that_are() -> None:
-    """A misspelt environment shows the choice."""
+def test_missing_file_error_lists_others() -> None:
+    """The error for a misspelt environment lists the existing ones."""
     with pytest.raises(EnvironmentFileError, match=r"there are: dev, local, prod, staging"):
         environments.load(ENVIRONMENTS / "production.toml")
 
 
-def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
+def test_invalid_toml_is_named(tmp_path: Path) -> None:
     """A syntax error names the file and the place."""
     file = tmp_path / "broken.toml"
     file.write_text("name = ")
@@ -114,7 +130,7 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
         ("r7iz.metal-16xl", "x86_64"),
     ],
 )
-def test_the_architecture_is_told_from_the_name(instance_type: str, expected: str) -> None:
+def test_architecture_follows_from_name(instance_type: str, expected: str) -> None:
     """Graviton is a `g` after the generation, not in the family."""
     assert expected == architecture(instance_type)
 
@@ -128,6 +144,6 @@ def test_the_architecture_is_told_from_the_name(instance_type: str, expected: st
     ],
 )
 def test_wrong_settings_name_the_variable(variables: dict[str, str], message: str) -> None:
-    """Destroying needs the environment's name said twice."""
+    """Destroying requires the environment's name twice."""
     with pytest.raises(InfraError, match=message):
         Settings.read(variables)

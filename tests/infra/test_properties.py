@@ -16,8 +16,8 @@ from airbridge.infra import environment as environments
 from airbridge.infra.app import wire
 from airbridge.infra.cdk import App
 from airbridge.infra.exceptions import EnvironmentFileError, UnsafeStackError
-from airbridge.infra.refusals import require_digest
 from airbridge.infra.stacks.base import Deployment
+from airbridge.infra.validation import require_digest
 
 # A synthesis of twelve regions takes seconds: more than two are for who has changed the names or the wiring.
 SYNTHESES = int(os.environ.get("AIRBRIDGE_SYNTHESES", "2"))
@@ -83,7 +83,7 @@ def sound(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(anything())
 @settings(max_examples=150, deadline=None)
-def test_an_environment_is_accepted_or_refused_with_a_clear_message(data: dict[str, Any]) -> None:
+def test_environment_errors_name_their_key(data: dict[str, Any]) -> None:
     """Nothing but the two errors, every line of which names the file and a key or a region."""
     try:
         environments.parse(data, "test.toml")
@@ -96,8 +96,8 @@ def test_an_environment_is_accepted_or_refused_with_a_clear_message(data: dict[s
 
 @given(st.text(max_size=90))
 @settings(max_examples=300, deadline=None)
-def test_an_image_is_a_digest_or_refused(image: str) -> None:
-    """Whatever is accepted ends in a digest and has no tag."""
+def test_image_needs_a_digest(image: str) -> None:
+    """An accepted image ends in a digest and has no tag."""
     try:
         accepted = require_digest(image)
     except ValueError:
@@ -117,6 +117,7 @@ def test_a_sound_environment_synthesises(tmp_path_factory: Any, data: dict[str, 
     stacks = read(outdir)
     assert {
         "bootstrap",
+        "foundation",
         "control-plane",
         *(f"edge-{each['name']}" for each in data["region"]),
     } == stacks.keys()
@@ -133,6 +134,6 @@ def test_a_sound_environment_synthesises(tmp_path_factory: Any, data: dict[str, 
         )
 
 
-def test_the_digest_of_the_factories_is_one() -> None:
+def test_factory_digest_is_valid() -> None:
     """The tests' own image passes."""
     assert f"w@sha256:{DIGEST}" == require_digest(f"w@sha256:{DIGEST}")

@@ -1,4 +1,4 @@
-"""What the stacks come to, read from the JSON that Terraform is given."""
+"""The synthesised stacks, read from the JSON for Terraform."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.infra.conftest import ENVIRONMENTS, Stacks, read
 
-from airbridge.infra import catalogue
+from airbridge.infra import catalogue, service_secrets
 from airbridge.infra import environment as environments
 from airbridge.infra.app import synthesise
 from airbridge.infra.exceptions import EnvironmentFileError
@@ -36,14 +36,14 @@ def resources(stacks: Stacks, kind: str) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def observed() -> dict[str, Any]:
-    """What the control plane defines of alarms and charts."""
+    """Return the control plane's definition of alarms and charts."""
     text = (ENVIRONMENTS.parent / "src" / "airbridge" / "infra" / "observability.json").read_text()
     return json.loads(text)  # type: ignore[no-any-return]  # an object
 
 
 def planned(resource: dict[str, Any]) -> dict[str, Any]:
-    """Without provisioners, which no plan compares: the path to Python in them depends on the output directory."""
-    return {key: value for key, value in resource.items() if key != "provisioner"}
+    """Without what no plan compares: provisioners, whose path to Python depends on the output directory, and an order."""
+    return {key: value for key, value in resource.items() if key not in {"provisioner", "depends_on"}}
 
 
 def policies(stacks: Stacks) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -53,7 +53,7 @@ def policies(stacks: Stacks) -> Iterator[tuple[str, dict[str, Any]]]:
             yield path, statement
 
 
-def test_adding_a_region_changes_its_stack_and_the_named_wiring_alone(local: Stacks, tmp_path: Path) -> None:
+def test_added_region_changes_named_wiring(local: Stacks, tmp_path: Path) -> None:
     """One entry more: one stack more, and in the control plane the things that its docstring names."""
     entry = '\n[[region]]\nname = "us-west-2"\ncidr = "10.3.0.0/16"\n\n[[region.pool]]\nname = "default"\n'
     entry += 'instance_types = ["m7g.large"]\nslots = 4\nmax_instances = 4\n'
@@ -68,7 +68,7 @@ def test_adding_a_region_changes_its_stack_and_the_named_wiring_alone(local: Sta
         if planned(more[stack]["resource"][kind][name]) != planned(resource)
     }
     assert {
-        "control-plane: aws_ecr_replication_configuration",
+        "foundation: aws_ecr_replication_configuration",
         "control-plane: aws_vpc_endpoint_service",
         "control-plane: aws_ssm_parameter",
         "control-plane: aws_ecs_service",
@@ -80,12 +80,15 @@ def test_adding_a_region_changes_its_stack_and_the_named_wiring_alone(local: Sta
         for kind, named in more[stack]["resource"].items()
         if named.keys() - local[stack]["resource"].get(kind, {}).keys()
     }
-    assert {"control-plane: aws_cloudwatch_metric_alarm"} == added
+    assert {
+        "control-plane: aws_cloudwatch_metric_alarm",
+        "control-plane: aws_vpc_security_group_ingress_rule",
+    } == added
     assert all(more[stack].get("output") == content.get("output") for stack, content in local.items())
 
 
-def test_what_holds_data_refuses_to_be_destroyed(prod: Stacks) -> None:
-    """Every stateful resource, in every stack."""
+def test_stateful_resources_refuse_destruction(prod: Stacks) -> None:
+    """Every stateful resource, in every stack, is protected from destruction."""
     unprotected = [
         path
         for kind in STATEFUL
@@ -97,7 +100,7 @@ def test_what_holds_data_refuses_to_be_destroyed(prod: Stacks) -> None:
 
 
 def test_destroying_needs_the_flag(tmp_path: Path) -> None:
-    """With the flag, nothing holds a destroy back any more."""
+    """With the flag, no resource is protected from a destroy."""
     stacks = read(synthesise(Settings("dev", ENVIRONMENTS, allow_destroy=True), tmp_path))
     held = [
         path
@@ -109,7 +112,7 @@ def test_destroying_needs_the_flag(tmp_path: Path) -> None:
 
 
 def test_every_image_is_named_by_digest(prod: Stacks) -> None:
-    """In task definitions and in the instances' boot scripts."""
+    """Images have a digest in task definitions and in the instances' boot scripts."""
     images = [
         container["image"]
         for _, task in resources(prod, "aws_ecs_task_definition")
@@ -123,8 +126,10 @@ def test_every_image_is_named_by_digest(prod: Stacks) -> None:
     assert [image for image in images if not re.search(r"@sha256:[0-9a-f]{64}$", image)] == []
 
 
-def test_the_control_plane_admits_the_released_worker_and_the_one_before(tmp_path: Path) -> None:
-    """Both digests reach every service, so that during a rollout old workers go on and no third image gets work."""
+def test_two_worker_images_are_admitted(tmp_path: Path) -> None:
+    """Both digests reach every service, so that during a rollout old workers go on and no third image gets
+    work.
+    """
     before = "sha256:" + 64 * "d"
     text = (ENVIRONMENTS / "local.toml").read_text()
     worker = re.search(r'^worker = "edge-worker@(.*)"$', text, re.MULTILINE)
@@ -142,7 +147,7 @@ def test_the_control_plane_admits_the_released_worker_and_the_one_before(tmp_pat
         assert given["AIRFLOW__AIRBRIDGE__WORKER_IMAGES"] == f"{worker[1]},{before}"
 
 
-def test_the_gateway_alone_is_given_the_policy(tmp_path: Path) -> None:
+def test_only_gateway_gets_policy(tmp_path: Path) -> None:
     """A policy beside the environments reaches the gateway as a file, by a parameter that its starter may read."""
     (tmp_path / "environments").mkdir()
     (tmp_path / "policies").mkdir()
@@ -163,8 +168,8 @@ def test_the_gateway_alone_is_given_the_policy(tmp_path: Path) -> None:
     assert given == {"gateway"}
 
 
-def test_a_policy_that_is_no_toml_is_named(tmp_path: Path) -> None:
-    """The file and the place in it, before anything is synthesised."""
+def test_invalid_policy_is_named(tmp_path: Path) -> None:
+    """An invalid policy fails before anything is synthesised, with the file and the place in it."""
     (tmp_path / "environments").mkdir()
     (tmp_path / "policies").mkdir()
     (tmp_path / "environments/local.toml").write_text((ENVIRONMENTS / "local.toml").read_text())
@@ -178,7 +183,17 @@ def test_no_boot_script_holds_a_secret(prod: Stacks) -> None:
     for _, template in resources(prod, "aws_launch_template"):
         script = base64.b64decode(template["user_data"]).decode()
         assert "AIRBRIDGE_WORKER_JOIN_METHOD=aws_iam" in script
+        # The name of a field of the answer to AssumeRole is no secret.
+        script = script.replace("SecretAccessKey: Credentials.SecretAccessKey", "")
         assert not re.search(r"(?i)(secret|password=|private key|join_token|AKIA)", script)
+
+
+def test_boot_script_names_the_image(prod: Stacks) -> None:
+    """A worker reports the digest that it runs from: the gateway refuses one without an admitted digest."""
+    for _, template in resources(prod, "aws_launch_template"):
+        script = base64.b64decode(template["user_data"]).decode()
+        [pulled] = set(re.findall(r"docker pull \S+@(sha256:[0-9a-f]{64})", script))
+        assert re.findall(r"^AIRBRIDGE_WORKER_IMAGE_DIGEST=(\S+)$", script, re.MULTILINE) == [pulled]
 
 
 def test_no_policy_has_a_wildcard_action(prod: Stacks) -> None:
@@ -188,7 +203,7 @@ def test_no_policy_has_a_wildcard_action(prod: Stacks) -> None:
     ] == []
 
 
-def test_a_wildcard_resource_is_one_that_aws_forces(prod: Stacks) -> None:
+def test_wildcard_resources_are_unavoidable(prod: Stacks) -> None:
     """`Resource: "*"` stands with actions that take no resource, and nowhere else; pipelines create the unnamed."""
     forced = {"ecr:GetAuthorizationToken", "cloudwatch:PutMetricData", "ssm:UpdateInstanceInformation"}
     broad = [
@@ -203,8 +218,10 @@ def test_a_wildcard_resource_is_one_that_aws_forces(prod: Stacks) -> None:
     assert broad == []
 
 
-def test_a_queue_hears_the_control_plane_and_speaks_to_its_own_pool(prod: Stacks) -> None:
-    """Everybody else is denied by the queue itself, whatever their own policies say; nothing goes without TLS."""
+def test_queue_policy_restricts_principals(prod: Stacks) -> None:
+    """The control plane sends and the pool receives; every other principal is denied by the queue itself,
+    and so is access without TLS.
+    """
     work = [(path, one) for path, one in resources(prod, "aws_sqs_queue_policy") if "queue-" in path]
     assert len(work) == 5
     for path, policy in work:
@@ -221,7 +238,7 @@ def test_a_queue_hears_the_control_plane_and_speaks_to_its_own_pool(prod: Stacks
         assert f"arn:aws:iam::333333333333:role/airbridge-prod-{region}-{pool}-worker" == receiver
 
 
-def test_redrive_policies_are_written_as_the_provider_plans_them(prod: Stacks) -> None:
+def test_redrive_policies_match_provider_format(prod: Stacks) -> None:
     """Sorted and without spaces: the provider compares texts, and a queue service may give back just what it was sent."""
     texts = [one["redrive_policy"] for _, one in resources(prod, "aws_sqs_queue") if "redrive_policy" in one]
     texts += [one["redrive_allow_policy"] for _, one in resources(prod, "aws_sqs_queue_redrive_allow_policy")]
@@ -229,7 +246,7 @@ def test_redrive_policies_are_written_as_the_provider_plans_them(prod: Stacks) -
     assert texts == [json.dumps(json.loads(text), sort_keys=True, separators=(",", ":")) for text in texts]
 
 
-def test_workers_leave_their_network_by_endpoints_alone(prod: Stacks) -> None:
+def test_workers_use_vpc_endpoints_only(prod: Stacks) -> None:
     """No internet gateway, no NAT, no rule to an address range in an edge stack; nothing comes in to a worker."""
     edge = {name: content for name, content in prod.items() if name.startswith("edge-")}
     for content in edge.values():
@@ -255,7 +272,7 @@ def test_an_instance_is_closed_and_drains(prod: Stacks) -> None:
         assert hook["lifecycle_transition"] == "autoscaling:EC2_INSTANCE_TERMINATING"
 
 
-def test_a_backlog_is_seen_within_ten_seconds(prod: Stacks) -> None:
+def test_backlog_alarm_period_is_short(prod: Stacks) -> None:
     """The alarm that grows a pool looks at one period of ten seconds, on the signal that the control plane sends."""
     alarms = [one for path, one in resources(prod, "aws_cloudwatch_metric_alarm") if "/backlog/" in path]
     assert len(alarms) == 5
@@ -276,9 +293,9 @@ def watched(alarm: dict[str, Any]) -> Iterator[tuple[str, str, frozenset[str]]]:
         yield one["namespace"], one["metric_name"], frozenset(one["dimensions"])
 
 
-def test_every_alarm_looks_at_what_something_of_the_stacks_publishes(prod: Stacks) -> None:
+def test_alarms_use_published_metrics(prod: Stacks) -> None:
     """AirBridge's metrics are a gateway's, in the home region under the dimensions that it publishes, or the schedulers', in the
-    pool's own region; both services are told the namespace. AWS' are of a resource of the stack."""
+    pool's own region; both services get the namespace. AWS' metrics are of a resource of the stack."""
     published = observed()["published"]
     signals = {"BacklogPerSlot", "WorkPerSlot", "PoolWithoutHeartbeat"}
     for path, alarm in resources(prod, "aws_cloudwatch_metric_alarm"):
@@ -301,7 +318,7 @@ def test_every_alarm_looks_at_what_something_of_the_stacks_publishes(prod: Stack
             assert main["logConfiguration"]["logDriver"] == "awslogs"
 
 
-def test_every_alarm_of_the_definition_is_there_and_tells_people(prod: Stacks) -> None:
+def test_defined_alarms_notify_people(prod: Stacks) -> None:
     """Once for the control plane, once for each region, once for each pool; the rest are those that scale a group."""
     defined = {alarm["name"]: alarm["scope"] for alarm in observed()["alarms"]}
     alarms = [one for _, one in resources(prod, "aws_cloudwatch_metric_alarm")]
@@ -318,13 +335,13 @@ def test_every_alarm_of_the_definition_is_there_and_tells_people(prod: Stacks) -
     }
 
 
-def test_every_alarm_names_a_section_of_the_runbooks(prod: Stacks) -> None:
-    """Where people are told, the message says where to read on; the page has a heading of that name."""
-    page = (ENVIRONMENTS.parents[1] / "docs" / "runbooks.md").read_text()
+def test_alarms_link_to_runbooks(prod: Stacks) -> None:
+    """The message of an alarm that notifies people names a heading of the runbooks page."""
+    page = (ENVIRONMENTS.parents[1] / "docs" / "how-to" / "runbooks.md").read_text()
     anchors = {heading.lower() for heading in re.findall(r"^## (\w+)$", page, re.MULTILINE)}
     for _, alarm in resources(prod, "aws_cloudwatch_metric_alarm"):
         if "topic" in alarm["alarm_actions"][0]:
-            found = re.search(r"docs/runbooks\.md#(\w+)$", alarm["alarm_description"])
+            found = re.search(r"docs/how-to/runbooks\.md#(\w+)$", alarm["alarm_description"])
             assert found, alarm["alarm_description"]
             assert found[1] in anchors
 
@@ -364,12 +381,24 @@ def test_the_services_wait_for_the_migrations(prod: Stacks) -> None:
     ("service", "files"),
     [
         ("scheduler", {"regions.toml", "signing.key"}),
-        ("gateway", {"regions.toml", "ca.crt", "ca.key", "signing.pub.json", "token.key"}),
-        ("api-server", {"regions.toml"}),
-        ("dag-processor", {"regions.toml"}),
+        ("dag-processor", {"regions.toml", "publish.key"}),
+        (
+            "gateway",
+            {
+                "regions.toml",
+                "ca.crt",
+                "ca.key",
+                "signing.pub.json",
+                "token.key",
+                "token.pub.json",
+                "publish.key",
+                "publish.pub.json",
+            },
+        ),
+        ("api-server", {"regions.toml", "ui-oidc.toml", "ui-oidc.secret"}),
     ],
 )
-def test_a_service_is_given_its_own_secrets_and_no_other(prod: Stacks, service: str, files: set[str]) -> None:
+def test_services_get_own_secrets_only(prod: Stacks, service: str, files: set[str]) -> None:
     """The CA's key is the gateway's alone, the signing key the scheduler's."""
     tasks = {
         task["family"]: json.loads(task["container_definitions"])
@@ -379,7 +408,57 @@ def test_a_service_is_given_its_own_secrets_and_no_other(prod: Stacks, service: 
     assert files == set(re.findall(r"> /run/airbridge/(\S+?);", command))
 
 
-def test_the_load_balancer_ends_no_tls_before_the_gateway(prod: Stacks) -> None:
+@pytest.mark.parametrize("service", service_secrets.services())
+def test_services_get_table_secrets(prod: Stacks, service: str) -> None:
+    """Every container of a service gets the table's secrets at most, and its own database role, never the owner."""
+    [task] = [
+        task
+        for _, task in resources(prod, "aws_ecs_task_definition")
+        if task["family"] == f"airbridge-prod-{service}"
+    ]
+    main, waiting = json.loads(task["container_definitions"])
+    public = {
+        "gateway": {"ca-certificate", "verify-keys", "old-token-keys", "publishing-keys"},
+        "api-server": {"oidc-client-secret"},
+    }.get(service, set())
+    own = {f"database-{service}"}
+    assert _secret_names(main) == {*service_secrets.of(service), *public, *own}
+    assert _secret_names(waiting) == own
+    for container in (main, waiting):
+        environment = {each["name"]: each["value"] for each in container["environment"]}
+        assert environment["PGUSER"] == service_secrets.role(service)
+        assert "master_user_secret" not in json.dumps(container)
+    makes_own = "AIRFLOW__API_AUTH__JWT_SECRET=" in " ".join(main["command"])
+    assert makes_own == ("jwt-secret" not in service_secrets.of(service))
+
+
+def test_migration_sets_the_roles_passwords(prod: Stacks) -> None:
+    """The migration is the owner's: it gets the roles' passwords, no other secret, and sets them after it."""
+    [task] = [
+        task
+        for _, task in resources(prod, "aws_ecs_task_definition")
+        if task["family"] == "airbridge-prod-migrate"
+    ]
+    [container] = json.loads(task["container_definitions"])
+    assert _secret_names(container) == {f"database-{service}" for service in service_secrets.services()}
+    names = {each["name"] for each in container["secrets"]}
+    assert {"PGUSER", "PGPASSWORD", "AIRBRIDGE_SECRET_DATABASE_API_SERVER"} < names
+    assert "airflow db migrate && python -m airbridge.executor.ledger.access.logins" in container["command"]
+
+
+def _secret_names(container: dict[str, Any]) -> set[str]:
+    """The names in Secrets Manager of a container's secrets, the database's own secret aside."""
+    found = {
+        re.fullmatch(
+            r"\$\{data\.terraform_remote_state\.foundation\.outputs\.secret_arns\.([\w-]+)\}",
+            each["valueFrom"],
+        )
+        for each in container["secrets"]
+    }
+    return {match[1] for match in found if match}
+
+
+def test_load_balancer_passes_tls_through(prod: Stacks) -> None:
     """Mutual TLS ends in the gateway: 443 is plain TCP to 8443."""
     listeners = {one["port"]: one for path, one in resources(prod, "aws_lb_listener") if "/gateway/" in path}
     assert {port: one["protocol"] for port, one in listeners.items()} == {443: "TCP", 8444: "TCP"}
@@ -387,20 +466,8 @@ def test_the_load_balancer_ends_no_tls_before_the_gateway(prod: Stacks) -> None:
     assert {8443, 8444} == targets
 
 
-def test_pipelines_are_trusted_from_one_repository_and_environment(prod: Stacks) -> None:
-    """The subject is matched as a whole."""
-    roles = [one for path, one in resources(prod, "aws_iam_role") if "/pipelines/" in path]
-    assert len(roles) == 3
-    for role in roles:
-        condition = json.loads(role["assume_role_policy"])["Statement"][0]["Condition"]["StringEquals"]
-        assert (
-            condition["token.actions.githubusercontent.com:sub"]
-            == "repo:airbridge/airbridge:environment:prod"
-        )
-
-
-def test_each_stack_has_a_state_of_its_own_with_terraforms_own_lock(prod: Stacks) -> None:
-    """One key a stack, in the bucket that bootstrap makes."""
+def test_stacks_have_separate_locked_states(prod: Stacks) -> None:
+    """One key for each stack, with Terraform's own lock, in the bucket that bootstrap creates."""
     backends = {stack: content["terraform"]["backend"]["s3"] for stack, content in prod.items()}
     assert {stack: f"prod/{stack}.tfstate" for stack in prod} == {
         stack: one["key"] for stack, one in backends.items()
@@ -408,11 +475,12 @@ def test_each_stack_has_a_state_of_its_own_with_terraforms_own_lock(prod: Stacks
     assert all(one["use_lockfile"] and one["encrypt"] for one in backends.values())
 
 
-def test_the_first_deploy_of_bootstrap_keeps_its_state_beside_it(tmp_path: Path) -> None:
+def test_bootstrap_begins_with_local_state(tmp_path: Path) -> None:
     """Its bucket is not there yet; the other stacks' states go into the bucket all the same."""
     stacks = read(synthesise(Settings("dev", ENVIRONMENTS, local_state=True), tmp_path))
     assert {stack: next(iter(content["terraform"]["backend"])) for stack, content in stacks.items()} == {
         "bootstrap": "local",
+        "foundation": "s3",
         "control-plane": "s3",
         "edge-us-east-1": "s3",
         "edge-eu-west-1": "s3",
@@ -420,20 +488,20 @@ def test_the_first_deploy_of_bootstrap_keeps_its_state_beside_it(tmp_path: Path)
 
 
 def test_everything_that_takes_tags_has_them(prod: Stacks) -> None:
-    """The aspect reaches what constructs made."""
+    """Every resource that takes tags has them, also those that constructs create."""
     tagged = [one["tags"] for _, one in resources(prod, "aws_security_group")]
     tagged += [one["tags"] for _, one in resources(prod, "aws_sqs_queue")]
     assert all(tags["airbridge:environment"] == "prod" for tags in tagged)
 
 
-def test_the_catalogue_that_services_read_is_the_one_that_outputs_give(prod: Stacks) -> None:
+def test_services_read_output_catalogue(prod: Stacks) -> None:
     """In AWS names are known beforehand; the two ways to the catalogue agree."""
     environment = environments.load(ENVIRONMENTS / "prod.toml")
     regions = [
         catalogue.CatalogueRegion.expected(environment.names, region) for region in environment.regions
     ]
     _, parameter = next(resources(prod, "aws_ssm_parameter"))
-    assert parameter["value"] == catalogue.render("us-east-1", regions)
+    assert parameter["value"] == catalogue.render("us-east-1", regions).rstrip("\n")
     outputs: dict[str, Any] = {"control-plane": {"home_region": "us-east-1"}}
     for region in regions:
         outputs[f"edge-{region.name}"] = {
@@ -446,14 +514,14 @@ def test_the_catalogue_that_services_read_is_the_one_that_outputs_give(prod: Sta
             "worker_role_arns": region.role_arns,
             "data": region.data,
         }
-    assert parameter["value"] == catalogue.from_outputs(outputs)
+    assert parameter["value"] == catalogue.from_outputs(outputs).rstrip("\n")
 
 
-def test_a_second_synthesis_is_the_same_to_the_byte(tmp_path: Path) -> None:
-    """Nothing of the time, the place or chance is in what Terraform is given."""
+def test_synthesis_is_deterministic(tmp_path: Path) -> None:
+    """The synthesised JSON depends on neither time, place nor chance."""
     first, second = (synthesise(Settings("dev", ENVIRONMENTS), tmp_path / name) for name in ("a", "b"))
     files = sorted(file.relative_to(first) for file in first.glob("stacks/*/cdk.tf.json"))
-    assert 4 == len(files)
+    assert 5 == len(files)
     assert [(first / file).read_bytes() for file in files] == [(second / file).read_bytes() for file in files]
 
 

@@ -1,4 +1,4 @@
-"""What is left of a stack on an emulator that lacks services, and the commands of the local deployment."""
+"""The subset of a stack for an emulator that lacks services, and the commands of the local deployment."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from tests.infra.conftest import ENVIRONMENTS, Stacks
 
-from airbridge.infra import local as deployment
-from airbridge.infra import subset
 from airbridge.infra.exceptions import InfraError
-from airbridge.infra.localstack import SUPPORTED, judge
+from airbridge.infra.tools import local as deployment
+from airbridge.infra.tools import subset
+from airbridge.infra.tools.localstack import SUPPORTED, judge
 
 
-def test_what_needs_an_unsupported_resource_goes_with_it(local: Stacks) -> None:
-    """An instance profile's group goes, the role and the queues stay, and no reference dangles."""
+def test_dependants_of_unsupported_are_removed(local: Stacks) -> None:
+    """An instance profile's group is removed, the role and the queues stay, and no reference dangles."""
     part = subset.of(local["edge-eu-west-1"], SUPPORTED, "state")
     gone = {address.split(".")[0] for address in part.left_out}
     assert {"aws_autoscaling_group", "aws_autoscaling_policy"} <= gone
@@ -26,6 +26,19 @@ def test_what_needs_an_unsupported_resource_goes_with_it(local: Stacks) -> None:
     kept = {f"{kind}.{name}" for kind, named in part.stack["resource"].items() for name in named}
     named = {address for address in subset.references(part.stack) if address.startswith("aws_")}
     assert set() == named - kept
+
+
+def test_outputs_replace_references() -> None:
+    """A value of another stack's outputs takes the place of a reference to it; an unknown one stays."""
+    state = "${data.terraform_remote_state.foundation.outputs"
+    stack = {
+        "resource": {"k": {"n": {"key": state + ".key_arn}", "secret": state + ".secret_arns.ca-key}:x"}}}
+    }
+    other = {"resource": {"k": {"n": {"key": state + ".none}", "secret": state + ".secret_arns.none}"}}}}
+    outputs = {"foundation": {"key_arn": "arn:key", "secret_arns": {"ca-key": "arn:secret"}}}
+    filled = subset.with_outputs(stack, outputs)["resource"]["k"]["n"]
+    assert {"key": "arn:key", "secret": "arn:secret:x"} == filled
+    assert other == subset.with_outputs(other, outputs)
 
 
 TAGS = {"a": "b"}
@@ -56,8 +69,8 @@ def change(
         ),
     ],
 )
-def test_what_localstack_forgets_is_told_and_no_failure(one: dict[str, Any]) -> None:
-    """Exactly the three defects that were seen."""
+def test_known_localstack_defects_are_tolerated(one: dict[str, Any]) -> None:
+    """Exactly the three known defects of LocalStack are tolerated."""
     changed, explained = judge({"resource_changes": [one]})
     assert () == changed
     assert [1] == list(explained.values())
@@ -124,8 +137,33 @@ def here(directory: Path) -> deployment.Local:
     return made
 
 
-def test_one_stack_is_destroyed_alone_and_leaves_the_catalogue(tmp_path: Path) -> None:
-    """Neither the others nor the emulator are touched."""
+def test_deployment_keeps_the_order_of_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets are filled before the stack that starts tasks; the certificate goes to buckets that exist."""
+    monkeypatch.setattr(deployment, "start_emulator", lambda _: False)
+    ran = Ran()
+    deployment.up(here(tmp_path), ran)
+    steps = [
+        next(
+            word
+            for word in command.split()
+            if word in {"bootstrap", "foundation", "fill", "control-plane", "publish"}
+            or word.startswith("edge-")
+        )
+        for command in ran.commands
+    ]
+    assert [
+        "bootstrap",
+        "bootstrap",
+        "foundation",
+        "fill",
+        "control-plane",
+        "edge-us-east-1",
+        "publish",
+    ] == steps
+
+
+def test_destroying_stack_updates_catalogue(tmp_path: Path) -> None:
+    """Destroying a stack removes its region from the catalogue, and touches neither the other stacks nor the emulator."""
     ran = Ran()
     deployment.destroy(here(tmp_path), ["edge-eu-west-1"], ran)
     assert ["npx --no-install cdktf destroy --auto-approve edge-eu-west-1"] == ran.commands
@@ -133,7 +171,7 @@ def test_one_stack_is_destroyed_alone_and_leaves_the_catalogue(tmp_path: Path) -
     assert 'name = "us-east-1"' in (tmp_path / "regions.toml").read_text()
 
 
-def test_outputs_of_stacks_that_the_environment_lacks_are_forgotten(tmp_path: Path) -> None:
+def test_removed_stacks_outputs_are_dropped(tmp_path: Path) -> None:
     """A region that was taken out of the file is not in the catalogue, whatever its last outputs were."""
     deployment.collect(here(tmp_path))
     assert {"control-plane", "edge-us-east-1", "edge-eu-west-1"} == json.loads(
@@ -141,9 +179,11 @@ def test_outputs_of_stacks_that_the_environment_lacks_are_forgotten(tmp_path: Pa
     ).keys()
 
 
-def test_an_unknown_stack_is_named_with_those_there_are(tmp_path: Path) -> None:
-    """Before anything is run."""
+def test_unknown_stack_error_lists_stacks(tmp_path: Path) -> None:
+    """The command is refused before anything is run."""
     ran = Ran()
-    with pytest.raises(InfraError, match=r"no stack edge-mars; there are control-plane, edge-us-east-1"):
+    with pytest.raises(
+        InfraError, match=r"no stack edge-mars; there are foundation, control-plane, edge-us-east-1"
+    ):
         deployment.deploy(here(tmp_path), ["edge-mars"], ran)
     assert [] == ran.commands

@@ -13,7 +13,7 @@ def test_regions_are_kept_apart(moto: Moto) -> None:
 
 
 def test_conditional_writes_are_honoured(moto: Moto) -> None:
-    """A put with a stale ETag is refused, as S3 does: the CURRENT pointer leans on it."""
+    """A put with a stale ETag is refused, as S3 does."""
     bucket = moto.bucket("moto-test-conditional")
     s3 = moto.client("s3")
     first = s3.put_object(Bucket=bucket, Key="k", Body=b"1", IfNoneMatch="*")

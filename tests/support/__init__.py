@@ -1,1 +1,1 @@
-"""What test suites share: fixtures and fakes that stand for the world outside."""
+"""Fixtures and fakes that test suites share."""

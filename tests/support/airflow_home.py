@@ -19,6 +19,10 @@ from tests.support.postgres import Postgres
 
 LEDGER_MANAGER = "airbridge.executor.ledger.manager.LedgerDBManager"
 URL_VARIABLE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+POSTGRES_TEMPLATE_VARIABLE = "AIRBRIDGE_TEST_POSTGRES_TEMPLATE"
+"""Name of a migrated database on the server that `AIRBRIDGE_TEST_POSTGRES` names."""
+SQLITE_TEMPLATE_VARIABLE = "AIRBRIDGE_TEST_SQLITE_TEMPLATE"
+"""Path of a migrated SQLite file."""
 
 
 def environment(home: Path, url: str | None = None) -> dict[str, str]:
@@ -28,9 +32,13 @@ def environment(home: Path, url: str | None = None) -> dict[str, str]:
         URL_VARIABLE: url or f"sqlite:///{home}/airflow.db",
         "AIRFLOW__DATABASE__EXTERNAL_DB_MANAGERS": LEDGER_MANAGER,
         "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
+        # Among the recommended settings: a thread of the gateway that gets no connection waits 30 s for one.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE": "20",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        # Among the recommended settings: without it Airflow 3.0.4 cannot sign a token.
+        "AIRFLOW__API_AUTH__JWT_ISSUER": "airbridge",
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
@@ -79,7 +87,6 @@ def pointed_at(url: str) -> Iterator[Metadata]:
     try:
         yield Metadata(url)
     finally:
-        gc.collect()  # Airflow's migration leaves a connection checked out, for the collector to return
         settings.dispose_orm(do_log=False)
         if before is not None:
             os.environ[URL_VARIABLE] = before
@@ -93,11 +100,15 @@ def migrate(url: str) -> None:
 
     with pointed_at(url):
         initdb()
+        gc.collect()  # it leaves a connection checked out, for the collector to return
 
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres: Postgres) -> str:
     """The name of a migrated Postgres database, to copy."""
+    made_already = os.environ.get(POSTGRES_TEMPLATE_VARIABLE)
+    if made_already:
+        return made_already
     name = postgres.create()
     migrate(postgres.url(name))
     return name
@@ -106,6 +117,9 @@ def postgres_template(postgres: Postgres) -> str:
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite file, to copy."""
+    made_already = os.environ.get(SQLITE_TEMPLATE_VARIABLE)
+    if made_already:
+        return Path(made_already)
     path = tmp_path_factory.mktemp("metadata") / "airflow.db"
     migrate(f"sqlite:///{path}")
     return path

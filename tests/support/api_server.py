@@ -45,7 +45,7 @@ class ApiServer:
 
     @contextmanager
     def client(self, user: str | None = None) -> Iterator[httpx.Client]:
-        """Give a client of the dashboard; signed in, if a user is named. Requests say that they come from its pages."""
+        """Yield a client of the dashboard; signed in, if a user is named. Requests carry the dashboard's own origin."""
         origin = {"Origin": self.url}
         with httpx.Client(base_url=self.dashboard, headers=origin, timeout=30, trust_env=False) as client:
             if user is not None:

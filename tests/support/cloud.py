@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from tests.support.moto import Moto
 
-from airbridge.executor.bundle_store import BundleStore
-from airbridge.executor.regions import Catalogue
+from airbridge.core.code.signature import PUBLISH_KEY
+from airbridge.core.regions import Catalogue
+from airbridge.core.signing import Signer
+from airbridge.executor.bundles.registry import MemoryRegistry, ledger_registry
+from airbridge.executor.bundles.store import BundleStore
 
 REGIONS = ("us-east-1", "eu-west-1")
 GOOD = 'from airflow.sdk import DAG\n\nwith DAG("{dag_id}"):\n    pass\n'
@@ -20,6 +23,17 @@ def write_dag(folder: Path, name: str, dag_id: str) -> None:
     """Write a DAG file that parses."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(GOOD.format(dag_id=dag_id))
+
+
+def write_publishing_key(secrets_dir: Path) -> None:
+    """Write the key that signs snapshots."""
+    secrets_dir.mkdir(parents=True, exist_ok=True)
+    (secrets_dir / PUBLISH_KEY).write_bytes(Signer.generate().to_pem())
+
+
+def ledger_store(cloud: Cloud, bundle: str, secrets_dir: Path) -> BundleStore:
+    """A bundle's store over Airflow's database, as the dag-processor and the gateway have it."""
+    return BundleStore.of(bundle, cloud.catalogue, ledger_registry(secrets_dir))
 
 
 @dataclass(frozen=True)
@@ -33,8 +47,10 @@ class Cloud:
     def catalogue(self) -> Catalogue:
         return Catalogue.read(self.catalogue_file)
 
+    registry: MemoryRegistry = field(default_factory=MemoryRegistry)
+
     def store(self, bundle: str = "dags") -> BundleStore:
-        return BundleStore.of(bundle, self.catalogue)
+        return BundleStore.of(bundle, self.catalogue, self.registry)
 
     def keys(self, region: str) -> list[str]:
         found = self.catalogue.region(region)

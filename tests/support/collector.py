@@ -1,4 +1,4 @@
-"""A real OTLP receiver on loopback: HTTP with protobuf, as an OpenTelemetry collector speaks it."""
+"""A real OTLP receiver on loopback: HTTP with protobuf, as an OpenTelemetry collector has it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Got:
 
 @dataclass
 class Collector:
-    """What arrived. A span id that comes twice is one span. While `closed`, everything is answered 503."""
+    """Spans that arrived. A span id that comes twice is one span. While `closed`, every request is answered 503."""
 
     spans: dict[tuple[str, str], Got] = field(default_factory=dict)
     requests: int = 0
@@ -43,7 +43,7 @@ class Collector:
 
     @property
     def endpoint(self) -> str:
-        """What to configure."""
+        """URL to configure as the traces endpoint."""
         return f"http://127.0.0.1:{self.port}/v1/traces"
 
     def of_tasks(self, dag_id: str) -> dict[tuple[str, int], list[Got]]:
@@ -83,7 +83,7 @@ class Collector:
 
 
 def connected(spans: list[Got]) -> str | None:
-    """Say what keeps a task's spans from being one connected trace from place to commit; None if nothing does."""
+    """Return the reason why a task's spans are not one connected trace from place to commit; None if they are."""
     if len({span.trace_id for span in spans}) != 1:
         return f"{len({span.trace_id for span in spans})} traces"
     ids = {span.span_id for span in spans}
@@ -120,7 +120,7 @@ def collecting() -> Iterator[Collector]:
             self.wfile.write(answer)
 
         def log_message(self, *args: object) -> None:
-            """Say nothing."""
+            """Do not log requests."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -1,4 +1,4 @@
-"""What CloudWatch Logs makes of lines in its embedded metric format, by the published specification."""
+"""Metrics that CloudWatch Logs extracts from lines in its embedded metric format, by the published specification."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ START_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Moto:
-    """A running moto server. Regions are told apart by the signing region."""
+    """A running moto server. Regions are distinguished by the signing region."""
 
     url: str
     pid: int
@@ -53,7 +53,7 @@ class Moto:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listened on a moment ago."""
+    """Return a loopback port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

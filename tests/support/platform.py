@@ -1,4 +1,4 @@
-"""The whole local platform, brought up for tests in a temporary state directory, with a hand on each of its parts."""
+"""The whole local platform, started for tests in a temporary state directory, with access to each of its parts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import Any
 
 import httpx
 
-from airbridge.control_plane.local import aws, overview, postgres, state
-from airbridge.control_plane.local.airflow_rest import AirflowRest
+from airbridge.control_plane.local import overview, state
 from airbridge.control_plane.local.launch import Launched, launch
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import Options
+from airbridge.control_plane.local.services import aws, postgres
+from airbridge.control_plane.local.services.airflow_rest import AirflowRest
 from airbridge.control_plane.local.state import ComponentState, PlatformState
 
 CACHE = Path.home() / ".cache" / "airbridge"
@@ -41,7 +42,7 @@ class Run:
     tasks: tuple[dict[str, Any], ...]
 
     def task(self, task_id: str, map_index: int = -1) -> dict[str, Any]:
-        """One task instance, as the REST API tells it."""
+        """Return one task instance as in the REST API."""
         return next(ti for ti in self.tasks if (ti["task_id"], ti["map_index"]) == (task_id, map_index))
 
     def states(self) -> dict[tuple[str, int], str | None]:
@@ -62,7 +63,7 @@ class LocalPlatform:
 
     @property
     def state(self) -> PlatformState:
-        """What runs now: pids, phases, restarts, URLs."""
+        """Current pids, phases, restarts and URLs."""
         return state.read(self.directory)
 
     def component(self, name: str) -> ComponentState:
@@ -113,7 +114,7 @@ class LocalPlatform:
         return self.directory.worker(name)
 
     def log_text(self, component: str) -> str:
-        """What a component printed so far."""
+        """Return a component's output so far."""
         return self.directory.log(component).read_text(errors="replace")
 
     # --- the control plane's data ---------------------------------------------------------------------
@@ -206,8 +207,8 @@ class LocalPlatform:
         return "\n".join(self.airflow.log(run.dag_id, run.run_id, task_id, attempt, map_index))
 
     def places(self, run: Run) -> dict[tuple[str, int], tuple[str, str | None]]:
-        """Where each task was placed and which worker took it: (task id, map index) to (region, worker)."""
-        return overview.places(self.directory, run.dag_id, run.run_id)
+        """Return each task's place and worker: (task id, map index) to (region, worker)."""
+        return overview.task_regions(self.directory, run.dag_id, run.run_id)
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_seconds: float = 60.0) -> None:
@@ -221,10 +222,10 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_seconds: float = 
 
 
 @contextmanager
-def running(**choices: Any) -> Iterator[LocalPlatform]:
-    """Bring a platform up with these `Options`, in a temporary directory; take it down and delete it."""
-    # Not in /tmp: tasks could make nothing there, since the worker's own files are hidden from them.
-    root = Path(tempfile.mkdtemp(prefix="airbridge-", dir="/var/tmp"))
+def running(below: str = "/var/tmp", **choices: Any) -> Iterator[LocalPlatform]:
+    """Bring a platform up with these `Options`, in a temporary directory below `below`; take it down and delete it."""
+    # By default not below /tmp: where tasks have no mounts of their own, they could make nothing in it.
+    root = Path(tempfile.mkdtemp(prefix="airbridge-", dir=below))
     options = Options(directory=root / "state", **choices)
     directory = StateDir(options.directory)
     directory.root.mkdir(mode=0o700)

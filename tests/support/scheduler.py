@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from tests.support.airflow_home import Metadata
 
-from airbridge.executor.ledger import items
+from airbridge.executor.ledger import leases
 from airbridge.executor.ledger.models import Outcome, WorkItemRow
 
 BUNDLE = "dags-folder"
@@ -112,11 +112,11 @@ class Scheduler:
                 self.runner._process_task_event_logs(self.executor._task_event_logs, session)
 
     def adopt(self) -> None:
-        """What a scheduler does when it starts, and every few minutes."""
+        """Adopt orphaned tasks, as a scheduler does when it starts, and every few minutes."""
         self.runner.adopt_or_reset_orphaned_tasks()
 
     def die(self) -> None:
-        """Be found dead by the others: the job is no longer running."""
+        """Mark the job as no longer running, as other schedulers find that of a dead one."""
         from airflow.jobs.job import Job
         from airflow.utils.state import JobState
 
@@ -145,12 +145,12 @@ class ExecutorNameStub:
 
 @dataclass
 class CallbackSink:
-    """Keeps the callbacks that the scheduler asks the dag-processor for."""
+    """Keeps the callback requests that the scheduler sends to the dag-processor."""
 
     sent: list[Any] = field(default_factory=list)
 
     def send(self, callback: Any) -> None:
-        """Keep one."""
+        """Keep a request."""
         self.sent.append(callback)
 
 
@@ -176,7 +176,7 @@ class Hand:
 
         def start(session: Any, row: WorkItemRow, ti: Any) -> None:
             patience = row.disconnect["lost_after"] if lost_after is None else lost_after
-            items.claim(session, row, self.worker, self.lease_seconds, patience, {})
+            leases.claim(session, row, self.worker, self.lease_seconds, patience, {})
             ti.state = "running"
             ti.start_date = ti.last_heartbeat_at = timezone.utcnow()
 
@@ -185,8 +185,8 @@ class Hand:
     def claim_only(self, rows: Sequence[WorkItemRow]) -> None:
         """Grant rows that have no task instance behind them."""
         with self.metadata.session() as session:
-            for row in items.lock(session, [row.id for row in rows]).values():
-                items.claim(session, row, self.worker, self.lease_seconds, 600.0, {})
+            for row in leases.lock(session, [row.id for row in rows]).values():
+                leases.claim(session, row, self.worker, self.lease_seconds, 600.0, {})
             session.commit()
 
     def finish(
@@ -198,7 +198,7 @@ class Hand:
         def end(session: Any, row: WorkItemRow, ti: Any) -> None:
             ti.state = state
             ti.end_date = timezone.utcnow()
-            items.settle(session, row, outcome)
+            leases.settle(session, row, outcome)
 
         self._each(rows, end)
 
@@ -206,7 +206,7 @@ class Hand:
         from airflow.models.taskinstance import TaskInstance
 
         with self.metadata.session() as session:
-            for row in items.lock(session, [row.id for row in rows]).values():
+            for row in leases.lock(session, [row.id for row in rows]).values():
                 act(session, row, session.get(TaskInstance, row.ti_id))
             session.commit()
 
@@ -225,7 +225,7 @@ class Hand:
         return {ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]": ti for ti in found}
 
     def set_task(self, task_id: str, **values: Any) -> None:
-        """Change a task instance behind everybody's back, as a user does in the UI."""
+        """Change a task instance directly, as a user does in the UI."""
         from airflow.models.taskinstance import TaskInstance
         from sqlalchemy import update
 

@@ -1,7 +1,7 @@
 """A network that can be made to fail: TCP links on loopback, each with weather of its own.
 
 `Network` runs the links in one thread. A `Link` listens on a port of its own and forwards to a target. Its `Weather`
-says what becomes of the bytes; it can be changed at any time, and applies to connections that stand already.
+governs the bytes; it can be changed at any time, and applies to open connections too.
 
 Bytes that are held up are not thrown away: as with real TCP they arrive late, unless the connection is broken first.
 """
@@ -28,7 +28,7 @@ _TICK_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Flow:
-    """What happens to the bytes of one direction."""
+    """Treatment of the bytes of one direction."""
 
     lost: bool = False
     """Nothing gets through."""
@@ -42,7 +42,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class Weather:
-    """What a link does. The default is fair."""
+    """Behaviour of a link. The default is fair."""
 
     up: Flow = Flow()
     """From the one who connects to the target: requests."""

@@ -31,8 +31,10 @@ DIGITS = [b"null", b"-1", b"1e999", b"[" * 50, b"{" * 50, b'"\\ud800"', b"\x00",
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
-def test_a_parser_takes_or_refuses_whatever_comes(name: str) -> None:
-    """Well-formed input is taken; damaged and random input is refused in the parser's own words, within 2 s."""
+def test_parser_accepts_or_refuses_input(name: str) -> None:
+    """Well-formed input is accepted; damaged and random input is refused with the parser's own error,
+    within 2 s.
+    """
     target = TARGETS[name]
     seeds = target.seeds()
     for seed in seeds:

@@ -38,7 +38,7 @@ from airflow.sdk import (
 Build = Callable[[str], None]
 DAGS: dict[str, Build] = {}
 EXECUTORS = {"edge": None, "local": "LocalExecutor"}
-# Airflow 3.0.4 fails a task that is scheduled again before its executor's word of the segment before is heard. At the
+# Airflow 3.0.4 fails a task that is scheduled again before its executor has reported the segment before. At the
 # edge that cannot happen; LocalExecutor is given the time.
 AGAIN_SECONDS = 5
 FAST = {"retries": 0, "retry_delay": timedelta(seconds=1)}
@@ -523,7 +523,7 @@ def trigger_run(variant: str) -> None:
 
 @feature
 def child_succeeds(variant: str) -> None:
-    """What `trigger_run` triggers."""
+    """Child of `trigger_run` that succeeds."""
 
     @task
     def echo() -> Any:
@@ -534,7 +534,7 @@ def child_succeeds(variant: str) -> None:
 
 @feature
 def child_fails(variant: str) -> None:
-    """What `trigger_run` triggers, and fails."""
+    """Child of `trigger_run` that fails."""
 
     @task
     def fail() -> None:
@@ -568,7 +568,7 @@ def assets(variant: str) -> None:
 
 @feature
 def runtime_queries(variant: str) -> None:
-    """What a task may ask of the control plane: its siblings' states, its runs, the previous run."""
+    """A task's queries to the control plane: its siblings' states, its runs, the previous run."""
 
     @task
     def first() -> str:

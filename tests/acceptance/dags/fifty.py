@@ -9,7 +9,7 @@ from pathlib import Path
 
 from airflow.sdk import DAG, get_current_context, task
 
-from airbridge.executor import near
+from airbridge.core import near
 
 REGIONS = ("us-east-1", "eu-west-1")
 

@@ -1,4 +1,4 @@
-"""DAGs of one task each, for trouble to happen to. Those that hold run until the file named in the run's conf is there."""
+"""DAGs of one task each, for planted troubles. Those that hold run until the file named in the run's conf exists."""
 
 import time
 from collections.abc import Callable
@@ -12,11 +12,11 @@ IMPATIENT = {"airbridge": {"disconnect": {"lost_after": 10}}}
 
 
 def nothing() -> None:
-    """Be done at once."""
+    """Return at once."""
 
 
 def hold(params: Any = None) -> None:
-    """Stay until the test lets go."""
+    """Run until the test creates the file."""
     deadline = time.monotonic() + 240
     while not Path(params["release"]).exists() and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -27,7 +28,7 @@ from airflow.sdk import DAG, Variable, get_current_context, task
 from airflow.sdk.bases.operator import BaseOperator
 from airflow.utils import timezone
 
-from airbridge.executor import near
+from airbridge.core import near
 
 WIDTH = 16
 LENGTH = 5
@@ -37,11 +38,11 @@ HASTY = near("region:us-east-1", lost_after=HASTY_LOST_AFTER)
 
 
 class DeliberateError(Exception):
-    """What a task that is to fail raises."""
+    """Raised by a task that is planned to fail."""
 
 
 def plan_of(context: Any) -> dict[str, Any]:
-    """What this task is to do."""
+    """Return this task's part of the plan."""
     found: dict[str, Any] = context["dag_run"].conf["plan"].get(context["ti"].task_id, {})
     return found
 
@@ -60,6 +61,7 @@ def note(context: Any, what: str, outcome: str | None = None) -> None:
         "outcome": outcome,
         "at": time.time(),
     }
+    # One write with O_APPEND: lines of concurrent tasks do not mix, and a kill leaves a whole line or none.
     handle = os.open(context["dag_run"].conf["effects"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(handle, json.dumps(line).encode() + b"\n")
@@ -69,20 +71,33 @@ def note(context: Any, what: str, outcome: str | None = None) -> None:
 
 
 def value_of(run_id: str, task_id: str, upstream: str = "") -> str:
-    """What a task returns: a function of who it is and what it was given."""
+    """Return a task's return value: a function of its identity and its input."""
     return hashlib.sha256(f"{run_id}/{task_id}/{upstream}".encode()).hexdigest()
 
 
 def fail_if_planned(context: Any, plan: dict[str, Any]) -> None:
-    """Raise in the first tries, if the plan says so."""
+    """Raise in the first tries, if the plan has failures for them."""
     if context["ti"].try_number <= plan.get("fails", 0):
         raise DeliberateError(f"try {context['ti'].try_number}")
 
 
+def _outlive_sigterm(context: Any, seconds: float) -> None:
+    """Have the process go on for `seconds` after it was told to end."""
+
+    def end_later(*_: Any) -> None:
+        time.sleep(seconds)
+        note(context, "end", "cancelled")
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, end_later)
+
+
 def acts(context: Any, work: Callable[[], Any]) -> Any:
-    """Do what the plan says around `work`; note how the code began and how it ended."""
+    """Wrap `work` in the plan's delays and failures; record how the code began and how it ended."""
     plan = plan_of(context)
     note(context, "start")
+    if plan.get("stubborn"):
+        _outlive_sigterm(context, plan["stubborn"])
     try:
         time.sleep(plan.get("seconds", 0.0) / 2)
         fail_if_planned(context, plan)
@@ -102,7 +117,7 @@ def acts(context: Any, work: Callable[[], Any]) -> Any:
         note(context, "end", "deferred")
         raise
     except DagRunTriggerException:
-        note(context, "end", "success")  # how the operator asks its supervisor to start the run
+        note(context, "end", "success")  # the operator's request to its supervisor to start the run
         raise
     except DeliberateError:
         note(context, "end", "up_for_retry")
@@ -116,7 +131,7 @@ def acts(context: Any, work: Callable[[], Any]) -> Any:
 
 @task(**OFTEN)
 def one() -> str:
-    """Succeed, skip, fail, write a variable, push much: as the plan says."""
+    """Succeed, skip, fail, write a variable, or push much, as planned."""
     context = get_current_context()
     ti, plan = context["ti"], plan_of(context)
 
@@ -184,6 +199,7 @@ class Calls(TriggerDagRunOperator):
 
 with DAG("chaos-wide", schedule=None) as wide:
     for number in range(WIDTH):
+        # Every fourth task has a `lost_after` of seconds, so that a cut fences some attempts of a run and spares the others.
         settings = {"executor_config": HASTY} if number % 4 == 3 else {"queue": "us-east-1"}
         one.override(task_id=f"t{number}", **settings)()
 
@@ -215,7 +231,7 @@ with DAG("chaos-called", schedule=None, default_args={"queue": "us-east-1"}):
 
     @task(**OFTEN)
     def called() -> str:
-        """Be there."""
+        """Succeed: the run is what `Calls` triggers."""
         context = get_current_context()
         made: str = acts(context, lambda: value_of(context["ti"].run_id, "called"))
         return made

@@ -1,4 +1,4 @@
-"""For each worker of the cut matrix, a DAG that only it runs: a task that works until it is told to end, and its reader."""
+"""For each worker of the cut matrix, a DAG that only it runs: a task that works until it is signalled to end, and its reader."""
 
 from __future__ import annotations
 
@@ -43,4 +43,5 @@ def read(lines: int) -> int:
 for pool in POOLS:
     with DAG(f"cut-{pool}", schedule=None, default_args={"queue": f"{pool}@us-east-1"}) as dag:
         read(work())
+    # Airflow finds DAGs among a module's globals.
     globals()[f"cut_{pool}"] = dag

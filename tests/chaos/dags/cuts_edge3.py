@@ -40,4 +40,5 @@ for queue in QUEUES:
     for name in ("run", "result"):
         with DAG(f"{queue}-{name}", schedule=None, default_args={"queue": queue}) as dag:
             read(work())
+        # Airflow finds DAGs among a module's globals.
         globals()[f"{queue}_{name}"] = dag

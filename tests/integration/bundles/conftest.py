@@ -1,4 +1,4 @@
-"""Room on disk for as many dag-processors as a test wants, over the same two regions."""
+"""Dag-processors for a test, each with a disk of its own, over the same two regions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.support.airflow_home import Metadata
 from tests.support.cloud import Cloud, cloud, dags
 
-from airbridge.executor.bundle import AirBridgeBundle
+from airbridge.executor.bundles.bundle import AirBridgeBundle
 
 __all__ = ["cloud", "dags"]  # fixtures
 
@@ -25,10 +25,10 @@ class Processor:
     monkeypatch: pytest.MonkeyPatch
 
     def bundle(self, source: Mapping[str, Any], version: str | None = None, **kwargs: Any) -> AirBridgeBundle:
-        """A bundle as a new process of this machine would make it; unchecked (2 s a version) unless asked for."""
+        """Return a bundle as a new process of this machine would create it; unchecked (a check takes 2 s a version) by default."""
         self.monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH", str(self.disk))
-        kwargs = {"store": self.cloud.store(), "refuse_broken": False, **kwargs}
-        return AirBridgeBundle(name="dags", source=source, version=version, refresh_interval=0, **kwargs)
+        kwargs = {"store": self.cloud.store(), "refuse_broken": False, "refresh_interval": 0, **kwargs}
+        return AirBridgeBundle(name="dags", source=source, version=version, **kwargs)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from airflow.exceptions import AirflowException
 from tests.integration.bundles.conftest import Processor
 from tests.support.cloud import REGIONS, Cloud, write_dag
 
-from airbridge.executor.bundle_store import BundleStore
-from airbridge.executor.exceptions import ConfigurationError
-from airbridge.executor.snapshot import Snapshot, pack
+from airbridge.core.code.snapshot import Snapshot, pack
+from airbridge.core.exceptions import ConfigurationError
+from airbridge.executor.bundles.store import BundleStore
 
 
 def folder(path: Path) -> dict[str, Any]:
@@ -43,13 +43,10 @@ def test_folder_is_published_by_its_digest(processor: Processor, dags: Path) -> 
     assert shown_files(bundle) == ["one.py"]
     digits = pack(dags).version.removeprefix("sha256:")
     assert processor.cloud.keys("eu-west-1") == [f"bundles/dags/{digits}.tar.gz"]
-    assert set(processor.cloud.keys("us-east-1")) == {
-        f"bundles/dags/{digits}.tar.gz",
-        "bundles/dags/CURRENT",
-    }
+    assert processor.cloud.keys("us-east-1") == [f"bundles/dags/{digits}.tar.gz"]
 
 
-def test_change_makes_a_new_version_beside_the_old(processor: Processor, dags: Path) -> None:
+def test_change_adds_new_version(processor: Processor, dags: Path) -> None:
     """A changed folder is a new version at a new path; the old one stays, for runs that are pinned to it."""
     bundle = processor.bundle(folder(dags))
     bundle.initialize()
@@ -90,16 +87,18 @@ def test_pinned_version_is_fetched_anywhere(
         pinned.refresh()
 
 
-def test_path_of_a_pinned_version_needs_no_initialize(
+def test_pinned_path_needs_no_initialize(
     processor: Processor, other_processor: Processor, dags: Path
 ) -> None:
-    """Airflow asks for the path of a callback's bundle without initialising it: the code is there nevertheless."""
+    """Airflow reads the path of a callback's bundle without initialising it: the code is there
+    nevertheless.
+    """
     processor.bundle(folder(dags)).initialize()
     pinned = other_processor.bundle({"kind": "push"}, version=pack(dags).version)
     assert (pinned.path / "one.py").exists()
 
 
-def test_path_of_an_unknown_version_does_not_raise(processor: Processor) -> None:
+def test_unknown_version_path_does_not_raise(processor: Processor) -> None:
     """A version that cannot be had is a path without files there, and an error when initialised."""
     pinned = processor.bundle({"kind": "push"}, version="sha256:" + "0" * 64)
     assert not pinned.path.exists()
@@ -107,8 +106,10 @@ def test_path_of_an_unknown_version_does_not_raise(processor: Processor) -> None
         pinned.initialize()
 
 
-def test_broken_file_leaves_the_version_before_it(processor: Processor, dags: Path) -> None:
-    """A snapshot that does not parse is not published, and the UI says which file, where and why, until it is mended."""
+def test_broken_file_keeps_previous_version(processor: Processor, dags: Path) -> None:
+    """A snapshot that does not parse is not published, and the UI shows the file, the place and the reason,
+    until it is fixed.
+    """
     bundle = processor.bundle(folder(dags), refuse_broken=True)
     bundle.initialize()
     good = bundle.get_current_version()
@@ -120,7 +121,7 @@ def test_broken_file_leaves_the_version_before_it(processor: Processor, dags: Pa
     assert import_errors() == expected
 
     processor.bundle(folder(dags), refuse_broken=True).refresh()
-    assert import_errors() == expected  # a restarted dag-processor says so, too
+    assert import_errors() == expected  # reported again by a restarted dag-processor
 
     write_dag(dags, "two.py", "two")
     bundle.refresh()
@@ -158,7 +159,7 @@ def test_broken_file_can_be_let_through(processor: Processor, dags: Path) -> Non
 
 
 def test_two_processors_agree(processor: Processor, other_processor: Processor, dags: Path) -> None:
-    """What one dag-processor publishes, the other shows, from the same folder or another."""
+    """A version that one dag-processor publishes is shown by the other, from the same folder or another."""
     one, two = processor.bundle(folder(dags)), other_processor.bundle(folder(dags))
     one.initialize()
     two.initialize()
@@ -168,7 +169,7 @@ def test_two_processors_agree(processor: Processor, other_processor: Processor, 
     assert one.get_current_version() == two.get_current_version() == pack(dags).version
 
 
-def test_two_processors_with_different_folders_do_not_fight(
+def test_rolling_deployment_publishes_once(
     processor: Processor, other_processor: Processor, dags: Path, tmp_path: Path
 ) -> None:
     """In a rolling deployment the newcomer's code wins once; the old folder does not put its own back, even after a restart."""
@@ -208,7 +209,7 @@ class RacedStore(BundleStore):
 
 def test_lost_race_is_looked_at_again(processor: Processor, dags: Path, tmp_path: Path) -> None:
     """The loser of a race shows the winner's version, and publishes its own change at the next refresh if it still stands."""
-    store = RacedStore.of("dags", processor.cloud.catalogue)
+    store = RacedStore.of("dags", processor.cloud.catalogue, processor.cloud.registry)
     assert isinstance(store, RacedStore)
     bundle = processor.bundle(folder(dags), store=store)
     bundle.initialize()
@@ -237,7 +238,7 @@ def test_home_region_down(processor: Processor, dags: Path) -> None:
     assert shown_files(restarted) == ["one.py"]
 
     shutil.rmtree(processor.disk)
-    with pytest.raises(AirflowException, match="which version is current cannot be read"):
+    with pytest.raises(AirflowException, match="cannot be fetched"):
         processor.bundle(folder(dags)).initialize()
 
 
@@ -259,8 +260,8 @@ def test_folder_gone(processor: Processor, dags: Path) -> None:
     assert shown_files(bundle) == ["one.py"]
 
 
-def test_push_bundle_starts_empty_and_follows_pushes(processor: Processor, dags: Path) -> None:
-    """A push bundle shows nothing until something was pushed, and from then on what was pushed last."""
+def test_push_bundle_follows_pushes(processor: Processor, dags: Path) -> None:
+    """A push bundle is empty until the first push, and then shows the latest one."""
     bundle = processor.bundle({"kind": "push"})
     bundle.initialize()
     assert bundle.get_current_version() is None

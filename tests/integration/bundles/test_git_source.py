@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from airbridge.executor.bundle_source import GitSource, redact, source_of
-from airbridge.executor.exceptions import BundleError
-from airbridge.executor.snapshot import pack
+from airbridge.core.code.snapshot import pack
+from airbridge.core.exceptions import BundleError
+from airbridge.executor.bundles.source import GitSource, redact, source_of
 
 
 class Repository:
@@ -83,7 +83,7 @@ def test_subdir_and_tag(repository: Repository, tmp_path: Path) -> None:
     assert pack(look.root).version == pack(tmp_path / "same").version
 
 
-def test_commit(repository: Repository, tmp_path: Path) -> None:
+def test_commit_id_is_a_ref(repository: Repository, tmp_path: Path) -> None:
     """A full commit id is a ref, too."""
     commit = repository.commit("dags/two.py", "TWO = 2\n")
     repository.commit("dags/three.py", "THREE = 3\n")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from airbridge.executor.exceptions import ParseFailure
-from airbridge.executor.parsing import Verdict, check, trusted_environment, untrusted_environment
+from airbridge.core.exceptions import ParseFailure
+from airbridge.executor.bundles import parse_environment
+from airbridge.executor.bundles.parsing import ParseReport, check
 
 HEAD = "from airflow.sdk import DAG, Variable, task\n"
 
@@ -18,8 +19,8 @@ def write(root: Path, **files: str) -> None:
         path.write_text(HEAD + content)
 
 
-def judge(root: Path, seconds: float = 60.0) -> Verdict:
-    return check(root, environment=untrusted_environment(os.environ), timeout_seconds=seconds)
+def judge(root: Path, seconds: float = 60.0) -> ParseReport:
+    return check(root, environment=parse_environment.of(os.environ, ["TEAM"]), timeout_seconds=seconds)
 
 
 def test_one_look_at_many_files(tmp_path: Path) -> None:
@@ -38,6 +39,7 @@ def test_one_look_at_many_files(tmp_path: Path) -> None:
         old_variable='from airflow.models import Variable\nwith DAG(Variable.get("name")):\n    pass\n',
         connection='from airflow.sdk import Connection\nConnection.get("db")\n',
     )
+    # Airflow parses only files whose text has "airflow" and one of "dag" and "asset" in it.
     (tmp_path / "not_a_dag.py").write_text("syntax error, but no DAG file\n")
     (tmp_path / "ignored").mkdir()
     (tmp_path / "ignored" / "x.py").write_text(HEAD + "undefined\n")
@@ -54,6 +56,7 @@ def test_one_look_at_many_files(tmp_path: Path) -> None:
         "team/helper.py": (2, "ValueError: in helper (imported by uses_helper.py)"),
         "exits.py": (3, "SystemExit: no"),
     }
+    # Compared by a word: Airflow's message names one of the tasks in the cycle.
     (cycle,) = [failure for failure in verdict.failures if failure.file == "cycle.py"]
     assert "Cycle" in cycle.error
     assert sorted(verdict.unjudged) == ["connection.py", "old_variable.py", "variable.py"]
@@ -102,12 +105,20 @@ def test_no_database_and_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert judge(tmp_path).failures == ()
 
 
-def test_trusted_code_sees_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The dag-processor's own code is parsed with its environment, but for the database."""
+def test_what_parsing_needs_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options that decide how a file is read, plugins and named variables are there; nothing that is not named is."""
     monkeypatch.setenv("AIRFLOW__CORE__PLUGINS_FOLDER", "/plugins")
+    monkeypatch.setenv("AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT", "77")
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://db/airflow")
-    found = trusted_environment(os.environ)
+    monkeypatch.setenv("TEAM", "weather")
+    monkeypatch.setenv("INNOCENT", "hunter2")
+    found = parse_environment.of(os.environ, ["TEAM"])
     assert found["AIRFLOW__CORE__PLUGINS_FOLDER"] == "/plugins"
+    assert found["AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT"] == "77"
+    assert found["TEAM"] == "weather"
+    assert "hunter2" not in repr(found)
+    assert "FERNET" not in repr(found).upper()
+    assert "/plugins" in found["PYTHONPATH"].split(os.pathsep)
     assert found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == "sqlite://"
 
 

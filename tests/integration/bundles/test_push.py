@@ -5,20 +5,23 @@ import json
 import os
 import socket
 import tarfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.integration.bundles.conftest import Processor
 from tests.support.airflow_home import Metadata
-from tests.support.cloud import Cloud, write_dag
+from tests.support.cloud import Cloud, ledger_store, write_dag, write_publishing_key
 
-from airbridge.control_plane.dags import CONTENT_TYPE, Publisher, check_configured, publisher, push
-from airbridge.executor import landlock
-from airbridge.executor.bundle_store import BundleStore
-from airbridge.executor.exceptions import BundleError, BundleRefused
+from airbridge.control_plane.dags import CONTENT_TYPE, Publisher, Pushed, check_configured, publisher, push
+from airbridge.core.code.snapshot import pack
+from airbridge.core.exceptions import BundleError, BundleRefused
+from airbridge.core.sandbox import landlock
+from airbridge.executor.bundles.check import TreeCheck
+from airbridge.executor.bundles.store import BundleStore
 from airbridge.executor.settings import Settings
-from airbridge.executor.snapshot import pack
 
 
 @pytest.fixture
@@ -33,6 +36,7 @@ def configured(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def publish(cloud: Cloud, tmp_path: Path, configured: None, sqlite_metadata: Metadata) -> Publisher:
+    write_publishing_key(tmp_path)
     found = {"regions_file": str(cloud.catalogue_file), "secrets_dir": str(tmp_path)}
     return publisher(Settings.read(found.get))
 
@@ -43,21 +47,37 @@ class Gateway:
     def __init__(self, publish: Publisher) -> None:
         self._publish = publish
 
-    def put_bytes(self, path: str, content: bytes, content_type: str) -> Any:
+    def put_bytes(self, path: str, content: bytes, content_type: str, sent: Callable[[int], None]) -> Any:
         assert content_type == CONTENT_TYPE
         bundle = path.removeprefix("dags/")
-        return {"bundle": bundle, "version": self._publish(bundle, content, "operator:ci")}
+        sent(len(content))
+        return {"bundle": bundle, **asdict(self._publish(bundle, content, "operator:ci"))}
+
+
+class Watcher:
+    """Takes note of nothing."""
+
+    def packed(self, files: int, archive_bytes: int) -> None:
+        assert files
+        assert archive_bytes
+
+    def sent(self, sent_bytes: int) -> None:
+        assert sent_bytes
+
+
+def pushed_from(folder: Path, publish: Publisher) -> Pushed:
+    return push(Gateway(publish), folder, "pushed", Watcher())
 
 
 def current(cloud: Cloud) -> Any:
-    return cloud.store("pushed").pointer().current
+    return ledger_store(cloud, "pushed", Path()).pointer().current
 
 
 def test_pushed_and_refused(publish: Publisher, cloud: Cloud, dags: Path, processor: Processor) -> None:
     """A folder that parses becomes current in every region; one that does not is refused and leaves it so."""
-    pushed = push(Gateway(publish), dags, "pushed")
+    pushed = pushed_from(dags, publish)
     assert pushed.version == pack(dags).version
-    assert (current(cloud).version, current(cloud).actor) == (pushed.version, "operator:ci")
+    assert (current(cloud).version, current(cloud).publisher) == (pushed.version, "operator:ci")
     archive = f"bundles/pushed/{pushed.version.removeprefix('sha256:')}.tar.gz"
     assert archive in cloud.keys("eu-west-1")
     assert archive in cloud.keys("us-east-1")
@@ -66,17 +86,19 @@ def test_pushed_and_refused(publish: Publisher, cloud: Cloud, dags: Path, proces
     with pytest.raises(
         BundleRefused, match=r"two\.py:3: NameError: name 'undefined' is not defined"
     ) as caught:
-        push(Gateway(publish), dags, "pushed")
+        pushed_from(dags, publish)
     assert [(failure.file, failure.line) for failure in caught.value.failures] == [("two.py", 3)]
     assert current(cloud).version == pushed.version
     assert len(cloud.keys("eu-west-1")) == 1
 
 
 def test_same_push_twice(publish: Publisher, cloud: Cloud, dags: Path) -> None:
-    """Pushing what is current already changes nothing and answers with its version."""
-    first = push(Gateway(publish), dags, "pushed")
+    """Pushing what is current already changes nothing and answers with its version; only the first is checked."""
+    first = pushed_from(dags, publish)
+    assert first.check_seconds is not None
+    assert first.check_seconds > 0
     before = current(cloud)
-    assert push(Gateway(publish), dags, "pushed") == first
+    assert pushed_from(dags, publish) == replace(first, check_seconds=None)
     assert current(cloud) == before
 
 
@@ -85,10 +107,10 @@ def test_any_tar_will_do(publish: Publisher, cloud: Cloud, dags: Path) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         tar.add(dags, arcname="./")
-    assert publish("pushed", buffer.getvalue(), "ci") == pack(dags).version
+    assert publish("pushed", buffer.getvalue(), "ci").version == pack(dags).version
 
 
-def test_dag_processor_is_told(publish: Publisher, dags: Path, sqlite_metadata: Metadata) -> None:
+def test_push_notifies_dag_processor(publish: Publisher, dags: Path, sqlite_metadata: Metadata) -> None:
     """After a push the dag-processor's next look refreshes the bundle, whatever its interval."""
     from airflow.models.dagbundle import DagBundleModel
     from airflow.utils import timezone
@@ -97,7 +119,7 @@ def test_dag_processor_is_told(publish: Publisher, dags: Path, sqlite_metadata: 
         session.add(DagBundleModel(name="pushed"))
         session.query(DagBundleModel).update({"last_refreshed": timezone.utcnow()})
         session.commit()
-    push(Gateway(publish), dags, "pushed")
+    pushed_from(dags, publish)
     with sqlite_metadata.session() as session:
         assert session.get(DagBundleModel, "pushed").last_refreshed is None
 
@@ -122,6 +144,7 @@ def test_junk_is_refused_before_anything_runs(publish: Publisher, cloud: Cloud) 
         publish("pushed", b"junk", "ci")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
+        # Python's tarfile would write it outside of the folder.
         tar.addfile(tarfile.TarInfo("../../etc/cron.d/x"))
     with pytest.raises(BundleError, match="plain relative path"):
         publish("pushed", buffer.getvalue(), "ci")
@@ -135,25 +158,31 @@ def test_last_of_two_pushes_stays(cloud: Cloud, dags: Path, tmp_path: Path) -> N
 
     class Raced(BundleStore):
         def publish(self, snapshot: Any, actor: str, seen: Any, **kwargs: Any) -> Any:
+            # The rival publishes between this publisher's read of the pointer and its own publication.
             if self.pointer().version is None:
                 super().publish(rival, "rival", seen)
             return super().publish(snapshot, actor, seen, **kwargs)
 
     notified: list[str] = []
     publish = Publisher(
-        lambda bundle: Raced.of(bundle, cloud.catalogue),
+        lambda bundle: Raced.of(bundle, cloud.catalogue, cloud.registry),
         lambda _: None,
-        environment={},
+        check=TreeCheck(environment={}),
         notify=notified.append,
     )
     snapshot = pack(dags)
-    assert publish._publish(Raced.of("pushed", cloud.catalogue), snapshot, "ci") == snapshot.version
-    assert (current(cloud).version, current(cloud).previous) == (snapshot.version, rival.version)
+    assert (
+        publish._publish(Raced.of("pushed", cloud.catalogue, cloud.registry), snapshot, "ci")
+        == snapshot.version
+    )
+    found = cloud.store("pushed").pointer().current
+    assert found is not None
+    assert (found.version, found.previous) == (snapshot.version, rival.version)
     assert notified == ["pushed"]
 
 
 @pytest.mark.skipif(not landlock.abi(), reason="this kernel has no Landlock")
-def test_pushed_code_reaches_nothing_of_the_gateway(publish: Publisher, tmp_path: Path) -> None:
+def test_pushed_code_is_sandboxed(publish: Publisher, tmp_path: Path) -> None:
     """It is run to be parsed, on the gateway's host and as its user: it reads no key, sees no process, has no network,
     writes nowhere but its scratch directory, and finds no secret in its environment."""
     secret = tmp_path / "ca.key"
@@ -183,6 +212,11 @@ FOUND = [name for name, attempt in {{
     "listening": lambda: socket.create_server(("127.0.0.1", 0)),
     "write": lambda: Path("/var/tmp/airbridge-planted").write_text("x"),
     "write code": lambda: Path(__file__).write_text("x"),
+    "unix socket": lambda: socket.socket(socket.AF_UNIX),
+    "datagrams": lambda: socket.socket(type=socket.SOCK_DGRAM),
+    "mode": lambda: os.chmod({str(secret)!r}, 0o777),
+    "times": lambda: os.utime({str(secret)!r}, (1, 1)),
+    "own session": os.setsid,
 }}.items() if works(attempt)] + [name for name in os.environ if "SECRET" in name]
 if FOUND:
     raise RuntimeError(f"reached: {{FOUND}}")

@@ -56,7 +56,7 @@ def registry_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def registry_data(registry_address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the registry keeps its blobs."""
+    """Directory of the registry's blobs."""
     return next(tmp_path_factory.getbasetemp().glob("registry*/data"), tmp_path_factory.getbasetemp())
 
 
@@ -74,7 +74,7 @@ def _await(url: str) -> None:
 
 @pytest.fixture
 def output(tmp_path: Path) -> Output:
-    """What a build leaves behind, with small images in it."""
+    """Build output with small images."""
     return write_build(Output(tmp_path / "dist"), Facts(Checkout(ROOT)), base="base@sha256:1")
 
 

@@ -1,6 +1,6 @@
 """Promotion and deployment as a pipeline calls them: the command line, git, an operators' API over HTTP, and a stand-in for cdktf.
 
-The stand-in is a program that tells the fleet which image a stack now has, as `cdktf deploy` tells AWS. The fleet's clock runs a
+The stand-in is a program that sends the fleet a stack's new image digest, as `cdktf deploy` sends it to AWS. The fleet's clock runs a
 thousand times faster than ours.
 """
 
@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from tests.unit.ci.tree import Tree, plant_tree
+from tests.unit.ci.tree import Tree, git, plant_tree, start_history
 
 from airbridge.ci.exceptions import CiError
 from airbridge.ci.release import pins
@@ -48,7 +48,7 @@ class World:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def answer(self, method: str, target: str, body: dict[str, Any]) -> Any:
-        """What the platform would say. Time passes with every question."""
+        """Return the platform's response. Each request advances the fleet's clock."""
         path, query = urlsplit(target).path, parse_qs(urlsplit(target).query)
         with self.lock:
             if path == "/cloud":
@@ -65,6 +65,7 @@ class World:
             return self._count(query["state"][0], query["queue"][0], query["end_date_gte"][0])
 
     def _count(self, state: str, queue: str, since: str) -> dict[str, int]:
+        # Counts are queried by region and by pool@region; the tasks here have the former.
         if "@" in queue:
             return {"total_entries": 0}
         outcomes = self.fleet.outcomes({queue}, self._theirs(datetime.fromisoformat(since)))
@@ -75,7 +76,7 @@ class World:
         }
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The fleet's times, told by the asker's clock."""
+        """Convert the fleet's times to the caller's clock."""
         for key in ("enrolled_at", "last_heartbeat_at"):
             age = self.fleet.clock - datetime.fromisoformat(row[key])
             row[key] = (datetime.now(tz=UTC) - age).isoformat()
@@ -99,13 +100,13 @@ class World:
             do_GET = do_POST = _serve  # noqa: N815 - the base class's names
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Do not log requests."""
 
         return Handler
 
     @property
     def options(self) -> list[str]:
-        """What tells a command where this platform is."""
+        """Options that point a command at this platform."""
         return ["--url", self.url, "--airflow-url", self.url]
 
 
@@ -114,19 +115,13 @@ def project(tmp_path: Path) -> Tree:
     """Release 1 everywhere, in git; quick waves; the signing key in a file."""
     tree = plant_tree(tmp_path / "project")
     (tree.root / "infra/cdktf.out").rename(tmp_path / "synthesised")
+    # Minutes of the real clock, which the rollout measures by; the fleet's runs a thousand times faster.
     tree.edit("ci/rollout.toml", r"^ready_minutes = .*", "ready_minutes = 0.3", count=0)
     tree.edit("ci/rollout.toml", r"^watch_minutes = .*", "watch_minutes = 0.02", count=0)
     key = tmp_path / "release.key"
     key.touch(mode=0o600)
     key.write_bytes(tree.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    for words in (
-        ["init", "--quiet"],
-        ["config", "user.name", "t"],
-        ["config", "user.email", "t@example.com"],
-        ["add", "."],
-    ):
-        run("git", *words, cwd=tree.root)
-    run("git", "commit", "--quiet", "-m", "Release 1 everywhere", cwd=tree.root)
+    start_history(tree, "Release 1 everywhere")
     return tree
 
 
@@ -171,10 +166,11 @@ def deploy(tree: Tree, platform: World) -> subprocess.CompletedProcess[str]:
     """Deploy prod with the stand-in."""
     program = tree.root.parent / "cdktf.py"
     program.write_text(CDKTF.format(environment="prod", url=platform.url), encoding="utf-8")
-    return ci(tree, "deploy", "prod", *platform.options, "--cdktf", f"{sys.executable} {program}", "--json")
+    options = (*platform.options, "--no-aws-pools", "--cdktf", f"{sys.executable} {program}", "--json")
+    return ci(tree, "deploy", "prod", *options)
 
 
-def test_a_release_goes_from_a_build_to_production(project: Tree, platform: World) -> None:
+def test_release_reaches_production(project: Tree, platform: World) -> None:
     """build, dev, staging, prod: the same bytes everywhere, one commit each, then every region of prod in waves."""
     promoted(project, platform)
     texts = {project.read(pins.release_path(name)) for name in ("dev", "staging", "prod")}
@@ -205,23 +201,45 @@ def test_a_failing_canary_rolls_itself_back(project: Tree, platform: World) -> N
     assert run("git", "status", "--porcelain", "infra", cwd=project.root) == ""
 
 
+def test_rollback_deploys_control_plane_last(project: Tree, platform: World) -> None:
+    """On the way back the regions go first: the older control plane would not know the newer workers."""
+    for name in ("dev", "staging", "prod"):
+        project.pin(name, project.release(2))
+    git(project, "commit", "--quiet", "--all", "-m", "Release 2 everywhere")
+    done = ci(project, "promote", "staging", "prod", "--rollback")
+    assert done.returncode == 0, done.stderr
+    done = deploy(project, platform)
+    assert done.returncode == 0, done.stderr
+    old = project.release(1).release.images["edge-worker"].digest
+    assert platform.fleet.deployed[-1] == ("control-plane", old)
+    assert len(platform.fleet.deployed) == len(platform.fleet.regions) + 2
+
+
+def test_deployment_needs_committed_files(project: Tree, platform: World) -> None:
+    """A changed environment file is not applied before it is committed."""
+    project.append("infra/environments/prod.toml", "\n# a change\n")
+    done = deploy(project, platform)
+    assert (done.returncode, platform.fleet.deployed) == (4, [])
+    assert "not as it was committed: infra/environments/prod.toml" in done.stderr
+
+
 def test_skipping_an_environment_is_refused(project: Tree, platform: World) -> None:
-    """Exit code 4, and the rule."""
+    """Promotion past an environment exits with 4 and names the rule."""
     project.write("dist/release.json", project.release(2).text())
     done = ci(project, "promote", "build", "prod", *platform.options)
     assert done.returncode == 4
     assert "no environment is skipped" in done.stderr
 
 
-def test_a_silent_control_plane_is_an_error_not_a_yes(project: Tree) -> None:
-    """A promotion that cannot ask is refused."""
+def test_unreachable_control_plane_refuses_promotion(project: Tree) -> None:
+    """A promotion that cannot query the control plane is refused."""
     project.pin("dev", project.release(2))
     done = ci(project, "promote", "dev", "staging", "--url", "http://127.0.0.1:9")
     assert done.returncode == 1
     assert "/operator/v1/workers" in done.stderr
 
 
-def test_a_program_that_fails_says_so() -> None:
+def test_failing_program_is_reported() -> None:
     """The error of a tool carries its exit code and last words."""
     with pytest.raises(CiError, match="ended with 3"):
         run(sys.executable, "-c", "import sys; print('so sad', file=sys.stderr); sys.exit(3)")

@@ -33,12 +33,12 @@ def published(registry: Registry, output: Output, released: Manifest) -> Manifes
 
 
 def blob_file(data: Path, digest: str) -> Path:
-    """Where the registry keeps a blob."""
+    """Return the path of a blob in the registry's storage."""
     name = digest.removeprefix("sha256:")
     return data / "docker/registry/v2/blobs/sha256" / name[:2] / name / "data"
 
 
-def test_a_release_is_pulled_by_digest_as_it_was_pushed(
+def test_pulled_release_equals_pushed(
     registry: Registry, published: Manifest, output: Output, tmp_path: Path
 ) -> None:
     """Every file of the image comes back with the same bytes."""
@@ -49,10 +49,10 @@ def test_a_release_is_pulled_by_digest_as_it_was_pushed(
         assert there == {file.name: digest_of(file.read_bytes()) for file in (tmp_path / name).iterdir()}
 
 
-def test_the_sbom_is_found_beside_its_image(
+def test_sbom_is_tagged_beside_image(
     registry: Registry, published: Manifest, output: Output, tmp_path: Path
 ) -> None:
-    """By the tag that cosign and others look under; it names the image as its subject."""
+    """The SBOM has the tag under which cosign and others look for it; it names the image as its subject."""
     part = published.release.images["edge-worker"].parts["amd64"]
     tag = registry.sbom_tag(part.digest)
     run(
@@ -86,7 +86,7 @@ def test_an_unknown_digest_is_refused(registry: Registry, published: Manifest) -
 
 
 @pytest.mark.parametrize("part", ["layer", "config", "manifest", "list"])
-def test_a_flipped_byte_in_the_registry_is_refused(
+def test_altered_blob_is_refused(
     registry: Registry, registry_data: Path, published: Manifest, output: Output, tmp_path: Path, part: str
 ) -> None:
     """Whichever blob is altered where it is stored, the pull fails."""
@@ -115,7 +115,7 @@ def test_a_flipped_byte_in_the_registry_is_refused(
 def test_a_moved_tag_does_not_matter(
     registry: Registry, published: Manifest, output: Output, tmp_path: Path
 ) -> None:
-    """Whoever moves the tag changes nothing for those who pull by digest."""
+    """A moved tag changes nothing for clients that pull by digest."""
     release = published.release
     registry.push(output.image("control-plane"), "edge-worker", tag_of(release))
     registry.pull("edge-worker", release.images["edge-worker"].digest, tmp_path / "pulled")
@@ -125,7 +125,7 @@ def test_a_moved_tag_does_not_matter(
 
 
 def test_an_altered_output_is_not_published(registry: Registry, output: Output, released: Manifest) -> None:
-    """What is not what the signed manifest says never reaches the registry."""
+    """Output that differs from the signed manifest never reaches the registry."""
     listing = output.image("edge-worker") / "manifest.json"
     listing.write_bytes(listing.read_bytes() + b" ")
     with pytest.raises(BuildError, match="the manifest says"):
@@ -133,16 +133,15 @@ def test_an_altered_output_is_not_published(registry: Registry, output: Output, 
 
 
 def test_an_altered_sbom_is_not_published(registry: Registry, output: Output, released: Manifest) -> None:
-    """An SBOM counts as part of the release."""
+    """An altered SBOM is not published: it counts as part of the release."""
     bill = output.sbom("control-plane", "amd64")
+    # a version, so that the SBOM stays valid
     bill.write_bytes(bill.read_bytes().replace(b"0.19", b"0.18"))
     with pytest.raises(BuildError, match="SBOM"):
         Publisher(registry, output, lambda _: None).publish(released)
 
 
-def test_cosign_signs_by_digest_and_refuses_what_it_has_not_signed(
-    registry: Registry, published: Manifest, tmp_path: Path
-) -> None:
+def test_cosign_refuses_unsigned_image(registry: Registry, published: Manifest, tmp_path: Path) -> None:
     """With a key pair, offline: the signed image verifies, another one and another key do not."""
     if shutil.which("cosign") is None:
         pytest.skip("cosign not installed: make images-tools")
@@ -164,8 +163,8 @@ def test_cosign_signs_by_digest_and_refuses_what_it_has_not_signed(
         )
 
 
-def test_the_registry_serves_by_digest_over_http(registry: Registry, published: Manifest) -> None:
-    """What any container runtime will be given: the list, byte for byte."""
+def test_registry_serves_by_digest(registry: Registry, published: Manifest) -> None:
+    """A container runtime gets the list byte for byte."""
     digest = published.release.images["edge-worker"].digest
     host, _, prefix = registry.address.partition("/")
     response = httpx.get(

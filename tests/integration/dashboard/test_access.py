@@ -1,14 +1,17 @@
-"""Who may see and do what: sessions, roles, orders, and requests that other sites make a browser send."""
+"""Access to the dashboard: sessions, roles, orders, and cross-site requests."""
 
 from __future__ import annotations
+
+import re
 
 import httpx
 import pytest
 from sqlalchemy import select
 from tests.integration.dashboard.conftest import Site
 
-from airbridge.control_plane.dashboard import people
-from airbridge.executor.ledger import revocations, workers
+from airbridge.control_plane.dashboard import sessions
+from airbridge.executor.ledger import workers
+from airbridge.executor.ledger.identity import revocations
 from airbridge.executor.ledger.models import EventRow
 
 PAGES = ("/", "/workers", "/workers/us-east-1-default-1", "/work", "/timeline", "/parity", "/audit")
@@ -25,17 +28,18 @@ def give(client: httpx.Client, worker: str, order: str, **fields: str) -> httpx.
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_stranger_is_sent_to_sign_in_and_back(site: Site, page: str) -> None:
-    """Without a session a page leads to signing in, with the way back; what htmx asks for is refused."""
+def test_signed_out_user_is_redirected(site: Site, page: str) -> None:
+    """Without a session a page redirects to signing in, with the way back; htmx requests are refused."""
     with site.server.client() as client:
         answer = client.get(page + "?q=a%26b")
         assert answer.status_code == 303
         assert answer.headers["location"].startswith("/airbridge/signin?next=%2Fairbridge")
+        # Quoted twice: as a parameter of the page, which is a parameter of the sign-in page.
         assert "q%3Da%2526b" in answer.headers["location"]
         assert client.get(page, headers={"HX-Request": "true"}).status_code == 401
 
 
-def test_the_address_needs_no_slash_at_its_end(site: Site) -> None:
+def test_trailing_slash_is_optional(site: Site) -> None:
     """`/airbridge` leads to `/airbridge/`, query and all; what only begins like it is Airflow's."""
     with httpx.Client(base_url=site.server.url, timeout=30, trust_env=False) as client:
         answer = client.get("/airbridge?region=eu-west-1")
@@ -44,18 +48,18 @@ def test_the_address_needs_no_slash_at_its_end(site: Site) -> None:
         assert "location" not in client.get("/airbridges").headers
 
 
-def test_only_a_valid_token_of_airflow_begins_a_session(site: Site) -> None:
+def test_session_requires_valid_airflow_token(site: Site) -> None:
     """No token, a forged or a foreign one begins nothing, and a forged cookie opens nothing."""
     token = site.server.token("viewer")
     forged = token[:-4] + ("AAAA" if not token.endswith("AAAA") else "BBBB")
     with site.server.client() as client:
         for bearer in ("x", "x.y.z", forged):
             assert client.post("/session", headers={"Authorization": f"Bearer {bearer}"}).status_code == 401
-        client.cookies.set(people.COOKIE, forged)
+        client.cookies.set(sessions.COOKIE, forged)
         assert client.get("/").status_code == 303
 
 
-def test_the_session_is_kept_from_scripts_and_other_sites(site: Site) -> None:
+def test_session_cookie_attributes(site: Site) -> None:
     """The cookie is HttpOnly, SameSite=Strict and for the dashboard's path alone."""
     with site.server.client() as client:
         bearer = {"Authorization": f"Bearer {site.server.token('viewer')}"}
@@ -72,7 +76,7 @@ def test_signing_out_ends_the_session(site: Site) -> None:
 
 
 def test_viewers_see_and_do_not_steer(site: Site) -> None:
-    """Viewers and users see every page and no orders; asking for one, or sending it, is refused and changes nothing."""
+    """Viewers and users see every page and no orders; requesting one is refused and changes nothing."""
     for role in ("viewer", "user"):
         with site.server.client(role) as client:
             for page in PAGES[:4]:
@@ -86,7 +90,7 @@ def test_viewers_see_and_do_not_steer(site: Site) -> None:
         assert workers.get(session, site.fleet.worker).wanted == "active"  # type: ignore[union-attr]
 
 
-def test_operators_drain_and_resume_under_their_own_name(site: Site) -> None:
+def test_commands_are_audited_by_user(site: Site) -> None:
     """An operator's orders do what the command line's do, and the audit log has the user and the reason."""
     worker = "us-east-1-default-2"
     with site.server.client("op") as client:
@@ -114,7 +118,7 @@ def test_revoking_is_for_good(site: Site) -> None:
     """Revoking refuses the name from now on; afterwards no other order is taken."""
     worker = "us-east-1-default-3"
     with site.server.client("admin") as client:
-        assert give(client, worker, "revoke", comment="host lost").status_code == 303
+        assert give(client, worker, "revoke", comment="host lost", name=worker).status_code == 303
         again = client.get(f"/workers/{worker}/resume").text
         refused = client.post(f"/workers/{worker}/resume", data={"form_token": form_token(again)})
         assert refused.status_code == 409
@@ -123,13 +127,30 @@ def test_revoking_is_for_good(site: Site) -> None:
         assert revocations.is_revoked(session, worker=worker) is not None
 
 
-def test_an_order_needs_what_its_form_has(site: Site) -> None:
+def test_revoking_needs_name_and_reason(site: Site) -> None:
+    """Revoking behind its menu asks for the worker's name and a reason; without either nothing changes."""
+    worker = site.fleet.worker
+    with site.server.client("admin") as client:
+        listed = client.get("/workers").text
+        assert re.search(r'<details class="menu"[^>]*>(?:(?!</details>).)*/revoke"', listed, re.DOTALL)
+        outside = re.sub(r"<details.*?</details>", "", listed, flags=re.DOTALL)
+        assert "/revoke" not in outside
+        unnamed = give(client, worker, "revoke", comment="host lost", name="another")
+        unexplained = give(client, worker, "revoke", comment=" ", name=worker)
+    assert (400, 400) == (unnamed.status_code, unexplained.status_code)
+    assert f"type the worker&#39;s name, {worker}, to revoke it" in unnamed.text
+    assert "revoke needs a comment with the reason" in unexplained.text
+    with site.metadata.session() as session:
+        assert workers.get(session, worker).wanted == "active"  # type: ignore[union-attr]
+
+
+def test_invalid_commands_change_nothing(site: Site) -> None:
     """A missing comment, a comment too long and a worker that is not there are answered in words, and change nothing."""
     with site.server.client("op") as client:
         bare = give(client, site.fleet.worker, "maintenance", comment="  ")
         long = give(client, site.fleet.worker, "drain", comment="x" * 1001)
         assert (bare.status_code, long.status_code) == (400, 400)
-        assert "maintenance needs a comment that says why" in bare.text
+        assert "maintenance needs a comment with the reason" in bare.text
         assert "1001 characters, must have at most 1000" in long.text
         assert client.get("/workers/nobody/drain").status_code == 404
         assert client.get(f"/workers/{site.fleet.worker}/explode").status_code == 404
@@ -145,7 +166,7 @@ def test_an_order_needs_what_its_form_has(site: Site) -> None:
         {"Sec-Fetch-Site": "same-site"},
     ],
 )
-def test_another_site_cannot_make_a_browser_act(site: Site, headers: dict[str, str]) -> None:
+def test_cross_site_requests_are_refused(site: Site, headers: dict[str, str]) -> None:
     """An order, a sign-in or a sign-out that another site sends with the user's cookie is refused, token or not."""
     with site.server.client("op") as client:
         url = f"/workers/{site.fleet.worker}/drain"
@@ -156,7 +177,7 @@ def test_another_site_cannot_make_a_browser_act(site: Site, headers: dict[str, s
         assert workers.get(session, site.fleet.worker).wanted == "active"  # type: ignore[union-attr]
 
 
-def test_a_form_of_another_session_is_refused(site: Site) -> None:
+def test_foreign_form_token_is_refused(site: Site) -> None:
     """The form's token belongs to one session: another user's, an old one or none does nothing."""
     url = f"/workers/{site.fleet.worker}/drain"
     with site.server.client("admin") as other:
@@ -166,16 +187,17 @@ def test_a_form_of_another_session_is_refused(site: Site) -> None:
             answer = client.post(url, data={"form_token": token})
             assert answer.status_code == 403
             assert "The form has expired" in answer.text
+        # Every browser sends Origin or Sec-Fetch-Site with a POST.
         client.headers.pop("Origin")
         mine = form_token(client.get(url).text)
         assert client.post(url, data={"form_token": mine}).status_code == 403
 
 
-def test_every_task_in_airflow_has_a_timeline_button(site: Site) -> None:
-    """Airflow's UI is given the link for a task of an operator that knows nothing of it."""
+def test_airflow_tasks_have_timeline_link(site: Site) -> None:
+    """Airflow's UI gets the link for a task whose operator defines none."""
     task = f"{site.fleet.dag_id}/dagRuns/{site.fleet.run_id}/taskInstances/extract"
     bearer = {"Authorization": f"Bearer {site.server.token('viewer')}"}
     answer = httpx.get(f"{site.server.url}/api/v2/dags/{task}/links", headers=bearer)
     link = answer.json()["extra_links"]["Timeline"]
     with site.server.client("viewer") as client:
-        assert "Where the time went" in client.get(f"{site.server.url}{link}").text
+        assert "Time by step" in client.get(f"{site.server.url}{link}").text

@@ -1,6 +1,6 @@
 """A worker in a process of its own, to be killed: ``python -m tests.integration.edge_worker.agent_process CONFIG``.
 
-Its queue and buckets are directories, so that they outlive it; its tasks do what their task id says.
+Its queue and buckets are directories, so that they outlive it; its tasks act by their task id.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import sys
 import time
 from pathlib import Path
 
+from airbridge.core.aws.object_store import MemoryStore
+from airbridge.core.aws.queue import MemoryQueue, Outgoing
+from airbridge.core.protocol import Versions
 from airbridge.edge_worker.agent import Agent
-from airbridge.edge_worker.join import join_method
-from airbridge.edge_worker.parts import Parts
-from airbridge.edge_worker.queue import AsyncQueue
+from airbridge.edge_worker.gateway_client.join import join_method
 from airbridge.edge_worker.settings import load
 from airbridge.edge_worker.testing import FakeRunner, FakeSupervisor
-from airbridge.executor.protocol import Versions
-from airbridge.executor.queue import MemoryQueue, Outgoing
-from airbridge.executor.store import MemoryStore
+from airbridge.edge_worker.wiring import WorkerComponents
+from airbridge.edge_worker.work.queue import AsyncQueue
 
 
 class DirectoryStore(MemoryStore):
@@ -61,9 +61,10 @@ async def main(config: dict[str, object]) -> int:
     settings = load(None, **config["settings"])  # type: ignore[arg-type]  # written by the test
     root = Path(str(config["root"]))
     queue = MemoryQueue()
+    # Every start reads all messages again, as a queue redelivers what was not deleted.
     for n, path in enumerate(sorted((root / "queue").glob("*"))):
         queue.send([Outgoing(str(n), path.read_text())])
-    parts = Parts(
+    parts = WorkerComponents(
         runner=FakeRunner(lambda task: script(root / "marks", task)),
         join=join_method(settings),
         versions=Versions(airbridge="0", airflow="3.0.4", task_sdk="1.0.4", python="3.11"),
@@ -72,6 +73,7 @@ async def main(config: dict[str, object]) -> int:
         rng=random.Random(1),
     )
     agent = Agent(settings, parts)
+    # SIGTERM, without the real command line's second signal.
     asyncio.get_running_loop().add_signal_handler(15, agent.drain)
     return int(await agent.run())
 

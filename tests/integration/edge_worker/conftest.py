@@ -14,18 +14,19 @@ import pytest
 from tests.integration.edge_worker.control_plane import ControlPlane, Item
 from tests.integration.edge_worker.cut import Cut
 
+from airbridge.core.aws.object_store import MemoryStore
+from airbridge.core.aws.queue import MemoryQueue, Outgoing
+from airbridge.core.code import snapshot
+from airbridge.core.protocol import BundleRef, RegionSettings, Versions
 from airbridge.edge_worker.agent import Agent, ExitCode
-from airbridge.edge_worker.join import join_method
-from airbridge.edge_worker.parts import Parts
-from airbridge.edge_worker.queue import AsyncQueue
+from airbridge.edge_worker.gateway_client.join import join_method
 from airbridge.edge_worker.settings import WorkerSettings, load
 from airbridge.edge_worker.testing import FakeRunner, Script
-from airbridge.executor import snapshot
-from airbridge.executor.protocol import BundleRef, RegionSettings, Versions
-from airbridge.executor.queue import MemoryQueue, Outgoing
-from airbridge.executor.store import MemoryStore
+from airbridge.edge_worker.wiring import WorkerComponents
+from airbridge.edge_worker.work.queue import AsyncQueue
 
 VERSIONS = Versions(airbridge="0", airflow="3.0.4", task_sdk="1.0.4", python="3.11")
+# Defaults are seconds to minutes; these make a cut of half a second a long one.
 FAST = {
     "heartbeat_seconds": 0.1,
     "poll_seconds": 1,
@@ -91,9 +92,9 @@ class World:
         self.queue.send([Outgoing("1", envelope)])
         return item
 
-    def parts(self, script: Script) -> Parts:
+    def parts(self, script: Script) -> WorkerComponents:
         """A worker's parts, with tasks that run `script`."""
-        return Parts(
+        return WorkerComponents(
             runner=FakeRunner(script),
             join=join_method(self.settings()),
             versions=VERSIONS,
@@ -108,7 +109,7 @@ class World:
         agent = self.agent = Agent(self.settings(**overrides), self.parts(script))
         running = asyncio.create_task(agent.run())
         try:
-            await until(lambda: agent.built or running.done())
+            await until(lambda: agent.ready or running.done())
             yield agent
         finally:
             agent.drain()

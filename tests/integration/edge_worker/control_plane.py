@@ -1,6 +1,6 @@
 """A control plane in miniature, for tests of the worker: a ledger in memory behind real mutual TLS on loopback.
 
-It keeps the protocol's promises (epochs, idempotency keys, refusals), and can be told to misbehave.
+It keeps the protocol's promises (epochs, idempotency keys, refusals), and can be made to misbehave.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from airbridge.executor.exceptions import InvalidEnvelope
-from airbridge.executor.protocol import (
+from airbridge.core.exceptions import InvalidEnvelope
+from airbridge.core.protocol import (
     BundleRef,
     ClaimRequest,
     ClaimResponse,
@@ -57,7 +57,7 @@ from airbridge.executor.protocol import (
     TrustBundle,
     WorkItem,
 )
-from airbridge.executor.signing import Signer, Verifier
+from airbridge.core.signing import Signer, Verifier
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Item:
 
 
 class Fault:
-    """What the gateway does instead of answering. `when` chooses the requests, by their last path segment."""
+    """Fault of the gateway in place of its answer. `when` chooses the requests, by their last path segment."""
 
     def __init__(
         self, act: Callable[[Request, Response | None], Response], *, after: bool, when: str = ""
@@ -117,7 +117,7 @@ class ControlPlane:
         self.revoked = False
         self.fault: Fault | None = None
         self.hold_back: Callable[[str, bytes], bool] = lambda what, content: False
-        """Whether the answer to this request is to wait for now."""
+        """Returns whether the answer to a request is held back for now."""
         self.denied: dict[str, tuple[int, str]] = {}
         self.port = _free_port()
         self._ca_key = ec.generate_private_key(ec.SECP256R1())
@@ -181,8 +181,8 @@ class ControlPlane:
         )
 
     @property
-    def told(self) -> set[str]:
-        """The names of the events that the worker has told of."""
+    def reported_events(self) -> set[str]:
+        """Names of the events that the worker has reported."""
         return {event.event for event in [*self.events.values()]}
 
     def lose(self, item: Item) -> None:
@@ -191,7 +191,7 @@ class ControlPlane:
 
     @property
     def url(self) -> str:
-        """Where workers connect."""
+        """URL for workers."""
         return f"https://127.0.0.1:{self.port}"
 
     def start(self) -> None:
@@ -280,6 +280,7 @@ class ControlPlane:
         life = timedelta(seconds=self.certificate_seconds)
         certificate = (
             _builder("worker", csr.public_key(), self._ca.subject)
+            # As the real gateway does, for workers whose clocks are behind.
             .not_valid_before(now - timedelta(minutes=5))
             .not_valid_after(now + life)
             .sign(self._ca_key, hashes.SHA256())
@@ -319,6 +320,7 @@ class ControlPlane:
         if item.state == "settled":
             return refuse(RefusalReason.SETTLED)
         if item.state == "claimed":
+            # The holder repeats a claim whose answer was lost: it gets the same grant.
             if item.holder != self.worker or message.epoch != item.epoch - 1:
                 return refuse(RefusalReason.ALREADY_CLAIMED)
         elif message.epoch != item.epoch:
@@ -345,6 +347,7 @@ class ControlPlane:
     def _heartbeat(self, heartbeat: Heartbeat) -> HeartbeatResponse:
         self.heartbeats.append(heartbeat)
         self.events |= {event.uid: event for event in heartbeat.events}
+        # Each command is sent once, with the next heartbeat's answer.
         commands, self.commands = [*self.commands], []
         for lease in heartbeat.leases:
             item = self.items.get(lease.item_id)
@@ -378,6 +381,7 @@ class ControlPlane:
             )
 
         item = self.items[record.item_id]
+        # Idempotency: a write that is sent again gets its first answer. Reads are not stored.
         known = item.answers.get((record.epoch, record.seq)) if record.method != "GET" else None
         if known is not None:
             return known
@@ -443,7 +447,7 @@ def busy(retry_after: float = 0.1) -> Fault:
 
 
 def garbage() -> Fault:
-    """Answer nonsense, after having applied the request."""
+    """Answer with HTML, after having applied the request."""
     return Fault(lambda *_: Response("<html>It works!</html>", media_type="text/html"), after=True)
 
 
@@ -463,7 +467,7 @@ def half_an_answer() -> Fault:
 
 
 def somebody_elses_answer() -> Fault:
-    """Answer exchanges with well-formed results of records that nobody asked about."""
+    """Answer exchanges with well-formed results of other records than those in the request."""
 
     def swap(_: Request, right: Response | None) -> Response:
         answer = json.loads(bytes(right.body)) if right is not None else {}

@@ -8,10 +8,10 @@ import threading
 from enum import StrEnum
 
 
-class Weather(StrEnum):
-    """How the link behaves."""
+class LinkState(StrEnum):
+    """Behaviour of the link."""
 
-    FAIR = "fair"
+    UP = "up"
     REFUSE = "refuse"
     """Connections break, and new ones are closed at once."""
     BLACK_HOLE = "black_hole"
@@ -24,7 +24,7 @@ class Cut:
     """The proxy. Runs in a thread of its own until stopped."""
 
     def __init__(self, target_port: int) -> None:
-        self.weather = Weather.FAIR
+        self.link_state = LinkState.UP
         self._target_port = target_port
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -40,18 +40,18 @@ class Cut:
         """The gateway, by way of this link."""
         return f"https://127.0.0.1:{self.port}"
 
-    def set(self, weather: Weather) -> None:
-        """Change the weather; what stands is broken when the link refuses, and when it mends."""
-        self._loop.call_soon_threadsafe(self._set, weather)
+    def set(self, link_state: LinkState) -> None:
+        """Change the behaviour; open connections break when the link refuses, and when it is restored."""
+        self._loop.call_soon_threadsafe(self._set, link_state)
 
     def stop(self) -> None:
         """Close everything."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
-    def _set(self, weather: Weather) -> None:
-        self.weather = weather
-        if weather is not Weather.BLACK_HOLE and weather is not Weather.ONE_WAY:
+    def _set(self, link_state: LinkState) -> None:
+        self.link_state = link_state
+        if link_state is not LinkState.BLACK_HOLE and link_state is not LinkState.ONE_WAY:
             self._break_all()
 
     def _run(self) -> None:
@@ -61,9 +61,10 @@ class Cut:
         self._ready.set()
         self._loop.run_forever()
         server.close()
-        self.weather = Weather.REFUSE
+        self.link_state = LinkState.REFUSE
         self._break_all()
         self._loop.run_until_complete(asyncio.wait_for(self._all_ended(), 10))
+        # Transports close their sockets in callbacks: let these run before the loop is closed.
         self._loop.run_until_complete(asyncio.sleep(0.05))
         self._loop.close()
 
@@ -83,7 +84,7 @@ class Cut:
     async def _pair(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers = [writer]
         try:
-            if self.weather is Weather.REFUSE:
+            if self.link_state is LinkState.REFUSE:
                 return
             down, up = await asyncio.open_connection("127.0.0.1", self._target_port)
             self._writers.add(up)
@@ -115,11 +116,11 @@ class Cut:
             await writer.drain()
 
     def _holds_back(self, *, answers: bool) -> bool:
-        return self.weather is Weather.BLACK_HOLE or (answers and self.weather is Weather.ONE_WAY)
+        return self.link_state is LinkState.BLACK_HOLE or (answers and self.link_state is LinkState.ONE_WAY)
 
 
 def refused_port() -> int:
-    """A loopback port that nobody listens on."""
+    """Return a loopback port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

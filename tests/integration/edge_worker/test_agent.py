@@ -6,15 +6,18 @@ import asyncio
 import json
 import threading
 import time
+from typing import Any
 
 import pytest
 from tests.integration.edge_worker.conftest import World, until
-from tests.integration.edge_worker.cut import Weather
+from tests.integration.edge_worker.cut import LinkState
 
+from airbridge.core.aws.queue import MemoryQueue, Outgoing, Received
+from airbridge.core.exceptions import QueueError
+from airbridge.core.protocol import RefusalReason, WorkerState
+from airbridge.edge_worker import cli
 from airbridge.edge_worker.agent import ExitCode
 from airbridge.edge_worker.testing import FakeSupervisor
-from airbridge.executor.protocol import RefusalReason, WorkerState
-from airbridge.executor.queue import Outgoing
 
 
 def succeed(task: FakeSupervisor) -> None:
@@ -50,8 +53,8 @@ class Gate:
                 self.running -= 1
 
 
-def test_a_task_runs_and_its_result_is_committed(world: World) -> None:
-    """A message becomes a grant, a run, an XCom, one final state and a whole log; the message is gone."""
+def test_task_result_is_committed(world: World) -> None:
+    """A message becomes a grant, a run, an XCom, one final state and a whole log; the message is deleted."""
 
     async def scenario() -> None:
         item = world.submit()
@@ -72,6 +75,7 @@ def test_a_task_costs_two_requests(world: World) -> None:
 
     async def scenario() -> None:
         item = world.submit()
+        # Long enough that records wait for the final state and travel with it.
         async with world.worker(succeed, linger_seconds=5.0):
             await until(lambda: item.state == "settled")
         asked = [what for _, what in world.control_plane.requests if what not in {"heartbeat", "enrol"}]
@@ -80,8 +84,8 @@ def test_a_task_costs_two_requests(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_an_idle_worker_only_beats(world: World) -> None:
-    """A worker without work asks the control plane for nothing but its heartbeat."""
+def test_idle_worker_only_sends_heartbeats(world: World) -> None:
+    """A worker without work sends the control plane nothing but its heartbeat."""
 
     async def scenario() -> None:
         async with world.worker(succeed):
@@ -92,7 +96,7 @@ def test_an_idle_worker_only_beats(world: World) -> None:
 
 
 def test_slots_are_honoured(world: World) -> None:
-    """No more runs at once than there are slots; a task takes as many as its pool_slots say."""
+    """No more tasks run at once than there are slots; a task takes as many as its pool_slots."""
     gate = Gate()
 
     async def scenario() -> None:
@@ -108,7 +112,7 @@ def test_slots_are_honoured(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_a_task_wider_than_the_worker_takes_all_of_it(world: World) -> None:
+def test_oversized_task_takes_all_slots(world: World) -> None:
     """A task that wants more slots than there are runs alone rather than never."""
 
     async def scenario() -> None:
@@ -122,7 +126,7 @@ def test_a_task_wider_than_the_worker_takes_all_of_it(world: World) -> None:
 
 @pytest.mark.parametrize(("should_retry", "state"), [(False, "failed"), (True, "up_for_retry")])
 def test_a_supervisor_that_crashes_is_reported(world: World, should_retry: bool, state: str) -> None:
-    """If the supervisor ends without a final state the agent reports the failure, and says why in the task's log."""
+    """If the supervisor ends without a final state the agent reports the failure, with the reason in the task's log."""
 
     def crash(task: FakeSupervisor) -> None:
         task.start()
@@ -139,8 +143,8 @@ def test_a_supervisor_that_crashes_is_reported(world: World, should_retry: bool,
     asyncio.run(scenario())
 
 
-def test_a_cancelled_task_is_stopped_and_not_reported(world: World) -> None:
-    """What the control plane cancels is told to stop; nothing more is said for it, and its lease is dropped."""
+def test_cancelled_task_is_not_reported(world: World) -> None:
+    """A task that the control plane cancels is stopped; nothing more is reported for it, and its lease is dropped."""
     gate = Gate()
 
     async def scenario() -> None:
@@ -166,8 +170,8 @@ def test_a_cancelled_task_is_stopped_and_not_reported(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_a_task_deaf_to_cancellation_is_killed(world: World) -> None:
-    """A supervisor that does not stop when told is killed when its grace is over."""
+def test_unresponsive_task_is_killed(world: World) -> None:
+    """A supervisor that does not stop when cancelled is killed after the grace period."""
     stubborn = threading.Event()
 
     def ignore(task: FakeSupervisor) -> None:
@@ -187,8 +191,8 @@ def test_a_task_deaf_to_cancellation_is_killed(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_drain_finishes_what_runs_and_releases_what_does_not(world: World) -> None:
-    """On SIGTERM the running task ends well, a claimed one that waits goes back, and the exit code is 0."""
+def test_drain_finishes_and_releases(world: World) -> None:
+    """On SIGTERM the running task finishes, a claimed one that waits is released, and the exit code is 0."""
     gate = Gate()
 
     async def scenario() -> None:
@@ -198,6 +202,7 @@ def test_drain_finishes_what_runs_and_releases_what_does_not(world: World) -> No
             await until(lambda: len(agent.status()["tasks"]) == 2)
             agent.drain()
             await until(lambda: any(what == "release" for _, what in world.control_plane.requests))
+            # Which of the two the last heartbeat had is a matter of timing; DRAINING is for an operator's order.
             assert world.control_plane.heartbeats[-1].state in {WorkerState.ACTIVE, WorkerState.STOPPING}
             gate.go.set()
         assert sorted(item.state for item in items) == ["sent", "settled"]
@@ -223,15 +228,15 @@ def test_a_hard_stop_fails_what_runs(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_a_second_signal_is_prompt_during_a_cut(world: World) -> None:
-    """A worker that drains without a link does not make the second signal wait for its time-outs."""
+def test_second_signal_is_prompt_in_cut(world: World) -> None:
+    """The second signal ends a worker that drains without a link at once, not after its time-outs."""
     gate = Gate()
 
     async def scenario() -> None:
         world.submit()
         async with world.worker(gate, drain_flush_seconds=60.0) as agent:
             await until(lambda: gate.running == 1)
-            world.cut.set(Weather.REFUSE)
+            world.cut.set(LinkState.REFUSE)
             gate.go.set()
             await until(lambda: gate.running == 0)
             agent.drain()
@@ -245,7 +250,7 @@ def test_a_second_signal_is_prompt_during_a_cut(world: World) -> None:
 
 
 def test_an_operator_may_drain_and_resume(world: World) -> None:
-    """While the control plane wants it drained the worker claims nothing; told to resume, it claims again."""
+    """While the control plane wants it drained the worker claims nothing; after a resume it claims again."""
 
     async def scenario() -> None:
         async with world.worker(succeed) as agent:
@@ -264,7 +269,7 @@ def test_an_operator_may_drain_and_resume(world: World) -> None:
 
 def test_status_is_served_on_the_socket(world: World) -> None:
     """`airbridge-worker status` finds out what runs, without secrets."""
-    from airbridge.edge_worker import health
+    from airbridge.edge_worker.ops import health
 
     gate = Gate()
 
@@ -273,11 +278,37 @@ def test_status_is_served_on_the_socket(world: World) -> None:
         async with world.worker(gate) as agent:
             await until(lambda: gate.running == 1)
             path = agent._settings.status_socket
-            status = await asyncio.to_thread(health.ask, path)
+            status = await asyncio.to_thread(health.read_status, path)
             assert status["mode"] == "active"
             assert [task["task_id"] for task in status["tasks"]] == ["task"]
             assert "token" not in json.dumps(status)
             gate.go.set()
+
+    asyncio.run(scenario())
+
+
+def test_unreadable_queue_is_reported(world: World) -> None:
+    """While polls fail, heartbeats and the status have the error; once one succeeds, neither has it."""
+
+    class Failing(MemoryQueue):
+        error: QueueError | None = QueueError("Unable to locate credentials")
+
+        def receive(self, **how: Any) -> list[Received]:
+            if self.error is not None:
+                raise self.error
+            return super().receive(**how)
+
+    async def scenario() -> None:
+        queue = world.queue = Failing()
+        async with world.worker(succeed) as agent:
+            beats = world.control_plane.heartbeats
+            await until(lambda: bool(beats) and beats[-1].queue_error == "Unable to locate credentials")
+            status = agent.status()
+            assert "Unable to locate credentials" == status["queue"]["error"]
+            assert "\ncannot receive from its queue: Unable to locate" in cli._as_text(status)
+            queue.error = None
+            await until(lambda: beats[-1].queue_error == "")
+            assert "cannot receive" not in cli._as_text(agent.status())
 
     asyncio.run(scenario())
 
@@ -292,14 +323,15 @@ def test_many_tasks_each_commit_once(world: World) -> None:
         assert [item.states for item in items] == [["success"]] * 50
         claims = sum(what == "claim" for _, what in world.control_plane.requests)
         exchanges = sum(what == "exchange" for _, what in world.control_plane.requests)
+        # Without batches it would be a claim and at least one exchange for each of the 50.
         assert claims + exchanges <= 100
 
     asyncio.run(scenario())
 
 
-def test_foreign_altered_and_duplicate_messages_do_nothing(world: World) -> None:
+def test_invalid_messages_have_no_effect(world: World) -> None:
     """Messages signed by another key, altered, or not work items at all stay on the queue; a duplicate is dropped."""
-    from airbridge.executor.signing import Signer
+    from airbridge.core.signing import Signer
 
     ran = []
 
@@ -311,6 +343,7 @@ def test_foreign_altered_and_duplicate_messages_do_nothing(world: World) -> None
         item = world.submit()
         message = world.control_plane.envelope(item)
         foreign = world.control_plane.envelope(item, Signer.generate())
+        # One character more in the signed payload.
         altered = message.replace('"payload":"', '"payload":"A')
         bad = [foreign, altered, "not json", "{}", "\x00" * 100]
         world.queue.send([Outgoing(str(n), body) for n, body in enumerate([message, *bad])])
@@ -327,8 +360,8 @@ def test_foreign_altered_and_duplicate_messages_do_nothing(world: World) -> None
     asyncio.run(scenario())
 
 
-def test_redelivery_under_a_running_task_has_no_effect(world: World) -> None:
-    """The same message again while its task runs: not started twice, and taken off the queue."""
+def test_redelivery_while_running(world: World) -> None:
+    """A message that is redelivered while its task runs is deleted, and the task is not started twice."""
     gate = Gate()
 
     async def scenario() -> None:
@@ -345,8 +378,8 @@ def test_redelivery_under_a_running_task_has_no_effect(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_code_that_is_not_what_its_digest_says_fails_the_task(world: World) -> None:
-    """A forged snapshot never runs: the attempt fails, and its log says why."""
+def test_forged_code_fails_the_task(world: World) -> None:
+    """A forged snapshot never runs: the attempt fails, and its log gives the reason."""
     ran = []
 
     async def scenario() -> None:

@@ -11,12 +11,12 @@ from tests.integration.edge_worker.conftest import World, until
 from tests.integration.edge_worker.control_plane import Item
 from tests.integration.edge_worker.test_agent import Gate
 
+from airbridge.core.protocol import Grant, Record
 from airbridge.edge_worker.agent import Agent
 from airbridge.edge_worker.clock import SystemClock
-from airbridge.edge_worker.journal_file import JournalFile
-from airbridge.edge_worker.journal_rows import AddGrant, AddRecord, Op
+from airbridge.edge_worker.journal.file import JournalFile
+from airbridge.edge_worker.journal.rows import AddGrant, AddRecord, Op
 from airbridge.edge_worker.testing import FakeSupervisor
-from airbridge.executor.protocol import Grant, Record
 
 
 def write_backlog(world: World, tasks: int, records: int) -> list[Item]:
@@ -54,12 +54,8 @@ def write_backlog(world: World, tasks: int, records: int) -> list[Item]:
     return items
 
 
-def test_twenty_five_thousand_records_do_not_hold_up_new_work(world: World) -> None:
-    """However slow the gateway is with the backlog, a new task is claimed, runs and is committed meanwhile.
-
-    The gateway here answers nothing of the backlog before it has committed the new task: a backlog that new work waited
-    for, or shared a request with, would end in neither ever being reported.
-    """
+def test_backlog_does_not_delay_new_work(world: World) -> None:
+    """With 25,000 records of backlog and a slow gateway a new task is claimed, runs and is committed meanwhile."""
 
     async def scenario() -> None:
         control_plane = world.control_plane
@@ -109,8 +105,8 @@ class WrongClock(SystemClock):
         return super().now() + self._off
 
 
-def test_a_wrong_clock_changes_nothing_and_is_reported(world: World) -> None:
-    """Ten minutes fast or slow: no needless renewal, no lost lease; the skew is in the status."""
+def test_wrong_clock_is_harmless(world: World) -> None:
+    """With a clock ten minutes off there is no needless renewal and no lost lease; the skew is in the status."""
     for off in (timedelta(minutes=10), timedelta(minutes=-10)):
 
         async def scenario(off: timedelta = off) -> None:
@@ -125,7 +121,9 @@ def test_a_wrong_clock_changes_nothing_and_is_reported(world: World) -> None:
             await asyncio.sleep(0.5)
             assert abs(agent.status()["clock_skew_seconds"] - off.total_seconds()) < 5
             gate.go.set()
-            await until(lambda: item.state == "settled" and "clock.skewed" in world.control_plane.told)
+            await until(
+                lambda: item.state == "settled" and "clock.skewed" in world.control_plane.reported_events
+            )
             agent.drain()
             await asyncio.wait_for(running, 30)
             assert world.control_plane.renewals == 0

@@ -12,23 +12,23 @@ from typing import Any
 import pytest
 from tests.integration.edge_worker import control_plane
 from tests.integration.edge_worker.conftest import World, until
-from tests.integration.edge_worker.cut import Weather
+from tests.integration.edge_worker.cut import LinkState
 from tests.integration.edge_worker.test_agent import Gate, succeed
 
+from airbridge.core.protocol import DisconnectPolicy, RefusalReason
 from airbridge.edge_worker.agent import ExitCode
-from airbridge.edge_worker.frames import Reply
+from airbridge.edge_worker.proxy.protocol import Reply
 from airbridge.edge_worker.testing import FakeSupervisor
-from airbridge.executor.protocol import DisconnectPolicy, RefusalReason
 
 # httpcore does not close a connection whose TLS handshake is cancelled, as a worker that ends may have to do.
 pytestmark = pytest.mark.filterwarnings("ignore:.*:pytest.PytestUnraisableExceptionWarning")
 
-CUTS = [Weather.REFUSE, Weather.BLACK_HOLE, Weather.ONE_WAY]
+CUTS = [LinkState.REFUSE, LinkState.BLACK_HOLE, LinkState.ONE_WAY]
 
 
-@pytest.mark.parametrize("weather", CUTS)
-def test_a_cut_in_the_middle_of_a_run_loses_nothing(world: World, weather: Weather) -> None:
-    """A task that ends while the link is cut sees no error; its XComs and its state arrive when it is back, once."""
+@pytest.mark.parametrize("link_state", CUTS)
+def test_cut_during_run_loses_nothing(world: World, link_state: LinkState) -> None:
+    """A task that ends while the link is cut sees no error; its XComs and its state arrive after the cut, once."""
     gate = Gate()
     replies: list[Reply] = []
 
@@ -47,13 +47,14 @@ def test_a_cut_in_the_middle_of_a_run_loses_nothing(world: World, weather: Weath
         item = world.submit()
         async with world.worker(task_in_the_cut) as agent:
             await until(lambda: gate.entered == 1)
-            world.cut.set(weather)
+            world.cut.set(link_state)
             await asyncio.sleep(0.3)
             gate.go.set()
             await until(lambda: len(replies) == 2)
             await asyncio.sleep(1.0)
-            assert item.state == "claimed" or weather is Weather.ONE_WAY
-            world.cut.set(Weather.FAIR)
+            # One way, the report arrives and only its answer is lost.
+            assert item.state == "claimed" or link_state is LinkState.ONE_WAY
+            world.cut.set(LinkState.UP)
             await until(lambda: item.state == "settled" and not agent.status()["tasks"])
         assert [reply.status for reply in replies] == [201, 204]
         assert item.states == ["success"]
@@ -63,8 +64,8 @@ def test_a_cut_in_the_middle_of_a_run_loses_nothing(world: World, weather: Weath
     asyncio.run(scenario())
 
 
-def test_two_hundred_results_made_in_a_cut_arrive_in_order_and_once(world: World) -> None:
-    """Everything that ended during a long cut is reported when it is over."""
+def test_results_of_cut_arrive_once(world: World) -> None:
+    """Two hundred results of a long cut are reported after it, in order and once each."""
     seen = threading.Semaphore(0)
 
     def work(task: FakeSupervisor) -> None:
@@ -82,11 +83,12 @@ def test_two_hundred_results_made_in_a_cut_arrive_in_order_and_once(world: World
         async with world.worker(work, slots=200) as agent:
             await until(lambda: len(agent.status()["tasks"]) == 200, 30)
             await until(lambda: agent.status()["slots"]["used"] == 200, 30)
-            world.cut.set(Weather.REFUSE)
+            world.cut.set(LinkState.REFUSE)
             go.set()
             await until(lambda: agent.status()["slots"]["used"] == 0, 30)
+            # Three XComs and a final state of each of the 200 tasks.
             assert agent.status()["journal"]["pending"] >= 800
-            world.cut.set(Weather.FAIR)
+            world.cut.set(LinkState.UP)
             await until(lambda: all(item.state == "settled" for item in items), 30)
         for item in items:
             assert item.states == ["success"]
@@ -96,8 +98,8 @@ def test_two_hundred_results_made_in_a_cut_arrive_in_order_and_once(world: World
 
 
 @pytest.mark.parametrize("what", ["claim", "exchange", "heartbeat"])
-def test_a_lost_answer_is_asked_for_again(world: World, what: str) -> None:
-    """A request that was applied and whose answer was lost has its effect once."""
+def test_lost_response_is_requested_again(world: World, what: str) -> None:
+    """A request that was applied and whose response was lost has its effect once."""
 
     async def scenario() -> None:
         world.control_plane.fault = control_plane.lose_answers(what)
@@ -112,7 +114,7 @@ def test_a_lost_answer_is_asked_for_again(world: World, what: str) -> None:
     asyncio.run(scenario())
 
 
-def test_work_already_pulled_starts_during_a_cut(world: World) -> None:
+def test_claimed_work_starts_in_cut(world: World) -> None:
     """A claimed task that waits for a slot starts when there is one, link or no link."""
     gate = Gate()
     started = []
@@ -125,10 +127,10 @@ def test_work_already_pulled_starts_during_a_cut(world: World) -> None:
         items = [world.submit(), world.submit()]
         async with world.worker(work, slots=1, prefetch=1) as agent:
             await until(lambda: len(agent.status()["tasks"]) == 2 and gate.running == 1)
-            world.cut.set(Weather.REFUSE)
+            world.cut.set(LinkState.REFUSE)
             gate.go.set()
             await until(lambda: len(started) == 2)
-            world.cut.set(Weather.FAIR)
+            world.cut.set(LinkState.UP)
             await until(lambda: all(item.states == ["success"] for item in items))
 
     asyncio.run(scenario())
@@ -146,12 +148,8 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_a_gateway_out_of_its_mind_loses_nothing(world: World, kind: str) -> None:
-    """503s, and answers that are not the protocol's, are waited out: each write is committed once, in order.
-
-    Requests are applied though they are answered with nonsense: what is sent again must not count twice. A task that
-    waits for an answer is let go after `cut_off_after`, as in a cut.
-    """
+def test_malformed_responses_lose_nothing(world: World, kind: str) -> None:
+    """Malformed responses and 503s are retried: each write is committed once, in order."""
     gate = Gate()
     replies: list[Reply] = []
 
@@ -169,6 +167,7 @@ def test_a_gateway_out_of_its_mind_loses_nothing(world: World, kind: str) -> Non
             await until(lambda: gate.entered == 1)
             world.control_plane.fault = FAULTS[kind]()
             gate.go.set()
+            # A swapped answer matches no record: the task's calls wait until the fault is over.
             await until(lambda: len(replies) == 3 or kind == "swapped")
             await asyncio.sleep(0.5)
             world.control_plane.fault = None
@@ -180,8 +179,8 @@ def test_a_gateway_out_of_its_mind_loses_nothing(world: World, kind: str) -> Non
     asyncio.run(scenario())
 
 
-def test_retry_after_is_obeyed(world: World) -> None:
-    """A gateway that asks for two seconds of patience gets them."""
+def test_retry_after_is_respected(world: World) -> None:
+    """The Retry-After of a busy gateway is respected."""
 
     async def scenario() -> None:
         async with world.worker(succeed):
@@ -190,14 +189,15 @@ def test_retry_after_is_obeyed(world: World) -> None:
             count = len(world.control_plane.requests)
             await until(lambda: len(world.control_plane.requests) > count)
             await asyncio.sleep(1.2)
+            # The answer with Retry-After, and nothing in the 1.2 s after it.
             assert len(world.control_plane.requests) == count + 1
             world.control_plane.fault = None
 
     asyncio.run(scenario())
 
 
-def test_a_refusal_reaches_the_task_while_connected(world: World) -> None:
-    """A DAG run that exists already: Airflow's 409 is the task's to see."""
+def test_refusal_reaches_connected_task(world: World) -> None:
+    """Airflow's 409 for a DAG run that exists already reaches the task."""
     replies: list[Reply] = []
 
     def work(task: FakeSupervisor) -> None:
@@ -220,8 +220,8 @@ def test_a_refusal_reaches_the_task_while_connected(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_every_kind_of_write_is_on_the_disk_before_it_is_acknowledged(world: World) -> None:
-    """In a cut, each write is answered as Airflow would, and the journal's file holds it by then; all arrive in order."""
+def test_writes_are_durable_before_acknowledged(world: World) -> None:
+    """In a cut each write is in the journal's file before it is answered as Airflow would; all arrive in order."""
     gate = Gate()
     seen: list[tuple[int, int]] = []
 
@@ -241,10 +241,10 @@ def test_every_kind_of_write_is_on_the_disk_before_it_is_acknowledged(world: Wor
         item = world.submit()
         async with world.worker(work):
             await until(lambda: gate.entered == 1)
-            world.cut.set(Weather.REFUSE)
+            world.cut.set(LinkState.REFUSE)
             gate.go.set()
             await until(lambda: len(seen) == 9)
-            world.cut.set(Weather.FAIR)
+            world.cut.set(LinkState.UP)
             await until(lambda: item.state == "settled")
         accepted = [201, 201, 200, 201, 204, 204, 204, 204, 204]
         assert seen == [(status, number) for number, status in enumerate(accepted, 1)]
@@ -286,8 +286,8 @@ def writes_of(task: FakeSupervisor) -> list[tuple[str, str, Any]]:
     ],
     ids=lambda state: state["state"],
 )
-def test_every_way_to_end_survives_a_cut(world: World, state: dict[str, str]) -> None:
-    """Deferral, reschedule, retry, skip and failure are accepted in a cut, and committed as they were said."""
+def test_every_final_state_survives_cut(world: World, state: dict[str, str]) -> None:
+    """Deferral, reschedule, retry, skip and failure are accepted in a cut, and committed as reported."""
     gate = Gate()
     replies: list[Reply] = []
 
@@ -301,10 +301,10 @@ def test_every_way_to_end_survives_a_cut(world: World, state: dict[str, str]) ->
         item = world.submit()
         async with world.worker(work):
             await until(lambda: gate.entered == 1)
-            world.cut.set(Weather.REFUSE)
+            world.cut.set(LinkState.REFUSE)
             gate.go.set()
             await until(lambda: replies)
-            world.cut.set(Weather.FAIR)
+            world.cut.set(LinkState.UP)
             await until(lambda: item.state == "settled")
         assert [reply.status for reply in replies] == [204]
         assert [json.loads(record.body or "") for record in item.applied] == [state]
@@ -312,9 +312,9 @@ def test_every_way_to_end_survives_a_cut(world: World, state: dict[str, str]) ->
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("weather", CUTS)
-def test_cut_off_such_a_write_is_accepted_and_sent_later(world: World, weather: Weather) -> None:
-    """Beyond a small grace the worker vouches for the write; it reaches Airflow in its place in the order."""
+@pytest.mark.parametrize("link_state", CUTS)
+def test_passed_write_accepted_in_cut(world: World, link_state: LinkState) -> None:
+    """After the grace period of a cut the worker accepts the write itself; it reaches Airflow in order."""
     gate = Gate()
     replies: list[Reply] = []
 
@@ -330,22 +330,22 @@ def test_cut_off_such_a_write_is_accepted_and_sent_later(world: World, weather: 
         item = world.submit()
         async with world.worker(work):
             await until(lambda: gate.entered == 1)
-            world.cut.set(weather)
+            world.cut.set(link_state)
             gate.go.set()
             await until(lambda: len(replies) == 3)
-            world.cut.set(Weather.FAIR)
+            world.cut.set(LinkState.UP)
             await until(lambda: item.state == "settled")
         assert [reply.status for reply in replies] == [201, 200, 204]
         assert json.loads(replies[1].body or "")["value"] == "blue"
         assert world.control_plane.variables == {"colour": "blue"}
-        assert "write.accepted_locally" in world.control_plane.told
+        assert "write.accepted_locally" in world.control_plane.reported_events
         assert [record.path.split("/")[-1] for record in item.applied] == ["colour", "state"]
 
     asyncio.run(scenario())
 
 
-def test_an_accepted_write_that_is_refused_later_is_told_in_the_log(world: World) -> None:
-    """The task went on, believing; its log says what the control plane made of the write."""
+def test_late_refusal_is_logged(world: World) -> None:
+    """A write that was accepted in a cut and refused later is named in the task's log."""
     gate = Gate()
 
     def work(task: FakeSupervisor) -> None:
@@ -369,7 +369,7 @@ def test_an_accepted_write_that_is_refused_later_is_told_in_the_log(world: World
 
 
 def test_a_read_waits_for_the_network(world: World) -> None:
-    """A variable that nobody read before cannot come from the cache: the task waits, and then has it."""
+    """A variable that was never read before cannot come from the cache: the task waits, and then has it."""
     gate = Gate()
     replies: list[Reply] = []
 
@@ -385,19 +385,19 @@ def test_a_read_waits_for_the_network(world: World) -> None:
         item = world.submit()
         async with world.worker(work):
             await until(lambda: gate.entered == 1)
-            world.cut.set(Weather.REFUSE)
+            world.cut.set(LinkState.REFUSE)
             gate.go.set()
             await asyncio.sleep(1.0)
             assert replies == []
-            world.cut.set(Weather.FAIR)
+            world.cut.set(LinkState.UP)
             await until(lambda: item.state == "settled")
         assert json.loads(replies[0].body or "")["value"] == "away"
 
     asyncio.run(scenario())
 
 
-def test_a_read_seen_before_is_served_from_the_cache_in_a_cut(world: World) -> None:
-    """Connected, a variable is read afresh each time; cut off, the value read last serves."""
+def test_cached_read_is_served_in_cut(world: World) -> None:
+    """Connected, a variable is read afresh each time; in a cut the value read last is served."""
     gate = Gate()
     values: list[str] = []
 
@@ -419,17 +419,17 @@ def test_a_read_seen_before_is_served_from_the_cache_in_a_cut(world: World) -> N
         item = world.submit()
         async with world.worker(work):
             await until(lambda: gate.entered == 1)
-            world.cut.set(Weather.REFUSE)
+            world.cut.set(LinkState.REFUSE)
             gate.go.set()
             await until(lambda: len(values) == 3)
-            world.cut.set(Weather.FAIR)
+            world.cut.set(LinkState.UP)
             await until(lambda: item.state == "settled")
         assert values == ["one", "two", "two"]
 
     asyncio.run(scenario())
 
 
-def test_a_read_comes_behind_the_tasks_own_writes(world: World) -> None:
+def test_read_follows_own_writes(world: World) -> None:
     """A task that reads what it has just written finds it, though the write was only journalled when it went on."""
     values = []
 
@@ -448,19 +448,19 @@ def test_a_read_comes_behind_the_tasks_own_writes(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_a_late_result_is_refused_and_the_worker_lives_on(world: World) -> None:
-    """The control plane gave the attempt up during the cut: its result is refused with a reason, others are not."""
+def test_late_result_is_refused(world: World) -> None:
+    """The result of an attempt that was given up during the cut is refused with a reason; others are not."""
     gate = Gate()
 
     async def scenario() -> None:
         lost, kept = world.submit(), world.submit()
         async with world.worker(gate) as agent:
             await until(lambda: gate.running == 2)
-            world.cut.set(Weather.REFUSE)
+            world.cut.set(LinkState.REFUSE)
             gate.go.set()
             await until(lambda: gate.running == 0)
             world.control_plane.lose(lost)
-            world.cut.set(Weather.FAIR)
+            world.cut.set(LinkState.UP)
             await until(lambda: kept.state == "settled" and not agent.status()["tasks"])
         assert lost.states == []
         assert kept.states == ["success"]
@@ -469,8 +469,8 @@ def test_a_late_result_is_refused_and_the_worker_lives_on(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_stop_after_stops_work_that_must_never_run_twice(world: World) -> None:
-    """Out of contact for `stop_after`, the worker stops the task itself, and reports it failed without a retry."""
+def test_stop_after_stops_task(world: World) -> None:
+    """Out of contact for `stop_after` the worker stops the task itself, and reports it failed without a retry."""
     gate = Gate()
     policy = DisconnectPolicy(lost_after=600, stop_after=1.0, replace=False)
 
@@ -479,9 +479,9 @@ def test_stop_after_stops_work_that_must_never_run_twice(world: World) -> None:
         other = world.submit()
         async with world.worker(gate):
             await until(lambda: gate.running == 2)
-            world.cut.set(Weather.BLACK_HOLE)
+            world.cut.set(LinkState.BLACK_HOLE)
             await until(lambda: gate.running == 1, 5)
-            world.cut.set(Weather.FAIR)
+            world.cut.set(LinkState.UP)
             await until(lambda: item.state == "settled")
             gate.go.set()
             await until(lambda: other.state == "settled")
@@ -493,21 +493,21 @@ def test_stop_after_stops_work_that_must_never_run_twice(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_a_drain_during_a_cut_leaves_results_for_the_next_start(world: World) -> None:
-    """A drained worker that cannot report exits with 75; the next one reports what it left."""
+def test_drain_in_cut_keeps_results(world: World) -> None:
+    """A drained worker that cannot report exits with 75; the next start reports what is left."""
 
     async def scenario() -> None:
         gate = Gate()
         item = world.submit()
         async with world.worker(gate, drain_flush_seconds=0.3) as agent:
             await until(lambda: gate.running == 1)
-            world.cut.set(Weather.REFUSE)
+            world.cut.set(LinkState.REFUSE)
             gate.go.set()
             await until(lambda: gate.running == 0)
             agent.drain()
         assert world.exit_code is ExitCode.NOT_FLUSHED
         assert item.states == []
-        world.cut.set(Weather.FAIR)
+        world.cut.set(LinkState.UP)
         async with world.worker(gate):
             await until(lambda: item.state == "settled")
         assert item.states == ["success"]

@@ -11,24 +11,24 @@ from pathlib import Path
 
 import pytest
 from tests.integration.edge_worker.conftest import World, until
-from tests.integration.edge_worker.cut import Weather
+from tests.integration.edge_worker.cut import LinkState
 from tests.integration.edge_worker.test_agent import Gate, succeed
 
+from airbridge.core.aws.queue import Outgoing
 from airbridge.edge_worker.agent import ExitCode
 from airbridge.edge_worker.testing import FakeSupervisor
-from airbridge.executor.queue import Outgoing
 
 
 @pytest.mark.parametrize("damage", ["truncate", "delete"])
-def test_a_journal_damaged_under_a_running_worker_loses_no_result(world: World, damage: str) -> None:
-    """The journal is cut or removed while results wait in it: it is rebuilt from memory and they are reported."""
+def test_damage_while_running_loses_no_result(world: World, damage: str) -> None:
+    """A journal that is cut or removed while results wait in it is rebuilt from memory, and they are reported."""
     gate = Gate()
 
     async def scenario() -> None:
         items = [world.submit() for _ in range(3)]
         async with world.worker(gate) as agent:
             await until(lambda: gate.running == 3)
-            world.cut.set(Weather.REFUSE)
+            world.cut.set(LinkState.REFUSE)
             journal = agent._settings.journal_file
             if damage == "delete":
                 journal.unlink()
@@ -37,23 +37,23 @@ def test_a_journal_damaged_under_a_running_worker_loses_no_result(world: World, 
             gate.go.set()
             await until(lambda: gate.running == 0)
             await until(lambda: agent.status()["journal"]["damages"])
-            world.cut.set(Weather.FAIR)
+            world.cut.set(LinkState.UP)
             await until(lambda: all(item.states == ["success"] for item in items))
-            await until(lambda: "journal.damaged" in world.control_plane.told)
+            await until(lambda: "journal.damaged" in world.control_plane.reported_events)
         assert [*journal.parent.glob("*.corrupt-*")] or damage == "delete"
 
     asyncio.run(scenario())
 
 
-def test_a_journal_damaged_between_two_runs_is_set_aside(world: World) -> None:
-    """A worker that finds a truncated journal reports it and works on; whole results in it still arrive."""
+def test_journal_damaged_between_runs(world: World) -> None:
+    """A worker that finds a truncated journal reports it and goes on; whole results in it still arrive."""
     gate = Gate()
 
     async def scenario() -> None:
         item = world.submit()
         async with world.worker(gate, drain_flush_seconds=0.2):
             await until(lambda: gate.running == 1)
-            world.cut.set(Weather.REFUSE)
+            world.cut.set(LinkState.REFUSE)
             gate.go.set()
             await until(lambda: gate.running == 0)
             await asyncio.sleep(0.2)
@@ -62,8 +62,9 @@ def test_a_journal_damaged_between_two_runs_is_set_aside(world: World) -> None:
         with journal.open("r+b") as file:  # the page after the last table's: an unused one
             file.seek(0, os.SEEK_END)
             file.write(b"\xff" * 100)
+        # The mark is the number of the last commit: ahead of the file's own, it reveals that commits are missing.
         (journal.parent / "journal.sqlite.mark").write_text(f"{10**6:020d}")
-        world.cut.set(Weather.FAIR)
+        world.cut.set(LinkState.UP)
         async with world.worker(gate) as agent:
             assert agent.status()["journal"]["damages"]
             await until(lambda: item.state == "settled")
@@ -75,8 +76,8 @@ def test_a_journal_damaged_between_two_runs_is_set_aside(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_s3_away_for_the_whole_run_costs_only_the_view_of_the_log(world: World) -> None:
-    """Results are committed without the log bucket; the log stays on the disk and is whole once the bucket is back."""
+def test_s3_outage_delays_only_logs(world: World) -> None:
+    """Results are committed without the log bucket; the log stays on the disk and is whole once the bucket is reachable."""
 
     async def scenario() -> None:
         item = world.submit()
@@ -94,8 +95,8 @@ def test_s3_away_for_the_whole_run_costs_only_the_view_of_the_log(world: World) 
     asyncio.run(scenario())
 
 
-def test_a_running_tasks_log_can_be_followed(world: World) -> None:
-    """Chunks hold only what is new; at the end the whole log replaces them."""
+def test_running_log_can_be_followed(world: World) -> None:
+    """Chunks hold only new lines; at the end the whole log replaces them."""
     gate = Gate()
 
     def work(task: FakeSupervisor) -> None:
@@ -119,11 +120,12 @@ def test_a_running_tasks_log_can_be_followed(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_a_nearly_full_disk_stops_new_claims(world: World) -> None:
+def test_nearly_full_disk_stops_claims(world: World) -> None:
     """Below the least free space nothing is claimed; the message stays for others."""
 
     async def scenario() -> None:
         item = world.submit()
+        # More than any disk has.
         async with world.worker(succeed, min_free_mib=10**9):
             await until(lambda: len(world.control_plane.heartbeats) > 5)
         assert item.state == "sent"
@@ -168,14 +170,15 @@ def test_a_full_disk_loses_no_result(world: World, small_disk: Path) -> None:
         items = [world.submit() for _ in range(4)]
         async with world.worker(work, state_dir=small_disk / "state") as agent:
             await until(lambda: gate.entered == 4)
-            world.cut.set(Weather.REFUSE)
+            world.cut.set(LinkState.REFUSE)
             filler = small_disk / "filler"
             free = shutil.disk_usage(small_disk).free
+            # Leaves 64 KiB, less than the results need.
             filler.write_bytes(b"\0" * max(0, free - 65536))
             gate.go.set()
             await until(lambda: agent.status()["journal"]["full"])
             await until(lambda: not (small_disk / "state/reserve").exists())
-            world.cut.set(Weather.FAIR)
+            world.cut.set(LinkState.UP)
             await asyncio.sleep(0.5)
             filler.unlink()
             await until(lambda: all(item.states == ["success"] for item in items), 30)
@@ -184,8 +187,8 @@ def test_a_full_disk_loses_no_result(world: World, small_disk: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_s3_away_for_the_whole_run_holds_up_only_code_that_is_not_here(world: World) -> None:
-    """A task whose code is cached runs and is committed; one with new code waits, and runs when the bucket is back."""
+def test_s3_outage_delays_uncached_code(world: World) -> None:
+    """A task whose code is cached runs and is committed; one with new code waits until the bucket is reachable."""
 
     async def scenario() -> None:
         first = world.submit()

@@ -1,4 +1,4 @@
-"""What happens at the edge is told to the control plane: in order, once, with the time at which it happened."""
+"""Events of the edge reach the control plane in order, once, with the time at which they happened."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 import pytest
 import structlog
 from tests.integration.edge_worker.conftest import World, until
-from tests.integration.edge_worker.cut import Weather
+from tests.integration.edge_worker.cut import LinkState
 from tests.integration.edge_worker.test_agent import succeed
 
+from airbridge.core.aws.queue import Outgoing
+from airbridge.core.protocol import BundleRef, EdgeEvent
 from airbridge.edge_worker.testing import FakeSupervisor
-from airbridge.executor.protocol import BundleRef, EdgeEvent
-from airbridge.executor.queue import Outgoing
 
 # As in test_cuts: a worker that ends in the middle of a TLS handshake.
 pytestmark = pytest.mark.filterwarnings("ignore:.*:pytest.PytestUnraisableExceptionWarning")
@@ -23,7 +23,7 @@ def about(world: World, item_id: object) -> list[EdgeEvent]:
     return [event for event in world.control_plane.events.values() if event.item_id == item_id]
 
 
-def test_a_task_tells_its_way(world: World) -> None:
+def test_events_of_one_task(world: World) -> None:
     """Received, claimed, code fetched, forked, ended, reported: each once, in order, under the grant's epoch."""
 
     async def scenario() -> None:
@@ -51,13 +51,13 @@ def test_a_task_tells_its_way(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_what_happened_during_a_cut_is_told_after_it(world: World) -> None:
+def test_events_of_cut_are_reported_later(world: World) -> None:
     """Events of a cut keep their own times, survive the worker's restart, and the cut itself is one of them."""
     cut_at: list[datetime] = []
     restored_at: list[datetime] = []
 
     def into_the_cut(task: FakeSupervisor) -> None:
-        world.cut.set(Weather.REFUSE)
+        world.cut.set(LinkState.REFUSE)
         cut_at.append(datetime.now(UTC))
         succeed(task)
 
@@ -68,7 +68,7 @@ def test_what_happened_during_a_cut_is_told_after_it(world: World) -> None:
             await asyncio.sleep(1.2)
         assert "task.ended" not in [event.event for event in about(world, item.item_id)]
         restored_at.append(datetime.now(UTC))
-        world.cut.set(Weather.FAIR)
+        world.cut.set(LinkState.UP)
         async with world.worker(succeed):
             await until(lambda: item.state == "settled")
         told = {event.event: event for event in about(world, item.item_id)}
@@ -80,8 +80,8 @@ def test_what_happened_during_a_cut_is_told_after_it(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_a_message_that_is_not_ours_is_told_with_the_item_it_claims(world: World) -> None:
-    """A tampered message is named by the item that it claims to be, with the reason that it was rejected for."""
+def test_rejected_message_names_claimed_item(world: World) -> None:
+    """The event of a tampered message names the item that it claims to be, and the reason of the rejection."""
 
     async def scenario() -> None:
         item, envelope = world.control_plane.place(world.publish())
@@ -95,7 +95,7 @@ def test_a_message_that_is_not_ours_is_told_with_the_item_it_claims(world: World
     asyncio.run(scenario())
 
 
-def test_missing_code_is_told(world: World) -> None:
+def test_missing_code_is_an_event(world: World) -> None:
     """Each failed fetch of the DAG code is an event of the task that waits for it, and so is its failure."""
 
     async def scenario() -> None:
@@ -110,8 +110,8 @@ def test_missing_code_is_told(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_log_lines_say_whose_they_are(world: World) -> None:
-    """Worker and region stand on every line of the agent, task instance and trace on those about a task."""
+def test_log_lines_carry_ids(world: World) -> None:
+    """Worker and region are on every log line of the agent, task instance and trace on those about a task."""
     lines: list[dict[str, object]] = []
 
     def keep(_logger: object, _name: str, event: structlog.typing.EventDict) -> str:
@@ -124,7 +124,7 @@ def test_log_lines_say_whose_they_are(world: World) -> None:
             await until(lambda: item.state == "settled")
         ended = next(line for line in lines if line["event"] == "task.ended")
         foreign = [line["event"] for line in lines if line.get("worker") != "worker-1"]
-        assert set(foreign) <= {"agent.stopping"}  # said by whoever stops it
+        assert set(foreign) <= {"agent.stopping"}  # logged by the thread that stops it
         assert ("eu-west-1", 1) == (ended["region"], ended["epoch"])
         assert ended["ti_id"]
         assert "trace_id" in ended

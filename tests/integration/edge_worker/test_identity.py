@@ -1,4 +1,4 @@
-"""Who the worker is: enrolment, renewal, revocation, over real TLS."""
+"""Identity of the worker: enrolment, renewal, revocation, over real TLS."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from tests.integration.edge_worker.conftest import World, until
 from tests.integration.edge_worker.control_plane import ControlPlane, Fault
-from tests.integration.edge_worker.cut import Weather
+from tests.integration.edge_worker.cut import LinkState
 from tests.integration.edge_worker.test_agent import Gate, succeed
 
+from airbridge.core.protocol import Problem, RefusalReason
 from airbridge.edge_worker.agent import Agent, ExitCode
-from airbridge.executor.protocol import Problem, RefusalReason
 
 
 def test_a_bad_token_ends_the_worker(world: World) -> None:
@@ -29,7 +29,7 @@ def test_a_bad_token_ends_the_worker(world: World) -> None:
     assert world.control_plane.enrolments == 1
 
 
-def test_the_certificate_is_renewed_at_half_its_life(world: World) -> None:
+def test_certificate_is_renewed_at_half_life(world: World) -> None:
     """Certificates are replaced well before they lapse, and work goes on over it."""
     gate = Gate()
 
@@ -48,7 +48,7 @@ def test_the_certificate_is_renewed_at_half_its_life(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_a_lapsed_certificate_leads_to_a_new_enrolment(world: World) -> None:
+def test_lapsed_certificate_leads_to_enrolment(world: World) -> None:
     """A worker whose certificate ran out joins again by its join method, and reports what it did meanwhile."""
     gate = Gate()
 
@@ -57,12 +57,12 @@ def test_a_lapsed_certificate_leads_to_a_new_enrolment(world: World) -> None:
         item = world.submit()
         async with world.worker(gate):
             await until(lambda: gate.running == 1)
-            world.cut.set(Weather.REFUSE)
+            world.cut.set(LinkState.REFUSE)
             await asyncio.sleep(2.5)
             gate.go.set()
             world.control_plane.certificate_seconds = 3600.0
             enrolments = world.control_plane.enrolments
-            world.cut.set(Weather.FAIR)
+            world.cut.set(LinkState.UP)
             await until(lambda: item.state == "settled")
             await until(lambda: world.control_plane.enrolments > enrolments)
         assert item.states == ["success"]
@@ -70,8 +70,8 @@ def test_a_lapsed_certificate_leads_to_a_new_enrolment(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_an_enrolment_whose_answer_was_lost_does_not_end_the_worker(world: World) -> None:
-    """Enrolling anew ends the certificate before. Refused under that one, the worker enrols again; its task runs on."""
+def test_lost_enrolment_response_is_survived(world: World) -> None:
+    """Enrolling anew revokes the certificate before. Refused under that one, the worker enrols again; its task runs on."""
     gate = Gate()
     enrolments = 0
 
@@ -118,7 +118,7 @@ def test_a_revoked_worker_ends(world: World) -> None:
     asyncio.run(scenario())
 
 
-def test_a_gateway_of_another_ca_is_not_spoken_to(world: World) -> None:
+def test_gateway_of_another_ca(world: World) -> None:
     """The CA is pinned: a server with a certificate of another one gets no request."""
 
     async def scenario() -> None:

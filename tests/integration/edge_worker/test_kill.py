@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tests.integration.edge_worker.conftest import World
 from tests.integration.edge_worker.control_plane import Item
-from tests.integration.edge_worker.cut import Weather
+from tests.integration.edge_worker.cut import LinkState
 
 ROOT = Path(__file__).parents[3]
 
@@ -98,7 +98,7 @@ def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def test_killed_in_the_middle_of_a_task(process: Process) -> None:
+def test_killed_during_a_task(process: Process) -> None:
     """After a restart the interrupted task is reported failed at once, for retry, and does not run again."""
     item = process.submit("sleep", should_retry=True)
     process.start()
@@ -117,11 +117,11 @@ def test_killed_with_results_to_report(process: Process) -> None:
     item = process.submit("sleep")
     process.start()
     until(lambda: process.starts("sleep") == 1)
-    process.world.cut.set(Weather.REFUSE)
+    process.world.cut.set(LinkState.REFUSE)
     (process.marks / "sleep.go").touch()
     until((process.marks / "sleep.done").exists)
     process.kill()
-    process.world.cut.set(Weather.FAIR)
+    process.world.cut.set(LinkState.UP)
     process.start()
     until(lambda: item.state == "settled")
     assert item.states == ["success"]
@@ -144,7 +144,7 @@ def test_killed_after_the_result_was_committed(process: Process) -> None:
     assert process.starts("linger") == 1
 
 
-def test_killed_with_a_task_claimed_and_not_started(process: Process) -> None:
+def test_killed_with_unstarted_task(process: Process) -> None:
     """A claimed task that waited for a slot starts after the restart."""
     process.overrides = {"slots": 1, "prefetch": 1}
     first, second = process.submit("sleep-1"), process.submit("sleep-2")
@@ -157,6 +157,7 @@ def test_killed_with_a_task_claimed_and_not_started(process: Process) -> None:
         (process.marks / f"{name}.go").touch()
     process.start()
     until(lambda: first.state == second.state == "settled")
+    # The one that ran was interrupted by the kill; which of the two that is, the queue decides.
     assert sorted([*first.states, *second.states]) == ["failed", "success"]
     assert process.stop() == 0
     assert process.starts("sleep-1") == process.starts("sleep-2") == 1
@@ -171,13 +172,13 @@ def test_killed_and_restarted_offline(process: Process) -> None:
     until(lambda: process.starts("sleep-1") + process.starts("sleep-2") == 1)
     time.sleep(0.3)
     process.kill()
-    process.world.cut.set(Weather.REFUSE)
+    process.world.cut.set(LinkState.REFUSE)
     for name in ("sleep-1", "sleep-2"):
         (process.marks / f"{name}.go").touch()
     process.start()
     until(lambda: process.starts("sleep-1") == process.starts("sleep-2") == 1)
     until(lambda: len([*process.marks.glob("*.done")]) == 1)
-    process.world.cut.set(Weather.FAIR)
+    process.world.cut.set(LinkState.UP)
     until(lambda: first.state == second.state == "settled")
     assert sorted([*first.states, *second.states]) == ["failed", "success"]
 
@@ -185,6 +186,7 @@ def test_killed_and_restarted_offline(process: Process) -> None:
 def test_killed_again_and_again(process: Process) -> None:
     """Kills at random moments: every task ends in one committed state, and none succeeds without having run."""
     items = {f"quick-{n}": process.submit(f"quick-{n}") for n in range(30)}
+    # About the time that the process needs to start and claim: kills come before, during and after the first tasks.
     for pause in (0.9, 1.1, 1.0, 1.3):
         process.start()
         time.sleep(pause)
@@ -197,8 +199,8 @@ def test_killed_again_and_again(process: Process) -> None:
         assert item.states == ["failed"] or (process.starts(task_id) == 1 and item.xcoms == {"made": task_id})
 
 
-def test_the_log_of_an_interrupted_task_is_shipped_and_says_why(process: Process) -> None:
-    """The restarted worker ships the whole log, with a line about the interruption."""
+def test_interrupted_log_is_shipped(process: Process) -> None:
+    """The restarted worker ships the whole log of an interrupted task, with a line about the interruption."""
     item = process.submit("sleep")
     process.start()
     until(lambda: process.starts("sleep") == 1)
@@ -211,14 +213,16 @@ def test_the_log_of_an_interrupted_task_is_shipped_and_says_why(process: Process
     assert "The worker stopped while this task ran" in log.read_text()
 
 
-def test_no_secret_lies_on_the_disk(process: Process) -> None:
-    """Neither private key, certificate nor access token is in any file of the state directory."""
+def test_no_secret_on_the_disk(process: Process) -> None:
+    """No file of the state directory holds the identity's private key, a certificate or a token; the rejoin key, no credential by itself, is its owner's alone."""
     item = process.submit("quick")
     process.start()
     until(lambda: item.state == "settled")
     state = process.world.settings().state_dir
     for path in state.rglob("*"):
-        if path.is_file():
+        if path == process.world.settings().rejoin_key_file:
+            assert path.stat().st_mode & 0o777 == 0o600
+        elif path.is_file():
             content = path.read_bytes()
             assert b"PRIVATE KEY" not in content
             assert b"BEGIN CERTIFICATE" not in content

@@ -1,4 +1,4 @@
-"""What a worker exposes is what is defined for it, and counts what happens."""
+"""Metrics of a worker: those that are defined for it, with the right counts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.integration.edge_worker.conftest import World, until
 from tests.integration.edge_worker.test_agent import succeed
 
-from airbridge.executor import metrics
-from airbridge.executor.metrics import Kind, Source
+from airbridge.core import metrics
+from airbridge.core.metrics import Kind, Source
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:pytest.PytestUnraisableExceptionWarning")
 
 
-def test_a_worker_exposes_what_is_defined_for_it(world: World) -> None:
-    """Exactly the defined metrics, with their kinds; a task that ran has been counted."""
+def test_worker_exposes_defined_metrics(world: World) -> None:
+    """Exactly the defined metrics are exposed, with their kinds; a task that ran has been counted."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -32,6 +32,7 @@ def test_a_worker_exposes_what_is_defined_for_it(world: World) -> None:
         item = world.submit()
         async with world.worker(succeed, metrics_port=port):
             await until(lambda: item.state == "settled")
+            # The item is settled at the gateway before the worker has counted the answer.
             await asyncio.sleep(0.2)
             families = {
                 family.name: family

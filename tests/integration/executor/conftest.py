@@ -11,20 +11,20 @@ from tests.support.airflow_home import Metadata
 from tests.support.scheduler import Hand, Scheduler
 from tests.unit.executor.catalogues import catalogue
 
+from airbridge.core.aws.queue import MemoryQueue
+from airbridge.core.backoff import Backoff
+from airbridge.core.regions import Pool, Region
+from airbridge.core.signing import Signer
 from airbridge.executor import _airflow
-from airbridge.executor.backoff import Backoff
-from airbridge.executor.bell import Bell
-from airbridge.executor.executor import EdgeExecutor, Machinery
-from airbridge.executor.intake import Intake
-from airbridge.executor.keeper import Keeper
-from airbridge.executor.outbox import Outbox
-from airbridge.executor.pace import Pace, Rests
-from airbridge.executor.placement import Placement
-from airbridge.executor.queue import MemoryQueue
-from airbridge.executor.regions import Pool, Region
-from airbridge.executor.scaling import Scaling
+from airbridge.executor.dispatch.outbox import Outbox
+from airbridge.executor.dispatch.scaling import Scaling
+from airbridge.executor.executor import Components, EdgeExecutor
+from airbridge.executor.placement.placement import Placement
+from airbridge.executor.placement.workloads import Workloads
+from airbridge.executor.scheduling.listener import NotificationListener
+from airbridge.executor.scheduling.reconciler import Reconciler
+from airbridge.executor.scheduling.throttle import SleepsUntilNotified, Throttle
 from airbridge.executor.settings import Settings
-from airbridge.executor.signing import Signer
 
 OPTIONS = {
     "regions_file": "/nowhere/regions.toml",
@@ -32,12 +32,12 @@ OPTIONS = {
     "outbox_interval": "0.05",
     "outbox_backoff_base": "0.01",
     "outbox_backoff_limit": "0.1",
-    "keeper_interval": "0.05",
+    "reconcile_interval": "0.05",
 }
 
 
 class Queues(defaultdict[tuple[str, str], MemoryQueue]):
-    """The queue of each pool, made when first asked for."""
+    """The queue of each pool, created on first access."""
 
     def __init__(self) -> None:
         super().__init__(MemoryQueue)
@@ -46,12 +46,12 @@ class Queues(defaultdict[tuple[str, str], MemoryQueue]):
         return self[region.name, pool.name]
 
 
-def still_bell(owner_job_id: int) -> Bell:
-    """A bell that is never rung: nothing listens, and an idle scheduler sleeps as Airflow has it."""
-    return Bell(
+def silent_listener(owner_job_id: int) -> NotificationListener:
+    """A listener that is never notified: nothing listens, and an idle scheduler sleeps as Airflow has it."""
+    return NotificationListener(
         owner_job_id=owner_job_id,
         connect=lambda: None,
-        idle_with=lambda _sleep: lambda: None,
+        replace_sleep=lambda _sleep: lambda: None,
         backoff=Backoff(0.01, 0.1, lambda: 0.5),
     )
 
@@ -64,7 +64,7 @@ class StillExecutor(EdgeExecutor):
 
     def start(self) -> None:
         signer = Signer.generate()
-        bell = still_bell(int(self.job_id or 0))
+        listener = silent_listener(int(self.job_id or 0))
         outbox = Outbox(
             catalogue().regions,
             settings=self.settings,
@@ -73,34 +73,34 @@ class StillExecutor(EdgeExecutor):
             queue_of=self.queues.of,
             random=lambda: 0.5,
         )
-        self._machinery = Machinery(
-            intake=Intake(Placement(catalogue(), self.settings)),
+        self._components = Components(
+            workloads=Workloads(Placement(catalogue(), self.settings)),
             outbox=outbox,
-            keeper=Keeper(
+            reconciler=Reconciler(
                 settings=self.settings,
                 owner_job_id=int(self.job_id or 0),
                 new_session=_airflow.new_session,
                 heartbeat_timeout=300.0,
             ),
             scaling=Scaling({}),
-            bell=bell,
-            pace=Pace(bell, outbox.full, batch=128),
+            listener=listener,
+            throttle=Throttle(listener, outbox.full, batch=128),
         )
 
     @property
-    def keeper(self) -> Keeper:
-        return self._started.keeper
+    def reconciler(self) -> Reconciler:
+        return self._started.reconciler
 
     @property
     def outbox(self) -> Outbox:
         return self._started.outbox
 
     def turn_outbox(self, region: str) -> None:
-        self.outbox._loops[region].turn()
+        self.outbox._regions[region].turn()
 
-    def pace_with(self, bell: Rests) -> None:
-        pace = Pace(bell, self.outbox.full, batch=128)
-        self._machinery = replace(self._started, pace=pace)
+    def throttle_with(self, listener: SleepsUntilNotified) -> None:
+        throttle = Throttle(listener, self.outbox.full, batch=128)
+        self._components = replace(self._started, throttle=throttle)
 
 
 @pytest.fixture
@@ -127,6 +127,7 @@ def new_scheduler(
 
     def start() -> Scheduler:
         executor = StillExecutor(parallelism=100)
+        # Before `start`, which Airflow calls without arguments.
         executor.settings, executor.queues = settings, queues
         scheduler = Scheduler(metadata, executor)
         executor.start()

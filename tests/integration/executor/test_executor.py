@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import timedelta
+from uuid import uuid4
 
+from sqlalchemy import select
 from tests.integration.executor.test_ledger import beat, enrol
 from tests.support.airflow_home import Metadata
 from tests.support.scheduler import VERSION, Hand, Scheduler, flat_dag, start_run, store_dag
 
-from airbridge.executor import near
-from airbridge.executor.ledger.models import Outcome
-from airbridge.executor.pace import SHORT_SECONDS
+from airbridge.core import near
+from airbridge.executor.ledger import clock, items
+from airbridge.executor.ledger.models import Outcome, WorkItemRow
+from airbridge.executor.scheduling.throttle import SHORT_SECONDS
 
 
 def begin(metadata: Metadata, **arguments: object) -> str:
@@ -20,9 +24,7 @@ def begin(metadata: Metadata, **arguments: object) -> str:
     return start_run(metadata, dag)
 
 
-def test_a_task_is_placed_and_its_success_comes_back(
-    metadata: Metadata, scheduler: Scheduler, hand: Hand
-) -> None:
+def test_task_runs_from_queued_to_success(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
     """From queued, by way of the ledger, to success: the scheduler's slots are free again at the end."""
     begin(metadata, executor_config=near("s3://eu-data/x"), priority_weight=7, pool_slots=3)
     scheduler.loop(2)
@@ -49,9 +51,7 @@ def test_a_task_is_placed_and_its_success_comes_back(
     assert hand.rows()[0].acknowledged_at is not None
 
 
-def test_placement_refused_fails_the_task_at_once(
-    metadata: Metadata, scheduler: Scheduler, hand: Hand
-) -> None:
+def test_refused_placement_fails_task(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
     """A task that cannot be placed fails without a retry, and the reason is in the ledger and the audit log."""
     begin(metadata, queue="eu-west-2", retries=3)
     scheduler.loop(3)
@@ -66,7 +66,7 @@ def test_placement_refused_fails_the_task_at_once(
 def test_placement_refused_calls_the_failure_callback(
     metadata: Metadata, scheduler: Scheduler, hand: Hand
 ) -> None:
-    """The dag-processor is asked to run the task's failure callback, as for any failure the worker cannot report."""
+    """The dag-processor is requested to run the task's failure callback, as for any failure that the worker cannot report."""
     begin(metadata, queue="mars", on_failure_callback=lambda context: None)
     scheduler.loop(3)
     [request] = scheduler.executor.callback_sink.sent
@@ -74,20 +74,18 @@ def test_placement_refused_calls_the_failure_callback(
     assert "there is no region 'mars'" in request.msg
 
 
-def test_a_bundle_that_is_not_ours_is_refused(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
-    """DAG code without a digest cannot reach a worker, and the message says what to configure."""
+def test_foreign_bundle_is_refused(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """DAG code without a digest cannot reach a worker, and the message names the bundle class to configure."""
     dag = flat_dag()
     store_dag(metadata, dag, version=None)
     start_run(metadata, dag)
     scheduler.loop(3)
     assert hand.task_states() == {"t0": "failed"}
     assert "DAG bundle 'dags-folder' has no version" in hand.rows()[0].detail
-    assert "airbridge.executor.bundle.AirBridgeBundle" in hand.rows()[0].detail
+    assert "airbridge.executor.bundles.bundle.AirBridgeBundle" in hand.rows()[0].detail
 
 
-def test_a_run_without_a_version_gets_the_bundles_current_one(
-    metadata: Metadata, scheduler: Scheduler, hand: Hand
-) -> None:
+def test_unversioned_run_gets_current_bundle(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
     """A DAG that opts out of versioning runs the code that is current when it is queued."""
     dag = flat_dag()
     dag.disable_bundle_versioning = True
@@ -102,9 +100,9 @@ def test_a_lost_attempt_is_retried(metadata: Metadata, scheduler: Scheduler, han
     begin(metadata, retries=1, retry_delay=timedelta(0))
     scheduler.loop(2)
     hand.claim(hand.rows(), lost_after=-1)
-    assert scheduler.executor.keeper.fence() == 1
+    assert scheduler.executor.reconciler.fence() == 1
     scheduler.loop(1)
-    assert any("worker worker-1 in us-east-1 was not heard of" in extra for _, extra in hand.audit())
+    assert any("worker worker-1 in us-east-1 sent no heartbeat" in extra for _, extra in hand.audit())
     scheduler.loop(3)
     old, new = hand.rows()
     assert (old.outcome, old.try_number) == (Outcome.LOST, 1)
@@ -113,60 +111,56 @@ def test_a_lost_attempt_is_retried(metadata: Metadata, scheduler: Scheduler, han
     assert old.acknowledged_at is not None
 
 
-def test_a_lost_attempt_that_must_not_be_replaced_fails_for_good(
-    metadata: Metadata, scheduler: Scheduler, hand: Hand
-) -> None:
+def test_lost_attempt_without_replace_fails(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
     """With replace=False no retry is left, however many the task has."""
     begin(metadata, retries=5, executor_config=near(replace=False))
     scheduler.loop(2)
     hand.claim(hand.rows(), lost_after=-1)
-    scheduler.executor.keeper.fence()
+    scheduler.executor.reconciler.fence()
     scheduler.loop(4)
     assert hand.task_states() == {"t0": "failed"}
     assert len(hand.rows()) == 1
     assert "it is not retried (replace is false)" in hand.rows()[0].detail
 
 
-def test_a_failure_is_told_until_airflow_acts(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+def test_failure_is_reported_until_handled(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
     """An event that the scheduler skipped (the task was locked) is not lost: the row stays unacknowledged."""
     begin(metadata, retries=0)
     scheduler.loop(2)
     hand.claim(hand.rows(), lost_after=-1)
-    scheduler.executor.keeper.fence()
+    scheduler.executor.reconciler.fence()
     scheduler.executor.sync()
     assert len(scheduler.executor.get_event_buffer()) == 1
     assert hand.rows()[0].acknowledged_at is None
 
     scheduler.executor.sync()
     assert scheduler.executor.get_event_buffer() == {}, "not told again at once"
-    scheduler.executor._told_at.clear()
+    # Outcomes are reported again only after a while: let it have passed.
+    scheduler.executor._reported_at.clear()
     scheduler.loop(2)
     assert hand.task_states() == {"t0": "failed"}
     assert hand.rows()[0].acknowledged_at is not None
 
 
-def test_a_worker_that_is_heard_of_is_not_fenced(
-    metadata: Metadata, scheduler: Scheduler, hand: Hand
-) -> None:
+def test_live_worker_is_not_fenced(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
     """Only leases past lost_after are lost."""
     begin(metadata)
     scheduler.loop(2)
     hand.claim(hand.rows())
-    assert scheduler.executor.keeper.fence() == 0
+    assert scheduler.executor.reconciler.fence() == 0
     assert hand.rows()[0].state == "claimed"
 
 
-def test_a_deferred_task_comes_back_with_an_item_of_its_own(
-    metadata: Metadata, scheduler: Scheduler, hand: Hand
-) -> None:
+def test_resumed_task_gets_new_item(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
     """Deferral ends one work item; the same task instance, queued again, gets another and is not failed for it."""
     begin(metadata)
     scheduler.loop(2)
     hand.claim(hand.rows())
     hand.finish(hand.rows(), state="deferred")
-    hand.set_task("t0", state="scheduled")  # the trigger fired before the scheduler was told
+    hand.set_task("t0", state="scheduled")  # the trigger fired before the scheduler saw the deferral
     scheduler.loop(3)
     first, second = hand.rows()
+    # A retry gets a new task instance id, a resumed task keeps its own.
     assert first.ti_id == second.ti_id
     assert (first.state, second.state) == ("settled", "placed")
     hand.claim([second])
@@ -176,26 +170,56 @@ def test_a_deferred_task_comes_back_with_an_item_of_its_own(
     assert scheduler.executor.slots_occupied == 0
 
 
-def test_a_task_marked_in_the_ui_is_cancelled(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
-    """Marking a running task ends its lease: the worker's next heartbeat is told, its result is refused."""
+def test_marked_task_is_cancelled(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """Marking a running task orders its worker to stop it; its row is settled once that is confirmed, or the lease is over."""
     begin(metadata, tasks=2)
     scheduler.loop(2)
     hand.claim(hand.rows())
     hand.set_task("t0", state="failed")
-    assert scheduler.executor.keeper.cancel() == 1
+    assert scheduler.executor.reconciler.cancel() == 1
     outcomes = {row.task_id: (row.state, row.outcome) for row in hand.rows()}
-    assert outcomes == {"t0": ("settled", Outcome.CANCELLED), "t1": ("claimed", None)}
+    assert outcomes == {"t0": ("claimed", Outcome.CANCELLED), "t1": ("claimed", None)}
+    assert scheduler.executor.reconciler.cancel() == 0, "the order is given"
+    end_leases(metadata)
+    assert scheduler.executor.reconciler.cancel() == 1
     scheduler.loop(1)
     assert hand.task_states() == {"t0": "failed", "t1": "running"}
     assert scheduler.executor.slots_occupied == 1
 
 
-def test_a_task_that_waits_is_cancelled_too(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+def end_leases(metadata: Metadata) -> None:
+    """Let every lease run out: its worker cannot be reached."""
+    with metadata.session() as session:
+        for row in session.scalars(select(WorkItemRow)):
+            row.lease_until = clock.now(session)
+        session.commit()
+
+
+def test_retry_waits_for_first_attempt(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """An attempt is not sent while a worker still holds the one before it."""
+    begin(metadata, retries=2)
+    scheduler.loop(2)
+    hand.claim(hand.rows())
+    with metadata.session() as session:
+        [first] = session.scalars(select(WorkItemRow))
+        values = {each.name: getattr(first, each.name) for each in fields(items.NewItem)}
+        other = {"id": str(uuid4()), "ti_id": str(uuid4()), "try_number": 2}
+        [second] = items.place(session, [items.NewItem(**values | other)], None)
+        assert items.running_before(session, [first, second], clock.now(session)) == {second.id}
+        session.commit()
+    scheduler.executor.turn_outbox(first.region)
+    assert [row.state for row in hand.rows()] == ["claimed", "placed"]
+    end_leases(metadata)
+    with metadata.session() as session:
+        assert items.running_before(session, [session.merge(second)], clock.now(session)) == set()
+
+
+def test_waiting_task_is_cancelled(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
     """A task marked while its message waits is never granted."""
     begin(metadata)
     scheduler.loop(2)
     hand.set_task("t0", state="success")
-    assert scheduler.executor.keeper.cancel() == 1
+    assert scheduler.executor.reconciler.cancel() == 1
     assert hand.rows()[0].outcome == Outcome.CANCELLED
 
 
@@ -204,13 +228,11 @@ def test_wanted_tasks_are_not_cancelled(metadata: Metadata, scheduler: Scheduler
     begin(metadata, tasks=2)
     scheduler.loop(2)
     hand.claim(hand.rows()[:1])
-    assert scheduler.executor.keeper.cancel() == 0
+    assert scheduler.executor.reconciler.cancel() == 0
 
 
-def test_a_task_cleared_while_it_runs_runs_again(
-    metadata: Metadata, scheduler: Scheduler, hand: Hand
-) -> None:
-    """Clearing cancels the attempt, and the task is queued anew with its retries back."""
+def test_cleared_task_runs_again(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """Clearing orders the worker to stop; once the attempt has ended the task is queued anew with its retries back."""
     from airflow.models.taskinstance import TaskInstance, clear_task_instances
     from sqlalchemy import select
 
@@ -220,19 +242,23 @@ def test_a_task_cleared_while_it_runs_runs_again(
     with metadata.session() as session:
         clear_task_instances(session.scalars(select(TaskInstance)).unique().all(), session)
         session.commit()
+    scheduler.executor.reconciler.turn()
     assert hand.task_states() == {"t0": "restarting"}
-    scheduler.executor.keeper.turn()
+    assert [row.state for row in hand.rows()] == ["claimed"]
+    end_leases(metadata)
+    scheduler.executor.reconciler.cancel()
+    assert scheduler.executor.reconciler.restart() == 1
+    scheduler.executor.reconciler.turn()
     assert hand.task_states() == {"t0": None}
+    # Clearing raises max_tries by the tries used, one here.
     assert hand.tasks()["t0"].max_tries == 3
     scheduler.loop(3)
     old, new = hand.rows()
     assert (old.outcome, new.state, new.try_number) == (Outcome.CANCELLED, "placed", 2)
 
 
-def test_leased_tasks_outlive_the_schedulers_heartbeat_timeout(
-    metadata: Metadata, scheduler: Scheduler, hand: Hand
-) -> None:
-    """A task whose worker is cut off stays alive in Airflow until lost_after, and not a moment longer."""
+def test_leased_tasks_outlive_heartbeat_timeout(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """A task whose worker is cut off stays alive in Airflow until lost_after, and no longer."""
     from airflow.utils import timezone
 
     begin(metadata, tasks=2)
@@ -243,8 +269,8 @@ def test_leased_tasks_outlive_the_schedulers_heartbeat_timeout(
     long_ago = timezone.utcnow() - timedelta(hours=1)
     for row in (kept, lost):
         hand.set_task(row.task_id, last_heartbeat_at=long_ago)
-    assert scheduler.executor.keeper.freshen() == 1
-    assert scheduler.executor.keeper.freshen() == 0, "fresh ones are left alone"
+    assert scheduler.executor.reconciler.freshen() == 1
+    assert scheduler.executor.reconciler.freshen() == 0, "fresh ones are left alone"
     scheduler.runner._find_and_purge_task_instances_without_heartbeats()
     assert hand.tasks()[kept.task_id].last_heartbeat_at > long_ago
     assert hand.tasks()[lost.task_id].last_heartbeat_at == long_ago
@@ -262,7 +288,7 @@ def test_parallelism_bounds_what_is_placed(metadata: Metadata, scheduler: Schedu
     assert len(hand.rows()) == 3
 
 
-class RestingBell:
+class RestingListener:
     """Notes how long the scheduler would have rested."""
 
     def __init__(self) -> None:
@@ -272,13 +298,13 @@ class RestingBell:
         self.rests.append(seconds)
 
 
-def test_the_scheduler_rests_while_workers_have_more_than_they_can_take(
-    metadata: Metadata, scheduler: Scheduler, hand: Hand
-) -> None:
-    """Not before its region's queue is full, briefly after a loop that has work for a pool with room, not once the backlog is gone."""
-    bell = RestingBell()
+def test_scheduler_pauses_on_full_queues(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """The scheduler does not pause before its region's queue is full, pauses briefly after a loop with work
+    for a pool with capacity, and not once the backlog is gone.
+    """
+    listener = RestingListener()
     executor = scheduler.executor
-    executor.pace_with(bell)
+    executor.throttle_with(listener)
     with metadata.session() as session:
         enrol(session, "worker-1", region="us-east-1")
         beat(session, "worker-1", slots_total=2)
@@ -286,26 +312,26 @@ def test_the_scheduler_rests_while_workers_have_more_than_they_can_take(
     begin(metadata, tasks=30)
     scheduler.loop(2)
     assert len(hand.rows("placed")) == 30
-    assert bell.rests == []
+    assert listener.rests == []
     executor.turn_outbox("us-east-1")
     scheduler.loop()
-    assert len(bell.rests) == 1
+    assert len(listener.rests) == 1
 
     begin(metadata, dag_id="elsewhere", queue="eu-west-1")
     scheduler.loop()
     assert len(hand.rows("placed")) == 21
-    assert bell.rests[1] <= SHORT_SECONDS
+    assert listener.rests[1] <= SHORT_SECONDS
 
     while rows := hand.rows("sent"):
         hand.claim(rows)
         hand.finish(rows)
         executor.turn_outbox("us-east-1")
     scheduler.loop()
-    assert len(bell.rests) == 2
+    assert len(listener.rests) == 2
     assert [row.region for row in hand.rows("placed")] == ["eu-west-1"]
 
 
-def test_a_restarted_scheduler_adopts_what_is_on_its_way(
+def test_restarted_scheduler_adopts_items(
     metadata: Metadata, new_scheduler: Callable[[], Scheduler], hand: Hand
 ) -> None:
     """Placed, claimed and finished work of a dead scheduler goes on under the next: nothing is placed twice or lost."""
@@ -316,7 +342,7 @@ def test_a_restarted_scheduler_adopts_what_is_on_its_way(
     hand.claim([by_task["t1"], by_task["t2"], by_task["t3"]])
     hand.claim([by_task["t3"]], lost_after=-1)
     hand.finish([by_task["t2"]])
-    first.executor.keeper.fence()
+    first.executor.reconciler.fence()
     first.die()
 
     second = new_scheduler()
@@ -333,7 +359,7 @@ def test_a_restarted_scheduler_adopts_what_is_on_its_way(
     assert second.executor.slots_occupied == 0
 
 
-def test_tasks_that_never_reached_the_ledger_are_queued_anew(
+def test_unplaced_tasks_are_queued_again(
     metadata: Metadata, new_scheduler: Callable[[], Scheduler], hand: Hand
 ) -> None:
     """A scheduler that died between queueing and placing leaves no task behind."""
@@ -355,10 +381,10 @@ def test_tasks_that_never_reached_the_ledger_are_queued_anew(
     assert [row.state for row in hand.rows()] == ["placed"]
 
 
-def test_a_deferred_task_queued_by_a_dead_scheduler_is_queued_anew(
+def test_orphaned_deferred_task_is_queued_again(
     metadata: Metadata, new_scheduler: Callable[[], Scheduler], hand: Hand
 ) -> None:
-    """An outcome that was not told yet does not pass for work on its way."""
+    """An outcome that was not reported yet is not taken for work in progress."""
     first = new_scheduler()
     begin(metadata)
     first.loop(2)
@@ -372,9 +398,7 @@ def test_a_deferred_task_queued_by_a_dead_scheduler_is_queued_anew(
     assert [row.state for row in hand.rows()] == ["settled", "placed"]
 
 
-def test_a_task_stuck_in_queued_is_revoked_and_queued_again(
-    metadata: Metadata, scheduler: Scheduler, hand: Hand
-) -> None:
+def test_stuck_task_is_queued_again(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
     """Airflow's own timeout for queued tasks takes the item back and places a new one."""
     begin(metadata)
     scheduler.loop(2)
@@ -386,9 +410,7 @@ def test_a_task_stuck_in_queued_is_revoked_and_queued_again(
     assert [row.state for row in hand.rows()] == ["settled", "placed"]
 
 
-def test_an_executor_that_cannot_reach_the_database_keeps_its_work(
-    metadata: Metadata, scheduler: Scheduler, hand: Hand
-) -> None:
+def test_database_error_keeps_workloads(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
     """A database error leaves workloads queued for the next heartbeat and never stops the scheduler."""
     from sqlalchemy import text
 
@@ -407,7 +429,7 @@ def test_an_executor_that_cannot_reach_the_database_keeps_its_work(
 def test_two_schedulers_place_everything_once(
     metadata: Metadata, new_scheduler: Callable[[], Scheduler], hand: Hand
 ) -> None:
-    """Two schedulers share a DAG run: every task is placed once and told to the one that queued it."""
+    """Two schedulers share a DAG run: every task is placed once, and its outcome goes to the scheduler that queued it."""
     one, two = new_scheduler(), new_scheduler()
     begin(metadata, tasks=20)
     for _ in range(4):

@@ -8,13 +8,15 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import select
 from tests.support.airflow_home import Metadata
 from tests.support.items import new_item
 
-from airbridge.executor.ledger import clock, events, items, records, revocations, tokens, workers
+from airbridge.core.protocol import Heartbeat, LeaseRef, Versions, WorkerState
+from airbridge.executor.ledger import backlogs, clock, events, items, leases, records, workers
+from airbridge.executor.ledger.identity import certificates, revocations, tokens
 from airbridge.executor.ledger.items import NewItem
-from airbridge.executor.ledger.models import EventRow, Outcome, WorkItemRow
-from airbridge.executor.protocol import Heartbeat, LeaseRef, Versions, WorkerState
+from airbridge.executor.ledger.models import CertificateRow, EventRow, Outcome, WorkItemRow
 
 VERSIONS = Versions(airbridge="0.1.0", airflow="3.0.4", task_sdk="1.0.4", python="3.11.7")
 
@@ -33,7 +35,7 @@ def place(session: Any, *new: NewItem) -> list[WorkItemRow]:
 
 
 def claim(session: Any, row: WorkItemRow, worker: str = "w1", lost_after: float = 600.0) -> LeaseRef:
-    epoch = items.claim(session, row, worker, 60.0, lost_after, {"start_date": "now"})
+    epoch = leases.claim(session, row, worker, 60.0, lost_after, {"start_date": "now"})
     return LeaseRef(item_id=UUID(row.id), epoch=epoch)
 
 
@@ -56,7 +58,7 @@ def test_the_clock_is_the_databases(session: Any) -> None:
 # --- Placing
 
 
-def test_a_placed_row_waits_to_be_sent(session: Any) -> None:
+def test_placed_row_waits_for_sending(session: Any) -> None:
     """A new item is placed at epoch 0, due at once."""
     [row] = place(session)
     assert (row.state, row.epoch, row.sends, row.fallback_at) == ("placed", 0, 0, None)
@@ -64,8 +66,8 @@ def test_a_placed_row_waits_to_be_sent(session: Any) -> None:
     assert event_names(session) == ["item.placed"]
 
 
-def test_an_open_row_is_taken_over_not_doubled(session: Any) -> None:
-    """Queueing the same task instance again keeps its row, with what is new."""
+def test_open_row_is_taken_over(session: Any) -> None:
+    """Queueing the same task instance again keeps its row, with the new fields."""
     ti_id = str(uuid4())
     [row] = place(session, new_item(ti_id=ti_id, priority=1))
     [again] = items.place(session, [new_item(ti_id=ti_id, priority=9)], 2)
@@ -73,8 +75,8 @@ def test_an_open_row_is_taken_over_not_doubled(session: Any) -> None:
     assert (again.priority, again.owner_job_id, again.epoch) == (9, 2, 0)
 
 
-def test_a_row_taken_over_to_another_region_leaves_its_message_stale(session: Any) -> None:
-    """The message on the old queue has an epoch that is past."""
+def test_moved_row_makes_message_stale(session: Any) -> None:
+    """Moving a row raises its epoch: the message on the old queue is stale."""
     ti_id = str(uuid4())
     [row] = place(session, new_item(ti_id=ti_id))
     items.mark_sent(session, [row.id], clock.now(session) + timedelta(hours=1))
@@ -82,7 +84,7 @@ def test_a_row_taken_over_to_another_region_leaves_its_message_stale(session: An
     assert (again.state, again.region, again.epoch) == ("placed", "us-east-1", 1)
 
 
-def test_a_held_row_is_cancelled_when_airflow_queues_the_task_anew(session: Any) -> None:
+def test_requeued_task_cancels_held_row(session: Any) -> None:
     """The attempt that a worker holds is given up; the task gets a new row."""
     ti_id = str(uuid4())
     [row] = place(session, new_item(ti_id=ti_id))
@@ -92,8 +94,8 @@ def test_a_held_row_is_cancelled_when_airflow_queues_the_task_anew(session: Any)
     assert (row.state, row.outcome) == ("settled", Outcome.CANCELLED)
 
 
-def test_a_refused_task_is_settled_at_once(session: Any) -> None:
-    """What cannot be placed never waits for anything."""
+def test_refused_task_is_settled(session: Any) -> None:
+    """A task that cannot be placed is settled at once and waits for nothing."""
     row = items.refuse(session, new_item(), 1, "no such region")
     assert (row.state, row.outcome, row.detail) == ("settled", Outcome.UNPLACEABLE, "no such region")
     assert items.unacknowledged(session, 1) == [row]
@@ -117,8 +119,8 @@ def test_sendable_is_by_priority_then_age(session: Any) -> None:
     assert found[2].id == older.id
 
 
-def test_sendable_keeps_to_the_room(session: Any) -> None:
-    """A place without room gets nothing; one with room no more than that."""
+def test_sendable_keeps_to_capacity(session: Any) -> None:
+    """A place without capacity gets nothing; one with capacity, no more than that."""
     place(session, *(new_item() for _ in range(4)), new_item(pool="gpu"))
     found = items.sendable(session, {("eu-west-1", "default"): 2, ("eu-west-1", "gpu"): 0}, 100)
     assert [row.pool for row in found] == ["default", "default"]
@@ -143,7 +145,7 @@ def test_an_expired_message_is_sent_again(session: Any) -> None:
     assert (unclaimed.state, claimed.state) == ("placed", "claimed")
 
 
-def test_a_late_confirmation_does_not_take_a_claim_back(session: Any) -> None:
+def test_late_confirmation_keeps_claim(session: Any) -> None:
     """A worker may claim before the outbox notes that the message was sent."""
     [row] = place(session)
     items.reserve(session, [row.id], clock.now(session) + timedelta(minutes=1))
@@ -154,7 +156,7 @@ def test_a_late_confirmation_does_not_take_a_claim_back(session: Any) -> None:
     assert (row.state, row.sends) == ("claimed", 1)
 
 
-def test_unclaimed_work_moves_on_when_its_fallback_is_due(session: Any) -> None:
+def test_unclaimed_item_moves_to_fallback(session: Any) -> None:
     """The next place of the fallback takes it, under a new epoch; the one it left becomes the last resort."""
     fallback = [{"region": "us-east-1", "pool": "default"}]
     placement = {"fallback": fallback, "fallback_after": -1.0, "why": "", "tried": []}
@@ -169,7 +171,7 @@ def test_unclaimed_work_moves_on_when_its_fallback_is_due(session: Any) -> None:
 
 
 def test_claimed_work_does_not_move(session: Any) -> None:
-    """A fallback is for work that nobody took."""
+    """Claimed work is not moved to its fallback."""
     placement = {"fallback": [{"region": "us-east-1", "pool": "default"}], "fallback_after": -1.0}
     [row] = place(session, new_item(placement=placement))
     claim(session, row)
@@ -179,7 +181,7 @@ def test_claimed_work_does_not_move(session: Any) -> None:
 # --- Leases
 
 
-def test_a_claim_raises_the_epoch_and_starts_a_lease(session: Any) -> None:
+def test_claim_raises_epoch(session: Any) -> None:
     """The lease and the fence are measured from the database's clock."""
     [row] = place(session)
     lease = claim(session, row, lost_after=600)
@@ -189,16 +191,16 @@ def test_a_claim_raises_the_epoch_and_starts_a_lease(session: Any) -> None:
     assert timedelta(seconds=590) < row.lost_at - now <= timedelta(seconds=600)
 
 
-def test_renewal_moves_the_lease_of_the_holder_only(session: Any) -> None:
+def test_only_holder_renews_lease(session: Any) -> None:
     """Another worker's lease, an old epoch, a settled item and an unknown one are not renewed."""
     mine, impatient, theirs, settled = place(
         session, new_item(), new_item(disconnect={"lost_after": 30.0}), new_item(), new_item()
     )
     kept, short, foreign, over = claim(session, mine), claim(session, impatient), claim(session, theirs, "w2"), claim(session, settled)  # fmt: skip
-    items.settle(session, settled, Outcome.SUCCESS)
+    leases.settle(session, settled, Outcome.SUCCESS)
     before = mine.lost_at
     asked = [kept, short, foreign, over, LeaseRef(item_id=kept.item_id, epoch=0), LeaseRef(item_id=uuid4(), epoch=1)]  # fmt: skip
-    assert items.renew(session, "w1", asked, 60.0) == {kept, short}
+    assert leases.renew(session, "w1", asked, 60.0) == {kept, short}
     session.refresh(mine)
     session.refresh(impatient)
     assert mine.lost_at >= before
@@ -209,45 +211,47 @@ def test_a_released_row_keeps_its_epoch(session: Any) -> None:
     """The next grant raises it, so the message of the grant that was given back is stale."""
     [row] = place(session)
     claim(session, row)
-    items.release(session, row, "drained")
+    leases.release(session, row, "drained")
     assert (row.state, row.epoch, row.worker_id, row.lost_at) == ("placed", 1, None, None)
     assert claim(session, row).epoch == 2
 
 
-def test_only_leases_past_lost_at_are_overdue(session: Any) -> None:
+def test_overdue_means_past_lost_at(session: Any) -> None:
     """A lease that ran out may still be renewed; one past lost_after is fenced."""
     late, alive = place(session, new_item(), new_item())
     claim(session, late, lost_after=-1)
-    items.claim(session, alive, "w1", -5.0, 600.0, {})
-    assert [row.id for row in items.overdue(session, 9)] == [late.id]
+    leases.claim(session, alive, "w1", -5.0, 600.0, {})
+    assert [row.id for row in leases.overdue(session, 9)] == [late.id]
 
 
-def test_lock_leaves_out_what_it_does_not_know(session: Any) -> None:
-    """Rows come by id, whatever form the id has."""
+def test_lock_omits_unknown_ids(session: Any) -> None:
+    """Rows are found by id, whatever form the id has."""
     [row] = place(session)
-    assert items.lock(session, [UUID(row.id), uuid4()]) == {row.id: row}
+    assert leases.lock(session, [UUID(row.id), uuid4()]) == {row.id: row}
 
 
 # --- Outcomes
 
 
-def test_an_outcome_is_told_once(session: Any) -> None:
+def test_outcome_is_reported_once(session: Any) -> None:
     """Each scheduler sees its own settled rows until it has acknowledged them."""
     mine, theirs = place(session, new_item(), new_item())
     theirs.owner_job_id = 2
     for row in (mine, theirs):
-        items.settle(session, row, Outcome.SUCCESS)
+        leases.settle(session, row, Outcome.SUCCESS)
     assert items.unacknowledged(session, 1) == [mine]
     items.acknowledge(session, [mine.id])
     assert items.unacknowledged(session, 1) == []
 
 
-def test_adoption_answers_for_what_is_on_its_way(session: Any) -> None:
-    """Open rows and failures not told yet are answered for; a success not told yet is taken over only."""
+def test_adoption_covers_open_items(session: Any) -> None:
+    """Open rows and failures that are not reported yet are adopted; a success that is not reported yet is
+    taken over only.
+    """
     open_, lost, done, told = place(session, *(new_item() for _ in range(4)))
-    items.settle(session, lost, Outcome.LOST)
-    items.settle(session, done, Outcome.SUCCESS)
-    items.settle(session, told, Outcome.LOST)
+    leases.settle(session, lost, Outcome.LOST)
+    leases.settle(session, done, Outcome.SUCCESS)
+    leases.settle(session, told, Outcome.LOST)
     items.acknowledge(session, [told.id])
     ti_ids = [row.ti_id for row in (open_, lost, done, told)]
     assert items.adopt(session, [*ti_ids, str(uuid4())], 7) == {open_.ti_id, lost.ti_id}
@@ -264,19 +268,19 @@ def test_revoking_spares_what_a_worker_holds(session: Any) -> None:
     assert (waiting.outcome, held.state) == (Outcome.CANCELLED, "claimed")
 
 
-def test_old_rows_are_purged_with_their_records(session: Any) -> None:
-    """Settled rows past the retention go; open ones stay however old they are."""
+def test_purge_removes_old_rows(session: Any) -> None:
+    """Settled rows past the retention are deleted with their records; open ones stay whatever their age."""
     old, recent, open_ = place(session, *(new_item() for _ in range(3)))
     for row in (old, recent):
         records.add(session, item_id=row.id, epoch=1, seq=1, status=200, headers={}, body=None)
-        items.settle(session, row, Outcome.SUCCESS)
+        leases.settle(session, row, Outcome.SUCCESS)
     ids = [old.id, recent.id, open_.id]
     long_ago = clock.now(session) - timedelta(days=60)
     old.settled_at = open_.placed_at = long_ago
     session.flush()
     assert items.purge(session, long_ago + timedelta(days=1)) == 1
     session.expire_all()
-    assert set(items.lock(session, ids)) == set(ids[1:])
+    assert set(leases.lock(session, ids)) == set(ids[1:])
     assert records.find(session, ids[0], 1) == {}
     assert set(records.find(session, ids[1], 1)) == {1}
 
@@ -305,8 +309,10 @@ def beat(session: Any, worker_id: str, **said: Any) -> Any:
     )
 
 
-def test_backlog_counts_what_waits_and_who_is_alive(session: Any) -> None:
-    """Draining, silent and unwanted workers are not counted on."""
+def test_backlog_counts_live_workers(session: Any) -> None:
+    """The backlog counts waiting items and live workers; draining, silent and unwanted workers are left
+    out.
+    """
     waiting, sent, held = place(session, *(new_item() for _ in range(3)))
     items.mark_sent(session, [sent.id], clock.now(session) + timedelta(hours=1))
     claim(session, held)
@@ -317,15 +323,15 @@ def test_backlog_counts_what_waits_and_who_is_alive(session: Any) -> None:
     beat(session, "draining", state=WorkerState.DRAINING)
     beat(session, "unwanted")
     workers.set_wanted(session, "unwanted", "draining")
-    found = items.backlog(session)["eu-west-1", "default"]
+    found = backlogs.backlog(session)["eu-west-1", "default"]
     assert (found.placed, found.sent, found.claimed) == (1, 1, 1)
     assert (found.slots, found.workers_alive) == (6, 2)
     assert found.oldest_placed_at == min(waiting.placed_at, sent.placed_at)
-    assert items.backlog(session, region="us-east-1") == {}
+    assert backlogs.backlog(session, region="us-east-1") == {}
 
 
-def test_a_heartbeat_is_kept_with_the_skew_of_its_clock(session: Any) -> None:
-    """What a worker says of itself is there for the operator; a worker that never enrolled is none."""
+def test_heartbeat_stores_clock_skew(session: Any) -> None:
+    """A worker's report of itself is stored for the operator; a worker that never enrolled has none."""
     enrol(session, "w1")
     row = beat(session, "w1", sent_at=clock.now(session) + timedelta(minutes=3), journal_pending=5)
     assert 175 < row.clock_skew_seconds < 185
@@ -335,7 +341,7 @@ def test_a_heartbeat_is_kept_with_the_skew_of_its_clock(session: Any) -> None:
     assert workers.get(session, "stranger") is None
 
 
-def test_enrolling_again_keeps_what_the_operator_wants(session: Any) -> None:
+def test_enrolling_keeps_desired_state(session: Any) -> None:
     """A drained worker that restarts is still drained."""
     enrol(session, "w1")
     workers.set_wanted(session, "w1", "draining", "disk swap")
@@ -367,8 +373,8 @@ def test_a_join_token_is_used_up(session: Any) -> None:
     assert tokens.redeem_join(session, "s3cret") is None
 
 
-def test_a_token_without_a_count_lasts_until_it_expires(session: Any) -> None:
-    """Expired, revoked, unknown and other kinds of tokens are no good."""
+def test_uncounted_token_lasts_until_expiry(session: Any) -> None:
+    """Expired, revoked, unknown and other kinds of tokens are refused."""
     lasting = tokens.create(session, kind="join", secret="a", owner="o", scopes={}, ttl_seconds=60)
     tokens.create(session, kind="join", secret="b", owner="o", scopes={}, ttl_seconds=-1)
     access = tokens.create(
@@ -383,7 +389,7 @@ def test_a_token_without_a_count_lasts_until_it_expires(session: Any) -> None:
     assert tokens.find_access(session, "a") is None
     tokens.revoke(session, lasting.id)
     assert tokens.redeem_join(session, "a") is None
-    assert tokens.revoke(session, "nope") is None
+    assert tokens.revoke(session, "nope") == []
     assert len(tokens.list_all(session)) == 3
     assert [row.id for row in tokens.list_all(session, "access")] == [access.id]
 
@@ -408,8 +414,8 @@ def test_revocations_apply_to_what_they_name(session: Any, kind: Any, value: str
     assert revocations.is_revoked(session, **peer) is None
 
 
-def test_records_are_found_by_item_and_epoch(session: Any) -> None:
-    """The answer to a write that was applied is there when it comes again."""
+def test_records_are_keyed_by_epoch(session: Any) -> None:
+    """A repeated write finds the answer to the one that was applied."""
     item = str(uuid4())
     records.add(session, item_id=item, epoch=1, seq=1, status=204, headers={"x": "y"}, body="{}")
     records.add(session, item_id=item, epoch=2, seq=1, status=200, headers={}, body=None)
@@ -426,3 +432,56 @@ def test_events_carry_their_ids(session: Any) -> None:
     assert (event.worker_id, event.trace_id, event.detail) == ("w9", "a" * 32, {"why": "asked"})
     assert events.purge(session, clock.now(session) - timedelta(days=1)) == 0
     assert events.purge(session, clock.now(session) + timedelta(days=1)) == 2
+
+
+def silent(session: Any, worker_id: str, hours: float, **said: Any) -> Any:
+    """A worker whose last heartbeat and last certificate are so long ago."""
+    enrol(session, worker_id)
+    row = beat(session, worker_id, **said)
+    now = clock.now(session)
+    row.last_heartbeat_at = row.enrolled_at = now - timedelta(hours=hours)
+    row.certificate_expires_at = now - timedelta(hours=hours - 1)
+    session.flush()
+    return row
+
+
+def test_lost_worker_expires(session: Any) -> None:
+    """A worker that was silent for the time is forgotten with its certificates, drained or not; a recent one stays."""
+    for name in ("lost", "drained", "recent"):
+        row = silent(session, name, 3 if name == "recent" else 30)
+        certificates.issue(session, row, name.ljust(64, "0"), row.certificate_expires_at, parent=None)
+    workers.set_wanted(session, "drained", "draining")
+    session.flush()
+    found = workers.expire(session, clock.now(session) - timedelta(hours=24))
+    assert ["drained", "lost"] == [each.id for each in found]
+    assert ["recent"] == [each.id for each in workers.list_all(session)]
+    assert ["recent".ljust(64, "0")] == list(session.scalars(select(CertificateRow.thumbprint)))
+    enrol(session, "drained")
+    row = workers.get(session, "drained")
+    assert row is not None
+    assert "active" == row.wanted
+
+
+def test_worker_with_ties_is_kept(session: Any) -> None:
+    """Kept are workers that hold work, whose certificate can still be used, or that an operator took out for maintenance."""
+    [held] = place(session)
+    silent(session, "holder", 30)
+    claim(session, held, "holder")
+    silent(session, "certified", 30).certificate_expires_at = clock.now(session) + timedelta(minutes=5)
+    silent(session, "maintained", 30)
+    workers.set_wanted(session, "maintained", "maintenance", "new disk")
+    never = clock.now(session) - timedelta(hours=30)
+    enrol(session, "fresh")
+    assert [] == workers.expire(session, never + timedelta(hours=6))
+    assert {"holder", "certified", "maintained", "fresh"} == {each.id for each in workers.list_all(session)}
+
+
+def test_worker_without_heartbeat_expires(session: Any) -> None:
+    """A worker that enrolled and never sent a heartbeat is forgotten by its enrolment."""
+    enrol(session, "mute")
+    row = workers.get(session, "mute")
+    assert row is not None
+    row.enrolled_at = clock.now(session) - timedelta(hours=30)
+    row.certificate_expires_at = row.enrolled_at + timedelta(hours=1)
+    session.flush()
+    assert ["mute"] == [each.id for each in workers.expire(session, clock.now(session) - timedelta(hours=24))]

@@ -12,7 +12,7 @@ from tests.support.airflow_home import Metadata
 from tests.support.items import new_item
 
 from airbridge.executor import _airflow
-from airbridge.executor.ledger import items, notices
+from airbridge.executor.ledger import items, leases, notices
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
 
 OWNER = 1
@@ -26,11 +26,11 @@ def line(postgres_metadata: Metadata) -> Iterator[Any]:
     line.close()
 
 
-def heard(line: Any) -> set[str]:
-    """What the line hears within a moment."""
+def notices_on(line: Any) -> set[str]:
+    """Return the notices that arrive on the line within a moment."""
     found: set[str] = set()
     while select.select([line.fileno()], [], [], 0.3)[0]:
-        found |= line.heard()
+        found |= line.received()
     return found
 
 
@@ -45,48 +45,49 @@ def placed(metadata: Metadata, count: int) -> list[str]:
 
 def settle(metadata: Metadata, item_id: str, *, commit: bool = True) -> None:
     with metadata.session() as session:
-        items.settle(session, items.lock(session, [item_id])[item_id], Outcome.SUCCESS, "success")
+        leases.settle(session, leases.lock(session, [item_id])[item_id], Outcome.SUCCESS, "success")
         if commit:
             session.commit()
 
 
-def test_the_scheduler_is_told_when_its_item_is_settled(postgres_metadata: Metadata, line: Any) -> None:
+def test_settled_item_notifies_scheduler(postgres_metadata: Metadata, line: Any) -> None:
     """The notice names the scheduler's job, and comes with the commit."""
     [item] = placed(postgres_metadata, 1)
     settle(postgres_metadata, item, commit=False)
-    assert heard(line) == set()
+    assert notices_on(line) == set()
     settle(postgres_metadata, item)
-    assert heard(line) == {str(OWNER)}
+    assert notices_on(line) == {str(OWNER)}
 
 
-def test_nobody_is_told_while_the_pool_has_more_to_go_on_with(postgres_metadata: Metadata, line: Any) -> None:
+def test_waiting_items_suppress_notices(postgres_metadata: Metadata, line: Any) -> None:
     """A worker that takes its next item from the queue does not wait for the scheduler."""
     first, second = placed(postgres_metadata, 2)
     with postgres_metadata.session() as session:
         session.get(WorkItemRow, second).state = ItemState.SENT
         session.commit()
     settle(postgres_metadata, first)
-    assert heard(line) == set()
+    assert notices_on(line) == set()
     settle(postgres_metadata, second)
-    assert heard(line) == {str(OWNER)}
+    assert notices_on(line) == {str(OWNER)}
 
 
-def test_a_line_that_the_server_has_ended_says_so(postgres_metadata: Metadata, line: Any) -> None:
-    """A cut is found out by hearing or by checking, and not taken for silence."""
+def test_closed_connection_raises(postgres_metadata: Metadata, line: Any) -> None:
+    """A closed connection is detected by receiving or by checking, and not taken for silence."""
     with postgres_metadata.session() as session:
+        # What a failover or an administrator does to the connection.
         end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
         session.execute(text(end))
     with pytest.raises(Exception, match=r"terminat|clos"):
         line.check()
 
 
-def test_a_line_is_none_of_the_pools(postgres_metadata: Metadata, line: Any) -> None:
+def test_listening_takes_no_pool_connection(postgres_metadata: Metadata, line: Any) -> None:
     """However long it listens, Airflow's pool has all its connections."""
     assert postgres_metadata.engine.pool.checkedout() == 0
 
 
 def test_sqlite_has_no_line(sqlite_metadata: Metadata) -> None:
-    """There the scheduler is told nothing, and settling works all the same."""
+    """On SQLite the scheduler gets no notices, and settling works all the same."""
     assert _airflow.listen(notices.CHANNEL) is None
     [item] = placed(sqlite_metadata, 1)
     settle(sqlite_metadata, item)

@@ -19,17 +19,17 @@ from tests.support.items import new_item
 from tests.support.scheduler import Hand
 from tests.unit.executor.catalogues import catalogue
 
+from airbridge.core.aws.queue import Depth, MemoryQueue, Outgoing
+from airbridge.core.exceptions import QueueError
+from airbridge.core.protocol import WorkItem
+from airbridge.core.regions import Region
+from airbridge.core.signing import Signer, Verifier
 from airbridge.executor import _airflow
-from airbridge.executor.exceptions import QueueError
+from airbridge.executor.dispatch.outbox import Outbox, RegionOutbox
 from airbridge.executor.ledger import clock, items
 from airbridge.executor.ledger.items import NewItem
 from airbridge.executor.ledger.models import WorkItemRow
-from airbridge.executor.outbox import Outbox, RegionOutbox
-from airbridge.executor.protocol import WorkItem
-from airbridge.executor.queue import Depth, MemoryQueue, Outgoing
-from airbridge.executor.regions import Region
 from airbridge.executor.settings import Settings
-from airbridge.executor.signing import Signer, Verifier
 
 SIGNER = Signer.generate()
 VERIFIER = Verifier([SIGNER.verify_key])
@@ -109,13 +109,14 @@ def bench(metadata: Metadata, settings: Settings) -> Bench:
 
 
 def test_a_placed_item_is_sent_signed(bench: Bench) -> None:
-    """The message says which task instance, under which epoch, where; it verifies, and expires."""
+    """The message names task instance, epoch, region and pool; its signature verifies, and it expires."""
     [row] = bench.place(new_item(slots=3, trace={"traceparent": "x"}))
     bench.loop.turn()
     [item] = bench.queued()
     assert (str(item.item_id), str(item.ti_id), item.epoch) == (row.id, row.ti_id, 0)
     assert (item.region, item.pool, item.slots, item.dag_rel_path) == ("eu-west-1", "default", 3, "dag.py")
     assert item.bundle.version == row.workload["bundle"]["version"]
+    # The default of `message_ttl`.
     assert item.expires_at - item.issued_at == timedelta(seconds=900)
     [sent] = bench.hand.rows()
     assert (sent.state, sent.sends) == ("sent", 1)
@@ -130,14 +131,27 @@ def test_nothing_is_sent_twice(bench: Bench) -> None:
     assert len(bench.queued()) == 1
 
 
+def test_retry_waits_for_held_attempt(bench: Bench) -> None:
+    """A retry is not sent while a worker holds the attempt before it; the items beside it are."""
+    bench.place(new_item())
+    bench.loop.turn()
+    bench.hand.claim_only(bench.hand.rows())
+    [first] = bench.queued()
+    [retry, other] = bench.place(new_item(try_number=2), new_item(try_number=2, run_id="other"))
+    bench.loop.turn()
+    assert [str(item.item_id) for item in bench.queued()] == [other.id]
+    states = {row.id: row.state for row in bench.hand.rows()}
+    assert states == {str(first.item_id): "claimed", retry.id: "placed", other.id: "sent"}
+
+
 def test_items_go_in_batches(bench: Bench) -> None:
-    """Ten a call."""
+    """Items are sent in batches of ten."""
     bench.place(*(new_item() for _ in range(15)))
     bench.loop.turn()
     assert bench.queues["default"].batches == [10, 5]
 
 
-def test_the_first_message_has_the_highest_priority(bench: Bench) -> None:
+def test_highest_priority_is_sent_first(bench: Bench) -> None:
     """Priority decides the order on the queue."""
     rows = bench.place(*(new_item(priority=number) for number in (3, 9, 1)))
     bench.loop.turn()
@@ -172,8 +186,10 @@ def test_a_backlog_waits_in_the_ledger(metadata: Metadata, settings: Settings) -
     assert urgent.sends == 1
 
 
-def test_a_place_is_full_while_work_waits_for_room(bench: Bench, metadata: Metadata) -> None:
-    """The scheduler is told which workers have more than they can take; not where there are none, or a send failed."""
+def test_place_is_full_while_work_waits(bench: Bench, metadata: Metadata) -> None:
+    """Regions whose workers have more than they can take are reported to the scheduler; not those without
+    workers, or with a failed send.
+    """
     bench.place(*(new_item() for _ in range(25)), new_item(pool="gpu"))
     bench.loop.turn()
     assert bench.loop.full == frozenset()
@@ -205,8 +221,9 @@ def counted(metadata: Metadata) -> Iterator[list[str]]:
         event.remove(metadata.engine, "before_cursor_execute", note)
 
 
-def test_a_turn_costs_the_same_however_much_waits(bench: Bench, metadata: Metadata) -> None:
-    """The time, two counts and the query of what to send; then a reservation, the time, a confirmation and the events."""
+def test_turn_has_constant_query_count(bench: Bench, metadata: Metadata) -> None:
+    """A turn costs eight statements, however many items wait: the time, two counts and the selection; then a reservation, the time,
+    a confirmation and the events."""
     bench.loop.turn()  # tidies and looks for lost messages: the next turns do not
     costs = []
     for waiting in (20, 200):
@@ -221,8 +238,8 @@ def test_a_turn_costs_the_same_however_much_waits(bench: Bench, metadata: Metada
         assert costs[0] == 8
 
 
-def test_a_look_without_room_is_cheap(bench: Bench, metadata: Metadata) -> None:
-    """The time and two counts: nothing is reserved, confirmed or put back."""
+def test_turn_without_capacity_is_cheap(bench: Bench, metadata: Metadata) -> None:
+    """A turn over full queues costs three statements, the time and two counts: nothing is reserved, confirmed or put back."""
     bench.place(*(new_item() for _ in range(25)))
     bench.loop.turn()
     bench.loop.turn()
@@ -231,12 +248,13 @@ def test_a_look_without_room_is_cheap(bench: Bench, metadata: Metadata) -> None:
     assert [each.split(maxsplit=1)[0] for each in statements] == ["SELECT"] * 3
 
 
-def test_a_region_out_of_reach_keeps_its_items(bench: Bench) -> None:
-    """Nothing is lost while a queue is away; the loop backs off, and sends when it is back."""
+def test_unreachable_region_keeps_items(bench: Bench) -> None:
+    """Nothing is lost while a queue is unreachable; the loop backs off, and sends when it is back."""
     bench.queues["default"].is_down = True
     bench.place(*(new_item() for _ in range(3)))
     pauses = [bench.loop.turn() for _ in range(3)]
-    assert [pause.wakeable for pause in pauses] == [False] * 3
+    assert [pause.least_seconds for pause in pauses] == [pause.seconds for pause in pauses]
+    # Base 0.01, doubled for each failure, times the jitter's 0.5.
     assert [round(pause.seconds, 4) for pause in pauses] == [0.005, 0.01, 0.02]
     assert {row.state for row in bench.hand.rows()} == {"placed"}
     assert {row.detail for row in bench.hand.rows()} == {
@@ -244,12 +262,12 @@ def test_a_region_out_of_reach_keeps_its_items(bench: Bench) -> None:
     }
 
     bench.queues["default"].is_down = False
-    assert bench.loop.turn().wakeable
+    assert bench.loop.turn().least_seconds == 0
     assert len(bench.queued()) == 3
 
 
-def test_one_queue_out_of_reach_does_not_stop_another(bench: Bench) -> None:
-    """The pools of a region are tried each for itself."""
+def test_unreachable_queue_stops_no_other(bench: Bench) -> None:
+    """Each pool of a region is sent to on its own: one unreachable queue delays no other."""
     bench.queues["default"].is_down = True
     bench.place(new_item(priority=9), new_item(pool="gpu"))
     bench.loop.turn()
@@ -267,7 +285,7 @@ def test_a_refused_message_is_sent_again(bench: Bench) -> None:
     assert sorted(str(item.item_id) for item in bench.queued()) == sorted([kept.id, refused.id])
 
 
-def test_a_send_that_was_never_confirmed_is_repeated(bench: Bench, metadata: Metadata) -> None:
+def test_unconfirmed_send_is_repeated(bench: Bench, metadata: Metadata) -> None:
     """A scheduler killed between reserving and confirming leaves a row that is sent again."""
     [row] = bench.place(new_item())
     with metadata.session() as session:
@@ -278,13 +296,14 @@ def test_a_send_that_was_never_confirmed_is_repeated(bench: Bench, metadata: Met
 
 
 def test_an_expired_item_is_sent_anew(bench: Bench, metadata: Metadata) -> None:
-    """A message that nobody claimed in time is replaced by a fresh one."""
+    """A message that was not claimed in time is replaced by a fresh one."""
     bench.place(new_item())
     bench.loop.turn()
     [old] = bench.queued()
     with metadata.session() as session:
         past = clock.now(session) - timedelta(seconds=1)
     bench.change(expires_at=past)
+    # Expired messages are looked for only every so often.
     bench.now += 60
     bench.loop.turn()
     [new] = bench.queued()
@@ -292,8 +311,8 @@ def test_an_expired_item_is_sent_anew(bench: Bench, metadata: Metadata) -> None:
     assert new.expires_at > old.expires_at
 
 
-def test_messages_lost_with_their_queue_are_sent_again(bench: Bench, metadata: Metadata) -> None:
-    """A queue that says it is empty, again and again, while items wait on it has lost them."""
+def test_lost_messages_are_sent_again(bench: Bench, metadata: Metadata) -> None:
+    """A queue that is reported empty repeatedly while items wait on it has lost them."""
     bench.place(new_item())
     bench.loop.turn()
     assert len(bench.queued()) == 1
@@ -308,7 +327,7 @@ def test_messages_lost_with_their_queue_are_sent_again(bench: Bench, metadata: M
     assert bench.hand.rows()[0].sends == 2
 
 
-def test_messages_that_are_still_there_are_not_sent_again(bench: Bench, metadata: Metadata) -> None:
+def test_existing_messages_are_not_repeated(bench: Bench, metadata: Metadata) -> None:
     """A region without workers keeps its messages; they are not doubled while they wait."""
     bench.place(new_item())
     bench.loop.turn()
@@ -321,7 +340,7 @@ def test_messages_that_are_still_there_are_not_sent_again(bench: Bench, metadata
     assert len(bench.queued()) == 1
 
 
-def test_work_moves_to_its_fallback_when_nobody_takes_it(bench: Bench, metadata: Metadata) -> None:
+def test_unclaimed_work_moves_to_fallback(bench: Bench, metadata: Metadata) -> None:
     """After fallback_after an unclaimed item goes to the next region, whose loop is woken; the old message is stale."""
     placement = {
         "fallback": [{"region": "us-east-1", "pool": "default"}],
@@ -343,9 +362,10 @@ def test_work_moves_to_its_fallback_when_nobody_takes_it(bench: Bench, metadata:
     assert bench.woken == ["us-east-1"]
 
 
-def test_an_item_that_fits_no_message_fails_alone(bench: Bench) -> None:
+def test_oversized_item_fails_alone(bench: Bench) -> None:
     """A row that cannot be put on a queue is failed with the reason and holds nothing up."""
     endless = new_item(priority=9)
+    # an envelope has at most 16,384 bytes
     endless.workload["dag_rel_path"] = "x" * 20_000
     bad, good = bench.place(endless, new_item())
     bench.loop.turn()
@@ -355,21 +375,21 @@ def test_an_item_that_fits_no_message_fails_alone(bench: Bench) -> None:
     assert failed.detail.startswith("it cannot be put on a queue: its message is")
 
 
-def test_a_database_error_does_not_end_the_loop(bench: Bench, metadata: Metadata) -> None:
-    """Whatever happens in a turn, the next one comes."""
+def test_database_error_keeps_loop_running(bench: Bench, metadata: Metadata) -> None:
+    """The loop goes on after a turn that failed."""
     from sqlalchemy import text
 
     with metadata.engine.begin() as connection:
         connection.execute(text("ALTER TABLE airbridge_work_item RENAME TO away"))
-    assert not bench.loop.turn().wakeable
+    assert bench.loop.turn().least_seconds > 0
     with metadata.engine.begin() as connection:
         connection.execute(text("ALTER TABLE away RENAME TO airbridge_work_item"))
     bench.place(new_item())
-    assert bench.loop.turn().wakeable
+    assert bench.loop.turn().least_seconds == 0
     assert len(bench.queued()) == 1
 
 
-def test_running_loops_wake_at_once_and_stop(metadata: Metadata, settings: Settings, queues: Queues) -> None:
+def test_running_loops_wake_and_stop(metadata: Metadata, settings: Settings, queues: Queues) -> None:
     """A woken loop sends without waiting for its interval; stopping ends every thread."""
     outbox = Outbox(
         catalogue().regions,

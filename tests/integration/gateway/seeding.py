@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from airbridge.core.protocol import BundleRef, WorkItem
 from airbridge.executor.ledger import clock, items
 from airbridge.executor.ledger.items import NewItem
 from airbridge.executor.ledger.models import WorkItemRow
-from airbridge.executor.protocol import BundleRef, WorkItem
 
 BUNDLE = BundleRef(name="dags", version="sha256:" + "a" * 64)
 DISCONNECT = {"lost_after": 600.0, "stop_after": None, "replace": True}
@@ -32,6 +32,7 @@ def queued_tasks(session: Any, count: int = 1, *, retries: int = 0, operator: An
         for number in range(count):
             (operator or EmptyOperator)(task_id=f"task_{number}", retries=retries)
     serialised = SerializedDAG.deserialize_dag(SerializedDAG.serialize_dag(dag))
+    # Flushed in this order: each row refers to the one before.
     session.merge(DagBundleModel(name=BUNDLE.name))
     session.flush()
     models.DAG.bulk_write_to_db(BUNDLE.name, None, [serialised], session=session)

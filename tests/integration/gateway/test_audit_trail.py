@@ -48,7 +48,7 @@ def sealed(world: World) -> None:
     raise AssertionError("not sealed")
 
 
-def test_every_grant_denial_and_change_is_a_row(world: World, airbridge: Any) -> None:
+def test_every_decision_is_audited(world: World, airbridge: Any) -> None:
     """Token, enrolment, claim, denied call, refused report, revocation: each with who, from where and by which rule."""
     [item] = world.items()
     worker = world.worker()

@@ -1,4 +1,4 @@
-"""Edge events in the ledger: beside the control plane's own, once each, and only what a worker may say."""
+"""Edge events in the ledger: beside the control plane's own, once each, and only those that a worker may report."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
 from sqlalchemy import select
-from tests.integration.gateway.world import World
+from tests.integration.gateway.world import World, lease
 
+from airbridge.core.protocol import EdgeEvent
 from airbridge.executor.ledger.models import EventRow, GatewayRow
-from airbridge.executor.protocol import EdgeEvent
 
 
 def event(name: str = "task.forked", item: str | None = None, **values: Any) -> EdgeEvent:
@@ -25,7 +26,7 @@ def written(world: World, **columns: Any) -> list[EventRow]:
         return list(session.scalars(query.order_by(EventRow.id)))
 
 
-def test_an_edge_event_gets_its_task_and_trace_from_the_ledger(world: World) -> None:
+def test_edge_event_gets_task_from_ledger(world: World) -> None:
     """The worker names the item; who it is of, and its trace, are the ledger's. Its times stay its own."""
     [item] = world.items()
     worker = world.worker()
@@ -45,7 +46,31 @@ def test_an_edge_event_gets_its_task_and_trace_from_the_ledger(world: World) -> 
     assert {"warm": True} == row.detail
 
 
-def test_an_event_told_twice_is_written_once(world: World) -> None:
+@pytest.mark.parametrize(
+    ("claimed", "kept"),
+    [
+        ("ValueError", {"exception": "ValueError"}),
+        ("_Own_2", {"exception": "_Own_2"}),
+        ("E" * 100, {"exception": "E" * 100}),
+        ("E" * 101, {}),
+        ("ValueError: customer 4711", {}),
+        ("<script>", {}),
+        ("Größe", {}),
+        ("", {}),
+        (4711, {}),
+        (None, {}),
+    ],
+)
+def test_exception_is_a_class_name(world: World, claimed: Any, kept: dict[str, str]) -> None:
+    """What a worker reports as a task's exception is kept if it is the name of a class, and dropped otherwise."""
+    worker = world.worker()
+    said = event("task.ended", detail={"exception": claimed})
+    worker.beat(events=(said,))
+    [row] = written(world, uid=str(said.uid))
+    assert kept == row.detail
+
+
+def test_repeated_event_is_written_once(world: World) -> None:
     """A heartbeat whose answer was lost is sent again with the same events."""
     worker = world.worker()
     said = event("link.cut")
@@ -54,7 +79,7 @@ def test_an_event_told_twice_is_written_once(world: World) -> None:
 
 
 def test_a_skewed_clock_is_measured(world: World) -> None:
-    """A worker whose clock is ahead has its skew written beside the time it says."""
+    """A worker whose clock is ahead has its skew recorded beside the time that it reports."""
     worker = world.worker()
     ahead = datetime.now(UTC) + timedelta(minutes=5)
     said = event("link.cut", at=ahead)
@@ -63,7 +88,7 @@ def test_a_skewed_clock_is_measured(world: World) -> None:
     assert 290 < row.skew_seconds < 310
 
 
-def test_a_worker_speaks_only_of_its_own_region_and_only_of_the_edge(world: World) -> None:
+def test_foreign_edge_events_are_dropped(world: World) -> None:
     """Events of another region's item, of no item that there is, or under a name of the control plane's are dropped."""
     [item] = world.items(region="us-east-1")
     worker = world.worker("eu-west-1")
@@ -74,7 +99,7 @@ def test_a_worker_speaks_only_of_its_own_region_and_only_of_the_edge(world: Worl
     assert 1 == len(written(world, uid=str(mine.uid)))
 
 
-def test_a_refused_claim_is_an_event_of_its_task(world: World) -> None:
+def test_refused_claim_is_task_event(world: World) -> None:
     """A refusal is found by the item and by the task instance that it was about."""
     [item] = world.items()
     world.worker("eu-west-1", "gpu").claim(world.envelope(item))
@@ -82,8 +107,39 @@ def test_a_refused_claim_is_an_event_of_its_task(world: World) -> None:
     assert (world.row(item).ti_id, "wrong_pool") == (row.ti_id, row.detail["reason"])
 
 
-def test_the_gateway_says_that_it_is_there(world: World) -> None:
+def test_gateway_writes_liveness_row(world: World) -> None:
     """A running gateway has a row that was seen lately."""
     with world.metadata.session() as session:
         [row] = session.scalars(select(GatewayRow)).all()
         assert row.started_at <= row.seen_at
+
+
+def test_event_requires_granted_epoch(world: World) -> None:
+    """The holder's own epoch counts, and so does an earlier one of its own; another worker's pool and epoch do not."""
+    [item] = world.items()
+    first, second = world.worker(), world.worker()
+    grant = first.grant(item)
+    first.release(lease(grant))
+    second.claim(world.envelope(item))
+    late, current, foreign = event(item=item), event(item=item), event(item=item)
+    first.beat(events=(late,))
+    second.beat(events=(foreign,))
+    # The second worker's grant has the next epoch: the same event passes with it.
+    second.beat(events=(current.model_copy(update={"epoch": world.row(item).epoch}),))
+    assert [1, 1, 0] == [len(written(world, uid=str(each.uid))) for each in (late, current, foreign)]
+    assert world.audited("events.refused", worker_id=second.name.worker)
+
+
+def test_impossible_time_is_clamped(world: World) -> None:
+    """A time before the item was placed, or in the future, becomes the nearest possible one; the reported time is kept in the detail."""
+    [item] = world.items()
+    worker = world.worker()
+    worker.grant(item)
+    now = datetime.now(UTC)
+    early, late = event(item=item, at=now - timedelta(days=9)), event(at=now + timedelta(days=9))
+    worker.beat(events=(early, late))
+    for said in (early, late):
+        [row] = written(world, uid=str(said.uid))
+        # The bounds allow for clock skew of some minutes.
+        assert abs(row.at - now) < timedelta(minutes=12)
+        assert said.at.isoformat() == row.detail["said_at"]

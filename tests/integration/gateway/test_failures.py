@@ -1,4 +1,4 @@
-"""What the gateway does when the database, or Airflow's own code, fails in the middle of a request."""
+"""Failures of the database, or of Airflow's own code, in the middle of a request."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from uuid import UUID
 from sqlalchemy import text
 from tests.integration.gateway.world import World, finished, lease, record, xcom, xcom_path
 
-from airbridge.executor.ledger import items
+from airbridge.core.protocol import Disposition, Grant, LeaseRef, RefusalReason
+from airbridge.executor.ledger import leases
 from airbridge.executor.ledger.models import ItemState, Outcome
-from airbridge.executor.protocol import Disposition, Grant, LeaseRef, RefusalReason
 
+# SQLSTATE codes: deadlock_detected, which is worth a retry, and raise_exception, which is not.
 DEADLOCK = "40P01"
 CUSTOM = "P0001"
 
@@ -50,7 +51,7 @@ def kept_xcom(world: World, grant: Grant, key: str) -> bool:
         return bool(session.execute(query, {"key": key, "dag": grant.ti["dag_id"]}).scalar_one())
 
 
-def test_a_deadlock_undoes_one_items_records_and_leaves_the_others_alone(world: World) -> None:
+def test_deadlock_affects_one_item(world: World) -> None:
     """The unlucky item is answered 503 throughout and applied in full when sent again; its neighbour is committed."""
     unlucky, lucky = world.items(2)
     worker = world.worker()
@@ -65,7 +66,7 @@ def test_a_deadlock_undoes_one_items_records_and_leaves_the_others_alone(world: 
     assert kept_xcom(world, one, "before")
 
 
-def test_a_call_that_can_never_work_fails_alone(world: World) -> None:
+def test_impossible_call_fails_alone(world: World) -> None:
     """A record that Airflow cannot apply is answered 500 for good; the records around it are committed."""
     [item] = world.items()
     worker = world.worker()
@@ -79,8 +80,8 @@ def test_a_call_that_can_never_work_fails_alone(world: World) -> None:
     assert world.row(item).state == ItemState.CLAIMED
 
 
-def test_a_state_that_can_never_be_applied_fails_the_attempt(world: World) -> None:
-    """The executor is told that the attempt failed, so that Airflow's own retries take over: nothing hangs."""
+def test_impossible_state_fails_attempt(world: World) -> None:
+    """The attempt is settled as failed, so that Airflow's own retries take over and nothing hangs."""
     [item] = world.items()
     worker = world.worker()
     grant = worker.grant(item)
@@ -90,7 +91,7 @@ def test_a_state_that_can_never_be_applied_fails_the_attempt(world: World) -> No
     assert (world.row(item).outcome, world.task(item).state) == (Outcome.FAILED, "running")
 
 
-def test_a_task_that_can_never_start_is_failed_and_its_neighbour_granted(world: World) -> None:
+def test_unstartable_task_is_failed_alone(world: World) -> None:
     """One item that Airflow cannot start does not spoil the batch, and does not come back for ever."""
     bad, good = world.items(2)
     worker = world.worker()
@@ -103,7 +104,7 @@ def test_a_task_that_can_never_start_is_failed_and_its_neighbour_granted(world: 
     assert (world.row(bad).outcome, world.task(bad).state) == (Outcome.FAILED, "queued")
 
 
-def test_a_deadlock_at_a_claim_is_503_and_nothing_started(world: World) -> None:
+def test_deadlocked_claim_gets_503(world: World) -> None:
     """The whole request may be sent again; the messages were not deleted."""
     first, second = world.items(2)
     worker = world.worker()
@@ -116,7 +117,7 @@ def test_a_deadlock_at_a_claim_is_503_and_nothing_started(world: World) -> None:
     assert len(worker.claim(*envelopes).grants) == 2
 
 
-def test_no_trace_of_an_error_reaches_the_client(world: World) -> None:
+def test_errors_hide_internals(world: World) -> None:
     """A broken database shows as a short problem, without SQL, names of files or stack traces."""
     worker = world.worker()
     with failing(world, "airbridge_worker", f"NEW.id = '{worker.name.worker}'", CUSTOM):
@@ -131,8 +132,8 @@ def test_no_trace_of_an_error_reaches_the_client(world: World) -> None:
     }
 
 
-def test_a_race_for_one_item_has_one_winner(world: World) -> None:
-    """Eight workers claim the same message at once: one is granted it, the others are told so."""
+def test_concurrent_claims_have_one_winner(world: World) -> None:
+    """Of eight workers that claim the same message at once, one gets the grant and seven are refused."""
     [item] = world.items()
     message = world.envelope(item)
     workers = [world.worker() for _ in range(8)]
@@ -144,7 +145,7 @@ def test_a_race_for_one_item_has_one_winner(world: World) -> None:
     assert world.row(item).epoch == 1
 
 
-def test_the_same_records_sent_twice_at_once_are_applied_once(world: World) -> None:
+def test_concurrent_retries_apply_once(world: World) -> None:
     """A retry that overtakes its first attempt changes nothing: both get the same answers."""
     [item] = world.items()
     worker = world.worker()
@@ -157,7 +158,7 @@ def test_the_same_records_sent_twice_at_once_are_applied_once(world: World) -> N
     assert [result.status for result in answers[0].results] == [201, 204]
 
 
-def test_a_backlog_does_not_take_every_thread(world: World) -> None:
+def test_backlog_leaves_threads_free(world: World) -> None:
     """While three long requests get nowhere (their rows are locked), another worker claims a task and reports it."""
     slow, quick = world.worker(), world.worker()
     backlog = world.items(24)
@@ -165,7 +166,7 @@ def test_a_backlog_does_not_take_every_thread(world: World) -> None:
     [item] = world.items()
     parts = [grants[0:8], grants[8:16], grants[16:24]]
     with ThreadPoolExecutor(3) as pool, world.metadata.session() as session:
-        items.lock(session, backlog)
+        leases.lock(session, backlog)
         stuck = [pool.submit(slow.exchange, *(finished(each, 1) for each in part)) for part in parts]
         time.sleep(0.5)  # all three have arrived
         [result] = quick.exchange(finished(quick.grant(item), 1)).results
@@ -176,7 +177,7 @@ def test_a_backlog_does_not_take_every_thread(world: World) -> None:
     assert [result.status for results in answers for result in results] == [204] * 24
 
 
-def test_a_denied_write_is_remembered_like_any_other(world: World) -> None:
+def test_denied_write_is_idempotent(world: World) -> None:
     """A denial is an answer, with an idempotency key of its own; the task's next write goes through."""
     [item] = world.items()
     worker = world.worker()
@@ -188,7 +189,7 @@ def test_a_denied_write_is_remembered_like_any_other(world: World) -> None:
     assert len([e for e in world.events("call.denied") if e.item_id == item]) == 1
 
 
-def test_reads_see_the_tasks_own_writes_in_order(world: World) -> None:
+def test_reads_see_earlier_writes(world: World) -> None:
     """Within a request, a read sees the writes before it and not those after it."""
     [item] = world.items()
     worker = world.worker()

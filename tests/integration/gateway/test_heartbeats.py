@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,14 +16,13 @@ from tests.integration.gateway.world import VERSIONS, Worker, World, finished, l
 
 from airbridge.control_plane import _airflow
 from airbridge.control_plane.exceptions import Refused
-from airbridge.control_plane.gateway.authentication import Caller
-from airbridge.control_plane.gateway.heartbeats import Heartbeats
+from airbridge.control_plane.gateway.auth.authentication import Caller
+from airbridge.control_plane.gateway.heartbeat.heartbeats import Heartbeats
 from airbridge.control_plane.identity.access import worker_scopes
 from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.parity import Parity
-from airbridge.executor.ledger import revocations, workers
-from airbridge.executor.protocol import (
+from airbridge.core.protocol import (
     DrainCommand,
     Grant,
     Heartbeat,
@@ -30,6 +30,8 @@ from airbridge.executor.protocol import (
     LeaseRef,
     RefusalReason,
 )
+from airbridge.executor.ledger import workers
+from airbridge.executor.ledger.identity import revocations
 
 LEASE_SECONDS = 60.0
 
@@ -59,6 +61,13 @@ def beat(worker: Worker, *leases: LeaseRef) -> tuple[Caller, Heartbeat]:
     return caller(worker), said
 
 
+def used(world: World) -> Worker:
+    """A worker whose certificate has been used."""
+    worker = world.worker()
+    worker.beat()
+    return worker
+
+
 def busy(world: World, count: int) -> list[tuple[Worker, Grant]]:
     """Workers that hold one task each."""
     return [(worker := world.worker(), worker.grant(item)) for item in world.items(count)]
@@ -66,11 +75,13 @@ def busy(world: World, count: int) -> list[tuple[Worker, Grant]]:
 
 @contextmanager
 def counted() -> Iterator[list[str]]:
-    """The statements of this process meanwhile."""
+    """The statements of this thread during the block; the gateway's background loops run in others."""
     statements: list[str] = []
+    here = threading.get_ident()
 
     def note(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
-        statements.append(statement)
+        if threading.get_ident() == here:
+            statements.append(statement)
 
     engine = _airflow.engine()
     event.listen(engine, "before_cursor_execute", note)
@@ -89,22 +100,22 @@ def held_by_another(world: World, table: str, key: str) -> Iterator[None]:
         session.rollback()
 
 
-def test_a_crowd_costs_no_more_statements_than_one(world: World, heartbeats: Heartbeats) -> None:
+def test_batch_statement_count_is_constant(world: World, heartbeats: Heartbeats) -> None:
     """Twelve workers with a lease each are answered by as many statements as one of them."""
     crowd = busy(world, 12)
     with counted() as for_one:
-        heartbeats.beat_together([beat(worker, lease(grant)) for worker, grant in crowd[:1]])
+        heartbeats.handle_batch([beat(worker, lease(grant)) for worker, grant in crowd[:1]])
     with counted() as for_all:
-        answers = heartbeats.beat_together([beat(worker, lease(grant)) for worker, grant in crowd])
+        answers = heartbeats.handle_batch([beat(worker, lease(grant)) for worker, grant in crowd])
     assert all(isinstance(answer, HeartbeatResponse) for answer in answers)
-    assert len(for_all) == len(for_one) <= 9
+    assert len(for_all) == len(for_one) <= 10
 
 
 def test_together_is_as_good_as_alone(world: World, heartbeats: Heartbeats) -> None:
-    """Leases are renewed, task instances kept alive and what workers say of themselves noted, as for one."""
+    """A batch renews leases, keeps task instances alive and records the workers' reports, as a single heartbeat does."""
     crowd = busy(world, 2)
     before = [world.row(str(grant.item_id)).lease_until for _, grant in crowd]
-    answers = heartbeats.beat_together([beat(worker, lease(grant)) for worker, grant in crowd])
+    answers = heartbeats.handle_batch([beat(worker, lease(grant)) for worker, grant in crowd])
     for (worker, grant), answer, until in zip(crowd, answers, before, strict=True):
         assert isinstance(answer, HeartbeatResponse)
         row, task = world.row(str(grant.item_id)), world.task(str(grant.item_id))
@@ -117,11 +128,11 @@ def test_together_is_as_good_as_alone(world: World, heartbeats: Heartbeats) -> N
         assert noted.versions == VERSIONS.model_dump(mode="json")
 
 
-def test_a_worker_whose_row_is_held_keeps_nobody_else_waiting(world: World, heartbeats: Heartbeats) -> None:
+def test_locked_worker_delays_no_other(world: World, heartbeats: Heartbeats) -> None:
     """While one worker's result is being written, the others' leases are renewed, and its own heartbeat waits alone."""
     (slow, slow_grant), (other, other_grant) = busy(world, 2)
     with held_by_another(world, "airbridge_work_item", str(slow_grant.item_id)):
-        first, second = heartbeats.beat_together(
+        first, second = heartbeats.handle_batch(
             [
                 beat(slow, lease(slow_grant)),
                 beat(other, lease(other_grant)),
@@ -131,22 +142,20 @@ def test_a_worker_whose_row_is_held_keeps_nobody_else_waiting(world: World, hear
     assert isinstance(second, HeartbeatResponse)
 
 
-def test_a_task_instance_that_airflow_writes_to_is_left_for_the_next_time(
-    world: World, heartbeats: Heartbeats
-) -> None:
+def test_locked_task_instance_is_skipped(world: World, heartbeats: Heartbeats) -> None:
     """The lease is renewed; the task's own heartbeat, which may be minutes old, is not waited for."""
     [(worker, grant)] = busy(world, 1)
     with held_by_another(world, "task_instance", str(grant.ti_id)):
-        [answer] = heartbeats.beat_together([beat(worker, lease(grant))])
+        [answer] = heartbeats.handle_batch([beat(worker, lease(grant))])
     assert isinstance(answer, HeartbeatResponse)
     row, task = world.row(str(grant.item_id)), world.task(str(grant.item_id))
     assert row.renewed_at == answer.server_time > task.last_heartbeat_at
 
 
-def test_each_of_a_crowd_is_judged_for_itself(world: World, heartbeats: Heartbeats) -> None:
-    """One is revoked, one never enrolled, one is to drain, one asks twice, one names a lease that is another's, one's
-    task was marked elsewhere: each meets that, and the plain ones are answered."""
-    plain, revoked, unknown, drained, thief = (world.worker() for _ in range(5))
+def test_batched_heartbeats_are_independent(world: World, heartbeats: Heartbeats) -> None:
+    """One worker is revoked, one never enrolled, one is to drain, one sends twice, one names another's lease, one's
+    task was marked elsewhere: each gets its own outcome, and the plain ones are answered."""
+    plain, revoked, unknown, drained, thief = (used(world) for _ in range(5))
     (holder, grant), (marked, marked_grant) = busy(world, 2)
     world.set_task_state(str(marked_grant.item_id), "failed")
     with world.metadata.session() as session:
@@ -154,7 +163,7 @@ def test_each_of_a_crowd_is_judged_for_itself(world: World, heartbeats: Heartbea
         workers.set_wanted(session, drained.name.worker, "draining")
         session.delete(workers.get(session, unknown.name.worker))
         session.commit()
-    answers = heartbeats.beat_together(
+    answers = heartbeats.handle_batch(
         [
             beat(plain),
             beat(revoked),
@@ -167,6 +176,7 @@ def test_each_of_a_crowd_is_judged_for_itself(world: World, heartbeats: Heartbea
         ]
     )
     assert [type(answer) for answer in answers] == [
+        # None: not answered in the batch, but alone after it, as for a repeated, foreign or cancelled lease.
         *(HeartbeatResponse, Refused, type(None), HeartbeatResponse),
         *(type(None), type(None), HeartbeatResponse, type(None)),
     ]
@@ -176,21 +186,21 @@ def test_each_of_a_crowd_is_judged_for_itself(world: World, heartbeats: Heartbea
     assert any(isinstance(command, DrainCommand) for command in answers[3].commands)
 
 
-def test_a_held_task_that_nobody_speaks_of_is_no_reason_to_wait(world: World, heartbeats: Heartbeats) -> None:
+def test_unlisted_lease_stays_in_batch(world: World, heartbeats: Heartbeats) -> None:
     """A claim whose answer may still be on its way is left alone, and its worker answered with the others."""
     [(worker, grant)] = busy(world, 1)
-    [answer] = heartbeats.beat_together([beat(worker)])
+    [answer] = heartbeats.handle_batch([beat(worker)])
     assert isinstance(answer, HeartbeatResponse)
     assert world.row(str(grant.item_id)).state == "claimed"
     [done] = worker.exchange(finished(grant, 1)).results
     assert done.status == 204
 
 
-def test_a_token_that_may_not_send_heartbeats_is_refused(world: World, heartbeats: Heartbeats) -> None:
-    """Its worker is not looked at; the others are."""
-    plain, other = world.worker(), world.worker()
+def test_heartbeat_requires_scope(world: World, heartbeats: Heartbeats) -> None:
+    """A heartbeat without its scope is refused before its worker is read; the others are answered."""
+    plain, other = used(world), used(world)
     someone, said = beat(other)
     narrow = Caller(someone.name, someone.certificate, Scopes.parse(["connections:read"]), someone.address)
-    first, second = heartbeats.beat_together([(narrow, said), beat(plain)])
+    first, second = heartbeats.handle_batch([(narrow, said), beat(plain)])
     assert isinstance(first, Refused)
     assert isinstance(second, HeartbeatResponse)

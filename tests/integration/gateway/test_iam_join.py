@@ -23,9 +23,9 @@ from tests.support.moto import Moto
 from tests.support.postgres import Postgres
 
 from airbridge.control_plane.identity.iam import BODY
-from airbridge.edge_worker.join import AUDIENCE_HEADER, CSR_HEADER, AwsIamJoin
-from airbridge.executor.protocol import JoinByAwsIam
-from airbridge.executor.regions import Catalogue
+from airbridge.core.protocol import JoinByAwsIam
+from airbridge.core.regions import Catalogue
+from airbridge.edge_worker.gateway_client.join import AUDIENCE_HEADER, CSR_HEADER, AwsIamJoin
 
 REGION = "eu-west-1"
 ALLOW = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
@@ -150,6 +150,7 @@ class _AgedAuth(SigV4Auth):
     def add_auth(self, request: Any) -> None:
         at = datetime.now(UTC) - self._age
         request.context["timestamp"] = at.strftime("%Y%m%dT%H%M%SZ")
+        # What botocore's `add_auth` does, with another time.
         self._modify_request_before_signing(request)
         text = self.canonical_request(request)
         self._inject_signature_to_request(
@@ -158,11 +159,12 @@ class _AgedAuth(SigV4Auth):
 
 
 def new_worker(world: World, pool: str = "default") -> Worker:
-    return Worker(world, REGION, pool, f"host-{next(world.number)}")
+    # Ends with the instance id of the role session, as the gateway requires.
+    return Worker(world, REGION, pool, f"host-{next(world.number)}-i-0abc")
 
 
 def refused(world: World, worker: Worker, body: dict[str, Any]) -> str:
-    """The reason of a refused join, which is in the audit trail too and enrols nobody."""
+    """Return the reason of a refused join, and check that it is audited and that no worker is enrolled."""
     response = worker.post("enrol", body)
     assert response.status_code == 403, response.text
     detail: str = response.json()["detail"]
@@ -171,19 +173,17 @@ def refused(world: World, worker: Worker, body: dict[str, Any]) -> str:
     return detail
 
 
-def test_a_host_of_the_pools_role_joins(world: World, cloud: Cloud) -> None:
-    """AWS says who signed; the worker gets its identity without any secret of ours, and the audit names role and session."""
+def test_host_with_pool_role_joins(world: World, cloud: Cloud) -> None:
+    """AWS identifies the signer; the worker gets its identity without any secret of ours, and the audit names role and session."""
     worker = new_worker(world)
     response = worker.post("enrol", signed(cloud, worker, cloud.edge))
     assert response.status_code == 200, response.text
     [row] = world.audited("worker.enrolled", worker_id=worker.name.worker)
-    assert (row.rule, row.detail["whose"]) == ("join as arn:aws:iam::123456789012:role/edge-eu", "i-0abc")
+    assert (row.rule, row.detail["owner"]) == ("join as arn:aws:iam::123456789012:role/edge-eu", "i-0abc")
 
 
-def test_the_workers_own_join_method_is_accepted(
-    world: World, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What `join_method = "aws_iam"` sends is what the gateway takes."""
+def test_worker_join_method_is_accepted(world: World, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway accepts the request that `join_method = "aws_iam"` sends."""
     for name in [each for each in os.environ if each.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ENDPOINT_URL", cloud.url)
@@ -197,7 +197,7 @@ def test_the_workers_own_join_method_is_accepted(
     worker.beat()
 
 
-def test_a_request_signed_by_somebody_else_is_refused(world: World, cloud: Cloud) -> None:
+def test_other_signer_is_refused(world: World, cloud: Cloud) -> None:
     """Another role of the account, and a user, are not the pool's role."""
     worker = new_worker(world)
     for who, arn in ((cloud.other, "assumed-role/other/i-0abc"), (cloud.user, "user/ann")):
@@ -206,15 +206,15 @@ def test_a_request_signed_by_somebody_else_is_refused(world: World, cloud: Cloud
         assert "is not the role of pool default@eu-west-1" in said
 
 
-def test_a_forged_signature_is_refused_by_aws(world: World, cloud: Cloud) -> None:
-    """Whoever knows the key's id and not its secret gets nothing; nor does who changes what was signed."""
+def test_forged_signature_is_refused(world: World, cloud: Cloud) -> None:
+    """A request signed with the key's id but without its secret is refused."""
     worker = new_worker(world)
     forged = Credentials(cloud.edge.access_key, "wrong" * 8, cloud.edge.token)
     assert "STS does not accept the request" in refused(world, worker, signed(cloud, worker, forged))
 
 
 def test_a_request_is_good_once(world: World, cloud: Cloud) -> None:
-    """Replayed a moment later, by whoever saw it, it is refused; the worker that it enrolled keeps its identity."""
+    """A captured request is refused when it is replayed; the worker that it enrolled keeps its identity."""
     worker, body = new_worker(world), {}
     body = signed(cloud, worker, cloud.edge)
     assert worker.post("enrol", body).status_code == 200
@@ -229,6 +229,7 @@ def test_a_request_is_good_once(world: World, cloud: Cloud) -> None:
     ("attack", "said"),
     [
         ({"age": timedelta(minutes=6)}, "it must be at most 300 s old"),
+        # in the future, beyond the tolerated skew
         ({"age": timedelta(minutes=-3)}, "it must be at most 300 s old"),
         (
             {"audience": "gateway.example.com"},
@@ -245,7 +246,7 @@ def test_a_request_is_good_once(world: World, cloud: Cloud) -> None:
         ({"unsigned": (CSR_HEADER,)}, "must be signed: x-airbridge-csr-sha256"),
     ],
 )
-def test_a_request_for_something_else_is_refused(
+def test_misdirected_request_is_refused(
     world: World, cloud: Cloud, attack: dict[str, Any], said: str
 ) -> None:
     """An old one, one for another gateway, endpoint, region or action, or with something unsigned that must be signed."""
@@ -272,9 +273,20 @@ def test_a_request_is_for_one_key(world: World, cloud: Cloud) -> None:
         assert said in refused(world, thief, body | {"join": join, "worker": thief.name.worker})
 
 
-def test_a_pool_without_a_role_takes_tokens_only(world: World, cloud: Cloud) -> None:
-    """The method is on where the region catalogue says so."""
+def test_pool_without_role_requires_token(world: World, cloud: Cloud) -> None:
+    """The method is enabled only where the region catalogue enables it."""
     worker = new_worker(world, "plain")
     assert "is not enabled for pool plain@eu-west-1" in refused(
         world, worker, signed(cloud, worker, cloud.edge)
     )
+
+
+def test_instance_joins_under_its_own_id(world: World, cloud: Cloud) -> None:
+    """A role session of an instance enrols that instance: not another one's name, nor a name that only begins with its id."""
+    for name in ("i-0abd", "i-0abc-2", "host-7", "xi-0abc"):
+        worker = Worker(world, REGION, "default", name)
+        assert "instance i-0abc must enrol as 'i-0abc'" in refused(
+            world, worker, signed(cloud, worker, cloud.edge)
+        )
+    own = Worker(world, REGION, "default", "i-0abc")
+    assert own.post("enrol", signed(cloud, own, cloud.edge)).status_code == 200

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from tests.integration.gateway.world import VERSIONS, Worker, World, running
 
-from airbridge.executor.protocol import Disposition, RefusalReason
+from airbridge.core.protocol import Disposition, RefusalReason
 
 RELEASED = "sha256:" + 64 * "a"
 BEFORE = "sha256:" + 64 * "b"
@@ -18,7 +18,7 @@ STRANGE = "sha256:" + 64 * "c"
 
 @pytest.fixture
 def strict(world: World, tmp_path: Path) -> Iterator[World]:
-    """A gateway over the same database that knows two digests."""
+    """Run a gateway over the same database that accepts two image digests."""
     with running(world.metadata, tmp_path, worker_images=(RELEASED, BEFORE)) as it:
         yield it
         it.close_workers()
@@ -28,7 +28,7 @@ def of(image: str | None) -> dict[str, object]:
     return VERSIONS.model_copy(update={"image": image}).model_dump()
 
 
-def test_an_image_of_no_release_is_refused_at_enrolment_and_at_claim(strict: World) -> None:
+def test_unreleased_image_is_refused(strict: World) -> None:
     """Refused with the digests that would be right; the item goes back, and a worker on a released image gets it."""
     [item] = strict.items()
     for number, image in enumerate((STRANGE, None)):

@@ -1,4 +1,4 @@
-"""The gateway under those who ask too much, too slowly, or with borrowed headers."""
+"""The gateway under too many requests, slow requests, and forged proxy headers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from tests.integration.gateway.test_security import requests_of
 from tests.integration.gateway.world import Worker, World, client_context, running
+from tests.security.attacks.stolen_identities import leases_of_nobody
 
+# More than the gateway's 8 threads, fewer than the 1,024 connections of one address.
 SLOW = 500
 
 
@@ -22,7 +24,7 @@ def connected(world: World) -> socket.socket:
 
 
 def silent(world: World) -> socket.socket:
-    """A connection on which nothing is ever said."""
+    """Open a connection on which nothing is ever sent."""
     return connected(world)
 
 
@@ -43,16 +45,18 @@ def half_a_body(world: World) -> socket.socket:
     )
     with contextlib.suppress(OSError):
         secured.send(
+            # Enrolment is the one endpoint that reads a body without a certificate.
             b"POST /edge/v1/enrol HTTP/1.1\r\nHost: x\r\nAirBridge-Protocol: 1\r\nContent-Length: 5000\r\n\r\n{"
         )
     return secured
 
 
-def test_500_slow_connections_do_not_keep_a_worker_from_its_heartbeat(world: World) -> None:
-    """From the worker's own address: a third say nothing, a third half a head, a third half a body. A worker beats on
+def test_slow_connections_leave_heartbeats_alone(world: World) -> None:
+    """From the worker's own address: a third send nothing, a third half a head, a third half a body. A worker beats on
     an old and on a new connection, claims, and enrols, each at the first try."""
     worker, late = world.worker(), world.worker()
     [item] = world.items()
+    # Its next heartbeat needs a connection of its own, opened among the slow ones.
     late.close()
     makers = [(silent, half_a_head, half_a_body)[number % 3] for number in range(SLOW)]
     with ThreadPoolExecutor(16) as pool:
@@ -65,6 +69,11 @@ def test_500_slow_connections_do_not_keep_a_worker_from_its_heartbeat(world: Wor
     finally:
         for each in slow:
             each.close()
+
+
+def test_foreign_leases_cost_little(world: World) -> None:
+    """A heartbeat is answered for the leases of known work items; few others are answered or audited."""
+    leases_of_nobody(world)
 
 
 @pytest.fixture
@@ -81,8 +90,8 @@ def tight(world: World, tmp_path: Path) -> Iterator[World]:
         it.close_workers()
 
 
-def test_who_asks_too_often_is_told_when_to_come_back(tight: World) -> None:
-    """429 with Retry-After beyond a worker's, or a stranger's, burst; another worker is not concerned."""
+def test_rate_limited_client_gets_retry_after(tight: World) -> None:
+    """Beyond the burst of a worker, or of an anonymous address, the answer is 429 with Retry-After; other workers are not affected."""
     greedy, modest = tight.worker(), tight.worker()
     beat = requests_of(tight, tight.items()[0])["heartbeat"]
     answers = [greedy.post("heartbeat", beat) for _ in range(8)]
@@ -92,6 +101,14 @@ def test_who_asks_too_often_is_told_when_to_come_back(tight: World) -> None:
     assert modest.post("heartbeat", beat).status_code == 200
     stranger = Worker(tight, "eu-west-1", "default", "stranger")
     assert 429 in [stranger.post("heartbeat", beat).status_code for _ in range(8)]
+
+
+def test_edge_rates_spare_operators(tight: World) -> None:
+    """A stranger at the operator's own address asks too much of the edge port: the operator is answered."""
+    stranger = Worker(tight, "eu-west-1", "default", "stranger")
+    with tight.operator(tight.access_token("workers:read")) as operator:
+        assert 429 in [stranger.post("enrol", b"").status_code for _ in range(8)]
+        assert operator.get("/operator/v1/workers").status_code == 200
 
 
 def test_connections_without_a_certificate_are_bounded(tight: World) -> None:
@@ -104,6 +121,7 @@ def test_connections_without_a_certificate_are_bounded(tight: World) -> None:
             each.settimeout(10)
             with contextlib.suppress(ssl.SSLError, ConnectionError):
                 assert each.recv(1) == b""
+        # The newest stays open: the timeout shows that the gateway has not closed it.
         opened[-1].settimeout(0.3)
         with pytest.raises(TimeoutError):
             opened[-1].recv(1)
@@ -125,8 +143,8 @@ def test_connections_without_a_certificate_are_bounded(tight: World) -> None:
     ],
 )
 def test_a_forwarded_certificate_is_nobodys(world: World, header: str) -> None:
-    """Another worker's certificate in a header, with its token: 401 without a connection's own certificate, and one's
-    own name with it. Only TLS says who calls."""
+    """Another worker's certificate in a header, with its token, is ignored: 401 without a certificate on the connection,
+    and the caller's own name with one. Only TLS identifies the caller."""
     victim, thief = world.worker(), world.worker()
     pem = (victim.certificate_pem or "").replace("\n", "%0A")
     value = {"Forwarded": "for=192.0.2.1", "X-Forwarded-For": "192.0.2.1"}.get(header, f'Hash=1;Cert="{pem}"')
@@ -140,8 +158,8 @@ def test_a_forwarded_certificate_is_nobodys(world: World, header: str) -> None:
     assert "192.0.2.1" not in json.dumps([row.address for row in world.audited("request.refused")])
 
 
-def test_operators_endpoints_are_not_on_the_workers_listener(world: World) -> None:
-    """Nor the other way round, whatever the token."""
+def test_listeners_have_separate_limits(world: World) -> None:
+    """Neither listener serves the other's endpoints, whatever the token."""
     token = world.access_token("workers:*", "tokens:*", "dags:*")
     worker = world.worker()
     worker.token = token
@@ -154,7 +172,7 @@ def test_operators_endpoints_are_not_on_the_workers_listener(world: World) -> No
 
 
 def test_the_edge_api_describes_itself(world: World) -> None:
-    """``/openapi.json`` names every endpoint with the wire models; anybody may read it, it tells nothing else."""
+    """``/openapi.json`` lists every endpoint with the wire models; it is public, and contains nothing else."""
     found = Worker(world, "eu-west-1", "default", "reader").client.get("/openapi.json").json()
     assert {path.rpartition("/")[2] for path in found["paths"]} == {
         "enrol",

@@ -1,4 +1,4 @@
-"""What the gateway counts can be read by whoever holds the scope, and by nobody else."""
+"""The gateway's metrics are readable with the scope for them, and not without."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests.integration.gateway.world import CATALOGUE, World, finished
 from tests.support.embedded_metrics import extract
 from tests.support.platform import wait_for
 
-from airbridge.control_plane import cloudwatch
-from airbridge.executor import metrics
-from airbridge.executor.metrics import Source
-from airbridge.executor.protocol import EdgeEvent
+from airbridge.control_plane.observability import cloudwatch
+from airbridge.core import metrics
+from airbridge.core.metrics import Source
+from airbridge.core.protocol import EdgeEvent
 
 METRICS = "/operator/v1/metrics"
 
 
-def test_requests_are_counted_by_endpoint_and_status(world: World) -> None:
+def test_requests_are_counted_by_endpoint(world: World) -> None:
     """Enrolments show in Prometheus' text format."""
     world.worker()
     with world.operator(world.access_token("metrics:read")) as operator:
@@ -41,7 +41,7 @@ def test_metrics_need_their_scope(world: World) -> None:
 
 
 def families_of(world: World) -> dict[str, Metric]:
-    """What the gateway exposes, by name."""
+    """Return the metric families that the gateway exposes, by name."""
     with world.operator(world.access_token("metrics:read")) as operator:
         return {family.name: family for family in text_string_to_metric_families(operator.get(METRICS).text)}
 
@@ -56,7 +56,7 @@ def _states(families: dict[str, Metric]) -> set[str]:
     }
 
 
-def test_a_gateway_exposes_what_is_defined_for_it(world: World) -> None:
+def test_gateway_exposes_defined_metrics(world: World) -> None:
     """Exactly the defined metrics, with their kinds, once there is work and a worker; and they count what happens."""
     granted, waiting = world.items(2)
     worker = world.worker()
@@ -64,7 +64,7 @@ def test_a_gateway_exposes_what_is_defined_for_it(world: World) -> None:
     worker.exchange(finished(grant, 1))
     worker.exchange(finished(grant.model_copy(update={"epoch": 7}), 2))
     worker.beat(events=(EdgeEvent(uid=uuid4(), event="link.cut", at=datetime.now(UTC)),))
-    # What is read from the ledger is read once every few seconds.
+    # Metrics of the ledger are cached for a few seconds.
     wait_for(lambda: "placed" in _states(families_of(world)), "the waiting item to be counted")
     families = families_of(world)
     mine = {each.name.removesuffix("_total"): each for each in metrics.ALL if each.source is Source.GATEWAY}
@@ -86,7 +86,7 @@ def test_a_gateway_exposes_what_is_defined_for_it(world: World) -> None:
     assert waiting
 
 
-def test_airflow_is_told_what_it_does_not_emit_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_airflow_metrics_are_emitted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Start, end and duration of a task go through Airflow's own metrics."""
     from airflow.stats import Stats
 
@@ -119,8 +119,8 @@ def test_airflow_is_told_what_it_does_not_emit_itself(world: World, monkeypatch:
     } <= set(said)
 
 
-def test_a_message_that_a_worker_refused_by_itself_is_counted(world: World) -> None:
-    """A forged message never becomes a claim: the worker tells of it, and ForgedOrBrokenMessages looks at that count."""
+def test_worker_side_rejections_are_counted(world: World) -> None:
+    """A forged message never becomes a claim: the worker reports it, and the alert ForgedOrBrokenMessages uses that count."""
     rejected = [
         EdgeEvent(uid=uuid4(), event="message.rejected", at=datetime.now(UTC), detail={"reason": reason})
         for reason in ("bad_signature", "bad_signature", "of_its_own_making")
@@ -145,22 +145,32 @@ def _refusals(world: World) -> dict[str, float]:
     return found
 
 
-def test_every_alarm_of_cloudwatch_finds_its_metric_in_the_gateways_log(world: World) -> None:
-    """What the embedded metric format makes of a gateway with a worker, work and refusals: each defined metric, by each defined set."""
+def test_cloudwatch_alarms_match_log_metrics(world: World) -> None:
+    """The embedded metric format of a gateway with a worker, work and refusals has each defined metric, by each defined set of dimensions."""
     granted, _ = world.items(2)
     worker = world.worker()
     grant = worker.grant(granted)
     worker.exchange(finished(grant, 1))
     worker.exchange(finished(grant.model_copy(update={"epoch": 7}), 2))
     worker.beat(events=(EdgeEvent(uid=uuid4(), event="link.cut", at=datetime.now(UTC)),))
-    embedded = world.gateway.embedded
-    assert embedded is not None
-    known = extract(json.loads(json.dumps(line)) for line in embedded.lines())
-    sets = {(name, tuple(label for label, _ in where)) for _, name, where in known}
+    refused = world.worker()
+    refused.present(None, "")
+    assert refused.post("enrol", refused.enrolment("abj_unknown")).status_code == 403
+    world.gateway.metrics.audit_fault("truncated")
+    world.gateway.metrics.break_glass("worker.revoke")
+    emf = world.gateway.emf
+    assert emf is not None
     wanted = {
         (name, tuple(sorted(each))) for name, each_of in cloudwatch.definition()["published"].items() for each in each_of
     }  # fmt: skip
-    assert wanted == sets
+    known: list[Any] = []
+
+    def complete() -> bool:
+        # Heartbeats are written in batches, after they are answered.
+        known[:] = extract(json.loads(json.dumps(line)) for line in emf.lines())
+        return wanted == {(name, tuple(label for label, _ in where)) for _, name, where in known}
+
+    wait_for(complete, f"exactly these metrics: {sorted(wanted)}", 60)
     places = {(region.name, pool.name) for region in CATALOGUE.regions for pool in region.pools}
     ages = {where for _, name, where in known if name == metrics.QUEUE_AGE.name}
     assert {(("pool", pool), ("region", region)) for region, pool in places} <= ages

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 from tests.integration.gateway.world import World
+from tests.security.attacks.operators import OPERATOR_ATTACKS
 
 ROOT = "/operator/v1"
 
@@ -70,10 +72,10 @@ def test_without_a_live_token_nothing_answers(world: World) -> None:
         ("workers:read", "PATCH", "workers", None, 405),
     ],
 )
-def test_a_scope_reaches_no_further_than_it_says(
+def test_scope_is_limited_to_patterns(
     world: World, scope: str, method: str, path: str, body: object, status: int
 ) -> None:
-    """Each action needs its own scope, within its patterns; nobody hands out what they do not hold."""
+    """Each action requires its own scope, within its patterns; a token cannot grant scopes beyond its own."""
     with world.operator(world.access_token(scope)) as operator:
         response = operator.request(method, f"{ROOT}/{path}", json=body)
     assert response.status_code == status, response.text
@@ -82,7 +84,7 @@ def test_a_scope_reaches_no_further_than_it_says(
     assert set(response.json()) == {"status", "reason", "detail"}
 
 
-def test_tokens_are_made_listed_and_revoked_and_shown_once(world: World) -> None:
+def test_token_lifecycle(world: World) -> None:
     """A created token works; the list shows no secret; a revoked token works no more."""
     with world.operator(world.access_token("tokens:*", "workers:read")) as operator:
         asked = {"token": {"kind": "access", "owner": "ci", "scopes": ["workers:read"]}}
@@ -96,20 +98,20 @@ def test_tokens_are_made_listed_and_revoked_and_shown_once(world: World) -> None
             assert ci.get(f"{ROOT}/workers").status_code == 401
 
 
-def test_tokens_are_seen_and_revoked_by_owner(world: World) -> None:
+def test_token_scopes_match_owner(world: World) -> None:
     """A scope with a pattern covers the tokens of matching owners, and shows and revokes no others."""
     with world.operator(world.access_token("tokens:*", "workers:read")) as operator:
         made = {}
         for owner in ("ci-team-a", "ann"):
             asked = {"token": {"kind": "access", "owner": owner, "scopes": ["workers:read"]}}
             made[owner] = operator.post(f"{ROOT}/tokens", json=asked).json()["id"]
-    with world.operator(world.access_token("tokens:read ci-*", "tokens:revoke ci-*")) as operator:
-        assert {"ci-team-a"} == {row["owner"] for row in operator.get(f"{ROOT}/tokens").json()["tokens"]}
+    with world.operator(world.access_token("tokens:read test/ci-*", "tokens:revoke test/ci-*")) as operator:
+        assert {"test/ci-team-a"} == {row["owner"] for row in operator.get(f"{ROOT}/tokens").json()["tokens"]}
         assert operator.delete(f"{ROOT}/tokens/{made['ann']}").status_code == 403
         assert operator.delete(f"{ROOT}/tokens/{made['ci-team-a']}").status_code == 200
 
 
-def test_a_join_token_made_here_lets_a_worker_in(world: World) -> None:
+def test_created_join_token_enrols_worker(world: World) -> None:
     """An operator's join token enrols a worker, which then shows up in the list."""
     with world.operator(world.access_token("tokens:create join region=eu-*", "workers:read")) as operator:
         asked = {"token": {"kind": "join", "region": "eu-west-1", "uses": 1}}
@@ -120,7 +122,7 @@ def test_a_join_token_made_here_lets_a_worker_in(world: World) -> None:
     assert (found["invited"]["region"], found["invited"]["pool"]) == ("eu-west-1", "default")
 
 
-def test_a_list_holds_only_what_its_scope_covers(world: World) -> None:
+def test_worker_list_is_limited_by_scope(world: World) -> None:
     """A reader of one region sees that region's workers alone."""
     world.worker("us-east-1", name="visible-us")
     world.worker("eu-west-1", name="hidden-eu")
@@ -130,7 +132,7 @@ def test_a_list_holds_only_what_its_scope_covers(world: World) -> None:
     assert "hidden-eu" not in listed
 
 
-def test_a_revoked_worker_is_out_at_once_and_for_good(world: World) -> None:
+def test_revoked_worker_stays_revoked(world: World) -> None:
     """Revocation refuses the next request, and no drain, resume or new enrolment brings the name back."""
     worker = world.worker(name="stolen")
     worker.beat()
@@ -149,6 +151,7 @@ def test_a_revoked_worker_is_out_at_once_and_for_good(world: World) -> None:
             "region": "eu-west-1",
             "pool": "default",
             "worker": "stolen",
+            # never read: the name is refused before it
             "csr_pem": "x",
             "join": body,
             "versions": {"airbridge": "0.1.0", "airflow": "3.0.4", "task_sdk": "1.0.4", "python": "3.11.1"},
@@ -158,8 +161,8 @@ def test_a_revoked_worker_is_out_at_once_and_for_good(world: World) -> None:
     assert "worker.revoked" in {event.event for event in world.events("worker.revoked")}
 
 
-def test_maintenance_is_a_drain_with_a_reason(world: World) -> None:
-    """A worker under maintenance is told to drain with the comment, which is owed, and resume ends it."""
+def test_maintenance_requires_comment(world: World) -> None:
+    """A worker under maintenance gets an order to drain with the mandatory comment, and resume ends it."""
     worker = world.worker(name="disk-swap")
     worker.beat()
     with world.operator(world.access_token("workers:drain")) as operator:
@@ -173,19 +176,46 @@ def test_maintenance_is_a_drain_with_a_reason(world: World) -> None:
     assert [event.detail["comment"] for event in world.events("worker.maintenance_wanted")] == ["new disk"]
 
 
-def test_a_push_is_published_or_refused_with_its_error(world: World) -> None:
-    """A good archive gives a digest and an event; one that does not parse gives 422 with file and line."""
+def test_push_is_published_or_refused(world: World) -> None:
+    """A good archive gives a digest, the seconds of its check and an event; one that does not parse gives 422 with file and line."""
     with world.operator(world.access_token("dags:push team-*")) as operator:
         good = operator.put(f"{ROOT}/dags/team-a", content=b"tar")
-        assert (good.status_code, good.json()) == (200, {"bundle": "team-a", "version": f"sha256:{3:064x}"})
+        assert (good.status_code, good.json()) == (
+            200,
+            {"bundle": "team-a", "version": f"sha256:{3:064x}", "check_seconds": 1.5},
+        )
         bad = operator.put(f"{ROOT}/dags/team-a", content=b"broken")
     assert (bad.status_code, bad.json()["detail"]) == (422, "dag.py, line 3: SyntaxError: invalid syntax")
     assert [event.detail["bundle"] for event in world.events("dags.pushed")] == ["team-a"]
 
 
-def test_the_two_listeners_do_not_share_their_endpoints(world: World) -> None:
+def test_listeners_do_not_share_endpoints(world: World) -> None:
     """An operator's token opens nothing on the edge listener, and its endpoints are not there."""
     worker = world.worker()
     assert worker.client.get(f"{ROOT}/workers").status_code == 404
     with world.operator(world.access_token("work:claim")) as operator:
         assert operator.post("/edge/v1/claim", json={"envelopes": ["x"]}).status_code == 404
+
+
+@pytest.mark.parametrize("attack", OPERATOR_ATTACKS, ids=lambda attack: attack.__name__)
+def test_operator_attack(world: World, attack: Callable[[World], None]) -> None:
+    """A token makes no other one that reaches or lasts beyond it, under no name but its own, or that survives it."""
+    attack(world)
+
+
+@pytest.mark.parametrize(
+    ("place", "detail"),
+    [
+        (
+            {"region": "eu-west-2"},
+            "there is no region 'eu-west-2'; did you mean 'eu-west-1'? regions: us-east-1, eu-west-1",
+        ),
+        ({"region": "us-east-1", "pool": "gpu"}, "region 'us-east-1' has no pool 'gpu'; its pools: default"),
+    ],
+)
+def test_join_token_needs_a_place(world: World, place: dict[str, str], detail: str) -> None:
+    """A join token for a region or pool that does not exist is refused with those that do."""
+    with world.operator(world.access_token("tokens:create join")) as operator:
+        response = operator.post(f"{ROOT}/tokens", json={"token": {"kind": "join", **place}})
+    assert response.status_code == 400
+    assert response.json()["detail"] == f"no worker could join with this token: {detail}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 from tests.integration.gateway.world import Worker, World, record
 
+from airbridge.core.protocol import Grant, RecordResult, RefusalReason
 from airbridge.executor.ledger.models import Outcome
-from airbridge.executor.protocol import Grant, RecordResult, RefusalReason
 
 CLAIM = 'schema = 1\n[[rule]]\nname = "run"\ndags = ["*"]\nqueues.claim = ["*"]\n'
 READ = CLAIM + '[[rule]]\nname = "read"\ndags = ["*"]\nregions = ["eu-*"]\nconnections.read = ["warehouse"]\n'
@@ -33,8 +34,8 @@ def message(result: RecordResult) -> str:
     return text
 
 
-def test_a_read_needs_a_rule_and_a_new_rule_needs_no_restart(world: World) -> None:
-    """Denied with the rule that would allow it; allowed as soon as the file says so, by that rule; both are audited."""
+def test_new_rule_applies_without_restart(world: World) -> None:
+    """A denial names the rule that would allow it; with the rule in the file it is allowed at once; both are audited."""
     connection(world, "warehouse")
     [item] = world.items()
     worker = world.worker()
@@ -47,6 +48,7 @@ def test_a_read_needs_a_rule_and_a_new_rule_needs_no_restart(world: World) -> No
         with world.under(READ):
             allowed = ask(worker, grant, 1, "GET", "connections/warehouse")
             assert (allowed.status, json.loads(allowed.body or "")["password"]) == (200, "hunter2")
+        # Reads have no idempotency key: the same number is judged anew under the old policy.
         assert ask(worker, grant, 1, "GET", "connections/warehouse").status == 403
     assert [row.rule for row in world.audited("call.denied", item_id=item)] == [
         "policy: no connections.read",
@@ -60,7 +62,7 @@ def test_a_read_needs_a_rule_and_a_new_rule_needs_no_restart(world: World) -> No
     )
 
 
-def test_a_change_of_the_policy_is_audited_and_a_wrong_one_changes_nothing(world: World) -> None:
+def test_policy_changes_are_audited(world: World) -> None:
     """Added and removed rules are named, with the file's digests; a file that cannot be read is refused, once."""
     changed, refused = len(world.audited("policy.changed")), len(world.audited("policy.refused"))
     with world.under(READ):
@@ -68,7 +70,7 @@ def test_a_change_of_the_policy_is_audited_and_a_wrong_one_changes_nothing(world
         assert (row.detail["rules_added"], row.detail["rules_removed"]) == (["read", "run"], ["local-mode"])
         assert row.detail["digest"] == world.policy.rules.digest if world.policy.rules else False
         with world.under(READ.replace("connections", "conections")):
-            world.policy.look()
+            world.policy.reload()
             [wrong] = world.audited("policy.refused")[refused:]
             assert "conections: is not a key" in wrong.detail["why"]
             assert world.policy.rules
@@ -76,7 +78,7 @@ def test_a_change_of_the_policy_is_audited_and_a_wrong_one_changes_nothing(world
     assert len(world.audited("policy.changed")) == changed + 2
 
 
-def test_work_that_no_rule_lets_run_is_given_back(world: World) -> None:
+def test_claim_without_rule_is_returned(world: World) -> None:
     """A claim that the policy denies is refused with the rule that would allow it; the task stays queued."""
     [item] = world.items()
     worker = world.worker()
@@ -88,23 +90,24 @@ def test_work_that_no_rule_lets_run_is_given_back(world: World) -> None:
     assert worker.grant(item)
 
 
-def test_a_task_that_changed_what_it_may_not_is_failed(world: World) -> None:
-    """A final state that reports the change of somebody else's asset is denied, and the task is failed, not left running."""
+def test_forbidden_asset_change_fails_task(world: World) -> None:
+    """A final state that reports a change of a foreign asset is denied, and the task is failed, not left running."""
     [item] = world.items()
     worker = world.worker()
     with world.under(CLAIM):
         grant = worker.grant(item)
         outlet = {"name": "theirs", "uri": "s3://theirs", "type": "Asset"}
-        body = {"state": "success", "end_date": "2026-01-01T00:00:00Z", "task_outlets": [outlet]}
+        end = datetime.now(UTC).isoformat()
+        body = {"state": "success", "end_date": end, "task_outlets": [outlet]}
         result = ask(worker, grant, 1, "PATCH", "task-instances/{ti}/state", body)
         assert result.status == 403
-        assert 'assets.change = ["theirs"]' in message(result)
+        assert 'assets.change = ["theirs", "s3://theirs"]' in message(result)
     assert (world.task(item).state, world.row(item).outcome) == ("failed", Outcome.FAILED)
     assert ask(worker, grant, 1, "PATCH", "task-instances/{ti}/state", body).status == 403
 
 
-def test_the_policy_in_force_is_shown_to_who_may_see_it(world: World) -> None:
-    """Its digest and rules, over the operators' API."""
+def test_policy_endpoint_requires_scope(world: World) -> None:
+    """The operators' API returns the policy's digest and rules to holders of policy:read only."""
     with world.operator(world.access_token("policy:read")) as operator:
         shown = operator.get("/operator/v1/policy").json()
         assert [rule["name"] for rule in shown["rules"]] == ["local-mode"]

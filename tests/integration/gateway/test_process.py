@@ -47,9 +47,9 @@ def variables(directory: Path, url: str, edge_port: int, operator_port: int) -> 
     return {**os.environ, **environment(directory / "airflow", url), **ours}
 
 
-def run(env: dict[str, str]) -> subprocess.Popen[str]:
+def run(env: dict[str, str], errors: int = subprocess.PIPE) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "airbridge.control_plane.cli", "gateway"]
-    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=errors, text=True)
 
 
 def wait_until_ready(url: str, ca_pem: str, process: subprocess.Popen[str], seconds: float = 90) -> None:
@@ -81,7 +81,8 @@ def test_it_starts_serves_and_stops(postgres: Postgres, postgres_template: str, 
     postgres.drop(name)
     assert process.returncode == 0, errors
     events = [json.loads(line)["event"] for line in errors.splitlines() if line.startswith("{")]
-    assert [events[0], events[-1]] == ["gateway.started", "gateway.stopped"]
+    assert "gateway.started" in events
+    assert events[-1] == "gateway.stopped"
 
 
 def test_a_taken_port_is_named(postgres: Postgres, postgres_template: str, tmp_path: Path) -> None:
@@ -98,9 +99,7 @@ def test_a_taken_port_is_named(postgres: Postgres, postgres_template: str, tmp_p
     assert "Traceback" not in errors
 
 
-def test_it_does_not_start_without_its_keys(
-    postgres: Postgres, postgres_template: str, tmp_path: Path
-) -> None:
+def test_gateway_requires_its_keys(postgres: Postgres, postgres_template: str, tmp_path: Path) -> None:
     """A missing secrets directory is named, before anything listens."""
     name = postgres.create(postgres_template)
     process = run(variables(tmp_path, postgres.url(name), free_port(), free_port()))

@@ -1,4 +1,4 @@
-"""What was captured once is worth nothing later, or elsewhere: over real TLS, with the bytes that were really sent."""
+"""Captured credentials and messages are useless later and elsewhere: over real TLS, with the bytes that were really sent."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.integration.gateway.world import (
     xcom_path,
 )
 
+from airbridge.core.protocol import RefusalReason
 from airbridge.executor.ledger.models import AuditRow, ItemState
-from airbridge.executor.protocol import RefusalReason
 
 
 def stolen_by(world: World, victim: Worker, *, with_token: bool) -> Worker:
-    """Somebody with an identity of their own, and perhaps the victim's access token."""
+    """Return a worker with an identity of its own, and optionally the victim's access token."""
     thief = world.worker(victim.name.region, victim.name.pool)
     if with_token:
         thief.token = victim.token
@@ -50,7 +50,7 @@ def test_a_captured_message_is_granted_once(world: World) -> None:
         assert answer.refusals[0].reason in {RefusalReason.SETTLED, RefusalReason.STALE_EPOCH}
 
 
-def test_a_message_captured_before_a_release_is_stale_after_the_next_grant(world: World) -> None:
+def test_captured_message_becomes_stale(world: World) -> None:
     """An attempt's message is good for one grant: once a later one was given, the old message is of a stale epoch."""
     [item] = world.items()
     captured = world.envelope(item)
@@ -64,7 +64,7 @@ def test_a_message_captured_before_a_release_is_stale_after_the_next_grant(world
     assert world.row(item).worker_id == second.name.worker
 
 
-def test_a_message_of_another_region_or_pool_is_not_granted_here(world: World) -> None:
+def test_misdirected_message_is_not_granted(world: World) -> None:
     """Carried to where it was not sent, a message is refused by the place that is signed into it."""
     items = {
         place: world.items(region=place[0], pool=place[1])[0]
@@ -84,9 +84,9 @@ def test_a_late_message_is_not_granted(world: World) -> None:
 
 
 @pytest.mark.parametrize("with_token", [False, True])
-def test_a_captured_grant_is_no_use_to_another(world: World, with_token: bool) -> None:
-    """Item and epoch from somebody else's grant, under one's own certificate: nothing is reported, renewed or released;
-    with the other's token it is not even an identity."""
+def test_captured_grant_is_useless(world: World, with_token: bool) -> None:
+    """Item and epoch of another worker's grant, under one's own certificate: nothing is reported, renewed or released;
+    with the other's token the identity itself is refused."""
     [item] = world.items()
     victim = world.worker()
     grant = victim.grant(item)
@@ -128,7 +128,7 @@ def test_a_captured_report_is_applied_once(world: World) -> None:
     assert (world.task(item).state, world.task(item).end_date) == ("success", before)
 
 
-def test_a_report_of_an_earlier_epoch_is_fenced(world: World) -> None:
+def test_earlier_epoch_is_fenced(world: World) -> None:
     """Captured under epoch 1, sent when the item is held under epoch 2, by the former holder or by the present one."""
     [item] = world.items()
     first, second = world.worker(), world.worker()
@@ -142,7 +142,7 @@ def test_a_report_of_an_earlier_epoch_is_fenced(world: World) -> None:
     assert second.exchange(finished(new, 1)).results[0].status == 204
 
 
-def test_a_captured_heartbeat_renews_nothing_from_elsewhere_or_later(world: World) -> None:
+def test_captured_heartbeat_renews_nothing(world: World) -> None:
     """Its bytes under another's certificate renew no lease; without one it is 401; after the end it renews nothing."""
     [item] = world.items()
     worker, other = world.worker(), world.worker()
@@ -166,7 +166,7 @@ def test_a_captured_heartbeat_renews_nothing_from_elsewhere_or_later(world: Worl
     assert world.row(item).state == ItemState.SETTLED
 
 
-def test_a_captured_enrolment_gives_nothing_a_second_time(world: World) -> None:
+def test_captured_enrolment_is_useless(world: World) -> None:
     """The whole request, join token and all: the token is used up, and the key was never in it."""
     worker = Worker(world, "eu-west-1", "default", "enrolled-once")
     token = world.join_token()
@@ -182,7 +182,7 @@ def test_a_captured_enrolment_gives_nothing_a_second_time(world: World) -> None:
     assert worker.post("enrol", body).status_code == 403
 
 
-def test_a_captured_renewal_is_of_no_use_without_the_connection(world: World) -> None:
+def test_captured_renewal_is_useless(world: World) -> None:
     """Replayed by another worker it is answered with the replayer's own name, for a key the replayer does not have."""
     victim, thief = world.worker(), world.worker()
     captured = {
@@ -197,18 +197,19 @@ def test_a_captured_renewal_is_of_no_use_without_the_connection(world: World) ->
     assert stranger.post("renew", captured).status_code == 401
 
 
-def test_a_recorded_connection_cannot_be_played_back(world: World) -> None:
-    """A stolen certificate without its key completes no handshake: TLS asks for a signature each time."""
+def test_recorded_handshake_cannot_be_replayed(world: World) -> None:
+    """A stolen certificate without its key completes no handshake: TLS requires a signature each time."""
     victim = world.worker()
     thief = Worker(world, "eu-west-1", "default", victim.name.worker)
     own = world.ca.issue_worker(csr_pem(thief.key), victim.name, datetime.now(UTC), HOUR)
+    # A certificate over the thief's key is another one: the stolen one goes with the victim's key only.
     assert own.public_bytes(Encoding.PEM).decode() != victim.certificate_pem
     thief.present(victim.certificate_pem, victim.token)
     with pytest.raises((httpx.TransportError, OSError)):
         thief.beat()
 
 
-def test_replays_under_a_wrong_identity_are_audited(world: World) -> None:
+def test_foreign_replays_are_audited(world: World) -> None:
     """A report for what is held by another leaves a row: who, and why."""
     [item] = world.items()
     victim = world.worker()
@@ -221,5 +222,6 @@ def test_replays_under_a_wrong_identity_are_audited(world: World) -> None:
         query = select(func.count()).select_from(AuditRow).where(AuditRow.actor.contains(thief.name.worker))
         deadline = datetime.now(UTC) + timedelta(seconds=10)
         while session.execute(query).scalar_one() < 2 and datetime.now(UTC) < deadline:
+            # Ends the transaction, so that the next query sees rows that were committed meanwhile.
             session.rollback()
         assert session.execute(query).scalar_one() >= 2

@@ -1,4 +1,4 @@
-"""Every key made anew under a running gateway, and what is revoked: nobody who is honest is locked out, nobody else is let in."""
+"""Rotation of every key under a running gateway, and revocation: honest workers stay connected, all others are refused."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from tests.integration.gateway.world import (
 from airbridge.control_plane.exceptions import SecretsError
 from airbridge.control_plane.identity import rotation, secrets
 from airbridge.control_plane.identity.ca import CertificateAuthority, key_id
+from airbridge.core.protocol import Credentials, RefusalReason, RenewCommand, TrustCommand
+from airbridge.core.signing import Signer
 from airbridge.executor.ledger.models import WorkerRow
-from airbridge.executor.protocol import Credentials, RefusalReason, RenewCommand, TrustCommand
-from airbridge.executor.signing import Signer
 
 
 def follow(world: World) -> None:
     """Let the gateway look at its files now."""
-    asyncio.run_coroutine_threadsafe(world.gateway.live_keys.look(), world.loop).result(10)
+    asyncio.run_coroutine_threadsafe(world.gateway.key_reloader.reload(), world.loop).result(10)
 
 
 def renew(worker: Worker) -> Credentials:
@@ -51,7 +51,7 @@ def commands(worker: Worker, trust_version: str) -> list[Any]:
     return list(worker.beat(trust_version=trust_version).commands)
 
 
-def told_to_renew(worker: Worker, trust_version: str) -> bool:
+def ordered_to_renew(worker: Worker, trust_version: str) -> bool:
     return any(isinstance(each, RenewCommand) for each in commands(worker, trust_version))
 
 
@@ -70,8 +70,8 @@ def directory(world: World) -> Iterator[Path]:
     follow(world)
 
 
-def test_the_issuing_ca_is_rotated_and_nobody_notices(world: World, directory: Path) -> None:
-    """Old certificates stay good, their holders are told to renew, new ones are of the new CA; roots and trust stay."""
+def test_issuing_ca_rotation_is_seamless(world: World, directory: Path) -> None:
+    """Old certificates stay valid, their holders are ordered to renew, new ones come from the new CA; roots and trust stay."""
     [item] = world.items()
     worker = world.worker()
     grant = worker.grant(item)
@@ -81,18 +81,16 @@ def test_the_issuing_ca_is_rotated_and_nobody_notices(world: World, directory: P
     follow(world)
     assert world.ca.key_id != before
     assert world.keyring.keys.trust.version == trust
-    assert told_to_renew(worker, trust)
+    assert ordered_to_renew(worker, trust)
     renewed = x509.load_pem_x509_certificates(renew(worker).certificate_pem.encode())
     assert [key_id(each) for each in renewed[1:]] == [world.ca.key_id]
-    assert not told_to_renew(worker, trust)
+    assert not ordered_to_renew(worker, trust)
     assert worker.exchange(finished(grant, 1)).results[0].status == 204
     [row] = world.audited("keys.changed")[-1:]
     assert (row.detail["issuing_ca"], row.detail["before"]["issuing_ca"]) == (world.ca.key_id, before)
 
 
-def test_a_revoked_issuing_ca_is_refused_and_its_workers_come_back_by_joining(
-    world: World, directory: Path
-) -> None:
+def test_revoked_issuing_ca_requires_enrolment(world: World, directory: Path) -> None:
     """401 on the next request of an open connection, renewal included; enrolment under the CA in use works."""
     worker = world.worker()
     worker.beat()
@@ -120,7 +118,7 @@ def test_a_revoked_issuing_ca_is_refused_and_its_workers_come_back_by_joining(
     assert [row.detail["value"] for row in world.audited("revocation.removed")[-1:]] == [old.key_id]
 
 
-def test_the_root_is_replaced_with_an_overlap(world: World, directory: Path, tmp_path: Path) -> None:
+def test_root_rotation_overlaps(world: World, directory: Path, tmp_path: Path) -> None:
     """A new root reaches workers by heartbeat; then it issues; then the old one goes and what it signed is refused."""
     worker = world.worker()
     first = world.keyring.keys.trust
@@ -138,6 +136,7 @@ def test_the_root_is_replaced_with_an_overlap(world: World, directory: Path, tmp
     rotation.rotate_issuing_ca(directory, new_root, TRUST_DOMAIN, datetime.now(UTC))
     follow(world)
     behind = world.worker()
+    # The worker has taken up both roots; `behind` has only the old one.
     worker.trust = told.trust.ca_pem
     renew(worker)
     under_old = CertificateAuthority(*issued(old_root), (old_root.certificate,))
@@ -159,8 +158,8 @@ def test_the_root_is_replaced_with_an_overlap(world: World, directory: Path, tmp
         stranger.post("claim", {"envelopes": ["x"]})
 
 
-def test_the_key_of_work_items_is_rotated_with_an_overlap(world: World, directory: Path) -> None:
-    """Known before it signs; both good while messages are under way; then the old one signs nothing any more."""
+def test_signing_key_rotation_overlaps(world: World, directory: Path) -> None:
+    """The new key is known before it signs, both are accepted while messages are under way, and the old one is retired last."""
     first, second = world.items(2)
     worker = world.worker()
     before = world.keyring.keys.trust.version
@@ -182,23 +181,23 @@ def test_the_key_of_work_items_is_rotated_with_an_overlap(world: World, director
     assert worker.claim(world.envelope(item, signer)).grants
 
 
-def test_the_key_of_access_tokens_is_rotated_with_an_overlap(world: World, directory: Path) -> None:
-    """Tokens by the old key stay good, their holders are told to renew; when it is retired they are not."""
+def test_token_key_rotation_overlaps(world: World, directory: Path) -> None:
+    """Tokens of the old key stay valid and their holders are ordered to renew; after it is retired they are refused."""
     renewed, late = world.worker(), world.worker()
     trust = world.keyring.keys.trust.version
-    assert not told_to_renew(renewed, trust)
+    assert not ordered_to_renew(renewed, trust)
     rotation.rotate_token_key(directory)
     follow(world)
-    assert told_to_renew(renewed, trust)
+    assert ordered_to_renew(renewed, trust)
     renew(renewed)
-    assert not told_to_renew(renewed, trust)
+    assert not ordered_to_renew(renewed, trust)
     rotation.retire_token_keys(directory)
     follow(world)
     renewed.beat()
     assert late.post("claim", {"envelopes": ["x"]}).status_code == 401
 
 
-def test_files_that_do_not_fit_together_change_nothing(world: World, directory: Path) -> None:
+def test_inconsistent_key_files_change_nothing(world: World, directory: Path) -> None:
     """A key without its certificate is not taken up; the gateway goes on with what it has."""
     worker, before = world.worker(), world.ca.key_id
     other = CertificateAuthority.generate(TRUST_DOMAIN, datetime.now(UTC))
@@ -217,7 +216,7 @@ def test_files_that_do_not_fit_together_change_nothing(world: World, directory: 
         ("workers:revoke", 403),
     ],
 )
-def test_who_may_revoke_is_as_narrow_as_a_kind_and_a_name(world: World, scope: str, status: int) -> None:
+def test_revocation_scope_limits_targets(world: World, scope: str, status: int) -> None:
     """A scope names a kind and a pattern of what may be revoked."""
     asked = {"kind": "pool", "value": "eu-west-1/none", "reason": "test"}
     with world.operator(world.access_token(scope)) as operator:

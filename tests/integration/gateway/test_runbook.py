@@ -17,14 +17,14 @@ from tests.support.platform import wait_for
 
 from airbridge.control_plane.identity import rotation
 from airbridge.control_plane.identity.ca import key_id
-from airbridge.executor.protocol import Credentials, RenewCommand, TrustCommand
+from airbridge.core.protocol import Credentials, RenewCommand, TrustCommand
 
-RUNBOOK = Path(__file__).parents[3] / "docs" / "runbooks" / "rotate-everything.md"
+RUNBOOK = Path(__file__).parents[3] / "docs" / "how-to" / "rotate-everything.md"
 SCOPES = ("workers:*", "tokens:*", "dags:*", "audit:read", "revocations:*", "policy:read", "metrics:read")
 
 
 class Alive(threading.Thread):
-    """A worker that beats, takes up the trust it is sent, and renews when it is told to."""
+    """A worker that sends heartbeats, applies the trust that it receives, and renews on order."""
 
     def __init__(self, worker: Worker) -> None:
         super().__init__(name=worker.name.worker)
@@ -63,9 +63,7 @@ class Alive(threading.Thread):
 
 
 @pytest.mark.timeout(600)
-def test_the_runbook_replaces_every_key_and_token_and_keeps_every_worker(
-    world: World, tmp_path: Path
-) -> None:
+def test_rotation_runbook_keeps_workers(world: World, tmp_path: Path) -> None:
     """The script ends well; new root, CA, keys and token; the old token is refused; workers never missed a beat."""
     directory = world.directory / "secrets"
     before, keys_before = rotation.certificates(directory), world.keyring.keys.describe()
@@ -74,6 +72,7 @@ def test_the_runbook_replaces_every_key_and_token_and_keeps_every_worker(
     (tmp_path / "ca.crt").write_text(world.ca.certificate_pem)
     [script] = re.findall(r"```bash\n(.*?)```", RUNBOOK.read_text(), re.DOTALL)
     environment = {
+        **{name: value for name, value in os.environ.items() if name.startswith("AIRFLOW__")},
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
@@ -116,6 +115,6 @@ def test_the_runbook_replaces_every_key_and_token_and_keeps_every_worker(
 
 
 def _counts(world: World) -> tuple[int, int]:
-    """How many work-item keys and token keys the gateway goes by."""
+    """Return the numbers of work-item keys and token keys that the gateway uses."""
     keys = world.keyring.keys
     return len(keys.trust.verify_keys), len(keys.tokens.key_ids)

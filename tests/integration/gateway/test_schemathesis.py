@@ -1,4 +1,4 @@
-"""schemathesis over the gateway's own OpenAPI, as an enrolled worker and as a stranger: no answer is a server error.
+"""schemathesis over the gateway's own OpenAPI, as an enrolled worker and as an anonymous caller: no answer is a server error.
 
 Runs where `AIRBRIDGE_SCHEMATHESIS` names the program (``make fuzz-api`` installs it in an environment of its own).
 """
@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.integration.gateway.world import World, running
 
-from airbridge.executor.protocol import PROTOCOL_VERSION, VERSION_HEADER
+from airbridge.core.protocol import PROTOCOL_VERSION, VERSION_HEADER
 
 PROGRAM = os.environ.get("AIRBRIDGE_SCHEMATHESIS")
 EXAMPLES = os.environ.get("AIRBRIDGE_FUZZ_EXAMPLES", "25")
@@ -27,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture
 def unlimited(world: World, tmp_path: Path) -> Iterator[World]:
-    """A gateway that answers however often it is asked."""
+    """Run a gateway without request rate limits."""
     with running(
         world.metadata, tmp_path, gateway_requests_per_second=0.0, gateway_requests_per_second_per_worker=0.0
     ) as it:

@@ -1,4 +1,4 @@
-"""Who gets nowhere: over real TLS, with forged, stolen, stale and foreign credentials and messages."""
+"""Refused callers: over real TLS, with forged, stolen, stale and foreign credentials and messages."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from tests.integration.gateway.world import (
 
 from airbridge.control_plane.identity.ca import CertificateAuthority
 from airbridge.control_plane.identity.spiffe import WorkerName
-from airbridge.executor.ledger import revocations
+from airbridge.core.protocol import Disposition, LeaseRef, Record, RefusalReason
+from airbridge.core.signing import Signer
+from airbridge.executor.ledger.identity import revocations
 from airbridge.executor.ledger.models import EventRow, ItemState
-from airbridge.executor.protocol import Disposition, LeaseRef, Record, RefusalReason
-from airbridge.executor.signing import Signer
 
 ENDPOINTS = ("renew", "claim", "heartbeat", "exchange", "release")
 
@@ -60,7 +60,7 @@ def requests_of(world: World, item: str) -> dict[str, Any]:
 
 
 def assert_nothing_happened(world: World, item: str) -> None:
-    """Nobody got the item, and its task did not start."""
+    """Assert that the item was not granted, and that its task did not start."""
     assert world.row(item).state == ItemState.PLACED
     assert world.task(item).state == "queued"
 
@@ -69,6 +69,7 @@ def impostor(world: World, ca: CertificateAuthority, *, of: Worker, now: datetim
     """A worker with a certificate of its own for another's name, and the other's token."""
     worker = Worker(world, of.name.region, of.name.pool, of.name.worker)
     leaf = ca.issue_worker(csr_pem(worker.key), of.name, now or datetime.now(UTC), HOUR)
+    # The chain too: a gateway trusts roots only.
     worker.present(leaf.public_bytes(Encoding.PEM).decode() + ca.chain_pem, of.token)
     return worker
 
@@ -91,7 +92,7 @@ def test_without_a_certificate_only_enrolment_answers(world: World) -> None:
 
 
 def eventually(world: World, before: int, why: str) -> None:
-    """A refused handshake is in the audit trail. The client hears of it before it is written."""
+    """Wait for the audit row of a refused handshake: the client gets the refusal before it is written."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         found = world.audited("handshake.refused")[before:]
@@ -111,7 +112,7 @@ def refuses_handshake(worker: Worker, body: dict[str, Any]) -> bool:
     return False
 
 
-def test_a_certificate_of_another_ca_ends_the_handshake(world: World) -> None:
+def test_foreign_ca_fails_handshake(world: World) -> None:
     """A certificate with the right name, signed by someone else, does not even get an answer."""
     [item] = world.items()
     victim = world.worker()
@@ -134,7 +135,7 @@ def test_an_expired_certificate_ends_the_handshake(world: World) -> None:
     eventually(world, before, "expired")
 
 
-def test_the_gateways_own_certificate_is_no_workers(world: World) -> None:
+def test_server_certificate_is_not_a_worker(world: World) -> None:
     """A server's certificate of the right CA cannot be used as a client's."""
     [item] = world.items()
     worker = Worker(world, "eu-west-1", "default", "server")
@@ -147,7 +148,7 @@ def test_the_gateways_own_certificate_is_no_workers(world: World) -> None:
 
 
 def test_tls_1_2_is_refused(world: World) -> None:
-    """Neither listener speaks anything older than TLS 1.3."""
+    """Neither listener accepts anything older than TLS 1.3."""
     for url in (world.edge_url, world.operator_url):
         context = ssl.create_default_context(cadata=world.ca.certificate_pem)
         context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -155,7 +156,7 @@ def test_tls_1_2_is_refused(world: World) -> None:
             client.get(f"{url}/healthz")
 
 
-def test_a_certificate_of_another_trust_domain_is_refused(world: World) -> None:
+def test_foreign_trust_domain_is_refused(world: World) -> None:
     """Our CA's signature is not enough: the name must be of this trust domain."""
     [item] = world.items()
     worker = Worker(world, "eu-west-1", "default", "foreign")
@@ -175,12 +176,10 @@ def test_a_certificate_of_another_trust_domain_is_refused(world: World) -> None:
         ("issuer", (401, "forbidden")),
     ],
 )
-def test_revocation_takes_effect_on_the_next_request(
-    world: World, kind: str, answer: tuple[int, str]
-) -> None:
+def test_revocation_applies_to_next_request(world: World, kind: str, answer: tuple[int, str]) -> None:
     """Revoked by name, certificate, pool or CA: the very next request on the open connection is refused.
 
-    What is revoked itself stops; a worker whose CA is revoked is told to enrol again.
+    A worker, certificate or pool that is revoked stops; a worker whose CA is revoked is ordered to enrol again.
     """
     item = world.items(region="eu-west-1", pool="gpu")[0]
     worker = world.worker(pool="gpu")
@@ -206,6 +205,22 @@ def test_revocation_takes_effect_on_the_next_request(
     assert_nothing_happened(world, item)
 
 
+def test_fingerprint_is_revoked_in_any_case(world: World) -> None:
+    """A fingerprint as openssl prints it, in upper case, revokes as well, and is taken back in lower case."""
+    worker = world.worker()
+    leaf = x509.load_pem_x509_certificate((worker.certificate_pem or "").encode())
+    fingerprint = leaf.fingerprint(hashes.SHA256()).hex()
+    asked = {"kind": "certificate", "value": fingerprint.upper(), "reason": "stolen"}
+    with world.operator(world.access_token("revocations:*")) as operator:
+        assert operator.post("/operator/v1/revocations", json=asked).status_code == 200
+        assert worker.try_beat().status_code == 403
+        gone = operator.delete(
+            "/operator/v1/revocations", params={"kind": "certificate", "value": fingerprint}
+        )
+        assert gone.status_code == 200
+    assert worker.try_beat().status_code == 200
+
+
 # --- Tokens ---
 
 
@@ -217,7 +232,7 @@ def altered(token: str, **claims: Any) -> str:
 
 
 @pytest.mark.parametrize("forgery", ["none", "garbage", "altered", "expired", "other", "operators"])
-def test_a_token_that_is_not_this_certificates_is_refused(world: World, forgery: str) -> None:
+def test_token_of_other_certificate_is_refused(world: World, forgery: str) -> None:
     """No token, a forged or altered one, another worker's or an operator's: 401 at every endpoint."""
     [item] = world.items()
     worker = world.worker()
@@ -234,8 +249,8 @@ def test_a_token_that_is_not_this_certificates_is_refused(world: World, forgery:
     assert_nothing_happened(world, item)
 
 
-def test_a_spoofed_certificate_header_has_no_effect(world: World) -> None:
-    """What proxies forward about client certificates is not listened to."""
+def test_certificate_header_is_ignored(world: World) -> None:
+    """Headers in which proxies forward client certificates are ignored."""
     [item] = world.items()
     victim = world.worker()
     stranger = Worker(world, "eu-west-1", "default", "stranger")
@@ -253,7 +268,7 @@ def test_a_spoofed_certificate_header_has_no_effect(world: World) -> None:
 # --- Work items ---
 
 
-def test_work_items_that_are_not_good_never_run(world: World) -> None:
+def test_invalid_work_items_never_run(world: World) -> None:
     """Altered, foreign, expired and misdirected messages are refused, each with its reason; nothing starts."""
     [item] = world.items()
     worker = world.worker()
@@ -288,7 +303,7 @@ def test_work_items_that_are_not_good_never_run(world: World) -> None:
     assert_nothing_happened(world, item)
 
 
-def test_a_replayed_message_is_granted_to_nobody_else(world: World) -> None:
+def test_replayed_message_is_not_granted(world: World) -> None:
     """A captured message, claimed, released, claimed again or finished, never gives another worker anything."""
     [item] = world.items()
     message = world.envelope(item)
@@ -306,7 +321,7 @@ def test_a_replayed_message_is_granted_to_nobody_else(world: World) -> None:
 # --- Tasks of others ---
 
 
-def test_a_worker_cannot_touch_a_task_it_does_not_hold(world: World) -> None:
+def test_worker_cannot_touch_foreign_task(world: World) -> None:
     """Reports, heartbeats and releases for another's item, or a settled one, change nothing and are written down."""
     [item] = world.items()
     holder, thief = world.worker(), world.worker()
@@ -358,6 +373,7 @@ def attempts(world: World, worker: Worker) -> list[tuple[Record, int]]:
     tried = [
         ("PATCH", f"task-instances/{other.ti_id}/state", state, ""),
         ("PATCH", f"/task-instances/{other.ti_id}/state", state, ""),
+        # the same by another spelling of the path
         ("PATCH", f"task-instances/%7Bx%7D/../{other.ti_id}/state", state, ""),
         ("PUT", f"task-instances/{other.ti_id}/rtif", {"a": "b"}, ""),
         ("PATCH", "task-instances/{ti}/run", running, ""),
@@ -376,7 +392,7 @@ def attempts(world: World, worker: Worker) -> list[tuple[Record, int]]:
     return [(record(grant, 1, method, path, body, query), 403) for method, path, body, query in tried]
 
 
-def test_a_task_reaches_nothing_but_its_own(world: World) -> None:
+def test_task_reaches_only_its_own(world: World) -> None:
     """Other tasks' states and XComs, starting, heartbeats and everything unlisted are 403 to a task, and audited."""
     worker = world.worker()
     before = len(world.events("call.denied"))
@@ -384,13 +400,14 @@ def test_a_task_reaches_nothing_but_its_own(world: World) -> None:
         [result] = worker.exchange(tried.model_copy(update={"seq": number})).results
         assert (result.status, result.headers["content-type"]) == (status, "application/json"), tried
         assert json.loads(result.body or "")["detail"]["reason"] == "forbidden"
+    # One for each of `attempts`.
     assert len(world.events("call.denied")) - before == 16
 
 
 # --- Enrolment ---
 
 
-def test_a_join_token_works_as_often_and_as_long_as_it_says(world: World) -> None:
+def test_join_token_uses_and_expiry(world: World) -> None:
     """A one-use token enrols once; an expired, unknown or revoked one never."""
     token = world.join_token()
     Worker(world, "eu-west-1", "default", "once").enrol(token)
@@ -404,18 +421,18 @@ def test_a_join_token_works_as_often_and_as_long_as_it_says(world: World) -> Non
     ("region", "pool", "status"),
     [("us-east-1", "default", 403), ("eu-west-1", "gpu", 403), ("mars-1", "default", 400)],
 )
-def test_a_join_token_is_for_one_region_and_pool(world: World, region: str, pool: str, status: int) -> None:
-    """A token for a pool enrols nobody elsewhere, and a refused attempt does not use it up."""
+def test_join_token_is_bound_to_pool(world: World, region: str, pool: str, status: int) -> None:
+    """A pool's token enrols no worker of another pool, and a refused attempt does not use it up."""
     token = world.join_token("eu-west-1", "default")
     with pytest.raises(httpx.HTTPStatusError, match=str(status)):
         Worker(world, region, pool, "wanderer").enrol(token)
     Worker(world, "eu-west-1", "default", f"settled-{region}-{pool}").enrol(token)
 
 
-def test_a_worker_outside_the_matrix_is_not_enrolled(world: World) -> None:
-    """Parity is judged at the door, the token is not used up, and whoever asks why the pool is empty finds out.
+def test_enrolment_requires_compatible_versions(world: World) -> None:
+    """Parity is judged at enrolment, the token is not used up, and the refusal is visible to operators as the reason why the pool is empty.
 
-    Asking again and again writes it down once.
+    Repeated attempts are recorded once.
     """
     token = world.join_token()
     worker = Worker(world, "eu-west-1", "default", "old")
@@ -437,8 +454,8 @@ def test_a_worker_outside_the_matrix_is_not_enrolled(world: World) -> None:
     worker.enrol(token)
 
 
-def test_an_aws_join_is_refused_by_name(world: World) -> None:
-    """A join method that is not enabled says so."""
+def test_disabled_join_method_is_named(world: World) -> None:
+    """The refusal of a join method that is not enabled names the method and the pool."""
     worker = Worker(world, "eu-west-1", "default", "cloud")
     join = {"method": "aws_iam", "url": "https://sts.amazonaws.com", "headers": {}, "body": ""}
     with pytest.raises(httpx.HTTPStatusError, match="403") as refused:
@@ -446,11 +463,13 @@ def test_an_aws_join_is_refused_by_name(world: World) -> None:
     assert "aws_iam is not enabled for pool default@eu-west-1" in refused.value.response.json()["detail"]
 
 
-def test_enrolling_a_name_anew_ends_its_former_certificate(world: World) -> None:
-    """One name, one holder: after a reinstallation the old key is worth nothing."""
+def test_repeated_enrolment_revokes_certificate(world: World) -> None:
+    """A name has one holder: after a reinstallation the old certificate is refused."""
     first = world.worker(name="reborn")
     first.beat()
-    second = world.worker(name="reborn")
+    second = Worker(world, "eu-west-1", "default", "reborn")
+    second.rejoin_key = first.rejoin_key
+    second.enrol(world.join_token())
     second.beat()
     response = first.post("heartbeat", requests_of(world, world.items()[0])["heartbeat"])
     assert (response.status_code, response.json()["reason"]) == (403, "revoked")
@@ -463,7 +482,7 @@ def test_a_name_belongs_to_one_pool(world: World) -> None:
         Worker(world, "us-east-1", "default", "rooted").enrol(world.join_token("us-east-1"))
 
 
-def test_a_worker_renews_its_certificate_and_token(world: World) -> None:
+def test_worker_renews_credentials(world: World) -> None:
     """Renewal gives new credentials for the same name; the new pair works."""
     worker = world.worker()
     key = ec.generate_private_key(ec.SECP256R1())
@@ -479,7 +498,7 @@ def test_a_worker_renews_its_certificate_and_token(world: World) -> None:
 
 
 def test_bad_requests_are_named_and_harmless(world: World) -> None:
-    """What cannot be read is 400 naming the field; paths, methods, sizes and versions have their own answers."""
+    """Unreadable bodies are 400 naming the field; paths, methods, sizes and versions have their own statuses."""
     worker = world.worker()
     assert worker.post("claim", b"{").status_code == 400
     response = worker.post("claim", {"envelopes": []})
@@ -491,7 +510,7 @@ def test_bad_requests_are_named_and_harmless(world: World) -> None:
     assert worker.post("claim", {}, {"AirBridge-Protocol": "x"}).status_code == 426
 
 
-def test_a_head_without_end_is_cut_off(world: World) -> None:
+def test_endless_head_is_rejected(world: World) -> None:
     """Headers past the limit end the connection."""
     worker = world.worker()
     try:
@@ -501,7 +520,7 @@ def test_a_head_without_end_is_cut_off(world: World) -> None:
     assert (response.status_code, response.headers["connection"]) == (400, "close")
 
 
-def test_health_asks_for_nothing_and_tells_nothing(world: World) -> None:
+def test_health_needs_no_identity(world: World) -> None:
     """Both listeners answer health checks without an identity."""
     context = ssl.create_default_context(cadata=world.ca.certificate_pem)
     for url in (world.edge_url, world.operator_url):
@@ -511,7 +530,7 @@ def test_health_asks_for_nothing_and_tells_nothing(world: World) -> None:
 
 
 def test_an_unknown_lease_is_let_go(world: World) -> None:
-    """Releasing what never was is answered, so that a worker can forget it."""
+    """The release of an unknown lease is answered, so that a worker can forget it."""
     world.worker().release(
         LeaseRef.model_validate({"item_id": "00000000-0000-0000-0000-000000000009", "epoch": 1})
     )

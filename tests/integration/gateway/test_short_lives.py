@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.integration.gateway.world import Worker, World, running
 
-from airbridge.executor.protocol import RenewCommand
+from airbridge.core.protocol import RenewCommand
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def minutes(world: World, tmp_path: Path) -> Iterator[World]:
         it.close_workers()
 
 
-def test_a_new_certificate_of_a_minute_needs_no_renewal(minutes: World) -> None:
-    """It is dated back for slow clocks; that is not part of its life."""
+def test_new_short_certificate_needs_no_renewal(minutes: World) -> None:
+    """A new certificate is not due for renewal: its backdating, for slow clocks, is not part of its lifetime."""
     worker = Worker(minutes, "eu-west-1", "default", "brief")
     worker.enrol(minutes.join_token())
     commands = worker.beat().commands

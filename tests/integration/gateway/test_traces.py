@@ -14,9 +14,9 @@ from tests.support.collector import Collector, collecting, connected
 from airbridge.control_plane.exceptions import Unavailable
 from airbridge.control_plane.tracing.exporter import TraceExporter
 from airbridge.control_plane.tracing.otlp import Collector as Sink
+from airbridge.core.protocol import EdgeEvent
 from airbridge.executor.ledger import events
 from airbridge.executor.ledger.models import WorkItemRow
-from airbridge.executor.protocol import EdgeEvent
 
 
 @pytest.fixture
@@ -42,17 +42,17 @@ def drain(exporter: TraceExporter) -> None:
             pass
 
 
-def told(item: str, name: str, at: datetime, seconds: float = 0.0) -> EdgeEvent:
+def edge_event(item: str, name: str, at: datetime, seconds: float = 0.0) -> EdgeEvent:
     began = at - timedelta(seconds=seconds)
     return EdgeEvent(uid=uuid4(), event=name, at=at, began_at=began, item_id=UUID(item), epoch=1)
 
 
 def run_through(world: World, *, traceparent: str | None = None) -> str:
-    """A task from place to commit, with what its worker tells."""
+    """Take a task from place to commit, with its worker's events; return its item."""
     [item] = world.items()
     with world.metadata.session() as session:
         row = session.get(WorkItemRow, item)
-        from airbridge.executor.intake import root_span_id
+        from airbridge.executor.placement.workloads import root_span_id
 
         trace = traceparent or f"00-{uuid4().hex}-{root_span_id(item)}-01"
         session.execute(
@@ -65,7 +65,7 @@ def run_through(world: World, *, traceparent: str | None = None) -> str:
     worker.exchange(finished(worker.grant(item), 1))
     now = datetime.now(UTC)
     names = ("message.received", "message.claimed", "task.forked", "task.ended", "report.delivered")
-    worker.beat(events=tuple(told(item, name, now, 0.5) for name in names))
+    worker.beat(events=tuple(edge_event(item, name, now, 0.5) for name in names))
     return item
 
 
@@ -84,9 +84,7 @@ def test_a_task_is_one_connected_trace(world: World, collector: Collector, expor
     }
 
 
-def test_a_trace_hangs_on_airflows_own_span(
-    world: World, collector: Collector, exporter: TraceExporter
-) -> None:
+def test_trace_continues_airflow_span(world: World, collector: Collector, exporter: TraceExporter) -> None:
     """With Airflow's tracing on, the task's span is a child of Airflow's, in Airflow's trace."""
     trace, parent = uuid4().hex, "00f067aa0ba902b7"
     item = run_through(world, traceparent=f"00-{trace}-{parent}-01")
@@ -97,13 +95,11 @@ def test_a_trace_hangs_on_airflows_own_span(
     assert [] == collector.orphans(frozenset({parent}))
 
 
-def test_nothing_is_lost_while_the_collector_is_away(
-    world: World, collector: Collector, exporter: TraceExporter
-) -> None:
+def test_collector_outage_loses_no_spans(world: World, collector: Collector, exporter: TraceExporter) -> None:
     """Spans wait in the ledger: when the collector is back they come, once each, with their own times."""
     collector.closed = True
     item = run_through(world)
-    with pytest.raises(Unavailable, match="did not take"):
+    with pytest.raises(Unavailable, match="did not accept"):
         drain(exporter)
     collector.closed = False
     drain(exporter)
@@ -114,9 +110,7 @@ def test_nothing_is_lost_while_the_collector_is_away(
     assert count == len(collector.spans)
 
 
-def test_an_event_that_is_committed_late_is_not_skipped(
-    world: World, collector: Collector, exporter: TraceExporter
-) -> None:
+def test_late_commit_is_exported(world: World, collector: Collector, exporter: TraceExporter) -> None:
     """Ids are given out in order and committed in any: the export waits for a transaction that is still open."""
     item = run_through(world)
     drain(exporter)

@@ -7,11 +7,12 @@ from uuid import UUID
 import pytest
 from tests.integration.gateway.world import World, cancels, finished, lease, record, xcom, xcom_path
 
+from airbridge.core.protocol import Disposition, LeaseRef, RefusalReason
+from airbridge.executor.bundles import versions
 from airbridge.executor.ledger.models import ItemState, Outcome
-from airbridge.executor.protocol import Disposition, LeaseRef, RefusalReason
 
 
-def test_a_task_goes_from_claim_to_result(world: World) -> None:
+def test_task_from_claim_to_result(world: World) -> None:
     """A claim starts the task instance; its records land in Airflow in one exchange and settle the row."""
     [item] = world.items()
     worker = world.worker()
@@ -32,7 +33,7 @@ def test_a_task_goes_from_claim_to_result(world: World) -> None:
     assert (world.task(item).state, row.state, row.outcome) == ("success", ItemState.SETTLED, Outcome.SUCCESS)
 
 
-def test_a_lost_answer_to_a_claim_is_given_again(world: World) -> None:
+def test_repeated_claim_gets_same_grant(world: World) -> None:
     """The same worker, claiming the same message again, gets the same grant and starts nothing twice."""
     [item] = world.items()
     worker = world.worker()
@@ -42,7 +43,7 @@ def test_a_lost_answer_to_a_claim_is_given_again(world: World) -> None:
     assert world.row(item).epoch == 1
 
 
-def test_a_lost_answer_to_an_exchange_is_given_again(world: World) -> None:
+def test_repeated_exchange_gets_same_answers(world: World) -> None:
     """Records applied already are answered from memory, also after the row is settled: nothing happens twice."""
     [item] = world.items()
     worker = world.worker()
@@ -54,7 +55,7 @@ def test_a_lost_answer_to_an_exchange_is_given_again(world: World) -> None:
     assert first.results[:1] == worker.exchange(records[0]).results
 
 
-def test_callbacks_after_the_final_state_still_work(world: World) -> None:
+def test_callbacks_work_after_final_state(world: World) -> None:
     """A task's extra links and callbacks run after it reported its state; its second state is refused."""
     [item] = world.items()
     worker = world.worker()
@@ -70,7 +71,7 @@ def test_callbacks_after_the_final_state_still_work(world: World) -> None:
     [
         ({"state": "failed", "end_date": "2026-01-01T00:00:00Z"}, "failed", Outcome.FAILED),
         ({"state": "skipped", "end_date": "2026-01-01T00:00:00Z"}, "skipped", Outcome.SUCCESS),
-        ({"state": "up_for_retry", "end_date": "2026-01-01T00:00:00Z"}, None, Outcome.SUCCESS),
+        ({"state": "up_for_retry", "end_date": "2026-01-01T00:00:00Z"}, None, Outcome.FAILED),
         (
             {
                 "state": "up_for_reschedule",
@@ -81,16 +82,21 @@ def test_callbacks_after_the_final_state_still_work(world: World) -> None:
             Outcome.SUCCESS,
         ),
         (
-            {"state": "deferred", "classpath": "a.B", "next_method": "resume", "trigger_kwargs": {"x": 1}},
+            {
+                "state": "deferred",
+                "classpath": "airflow.triggers.testing.SuccessTrigger",
+                "next_method": "resume",
+                "trigger_kwargs": {"__type": "dict", "__var": {"x": 1}},
+            },
             "deferred",
             Outcome.SUCCESS,
         ),
     ],
 )
-def test_every_way_to_end_settles_the_row(
+def test_every_final_state_settles_row(
     world: World, body: dict[str, object], state: str | None, outcome: Outcome
 ) -> None:
-    """Whatever state a task reports, this queueing of it is over and the executor is told."""
+    """Every final state that a task reports settles its work item, with the outcome for the executor."""
     [item] = world.items(retries=1)
     worker = world.worker()
     grant = worker.grant(item)
@@ -102,7 +108,7 @@ def test_every_way_to_end_settles_the_row(
         assert state == world.task(item).state
 
 
-def test_what_airflow_would_not_find_is_its_own_404(world: World) -> None:
+def test_missing_resources_get_airflow_404(world: World) -> None:
     """A missing connection, variable or XCom is answered as Airflow answers it, for the SDK to understand."""
     [item] = world.items()
     worker = world.worker()
@@ -119,7 +125,7 @@ def test_what_airflow_would_not_find_is_its_own_404(world: World) -> None:
     assert {"application/json"} == {result.headers["content-type"] for result in answer.results}
 
 
-def test_a_task_that_was_marked_elsewhere_is_cancelled(world: World) -> None:
+def test_task_marked_in_airflow_is_cancelled(world: World) -> None:
     """A state that comes too late is Airflow's own 409, and the row is settled as cancelled."""
     [item] = world.items()
     worker = world.worker()
@@ -135,7 +141,7 @@ def test_a_task_that_was_marked_elsewhere_is_cancelled(world: World) -> None:
     )
 
 
-def test_a_heartbeat_keeps_tasks_alive_and_brings_cancels(world: World) -> None:
+def test_heartbeat_renews_and_cancels(world: World) -> None:
     """One heartbeat renews every lease and the tasks' own heartbeats; what Airflow gave up is to be stopped."""
     kept, dropped = world.items(2)
     worker = world.worker()
@@ -146,12 +152,12 @@ def test_a_heartbeat_keeps_tasks_alive_and_brings_cancels(world: World) -> None:
     [cancel] = cancels(answer)
     assert (UUID(dropped), RefusalReason.CANCELLED) == (cancel.item_id, cancel.reason)
     assert world.task(kept).last_heartbeat_at > before
-    # Stopped, and spoken of no longer: the executor may know.
+    # The worker has stopped the task and no longer names its lease: the executor gets the outcome.
     worker.beat(lease(grants[kept]))
     assert (world.row(kept).state, world.row(dropped).outcome) == (ItemState.CLAIMED, Outcome.CANCELLED)
 
 
-def test_a_heartbeat_for_leases_not_held_renews_none_of_them(world: World) -> None:
+def test_foreign_leases_are_not_renewed(world: World) -> None:
     """Another's lease, an old epoch and an unknown item each come back as a cancel with their reason."""
     [item] = world.items()
     grant = world.worker().grant(item)
@@ -167,7 +173,7 @@ def test_a_heartbeat_for_leases_not_held_renews_none_of_them(world: World) -> No
     } == reasons
 
 
-def test_a_released_item_can_be_claimed_by_another(world: World) -> None:
+def test_released_item_can_be_claimed(world: World) -> None:
     """A release puts the task instance back to queued; the next grant has a higher epoch, and fences the first."""
     [item] = world.items()
     first, second = world.worker(), world.worker()
@@ -181,7 +187,7 @@ def test_a_released_item_can_be_claimed_by_another(world: World) -> None:
     assert world.task(item).state == "running"
 
 
-def test_a_release_of_what_airflow_gave_up_settles_it(world: World) -> None:
+def test_release_of_unwanted_item_settles_it(world: World) -> None:
     """A task that was cleared while it was held does not go back to the queue."""
     [item] = world.items()
     worker = world.worker()
@@ -193,7 +199,7 @@ def test_a_release_of_what_airflow_gave_up_settles_it(world: World) -> None:
     assert world.task(item).state == "restarting"
 
 
-def test_a_batch_is_granted_item_by_item(world: World) -> None:
+def test_batch_is_granted_per_item(world: World) -> None:
     """One request: what can be granted is, what cannot is refused with its reason, and each is answered."""
     good, gone, taken = world.items(3)
     world.set_task_state(gone, "success")
@@ -210,7 +216,7 @@ def test_a_batch_is_granted_item_by_item(world: World) -> None:
     assert world.row(gone).outcome == Outcome.CANCELLED
 
 
-def test_a_drained_worker_is_granted_nothing_until_resumed(world: World) -> None:
+def test_drained_worker_gets_no_grants(world: World) -> None:
     """An operator's drain refuses claims at once, reaches the worker by heartbeat, and is taken back by resume."""
     [item] = world.items()
     worker = world.worker()
@@ -229,8 +235,8 @@ def test_a_drained_worker_is_granted_nothing_until_resumed(world: World) -> None
     assert worker.claim(world.envelope(item)).grants
 
 
-def test_a_worker_of_another_version_is_refused_work(world: World) -> None:
-    """A worker outside the matrix is told to drain and gets no work; the item goes back."""
+def test_incompatible_worker_gets_no_work(world: World) -> None:
+    """A worker outside the matrix gets an order to drain and no work; the item goes back."""
     [item] = world.items()
     worker = world.worker()
     worker.beat()
@@ -242,3 +248,15 @@ def test_a_worker_of_another_version_is_refused_work(world: World) -> None:
     [refusal] = worker.claim(world.envelope(item)).refusals
     assert (refusal.reason, refusal.disposition) == (RefusalReason.PARITY, Disposition.RETURN)
     assert "9.9.9" in refusal.detail
+
+
+def test_grant_carries_signature(world: World) -> None:
+    """A grant has the signature of its bundle's version, or none if the version is unsigned."""
+    worker = world.worker()
+    first, second = world.items(2)
+    bundle = world.row(first).workload["bundle"]
+    assert worker.grant(first).bundle_signature is None
+    with world.metadata.session() as session:
+        versions.sign(session, bundle["name"], bundle["version"], "ci", "signature")
+        session.commit()
+    assert worker.grant(second).bundle_signature == "signature"

@@ -1,8 +1,9 @@
-"""A running gateway on loopback with real certificates, and workers that speak to it over real TLS."""
+"""A running gateway on loopback with real certificates, and workers that connect to it over real TLS."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import shutil
 import ssl
@@ -20,23 +21,27 @@ import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sqlalchemy import select
 from tests.integration.gateway import seeding
 from tests.support.airflow_home import Metadata
 
-from airbridge.control_plane import local
-from airbridge.control_plane.gateway.audit import Rates
-from airbridge.control_plane.gateway.live_policy import LivePolicy
-from airbridge.control_plane.gateway.server import Gateway, Parts
+from airbridge.control_plane import local, task_options
+from airbridge.control_plane.dags import Accepted
+from airbridge.control_plane.gateway.audit.denials import Rates
+from airbridge.control_plane.gateway.server import Gateway, GatewayComponents
 from airbridge.control_plane.identity import secrets, tokens
 from airbridge.control_plane.identity.ca import CertificateAuthority
 from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.control_plane.parity import Parity
-from airbridge.executor.exceptions import BundleError
-from airbridge.executor.ledger.models import AuditRow, EventRow, WorkItemRow
-from airbridge.executor.protocol import (
+from airbridge.control_plane.policy.approved import policy_of
+from airbridge.control_plane.policy.reload import ReloadedPolicy
+from airbridge.control_plane.sign_in.rules import SignInRules
+from airbridge.core import rejoin
+from airbridge.core.exceptions import BundleError
+from airbridge.core.protocol import (
     PROTOCOL_VERSION,
     VERSION_HEADER,
     CancelCommand,
@@ -50,12 +55,16 @@ from airbridge.executor.protocol import (
     Record,
     Versions,
 )
-from airbridge.executor.regions import Catalogue
+from airbridge.core.regions import Catalogue
+from airbridge.core.signing import Signer
+from airbridge.executor.ledger.identity import revocations
+from airbridge.executor.ledger.models import AuditRow, EventRow, RevocationRow, WorkItemRow
 from airbridge.executor.settings import Settings
-from airbridge.executor.signing import Signer
 
 TRUST_DOMAIN = "airbridge.test"
 HOUR = timedelta(hours=1)
+NUMBERS = itertools.count()
+"""Of workers: several worlds may share a database."""
 VERSIONS = Versions(airbridge="0.1.0", airflow="3.0.4", task_sdk="1.0.4", python="3.11.7")
 CATALOGUE = Catalogue.parse(
     """
@@ -79,11 +88,21 @@ CATALOGUE = Catalogue.parse(
 )
 
 
-def publish(bundle: str, archive: bytes, actor: str) -> str:
+def publish(bundle: str, archive: bytes, actor: str) -> Accepted:
     """Stand in for the bundle store."""
     if archive == b"broken":
         raise BundleError("dag.py, line 3: SyntaxError: invalid syntax")
-    return f"sha256:{len(archive):064x}"
+    return Accepted(f"sha256:{len(archive):064x}", 1.5)
+
+
+@dataclass
+class MovedClock:
+    """The gateway's clock, which a test moves on."""
+
+    ahead: timedelta = timedelta(0)
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
 
 
 @dataclass
@@ -95,9 +114,10 @@ class World:
     gateway: Gateway
     keyring: Keyring
     signer: Signer
-    policy: LivePolicy
+    policy: ReloadedPolicy
     loop: asyncio.AbstractEventLoop
-    number: Iterator[int] = field(default_factory=lambda: iter(range(10_000)))
+    clock: MovedClock
+    number: Iterator[int] = field(default_factory=lambda: NUMBERS)
     workers: list[Worker] = field(default_factory=list)
 
     @property
@@ -116,12 +136,12 @@ class World:
         path = self.directory / "policy.toml"
         before = path.read_text()
         path.write_text(policy)
-        self.policy.look()
+        self.policy.reload()
         try:
             yield
         finally:
             path.write_text(before)
-            self.policy.look()
+            self.policy.reload()
 
     @property
     def edge_url(self) -> str:
@@ -139,9 +159,9 @@ class World:
             session.commit()
             return issued.text
 
-    def access_token(self, *scopes: str, ttl: timedelta = HOUR) -> str:
+    def access_token(self, *scopes: str, ttl: timedelta = HOUR, owner: str = "test") -> str:
         with self.metadata.session() as session:
-            issued = tokens.create_access(session, scopes=scopes, owner="test", actor="test", ttl=ttl)
+            issued = tokens.create_access(session, scopes=scopes, owner=owner, actor="test", ttl=ttl)
             session.commit()
             return issued.text
 
@@ -182,7 +202,7 @@ class World:
             return ti
 
     def set_task_state(self, item_id: str, state: str) -> None:
-        """What a click in the UI does."""
+        """Set a task instance's state, as a click in the UI does."""
         from airflow.models.taskinstance import TaskInstance
 
         with self.metadata.session() as session:
@@ -204,6 +224,11 @@ class World:
         with self.metadata.session() as session:
             return list(session.scalars(query))
 
+    def revocations(self) -> list[RevocationRow]:
+        """Everything that is revoked."""
+        with self.metadata.session() as session:
+            return revocations.list_all(session)
+
     def operator(self, token: str | None) -> httpx.Client:
         context = ssl.create_default_context(cadata=self.ca.certificate_pem)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -221,6 +246,7 @@ def client_context(
     """A client's TLS context, with a certificate if given."""
     context = ssl.create_default_context(cadata=ca_pem)
     if certificate_pem is not None and key is not None:
+        # `load_cert_chain` reads files only.
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "client.pem"
             pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -236,6 +262,8 @@ class Worker:
         self.world = world
         self.name = WorkerName(TRUST_DOMAIN, region, pool, name)
         self.key = ec.generate_private_key(ec.SECP256R1())
+        self.rejoin_key = Ed25519PrivateKey.generate()
+        self.versions = VERSIONS.model_dump()
         self.certificate_pem: str | None = None
         self.token = ""
         self.trust: str | None = None
@@ -243,17 +271,22 @@ class Worker:
         self._client: httpx.Client | None = None
         world.workers.append(self)
 
-    def enrol(self, join_token: str, **changes: Any) -> Credentials:
-        body = {
-            "region": self.name.region,
-            "pool": self.name.pool,
-            "worker": self.name.worker,
-            "csr_pem": csr_pem(self.key),
+    def enrolment(self, join_token: str, csr: str | None = None) -> dict[str, Any]:
+        """The body of an enrolment, with a proof of this host's rejoin key."""
+        csr, name = csr or csr_pem(self.key), self.name
+        proof = rejoin.prove(self.rejoin_key, name.region, name.pool, name.worker, csr)
+        return {
+            "region": name.region,
+            "pool": name.pool,
+            "worker": name.worker,
+            "csr_pem": csr,
             "join": {"method": "token", "token": join_token},
-            "versions": VERSIONS.model_dump(),
-            **changes,
+            "rejoin": proof.model_dump(),
+            "versions": self.versions,
         }
-        response = self.post("enrol", body)
+
+    def enrol(self, join_token: str, **changes: Any) -> Credentials:
+        response = self.post("enrol", self.enrolment(join_token, changes.get("csr_pem")) | changes)
         response.raise_for_status()
         credentials = Credentials.model_validate_json(response.content)
         self.use(credentials)
@@ -263,7 +296,7 @@ class Worker:
         self.present(credentials.certificate_pem, credentials.access_token)
 
     def present(self, certificate_pem: str | None, token: str) -> None:
-        """Speak under this certificate and token from now on."""
+        """Use this certificate and token from now on."""
         self.close()
         self.certificate_pem = certificate_pem
         self.token = token
@@ -307,6 +340,11 @@ class Worker:
         response = self.post("exchange", {"records": [record.model_dump(mode="json") for record in records]})
         assert response.status_code == 200, response.text
         return ExchangeResponse.model_validate_json(response.content)
+
+    def try_beat(self) -> httpx.Response:
+        """A heartbeat that may be refused."""
+        heartbeat = Heartbeat(sent_at=datetime.now(UTC), versions=VERSIONS, slots_total=8, slots_used=0)
+        return self.post("heartbeat", heartbeat.model_dump_json().encode())
 
     def beat(self, *leases: LeaseRef, **changes: Any) -> HeartbeatResponse:
         heartbeat = Heartbeat(
@@ -389,14 +427,19 @@ def running(
         **{
             "gateway_requests_per_second_per_address": 0.0,
             **changes,
-        },  # all that tests ask comes from one address
+        },  # all requests of the tests come from one address
         operator_port=0,
     )
     keyring = Keyring.load(secrets_dir)
     shutil.copyfile(Path(local.__file__).with_name("policy.toml"), directory / "policy.toml")
-    policy = LivePolicy(directory / "policy.toml")
+    policy = (
+        ReloadedPolicy(directory / "policy.toml")
+        if "policy" not in (settings.four_eyes or ())
+        else policy_of(settings)
+    )
+    clock = MovedClock()
     gateway = Gateway(
-        Parts(
+        GatewayComponents(
             settings=settings,
             keyring=keyring,
             catalogue=catalogue,
@@ -404,15 +447,19 @@ def running(
             publish=publish,
             policy=policy,
             denial_rates=denial_rates or Rates(),
+            clock=clock,
+            sign_in=SignInRules.read(settings.oidc_file) if settings.oidc_file else None,
+            task_options=task_options.load(settings.task_options_withheld or ()),
         )
     )
+    # The gateway's own loop in a thread, so that tests can use blocking clients.
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="gateway-under-test")
     thread.start()
     try:
         asyncio.run_coroutine_threadsafe(gateway.start(), loop).result(30)
         signer = Signer.from_pem((secrets_dir / secrets.SIGNING_KEY).read_bytes())
-        yield World(metadata, directory, gateway, keyring, signer, policy, loop)
+        yield World(metadata, directory, gateway, keyring, signer, policy, loop, clock)
         asyncio.run_coroutine_threadsafe(gateway.stop(), loop).result(30)
     finally:
         loop.call_soon_threadsafe(loop.stop)

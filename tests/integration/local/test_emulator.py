@@ -16,9 +16,10 @@ from typing import Any
 
 import boto3
 
-from airbridge.control_plane.local import aws, ports
-from airbridge.control_plane.local.emulator import READY_PATH
-from airbridge.control_plane.local.probes import http_ok
+from airbridge.control_plane.local import ports
+from airbridge.control_plane.local.process.probes import http_ok
+from airbridge.control_plane.local.services import aws
+from airbridge.control_plane.local.services.emulator import READY_PATH
 
 RESOURCES = aws.Resources(
     home_region="us-east-1", regions=aws.parse_regions(["us-east-1", "eu-west-1:default,gpu"])
@@ -31,7 +32,7 @@ def emulator(resources: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         [
             sys.executable,
             "-m",
-            "airbridge.control_plane.local.emulator",
+            "airbridge.control_plane.local.services.emulator",
             "--port",
             str(port),
             "--resources",
@@ -61,7 +62,7 @@ def client(service: str, region: str, port: int) -> Any:
     )
 
 
-def test_resources_are_there_when_it_says_it_is_ready(tmp_path: Path) -> None:
+def test_resources_exist_once_ready(tmp_path: Path) -> None:
     """Each region has its buckets and queues at the URLs of the catalogue; poison goes to its dead-letter queue."""
     path = tmp_path / "resources.json"
     aws.write(path, RESOURCES)
@@ -89,7 +90,7 @@ def test_resources_are_there_when_it_says_it_is_ready(tmp_path: Path) -> None:
         assert process.wait(5) == 0
 
 
-def test_killed_and_started_again_it_has_the_same_queues(tmp_path: Path) -> None:
+def test_restarted_emulator_has_same_queues(tmp_path: Path) -> None:
     """After kill -9 the same URLs work on the same port."""
     path = tmp_path / "resources.json"
     aws.write(path, RESOURCES)

@@ -9,12 +9,12 @@ from tests.support.airflow_home import Metadata
 
 from airbridge.control_plane.local.gateway import register_tokens, write_tokens
 from airbridge.control_plane.local.layout import StateDir
-from airbridge.executor.ledger import tokens
+from airbridge.executor.ledger.identity import tokens
 
 WORKERS = {"eu-1": ("eu-west-1", "default")}
 
 
-def test_the_tokens_on_disk_let_in_once_they_are_registered(metadata: Metadata, tmp_path: Path) -> None:
+def test_registered_tokens_are_accepted(metadata: Metadata, tmp_path: Path) -> None:
     """The operator's token is an access token, the worker's joins its own pool; registering again changes nothing."""
     directory = StateDir(tmp_path)
     write_tokens(directory, WORKERS)
@@ -32,7 +32,7 @@ def test_the_tokens_on_disk_let_in_once_they_are_registered(metadata: Metadata, 
         assert tokens.redeem_join(session, join) is not None
 
 
-def test_a_token_file_is_its_owners_alone(tmp_path: Path) -> None:
+def test_token_files_are_private(tmp_path: Path) -> None:
     """Each start writes new tokens, readable by their owner only; each worker has one of its own."""
     directory = StateDir(tmp_path)
     write_tokens(directory, ["a", "b"])

@@ -1,4 +1,4 @@
-"""Postgres as local mode runs it: template, copy, password, and what becomes of it when its parent dies."""
+"""Postgres in local mode: template, copy, password, and its end when its parent dies."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ import psutil
 import pytest
 from sqlalchemy import create_engine, text
 
-from airbridge.control_plane.local import ports, postgres, probes
-from airbridge.control_plane.local.child import spawn
-from airbridge.control_plane.local.component import Component
-from airbridge.control_plane.local.privileges import postgres_user
+from airbridge.control_plane.local import ports
+from airbridge.control_plane.local.process import probes
+from airbridge.control_plane.local.process.child import spawn
+from airbridge.control_plane.local.process.component import Component
+from airbridge.control_plane.local.process.privileges import postgres_user
+from airbridge.control_plane.local.process.supervisor import Supervisor
+from airbridge.control_plane.local.services import postgres
 from airbridge.control_plane.local.state import Phase
-from airbridge.control_plane.local.supervisor import Supervisor
 
 
 def make_table(server: postgres.Postgres) -> None:
@@ -40,6 +42,7 @@ def component(server: postgres.Postgres, log: Path) -> Component:
         log=log,
         ready=probes.database_answers(server, log.with_name("initial")),
         user=postgres_user(),
+        # Postgres' "fast" shutdown; SIGQUIT, for a dead parent, is the immediate one.
         stop_signal=signal.SIGINT,
         death_signal=signal.SIGQUIT,
     )
@@ -54,9 +57,7 @@ def started(server: postgres.Postgres, log: Path) -> Supervisor:
     return supervisor
 
 
-def test_a_copy_has_the_templates_tables_and_a_password_of_its_own(
-    template: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_template_copy_has_own_password(template: tuple[Path, str], tmp_path: Path) -> None:
     """psycopg2 and asyncpg get in with the copy's password and find the migrated table; the template's is refused."""
     data = tmp_path / "data"
     initial = tmp_path / "initial"
@@ -79,7 +80,7 @@ def test_a_copy_has_the_templates_tables_and_a_password_of_its_own(
                 await connection.close()
 
         assert asyncio.run(over_asyncpg()) == 0
-        assert not postgres.Postgres(data, server.port, template[1]).answers()
+        assert not postgres.Postgres(data, server.port, template[1]).accepts_queries()
     finally:
         supervisor.stop()
     assert [state.phase for state in supervisor.states()] == [Phase.STOPPED]
@@ -87,7 +88,7 @@ def test_a_copy_has_the_templates_tables_and_a_password_of_its_own(
 
 
 def test_the_template_is_made_once(template: tuple[Path, str]) -> None:
-    """A second asker gets the same template without a migration."""
+    """A second call returns the same template without a migration."""
 
     def never(_server: postgres.Postgres) -> None:
         raise AssertionError("migrated again")
@@ -96,7 +97,7 @@ def test_the_template_is_made_once(template: tuple[Path, str]) -> None:
 
 
 def test_another_schema_is_not_current(template: tuple[Path, str]) -> None:
-    """A data directory says which schema it was migrated to."""
+    """A data directory records the schema that it was migrated to."""
     assert postgres.is_current(template[0], "key")
     assert not postgres.is_current(template[0], "another")
 
@@ -113,8 +114,8 @@ def test_schema_key_follows_the_migrations(tmp_path: Path) -> None:
 _PARENT = """
 import sys, time
 from pathlib import Path
-from airbridge.control_plane.local.child import spawn
-from airbridge.control_plane.local.component import Component
+from airbridge.control_plane.local.process.child import spawn
+from airbridge.control_plane.local.process.component import Component
 child = spawn(Component(name="c", argv=(sys.executable, "-c", "import time; time.sleep(60)"), env={}, log=Path(sys.argv[1])))
 print(child.pid, flush=True)
 time.sleep(60)

@@ -11,12 +11,12 @@ from uuid import uuid4
 import pytest
 from tests.support.moto import Moto, free_port
 
-from airbridge.control_plane.logs import RegionalLogs
-from airbridge.control_plane.whereabouts import NOWHERE, Whereabouts
-from airbridge.executor.store import S3Store
+from airbridge.control_plane.task_locations import NOWHERE, TaskLocation
+from airbridge.control_plane.task_logs.reader import RegionalLogs
+from airbridge.core.aws.object_store import S3Store
 
 PATH = "dag_id=d/run_id=manual__2025-08-20T12:00:00+00:00/task_id=t/map_index=3/attempt=2.log"
-IN_EU = Whereabouts(regions=("eu-west-1",), worker="w1", edge=True)
+IN_EU = TaskLocation(regions=("eu-west-1",), worker="w1", edge=True)
 
 
 class Regions:
@@ -57,9 +57,9 @@ def regions(moto: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Regi
     return Regions(moto, tmp_path / "regions.toml")
 
 
-def read(whereabouts: Whereabouts, state: str = "success") -> tuple[list[str], list[str]]:
+def read(location: TaskLocation, state: str = "success") -> tuple[list[str], list[str]]:
     """Sources and lines, as a process that has just read its settings gives them."""
-    logs = RegionalLogs(locate=lambda _: whereabouts)
+    logs = RegionalLogs(locate=lambda _: location)
     sources, streams = logs.read(PATH, SimpleNamespace(state=state, id="0198"))
     return sources, [line for stream in streams or [] for line in stream]
 
@@ -70,12 +70,12 @@ def test_each_region_from_its_own_bucket(regions: Regions) -> None:
     regions.store("eu-west-1").put(f"{segment}/00000001.log", b"one\ntwo\n")
     regions.store("eu-west-1").put(f"{segment}/00000002.log", b"three\n")
     assert read(IN_EU, "running")[1] == ["one", "two", "three"]
-    assert read(Whereabouts(regions=("us-east-1",), edge=True))[1] == []
+    assert read(TaskLocation(regions=("us-east-1",), edge=True))[1] == []
     assert read(NOWHERE)[1] == ["one", "two", "three"]
 
 
 def test_unreachable_region_costs_a_bounded_wait(regions: Regions) -> None:
-    """With the task's region out of reach the reader says so, shows the rest, and does not hang."""
+    """With the task's region out of reach the reader reports that, shows the rest, and does not hang."""
     trigger = f"logs/{PATH}/20250820T120500.000000Z-0-trigger-4/full.log"
     regions.store("us-east-1").put(trigger, b"triggered\n")
     regions.describe(f"http://127.0.0.1:{free_port()}")
@@ -86,7 +86,7 @@ def test_unreachable_region_costs_a_bounded_wait(regions: Regions) -> None:
     assert time.monotonic() - started < 30
 
 
-def test_upload_lies_beside_the_workers_segments(regions: Regions, tmp_path: Path) -> None:
+def test_upload_joins_the_workers_segments(regions: Regions, tmp_path: Path) -> None:
     """A trigger's log goes to the home region's bucket and is read in its place in time."""
     before, after = (f"logs/{PATH}/20250820T{hour}0000.000000Z-1-a/full.log" for hour in ("12", "14"))
     regions.store("eu-west-1").put(before, b"deferred\n")
@@ -102,6 +102,7 @@ def test_upload_lies_beside_the_workers_segments(regions: Regions, tmp_path: Pat
 def test_large_log_is_streamed(regions: Regions) -> None:
     """A log of many megabytes comes line by line; the first line does not wait for the last."""
     segment = f"logs/{PATH}/20250820T120000.000000Z-1-a"
+    # 100,000 lines of 99 bytes: about 10 MB.
     text = b"".join(b"%07d %s\n" % (number, b"x" * 90) for number in range(100_000))
     regions.store("eu-west-1").put(f"{segment}/full.log", text)
     _, streams = RegionalLogs(locate=lambda _: IN_EU).read(PATH, SimpleNamespace(state="success"))

@@ -1,4 +1,4 @@
-"""A control plane with the settings that a test asks for."""
+"""A control plane with the settings of the test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import structlog
 from tests.integration.partition import world as partition
 from tests.support.airflow_home import Metadata
 
-from airbridge.executor.queue import MemoryQueue, WorkQueue
+from airbridge.core.aws.queue import MemoryQueue, WorkQueue
 
 MakeWorld = Callable[..., partition.World]
 

@@ -15,8 +15,8 @@ from tests.integration.partition.test_policies import Work
 from tests.integration.partition.world import REGION
 from tests.support.moto import CREDENTIALS, Moto
 
-from airbridge.executor.exceptions import QueueError
-from airbridge.executor.queue import Outgoing, Received, SqsQueue, sqs_client
+from airbridge.core.aws.queue import Outgoing, Received, SqsQueue, sqs_client
+from airbridge.core.exceptions import QueueError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:pytest.PytestUnraisableExceptionWarning")
 
@@ -38,6 +38,7 @@ class Sqs(SqsQueue):
         return super().send(messages)
 
     def receive(self, **arguments: Any) -> list[Received]:
+        # In place of the minute that a worker asks for.
         return super().receive(**{**arguments, "visibility_seconds": 1.0})
 
     def delete(self, receipts: Sequence[str]) -> None:
@@ -59,11 +60,8 @@ def sqs(moto: Moto) -> Sqs:
     return Sqs(client, client.create_queue(QueueName=uuid4().hex)["QueueUrl"])
 
 
-def test_a_message_that_comes_back_while_its_task_runs_has_no_effect(make_world: MakeWorld, sqs: Sqs) -> None:
-    """Its visibility timeout ran out, again and again: whoever receives it, the one run goes on and is committed once.
-
-    The other worker's claim is refused, and the ledger keeps why; its own worker knows it for a duplicate.
-    """
+def test_redelivered_message_while_task_runs(make_world: MakeWorld, sqs: Sqs) -> None:
+    """However often the message is redelivered, the one run goes on and is committed once."""
     world, work = make_world(sqs), Work()
     sqs.deaf = True
 
@@ -78,7 +76,7 @@ def test_a_message_that_comes_back_while_its_task_runs_has_no_effect(make_world:
                 sqs.deaf = False
                 await world.turn_until(lambda: sqs.empty)
                 assert work.running == {("w1", "first")}
-            work.let_go("w1")
+            work.release("w1")
             await world.turn_until(lambda: world.state("first") == "success")
 
     asyncio.run(scenario())
@@ -88,8 +86,8 @@ def test_a_message_that_comes_back_while_its_task_runs_has_no_effect(make_world:
     assert refusals == {("w2", "already_claimed")}
 
 
-def test_a_message_delivered_twice_is_run_once(make_world: MakeWorld, sqs: Sqs) -> None:
-    """Two copies, two workers, at the same time: one is granted it."""
+def test_message_delivered_twice_runs_once(make_world: MakeWorld, sqs: Sqs) -> None:
+    """Of two copies that two workers receive at the same time one is granted."""
     world, work = make_world(sqs), Work()
 
     async def scenario() -> None:
@@ -99,8 +97,8 @@ def test_a_message_delivered_twice_is_run_once(make_world: MakeWorld, sqs: Sqs) 
         async with world.workers("w1", "w2", script=work):
             await world.turn_until(lambda: work.running)
             await world.turn_until(lambda: sqs.empty)
-            work.let_go("w1")
-            work.let_go("w2")
+            work.release("w1")
+            work.release("w2")
             await world.turn_until(lambda: world.state("first") == "success")
 
     asyncio.run(scenario())
@@ -108,10 +106,10 @@ def test_a_message_delivered_twice_is_run_once(make_world: MakeWorld, sqs: Sqs) 
     assert [row.epoch for row in world.rows()] == [1]
 
 
-def test_a_message_delivered_after_its_task_finished_has_no_effect(make_world: MakeWorld, sqs: Sqs) -> None:
-    """It is refused as settled, taken off the queue, and an event says so."""
+def test_message_after_finished_task(make_world: MakeWorld, sqs: Sqs) -> None:
+    """It is refused as settled, deleted from the queue, and recorded as an event."""
     world, work = make_world(sqs), Work()
-    work.let_go("w1")
+    work.release("w1")
 
     async def scenario() -> None:
         world.submit(first={})

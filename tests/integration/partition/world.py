@@ -1,6 +1,6 @@
 """Everything but the task itself, for real: Airflow's scheduler, the executor, the ledger, the gateway and workers.
 
-Between each worker and the gateway lies a link that can be cut. Tasks are Python functions. Time is compressed: the
+Between each worker and the gateway is a link that can be cut. Tasks are Python functions. Time is compressed: the
 defaults of `lost_after`, heartbeat and lease, and the scheduler's own heartbeat timeout (300 s), pass 300 times as fast.
 """
 
@@ -17,30 +17,34 @@ from typing import Any
 from sqlalchemy import select
 from tests.integration.edge_worker.conftest import FAST, until
 from tests.integration.edge_worker.cut import Cut
-from tests.integration.executor.conftest import StillExecutor, still_bell
+from tests.integration.executor.conftest import StillExecutor, silent_listener
 from tests.integration.gateway import world as gateway_world
 from tests.integration.gateway.world import CATALOGUE, VERSIONS
 from tests.support.airflow_home import Metadata
 from tests.support.scheduler import BUNDLE, Hand, Scheduler, start_run, store_dag
 
+from airbridge.core.aws.object_store import MemoryStore
+from airbridge.core.aws.queue import WorkQueue
+from airbridge.core.code import snapshot
+from airbridge.core.code.signature import PUBLISH_KEY
 from airbridge.edge_worker.agent import Agent
-from airbridge.edge_worker.join import join_method
-from airbridge.edge_worker.parts import Parts
-from airbridge.edge_worker.queue import AsyncQueue
+from airbridge.edge_worker.gateway_client.join import join_method
 from airbridge.edge_worker.settings import WorkerSettings, load
 from airbridge.edge_worker.testing import FakeRunner, FakeSupervisor, Script
-from airbridge.executor import _airflow, snapshot
-from airbridge.executor.executor import Machinery
-from airbridge.executor.intake import Intake
-from airbridge.executor.keeper import Keeper
+from airbridge.edge_worker.wiring import WorkerComponents
+from airbridge.edge_worker.work.queue import AsyncQueue
+from airbridge.executor import _airflow
+from airbridge.executor.bundles import versions
+from airbridge.executor.bundles.registry import read_signer
+from airbridge.executor.dispatch.outbox import Outbox
+from airbridge.executor.dispatch.scaling import Scaling
+from airbridge.executor.executor import Components
 from airbridge.executor.ledger.models import EventRow, WorkItemRow
-from airbridge.executor.outbox import Outbox
-from airbridge.executor.pace import Pace
-from airbridge.executor.placement import Placement
-from airbridge.executor.queue import WorkQueue
-from airbridge.executor.scaling import Scaling
+from airbridge.executor.placement.placement import Placement
+from airbridge.executor.placement.workloads import Workloads
+from airbridge.executor.scheduling.reconciler import Reconciler
+from airbridge.executor.scheduling.throttle import Throttle
 from airbridge.executor.settings import Settings
-from airbridge.executor.store import MemoryStore
 
 REGION = "us-east-1"
 SCALE = 300
@@ -56,7 +60,7 @@ DEFAULTS = replace(
     outbox_interval=0.05,
     outbox_backoff_base=0.01,
     outbox_backoff_limit=0.1,
-    keeper_interval=0.05,
+    reconcile_interval=0.05,
 )
 
 
@@ -75,21 +79,21 @@ class HomeExecutor(StillExecutor):
             queue_of=lambda region, pool: world.queue,
             random=random.random,
         )
-        keeper = Keeper(
+        reconciler = Reconciler(
             settings=world.settings,
             owner_job_id=int(self.job_id or 0),
             new_session=_airflow.new_session,
             heartbeat_timeout=SCHEDULERS_PATIENCE,
         )
-        intake = Intake(Placement(CATALOGUE, world.settings))
-        bell = still_bell(int(self.job_id or 0))
-        self._machinery = Machinery(
-            intake=intake,
+        workloads = Workloads(Placement(CATALOGUE, world.settings))
+        listener = silent_listener(int(self.job_id or 0))
+        self._components = Components(
+            workloads=workloads,
             outbox=outbox,
-            keeper=keeper,
+            reconciler=reconciler,
             scaling=Scaling({}),
-            bell=bell,
-            pace=Pace(bell, outbox.full, batch=128),
+            listener=listener,
+            throttle=Throttle(listener, outbox.full, batch=128),
         )
         outbox.start()
 
@@ -111,6 +115,7 @@ class World:
     def __post_init__(self) -> None:
         self.hand = Hand(self.metadata)
         self._token = self.directory / "join.token"
+        # Without a limit: workers of one test join repeatedly.
         self._token.write_text(self.gateway.join_token(REGION, uses=None))
         executor = HomeExecutor(parallelism=100)
         executor.world = self
@@ -132,6 +137,7 @@ class World:
         packed = snapshot.pack(self._dags())
         key = f"bundles/{BUNDLE}/{snapshot.hex_of(packed.version)}.tar.gz"
         self.bucket("us-dags").put(key, packed.compressed())
+        self.sign(packed.version)
         with DAG(
             "cut", schedule=None, start_date=timezone.datetime(2026, 1, 1), max_active_tasks=1000
         ) as dag:
@@ -142,6 +148,13 @@ class World:
         store_dag(self.metadata, dag, version=packed.version)
         start_run(self.metadata, dag)
 
+    def sign(self, version: str) -> None:
+        """Sign a version as the publisher of this gateway's deployment does: workers run nothing else."""
+        signer = read_signer(self.gateway.directory / "secrets" / PUBLISH_KEY)
+        with self.metadata.session() as session:
+            versions.sign(session, BUNDLE, version, "tests", signer.sign(BUNDLE, version, "tests"))
+            session.commit()
+
     def _dags(self) -> Path:
         source = self.directory / "dags"
         source.mkdir(exist_ok=True)
@@ -149,17 +162,17 @@ class World:
         return source
 
     async def turn(self) -> None:
-        """What the control plane does all the time: schedule, keep, look for tasks without a heartbeat."""
+        """Run one round of the control plane: schedule, reconcile, purge tasks without a heartbeat."""
 
         def work() -> None:
             self.scheduler.loop()
-            self.scheduler.executor.keeper.turn()
+            self.scheduler.executor.reconciler.turn()
             self.scheduler.runner._find_and_purge_task_instances_without_heartbeats()
 
         await asyncio.to_thread(work)
 
     async def turn_until(self, condition: Callable[[], Any], seconds: float = 60.0) -> None:
-        """Let the control plane work until the condition holds. Raises `TimeoutError`, which says how things stand."""
+        """Run rounds of the control plane until the condition holds. Raises `TimeoutError` with the state of work and tasks."""
         try:
             async with asyncio.timeout(seconds):
                 while not condition():
@@ -207,7 +220,7 @@ class World:
             self.runs.append((name, str(grant.ti["task_id"]), grant.epoch))
             script(task)
 
-        parts = Parts(
+        parts = WorkerComponents(
             runner=FakeRunner(noted),
             join=join_method(settings),
             versions=VERSIONS,
@@ -219,7 +232,7 @@ class World:
 
     @asynccontextmanager
     async def workers(self, *names: str, script: Script, **overrides: Any) -> AsyncIterator[list[Agent]]:
-        """Running workers, drained at the end of the block; the links are mended then."""
+        """Running workers, drained at the end of the block, with the links restored."""
         async with AsyncExitStack() as stack:
             yield [
                 await stack.enter_async_context(self._worker(self.agent(name, script, **overrides)))
@@ -230,7 +243,7 @@ class World:
     async def _worker(self, agent: Agent) -> AsyncIterator[Agent]:
         running = asyncio.create_task(agent.run())
         try:
-            await until(lambda: (agent.built and agent.status()["enrolled"]) or running.done(), 30)
+            await until(lambda: (agent.ready and agent.status()["enrolled"]) or running.done(), 30)
             yield agent
         finally:
             agent.drain()

@@ -1,4 +1,4 @@
-"""A runner whose tasks run as ``nobody``, without Landlock: ``python -m tests.integration.runner.as_another_user``; see test_task_user.py."""
+"""A runner whose tasks run as another system user, without Landlock: ``python -m tests.integration.runner.as_another_user``; see test_task_user.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.integration.runner.world import World
 
-from airbridge.edge_worker.runner.user import TaskUser
+from airbridge.edge_worker.runner.sandbox.task_user import TaskUser
 
 DAG = """
 import os
@@ -50,7 +50,7 @@ def main() -> None:
         (folder / "journal").chmod(0o600)
         world = World(folder, task_user=TaskUser.named("nobody"), landlock=False)
         root = world.write(f"FILE, AGENT = {str(folder / 'journal')!r}, {os.getpid()}\n{DAG}")
-        found = [world.do(world.run(root, "t", warm=warm)).relay.pushed() for warm in (True, False)]
+        found = [world.do(world.run(root, "t", warm=warm)).proxy.pushed() for warm in (True, False)]
         world.close()
     json.dump(found, sys.stdout)
 

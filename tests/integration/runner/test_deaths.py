@@ -1,4 +1,4 @@
-"""Whatever dies, or is told to stop, takes down what is beneath it and nothing else, and is reported as what it was."""
+"""Deaths and cancellations of the runner's processes: all processes below end, no others do, and the cause is reported."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1)):
 
 async def pushed_pids(run: Run) -> list[int]:
     async with asyncio.timeout(30):
-        while not run.relay.bodies("/pids"):
+        while not run.proxy.bodies("/pids"):
             await asyncio.sleep(0.05)
-    return [int(pid) for pid in run.relay.pushed("pids")]
+    return [int(pid) for pid in run.proxy.pushed("pids")]
 
 
 async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
@@ -95,16 +95,16 @@ def template_of(task: int) -> int:
     return parent
 
 
-def test_a_cancelled_task_gets_on_kill_and_reports_no_state(world: World) -> None:
-    """SIGTERM reaches the task's on_kill; its children are gone; the log says why; Airflow hears nothing."""
+def test_cancelled_task_gets_on_kill(world: World) -> None:
+    """SIGTERM reaches the task's on_kill and its children end; the log has the reason, and no state is reported."""
 
     async def scenario() -> None:
         run = await world.spawn(world.write(FILE), "naps")
         pids = await pushed_pids(run)
-        run.relay.cancel("cancelled", "marked failed by somebody")
+        run.proxy.cancel("cancelled", "marked failed by somebody")
         exit_ = await run.ended(20)
         await gone(pids)
-        assert run.relay.states == []
+        assert run.proxy.states == []
         assert (exit_.code, exit_.signal) == (1, None)
         assert "cancelled: marked failed by somebody" in exit_.detail
         assert "on_kill called" in run.log
@@ -113,43 +113,44 @@ def test_a_cancelled_task_gets_on_kill_and_reports_no_state(world: World) -> Non
     world.do(scenario())
 
 
-def test_a_task_that_does_not_heed_sigterm_is_killed(world: World) -> None:
-    """After the grace period comes SIGKILL, for its children too."""
+def test_task_ignoring_sigterm_is_killed(world: World) -> None:
+    """After the grace period comes SIGKILL, for the task's children too."""
 
     async def scenario() -> None:
         run = await world.spawn(world.write(FILE), "naps_on")
         pids = await pushed_pids(run)
         started = time.monotonic()
-        run.relay.cancel("lost")
+        run.proxy.cancel("lost")
         await run.ended(20)
         await gone(pids)
+        # `World` sets a kill grace of one second.
         assert 0.9 < time.monotonic() - started < 8
-        assert run.relay.states == []
+        assert run.proxy.states == []
 
     world.do(scenario())
 
 
-def test_a_cancellation_reaches_a_task_whose_request_is_not_answered(world: World) -> None:
-    """A supervisor that waits for a reply hears the order to stop."""
+def test_cancellation_interrupts_unanswered_request(world: World) -> None:
+    """A supervisor that waits for a reply receives the cancellation."""
 
     async def scenario() -> None:
         run = await world.spawn(world.write(FILE), "asks", hold="xcoms")
-        await until(lambda: bool(run.relay.calls))
-        run.relay.cancel("cancelled")
+        await until(lambda: bool(run.proxy.calls))
+        run.proxy.cancel("cancelled")
         exit_ = await run.ended(20)
         assert exit_.code == 1
-        assert run.relay.states == []
+        assert run.proxy.states == []
 
     world.do(scenario())
 
 
-def test_the_task_is_stopped_when_the_relay_ends(world: World) -> None:
+def test_proxy_end_stops_the_task(world: World) -> None:
     """Without its agent a task does not run on."""
 
     async def scenario() -> None:
         run = await world.spawn(world.write(FILE), "naps")
         pids = await pushed_pids(run)
-        run.relay.hang_up()
+        run.proxy.hang_up()
         exit_ = await run.ended(20)
         await gone(pids)
         assert "agent_gone" in exit_.detail
@@ -157,8 +158,8 @@ def test_the_task_is_stopped_when_the_relay_ends(world: World) -> None:
     world.do(scenario())
 
 
-def test_a_segmentation_fault_is_reported_as_such_and_hurts_nobody_else(world: World) -> None:
-    """The task fails, the log and the exit name SIGSEGV; its template and its siblings go on."""
+def test_segmentation_fault_is_reported(world: World) -> None:
+    """The task fails, and log and exit name SIGSEGV; its template and its siblings go on."""
 
     async def scenario() -> None:
         root = world.write(FILE)
@@ -168,7 +169,7 @@ def test_a_segmentation_fault_is_reported_as_such_and_hurts_nobody_else(world: W
         exit_ = await run.ended(20)
         assert exit_.clean
         assert "SIGSEGV" in exit_.detail
-        assert run.relay.states == ["failed"]
+        assert run.proxy.states == ["failed"]
         assert "Segmentation Fault" in run.log
         assert all(map(alive, pids))
         assert alive(template_of(pids[0]))
@@ -179,23 +180,23 @@ def test_a_segmentation_fault_is_reported_as_such_and_hurts_nobody_else(world: W
     world.do(scenario())
 
 
-def test_a_killed_task_is_reported_as_killed(world: World) -> None:
-    """As the kernel does it when memory runs out."""
+def test_killed_task_is_reported(world: World) -> None:
+    """A task that the kernel kills, as when memory runs out, is reported failed with the signal."""
     run = world.do(world.run(world.write(FILE), "is_killed"))
-    assert run.relay.states == ["failed"]
+    assert run.proxy.states == ["failed"]
     assert "SIGKILL" in world.exit.detail
     assert "SIGKILL" in run.log
 
 
-def test_what_a_task_leaves_running_is_killed_when_it_ends(world: World) -> None:
-    """Daemons in sessions of their own as well."""
+def test_leftovers_of_task_are_killed(world: World) -> None:
+    """Processes that a task leaves running are killed at its end, daemons in sessions of their own as well."""
     run = world.do(world.run(world.write(FILE), "leaves_a_daemon"))
-    assert run.relay.states == ["success"]
-    world.do(gone([run.relay.pushed()]))
+    assert run.proxy.states == ["success"]
+    world.do(gone([run.proxy.pushed()]))
 
 
-def test_kill_ends_supervisor_task_and_children_at_once(world: World) -> None:
-    """SIGKILL to the supervisor takes the task with it, and the template sweeps up the task's children."""
+def test_kill_ends_task_and_children(world: World) -> None:
+    """SIGKILL to the supervisor ends the task with it, and the template kills the task's children."""
 
     async def scenario() -> None:
         run = await world.spawn(world.write(FILE), "naps")
@@ -203,14 +204,15 @@ def test_kill_ends_supervisor_task_and_children_at_once(world: World) -> None:
         run.task.kill()
         exit_ = await run.ended(10)
         await gone([*pids, run.task.pid])
+        # The supervisor was killed before it could report: the agent reports in its place.
         assert (exit_.code, exit_.signal) == (None, signal.SIGKILL)
         run.task.kill()
 
     world.do(scenario())
 
 
-def test_a_template_that_dies_is_replaced_and_its_tasks_go_on(world: World) -> None:
-    """kill -9 of a template: a running task is not disturbed, and what it ends of and leaves is seen to; the next gets a new one."""
+def test_dead_template_is_replaced(world: World) -> None:
+    """After kill -9 of a template its running task goes on and is cleaned up after; the next task gets a new template."""
 
     async def scenario() -> None:
         root = world.write(FILE)
@@ -224,21 +226,22 @@ def test_a_template_that_dies_is_replaced_and_its_tasks_go_on(world: World) -> N
         assert all(map(alive, pids))
         os.kill(pids[0], signal.SIGKILL)
         assert "SIGKILL" in (await run.ended(20)).detail
-        assert run.relay.states == ["failed"]
+        assert run.proxy.states == ["failed"]
         await gone(pids)
-        following.relay.cancel("cancelled")
+        following.proxy.cancel("cancelled")
         await following.ended(20)
 
     world.do(scenario())
 
 
-def test_a_task_whose_template_died_dies_with_its_supervisor(world: World) -> None:
-    """The zygote, to which the task has fallen, kills it."""
+def test_orphan_dies_with_its_supervisor(world: World) -> None:
+    """A task whose template has died is killed by the zygote when its supervisor dies."""
 
     async def scenario() -> None:
         run = await world.spawn(world.write(FILE), "naps")
         pids = await pushed_pids(run)
         os.kill(template_of(pids[0]), signal.SIGKILL)
+        # The zygote is a subreaper: the orphan becomes its child.
         await until(lambda: parent_of(pids[0]) == world.runner.zygote_pid)
         run.task.kill()
         assert (await run.ended()).signal == signal.SIGKILL
@@ -247,8 +250,8 @@ def test_a_task_whose_template_died_dies_with_its_supervisor(world: World) -> No
     world.do(scenario())
 
 
-def test_a_task_whose_template_and_zygote_died_is_ended_and_reported_failed(own_world: World) -> None:
-    """kill -9 of both: the next zygote's start sweeps it up, nobody can tell how it ended, and its supervisor says failed."""
+def test_task_without_template_and_zygote(own_world: World) -> None:
+    """After kill -9 of template and zygote the next zygote's start kills the task, and its supervisor reports it failed."""
     world = own_world
 
     async def scenario() -> None:
@@ -260,14 +263,14 @@ def test_a_task_whose_template_and_zygote_died_is_ended_and_reported_failed(own_
         await until(lambda: world.runner.zygote_pid is None)
         await (await world.spawn(root, "succeeds")).ended()
         assert (await run.ended(30)).clean
-        assert run.relay.states == ["failed"]
+        assert run.proxy.states == ["failed"]
         await gone(pids)
 
     world.do(scenario())
 
 
-def test_a_supervisor_that_dies_between_two_tasks_is_not_missed(world: World) -> None:
-    """The next task is another's."""
+def test_idle_supervisor_may_die(world: World) -> None:
+    """The next task gets another supervisor when an idle one has died."""
 
     async def scenario() -> None:
         root = world.write(FILE)
@@ -275,17 +278,18 @@ def test_a_supervisor_that_dies_between_two_tasks_is_not_missed(world: World) ->
         os.kill(first.task.pid, signal.SIGKILL)
         await gone([first.task.pid])
         second = await world.run(root, "succeeds")
-        assert second.relay.states == ["success"]
+        assert second.proxy.states == ["success"]
         assert second.task.pid != first.task.pid
 
     world.do(scenario())
 
 
-def test_a_supervisor_takes_one_task_after_another(world: World) -> None:
-    """Of whichever file; killing the first, when it is over, does nothing to the second."""
+def test_supervisor_is_reused(world: World) -> None:
+    """A supervisor takes tasks of any file; killing the first after its end does nothing to the second."""
 
     async def scenario() -> None:
         first = await world.run(world.write(FILE), "succeeds")
+        # Time for the supervisor to report itself idle; before that a second one would be started.
         await asyncio.sleep(0.2)
         second = await world.spawn(world.write(FILE + "\n# another"), "naps")
         pids = await pushed_pids(second)
@@ -299,8 +303,8 @@ def test_a_supervisor_takes_one_task_after_another(world: World) -> None:
     world.do(scenario())
 
 
-def test_a_zygote_that_dies_is_replaced_and_its_tasks_go_on(own_world: World) -> None:
-    """kill -9 of the zygote: running tasks finish and are heard of, their templates go then, the next spawn starts a new zygote."""
+def test_dead_zygote_is_replaced(own_world: World) -> None:
+    """After kill -9 of the zygote running tasks finish and are reported, their templates end, and the next spawn starts a new zygote."""
     world = own_world
 
     async def scenario() -> None:
@@ -313,10 +317,10 @@ def test_a_zygote_that_dies_is_replaced_and_its_tasks_go_on(own_world: World) ->
         await gone([old])
         following = await world.spawn(root, "succeeds")
         await following.ended()
-        assert following.relay.states == ["success"]
+        assert following.proxy.states == ["success"]
         assert world.runner.zygote_pid not in (None, old)
         assert all(map(alive, pids))
-        run.relay.cancel("cancelled")
+        run.proxy.cancel("cancelled")
         exit_ = await run.ended(20)
         assert exit_.code == 1
         await gone([*pids, template])

@@ -1,4 +1,4 @@
-"""What the Task SDK offers holds in a task that is forked from a parsed file, and in one that parses it itself."""
+"""Features of the Task SDK, in a task that is forked from a parsed file and in one that parses it itself."""
 
 from __future__ import annotations
 
@@ -56,6 +56,24 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1), params={"p": 7},
     def fails_for_good():
         raise AirflowFailException("no use")
     fails_for_good()
+
+    @task
+    def fails_oddly():
+        try:
+            raise KeyError("cause")
+        except KeyError as cause:
+            raise type("customer 4711", (Exception,), {})("as it must") from cause
+    fails_oddly()
+
+    @task
+    def recovers():
+        import logging
+        try:
+            raise ValueError("caught")
+        except ValueError:
+            logging.getLogger("x").exception("Task failed with exception")
+            raise LookupError("raised") from None
+    recovers()
 
     @task
     def skips():
@@ -156,27 +174,26 @@ def run(world: World, warm: bool, task_id: str, **options: Any) -> Run:
     return world.do(world.run(root, task_id, warm=warm, **options))
 
 
-def test_a_task_succeeds_and_knows_its_bundle_worker_and_context(world: World, warm: bool) -> None:
+def test_successful_task_has_full_context(world: World, warm: bool) -> None:
     """Return value, pushed XCom, rendered template, bundle, host name, log URL and params are as under Airflow."""
     done = run(world, warm, "succeeds")
-    value = done.relay.pushed()
+    value = done.proxy.pushed()
     assert world.exit.clean
-    assert done.relay.states == ["success"]
+    assert done.proxy.states == ["success"]
     assert value["day"] == "2025-08-10"
     assert value["hostname"] == "edge-7"
     assert value["bundle"].startswith("sha256:")
     assert value["path"].endswith(value["bundle"].removeprefix("sha256:"))
     assert value["helper"] == "from the bundle"
     assert value["p"] == 7
-    assert "/dags/d/runs/manual__1/tasks/succeeds" in value["log_url"]
-    assert done.relay.pushed("extra") == [1, 2]
-    assert done.relay.bodies("/rtif")[0]["op_args"] == ["2025-08-10"]
+    assert value["log_url"].endswith("/dags/d/runs/manual__1/tasks/succeeds?try_number=1")
+    assert "//dags" not in value["log_url"]
+    assert done.proxy.pushed("extra") == [1, 2]
+    assert done.proxy.bodies("/rtif")[0]["op_args"] == ["2025-08-10"]
 
 
-def test_the_log_has_what_the_file_printed_at_import_and_what_the_task_and_its_callbacks_say(
-    world: World, warm: bool
-) -> None:
-    """A file parsed ahead of time leaves the same traces in the task's log as one parsed by the task."""
+def test_log_has_import_task_and_callbacks(world: World, warm: bool) -> None:
+    """A file parsed ahead of time leaves the same lines in the task's log as one parsed by the task."""
     done = run(world, warm, "succeeds")
     assert [line["event"] for line in done.events if line["event"] == "printed at import"] == [
         "printed at import"
@@ -186,52 +203,71 @@ def test_the_log_has_what_the_file_printed_at_import_and_what_the_task_and_its_c
     assert all({"timestamp", "level", "event"} <= line.keys() for line in done.events)
 
 
-def test_a_failing_task_fails_with_its_traceback_in_the_log(world: World, warm: bool) -> None:
+def test_failing_task_logs_traceback(world: World, warm: bool) -> None:
     """The state is failed, the failure callback ran, the log has the exception."""
     done = run(world, warm, "fails")
-    assert done.relay.states == ["failed"]
+    assert done.proxy.states == ["failed"]
     assert "as it must" in done.log
     assert any(line["event"].startswith("callback fails as it must") for line in done.events)
     assert world.exit.clean
 
 
-def test_a_failing_task_with_retries_left_is_up_for_retry(world: World, warm: bool) -> None:
+@pytest.mark.parametrize(
+    ("task_id", "name"),
+    [
+        ("fails", "ValueError"),
+        ("fails_for_good", "AirflowFailException"),
+        ("recovers", "LookupError"),
+        ("fails_oddly", ""),
+        ("skips", ""),
+        ("succeeds", ""),
+        ("leaves_by_exit", ""),
+    ],
+)
+def test_exception_class_is_reported(world: World, task_id: str, name: str) -> None:
+    """The agent learns the class of the exception that failed the task, if its name is one of Python; no value of it."""
+    run(world, True, task_id)
+    assert name == world.exit.exception
+
+
+def test_failing_task_is_up_for_retry(world: World, warm: bool) -> None:
     """`should_retry` of the grant's context decides."""
-    assert run(world, warm, "fails", should_retry=True, max_tries=2).relay.states == ["up_for_retry"]
+    assert run(world, warm, "fails", should_retry=True, max_tries=2).proxy.states == ["up_for_retry"]
 
 
 def test_fail_exceptions_do_not_retry(world: World, warm: bool) -> None:
     """AirflowFailException ends the task for good."""
-    assert run(world, warm, "fails_for_good", should_retry=True).relay.states == ["failed"]
+    assert run(world, warm, "fails_for_good", should_retry=True).proxy.states == ["failed"]
 
 
 def test_a_skipping_task_is_skipped(world: World, warm: bool) -> None:
-    """AirflowSkipException."""
-    assert run(world, warm, "skips").relay.states == ["skipped"]
+    """AirflowSkipException ends the task as skipped."""
+    assert run(world, warm, "skips").proxy.states == ["skipped"]
 
 
-def test_xcoms_are_pulled_over_the_relay(world: World, warm: bool) -> None:
-    """What one task pushed the next one pulls."""
+def test_xcoms_are_pulled(world: World, warm: bool) -> None:
+    """A task pulls through the proxy what another one pushed."""
     world.api.xcoms["d/manual__1/succeeds/return_value"] = '{"deep": [1]}'
-    assert run(world, warm, "pulls").relay.pushed() == {"deep": [1]}
+    assert run(world, warm, "pulls").proxy.pushed() == {"deep": [1]}
 
 
-def test_connections_and_variables_are_read_and_their_secrets_masked(world: World, warm: bool) -> None:
-    """Secrets come over the relay, and the log has stars for them."""
+def test_secrets_of_connections_are_masked(world: World, warm: bool) -> None:
+    """Connections and variables are read through the proxy, and the log has stars for their secrets."""
     world.api.connections["db"] = {"conn_type": "postgres", "host": "h", "password": "hunter2-hunter2"}
     world.api.variables |= {"plain": "seen", "api_token": "tok-tok-tok"}
     done = run(world, warm, "reads")
-    assert done.relay.pushed() == ["h", "seen", "none"]
+    assert done.proxy.pushed() == ["h", "seen", "none"]
     assert "hunter2" not in done.log
     assert "tok-tok" not in done.log
     assert "the password is *** and the token ***" in done.log
 
 
-def test_a_supervisor_forgets_the_secrets_of_one_task_before_the_next(world: World, warm: bool) -> None:
-    """What masked one task's log is no secret of the next one, that the same supervisor sees through."""
+def test_supervisor_resets_secrets_between_tasks(world: World, warm: bool) -> None:
+    """Secrets that were masked in one task's log are not masked in the next one's of the same supervisor."""
     world.api.connections["db"] = {"conn_type": "postgres", "host": "h", "password": "sunflower-sunflower"}
     world.api.variables |= {"plain": "seen", "api_token": "tok-tok-tok"}
     first = run(world, warm, "reads")
+    # Time for the first supervisor to become idle: the second task must get the same one.
     world.do(asyncio.sleep(0.2))
     second = run(world, warm, "says_sunflower")
     assert second.task.pid == first.task.pid
@@ -239,20 +275,21 @@ def test_a_supervisor_forgets_the_secrets_of_one_task_before_the_next(world: Wor
     assert "sunflower-sunflower" in second.log
 
 
-def test_secrets_that_only_the_task_knows_are_masked_as_well(world: World, warm: bool) -> None:
-    """Those of a secrets backend's connection, and those that the task declares: logged, raised or printed."""
+def test_secrets_of_task_are_masked(world: World, warm: bool) -> None:
+    """Secrets of a secrets backend's connection, and those that the task declares, are masked: logged, raised or printed."""
     done = run(world, warm, "declares")
-    assert done.relay.states == ["failed"]
+    assert done.proxy.states == ["failed"]
     assert "sesame-open" not in done.log
     assert "env-pass-word" not in done.log
+    # Printed (twice), to stderr, logged (twice) and raised.
     assert done.log.count("***") >= 5
 
 
-def test_a_task_defers_and_resumes_with_its_arguments(world: World, warm: bool) -> None:
+def test_deferred_task_resumes(world: World, warm: bool) -> None:
     """The deferral carries trigger and method; the resumed task gets `next_kwargs`."""
     deferred = run(world, warm, "resumes")
-    assert deferred.relay.states == ["deferred"]
-    body = deferred.relay.bodies("/state")[0]
+    assert deferred.proxy.states == ["deferred"]
+    body = deferred.proxy.bodies("/state")[0]
     assert body["next_method"] == "again"
     assert "TimeDeltaTrigger" in body["classpath"] or "DateTimeTrigger" in body["classpath"]
     resumed = run(
@@ -262,88 +299,88 @@ def test_a_task_defers_and_resumes_with_its_arguments(world: World, warm: bool) 
         next_method="again",
         next_kwargs={"__type": "dict", "__var": {"word": "kept", "event": "ding"}},
     )
-    assert resumed.relay.pushed() == ["kept", "ding"]
-    assert resumed.relay.states == ["success"]
+    assert resumed.proxy.pushed() == ["kept", "ding"]
+    assert resumed.proxy.states == ["success"]
 
 
 def test_sensors_defer_and_reschedule(world: World, warm: bool) -> None:
-    """An async sensor and one in reschedule mode."""
-    assert run(world, warm, "waits").relay.states == ["deferred"]
-    assert run(world, warm, "reschedules").relay.states == ["up_for_reschedule"]
+    """An async sensor defers, and one in reschedule mode reschedules."""
+    assert run(world, warm, "waits").proxy.states == ["deferred"]
+    assert run(world, warm, "reschedules").proxy.states == ["up_for_reschedule"]
 
 
 def test_outlets_are_validated_and_reported(world: World, warm: bool) -> None:
     """An asset outlet is part of the success report."""
     done = run(world, warm, "empty_with_outlet")
-    body = done.relay.bodies("/state")[0]
+    body = done.proxy.bodies("/state")[0]
     assert body["state"] == "success"
     assert body["task_outlets"][0]["uri"] == "s3://bucket/thing"
 
 
-def test_bash_runs_and_its_output_is_logged(world: World, warm: bool) -> None:
+def test_bash_output_is_logged(world: World, warm: bool) -> None:
     """A child process of a task writes to the task's log."""
     done = run(world, warm, "bash")
-    assert done.relay.states == ["success"]
+    assert done.proxy.states == ["success"]
     assert any(line["event"] == "from bash" for line in done.events)
 
 
-def test_execution_timeout_strikes(world: World, warm: bool) -> None:
+def test_execution_timeout_fails_the_task(world: World, warm: bool) -> None:
     """The task fails after its own timeout."""
     done = run(world, warm, "times_out")
-    assert done.relay.states == ["failed"]
+    assert done.proxy.states == ["failed"]
     assert "AirflowTaskTimeout" in done.log
 
 
 def test_mapped_tasks_get_their_element(world: World, warm: bool) -> None:
     """Each map index renders its own argument."""
-    assert [run(world, warm, "doubles", map_index=index).relay.pushed() for index in (0, 1)] == [20, 40]
+    assert [run(world, warm, "doubles", map_index=index).proxy.pushed() for index in (0, 1)] == [20, 40]
 
 
 def test_branches_and_short_circuits_skip_downstream(world: World, warm: bool) -> None:
-    """Both tell the API which tasks to skip, and succeed."""
+    """Both report to the API which tasks to skip, and succeed."""
     for task_id, skipped in (("branches", [["left", -1]]), ("short", ["after_short"])):
         done = run(world, warm, task_id)
-        assert done.relay.states == ["success"]
-        assert done.relay.bodies("/skip-downstream") == [{"tasks": skipped}]
+        assert done.proxy.states == ["success"]
+        assert done.proxy.bodies("/skip-downstream") == [{"tasks": skipped}]
 
 
 def test_setup_and_teardown_run(world: World, warm: bool) -> None:
-    """They are tasks as any other on the worker."""
-    assert run(world, warm, "sets_up").relay.states == ["success"]
-    assert run(world, warm, "tears_down").relay.states == ["success"]
+    """Setup and teardown tasks run like any other task."""
+    assert run(world, warm, "sets_up").proxy.states == ["success"]
+    assert run(world, warm, "tears_down").proxy.states == ["success"]
 
 
 def test_leaving_by_sys_exit_fails(world: World, warm: bool) -> None:
-    """SystemExit is a failure."""
-    assert run(world, warm, "leaves_by_exit").relay.states == ["failed"]
+    """A task that raises SystemExit fails."""
+    assert run(world, warm, "leaves_by_exit").proxy.states == ["failed"]
 
 
-def test_run_as_user_is_refused_with_a_reason(world: World, warm: bool) -> None:
-    """The task fails, and its log says what to do."""
+def test_run_as_user_is_refused(world: World, warm: bool) -> None:
+    """The task fails, and its log names the remedy."""
     done = run(world, warm, "as_root")
-    assert done.relay.states == ["failed"]
+    assert done.proxy.states == ["failed"]
     assert "run_as_user is not supported" in done.log
 
 
-def test_an_unknown_task_fails_with_a_reason(world: World, warm: bool) -> None:
-    """The file parses, but has no such task."""
+def test_unknown_task_fails(world: World, warm: bool) -> None:
+    """A task that the file does not have fails, and its log gives the reason."""
     done = run(world, warm, "absent")
-    assert done.relay.states == ["failed"]
+    assert done.proxy.states == ["failed"]
     assert "Task not found in DAG" in done.log
 
 
-def test_a_file_that_does_not_import_fails_with_its_error_in_the_log(world: World, warm: bool) -> None:
+def test_import_error_is_logged(world: World, warm: bool) -> None:
     """The import error's traceback is in the task's log."""
     root = world.write("from airflow.sdk import DAG\nraise RuntimeError('broken at import')\n")
     done = world.do(world.run(root, "any", warm=warm))
-    assert done.relay.states == ["failed"]
+    assert done.proxy.states == ["failed"]
     assert "broken at import" in done.log
     assert "DAG not found" in done.log
 
 
-def test_a_task_sees_nothing_of_agent_zygote_or_supervisor(world: World, warm: bool) -> None:
-    """No settings or secrets in its environment, no foreign descriptors, its own session, default signals."""
-    seen = run(world, warm, "says_what_it_sees").relay.pushed()
+def test_task_environment_is_clean(world: World, warm: bool) -> None:
+    """A task has no settings or secrets in its environment, no foreign descriptors, its own session, default signals."""
+    seen = run(world, warm, "says_what_it_sees").proxy.pushed()
     assert not [
         name for name in seen["environ"] if name.startswith("AIRBRIDGE_") or "VIRTUAL_ENV_MODE" in name
     ]
@@ -358,10 +395,10 @@ def test_a_task_sees_nothing_of_agent_zygote_or_supervisor(world: World, warm: b
     assert seen["gc"]
 
 
-def test_the_start_and_heartbeat_calls_are_not_made(world: World, warm: bool) -> None:
+def test_no_start_and_heartbeat_calls(world: World, warm: bool) -> None:
     """The grant is the start, and the lease the heartbeat."""
     done = run(world, warm, "bash")
-    assert not [call.path for call in done.relay.calls if call.path.endswith(("/run", "/heartbeat"))]
+    assert not [call.path for call in done.proxy.calls if call.path.endswith(("/run", "/heartbeat"))]
 
 
 def test_dag_run_times_reach_the_context(world: World) -> None:
@@ -370,4 +407,4 @@ def test_dag_run_times_reach_the_context(world: World) -> None:
         "from airflow.sdk import DAG, task, get_current_context\n"
         "with DAG('d'):\n    @task\n    def t():\n        return get_current_context()['ts']\n    t()\n"
     )
-    assert world.do(world.run(root, "t")).relay.pushed().startswith(NOW[:19])
+    assert world.do(world.run(root, "t")).proxy.pushed().startswith(NOW[:19])

@@ -1,4 +1,4 @@
-"""What is loaded before the first fork is what tasks use: a late import is paid for by every task."""
+"""Modules that are loaded before the first fork: every task pays for a late import."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1)):
 """
 
 
-def test_a_task_imports_nothing_that_the_zygote_could_have(world: World) -> None:
+def test_task_imports_only_its_file(world: World) -> None:
     """From parsing its file to its callbacks, the only new modules are the DAG file's own."""
     root = world.write(FILE)
     for task_id in ("t", "bash"):
         run = world.do(world.run(root, task_id, warm=False))
         (line,) = [each["event"] for each in run.events if each["event"].startswith("late:")]
         late = [name for name in line.removeprefix("late: ").strip("[]").replace("'", "").split(", ") if name]
+        # Airflow's DagBag imports a DAG file under a name with this prefix.
         assert [name for name in late if not name.startswith("unusual_prefix_")] == []
 
 
-def test_wanted_modules_are_loaded_and_wrong_ones_do_no_harm(tmp_path: Path) -> None:
-    """``preload`` names modules to load besides; one that does not exist is no reason not to start."""
+def test_wanted_modules_are_preloaded(tmp_path: Path) -> None:
+    """``preload`` names modules to load besides; one that does not exist does not prevent the start."""
     world = World(tmp_path, preload=("colorsys", "no.such.module"))
     try:
         root = world.write(FILE.replace('return {"a": 1}', "return 'colorsys' in AT_IMPORT"))
-        assert world.do(world.run(root, "t")).relay.pushed() is True
+        assert world.do(world.run(root, "t")).proxy.pushed() is True
     finally:
         world.close()

@@ -1,12 +1,12 @@
-"""How a supervisor copes with what the control plane answers."""
+"""A supervisor's reaction to responses of the control plane."""
 
 from __future__ import annotations
 
 import pytest
 from tests.integration.runner.world import World
 
-from airbridge.control_plane.policy import Access, TaskFacts
-from airbridge.control_plane.rules import OwnOnly
+from airbridge.control_plane.policy.decisions import Access, TaskFacts
+from airbridge.control_plane.policy.rules import OwnOnly
 
 FILE = """
 from datetime import datetime
@@ -39,27 +39,28 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1)):
 
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_a_passing_error_is_retried(world: World, status: int) -> None:
-    """The state is reported once the control plane takes it."""
+    """A transient error is retried until the state is accepted."""
     world.api.statuses["task-instances"] = [status, 200]
     run = world.do(world.run(world.write(FILE), "returns"))
     assert world.exit.clean
-    assert run.relay.states[-1] == "success"
+    assert run.proxy.states[-1] == "success"
 
 
-def test_a_state_that_is_fenced_off_leaves_the_exit_unclean(world: World) -> None:
-    """Success and then failure are refused; the supervisor says that it could not report, and ends."""
+def test_fenced_state_leaves_unclean_exit(world: World) -> None:
+    """Success and then failure are refused; the supervisor ends with the exit of one that could not report."""
+    # Enough for every attempt of the supervisor.
     world.api.statuses["task-instances"] = [409] * 20
     run = world.do(world.run(world.write(FILE), "returns"))
     assert world.exit.code == 1
     assert "reporting that failed as well" in world.exit.detail
-    assert run.relay.states == ["failed"] * len(run.relay.states)
+    assert run.proxy.states == ["failed"] * len(run.proxy.states)
 
 
-def test_an_error_without_a_body_reaches_the_task_as_an_error(world: World) -> None:
-    """The supervisor lives on, the task fails, and the failure is reported."""
+def test_error_without_body_reaches_task(world: World) -> None:
+    """The supervisor goes on, the task fails, and the failure is reported."""
     world.api.statuses["xcoms"] = [418]
     run = world.do(world.run(world.write(FILE), "pulls"))
-    assert run.relay.states == ["failed"]
+    assert run.proxy.states == ["failed"]
     assert world.exit.clean
 
 
@@ -70,15 +71,14 @@ def test_an_error_without_a_body_reaches_the_task_as_an_error(world: World) -> N
         ("reads", "variables/secret", Access("variables:read", "secret")),
     ],
 )
-def test_a_read_that_the_policy_denies_fails_the_task_with_the_rule_that_would_allow_it(
-    world: World, task_id: str, path: str, access: Access
-) -> None:
-    """The task's log has the message as it was given; a default does not hide it."""
+def test_denied_read_fails_the_task(world: World, task_id: str, path: str, access: Access) -> None:
+    """The task's log has the policy's message with the rule that would allow the read; a default does not hide it."""
     facts = TaskFacts("", "", "d", "r", task_id, -1, "eu-west-1", "default", "w", "eu-west-1")
     why = OwnOnly().judge(facts, access).why
     world.api.denied[path] = why
     run = world.do(world.run(world.write(FILE), task_id))
-    assert run.relay.states == ["failed"]
+    assert run.proxy.states == ["failed"]
     [name] = filter(None, [access.name])
     key = access.action.replace(":", ".")
+    # The log is JSON, and the message in it is quoted once more by the exception.
     assert f'{key} = [\\"{name}\\"]' in run.log.replace("\\\\", "\\")

@@ -28,8 +28,8 @@ exec "$@"
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root, and unshare")
-def test_another_users_tasks_reach_nothing_of_the_agents() -> None:
-    """Without Landlock, the user alone keeps them from its files, its memory, its process and the code; warm and cold."""
+def test_task_user_is_separated() -> None:
+    """Without Landlock the task user alone has no access to the agent's files, memory, process and code; warm and cold."""
     base = Path(sys.base_prefix)
     command = [sys.executable, "-m", "tests.integration.runner.as_another_user"]
     if base.is_relative_to(HOME) and not HOME.stat().st_mode & 0o001:

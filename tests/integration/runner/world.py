@@ -1,4 +1,4 @@
-"""A runner on its own: a fake relay that answers like Airflow's Task Execution API, and DAG files on disk."""
+"""A runner on its own: a fake proxy that answers like Airflow's Task Execution API, and DAG files on disk."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 from uuid import UUID, uuid4
 
-from airbridge.edge_worker import frames
-from airbridge.edge_worker.frames import Call, Cancel, Reply
-from airbridge.edge_worker.runner.running import WarmTask
+from airbridge.core.protocol import BundleRef, Grant, StartedAs
+from airbridge.edge_worker.proxy import protocol
+from airbridge.edge_worker.proxy.protocol import Call, Cancel, Reply
+from airbridge.edge_worker.runner.running_task import WarmTask
 from airbridge.edge_worker.runner.settings import RunnerSettings
-from airbridge.edge_worker.runner.warm import WarmRunner
-from airbridge.edge_worker.task import Exit, TaskSpec
-from airbridge.executor.protocol import BundleRef, Grant, StartedAs
+from airbridge.edge_worker.runner.warm_runner import WarmRunner
+from airbridge.edge_worker.work.task import Exit, TaskSpec
 
 T = TypeVar("T")
 NOW = "2025-08-10T12:00:00Z"
@@ -29,7 +29,7 @@ NOW = "2025-08-10T12:00:00Z"
 
 @dataclass
 class FakeApi:
-    """What lies behind the relay: XComs, variables and connections, and every call made."""
+    """Task Execution API behind the proxy: XComs, variables and connections, and every call made."""
 
     xcoms: dict[str, str] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
@@ -87,8 +87,8 @@ def _json(call: Call, status: int, body: object) -> Reply:
 
 
 @dataclass
-class Relay:
-    """The agent's end of one task's relay socket."""
+class FakeProxy:
+    """The agent's end of one task's proxy socket."""
 
     sock: socket.socket
     api: FakeApi
@@ -99,15 +99,15 @@ class Relay:
     async def serve(self) -> None:
         reader, self._writer = await asyncio.open_connection(sock=self.sock)
         try:
-            while (call := await frames.read_call(reader)) is not None:
+            while (call := await protocol.read_call(reader)) is not None:
                 self.calls.append(call)
                 if self.hold is None or not call.path.startswith(self.hold):
-                    self._writer.write(frames.encode(self.api.answer(call)))
+                    self._writer.write(protocol.encode(self.api.answer(call)))
         finally:
             self._writer.close()
 
     def cancel(self, reason: str, detail: str = "") -> None:
-        self._writer.write(frames.encode(Cancel(reason, detail)))
+        self._writer.write(protocol.encode(Cancel(reason, detail)))
 
     def hang_up(self) -> None:
         self._writer.transport.abort()
@@ -131,7 +131,7 @@ class Run:
     """One task that was started."""
 
     task: WarmTask
-    relay: Relay
+    proxy: FakeProxy
     log_file: Path
     serving: asyncio.Task[None]
 
@@ -145,6 +145,7 @@ class Run:
 
     async def ended(self, timeout: float = 60) -> Exit:
         exit_ = await asyncio.wait_for(self.task.wait(), timeout)
+        # The exit may arrive before the last of the supervisor's calls has been read from the socket.
         await asyncio.wait_for(asyncio.gather(self.serving, return_exceptions=True), 10)
         return exit_
 
@@ -154,12 +155,16 @@ class World:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
+        self.options = settings.pop("options", {})
         self.api = FakeApi()
         self.loop = asyncio.new_event_loop()
         self.settings = RunnerSettings(
             airflow_home=folder / "airflow",
             worker_name="edge-7",
-            agent_env={**os.environ},
+            # The tests' own level would reach the tasks, and their logs would lack what is looked for.
+            agent_env={
+                name: value for name, value in os.environ.items() if name != "AIRFLOW__LOGGING__LOGGING_LEVEL"
+            },
             kill_grace_seconds=settings.pop("kill_grace_seconds", 1.0),
             hidden=(folder,),
             **settings,
@@ -168,8 +173,13 @@ class World:
 
     async def _started(self) -> WarmRunner:
         runner = WarmRunner(self.settings)
+        runner.configure(self.options)
         await runner.start()
         return runner
+
+    async def configure(self, options: dict[str, dict[str, str]]) -> None:
+        """Change the options of tasks, on the runner's event loop as the worker does."""
+        self.runner.configure(options)
 
     def close(self) -> None:
         self.loop.run_until_complete(self.runner.stop())
@@ -180,6 +190,7 @@ class World:
 
     def write(self, code: str, name: str = "dag.py") -> Path:
         """Write a snapshot with one file and return its root, named by the digest of its content."""
+        # A template is kept per snapshot: files with the same code share it, a changed file gets another.
         root = self.folder / "bundles" / sha256(code.encode()).hexdigest()
         root.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(code)
@@ -190,10 +201,10 @@ class World:
     ) -> Run:
         spec = self.spec(root, task_id, dag_id, **options)
         ours, theirs = socket.socketpair()
-        relay = Relay(ours, self.api, hold=hold)
-        serving = asyncio.ensure_future(relay.serve())
+        proxy = FakeProxy(ours, self.api, hold=hold)
+        serving = asyncio.ensure_future(proxy.serve())
         task = await self.runner.spawn(spec, theirs)
-        return Run(task, relay, spec.log_file, serving)
+        return Run(task, proxy, spec.log_file, serving)
 
     async def run(self, root: Path, task_id: str, **options: Any) -> Run:
         run = await self.spawn(root, task_id, **options)
@@ -209,6 +220,7 @@ class World:
         map_index: int = -1,
         try_number: int = 1,
         rel_path: str = "dag.py",
+        environment: Path | None = None,
         **context: Any,
     ) -> TaskSpec:
         item_id, ti_id = uuid4(), uuid4()
@@ -238,7 +250,15 @@ class World:
         )
         log_file = self.folder / "logs" / f"{item_id}.log"
         log_file.parent.mkdir(exist_ok=True)
-        return TaskSpec(item_id=item_id, epoch=1, grant=grant, bundle_path=root, log_file=log_file, warm=warm)
+        return TaskSpec(
+            item_id=item_id,
+            epoch=1,
+            grant=grant,
+            bundle_path=root,
+            log_file=log_file,
+            warm=warm,
+            environment=environment,
+        )
 
 
 def ti_context(dag_id: str, **changes: Any) -> dict[str, Any]:
@@ -258,8 +278,9 @@ def ti_context(dag_id: str, **changes: Any) -> dict[str, Any]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
+    """Return whether a process exists and is no zombie."""
     try:
+        # The name in parentheses may contain spaces and parentheses itself: the fields begin after the last one.
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""The faulty network itself: each kind of weather does what its name says, on real sockets."""
+"""The faulty network itself: each kind of weather has the effect of its name, on real sockets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.weather import Flow, Link, Network, Weather
 
 
 class Echo:
-    """A server that answers every line with the line and a tail, and keeps what it heard."""
+    """A server that answers every line with the line and a tail, and records the received lines."""
 
     def __init__(self, tail: bytes = b"") -> None:
         self.heard: list[bytes] = []
@@ -70,7 +70,7 @@ def ask(link: Link, text: bytes = b"hello") -> bytes:
         return sock.recv(65536)
 
 
-def hears_nothing(sock: socket.socket, seconds: float = 0.2) -> bool:
+def receives_nothing(sock: socket.socket, seconds: float = 0.2) -> bool:
     sock.settimeout(seconds)
     try:
         return not sock.recv(1)
@@ -97,8 +97,10 @@ def test_fair_weather_carries_both_ways(link: Link, echo: Echo) -> None:
     assert (link.counts["connections"], link.counts["bytes up"]) == (1, 5)
 
 
-def test_refusing_resets_what_stands_and_refuses_what_is_new(link: Link) -> None:
-    """The kernel refuses, and the port is the link's again when the weather clears."""
+def test_refusing_resets_and_refuses(link: Link) -> None:
+    """Open connections are reset and new ones refused by the kernel; the port belongs to the link again
+    afterwards.
+    """
     with connect(link) as sock:
         sock.sendall(b"x")
         assert sock.recv(1) == b"x"
@@ -110,12 +112,12 @@ def test_refusing_resets_what_stands_and_refuses_what_is_new(link: Link) -> None
     assert ask(link) == b"hello"
 
 
-def test_a_black_hole_says_nothing_at_all(link: Link, echo: Echo) -> None:
+def test_black_hole_passes_nothing(link: Link, echo: Echo) -> None:
     """Connections stand, nothing passes in either direction."""
     link.set(weather.BLACK_HOLE)
     with connect(link) as sock:
         sock.sendall(b"x")
-        assert hears_nothing(sock)
+        assert receives_nothing(sock)
     assert echo.heard == []
 
 
@@ -124,18 +126,18 @@ def test_what_was_held_back_arrives_late(link: Link, echo: Echo) -> None:
     link.set(weather.BLACK_HOLE)
     with connect(link) as sock:
         sock.sendall(b"x")
-        assert hears_nothing(sock)
+        assert receives_nothing(sock)
         link.set(weather.FAIR, breaks=False)
         sock.settimeout(5)
         assert sock.recv(1) == b"x"
 
 
-def test_connections_are_reset_when_a_hole_closes(link: Link) -> None:
-    """Unless told otherwise: what stood through the cut is gone after it."""
+def test_closing_black_hole_resets_connections(link: Link) -> None:
+    """By default, connections that were open through the cut are closed after it."""
     link.set(weather.BLACK_HOLE)
     with connect(link) as sock:
         sock.sendall(b"x")
-        assert hears_nothing(sock)
+        assert receives_nothing(sock)
         link.set(weather.FAIR)
         assert is_reset(sock)
 
@@ -145,21 +147,21 @@ def test_answers_lost(link: Link, echo: Echo) -> None:
     link.set(weather.LOSE_ANSWERS)
     with connect(link) as sock:
         sock.sendall(b"x")
-        assert hears_nothing(sock)
+        assert receives_nothing(sock)
     assert echo.heard == [b"x"]
 
 
 def test_requests_lost(link: Link, echo: Echo) -> None:
-    """Answers would come through, but nobody was asked."""
+    """Answers would get through, but the request never arrives."""
     with connect(link) as sock:
         link.set(weather.LOSE_REQUESTS)
         sock.sendall(b"x")
-        assert hears_nothing(sock)
+        assert receives_nothing(sock)
     assert echo.heard == []
 
 
-def test_a_reset_in_the_middle_of_an_answer(link: Link, echo: Echo) -> None:
-    """So many bytes pass, then both ends are reset; the next connection meets the same."""
+def test_reset_in_middle_of_answer(link: Link, echo: Echo) -> None:
+    """A given number of bytes pass, then both ends are reset; the next connection meets the same."""
     echo.tail = b"." * 100_000
     link.set(Weather(down=Flow(reset_after_bytes=1000)))
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What the benchmarks work out from their figures, and how these come onto the page."""
+"""The benchmarks' computed figures, and their rendering in the results page."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ def measured(name: str, *repeats: list[TaskTimes], worker_ms: float = 10.0) -> M
     return found
 
 
-def test_a_makespan_is_from_the_first_task_queued_to_the_last_committed() -> None:
-    """Repeats are kept; the median stands for them, and throughput is by it."""
+def test_makespan_spans_queued_to_committed() -> None:
+    """Makespan is from the first task queued to the last committed; repeats are kept, their median is the
+    figure, and throughput follows from it.
+    """
     short, long = [task(0, 1, 2), task(0, 2, 4)], [task(0, 1, 8), task(1, 2, 3)]
     figures = measured("fanout_100", short, long, short).as_json()
     assert [4.0, 8.0, 4.0] == figures["makespan_s"]
@@ -42,13 +44,13 @@ def test_a_makespan_is_from_the_first_task_queued_to_the_last_committed() -> Non
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
-    """No interpolation: p50, p95 and p99 of a hundred values, and nothing of none."""
+    """Percentiles are measured values without interpolation: p50, p95 and p99 of a hundred; none of an empty list."""
     assert {"p50": 50, "p95": 95, "p99": 99} == percentiles([float(each) for each in range(100)])
     assert {} == percentiles([])
 
 
 def test_ratios_are_of_what_was_measured() -> None:
-    """Throughput is over the peer's, a chain's makespan over LocalExecutor's at no distance; the rest is left out."""
+    """Throughput is divided by the peer's, a chain's makespan by LocalExecutor's at no distance; missing figures give no ratio."""
 
     def run(seconds: float, tasks_per_s: float) -> dict[str, Any]:
         return {"makespan_s_median": seconds, "tasks_per_s": tasks_per_s}
@@ -62,8 +64,8 @@ def test_ratios_are_of_what_was_measured() -> None:
     assert {"fanout_vs_celery": 4.0, "chain_100ms_vs_local": 1.5} == ratios(found)
 
 
-def test_every_ratio_has_its_words_on_the_page() -> None:
-    """What is worked out is also shown."""
+def test_every_ratio_is_shown() -> None:
+    """Every computed ratio has a text on the page."""
     cpu = {"worker": 1.0, "control": 1.0}
     figures = {"makespan_s_median": 1.0, "tasks_per_s": 1.0, "cpu_ms_per_task": cpu}
     found = {
@@ -74,8 +76,8 @@ def test_every_ratio_has_its_words_on_the_page() -> None:
     assert set(ratios(found)) == set(report.WANTED)
 
 
-def test_a_part_of_the_page_is_replaced_between_its_markers() -> None:
-    """What stands around it stays, and a page without the markers is refused by name."""
+def test_page_part_is_replaced() -> None:
+    """The text around the markers stays, and a page without the markers is refused by name."""
     page = "before\n<!-- bench:cpu -->\nold\n<!-- /bench:cpu -->\nafter\n"
     wanted = "before\n<!-- bench:cpu -->\nnew \\1\n<!-- /bench:cpu -->\nafter\n"
     assert wanted == report.replace(page, "cpu", "new \\1")
@@ -83,7 +85,7 @@ def test_a_part_of_the_page_is_replaced_between_its_markers() -> None:
         report.replace(page, "chain", "new")
 
 
-def test_the_page_has_a_place_for_every_part() -> None:
+def test_page_has_all_markers() -> None:
     """`make bench-report` finds all its markers."""
     page = report.PAGE.read_text()
     for name in (*report.PARTS, "swarm", "runner"):
@@ -97,7 +99,7 @@ def test_labels_are_escaped_in_pictures() -> None:
     assert "x &amp; y" in picture
 
 
-def test_the_proxy_counts_requests_that_it_can_read() -> None:
+def test_proxy_counts_readable_requests() -> None:
     """Heads of HTTP requests are counted in what passes, and every byte."""
     counts = Counts()
     counts.add(b"GET / HTTP/1.1\r\n\r\nPOST /x HTTP/1.1\r\n\r\n")
@@ -105,8 +107,8 @@ def test_the_proxy_counts_requests_that_it_can_read() -> None:
     assert (2, 41) == (counts.requests, counts.passed_bytes)
 
 
-def test_a_run_that_was_cut_short_is_gone_on_with(tmp_path: Path) -> None:
-    """What it measured is kept, with the time that it took, and only the rest is measured."""
+def test_interrupted_run_is_resumed(tmp_path: Path) -> None:
+    """Measured figures are kept, with the time that they took, and only the rest is measured."""
     output = tmp_path / "full.json"
     Report([output], quick=False).write()
     first = Report([output], quick=False)
@@ -120,8 +122,8 @@ def test_a_run_that_was_cut_short_is_gone_on_with(tmp_path: Path) -> None:
     assert len(second.write()["cases"]) == 1
 
 
-def test_a_run_of_yesterday_is_not_gone_on_with(tmp_path: Path) -> None:
-    """Figures of one run are to be comparable with each other."""
+def test_old_run_is_not_resumed(tmp_path: Path) -> None:
+    """An interrupted run is resumed only while it is fresh: its figures must be comparable with each other."""
     output = tmp_path / "full.json"
     old = (datetime.now(UTC) - timedelta(days=1)).isoformat()
     output.write_text(json.dumps({"measured_at": old, "seconds": 1, "cases": []}))
@@ -129,8 +131,8 @@ def test_a_run_of_yesterday_is_not_gone_on_with(tmp_path: Path) -> None:
         Report([output], quick=False).go_on_with(output)
 
 
-def test_a_whole_run_fits_into_half_an_hour() -> None:
-    """All that is wanted of it stands before what the time may be too short for."""
+def test_required_figures_fit_time_limit() -> None:
+    """The figures that are required come before those for which the time may be too short."""
     groups = cases.plan(quick=False)
     wanted = {(g.system, g.round_trip_ms, case.name) for g in groups[:8] for case in g.cases}
     assert {

@@ -1,4 +1,4 @@
-"""What the tests of airbridge.ci share."""
+"""Fixtures shared by the tests of airbridge.ci."""
 
 from __future__ import annotations
 

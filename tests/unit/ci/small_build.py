@@ -1,4 +1,4 @@
-"""What a build leaves behind, with images of a few kilobytes: the real layout, manifests, SBOMs and release manifest."""
+"""A build's output with images of a few kilobytes: the real layout, manifests, SBOMs and release manifest."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def write_image(
 
 def files_of(facts: Facts, image: str) -> dict[str, str]:
     """Airflow, the Task SDK and our own packages as the lock has them, and one Debian package."""
-    own = {"control-plane": "airbridge-control-plane", "edge-worker": "airbridge-edge-worker"}[image]
-    names = ("apache-airflow-core", "apache-airflow-task-sdk", "airbridge-executor", own)
+    own = next(each.own_packages for each in IMAGES if each.name == image)
+    names = ("apache-airflow-core", "apache-airflow-task-sdk", *own)
     files = {
         f"{SITE}/{name}.dist-info/METADATA": f"Name: {name}\nVersion: {facts.locked_version(name)}\n"
         for name in names
@@ -80,7 +80,7 @@ def files_of(facts: Facts, image: str) -> dict[str, str]:
 
 
 def versions_of(facts: Facts) -> ReleaseVersions:
-    """What the lock and the sources say."""
+    """Return the versions in the lock and the sources."""
     return ReleaseVersions(
         airbridge=facts.version,
         airflow=facts.locked_version("apache-airflow-core"),

@@ -36,8 +36,8 @@ def metadata(name: str, version: str) -> dict[str, str]:
     return {f"{SITE}/{name}.dist-info/METADATA": f"Name: {name}\nVersion: {version}\n"}
 
 
-def test_a_build_of_this_commit_is_clean(facts: Facts, tmp_path: Path) -> None:
-    """Parity is silent on it."""
+def test_matching_build_has_no_findings(facts: Facts, tmp_path: Path) -> None:
+    """A build of this commit gives no finding."""
     assert list(built.check(facts, make(facts, tmp_path))) == []
 
 
@@ -62,17 +62,17 @@ def test_a_build_of_this_commit_is_clean(facts: Facts, tmp_path: Path) -> None:
         ({"revision": "d" * 40}, "build-revision", "is a build of dddd"),
     ],
 )
-def test_what_a_build_should_not_be_is_found(
+def test_deviating_build_is_found(
     facts: Facts, tmp_path: Path, changes: dict[str, Any], check: str, says: str
 ) -> None:
-    """A package too many, of another version, on the wrong side; another user, label, base or commit."""
+    """Findings: an unlocked package, another version or platform; another user, label, base or commit."""
     found = list(built.check(facts, make(facts, tmp_path, **changes)))
     assert check in {finding.check for finding in found}
     assert says in as_text(found)
 
 
-def test_a_manifest_of_other_versions_is_found(facts: Facts, tmp_path: Path) -> None:
-    """The manifest must say what the lock says."""
+def test_manifest_with_other_versions_is_found(facts: Facts, tmp_path: Path) -> None:
+    """The manifest must name the lock's versions."""
     other = versions_of(facts).model_copy(update={"airflow": "3.0.5", "protocol": 9})
     found = as_text(list(built.check(facts, make(facts, tmp_path, versions=other))))
     assert "airflow is 3.0.5" in found
@@ -103,7 +103,7 @@ def _flip(path: Path) -> None:
 def test_an_altered_output_is_found(
     facts: Facts, tmp_path: Path, spoil: Callable[[Output], None], check: str
 ) -> None:
-    """A flipped byte anywhere in what a build left."""
+    """A flipped byte anywhere in a build's output is found."""
     output = make(facts, tmp_path)
     spoil(output)
     assert check in {finding.check for finding in built.check(facts, output)}

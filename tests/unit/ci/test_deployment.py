@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.unit.ci.tree import digest
 
@@ -9,6 +11,7 @@ from airbridge.ci.exceptions import CiError, RolloutFailed
 from airbridge.ci.rollout import plan
 from airbridge.ci.rollout.deployment import Rollout
 from airbridge.ci.rollout.plan import Step
+from airbridge.ci.rollout.pools import Pool
 from airbridge.ci.rollout.testing import Behaviour, Fleet
 
 OLD, NEW = digest(1), digest(2)
@@ -34,12 +37,13 @@ def rollout(simulated: Fleet, step: Step = STEP) -> Rollout:
     return Rollout(simulated, simulated, step, OLD, NEW, simulated.now, simulated.sleep, said.append)
 
 
-def test_waves_go_one_by_one_and_end_on_the_new_image() -> None:
-    """Control plane, canary, second wave, then the regions that no wave names."""
+def test_waves_run_in_order() -> None:
+    """Control plane, canary, second wave, then the regions that no wave names; all end on the new image."""
     simulated = fleet()
     results = rollout(simulated).run(REGIONS)
     assert [result.regions for result in results] == [("ap-southeast-2",), ("eu-west-1",), ("us-west-2",)]
     assert [stack for stack, _ in simulated.deployed] == [
+        "foundation",
         "control-plane",
         "edge-ap-southeast-2",
         "edge-eu-west-1",
@@ -49,8 +53,8 @@ def test_waves_go_one_by_one_and_end_on_the_new_image() -> None:
     assert len(simulated.drained) == 6
 
 
-def test_old_workers_are_drained_only_when_new_ones_take_work() -> None:
-    """A region is never without a healthy worker."""
+def test_old_workers_drain_after_replacements() -> None:
+    """Old workers drain only after their replacements are healthy: a region is never without a healthy worker."""
     simulated = fleet()
     seen: list[set[str]] = []
     move = rollout(simulated)
@@ -73,8 +77,10 @@ def test_old_workers_are_drained_only_when_new_ones_take_work() -> None:
         (Behaviour(beats_for_seconds=120), "are unhealthy"),
     ],
 )
-def test_a_failing_canary_is_rolled_back_and_nothing_else_begins(behaviour: Behaviour, says: str) -> None:
-    """Workers that never come, come late, fail their tasks or fall silent: back to the old image, alone."""
+def test_failing_canary_is_rolled_back(behaviour: Behaviour, says: str) -> None:
+    """Workers that never start, start late, fail their tasks or go silent: the canary returns to the old
+    image and no other wave begins.
+    """
     simulated = fleet(ap_southeast_2=behaviour)
     move = rollout(simulated)
     with pytest.raises(RolloutFailed) as caught:
@@ -84,15 +90,15 @@ def test_a_failing_canary_is_rolled_back_and_nothing_else_begins(behaviour: Beha
         ("rolled back", ("ap-southeast-2",))
     ]
     touched = {stack for stack, _ in simulated.deployed}
-    assert touched == {"control-plane", "edge-ap-southeast-2"}
+    assert touched == {"foundation", "control-plane", "edge-ap-southeast-2"}
     assert simulated.deployed[-1] == ("edge-ap-southeast-2", OLD)
     simulated.sleep(120)
     assert {OLD} == simulated.running("ap-southeast-2")
     assert {OLD} == simulated.running("eu-west-1")
 
 
-def test_a_later_wave_that_fails_leaves_the_earlier_ones_on_the_new_image() -> None:
-    """What has proved itself stays."""
+def test_failed_wave_keeps_earlier_waves() -> None:
+    """A wave that succeeded stays on the new image."""
     simulated = fleet(eu_west_1=Behaviour(share_failed=0.2))
     move = rollout(simulated)
     with pytest.raises(RolloutFailed):
@@ -101,16 +107,32 @@ def test_a_later_wave_that_fails_leaves_the_earlier_ones_on_the_new_image() -> N
     assert {NEW} == simulated.running("ap-southeast-2")
 
 
-def test_a_stack_that_cannot_be_applied_is_rolled_back() -> None:
-    """cdktf's failure counts as the wave's."""
+def test_failed_apply_is_rolled_back() -> None:
+    """A failure of cdktf fails the wave, which is rolled back."""
     simulated = fleet(refusing=(("edge-ap-southeast-2", NEW),))
     with pytest.raises(RolloutFailed, match="could not be applied"):
         rollout(simulated).run(REGIONS)
     assert simulated.deployed[-1] == ("edge-ap-southeast-2", OLD)
 
 
-def test_a_way_back_that_fails_is_said_loudly() -> None:
-    """Neither forth nor back: the outcome is 'stuck', with both errors."""
+def test_unreadable_pools_roll_back() -> None:
+    """A wave whose pools cannot be read after its stacks were applied goes back; it is not left between two releases."""
+    simulated = fleet()
+
+    def unreadable(region: str) -> list[Pool]:
+        raise CiError(f"the pools of {region} cannot be read: throttled")
+
+    move = replace(rollout(simulated), pools=unreadable)
+    with pytest.raises(
+        RolloutFailed, match=r"the pools of ap-southeast-2 cannot be read: throttled; rolled back"
+    ):
+        move.run(REGIONS)
+    assert simulated.running("ap-southeast-2") == {OLD}
+    assert [result.outcome for result in move.results] == ["rolled back"]
+
+
+def test_failed_rollback_is_reported_stuck() -> None:
+    """If the rollback fails too, the outcome is 'stuck', with both errors."""
     simulated = fleet(refusing=(("edge-ap-southeast-2", NEW), ("edge-ap-southeast-2", OLD)))
     move = rollout(simulated)
     with pytest.raises(RolloutFailed, match="the way back failed too"):
@@ -118,23 +140,23 @@ def test_a_way_back_that_fails_is_said_loudly() -> None:
     assert move.results[-1].outcome == "stuck"
 
 
-def test_a_first_release_drains_nobody() -> None:
-    """There is no image before it: the workers that have just begun are not told to go."""
+def test_first_release_drains_no_worker() -> None:
+    """Without an image before it, the workers that have just started are not drained."""
     simulated = Fleet(dict.fromkeys(REGIONS, NEW), {}, ())
-    said: list[str] = []
-    first = Rollout(simulated, simulated, STEP, NEW, NEW, simulated.now, simulated.sleep, said.append)
+    log: list[str] = []
+    first = Rollout(simulated, simulated, STEP, NEW, NEW, simulated.now, simulated.sleep, log.append)
     assert ["done"] * 3 == [result.outcome for result in first.run(REGIONS)]
     assert not simulated.drained
 
 
-def test_failures_within_the_budget_do_not_stop_a_wave() -> None:
-    """A task may fail for its own reasons."""
+def test_failures_within_budget_are_tolerated() -> None:
+    """Failed tasks within the budget do not fail a wave: a task may fail for its own reasons."""
     simulated = fleet(ap_southeast_2=Behaviour(share_failed=0.03))
     assert len(rollout(simulated).run(REGIONS)) == 3
 
 
 def test_the_plan_is_one_chain() -> None:
-    """Order, waves and what is wrong with a plan that is none."""
+    """A plan orders its environments as one chain, and its waves; a faulty plan is refused with the fault."""
     text = '[environment.a]\n[environment.b]\nfollows = "a"\n[environment.c]\nfollows = "b"\n'
     assert plan.parse(text).order() == ("a", "b", "c")
     assert Step(waves=(("x", "gone"),)).waves_of(("x", "y", "z")) == (("x",), ("y", "z"))
@@ -147,3 +169,52 @@ def test_the_plan_is_one_chain() -> None:
     ):
         with pytest.raises(CiError, match=says):
             plan.parse(wrong)
+
+
+def with_pools(simulated: Fleet, log: list[str] | None = None) -> Rollout:
+    """From OLD to NEW, with a reader of the pools."""
+    report = (log if log is not None else []).append
+    return Rollout(
+        simulated, simulated, STEP, OLD, NEW, simulated.now, simulated.sleep, report, pools=simulated.pools
+    )
+
+
+def test_idle_pool_is_accepted() -> None:
+    """A pool that wants no instance is done with its launch template: nothing runs the old image."""
+    simulated = Fleet(dict.fromkeys(REGIONS, OLD), idle={("default", region) for region in REGIONS})
+    log: list[str] = []
+    assert ["done"] * 3 == [result.outcome for result in with_pools(simulated, log).run(REGIONS)]
+    assert f"default@eu-west-1: idle; its next instance runs {NEW[:19]}…" in log
+
+
+def test_idle_pool_needs_the_new_template() -> None:
+    """A pool whose launch template still names the old image would start it again: the wave is rolled back."""
+    simulated = Fleet(dict.fromkeys(REGIONS, OLD), idle={("default", "ap-southeast-2")})
+    move = with_pools(simulated)
+    move.pools = lambda region: [replace(pool, digest=OLD) for pool in simulated.pools(region)]
+    with pytest.raises(RolloutFailed, match=r"no healthy worker on .* in default@ap-southeast-2"):
+        move.run(("ap-southeast-2",))
+
+
+def test_old_worker_keeps_a_pool_from_idle() -> None:
+    """A group may want no instance while an old worker still takes work: the pool is not done."""
+    simulated = Fleet(dict.fromkeys(REGIONS, OLD), {("ap-southeast-2", NEW): Behaviour(comes_up=False)})
+    move = with_pools(simulated)
+    move.pools = lambda region: [replace(pool, wanted=0) for pool in simulated.pools(region)]
+    with pytest.raises(RolloutFailed, match=r"no healthy worker on .* in default@ap-southeast-2"):
+        move.run(("ap-southeast-2",))
+
+
+def test_second_pool_is_waited_for() -> None:
+    """A healthy worker of one pool says nothing of another pool of the region."""
+    slow = {("gpu@ap-southeast-2", NEW): Behaviour(boot_seconds=600)}
+    simulated = Fleet(dict.fromkeys(REGIONS, OLD), slow, pool_names=("default", "gpu"))
+    with pytest.raises(RolloutFailed, match=r"no healthy worker on .* in gpu@ap-southeast-2"):
+        with_pools(simulated).run(REGIONS)
+
+
+def test_late_second_pool_is_in_time() -> None:
+    """A second pool within `ready_minutes` holds the wave until its workers are healthy."""
+    slow = {("gpu@ap-southeast-2", NEW): Behaviour(boot_seconds=200)}
+    simulated = Fleet(dict.fromkeys(REGIONS, OLD), slow, pool_names=("default", "gpu"))
+    assert 3 == len(with_pools(simulated).run(REGIONS))

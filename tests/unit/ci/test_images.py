@@ -63,7 +63,7 @@ UPPER = {
 }
 
 
-def test_layers_are_applied_in_order_with_their_deletions(tmp_path: Path) -> None:
+def test_layers_apply_in_order(tmp_path: Path) -> None:
     """A file, a folder and an opaque folder that an upper layer deletes are gone."""
     files = image(tmp_path / "i", LOWER, UPPER).files
     assert "/cache/c" in files
@@ -79,8 +79,8 @@ def test_the_inventory_is_what_is_installed(tmp_path: Path) -> None:
     assert {package.source for package in found.packages if package.kind == "deb"} == {"tini"}
 
 
-def test_the_sbom_lists_the_inventory_and_is_the_same_every_time(tmp_path: Path) -> None:
-    """CycloneDX, with package URLs, and no time or random number in it."""
+def test_sbom_is_deterministic(tmp_path: Path) -> None:
+    """CycloneDX of the inventory, with package URLs, and no time or random number in it."""
     made = image(tmp_path / "i", LOWER, UPPER)
     bill = sbom.document("demo", made, inventory.take(made))
     assert bill == sbom.document("demo", made, inventory.take(made))
@@ -93,7 +93,7 @@ def test_the_sbom_lists_the_inventory_and_is_the_same_every_time(tmp_path: Path)
     assert json.loads(bill)["metadata"]["component"]["version"] == made.digest
 
 
-def test_a_blob_that_is_not_its_name_is_refused(tmp_path: Path) -> None:
+def test_blob_with_wrong_digest_is_refused(tmp_path: Path) -> None:
     """Reading a configuration checks its digest."""
     made = image(tmp_path / "i", LOWER)
     path = made.blob_path(made.config_digest)
@@ -102,8 +102,8 @@ def test_a_blob_that_is_not_its_name_is_refused(tmp_path: Path) -> None:
         _ = made.config
 
 
-def test_settling_takes_out_the_container_that_built_it(tmp_path: Path) -> None:
-    """Two builds differ in the container's name alone; settled, they are one image."""
+def test_settling_removes_container_name(tmp_path: Path) -> None:
+    """Two builds differ only in the container's name; with the name removed they are one image."""
     first = image(tmp_path / "a", LOWER, container="abc", config={"Hostname": "abc", "User": "10001"})
     second = image(tmp_path / "b", LOWER, container="def", config={"Hostname": "def", "User": "10001"})
     assert first.digest != second.digest
@@ -112,8 +112,8 @@ def test_settling_takes_out_the_container_that_built_it(tmp_path: Path) -> None:
     assert len(list(first.folder.iterdir())) == 3
 
 
-def test_a_list_joins_architectures_under_one_digest(tmp_path: Path) -> None:
-    """Whatever order the parts come in, the list is the same, and holds every blob."""
+def test_image_list_is_order_independent(tmp_path: Path) -> None:
+    """In whatever order the architectures come, the list is the same, and holds every blob."""
     amd, arm = image(tmp_path / "x", LOWER), image(tmp_path / "y", UPPER, architecture="arm64")
     digest = write_list(tmp_path / "one", {"amd64": amd, "arm64": arm})
     assert digest == write_list(tmp_path / "two", {"arm64": arm, "amd64": amd})
@@ -125,8 +125,8 @@ def test_a_list_joins_architectures_under_one_digest(tmp_path: Path) -> None:
     assert (tmp_path / "one" / amd.config_digest.removeprefix("sha256:")).exists()
 
 
-def test_wheels_are_chosen_for_the_target_and_not_for_this_machine() -> None:
-    """pip is told the interpreter, the ABIs and the platforms."""
+def test_wheels_match_target_platform() -> None:
+    """pip receives the target's interpreter, ABIs and platforms, not this machine's."""
     options = Target("3.12.14", "arm64").pip_options()
     assert "3.12.14" in options
     assert "cp312" in options

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.ci.tree import COMMITTED, digest
+from tests.unit.ci.tree import COMMITTED, Tree, digest
 
 from airbridge.ci.exceptions import ManifestError
 from airbridge.ci.release import keys, manifest
@@ -52,26 +52,26 @@ SIGNED = Manifest(release=RELEASE).signed(KEY)
 
 
 def test_a_signed_manifest_survives_its_file() -> None:
-    """What is written is what was signed."""
+    """A manifest read back from its file is equal and still verifies."""
     again = manifest.parse(SIGNED.text(), "release.json")
     assert again == SIGNED
     assert again.verify(TRUSTED) in TRUSTED
 
 
 def test_an_unsigned_manifest_is_refused() -> None:
-    """The error says how to sign it."""
+    """The error names the command that signs it."""
     with pytest.raises(ManifestError, match="airbridge-ci sign"):
         Manifest(release=RELEASE).verify(TRUSTED)
 
 
-def test_a_strangers_signature_is_refused() -> None:
+def test_untrusted_signature_is_refused() -> None:
     """The error names the signer and the trusted keys."""
     stranger = Ed25519PrivateKey.generate()
     with pytest.raises(ManifestError, match=key_id(stranger.public_key())):
         Manifest(release=RELEASE).signed(stranger).verify(TRUSTED)
 
 
-def test_one_trusted_signature_of_several_is_enough() -> None:
+def test_one_trusted_signature_suffices() -> None:
     """A key can be retired: both sign for a while."""
     both = Manifest(release=RELEASE).signed(Ed25519PrivateKey.generate()).signed(KEY)
     assert both.verify(TRUSTED) == key_id(KEY.public_key())
@@ -85,7 +85,7 @@ def _leaves(value: object, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("path", _leaves(json.loads(SIGNED.text())["release"]), ids=".".join)
 def test_no_field_can_be_altered(path: tuple[str, ...]) -> None:
-    """Whatever field is changed, the signature no longer holds."""
+    """A change of any field invalidates the signature."""
     content = json.loads(SIGNED.text())
     at = content["release"]
     for key in path[:-1]:
@@ -97,7 +97,7 @@ def test_no_field_can_be_altered(path: tuple[str, ...]) -> None:
 
 
 @given(st.integers(min_value=0), st.integers(min_value=1, max_value=255))
-def test_no_byte_of_a_signature_can_be_altered(place: int, change: int) -> None:
+def test_altered_signature_is_refused(place: int, change: int) -> None:
     """A flipped bit in the signature is found."""
     raw = bytearray(decode(SIGNED.signatures[0].ed25519))
     raw[place % len(raw)] ^= change
@@ -119,14 +119,14 @@ def test_no_byte_of_a_signature_can_be_altered(place: int, change: int) -> None:
         ('"committed_at": "2026-01-10T12:00:00Z"', '"committed_at": "2026-01-10T12:00:00"', "committed_at"),
     ],
 )
-def test_a_malformed_manifest_is_refused_naming_the_field(old: str, new: str, says: str) -> None:
+def test_malformed_manifest_is_refused(old: str, new: str, says: str) -> None:
     """The error names the file and the field."""
     with pytest.raises(ManifestError, match=says) as caught:
         manifest.parse(SIGNED.text().replace(old, new), "release.json")
     assert "release.json" in str(caught.value)
 
 
-def test_a_key_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path) -> None:
+def test_keygen_creates_private_file(tmp_path: Path) -> None:
     """keygen writes mode 0600, prints the public entry, and never overwrites."""
     file = tmp_path / "release.key"
     trusted = keys.parse(keys.create(file, "tests"))
@@ -147,7 +147,14 @@ def test_a_key_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path) -> N
         ("[[key]", "release-keys.toml"),
     ],
 )
-def test_a_wrong_list_of_keys_is_refused(text: str, says: str) -> None:
-    """The error says which entry, and why."""
+def test_malformed_key_list_is_refused(text: str, says: str) -> None:
+    """The error names the entry and the reason."""
     with pytest.raises(ManifestError, match=says):
         keys.parse(text)
+
+
+def test_key_that_stands_twice(tree: Tree) -> None:
+    """Readers differ in which of two values they take, so neither is."""
+    text = tree.release().text().replace('"base": ', '"base": "another", "base": ', 1)
+    with pytest.raises(ManifestError, match="f: base: stands there more than once"):
+        manifest.parse(text, "f")

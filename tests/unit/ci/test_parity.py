@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import pytest
 from tests.unit.ci.tree import ROOT, STACK, Tree, digest, stack
 
-from airbridge.ci.checkout import Checkout
+from airbridge.ci.checkout import Checkout, Source
 from airbridge.ci.parity import checks
+from airbridge.ci.parity.facts import Distribution
 from airbridge.ci.parity.finding import Finding, as_annotations, as_json, as_text
 from airbridge.ci.release import keys, manifest, pins
 
@@ -24,13 +25,13 @@ PLANE_IMAGE = "images/control-plane.Dockerfile"
 BASE = "images/base.Dockerfile"
 DEBS = "images/debs.toml"
 ROLLOUT = "ci/rollout.toml"
-PROTOCOL = "executor/src/airbridge/executor/protocol.py"
+PROTOCOL = "core/src/airbridge/core/protocol.py"
 WORKFLOW = ".github/workflows/planted.yml"
 
 
 @dataclass(frozen=True)
 class Planted:
-    """A disagreement: how it is planted, and what must be said of it. `line` matches the line that is named."""
+    """A planted disagreement, and the expected finding. `line` is a pattern for the reported line."""
 
     name: str
     plant: Callable[[Tree], None]
@@ -71,27 +72,27 @@ def _unlist_release(tree: Tree) -> None:
     (tree.root / pins.release_path("staging")).unlink()
 
 
-def _new_room_version(tree: Tree) -> None:
-    """All rooms, the lock and the changelog move on; the matrix is forgotten."""
+def _new_version_without_matrix(tree: Tree) -> None:
+    """All distributions, the lock and the changelog move on; the matrix is forgotten."""
     for path in tree.root.glob("**/pyproject.toml"):
         tree.edit(str(path.relative_to(tree.root)), r'^version = "0\.1\.0"', 'version = "0.2.0"')
     tree.edit("uv.lock", r'(name = "airbridge-[a-z-]+"\nversion = )"0\.1\.0"', r'\1"0.2.0"', count=0)
-    tree.edit("CHANGELOG.md", r"^## 0\.1\.0", "## 0.2.0")
+    tree.edit("CHANGELOG.md", r"^## \[0\.1\.0\]", "## [0.2.0]")
 
 
 ECR = "222222222222.dkr.ecr.eu-west-1.amazonaws.com/airbridge-staging"
 
 TABLE = (
     # Versions
-    Planted("a room's version is bumped alone", edit(WORKER, r'^version = ".*"', 'version = "0.1.1"'), "package-version", WORKER, "^version"),
-    Planted("a room allows another Python", edit(WORKER, r"^requires-python = .*", 'requires-python = ">=3.10,<3.13"'), "requires-python", WORKER, "^requires-python"),
+    Planted("a distribution's version is bumped alone", edit(WORKER, r'^version = ".*"', 'version = "0.1.1"'), "package-version", WORKER, "^version"),
+    Planted("a distribution allows another Python", edit(WORKER, r"^requires-python = .*", 'requires-python = ">=3.10,<3.13"'), "requires-python", WORKER, "^requires-python"),
     Planted("ruff checks another Python", edit("pyproject.toml", r'^target-version = ".*"', 'target-version = "py312"'), "tool-python", "pyproject.toml", "^target-version"),
     Planted("mypy checks another Python", edit("pyproject.toml", r'^python_version = ".*"', 'python_version = "3.12"'), "tool-python", "pyproject.toml", "^python_version"),
-    Planted("Airflow is pinned otherwise in one room", edit("control_plane/pyproject.toml", r"apache-airflow==[\d.]+", "apache-airflow==3.0.5"), "airflow-pin", "control_plane/pyproject.toml", "apache-airflow=="),
-    Planted("Airflow is a range in one room", edit("executor/pyproject.toml", r"apache-airflow-core==", "apache-airflow-core>="), "airflow-pin", "executor/pyproject.toml", "apache-airflow-core"),
+    Planted("Airflow is pinned otherwise in one distribution", edit("control_plane/pyproject.toml", r"apache-airflow==[\d.]+", "apache-airflow==3.0.5"), "airflow-pin", "control_plane/pyproject.toml", "apache-airflow=="),
+    Planted("Airflow is a range in one distribution", edit("executor/pyproject.toml", r"apache-airflow-core==", "apache-airflow-core>="), "airflow-pin", "executor/pyproject.toml", "apache-airflow-core"),
     Planted("the Task SDK is pinned otherwise", edit(WORKER, r"apache-airflow-task-sdk==[\d.]+", "apache-airflow-task-sdk==1.0.3"), "airflow-pin", WORKER, "task-sdk"),
     Planted("uv is older than required", edit("Makefile", r"^UV_VERSION := .*", "UV_VERSION := 0.8.1"), "uv-version", "Makefile", "^UV_VERSION"),
-    Planted("the changelog is behind", edit("CHANGELOG.md", r"^## 0\.1\.0", "## 0.0.9"), "changelog", "CHANGELOG.md", "^## 0.0.9"),
+    Planted("the changelog is behind", edit("CHANGELOG.md", r"^## \[0\.1\.0\]", "## [0.0.9]"), "changelog", "CHANGELOG.md", r"^## \[0.0.9\]"),
     Planted("the changelog names another protocol", edit("CHANGELOG.md", r"Protocol 1", "Protocol 2"), "changelog", "CHANGELOG.md", "Protocol 2"),
     Planted("the synthesiser is of another release", edit("infra/package.json", r'"cdktf-cli": "[^"]+"', '"cdktf-cli": "0.20.0"'), "cdktf-version", "infra/package.json", "cdktf-cli"),
     # The lock
@@ -99,13 +100,13 @@ TABLE = (
     Planted("a requirement is gone since the lock", edit(WORKER, r'^    "psutil>=7",\n', ""), "lock-outdated", "uv.lock", "psutil"),
     Planted("a locked version is below what is asked for", edit("uv.lock", r'(name = "structlog"\nversion = )"[^"]+"', r'\1"20.1.0"'), "lock-unsatisfied", "uv.lock", "20.1.0"),
     Planted("the lock has another version of Airflow", edit("uv.lock", r'(name = "apache-airflow-core"\nversion = )"[^"]+"', r'\1"3.0.6"'), "lock-unsatisfied", "uv.lock", "3.0.6"),
-    Planted("the lock has a room's old version", edit("uv.lock", r'(name = "airbridge-edge-worker"\nversion = )"[^"]+"', r'\1"0.0.9"'), "lock-version", "uv.lock", "0.0.9"),
+    Planted("the lock has a distribution's old version", edit("uv.lock", r'(name = "airbridge-edge-worker"\nversion = )"[^"]+"', r'\1"0.0.9"'), "lock-version", "uv.lock", "0.0.9"),
     Planted("the lock is for another Python", edit("uv.lock", r"^requires-python = .*", 'requires-python = ">=3.12, <3.13"'), "lock-python", "uv.lock", "^requires-python"),
     Planted("the lock is of another era", edit("uv.lock", r'^exclude-newer = ".*"', 'exclude-newer = "2025-09-01T00:00:00Z"'), "lock-era", "uv.lock", "^exclude-newer"),
     Planted("a locked file has no hash", edit("uv.lock", r', hash = "sha256:[0-9a-f]{64}"', ""), "lock-hash", "uv.lock", "^version"),
     Planted("a member is missing from the lock", edit("uv.lock", r'^    "airbridge-infra",\n', ""), "lock-members", "uv.lock", "^members"),
     # The matrix and the protocol
-    Planted("a matrix without the new version", _new_room_version, "matrix-current", "compatibility.toml", "."),
+    Planted("a matrix without the new version", _new_version_without_matrix, "matrix-current", "compatibility.toml", "."),
     Planted("the matrix allows another Airflow", edit("compatibility.toml", r'^airflow = ".*"', 'airflow = ">=3.0.4"'), "matrix-airflow", "compatibility.toml", "^airflow"),
     Planted("the matrix allows another Task SDK", edit("compatibility.toml", r'^task_sdk = ".*"', 'task_sdk = "==1.0.4,<2"'), "matrix-airflow", "compatibility.toml", "^task_sdk"),
     Planted("the matrix allows a protocol nobody speaks", edit("compatibility.toml", r"^protocol = .*", "protocol = [1, 7]"), "matrix-protocol", "compatibility.toml", "^protocol"),
@@ -148,7 +149,7 @@ TABLE = (
     Planted("a stack with a stranger's image", _stack(control_plane=f"docker.io/library/nginx@{digest(3)}"), "stack-image", STACK, "container_definitions"),
     Planted("a stack of an environment that is not there", _stack(worker=f"{ECR.replace('staging', 'qa')}/edge-worker@{digest(9)}"), "stack-environment", STACK, "user_data"),
     Planted("an image typed into a construct", lambda tree: tree.append("infra/src/airbridge/infra/names.py", f'\nWORKER = "edge-worker@{digest(4)}"\n'), "hand-typed-image", "infra/src/airbridge/infra/names.py", "^WORKER"),
-    Planted("a boot script for another user", edit("infra/src/airbridge/infra/constructs/worker_image.py", r"^chown 10001:10001", "chown 1000:1000"), "state-owner", "infra/src/airbridge/infra/constructs/worker_image.py", "^chown"),
+    Planted("a boot script for another user", edit("infra/src/airbridge/infra/constructs/compute/worker_image.py", r"^chown -R 10001:10001", "chown -R 1000:1000"), "state-owner", "infra/src/airbridge/infra/constructs/compute/worker_image.py", "^chown"),
     # Pipelines
     Planted("an action by its tag", workflow("- uses: actions/checkout@v5"), "action-pin", WORKFLOW, "checkout"),
     Planted("an action without its version", workflow(f"- uses: actions/checkout@{'a' * 40}"), "action-pin", WORKFLOW, "checkout"),
@@ -176,7 +177,7 @@ def test_a_planted_disagreement_is_found(tree: Tree, planted: Planted) -> None:
     assert findings, as_text(checks.check(tree.checkout)) or "parity found nothing"
     lines = tree.read(planted.path).splitlines()
     assert any(re.search(planted.line, lines[finding.line - 1]) for finding in findings), as_text(findings)
-    assert all(finding.says and finding.should for finding in findings)
+    assert all(finding.actual and finding.expected for finding in findings)
 
 
 def test_the_table_is_long_enough() -> None:
@@ -188,9 +189,16 @@ FINDING = Finding("a/b.toml", 3, "image-by-digest", "worker is x:1", "must be 10
 
 
 def test_findings_as_text_json_and_annotations() -> None:
-    """Each format names file, line, what it says and what it should say; GitHub's is escaped."""
+    """Each format has file, line, found and expected value; GitHub's is escaped."""
     assert as_text([FINDING]) == "a/b.toml:3: image-by-digest: worker is x:1; must be 100% by digest\n"
     assert json.loads(as_json([FINDING]))["findings"][0]["line"] == 3
     assert json.loads(as_json([]))["count"] == 0
     expected = "::error file=a/b.toml,line=3,title=image-by-digest::worker is x:1; must be 100%25 by digest\n"
     assert as_annotations([FINDING]) == expected
+
+
+def test_marker_in_an_extra() -> None:
+    """A requirement of an extra keeps its own marker beside the extra's."""
+    text = "[project.optional-dependencies]\nfast = [\"orjson; python_version > '3'\"]\n"
+    [requirement] = Distribution(Source("pyproject.toml", f"[project]\n{text}")).requirements
+    assert str(requirement.marker) == 'python_version > "3" and extra == "fast"'

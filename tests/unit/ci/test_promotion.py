@@ -6,31 +6,22 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from tests.unit.ci.tree import Tree
+from tests.unit.ci.tree import RELEASES, STACK, Tree, git, stack, start_history
 
-from airbridge.ci.exceptions import CiError, PromotionRefused
+from airbridge.ci.exceptions import CiError, PromotionRefused, ToolError
 from airbridge.ci.release import manifest, pins
 from airbridge.ci.release.manifest import Manifest
-from airbridge.ci.rollout.promotion import Direction, Promotion, Rules
+from airbridge.ci.rollout.promotion import Direction, Promotion
+from airbridge.ci.rollout.rules import Rules
 from airbridge.ci.rollout.testing import Behaviour, Fleet
-from airbridge.ci.tools import run
 
 REGION = "eu-west-1"
-
-
-def git(tree: Tree, *words: str) -> str:
-    """Git in the tree, as nobody in particular."""
-    return run("git", "-c", "user.name=t", "-c", "user.email=t@example.com", *words, cwd=tree.root)
 
 
 @pytest.fixture
 def history(tree: Tree) -> Tree:
     """Release 1 everywhere, then release 2 in dev; each a commit."""
-    git(tree, "init", "--quiet")
-    git(tree, "config", "user.name", "t")
-    git(tree, "config", "user.email", "t@example.com")
-    git(tree, "add", ".")
-    git(tree, "commit", "--quiet", "-m", "Release 1 everywhere")
+    start_history(tree, "Release 1 everywhere")
     tree.pin("dev", tree.release(2))
     (tree.root / "infra/cdktf.out").rename(tree.root.parent / "synthesised")
     git(tree, "add", "-A")
@@ -56,7 +47,7 @@ def promotion(tree: Tree, target: str = "staging", source: str | None = "dev") -
     return rules, Promotion(tree.checkout, target, loaded, source)
 
 
-def test_a_release_moves_unchanged_as_one_commit(history: Tree) -> None:
+def test_promotion_is_one_commit(history: Tree) -> None:
     """The manifest's bytes are the same in both environments; one commit, two files."""
     rules, move = promotion(history)
     rules.check(move, fleet(history))
@@ -68,7 +59,7 @@ def test_a_release_moves_unchanged_as_one_commit(history: Tree) -> None:
     assert git(history, "status", "--porcelain") == ""
 
 
-def test_the_rest_of_the_file_is_untouched(history: Tree) -> None:
+def test_promotion_edits_digests_only(history: Tree) -> None:
     """Only the digests of an environment's file change, comments and order stay; the worker that leaves is kept as the previous one."""
     before = history.read(pins.toml_path("staging")).splitlines()
     leaving = pins.load(history.checkout, "staging").images["worker"]
@@ -80,8 +71,8 @@ def test_the_rest_of_the_file_is_untouched(history: Tree) -> None:
     assert all("@sha256:" in a and "@sha256:" in b for a, b in changed)
 
 
-def test_the_diff_names_digests_versions_and_stacks(history: Tree) -> None:
-    """What a reviewer reads: revision, images, stacks; nothing that stays."""
+def test_diff_names_images_and_stacks(history: Tree) -> None:
+    """The text for a reviewer: revision, images and stacks that change, and nothing else."""
     shown = {change.what for change in promotion(history)[1].changes()}
     assert {"revision", "control-plane", "edge-worker", "stacks"} <= shown
     assert "airflow" not in shown
@@ -134,7 +125,13 @@ def _parity(tree: Tree) -> None:
     rules.check(move, fleet(tree))
 
 
-def _nobody_asked(tree: Tree) -> None:
+def _of_another_branch(tree: Tree) -> None:
+    tree.pin("dev", tree.release(RELEASES))
+    rules, move = promotion(tree)
+    rules.check(move, fleet(tree, RELEASES))
+
+
+def _without_fleet(tree: Tree) -> None:
     rules, move = promotion(tree)
     rules.check(move, None)
 
@@ -154,7 +151,7 @@ def _failing(tree: Tree) -> None:
     rules.check(move, fleet(tree, share_failed=0.5))
 
 
-def _nobody_runs_it(tree: Tree) -> None:
+def _not_running_anywhere(tree: Tree) -> None:
     rules, move = promotion(tree)
     rules.check(move, fleet(tree, number=1))
 
@@ -176,31 +173,30 @@ def _build_to_staging(tree: Tree) -> None:
         (_same, "already"),
         (_unknown, "is not in ci/rollout.toml"),
         (_parity, "parity finds"),
-        (_nobody_asked, "--url"),
+        (_of_another_branch, "not in this branch"),
+        (_without_fleet, "--url"),
         (_too_early, "asks for 1:00:00"),
         (_sick, "not healthy"),
         (_failing, "tasks failed in dev"),
-        (_nobody_runs_it, "no worker of dev runs"),
+        (_not_running_anywhere, "no worker of dev runs"),
     ],
 )
-def test_a_release_that_may_not_move_is_refused(
-    history: Tree, attempt: Callable[[Tree], None], says: str
-) -> None:
+def test_promotion_rules_refuse_release(history: Tree, attempt: Callable[[Tree], None], says: str) -> None:
     """Each rule, and the sentence that names it."""
     with pytest.raises(PromotionRefused) as caught:
         attempt(history)
     assert says in str(caught.value)
 
 
-def test_a_build_goes_to_the_first_environment(history: Tree) -> None:
-    """dev takes builds; it follows nobody, so nobody is asked."""
+def test_build_enters_first_environment(history: Tree) -> None:
+    """dev takes builds; it follows no environment, so no control plane is queried."""
     rules, move = promotion(history, target="dev", source=None)
     rules.check(move, None)
     move.write()
     assert pins.load(history.checkout, "dev").digest("worker") == worker_digest(history.release(3))
 
 
-def test_the_previous_worker_is_the_last_one_only(history: Tree) -> None:
+def test_only_last_worker_is_previous(history: Tree) -> None:
     """After two promotions the file names one previous worker, beside the current one, and none after a placeholder."""
     file = pins.toml_path("dev")
     placeholder = pins.load(history.checkout, "dev").moved({"worker": "sha256:" + 64 * "2"})
@@ -216,7 +212,7 @@ def test_the_previous_worker_is_the_last_one_only(history: Tree) -> None:
             assert names[names.index("worker") + 1] == "previous_worker"
 
 
-def test_an_environment_goes_back_only_when_told_to(history: Tree) -> None:
+def test_rollback_needs_option(history: Tree) -> None:
     """--rollback takes the release that the environment was on before, from git's history, signature and all."""
     rules = Rules(history.checkout, Fleet({}).now())
     earlier = rules.earlier("dev", None)
@@ -251,6 +247,44 @@ def test_what_breaks_parity_leaves_no_trace(history: Tree) -> None:
     assert before == [history.read(path) for path in (pins.toml_path("dev"), pins.release_path("dev"))]
 
 
+def test_synthesised_stacks_are_no_obstacle(history: Tree) -> None:
+    """Stacks that were synthesised before name the images of before; a promotion goes on beside them."""
+    history.write(STACK, stack(history, "staging"))
+    rules, move = promotion(history)
+    rules.check(move, fleet(history))
+    move.write()
+    assert pins.load(history.checkout, "staging").digest("worker") == worker_digest(history.release(2))
+
+
+def test_refused_commit_leaves_no_trace(history: Tree) -> None:
+    """A hook that refuses the commit leaves nothing staged and both files as they were."""
+    hook = history.root / ".git/hooks/pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    before = history.read(pins.toml_path("staging"))
+    move = promotion(history)[1]
+    with pytest.raises(ToolError):
+        move.commit(move.write())
+    assert git(history, "status", "--porcelain") == ""
+    assert history.read(pins.toml_path("staging")) == before
+
+
+def test_going_back_twice(history: Tree) -> None:
+    """The second way back leads to the release before the first one's, not forward again."""
+    history.pin("dev", history.release(3))
+    git(history, "commit", "--quiet", "--all", "-m", "Release 3 in dev")
+    for number in (2, 1):
+        rules = Rules(history.checkout, Fleet({}).now())
+        earlier = rules.earlier("dev", None, older=True)
+        assert earlier.release.digest == history.release(number).release.digest
+        move = Promotion(history.checkout, "dev", earlier, None, Direction.BACK)
+        rules.check(move, None)
+        move.commit(move.write())
+    with pytest.raises(PromotionRefused, match="no older release"):
+        Rules(history.checkout, Fleet({}).now()).earlier("dev", None, older=True)
+
+
 def test_a_missing_release_is_named(history: Tree) -> None:
     """An environment that was never released cannot be the source."""
     (history.root / pins.release_path("dev")).unlink()
@@ -258,7 +292,64 @@ def test_a_missing_release_is_named(history: Tree) -> None:
         promotion(history)
 
 
-def test_the_manifest_of_an_environment_is_read_from_its_file(history: Tree) -> None:
+def test_environment_reads_its_manifest(history: Tree) -> None:
     """`of_environment` is that file and nothing else."""
     found = Rules(history.checkout, Fleet({}).now()).of_environment("dev")
     assert found == manifest.parse(history.read(pins.release_path("dev")), "")
+
+
+def _uncommitted(tree: Tree) -> None:
+    tree.append("infra/environments/prod.toml", "\n# a change\n")
+
+
+def _unsigned_control_plane(tree: Tree) -> None:
+    tree.edit(
+        pins.toml_path("prod"),
+        r'^control_plane = ".*"',
+        'control_plane = "control-plane@sha256:' + "ab" * 32 + '"',
+    )
+    git(tree, "commit", "--quiet", "--all", "-m", "Another control plane")
+
+
+def _unreleased_previous(tree: Tree) -> None:
+    line = f'previous_worker = "edge-worker@sha256:{"cd" * 32}"'
+    tree.edit(pins.toml_path("prod"), r'^(worker = ".*")', rf"\1\n{line}")
+    git(tree, "commit", "--quiet", "--all", "-m", "Another worker")
+
+
+def _prod_of_another_branch(tree: Tree) -> None:
+    elsewhere = tree.release(RELEASES)
+    tree.pin("prod", elsewhere)
+    git(tree, "commit", "--quiet", "--all", "-m", "A release of nowhere")
+
+
+@pytest.mark.parametrize(
+    ("plant", "says"),
+    [
+        (_uncommitted, r"not as it was committed: infra/environments/prod\.toml"),
+        (
+            _unsigned_control_plane,
+            r"prod\.toml:\d+: control_plane is not sha256:\w+, the digest of its release",
+        ),
+        (
+            _unreleased_previous,
+            r"prod\.toml:\d+: previous_worker is edge-worker@sha256:cdcd\w+, of no release",
+        ),
+        (_prod_of_another_branch, "which is not in this branch"),
+    ],
+)
+def test_deployment_applies_what_is_signed(history: Tree, plant: Callable[[Tree], None], says: str) -> None:
+    """No digest is applied that no signed manifest names, and nothing that was not committed."""
+    plant(history)
+    with pytest.raises(PromotionRefused, match=says):
+        Rules(history.checkout, Fleet({}).now()).check_deployment("prod")
+
+
+def test_previous_worker_of_a_release_is_deployed(history: Tree) -> None:
+    """The worker of the release before is admitted beside the current one."""
+    for number in (2, 3):
+        history.pin("prod", history.release(number))
+        git(history, "commit", "--quiet", "--all", "-m", f"Release {number} in prod")
+    assert pins.PREVIOUS in pins.load(history.checkout, "prod").images
+    found = Rules(history.checkout, Fleet({}).now()).check_deployment("prod")
+    assert found.release.digest == history.release(3).release.digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import shutil
@@ -24,6 +25,7 @@ from airbridge.ci.release.manifest import (
     encode,
     key_id,
 )
+from airbridge.ci.tools import run
 
 ROOT = Path(__file__).parents[3]
 PATTERNS = (
@@ -38,10 +40,13 @@ PATTERNS = (
     "infra/package.json",
     "infra/environments/*.toml",
     "infra/src/**/*.py",
-    "executor/src/airbridge/executor/protocol.py",
+    "core/src/airbridge/core/protocol.py",
     ".github/**/*.yml",
 )
 COMMITTED = datetime(2026, 1, 10, 12, tzinfo=UTC)
+EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+# Numbers below this are releases of commits that `start_history` makes.
+RELEASES = 6
 STACK = "infra/cdktf.out/staging/stacks/edge-eu-west-1/cdk.tf.json"
 
 
@@ -95,7 +100,7 @@ class Tree:
             name: _image(number * 1000 + offset) for offset, name in enumerate(sorted(pins.KEYS.values()))
         }
         release = Release(
-            revision=f"{number:040x}",
+            revision=_commit_id(number),
             committed_at=COMMITTED + timedelta(days=number),
             versions=ReleaseVersions.model_validate(inside | versions),
             base="python:3.12-slim-bookworm@" + digest(number),
@@ -109,6 +114,37 @@ class Tree:
         digests = {key: manifest.release.images[image].digest for key, image in pins.KEYS.items()}
         self.write(pins.toml_path(environment), found.moved(digests))
         self.write(pins.release_path(environment), manifest.text())
+
+
+def start_history(tree: Tree, subject: str) -> None:
+    """Put the tree under Git, with the commits that its releases were built from in the branch's history."""
+    git(tree, "init", "--quiet")
+    git(tree, "config", "user.name", "t")
+    git(tree, "config", "user.email", "t@example.com")
+    git(tree, "add", ".")
+    git(tree, "commit", "--quiet", "-m", subject)
+    built = []
+    for number in range(RELEASES):
+        command = ("git", "hash-object", "-t", "commit", "-w", "--stdin", "--literally")
+        built.append(run(*command, cwd=tree.root, stdin=_commit_of(number)).strip())
+    git(tree, "hash-object", "-t", "tree", "-w", "/dev/null")
+    git(tree, "merge", "--quiet", "-s", "ours", "--allow-unrelated-histories", "-m", "Built releases", *built)
+
+
+def git(tree: Tree, *words: str) -> str:
+    """Run Git in the tree with a placeholder identity."""
+    return run("git", "-c", "user.name=t", "-c", "user.email=t@example.com", *words, cwd=tree.root)
+
+
+def _commit_of(number: int) -> bytes:
+    """A commit without files, the same in every repository."""
+    person = f"t <t@example.com> {int((COMMITTED + timedelta(days=number)).timestamp())} +0000"
+    return f"tree {EMPTY_TREE}\nauthor {person}\ncommitter {person}\n\nRelease {number}\n".encode()
+
+
+def _commit_id(number: int) -> str:
+    content = _commit_of(number)
+    return hashlib.sha1(b"commit %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _image(number: int) -> ReleasedImage:

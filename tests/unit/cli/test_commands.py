@@ -1,4 +1,4 @@
-"""The command line: help, exit statuses, what it asks of the gateway and how it prints what it gets."""
+"""The command line: help, exit statuses, requests to the gateway and rendering of its responses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from airbridge.control_plane.cli import app, arguments, connection, demo_view, output, tokens
-from airbridge.control_plane.cli.exits import Exit, exit_for
-from airbridge.control_plane.cli.progress import ComponentDisplay
-from airbridge.control_plane.exceptions import Refused
+from airbridge.control_plane.cli import app, arguments, connection, demo_view, output
+from airbridge.control_plane.cli.commands import tokens
+from airbridge.control_plane.cli.connection import ConnectionOptions
+from airbridge.control_plane.cli.exit_codes import Exit, exit_for
+from airbridge.control_plane.cli.progress import ComponentDisplay, PushDisplay
+from airbridge.control_plane.exceptions import Proposed, Refused
 from airbridge.control_plane.local.demo import Report, TaskRow, task_rows
 from airbridge.control_plane.local.exceptions import (
     AlreadyRunning,
@@ -27,8 +29,8 @@ from airbridge.control_plane.local.exceptions import (
 )
 from airbridge.control_plane.local.state import ComponentState, Phase
 from airbridge.control_plane.operator_client import Endpoint, OperatorClient
-from airbridge.executor.exceptions import AirBridgeError, BundleError, ConfigurationError
-from airbridge.executor.protocol import Problem, RefusalReason
+from airbridge.core.exceptions import AirBridgeError, BundleError, ConfigurationError
+from airbridge.core.protocol import Problem, RefusalReason
 
 WORKER = {
     "id": "eu-1",
@@ -68,7 +70,7 @@ COMMANDS = commands(typer.main.get_command(app.build()))
 
 
 class Gateway:
-    """The operators' API as a plain function; remembers what it was asked."""
+    """The operators' API as a plain function that records its requests."""
 
     def __init__(self, *answers: tuple[int, Any]) -> None:
         self.asked: list[tuple[str, str, Any]] = []
@@ -98,10 +100,11 @@ def invoke(*words: str) -> Any:
     return CliRunner().invoke(app.build(), list(words))
 
 
-def test_every_command_of_the_design_is_there() -> None:
+def test_commands_match_documentation() -> None:
     """The commands are those that the documentation names."""
     assert set(COMMANDS) == {
         "init",
+        "login",
         "up",
         "down",
         "status",
@@ -109,6 +112,7 @@ def test_every_command_of_the_design_is_there() -> None:
         "trace",
         "demo",
         "gateway",
+        "dag-processor",
         "worker list",
         "worker drain",
         "worker maintenance",
@@ -116,12 +120,23 @@ def test_every_command_of_the_design_is_there() -> None:
         "worker revoke",
         "token create",
         "token list",
+        "token root",
         "token revoke",
         "dags push",
+        "dags check",
+        "env build",
+        "env show",
+        "env diff",
         "audit",
         "policy check",
         "policy explain",
+        "policy propose",
         "policy show",
+        "approvals list",
+        "approvals show",
+        "approvals approve",
+        "approvals refuse",
+        "approvals collect",
         "revocation add",
         "revocation list",
         "revocation remove",
@@ -132,21 +147,22 @@ def test_every_command_of_the_design_is_there() -> None:
         "keys stage-signing",
         "keys activate-signing",
         "keys retire-signing",
+        "keys rotate-publishing",
         "keys rotate-token",
         "keys retire-token",
     }
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_help_says_what_it_does_and_gives_an_example(name: str) -> None:
+def test_help_has_sentence_and_example(name: str) -> None:
     """Every command has a sentence and an example that begins with its own words."""
     command = COMMANDS[name]
     assert command.help
     assert f"airbridge {name}" in (command.epilog or "")
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"gateway"}))
-def test_every_command_speaks_json(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"gateway", "dag-processor"}))
+def test_every_command_has_json(name: str) -> None:
     """--json is there wherever there is a result."""
     assert any("--json" in parameter.opts for parameter in COMMANDS[name].params)
 
@@ -159,6 +175,7 @@ def test_every_command_speaks_json(name: str) -> None:
         (NotRunning(Path("x")), Exit.WRONG_STATE),
         (PlatformUnreachable("x"), Exit.UNREACHABLE),
         (Refused(403, RefusalReason.FORBIDDEN, "x"), Exit.REFUSED),
+        (Proposed("x"), Exit.PROPOSED),
         (StartFailed("x", "y"), Exit.FAILED),
         (BundleError("x"), Exit.FAILED),
         (AirBridgeError("x"), Exit.FAILED),
@@ -169,8 +186,8 @@ def test_exit_statuses(error: AirBridgeError, status: Exit) -> None:
     assert exit_for(error) is status
 
 
-def test_worker_list_prints_a_table_or_json(gateway: Any) -> None:
-    """The table names the worker, its slots and what the operator wants; JSON is what the gateway said."""
+def test_worker_list_formats(gateway: Any) -> None:
+    """The table has the worker, its slots and its wanted state; JSON is the gateway's response unchanged."""
     gateway((200, {"workers": [WORKER]}), (200, {"workers": [WORKER]}))
     shown = invoke("worker", "list")
     assert shown.exit_code == 0
@@ -186,12 +203,12 @@ def test_worker_actions_carry_the_comment(gateway: Any, action: str) -> None:
     assert asked.asked == [("POST", f"/operator/v1/workers/eu-1/{action}", {"comment": "why"})]
 
 
-def test_a_join_token_is_printed_alone_on_stdout(gateway: Any) -> None:
-    """What a script reads from stdout is the token and nothing else."""
+def test_token_is_alone_on_stdout(gateway: Any) -> None:
+    """Stdout holds the token and nothing else, for scripts."""
     asked = gateway((200, {**TOKEN, "token": "abj_x"}))
     made = CliRunner().invoke(app.build(), ["token", "create", "--region", "eu-west-1", "--ttl", "2h"])
     assert made.stdout == "abj_x\n"
-    assert "good until" in made.stderr
+    assert "expires at" in made.stderr
     body = {"kind": "join", "region": "eu-west-1", "pool": "default", "uses": 1, "ttl_seconds": 7200.0}
     assert asked.asked == [("POST", "/operator/v1/tokens", {"token": body})]
 
@@ -203,7 +220,7 @@ def test_an_access_token_needs_a_scope(gateway: Any) -> None:
     assert "dags:push" in str(result.exception)
 
 
-def test_a_token_is_for_joining_or_for_operating(gateway: Any) -> None:
+def test_token_kinds_are_exclusive(gateway: Any) -> None:
     """Both at once, or neither, is a usage error."""
     assert isinstance(invoke("token", "create").exception, ConfigurationError)
     both = invoke("token", "create", "--region", "r", "--owner", "o", "--scope", "s:t")
@@ -211,7 +228,7 @@ def test_a_token_is_for_joining_or_for_operating(gateway: Any) -> None:
 
 
 @pytest.mark.parametrize("ttl", ["", "12", "h", "0h", "-1h", "1w", "1.5h"])
-def test_a_wrong_ttl_is_refused_with_what_would_be_right(ttl: str) -> None:
+def test_malformed_ttl_is_refused(ttl: str) -> None:
     """Only a whole number with a unit is a TTL."""
     with pytest.raises(ConfigurationError, match="like 12h"):
         tokens._seconds(ttl)
@@ -226,13 +243,18 @@ def test_token_list_and_revoke(gateway: Any) -> None:
 
 
 def test_dags_push_sends_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The folder goes as one archive to the bundle; the version is the result."""
+    """The folder goes as one archive to the bundle; the version and the duration of the check are the result.
+
+    Where stderr is no terminal it has one line, for the job's log.
+    """
     (tmp_path / "a.py").write_text("x = 1\n")
+    more: dict[str, Any] = {}
     sent: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
+        request.read()
         sent.append(request)
-        return httpx.Response(200, json={"bundle": "team", "version": "sha256:ab"})
+        return httpx.Response(200, json={"bundle": "team", "version": "sha256:ab", **more})
 
     transport = httpx.MockTransport(answer)
     monkeypatch.setattr(
@@ -242,9 +264,35 @@ def test_dags_push_sends_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert json.loads(result.stdout)["version"] == "sha256:ab"
     assert (sent[0].method, sent[0].url.path) == ("PUT", "/operator/v1/dags/team")
     assert sent[0].content.startswith(b"\x1f\x8b")
+    assert sent[0].headers["content-length"] == str(len(sent[0].content))
+    assert "transfer-encoding" not in sent[0].headers
+
+    assert invoke("dags", "push", str(tmp_path)).stdout == "pushed sha256:ab (1 files)\n"  # an older gateway
+    more["check_seconds"] = 3.21
+    result = invoke("dags", "push", str(tmp_path))
+    assert result.stdout == "pushed sha256:ab (1 files, checked in 3.2 s)\n"
+    size = len(sent[0].content) / 1024
+    assert result.stderr == f"pushing {tmp_path} to bundle pushed: 1 files, {size:.1f} KiB\n"
+    assert json.loads(invoke("dags", "push", str(tmp_path), "--json").stdout)["check_seconds"] == 3.21
 
 
-def test_a_refusal_carries_the_gateways_words(gateway: Any) -> None:
+def test_push_display_on_terminal() -> None:
+    """On a terminal the step is drawn: how much is sent, then what the gateway does."""
+    drawn = io.StringIO()
+    with PushDisplay(
+        Console(file=drawn, force_terminal=True, width=120, highlight=False), "./dags", "team"
+    ) as display:
+        display.packed(3, 200_000)
+        display.sent(65_536)
+        display._progress.refresh()
+        display.sent(200_000)
+        display._progress.refresh()
+    assert "pushing ./dags to bundle team: 3 files, 195.3 KiB" in drawn.getvalue()
+    assert "sending: 32 %" in drawn.getvalue()
+    assert "parses the DAG files" in drawn.getvalue()
+
+
+def test_refusal_carries_gateway_detail(gateway: Any) -> None:
     """403 becomes `Refused` with reason and detail, which the command line prints."""
     problem = Problem(status=403, reason=RefusalReason.FORBIDDEN, detail="no scope workers:drain")
     gateway((403, problem.model_dump(mode="json")))
@@ -253,28 +301,72 @@ def test_a_refusal_carries_the_gateways_words(gateway: Any) -> None:
     assert "no scope workers:drain" in str(result.exception)
 
 
-def test_a_broken_gateway_is_unreachable_not_a_refusal(gateway: Any) -> None:
+def test_broken_gateway_counts_as_unreachable(gateway: Any) -> None:
     """A 5xx, or something that is not the gateway, is status 4."""
     gateway((502, {"oops": 1}))
     assert isinstance(invoke("worker", "list").exception, PlatformUnreachable)
 
 
-def test_without_a_platform_the_command_says_how_to_start_one(tmp_path: Path) -> None:
+def test_missing_platform_error_names_up(tmp_path: Path) -> None:
     """No gateway named and none running: the error names the command that starts one."""
     result = invoke("worker", "list", "--dir", str(tmp_path))
     assert isinstance(result.exception, NotRunning)
     assert "airbridge up" in str(result.exception)
 
 
-def test_a_token_file_is_needed_with_a_url(tmp_path: Path) -> None:
+def test_url_requires_token_file(tmp_path: Path) -> None:
     """A URL without a token names the option and its variable."""
     with pytest.raises(ConfigurationError, match="AIRBRIDGE_TOKEN_FILE"):
-        connection.client(tmp_path, "https://g.test", None, None)
+        connection.connect(connection.ConnectionOptions(tmp_path, "https://g.test"))
     with pytest.raises(ConfigurationError, match="No such file"):
-        connection.client(tmp_path, "https://g.test", tmp_path / "none", None)
+        connection.connect(connection.ConnectionOptions(tmp_path, "https://g.test", tmp_path / "none"))
 
 
-def test_pairs() -> None:
+@pytest.fixture
+def connected(monkeypatch: pytest.MonkeyPatch) -> list[ConnectionOptions]:
+    """The connection options of each command that is run; no gateway is called."""
+    seen: list[ConnectionOptions] = []
+
+    def connect(given: ConnectionOptions) -> OperatorClient:
+        seen.append(given)
+        transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"workers": []}))
+        return OperatorClient(Endpoint("https://g.test", None, "t"), transport)
+
+    monkeypatch.setattr(connection, "connect", connect)
+    return seen
+
+
+CONNECTION = ("--url", "https://a.test", "--token-file", "token", "--ca-file", "ca.crt")
+
+
+@pytest.mark.parametrize("words", [("worker", "list", *CONNECTION), ("worker", *CONNECTION, "list")])
+def test_connection_options_in_both_positions(
+    connected: list[ConnectionOptions], words: tuple[str, ...]
+) -> None:
+    """The connection options mean the same before and after the sub-command."""
+    assert invoke(*words).exit_code == 0
+    assert connected == [
+        ConnectionOptions(Path(".airbridge").resolve(), "https://a.test", Path("token"), Path("ca.crt"))
+    ]
+
+
+def test_later_connection_option_wins(connected: list[ConnectionOptions]) -> None:
+    """Of an option that is given in both positions, the one after the sub-command applies."""
+    invoke("worker", "--url", "https://group.test", "list", "--url", "https://command.test")
+    assert connected[0].url == "https://command.test"
+
+
+def test_option_beats_environment(
+    connected: list[ConnectionOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option of the group is not replaced by the variable, which the sub-command reads too."""
+    monkeypatch.setenv("AIRBRIDGE_URL", "https://variable.test")
+    invoke("worker", "--url", "https://option.test", "list")
+    invoke("worker", "list")
+    assert [each.url for each in connected] == ["https://option.test", "https://variable.test"]
+
+
+def test_pairs_are_parsed() -> None:
     """name=value, with = in the value; a word without = names the option."""
     assert arguments.pairs(["a=b=c"], "--x") == {"a": "b=c"}
     with pytest.raises(typer.BadParameter, match="'nonsense' must be written name=value"):
@@ -297,7 +389,7 @@ def a_report(**more: Any) -> Report:
     return Report(**{**given, "seconds_to_ready": 1.0, "seconds_to_run": 2.0, **more})
 
 
-def test_the_demo_is_good_only_if_every_task_ran_at_home() -> None:
+def test_demo_requires_tasks_near_data() -> None:
     """A run that succeeded with a task in the wrong region is not ok."""
     assert a_report().ok
     strayed = a_report().tasks[0].model_copy(update={"region": "us-east-1"})
@@ -305,11 +397,11 @@ def test_the_demo_is_good_only_if_every_task_ran_at_home() -> None:
     assert not a_report(state="failed").ok
 
 
-def test_the_report_shows_table_result_and_log(capsys: pytest.CaptureFixture[str]) -> None:
-    """What the demo prints."""
+def test_demo_report_content(capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo's report has each task's region and result."""
     demo_view.print_report(output.results(), a_report())
-    told = capsys.readouterr().out
-    assert all(word in told for word in ("ran in", "eu-west-1", '"a": 1', "two", "region of its data"))
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("ran in", "eu-west-1", '"a": 1', "two", "region of its data"))
 
 
 def test_task_rows_join_airflow_and_ledger() -> None:
@@ -335,7 +427,7 @@ def component(name: str, phase: Phase, **more: Any) -> ComponentState:
     return ComponentState(name=name, phase=phase, **{**given, **more})
 
 
-def test_progress_is_plain_lines_when_it_is_no_terminal() -> None:
+def test_progress_without_terminal_is_lines() -> None:
     """One line for what matters, with the URL of what is ready and the log of what died; none for the rest."""
     written = io.StringIO()
     with ComponentDisplay(Console(file=written, width=100)) as display:
@@ -351,7 +443,7 @@ def test_progress_is_plain_lines_when_it_is_no_terminal() -> None:
     ]
 
 
-def test_a_result_is_never_drawn_into_the_progress(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_leaves_stdout_alone(capsys: pytest.CaptureFixture[str]) -> None:
     """With a terminal on stderr the table is drawn there; what is written to stdout stays on stdout."""
     terminal = io.StringIO()
     with ComponentDisplay(Console(file=terminal, force_terminal=True, width=100)) as display:
@@ -428,7 +520,7 @@ STATUS = {
 }
 
 
-def test_a_trace_says_why_and_shows_the_way(gateway: Any, tmp_path: Path) -> None:
+def test_trace_output_content(gateway: Any, tmp_path: Path) -> None:
     """The sentence and its code come first, then the steps, then whose clock was corrected by how much."""
     asked = gateway((200, TIMELINE))
     text = invoke("trace", "dag", "latest", "task", "--dir", str(tmp_path)).stdout
@@ -442,8 +534,8 @@ def test_a_trace_says_why_and_shows_the_way(gateway: Any, tmp_path: Path) -> Non
     assert asked.asked == [("GET", "/operator/v1/timeline", None)]
 
 
-def test_a_status_is_one_screen(gateway: Any, tmp_path: Path) -> None:
-    """Regions with their health, workers with what the matrix says of them, and how many more there are."""
+def test_status_output_content(gateway: Any, tmp_path: Path) -> None:
+    """Status lists regions with their health, workers with the matrix's verdict on them, and the number of workers left out."""
     gateway((200, STATUS))
     text = invoke("status", "--dir", str(tmp_path)).stdout
     assert "scheduler seen 5 s ago   gateways 1 up" in text
@@ -453,7 +545,7 @@ def test_a_status_is_one_screen(gateway: Any, tmp_path: Path) -> None:
     assert "... and 40 more workers" in text
 
 
-def test_top_looks_again(gateway: Any, tmp_path: Path) -> None:
+def test_top_refreshes(gateway: Any, tmp_path: Path) -> None:
     """With --json each look is a document; --times ends it."""
     gateway((200, STATUS), (200, STATUS))
     text = invoke("top", "--times", "2", "--every", "0.5", "--json", "--dir", str(tmp_path)).stdout

@@ -1,4 +1,4 @@
-"""CloudWatch: what a gateway's log makes known there, and alarms that look at nothing else."""
+"""CloudWatch: the metrics that a gateway's log publishes there, and alarms that use nothing else."""
 
 from __future__ import annotations
 
@@ -9,47 +9,51 @@ from typing import Any
 import pytest
 from tests.support.embedded_metrics import extract
 
-from airbridge.control_plane import cloudwatch
-from airbridge.control_plane.alarms import ALERTS, AWS_ALARMS, NAMESPACE, SIGNALS, Scope
-from airbridge.control_plane.gateway.embedded import LONGEST_ARRAY, Embedded, representatives
-from airbridge.control_plane.gateway.metrics import Metrics
+from airbridge.control_plane.gateway.background.metrics import Metrics
+from airbridge.control_plane.observability import cloudwatch
+from airbridge.control_plane.observability.alarms import ALERTS, AWS_ALARMS, NAMESPACE, SIGNALS, Scope
+from airbridge.control_plane.observability.cloudwatch_emf import LONGEST_ARRAY, CloudWatchEmf, representatives
 
 DEFINED = cloudwatch.definition()
 INFINITE = float("inf")
 
 
-def embedded() -> tuple[Metrics, Embedded, list[dict[str, Any]]]:
-    """A gateway's counters, without a database, and what is said of them."""
-    counted, said = Metrics(), []
+def embedded() -> tuple[Metrics, CloudWatchEmf, list[dict[str, Any]]]:
+    """Return a gateway's counters without a database, their publisher, and the lines that it has written."""
+    counted, lines = Metrics(), []
     now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    return counted, Embedded(counted, "AirBridge", lambda: now, lambda event, **line: said.append(line)), said
+    return (
+        counted,
+        CloudWatchEmf(counted, "AirBridge", lambda: now, lambda event, **line: lines.append(line)),
+        lines,
+    )
 
 
-def test_a_counter_tells_what_came_since_the_last_line() -> None:
-    """So that CloudWatch's sum, over time and over gateways, is what was counted; nothing new is no line."""
-    counted, publisher, said = embedded()
+def test_counter_publishes_increase() -> None:
+    """A line has the increase since the last one, so that CloudWatch's sum over time and gateways is the total; no increase, no line."""
+    counted, publisher, lines = embedded()
     counted.granted("eu-west-1", "default", 3)
     publisher.publish()
     counted.granted("eu-west-1", "default", 2)
     publisher.publish()
     publisher.publish()
-    assert [3.0, 2.0] == [line["airbridge_claims_total"] for line in said]
-    assert {"pool": "default", "region": "eu-west-1"}.items() <= said[0].items()
-    assert 1767323045000 == said[0]["_aws"]["Timestamp"]
+    assert [3.0, 2.0] == [line["airbridge_claims_total"] for line in lines]
+    assert {"pool": "default", "region": "eu-west-1"}.items() <= lines[0].items()
+    assert 1767323045000 == lines[0]["_aws"]["Timestamp"]
 
 
-def test_a_histogram_tells_the_bounds_that_its_new_values_fell_under() -> None:
-    """Percentiles are taken of these; once told, a value is not told again."""
-    counted, publisher, said = embedded()
+def test_histogram_publishes_bucket_bounds() -> None:
+    """Percentiles are computed from these bounds; each value is published once."""
+    counted, publisher, lines = embedded()
     for delay in (0.01, 90.0, 9_999.0):
         counted.reported("eu-west-1", delay)
     publisher.publish()
     counted.reported("eu-west-1", 0.2)
     publisher.publish()
-    assert [[0.05, 300.0, 3600.0], [0.25]] == [line["airbridge_report_delay_seconds"] for line in said]
+    assert [[0.05, 300.0, 3600.0], [0.25]] == [line["airbridge_report_delay_seconds"] for line in lines]
 
 
-def test_a_long_array_is_shortened_and_keeps_its_percentiles() -> None:
+def test_long_array_keeps_percentiles() -> None:
     """CloudWatch takes a hundred values of a metric in a line: each bucket has its share of them."""
     values = representatives({0.1: 900.0, 1.0: 960.0, 10.0: 1000.0, INFINITE: 1000.0})
     assert LONGEST_ARRAY == len(values)
@@ -61,13 +65,13 @@ def test_nothing_new_is_no_value() -> None:
     assert [] == representatives({0.1: 0.0, INFINITE: 0.0})
 
 
-def test_a_metric_is_known_by_the_dimensions_that_its_alarms_look_at() -> None:
-    """Requests also by status alone: that is how GatewayFails sees them, whatever the endpoint."""
-    counted, publisher, said = embedded()
+def test_metric_has_alarm_dimensions() -> None:
+    """Metrics have the alarms' dimensions: requests also by status alone, because GatewayFails covers every endpoint."""
+    counted, publisher, lines = embedded()
     counted.answered("claim", 500, 0.1)
     counted.answered("exchange", 500, 0.1)
     publisher.publish()
-    known = extract(said)
+    known = extract(lines)
     assert [1.0, 1.0] == known["AirBridge", "airbridge_gateway_requests_total", (("status", "500"),)]
     assert [1.0] == known[
         "AirBridge", "airbridge_gateway_requests_total", (("endpoint", "claim"), ("status", "500"))
@@ -75,10 +79,10 @@ def test_a_metric_is_known_by_the_dimensions_that_its_alarms_look_at() -> None:
 
 
 @pytest.mark.parametrize("alarm", DEFINED["alarms"], ids=lambda alarm: alarm["name"])
-def test_an_alarm_looks_at_a_metric_that_is_published_and_at_dimensions_that_it_has(
+def test_alarms_use_published_dimensions(
     alarm: dict[str, Any],
 ) -> None:
-    """A gateway's by a set of dimensions that it is published under; the schedulers' signal by Region and Pool."""
+    """A gateway's alarm uses a set of dimensions that its metric has; one of the schedulers' signal uses Region and Pool."""
     dimensions = {tuple(sorted(series)) for series in alarm["series"]}
     assert len(dimensions) == 1
     if alarm["metric"] in SIGNALS:
@@ -103,8 +107,8 @@ def test_the_dashboard_draws_what_is_published() -> None:
             assert found[1].split(",") in DEFINED["published"][found[2]]
 
 
-def test_an_alarm_is_made_for_what_it_can_be_told_apart_by() -> None:
-    """One for the control plane cannot say which region; one for a pool needs both names."""
+def test_alarm_scope_matches_dimensions() -> None:
+    """An alarm for a pool has both names as dimensions, one for a region has its name, and one for the control plane has none."""
     for alert in ALERTS:
         placeholders = {"region", "pool"} & {*alert.dimensions}
         expected = {Scope.POOL: {"region", "pool"}, Scope.REGION: {"region"}, Scope.CONTROL_PLANE: set()}

@@ -44,7 +44,7 @@ def peer(ca: CertificateAuthority) -> PeerCertificate:
     return PeerCertificate.from_der(leaf.public_bytes(Encoding.DER))
 
 
-def test_a_clock_that_is_wrong_by_hours_accepts_the_gateway(ca: CertificateAuthority) -> None:
+def test_skewed_clock_accepts_gateway_certificate(ca: CertificateAuthority) -> None:
     """Edge hosts judge the CA's and the gateway's certificates by their own clocks: both reach back a day."""
     pem, _ = ca.issue_server(["localhost"], NOW, HOUR)
     gateway = x509.load_pem_x509_certificate(pem)
@@ -74,8 +74,8 @@ def test_a_workers_name_survives_its_uri() -> None:
         "spiffe://other.test/region/a/pool/b/worker/c",
     ],
 )
-def test_what_is_no_worker_of_ours_is_refused(uri: str) -> None:
-    """A URI of another shape, or of another trust domain, names nobody."""
+def test_foreign_uri_is_refused(uri: str) -> None:
+    """A URI of another form, or of another trust domain, is not a worker's name."""
     with pytest.raises(InvalidIdentity):
         WorkerName.parse(uri, "airbridge.test")
 
@@ -83,10 +83,8 @@ def test_what_is_no_worker_of_ours_is_refused(uri: str) -> None:
 # --- Certificates ---
 
 
-def test_a_workers_certificate_says_who_it_is_and_until_when(
-    ca: CertificateAuthority, peer: PeerCertificate
-) -> None:
-    """An issued certificate carries the name, the issuer's key id and the lifetime asked for."""
+def test_worker_certificate_content(ca: CertificateAuthority, peer: PeerCertificate) -> None:
+    """An issued certificate carries the name, the issuer's key id and the requested lifetime."""
     assert (NAME.uri, ca.key_id, NOW + HOUR) == (peer.uri, peer.issuer, peer.not_after)
     assert peer.valid_at(NOW)
     assert not peer.valid_at(NOW + HOUR)
@@ -101,13 +99,13 @@ def test_a_workers_certificate_says_who_it_is_and_until_when(
         "x" * 20_000,
     ],
 )
-def test_a_csr_that_cannot_be_read_is_refused(ca: CertificateAuthority, text: str) -> None:
+def test_malformed_csr_is_refused(ca: CertificateAuthority, text: str) -> None:
     """Garbage in place of a CSR is an InvalidIdentity, not a crash."""
     with pytest.raises(InvalidIdentity):
         ca.issue_worker(text, NAME, NOW, HOUR)
 
 
-def test_a_weak_or_unusual_key_is_refused(ca: CertificateAuthority) -> None:
+def test_unsupported_key_is_refused(ca: CertificateAuthority) -> None:
     """Only EC P-256 and Ed25519 keys are certified."""
     for key in (rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP384R1())):
         with pytest.raises(InvalidIdentity, match="P-256 or Ed25519"):
@@ -141,7 +139,7 @@ def test_a_servers_certificate_is_no_workers(ca: CertificateAuthority) -> None:
         ("variables:*", "variables:write", "x", {}, True),
     ],
 )
-def test_a_scope_allows_what_it_says(
+def test_scope_matches_every_part(
     scope: str, action: str, name: str | None, attributes: dict[str, str], allowed: bool
 ) -> None:
     """Action, name pattern and attributes must all match; what is not named is denied."""
@@ -157,7 +155,7 @@ def test_no_scope_allows_nothing() -> None:
     "text",
     ["", "  ", "work", "work:claim a b", "work:claim queue=", "Work:claim", "*:*", "a:b c[d]", "a:b x=1 x=2"],
 )
-def test_a_scope_that_cannot_be_read_is_refused(text: str) -> None:
+def test_malformed_scope_is_refused(text: str) -> None:
     """A malformed scope is an error, never a wide scope."""
     with pytest.raises(InvalidScope):
         Scopes.parse([text])
@@ -176,7 +174,7 @@ def test_a_scope_that_cannot_be_read_is_refused(text: str) -> None:
         ("workers:drain", "workers:*", False),
     ],
 )
-def test_nobody_hands_out_more_than_they_hold(mine: str, theirs: str, covered: bool) -> None:
+def test_scope_covers_only_narrower_scopes(mine: str, theirs: str, covered: bool) -> None:
     """One scope covers another only if it allows everything the other allows."""
     assert covered == Scopes.parse([mine]).cover(Scopes.parse([theirs]))
 
@@ -189,7 +187,7 @@ def key() -> Ed25519PrivateKey:
     return Ed25519PrivateKey.generate()
 
 
-def test_a_token_is_good_for_its_own_certificate(key: Ed25519PrivateKey, peer: PeerCertificate) -> None:
+def test_token_is_valid_with_its_certificate(key: Ed25519PrivateKey, peer: PeerCertificate) -> None:
     """A fresh token of the right worker and certificate carries the worker's scopes."""
     tokens = AccessTokens(key)
     scopes = tokens.verify(tokens.mint(NAME, peer, NOW, HOUR), NAME, peer, NOW)
@@ -206,9 +204,7 @@ def test_a_token_ends_with_its_time(key: Ed25519PrivateKey, peer: PeerCertificat
         tokens.verify(token, NAME, peer, NOW + HOUR)
 
 
-def test_more_tokens_than_can_be_remembered_are_all_still_good(
-    key: Ed25519PrivateKey, peer: PeerCertificate
-) -> None:
+def test_token_cache_evicts_oldest(key: Ed25519PrivateKey, peer: PeerCertificate) -> None:
     """The one checked first is forgotten first, and is checked again when it comes back."""
     tokens = AccessTokens(key, remembered=2)
     minted = [tokens.mint(NAME, peer, NOW + timedelta(seconds=n), HOUR) for n in range(3)]
@@ -218,7 +214,7 @@ def test_more_tokens_than_can_be_remembered_are_all_still_good(
             assert tokens.is_current(token)
 
 
-def test_a_token_of_another_certificate_or_worker_is_refused(
+def test_token_of_other_worker_is_refused(
     ca: CertificateAuthority, key: Ed25519PrivateKey, peer: PeerCertificate
 ) -> None:
     """A stolen token is useless without the private key it is bound to."""
@@ -271,7 +267,7 @@ def forgeries(key: Ed25519PrivateKey, peer: PeerCertificate) -> dict[str, str]:
         "huge",
     ],
 )
-def test_a_token_not_of_ours_is_refused(key: Ed25519PrivateKey, peer: PeerCertificate, name: str) -> None:
+def test_forged_token_is_refused(key: Ed25519PrivateKey, peer: PeerCertificate, name: str) -> None:
     """Forged, altered, unsigned or unbound tokens are refused with 401 and without a hint."""
     with pytest.raises(Refused) as refused:
         AccessTokens(key).verify(forgeries(key, peer)[name], NAME, peer, NOW)
@@ -281,7 +277,7 @@ def test_a_token_not_of_ours_is_refused(key: Ed25519PrivateKey, peer: PeerCertif
 # --- Secret files ---
 
 
-def test_secrets_are_made_once_and_load_again(tmp_path: Path) -> None:
+def test_secrets_are_never_overwritten(tmp_path: Path) -> None:
     """`create_all` makes private files that load; a second call refuses to overwrite a key."""
     directory = tmp_path / "secrets"
     secrets.create_all(directory, "airbridge.test", NOW)
@@ -292,9 +288,11 @@ def test_secrets_are_made_once_and_load_again(tmp_path: Path) -> None:
         secrets.create_all(directory, "airbridge.test", NOW)
 
 
-@pytest.mark.parametrize("name", [name for name in secrets.ALL_FILES if name != secrets.SIGNING_KEY])
-def test_a_missing_or_broken_secret_is_named(tmp_path: Path, name: str) -> None:
-    """The error says which file is missing or wrong."""
+@pytest.mark.parametrize(
+    "name", [name for name in secrets.ALL_FILES if name not in {secrets.SIGNING_KEY, *secrets.PUBLISHING}]
+)
+def test_faulty_secret_file_is_named(tmp_path: Path, name: str) -> None:
+    """The error names the file that is missing or wrong."""
     secrets.create_all(tmp_path, "airbridge.test", NOW)
     (tmp_path / name).write_bytes(b"no key")
     with pytest.raises(SecretsError):

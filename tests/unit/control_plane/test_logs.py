@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from airbridge.control_plane.logs import RegionalLogs, lines, segments, upload_key
-from airbridge.control_plane.whereabouts import NOWHERE, Note, Whereabouts
-from airbridge.executor.store import MemoryStore
+from airbridge.control_plane.task_locations import NOWHERE, Note, TaskLocation
+from airbridge.control_plane.task_logs.reader import RegionalLogs, lines, segments, upload_key
+from airbridge.core.aws.object_store import MemoryStore
 
 PATH = "dag_id=d/run_id=r/task_id=t/attempt=1.log"
 FIRST = "20250820T120000.000000Z-1-aaaa"
 SECOND = "20250820T130000.000000Z-2-bbbb"
-IN_EU = Whereabouts(regions=("eu-west-1",), worker="w1", edge=True)
+IN_EU = TaskLocation(regions=("eu-west-1",), worker="w1", edge=True)
 
 
 @dataclass
@@ -45,21 +45,21 @@ def stores() -> Stores:
     return Stores()
 
 
-def reader(stores: Stores, whereabouts: Whereabouts = IN_EU) -> RegionalLogs:
-    return RegionalLogs(regions=lambda: ("us-east-1", stores), locate=lambda _: whereabouts)
+def reader(stores: Stores, location: TaskLocation = IN_EU) -> RegionalLogs:
+    return RegionalLogs(regions=lambda: ("us-east-1", stores), locate=lambda _: location)
 
 
-def read(stores: Stores, state: str = "success", whereabouts: Whereabouts = IN_EU) -> list[str]:
-    _, streams = reader(stores, whereabouts).read(PATH, Ti(state))
+def read(stores: Stores, state: str = "success", location: TaskLocation = IN_EU) -> list[str]:
+    _, streams = reader(stores, location).read(PATH, Ti(state))
     return [line for stream in streams or [] for line in stream]
 
 
-def sources(stores: Stores, state: str = "success", whereabouts: Whereabouts = IN_EU) -> list[str]:
-    return reader(stores, whereabouts).read(PATH, Ti(state))[0]
+def sources(stores: Stores, state: str = "success", location: TaskLocation = IN_EU) -> list[str]:
+    return reader(stores, location).read(PATH, Ti(state))[0]
 
 
 def test_finished_task(stores: Stores) -> None:
-    """The whole log is read, as generators, which Airflow's handler insists on; the source says where it lies."""
+    """The whole log is read, as generators, which Airflow's handler requires; the source line gives the object's address."""
     stores.write("eu-west-1", FIRST, "full.log", "one\ntwo\n")
     found, streams = reader(stores).read(PATH, Ti())
     assert streams is not None
@@ -115,15 +115,15 @@ def test_fallback_over_regions(stores: Stores) -> None:
     """A try that was released in one region and ran in another is read from both."""
     stores.write("us-east-1", FIRST, "full.log", "released\n")
     stores.write("eu-west-1", SECOND, "full.log", "ran\n")
-    both = Whereabouts(regions=("us-east-1", "eu-west-1"), edge=True)
-    assert read(stores, whereabouts=both) == ["released", "ran"]
+    both = TaskLocation(regions=("us-east-1", "eu-west-1"), edge=True)
+    assert read(stores, location=both) == ["released", "ran"]
 
 
-@pytest.mark.parametrize("whereabouts", [NOWHERE, Whereabouts(regions=("gone-1",), edge=True)])
-def test_nobody_knows_where_it_ran(stores: Stores, whereabouts: Whereabouts) -> None:
+@pytest.mark.parametrize("location", [NOWHERE, TaskLocation(regions=("gone-1",), edge=True)])
+def test_unknown_location_reads_every_region(stores: Stores, location: TaskLocation) -> None:
     """Once the ledger has forgotten a try, or its region left the catalogue, every region is looked in."""
     stores.write("eu-west-1", FIRST, "full.log", "one\n")
-    assert read(stores, whereabouts=whereabouts) == ["one"]
+    assert read(stores, location=location) == ["one"]
 
 
 def test_unreachable_region(stores: Stores) -> None:
@@ -135,7 +135,7 @@ def test_unreachable_region(stores: Stores) -> None:
 
 
 def test_region_lost_while_it_is_read(stores: Stores) -> None:
-    """A region that goes away in the middle ends the log with a line that says so, not with an error page."""
+    """If a region becomes unreachable during a read, the log ends with a line that reports it, not with an error page."""
     stores.write("eu-west-1", FIRST, "00000001.log", "one\n")
     stores.write("eu-west-1", FIRST, "00000002.log", "two\n")
     _, streams = reader(stores).read(PATH, Ti("running"))
@@ -147,9 +147,9 @@ def test_region_lost_while_it_is_read(stores: Stores) -> None:
     assert json.loads(last)["level"] == "warning"
 
 
-@pytest.mark.parametrize(("state", "text"), [("running", "yet"), ("failed", "cut off")])
+@pytest.mark.parametrize(("state", "text"), [("running", "yet"), ("failed", "disconnected")])
 def test_nothing_there(stores: Stores, state: str, text: str) -> None:
-    """Without a log there is None, as Airflow's handler expects, and a source that says what to make of it."""
+    """Without a log the reader returns None, as Airflow's handler expects, and a source line that explains it."""
     found, streams = reader(stores).read(PATH, Ti(state))
     assert streams is None
     assert len(found) == 1
@@ -159,14 +159,14 @@ def test_nothing_there(stores: Stores, state: str, text: str) -> None:
 
 
 def test_nothing_there_and_not_ours(stores: Stores) -> None:
-    """Of another executor's task nothing is claimed."""
+    """For the missing log of another executor's task the reader returns neither sources nor lines."""
     assert reader(stores, NOWHERE).read(PATH, Ti()) == ([], None)
 
 
 def test_notes_of_the_ledger(stores: Stores) -> None:
-    """What the task could not log itself (it was lost, or never placed) stands in its log, with its time."""
+    """Events that the task could not log itself (lost, or never placed) appear in its log, with their time."""
     note = Note(datetime(2025, 8, 20, 12, tzinfo=UTC), "unplaceable: there is no region 'mars-1'")
-    (line,) = read(stores, whereabouts=Whereabouts(("eu-west-1",), edge=True, notes=(note,)))
+    (line,) = read(stores, location=TaskLocation(("eu-west-1",), edge=True, notes=(note,)))
     assert json.loads(line) == {
         "event": "unplaceable: there is no region 'mars-1'",
         "logger": "airbridge",
@@ -199,7 +199,7 @@ def test_other_keys_are_no_segments(stores: Stores) -> None:
         ([b"\xff\n"], True, ["\ufffd"]),
     ],
 )
-def test_lines(pieces: list[bytes], whole: bool, expected: list[str]) -> None:
+def test_lines_are_whole(pieces: list[bytes], whole: bool, expected: list[str]) -> None:
     """Lines come out whole, however they were cut."""
     assert list(lines(pieces, whole=whole)) == expected
 
@@ -228,7 +228,7 @@ def write_local(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[st
 
 
 def test_uploaded_log_is_read(stores: Stores, write_local: Callable[[str, str], None]) -> None:
-    """What was uploaded from the control plane is read like any other segment, ordered by its first line."""
+    """A log uploaded from the control plane is read like any other segment, ordered by its first line."""
     line = json.dumps({"event": "fired", "timestamp": "2025-08-20T12:30:00.000001Z"})
     write_local(f"{PATH}.trigger.7.log", line + "\n")
     reader(stores).upload(f"{PATH}.trigger.7.log", Ti())
@@ -239,7 +239,7 @@ def test_uploaded_log_is_read(stores: Stores, write_local: Callable[[str, str], 
 
 
 def test_upload_of_plain_text(stores: Stores, write_local: Callable[[str, str], None]) -> None:
-    """A log whose first line tells no time is ordered by the file's."""
+    """A log whose first line has no timestamp is ordered by the file's."""
     write_local(PATH, "plain text\n")
     reader(stores).upload(PATH, Ti())
     assert read(stores) == ["plain text"]
@@ -254,15 +254,15 @@ def test_upload_never_raises(stores: Stores, write_local: Callable[[str, str], A
     reader(stores).upload(PATH, Ti())
 
 
-def test_a_log_begins_with_where_it_ran(stores: Stores) -> None:
-    """The first line says where, and leads to the timeline; it is none of the task's own and no error."""
+def test_log_begins_with_location(stores: Stores) -> None:
+    """The first line names the worker and region and links to the timeline; it is at level info and not from the task's logger."""
     stores.write("eu-west-1", FIRST, "full.log", "one\n")
     at = datetime(2026, 1, 31, tzinfo=UTC)
-    opening = Note(at, "Runs on eu-1 in eu-west-1. Timeline: /airbridge/timeline")
-    first, *rest = read(stores, whereabouts=replace(IN_EU, opening=(opening,)))
+    header = Note(at, "Runs on eu-1 in eu-west-1. Timeline: /airbridge/timeline")
+    first, *rest = read(stores, location=replace(IN_EU, header=(header,)))
     assert ["one"] == rest
     assert {
-        "event": opening.text,
+        "event": header.text,
         "level": "info",
         "logger": "airbridge",
         "timestamp": at.isoformat(),

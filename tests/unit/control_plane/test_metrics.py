@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from airbridge.control_plane import dashboards
-from airbridge.control_plane.alarms import ALERTS, AWS_ALARMS
-from airbridge.control_plane.observe.cause import Code
-from airbridge.control_plane.panels import PANELS
-from airbridge.executor import metrics
+from airbridge.control_plane.observability import generate
+from airbridge.control_plane.observability.alarms import ALERTS, AWS_ALARMS
+from airbridge.control_plane.observability.panels import PANELS
+from airbridge.control_plane.read_model.diagnosis.cause import Code
+from airbridge.core import metrics
 
 REPOSITORY = Path(__file__).parents[3]
 DOCS = REPOSITORY / "docs"
@@ -20,7 +20,7 @@ NAMES = {each.name for each in metrics.ALL}
 
 
 def test_no_metric_is_defined_twice() -> None:
-    """Each name is there once."""
+    """Each name is defined once."""
     assert len(NAMES) == len(metrics.ALL)
 
 
@@ -42,28 +42,28 @@ def test_names_and_units_are_prometheus_own(metric: metrics.Metric) -> None:
     ],
 )
 def test_wrong_names_are_found(name: str, kind: metrics.Kind, unit: str) -> None:
-    """The rules are no formality."""
+    """A name that breaks a rule of promtool is reported."""
     assert metrics.problems(metrics.Metric(name, kind, unit, "Something", metrics.Source.GATEWAY))
 
 
 def test_the_page_is_what_is_defined() -> None:
-    """docs/metrics.md has the table of the definitions; `make dashboards` writes it."""
-    page = (DOCS / "metrics.md").read_text()
-    assert dashboards.with_table(page) == page
+    """docs/reference/metrics.md has the table of the definitions; `make dashboards` writes it."""
+    page = (DOCS / "reference" / "metrics.md").read_text()
+    assert generate.with_table(page) == page
     assert NAMES <= set(re.findall(r"`(airbridge_[a-z_]+)`", page))
 
 
-@pytest.mark.parametrize(("name", "text"), list(dashboards.files()), ids=lambda value: value[:30])
+@pytest.mark.parametrize(("name", "text"), list(generate.files()), ids=lambda value: value[:30])
 def test_generated_files_are_current(name: str, text: str) -> None:
-    """What lies there is what the definition makes."""
+    """Each generated file equals the output of its definition."""
     assert text == (REPOSITORY / name).read_text()
     json.loads(text)
 
 
-def test_dashboards_and_alarms_refer_to_metrics_that_exist() -> None:
+def test_dashboards_use_existing_metrics() -> None:
     """Every expression, panel and alarm is about a defined metric, under labels that it has."""
     for each in (*PANELS, *ALERTS):
-        used = dashboards.used(each.expression)
+        used = generate.used(each.expression)
         assert used
         assert used <= NAMES, each
         labels = {label for metric in metrics.ALL if metric.name in used for label in metric.labels} | {"le"}
@@ -73,12 +73,12 @@ def test_dashboards_and_alarms_refer_to_metrics_that_exist() -> None:
 
 
 def test_every_alarm_has_a_runbook() -> None:
-    """And no runbook is of an alarm that is gone."""
-    sections = re.findall(r"^## (\w+)$", (DOCS / "runbooks.md").read_text(), re.MULTILINE)
+    """Every alarm has a runbook, and every runbook an alarm."""
+    sections = re.findall(r"^## (\w+)$", (DOCS / "how-to" / "runbooks.md").read_text(), re.MULTILINE)
     assert [alarm.name for alarm in (*ALERTS, *AWS_ALARMS)] == sections
 
 
 def test_every_cause_is_in_the_docs() -> None:
-    """docs/troubleshooting.md says what an operator sees for each code that there is."""
-    page = (DOCS / "troubleshooting.md").read_text()
+    """docs/how-to/troubleshoot.md has a section for each cause code."""
+    page = (DOCS / "how-to" / "troubleshoot.md").read_text()
     assert [] == [code for code in Code if f"`{code}`" not in page]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from airbridge.control_plane.tracing.spans import Happened, Span, Task, of_event
-from airbridge.executor.intake import root_span_id
+from airbridge.control_plane.tracing.spans import Span, Task, WorkEvent, of_event
+from airbridge.executor.placement.workloads import root_span_id
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -21,7 +21,7 @@ def task(traceparent: str = f"00-{TRACE}-{root_span_id(ITEM)}-01") -> Task:
     )
 
 
-def happened(event: str, **values: Any) -> Happened:
+def happened(event: str, **values: Any) -> WorkEvent:
     said: dict[str, Any] = {
         "id": 7,
         "uid": None,
@@ -35,14 +35,14 @@ def happened(event: str, **values: Any) -> Happened:
         "skew_seconds": None,
         "detail": {},
     }
-    return Happened(**{**said, **values})
+    return WorkEvent(**{**said, **values})
 
 
 def spans(event: str, **values: Any) -> list[Span]:
     return list(of_event(task(), happened(event, **values)))
 
 
-def test_the_last_event_brings_the_span_that_all_hang_on() -> None:
+def test_settled_item_yields_parent_span() -> None:
     """A settled item yields its commit and its task span; the task span has no parent in a trace of its own."""
     commit, root = spans("item.settled", detail={"outcome": "success"})
     assert ("commit", root.span_id) == (commit.name, commit.parent_id)
@@ -55,13 +55,13 @@ def test_the_last_event_brings_the_span_that_all_hang_on() -> None:
     assert {int(TRACE, 16)} == {commit.trace_id, root.trace_id}
 
 
-def test_the_same_event_is_the_same_span() -> None:
+def test_span_id_is_deterministic() -> None:
     """Exported twice, by whatever process, it has the same id; two events have two."""
     assert spans("item.sent") == spans("item.sent")
     assert spans("item.sent")[0].span_id != spans("item.sent", id=8)[0].span_id
 
 
-def test_a_skewed_clock_is_set_right_and_said() -> None:
+def test_span_times_are_skew_corrected() -> None:
     """A worker's reading is corrected by a skew that means something, and left alone where it is noise."""
     [far] = spans("task.ended", source="edge", uid="u", skew_seconds=300.0, began_at=NOW)
     assert NOW + timedelta(seconds=2 - 300) == far.ended_at
@@ -71,12 +71,12 @@ def test_a_skewed_clock_is_set_right_and_said() -> None:
 
 
 def test_trouble_is_an_error() -> None:
-    """A refusal's span has failed, with the reason in words."""
+    """A refusal's span has the status error, with the reason as its description."""
     [span] = spans("claim.refused", detail={"reason": "parity", "why": "too old"})
     assert span.failed == "refused to w: parity (too old)"
 
 
 @pytest.mark.parametrize("traceparent", ["", "00-zz-00-01", f"00-{'0' * 32}-{'0' * 16}-00", "nonsense"])
-def test_without_a_valid_context_there_is_no_span(traceparent: str) -> None:
+def test_no_span_without_trace_context(traceparent: str) -> None:
     """A work item of no trace is left out rather than exported wrongly."""
     assert [] == list(of_event(task(traceparent), happened("item.sent")))

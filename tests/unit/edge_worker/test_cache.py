@@ -1,4 +1,4 @@
-"""What may be served to a task in a cut, and what may not."""
+"""The cache of reads: its entries in a cut, and their limits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 from tests.unit.edge_worker.test_journal_file import grant
 
-from airbridge.edge_worker.cache import ReadCache
-from airbridge.edge_worker.frames import Call, Reply
-from airbridge.executor.protocol import Grant
+from airbridge.core.protocol import Grant
+from airbridge.edge_worker.proxy.protocol import Call, Reply
+from airbridge.edge_worker.proxy.read_cache import ReadCache
 
 
 class FakeClock:
@@ -69,8 +69,8 @@ def test_upstream_xcoms_do_not_expire(cache: ReadCache, clock: FakeClock) -> Non
     assert cache.find(holder(), get("xcoms/d/r/up/k")) is None
 
 
-def test_one_dag_is_not_shown_what_another_may_read(cache: ReadCache) -> None:
-    """Connections are kept per DAG and XComs per run: the control plane's policy is asked for each."""
+def test_cache_is_separate_per_dag(cache: ReadCache) -> None:
+    """Connections are kept per DAG and XComs per run, so that the control plane's policy decides on each."""
     cache.answered(holder(), get("connections/a"), ok("secret"))
     cache.answered(holder(), get("xcoms/d/r/up/k"), ok("x"))
     assert cache.find(holder(dag="e"), get("connections/a")) is None
@@ -95,8 +95,8 @@ def test_other_reads_are_never_kept(cache: ReadCache, path: str) -> None:
     assert cache.find(holder(), get(path)) is None
 
 
-def test_a_refusal_is_not_kept_and_ends_what_was(cache: ReadCache) -> None:
-    """A variable that is gone is not served from the time when it was there."""
+def test_refusal_drops_cached_value(cache: ReadCache) -> None:
+    """A refusal is not cached, and drops the value from before: a deleted variable is not served."""
     cache.answered(holder(), get("variables/a"), ok("x"))
     cache.answered(holder(), get("variables/a"), Reply(7, 404))
     assert cache.find(holder(), get("variables/a")) is None
@@ -113,7 +113,7 @@ def test_a_task_reads_what_it_wrote(cache: ReadCache) -> None:
     ]
 
 
-def test_a_write_ends_what_was_derived_from_the_old_value(cache: ReadCache) -> None:
+def test_write_drops_derived_values(cache: ReadCache) -> None:
     """Items and slices of an XCom that was pushed again, and deleted values, are not served."""
     item = get("xcoms/d/r/t/k/item/0")
     cache.answered(holder(), item, ok("old"))

@@ -1,4 +1,4 @@
-"""When a task is stopped, killed, or not started, for lack of contact."""
+"""Deadlines of a task without contact: stopped, killed, or not started."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from uuid import UUID
 import pytest
 from tests.unit.edge_worker.test_journal_file import grant
 
+from airbridge.core.protocol import DisconnectPolicy
 from airbridge.edge_worker.clock import SystemClock
-from airbridge.edge_worker.deadline import Deadline, start_before, stop_after
-from airbridge.edge_worker.holdings import Holding, Holdings, Stop
-from airbridge.edge_worker.journal_rows import GrantState
-from airbridge.executor.protocol import DisconnectPolicy
+from airbridge.edge_worker.work.attempts import Attempt, Attempts, Phase, Stop
+from airbridge.edge_worker.work.deadline import Deadline, start_before, stop_after
 
 
 class At(SystemClock):
@@ -25,16 +24,16 @@ class At(SystemClock):
 
 
 def check(policy: DisconnectPolicy, silent: float) -> tuple[list[Stop], list[UUID]]:
-    """What happens to a running task that has been out of contact for so long."""
-    holding = Holding(
-        grant().model_copy(update={"disconnect": policy}), state=GrantState.STARTED, contact_at=100.0
+    """Check a running task that has been out of contact for so long; return the stops and kills."""
+    attempt = Attempt(
+        grant().model_copy(update={"disconnect": policy}), phase=Phase.STARTED, contact_at=100.0
     )
-    holdings = Holdings(slots=1)
-    holdings.add(holding)
+    attempts = Attempts(slots=1)
+    attempts.add(attempt)
     stopped: list[Stop] = []
     killed: list[UUID] = []
     Deadline(
-        holdings,
+        attempts,
         At(100.0 + silent),
         lambda _, why: stopped.append(why),
         lambda one: killed.append(one.grant.item_id),
@@ -50,10 +49,10 @@ def check(policy: DisconnectPolicy, silent: float) -> tuple[list[Stop], list[UUI
         (DisconnectPolicy(lost_after=30, stop_after=30), 24, 27),
     ],
 )
-def test_a_task_is_stopped_and_at_last_killed_before_it_is_lost(
+def test_task_is_killed_before_lost_after(
     policy: DisconnectPolicy, stopped_at: float, killed_at: float
 ) -> None:
-    """Whatever `stop_after` says, nothing runs any more when the control plane may give the task to another."""
+    """A task is stopped, then killed, before the control plane may give it to another worker, for any `stop_after`."""
     assert check(policy, stopped_at - 1) == ([], [])
     stopped, killed = check(policy, stopped_at + 1)
     assert (len(stopped), killed) == (1, [])
@@ -62,13 +61,13 @@ def test_a_task_is_stopped_and_at_last_killed_before_it_is_lost(
     assert killed_at < policy.lost_after
 
 
-def test_without_stop_after_a_task_runs_on() -> None:
-    """However long the cut: the control plane decides what its result is worth."""
+def test_without_stop_after_task_runs_on() -> None:
+    """Without `stop_after` a task runs on however long the cut: the control plane decides about its result."""
     assert check(DisconnectPolicy(lost_after=600), 10**6) == ([], [])
     assert stop_after(DisconnectPolicy(lost_after=600)) is None
 
 
-def test_a_claimed_task_does_not_start_once_it_is_lost_or_would_be_stopped() -> None:
-    """Up to `lost_after` without contact it starts; with a `stop_after`, up to that."""
+def test_start_limit_without_contact() -> None:
+    """A claimed task starts up to `lost_after` without contact; with a `stop_after`, up to that."""
     assert start_before(DisconnectPolicy(lost_after=600)) == 600
     assert start_before(DisconnectPolicy(lost_after=600, stop_after=60)) == 60

@@ -1,4 +1,4 @@
-"""The edge's event log: bounded, journalled, told in order and once."""
+"""The edge's event log: bounded, journalled, taken in order and once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from tests.unit.edge_worker.test_journal import open_
 from tests.unit.edge_worker.test_journal_file import open_ as open_file
 
-from airbridge.edge_worker import events
 from airbridge.edge_worker.clock import SystemClock
-from airbridge.edge_worker.events import EventLog
+from airbridge.edge_worker.ops import events
+from airbridge.edge_worker.ops.events import EventLog
 
 ITEM = (str(UUID(int=1)), 1)
 
@@ -25,23 +25,23 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 
 
 def test_events_outlive_the_process(tmp_path: Path) -> None:
-    """What was flushed is there after a restart, in order, and what was taken is not."""
+    """Flushed events are there after a restart, in order, without the acknowledged ones."""
 
     async def scenario() -> None:
         journal = await open_(tmp_path)
         log = EventLog(journal, SystemClock())
         for name in ("task.one", "task.two", "task.three"):
-            log.note(name, ITEM)
+            log.emit(name, ITEM)
         await log.flush()
-        log.taken(log.waiting(1))
+        log.acknowledge(log.pending(1))
         await journal.close()
 
         journal = await open_(tmp_path)
         log = EventLog(journal, SystemClock())
-        log.note("task.four", ITEM)
-        assert ["task.two", "task.three", "task.four"] == [said.event for said in log.waiting()]
+        log.emit("task.four", ITEM)
+        assert ["task.two", "task.three", "task.four"] == [event.event for event in log.pending()]
         await log.flush()
-        log.taken(log.waiting())
+        log.acknowledge(log.pending())
         await journal.close()
         assert {} == (await open_(tmp_path)).events
 
@@ -54,12 +54,12 @@ def test_a_late_answer_takes_nothing_else(tmp_path: Path) -> None:
     async def scenario() -> None:
         journal = await open_(tmp_path)
         log = EventLog(journal, SystemClock())
-        log.note("task.one", ITEM)
-        told = log.waiting()
-        log.taken(told)
-        log.note("task.two", ITEM)
-        log.taken(told)
-        assert ["task.two"] == [said.event for said in log.waiting()]
+        log.emit("task.one", ITEM)
+        taken = log.pending()
+        log.acknowledge(taken)
+        log.emit("task.two", ITEM)
+        log.acknowledge(taken)
+        assert ["task.two"] == [event.event for event in log.pending()]
         await journal.close()
 
     run(scenario())
@@ -73,8 +73,8 @@ def test_the_oldest_events_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         journal = await open_(tmp_path)
         log = EventLog(journal, SystemClock())
         for name in "abcde":
-            log.note(f"task.{name}")
-        assert ["task.c", "task.d", "task.e"] == [said.event for said in log.waiting()]
+            log.emit(f"task.{name}")
+        assert ["task.c", "task.d", "task.e"] == [event.event for event in log.pending()]
         assert 2 == log.dropped
         await journal.close()
 
@@ -82,20 +82,20 @@ def test_the_oldest_events_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_long_texts_are_cut(tmp_path: Path) -> None:
-    """An event stays small whatever an error message says."""
+    """An event stays small, however long an error message is."""
 
     async def scenario() -> None:
         journal = await open_(tmp_path)
         log = EventLog(journal, SystemClock())
-        log.note("task.failed", ITEM, why="x" * 10_000)
-        assert events.LONGEST_TEXT == len(str(log.waiting()[0].detail["why"]))
+        log.emit("task.failed", ITEM, why="x" * 10_000)
+        assert events.LONGEST_TEXT == len(str(log.pending()[0].detail["why"]))
         await journal.close()
 
     run(scenario())
 
 
-def test_a_journal_of_an_earlier_version_is_opened(tmp_path: Path) -> None:
-    """A journal that was written before there were events is no damaged one."""
+def test_journal_without_events_table_opens(tmp_path: Path) -> None:
+    """A journal that was written before there were events opens, and is not damaged."""
     path = tmp_path / "journal.sqlite"
     open_file(path).close()
     with sqlite3.connect(path) as connection:

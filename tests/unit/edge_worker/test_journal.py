@@ -14,8 +14,8 @@ from tests.unit.edge_worker.test_journal_file import grant, record
 
 from airbridge.edge_worker.clock import SystemClock
 from airbridge.edge_worker.exceptions import JournalError, JournalFull
-from airbridge.edge_worker.journal import Journal
-from airbridge.edge_worker.journal_rows import AddGrant, AddRecord, Forget, MarkReported, SetMeta, key
+from airbridge.edge_worker.journal.journal import Journal
+from airbridge.edge_worker.journal.rows import AddGrant, AddRecord, Forget, MarkReported, SetMeta, key
 
 
 async def open_(path: Path, max_bytes: int = 1_000_000, **kwargs: Any) -> Journal:
@@ -42,8 +42,22 @@ def test_submitted_operations_are_durable_in_order(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_a_full_journal_takes_deletions_and_says_so(tmp_path: Path) -> None:
-    """Beyond the bound a write is refused, not dropped silently; reporting makes room again."""
+@pytest.mark.parametrize(("options", "synchronous"), [({}, 2), ({"fsync": True}, 2), ({"fsync": False}, 0)])
+def test_commits_are_synced_by_default(tmp_path: Path, options: dict[str, bool], synchronous: int) -> None:
+    """Unless it is switched off, each commit is on the disk before its future resolves (SQLite: 2 is FULL, 0 is OFF)."""
+
+    async def scenario() -> None:
+        journal = await open_(tmp_path, **options)
+        connection = journal._file._connection
+        assert connection is not None
+        assert connection.execute("PRAGMA synchronous").fetchone() == (synchronous,)
+        await journal.close()
+
+    run(scenario())
+
+
+def test_full_journal_takes_deletions(tmp_path: Path) -> None:
+    """Beyond the bound a write is refused, not dropped silently; reporting frees space again."""
 
     async def scenario() -> None:
         journal = await open_(tmp_path, max_bytes=50_000)
@@ -60,7 +74,7 @@ def test_a_full_journal_takes_deletions_and_says_so(tmp_path: Path) -> None:
             await fill()
         assert 5 <= accepted <= 10
         assert journal.full
-        assert not journal.has_room
+        assert not journal.accepts_grants
         await journal.submit(MarkReported(key(UUID(int=1), 1), accepted))
         await journal.submit(AddRecord(record(1, accepted + 1, "x" * 5000), final=True))
         assert not journal.full
@@ -69,7 +83,7 @@ def test_a_full_journal_takes_deletions_and_says_so(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_the_last_fifth_is_kept_for_results(tmp_path: Path) -> None:
+def test_last_fifth_is_for_results(tmp_path: Path) -> None:
     """A nearly full journal refuses new grants while it still takes records."""
 
     async def scenario() -> None:
@@ -86,8 +100,8 @@ def test_the_last_fifth_is_kept_for_results(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_the_very_last_is_kept_for_final_states(tmp_path: Path) -> None:
-    """When XComs have filled the journal and must wait, a task without any can still say how it ended."""
+def test_last_share_is_for_final_states(tmp_path: Path) -> None:
+    """A journal that XComs have filled still takes final states."""
 
     async def scenario() -> None:
         journal = await open_(tmp_path, max_bytes=50_000)
@@ -105,8 +119,8 @@ def test_the_very_last_is_kept_for_final_states(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_a_deleted_file_is_rebuilt_while_writing(tmp_path: Path) -> None:
-    """Somebody removes the journal of a running worker: the next write rebuilds it, with everything, and reports it."""
+def test_deleted_file_is_rebuilt(tmp_path: Path) -> None:
+    """The next write after the file of a running worker was removed rebuilds it whole, and reports the damage."""
 
     async def scenario() -> None:
         journal = await open_(tmp_path)

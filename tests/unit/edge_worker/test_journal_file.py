@@ -10,9 +10,10 @@ from uuid import UUID
 
 import pytest
 
+from airbridge.core.protocol import BundleRef, Grant, Record, StartedAs
 from airbridge.edge_worker.exceptions import JournalCorrupt, JournalError
-from airbridge.edge_worker.journal_file import JournalFile
-from airbridge.edge_worker.journal_rows import (
+from airbridge.edge_worker.journal.file import JournalFile
+from airbridge.edge_worker.journal.rows import (
     AddGrant,
     AddRecord,
     Forget,
@@ -24,7 +25,6 @@ from airbridge.edge_worker.journal_rows import (
     SetMeta,
     key,
 )
-from airbridge.executor.protocol import BundleRef, Grant, Record, StartedAs
 
 NOW = datetime(2025, 8, 8, tzinfo=UTC)
 
@@ -95,8 +95,8 @@ def test_an_unclosed_journal_is_whole(path: Path) -> None:
     assert found.logs == journal.contents.logs
 
 
-def test_reported_records_go_and_leave_a_watermark(path: Path) -> None:
-    """What the gateway answered is deleted, and the grant remembers how far it got."""
+def test_reported_records_leave_watermark(path: Path) -> None:
+    """Answered records are deleted, and the grant keeps the last answered seq."""
     journal = open_(path)
     journal.apply([AddGrant(grant()), *(AddRecord(record(1, n), final=False) for n in (1, 2, 3))])
     journal.apply([MarkReported(key(UUID(int=1), 1), 2)])
@@ -115,7 +115,7 @@ def test_forgetting_leaves_nothing(path: Path) -> None:
         assert (contents.bytes, contents.pending) == (0, 0)
 
 
-def test_later_operations_of_a_group_see_the_earlier(path: Path) -> None:
+def test_grouped_operations_see_each_other(path: Path) -> None:
     """A grant and its start in one transaction: the state is the later one."""
     journal = open_(path)
     journal.apply([AddGrant(grant()), MarkStarted(log_row())])
@@ -146,8 +146,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_damage_is_found_reported_and_not_followed(path: Path, damage: Callable[[Path], object]) -> None:
-    """Whatever befell the file: it is set aside, its unfinished contents are not used, and a new journal works."""
+def test_damaged_file_is_set_aside(path: Path, damage: Callable[[Path], object]) -> None:
+    """A damaged file is set aside, its unfinished contents are not used, and a new journal works."""
     journal = open_(path)
     journal.apply([SetMeta("x", "y")])
     journal.close()
@@ -168,8 +168,8 @@ def test_damage_is_found_reported_and_not_followed(path: Path, damage: Callable[
     assert [*open_(path).contents.grants] == [key(UUID(int=2), 1)]
 
 
-def test_a_write_ahead_log_cut_short_is_noticed(path: Path) -> None:
-    """A lost log leaves a sound but old database; the mark beside it tells."""
+def test_truncated_wal_is_noticed(path: Path) -> None:
+    """A lost write-ahead log leaves a sound but old database; the mark beside it reveals that."""
     journal = open_(path)
     journal.apply([AddGrant(grant())])
     journal._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
@@ -180,8 +180,8 @@ def test_a_write_ahead_log_cut_short_is_noticed(path: Path) -> None:
     assert found is not None
 
 
-def test_whole_results_in_a_damaged_file_are_carried_over(path: Path) -> None:
-    """A result that is proven complete by its checksums is kept; an incomplete one is not."""
+def test_whole_results_are_carried_over(path: Path) -> None:
+    """A result that is proven complete by its checksums is kept from a damaged file; an incomplete one is not."""
     journal = open_(path)
     journal.apply(
         [AddGrant(grant(1)), AddRecord(record(1, 1), final=False), AddRecord(record(1, 2), final=True)]
@@ -208,8 +208,8 @@ def test_whole_results_in_a_damaged_file_are_carried_over(path: Path) -> None:
     ],
     ids=["deleted", "log deleted", "truncated", "replaced"],
 )
-def test_damage_under_a_running_worker_loses_nothing(path: Path, damage: Callable[[Path], object]) -> None:
-    """What was journalled is in memory too: the next write finds the damage, and a new file gets everything."""
+def test_damage_while_running_loses_nothing(path: Path, damage: Callable[[Path], object]) -> None:
+    """The next write finds the damage, and a new file gets everything from memory."""
     journal = open_(path)
     journal.apply([AddGrant(grant()), AddRecord(record(1, 1, "x" * 9000), final=False)])
     journal._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # type: ignore[union-attr]
@@ -225,8 +225,8 @@ def test_damage_under_a_running_worker_loses_nothing(path: Path, damage: Callabl
     assert contents.meta["a"] == "b"
 
 
-def test_a_failed_rebuild_keeps_what_is_in_memory(tmp_path: Path) -> None:
-    """If there is nowhere to write, nothing is forgotten, and a later rebuild has it all."""
+def test_failed_rebuild_keeps_memory(tmp_path: Path) -> None:
+    """If the rebuild cannot be written nothing is forgotten, and a later rebuild has it all."""
     directory = tmp_path / "state"
     path = directory / "journal.sqlite"
     journal = open_(path)

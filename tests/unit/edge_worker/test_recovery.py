@@ -1,4 +1,4 @@
-"""What a journal becomes after a restart."""
+"""Recovery of attempts from a journal after a restart."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from uuid import UUID
 
 from tests.unit.edge_worker.test_journal_file import grant, record
 
-from airbridge.edge_worker import recovery
-from airbridge.edge_worker.journal_rows import Contents, GrantRow, GrantState, RecordRow, Row
-from airbridge.edge_worker.recovery import Leftovers
+from airbridge.edge_worker.journal.rows import Contents, GrantRow, GrantState, RecordRow, Row
+from airbridge.edge_worker.work import recovery
+from airbridge.edge_worker.work.recovery import Leftovers
 
 
 def journal(
@@ -47,9 +47,9 @@ def test_started_is_interrupted() -> None:
     """Started, with or without records, and no final state: interrupted, and its records stay in order."""
     assert counts(recovery.read(journal(GrantState.STARTED))) == (0, 1, 0, 0)
     found = recovery.read(journal(GrantState.STARTED, (3, 4), reported=2))
-    [holding] = found.interrupted
-    assert [entry.record.seq for entry in holding.outbox] == [3, 4]
-    assert holding.seq == 4
+    [attempt] = found.interrupted
+    assert [entry.record.seq for entry in attempt.unanswered] == [3, 4]
+    assert attempt.seq == 4
 
 
 def test_ended_is_reported() -> None:
@@ -60,20 +60,20 @@ def test_ended_is_reported() -> None:
 
 
 def test_answered_is_settled() -> None:
-    """Its final state was answered and only the grant was not forgotten: nothing is owed, nothing runs."""
+    """Its final state was answered and only the grant is left in the journal: nothing is to be reported or run."""
     found = recovery.read(journal(GrantState.ENDED, reported=4))
     assert counts(found) == (0, 0, 0, 1)
     assert found.settled[0].done
 
 
-def test_nothing_behind_a_gap_is_followed() -> None:
-    """A record whose predecessor is missing would stand alone: the attempt counts as interrupted there."""
+def test_records_behind_gap_are_dropped() -> None:
+    """A record whose predecessor is missing is not sent: the attempt counts as interrupted there."""
     found = recovery.read(journal(GrantState.ENDED, (1, 3), final=3))
     assert counts(found) == (0, 1, 0, 0)
-    assert [entry.record.seq for entry in found.interrupted[0].outbox] == [1]
+    assert [entry.record.seq for entry in found.interrupted[0].unanswered] == [1]
 
 
-def test_a_grant_of_another_version_is_left_alone() -> None:
+def test_unreadable_grant_is_skipped() -> None:
     """A row that cannot be read does not stop the others; its lease lapses."""
     contents = journal(GrantState.CLAIMED)
     contents.add(

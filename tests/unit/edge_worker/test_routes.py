@@ -1,4 +1,4 @@
-"""How each call of the Task SDK's client is treated."""
+"""Treatment of each call of the Task SDK's client."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from uuid import UUID
 import pytest
 from tests.unit.edge_worker.test_journal_file import grant
 
-from airbridge.edge_worker.frames import Call
-from airbridge.edge_worker.routes import Kind, classify
+from airbridge.edge_worker.proxy.protocol import Call
+from airbridge.edge_worker.proxy.routes import Kind, classify
 
 TI = UUID(int=1001)
 OTHER = UUID(int=5)
@@ -47,7 +47,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("method", "path", "query", "kind", "accepted"), TABLE)
-def test_the_table(method: str, path: str, query: str, kind: Kind, accepted: int) -> None:
-    """Writes that nobody acts on are deferred; what a task must see is passed; the rest is read."""
+def test_calls_are_routed_by_table(method: str, path: str, query: str, kind: Kind, accepted: int) -> None:
+    """Writes without a caller that acts on them are deferred; those that a task must see are passed; the rest is read."""
     route = classify(Call(1, method, path, query), GRANT)
     assert (route.kind, route.accepted) == (kind, accepted)

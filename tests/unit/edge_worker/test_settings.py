@@ -37,6 +37,25 @@ def test_a_file_wins_over_the_environment(tmp_path: Path, monkeypatch: pytest.Mo
     assert found.task_env == {"A": "b"}
 
 
+def test_task_envs_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file's table adds to the variable's object, and wins where both name a variable."""
+    config = tmp_path / "worker.toml"
+    config.write_text('[task_env]\nCOLOUR = "red"\n')
+    monkeypatch.setenv("AIRBRIDGE_WORKER_TASK_ENV", '{"AWS_ENDPOINT_URL": "http://aws", "COLOUR": "blue"}')
+    found = load(config, **GOOD)
+    assert found.task_env == {"AWS_ENDPOINT_URL": "http://aws", "COLOUR": "red"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_malformed_task_env_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Also where a file has another."""
+    config = tmp_path / "worker.toml"
+    config.write_text('[task_env]\nCOLOUR = "red"\n')
+    monkeypatch.setenv("AIRBRIDGE_WORKER_TASK_ENV", text)
+    with pytest.raises(SettingsError, match="AIRBRIDGE_WORKER_TASK_ENV"):
+        load(config, **GOOD)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -56,7 +75,7 @@ def test_what_is_wrong_is_named(change: dict[str, object], message: str) -> None
     assert message in str(caught.value)
 
 
-def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+def test_invalid_config_file_is_named(tmp_path: Path) -> None:
     """A missing or malformed --config file is an error about that file."""
     with pytest.raises(SettingsError, match=r"no\.toml: No such file"):
         load(tmp_path / "no.toml")
@@ -65,6 +84,6 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
         load(tmp_path / "bad.toml")
 
 
-def test_the_trailing_slash_of_the_url_is_dropped() -> None:
-    """Paths are appended to the URL."""
+def test_trailing_slash_of_url_is_dropped() -> None:
+    """Paths are appended to the URL, so its trailing slash is dropped."""
     assert load(None, **GOOD).gateway_url == "https://gw:8443"

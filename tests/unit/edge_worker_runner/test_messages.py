@@ -1,4 +1,4 @@
-"""What the runner's processes say to each other."""
+"""Messages between the runner's processes."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_messages_and_descriptors_arrive_as_sent() -> None:
     os.close(write)
 
 
-def test_no_more_descriptors_arrive_than_are_expected() -> None:
-    """Those that nobody asked for are not kept open here: the sender may be a template, and its DAG file hostile."""
+def test_unexpected_descriptors_are_closed() -> None:
+    """Descriptors beyond the expected number are not kept open: the sender may be a hostile template."""
     ours, theirs = messages.socket_pair()
     with ours, theirs:
         before = process.descriptors()
@@ -65,8 +65,8 @@ def test_no_more_descriptors_arrive_than_are_expected() -> None:
 
 
 @pytest.mark.parametrize("packet", [b"x", b"\xc1", b"y" * 100_000], ids=["text", "no msgpack", "too long"])
-def test_what_is_no_message_is_an_error_of_the_socket(packet: bytes) -> None:
-    """Whoever hears it takes it for the other's end, and keeps no descriptor of it."""
+def test_invalid_message_is_socket_error(packet: bytes) -> None:
+    """An invalid message counts as the end of the socket, and its descriptors are closed."""
     ours, theirs = messages.socket_pair()
     with ours, theirs:
         before = process.descriptors()
@@ -76,8 +76,8 @@ def test_what_is_no_message_is_an_error_of_the_socket(packet: bytes) -> None:
         assert process.descriptors() == before
 
 
-def test_a_full_socket_is_not_waited_for_by_whoever_cannot_wait() -> None:
-    """`BlockingIOError`, in place of a standstill."""
+def test_full_socket_raises_without_waiting() -> None:
+    """`BlockingIOError` is raised when the socket is full and the sender must not wait."""
     ours, theirs = messages.socket_pair()
     with ours, theirs:
         ours.setblocking(False)
@@ -89,9 +89,9 @@ def test_a_full_socket_is_not_waited_for_by_whoever_cannot_wait() -> None:
             messages.send(ours, Go(), wait=False)
 
 
-def test_a_job_cannot_be_changed_by_who_carries_it() -> None:
-    """A template hands it on, and may not be honest."""
-    fd = messages.write_job(Job("i", 1, {}, {}, datetime(2025, 8, 10, tzinfo=UTC), SOURCE, "/room", 1.0))
+def test_job_is_sealed() -> None:
+    """A template passes the job on and cannot change it."""
+    fd = messages.write_job(Job("i", 1, {}, {}, datetime(2025, 8, 10, tzinfo=UTC), SOURCE, "/task", 1.0))
     with pytest.raises(PermissionError):
         os.pwrite(fd, b"x", 0)
     with pytest.raises(PermissionError):
@@ -99,16 +99,16 @@ def test_a_job_cannot_be_changed_by_who_carries_it() -> None:
     os.close(fd)
 
 
-def test_the_end_of_the_socket_is_no_message() -> None:
-    """None, and no descriptors."""
+def test_end_of_socket_is_none() -> None:
+    """At the end of the socket there is no message, and no descriptor."""
     ours, theirs = messages.socket_pair()
     with theirs:
         ours.close()
         assert messages.receive(theirs) == (None, [])
 
 
-def test_a_job_of_any_size_travels_in_memory() -> None:
-    """Larger than any packet, and readable from several descriptors."""
+def test_job_of_any_size_in_memfd() -> None:
+    """A job may be larger than any packet, and is readable from several descriptors."""
     job = Job(
         item_id="i",
         epoch=3,
@@ -116,7 +116,7 @@ def test_a_job_of_any_size_travels_in_memory() -> None:
         ti_context={"dag_run": {"conf": {"big": "x" * 1_000_000}}},
         start_date=datetime(2025, 8, 10, tzinfo=UTC),
         source=SOURCE,
-        room="/room",
+        working_dir="/task",
         kill_grace_seconds=5.0,
     )
     fd = messages.write_job(job)

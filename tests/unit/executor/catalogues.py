@@ -1,8 +1,8 @@
-"""A catalogue for tests: two regions, one of them with a GPU pool; one data set lies in both."""
+"""A catalogue for tests: two regions, one of them with a GPU pool; one data set is in both."""
 
 from __future__ import annotations
 
-from airbridge.executor.regions import Catalogue
+from airbridge.core.regions import Catalogue
 
 TOML = """
 home_region = "us-east-1"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from airbridge.executor.ledger import chain
-from airbridge.executor.ledger.chain import Checker, Entry, Fault, Finding, Link, Sealed
+from airbridge.executor.ledger.chain import ChainFinding, ChainLink, Checker, Entry, Fault, Sealed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -37,7 +37,7 @@ def chained(count: int = 6) -> list[Sealed]:
     return [Sealed(link, e.id, e) for link, e in zip(chain.links(chain.START, entries), entries, strict=True)]
 
 
-def findings(rows: list[Sealed], *anchors: Link) -> list[tuple[Fault, int]]:
+def findings(rows: list[Sealed], *anchors: ChainLink) -> list[tuple[Fault, int]]:
     checker = Checker(anchors)
     checker.read(rows)
     return [(found.fault, found.seq) for found in checker.finish()]
@@ -64,7 +64,7 @@ def test_an_altered_row_is_found(field: str) -> None:
 
 
 def test_a_deleted_row_is_found() -> None:
-    """With its link or without it."""
+    """A deleted row is found, with its link or without it."""
     rows = chained()
     assert findings([*rows[:2], replace(rows[2], entry=None), *rows[3:]]) == [(Fault.ROW_DELETED, 3)]
     assert findings([*rows[:2], *rows[3:]]) == [(Fault.LINK_DELETED, 3)]
@@ -85,19 +85,23 @@ def test_rows_that_changed_places_are_found() -> None:
 def test_renumbered_links_are_found() -> None:
     """Removing a row and closing the gap in the numbers breaks the chain where the row was."""
     rows = chained()
-    closed = [*rows[:2], *(replace(row, link=Link(row.link.seq - 1, row.link.hash)) for row in rows[3:])]
+    closed = [*rows[:2], *(replace(row, link=ChainLink(row.link.seq - 1, row.link.hash)) for row in rows[3:])]
     assert (Fault.ALTERED, 3) in findings(closed)
 
 
-def test_a_missing_end_is_found_by_an_anchor() -> None:
-    """The chain alone cannot tell; a link that was written down elsewhere can."""
+def test_anchor_finds_truncated_chain() -> None:
+    """A chain without its last rows still verifies alone; a link that was recorded elsewhere shows the
+    truncation.
+    """
     rows = chained()
     assert findings(rows[:4]) == []
     assert findings(rows[:4], rows[5].link) == [(Fault.TRUNCATED, 4)]
 
 
-def test_a_chain_made_anew_is_found_by_an_anchor() -> None:
-    """Who can write to both tables can forge a sound chain, but not one with the links that were written down."""
+def test_anchor_finds_rewritten_chain() -> None:
+    """A writer of both tables can forge a chain that verifies, but not one with the links that were
+    recorded elsewhere.
+    """
     rows = chained()
     forged = [entry(number) for number in (1, 2, 9, 4, 5, 6)]
     anew = [Sealed(link, e.id, e) for link, e in zip(chain.links(chain.START, forged), forged, strict=True)]
@@ -107,6 +111,6 @@ def test_a_chain_made_anew_is_found_by_an_anchor() -> None:
 
 
 def test_an_entry_survives_json() -> None:
-    """What is shown as JSON can be checked again elsewhere."""
+    """An entry exported as JSON can be verified elsewhere."""
     assert Entry.from_json(entry(1).to_json()) == entry(1)
-    assert Finding(Fault.ALTERED, 1, "x").fault == "altered"
+    assert ChainFinding(Fault.ALTERED, 1, "x").fault == "altered"

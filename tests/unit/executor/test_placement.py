@@ -1,4 +1,4 @@
-"""Where tasks go, and what is said to those that cannot go anywhere."""
+"""Placement of tasks, and the error for tasks that cannot be placed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from tests.unit.executor.catalogues import catalogue
 
-from airbridge.executor import near
-from airbridge.executor.exceptions import ConfigurationError, PlacementError
+from airbridge.core import near
+from airbridge.core.exceptions import ConfigurationError, PlacementError
 from airbridge.executor.ledger.backlogs import Backlog
-from airbridge.executor.placement import Decision, Placement
+from airbridge.executor.placement.placement import Decision, Placement
 from airbridge.executor.settings import Settings
 
 SETTINGS = Settings.read(
@@ -38,7 +38,7 @@ def place(queue: str | None = "default", config: dict[str, Any] | None = None, *
 # --- Queues
 
 
-def test_a_task_that_says_nothing_goes_home() -> None:
+def test_unplaced_task_goes_home() -> None:
     """Airflow's default queue means: the default pool of the home region."""
     assert place("default") == "us-east-1"
 
@@ -49,8 +49,8 @@ def test_the_default_queue_can_be_set() -> None:
     assert str(Placement(catalogue(), settings).default) == "gpu@eu-west-1"
 
 
-def test_a_wrong_default_queue_is_a_configuration_error() -> None:
-    """It is found when the executor starts, not when a task comes."""
+def test_wrong_default_queue_is_refused() -> None:
+    """A wrong default queue is a configuration error when the executor starts, not when a task is queued."""
     with pytest.raises(
         ConfigurationError, match=r"\[airbridge\] default_queue: .*'eu-west-2'; did you mean 'eu-west-1'"
     ):
@@ -63,8 +63,8 @@ def test_a_queue_names_region_and_pool(queue: str) -> None:
     assert place(queue) == queue
 
 
-def test_airflows_own_default_queue_counts_as_unset() -> None:
-    """What [operators] default_queue says is no choice of the task's author."""
+def test_airflows_default_queue_counts_unset() -> None:
+    """The value of [operators] default_queue is no choice of the task's author."""
     placement = Placement(catalogue(), SETTINGS, unset_queues=("default", "main"))
     assert str(placement.decide("main", None, {}).place) == "us-east-1"
 
@@ -80,8 +80,8 @@ def test_airflows_own_default_queue_counts_as_unset() -> None:
         ("gpu@", "queue 'gpu@' is malformed; it must be 'region' or 'pool@region'"),
     ],
 )  # fmt: skip
-def test_a_queue_that_nobody_serves_is_refused(queue: str, message: str) -> None:
-    """The message says what is wrong and what would be right."""
+def test_unserved_queue_is_refused(queue: str, message: str) -> None:
+    """The message names the wrong queue and the valid ones."""
     with pytest.raises(PlacementError) as caught:
         decide(queue)
     assert message in str(caught.value)
@@ -97,7 +97,7 @@ def test_a_task_goes_near_its_data() -> None:
     assert decision.why == "near s3://eu-data/2026"
 
 
-def test_a_task_goes_to_a_region_it_names() -> None:
+def test_task_goes_to_named_region() -> None:
     """`region:NAME` is a hint too."""
     assert place(config=near("region:eu-west-1")) == "eu-west-1"
 
@@ -118,23 +118,23 @@ def test_the_earlier_hint_breaks_a_tie() -> None:
     assert place(config=near("s3://eu-data", "s3://us-data")) == "eu-west-1"
 
 
-def test_replicated_data_is_read_where_workers_are_alive() -> None:
+def test_replicated_data_prefers_live_workers() -> None:
     """Of regions that hold the same data, one with live workers is chosen."""
     assert place(config=near("s3://shared/both"), eu_west_1=Backlog(slots=4, workers_alive=1)) == "eu-west-1"
 
 
-def test_replicated_data_is_read_where_the_wait_is_shorter() -> None:
+def test_replicated_data_prefers_shorter_wait() -> None:
     """Of regions with live workers, the one with less work for each slot is chosen."""
     busy, idle = Backlog(placed=40, slots=8, workers_alive=2), Backlog(claimed=1, slots=2, workers_alive=1)
     assert place(config=near("s3://shared/both"), us_east_1=busy, eu_west_1=idle) == "eu-west-1"
 
 
-def test_a_pool_can_be_asked_for() -> None:
+def test_pool_can_be_selected() -> None:
     """`pool` picks the pool, and leaves out regions that do not have it."""
     assert place(config=near("s3://shared/both", pool="gpu")) == "gpu@eu-west-1"
 
 
-def test_a_region_without_workers_is_still_chosen() -> None:
+def test_region_without_workers_is_chosen() -> None:
     """Data in one region only waits for workers there: they may be scaled from zero."""
     assert place(config=near("s3://eu-data"), us_east_1=Backlog(slots=8, workers_alive=1)) == "eu-west-1"
 
@@ -150,7 +150,7 @@ def test_fallbacks_are_places_in_order() -> None:
 
 
 def test_settings_fill_what_hints_leave_out() -> None:
-    """What a task does not say is as the deployment has it."""
+    """Hints that a task leaves out come from the deployment's settings."""
     decision = decide()
     assert decision.fallback_after == 30
     assert (decision.disconnect.lost_after, decision.disconnect.stop_after) == (900, 500)
@@ -158,7 +158,7 @@ def test_settings_fill_what_hints_leave_out() -> None:
     assert decision.warm is True
 
 
-def test_a_task_has_its_own_disconnect_policy() -> None:
+def test_task_sets_own_disconnect_policy() -> None:
     """Every part of the policy can be set for one task; a deployment's stop_after never exceeds its lost_after."""
     policy = decide(config=near(lost_after=60, replace=False)).disconnect
     assert (policy.lost_after, policy.stop_after, policy.replace) == (60, 60, False)
@@ -204,18 +204,18 @@ def test_near_refuses_at_once() -> None:
         near(fallback="us-east-1")
 
 
-def test_near_says_only_what_it_was_told() -> None:
-    """What is left out is left to the deployment."""
+def test_near_omits_unset_fields() -> None:
+    """A field that `near` is not given is left to the deployment."""
     assert near("s3://a") == {"airbridge": {"near": ["s3://a"]}}
     assert near("region:x", fallback=["y"], replace=False) == {
         "airbridge": {"near": ["region:x"], "fallback": ["y"], "disconnect": {"replace": False}}
     }
 
 
-def test_a_worker_gets_no_executor_with_the_protocol() -> None:
+def test_protocol_imports_no_executor() -> None:
     """Importing the protocol or `near` brings in neither Airflow's models nor the ledger."""
     code = (
-        "import sys; import airbridge.executor.protocol; from airbridge.executor import near; near('s3://a');"
+        "import sys; import airbridge.core.protocol; from airbridge.core import near; near('s3://a');"
         "print([m for m in sys.modules if m.startswith(('airflow', 'sqlalchemy', 'airbridge.executor.ledger'))])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

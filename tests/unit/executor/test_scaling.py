@@ -1,4 +1,4 @@
-"""The scaling signal: what is told of a pool, and a loop that outlives what it meets."""
+"""The scaling signal: the values published for a pool, and the loop's survival of errors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 from tests.unit.executor.catalogues import catalogue
 
-from airbridge.executor.exceptions import ScalingError
+from airbridge.core.exceptions import ScalingError
+from airbridge.core.regions import Pool, Region
+from airbridge.executor.dispatch.scaling import RegionSignal, Scaling, Signal
 from airbridge.executor.ledger.backlogs import Backlog
-from airbridge.executor.regions import Pool, Region
-from airbridge.executor.scaling import RegionSignal, Scaling, Signal
 
 POOL = Pool(name="default", queue_url="http://queue", slots=4)
 
@@ -26,10 +26,10 @@ POOL = Pool(name="default", queue_url="http://queue", slots=4)
         (Backlog(claimed=3), Signal("r", "default", 0.0, 0.75, True)),
     ],
 )
-def test_a_pool_is_measured_by_its_slots_or_by_one_workers_while_it_has_none(
-    now: Backlog, expected: Signal
-) -> None:
-    """What is claimed does not wait, but it is work; open work without a live worker is told."""
+def test_backlog_is_per_slot(now: Backlog, expected: Signal) -> None:
+    """A claimed item does not wait, but counts as work; a pool with open work and no live worker is
+    measured by one worker's slots.
+    """
     assert expected == Signal.of("r", POOL, now)
 
 
@@ -53,12 +53,12 @@ def loop(metrics: Metrics, region: Region) -> RegionSignal:
         region,
         interval_seconds=10,
         backlog_of=lambda _region: {},
-        metrics_of=lambda _region: metrics,
+        metrics=metrics,
     )
 
 
-def test_a_pool_with_nothing_to_do_is_told_so() -> None:
-    """An alarm that hears nothing would not scale in."""
+def test_idle_pool_publishes_zero() -> None:
+    """A zero is published for an idle pool: an alarm without data would not scale in."""
     metrics, region = Metrics(), catalogue().home
     loop(metrics, region).turn()
     assert [[(pool.name, 0.0) for pool in region.pools]] == [
@@ -66,8 +66,8 @@ def test_a_pool_with_nothing_to_do_is_told_so() -> None:
     ]
 
 
-def test_what_could_not_be_published_is_not_made_up_for() -> None:
-    """A refusal ends nothing, and the next turn publishes the state of then."""
+def test_failed_publication_is_not_repeated() -> None:
+    """A refused call ends nothing, and the next turn publishes the then current state."""
     metrics = Metrics()
     turned = loop(metrics, catalogue().home)
     metrics.refuses = True

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airbridge.executor.exceptions import ConfigurationError
+from airbridge.core.exceptions import ConfigurationError
 from airbridge.executor.provider import get_provider_info
 from airbridge.executor.settings import Settings
 
@@ -18,7 +18,7 @@ def read(**options: str) -> Settings:
     return Settings.read({**REQUIRED, **options}.get)
 
 
-def test_defaults() -> None:
+def test_minimal_configuration_uses_defaults() -> None:
     """Only the catalogue and the secrets must be given."""
     settings = read()
     assert settings.regions_file == Path("/etc/airbridge/regions.toml")
@@ -44,7 +44,7 @@ def test_blank_is_unset() -> None:
 
 
 def test_settings_are_frozen() -> None:
-    """Nobody changes them after they are read."""
+    """Settings cannot be changed after they are read."""
     with pytest.raises(FrozenInstanceError):
         read().lost_after = 1.0  # type: ignore[misc]
 
@@ -83,14 +83,14 @@ def test_a_wrong_option_is_named(options: dict[str, str], message: str) -> None:
 
 
 def test_a_missing_option_is_named() -> None:
-    """The error says what the option is for and gives an example."""
+    """The error describes the option and gives an example."""
     with pytest.raises(
         ConfigurationError, match=r"regions_file is not set; .*example /etc/airbridge/regions.toml"
     ):
         Settings.read(lambda _: None)
 
 
-def test_airflow_is_told_of_every_option() -> None:
+def test_every_option_is_registered() -> None:
     """The section that Airflow shows has every option, with a description and the default that is used."""
     options = get_provider_info()["config"]["airbridge"]["options"]
     assert set(options) == {each.name for each in fields(Settings)}
@@ -100,8 +100,8 @@ def test_airflow_is_told_of_every_option() -> None:
         assert shown == (None if each.default in {MISSING, None} else str(each.default))
 
 
-def test_defaults_as_airflow_writes_them_are_read_back() -> None:
-    """What `airflow config list` prints can be pasted into airflow.cfg."""
+def test_written_defaults_are_read_back() -> None:
+    """The output of `airflow config list` can be pasted into airflow.cfg."""
     options = get_provider_info()["config"]["airbridge"]["options"]
     shown = {name: option["default"] for name, option in options.items() if option["default"]}
     assert read(**shown) == read()

@@ -1,4 +1,4 @@
-"""What local mode writes: airflow.cfg, the region catalogue, keys, ports, platform.json and its lock."""
+"""Files that local mode writes: airflow.cfg, the region catalogue, keys, ports, platform.json and its lock."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 
 from airbridge.control_plane.airflow_settings import RECOMMENDED, Setting, as_config, as_environment, merged
-from airbridge.control_plane.local import airflow_config, aws, environment, keys, plan, state
+from airbridge.control_plane.identity.secrets import create_all
+from airbridge.control_plane.local import environment, keys, plan, state
 from airbridge.control_plane.local.exceptions import AlreadyRunning, NotRunning
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import Options
+from airbridge.control_plane.local.services import airflow_config, aws
 from airbridge.control_plane.local.state import PlatformPhase, PlatformState
-from airbridge.executor.exceptions import ConfigurationError
+from airbridge.core.exceptions import ConfigurationError
+from airbridge.executor.service_secrets import FILES, Secret, Service, secrets_of
 
 
 def a_plan(tmp_path: Path, **options: object) -> plan.Plan:
@@ -28,7 +31,7 @@ def a_plan(tmp_path: Path, **options: object) -> plan.Plan:
     return plan.Plan(Options(directory=directory.root, **options), directory, made, environ, migrate=False)  # type: ignore[arg-type] # a test's shorthand
 
 
-def test_the_later_setting_of_an_option_holds() -> None:
+def test_later_setting_wins() -> None:
     """A user's own value replaces the recommended one; the others stay."""
     mine = Setting("core", "parallelism", "4", "mine")
     found = {(s.section, s.option): s.value for s in merged(RECOMMENDED, [mine])}
@@ -42,7 +45,7 @@ def test_every_recommended_setting_has_a_reason() -> None:
 
 
 def test_settings_survive_airflow_cfg() -> None:
-    """What is written to airflow.cfg is what Airflow's parser, which interpolates %, reads."""
+    """Values written to airflow.cfg are read back unchanged by Airflow's parser, which interpolates %."""
     parser = configparser.ConfigParser()
     parser.read_string(as_config([Setting("logging", "log_format", "50% [%(asctime)s]", "")]))
     assert parser.get("logging", "log_format", raw=True).replace("%%", "%") == "50% [%(asctime)s]"
@@ -67,9 +70,8 @@ def test_local_settings_point_at_this_platform(tmp_path: Path) -> None:
     """Database, UI, region catalogue, keys and DAG folder are the state directory's own; its file is private."""
     the_plan = a_plan(tmp_path)
     settings = airflow_config.settings(
-        the_plan.directory, the_plan.keys, the_plan.server.url(), the_plan.dags, {"core.parallelism": "3"}
+        the_plan.directory, the_plan.keys, the_plan.dags, {"core.parallelism": "3"}
     )
-    airflow_config.write(the_plan.directory, settings)
     found = {f"{s.section}.{s.option}": s.value for s in settings}
     assert found["core.parallelism"] == "3"
     assert found["api.base_url"] == the_plan.ui_url
@@ -79,10 +81,41 @@ def test_local_settings_point_at_this_platform(tmp_path: Path) -> None:
         {"kind": "folder", "path": str(the_plan.dags)},
         {"kind": "push"},
     ]
-    assert stat.S_IMODE((the_plan.directory.airflow_home / "airflow.cfg").stat().st_mode) == 0o600
 
 
-def test_the_catalogue_is_what_the_executor_reads(tmp_path: Path) -> None:
+def test_services_get_their_own_secrets(tmp_path: Path) -> None:
+    """The private airflow.cfg of a service and its linked key files hold the secrets of the table and its own role."""
+    the_plan = a_plan(tmp_path)
+    create_all(the_plan.directory.secrets, "airbridge.local", datetime.now(UTC))
+    settings = airflow_config.settings(the_plan.directory, the_plan.keys, the_plan.dags, {})
+    airflow_config.write_all(the_plan.directory, the_plan.keys, the_plan.server, settings, the_plan.choices)
+    values = {
+        Secret.FERNET_KEY: the_plan.keys.fernet_key,
+        Secret.JWT_SECRET: the_plan.keys.jwt_secret,
+        Secret.API_SECRET_KEY: the_plan.keys.api_secret_key,
+    }
+    for service in Service:
+        path = the_plan.directory.config_file(service)
+        text = path.read_text()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        files = {linked.name for linked in (path.parent / "secrets").iterdir()}
+        held = {secret for secret, value in values.items() if value in text}
+        held |= {secret for secret, name in FILES.items() if name in files}
+        assert held == secrets_of(service)
+        assert the_plan.keys.database_password not in text
+        logins = {each for each, password in the_plan.keys.service_passwords.items() if password in text}
+        assert logins == {service}
+    assert not (the_plan.directory.airflow_home / "airflow.cfg").exists()
+
+
+def test_other_executors_need_the_jwt_secret(tmp_path: Path) -> None:
+    """LocalExecutor's tasks have tokens that the API server verifies, so the scheduler signs with its secret."""
+    the_plan = a_plan(tmp_path, airflow={"core.executor": "airbridge.executor.EdgeExecutor,LocalExecutor"})
+    assert secrets_of(Service.SCHEDULER, the_plan.choices) == {Secret.SIGNING_KEY, Secret.JWT_SECRET}
+    assert secrets_of(Service.SCHEDULER, a_plan(tmp_path).choices) == {Secret.SIGNING_KEY}
+
+
+def test_catalogue_matches_executor_format(tmp_path: Path) -> None:
     """The region catalogue names every region's queues, buckets and data at the emulator."""
     resources = aws.Resources(
         home_region="us-east-1", regions=aws.parse_regions(["us-east-1", "eu-west-1:default,gpu"])
@@ -115,14 +148,14 @@ def test_damaged_keys_are_reported(tmp_path: Path) -> None:
         keys.load_or_make(path, ["a"], {})
 
 
-def test_the_users_shell_does_not_configure_the_platform(tmp_path: Path) -> None:
+def test_user_environment_is_not_inherited(tmp_path: Path) -> None:
     """No AIRFLOW__ or AWS_ variable, and nothing unknown, of the user's reaches a process."""
     for component in plan.components(a_plan(tmp_path)):
         assert component.env["PATH"] == "/bin"
         assert not {"SECRET", "AWS_PROFILE", "AIRFLOW__CORE__EXECUTOR"} & set(component.env)
 
 
-def test_a_worker_is_told_nothing_of_the_control_plane(tmp_path: Path) -> None:
+def test_worker_environment_has_no_secrets(tmp_path: Path) -> None:
     """Neither the state directory's keys nor any path to them is in a worker's environment or command line."""
     the_plan = a_plan(tmp_path)
     workers = [c for c in plan.components(the_plan) if c.name.startswith("worker-")]
@@ -135,22 +168,43 @@ def test_a_worker_is_told_nothing_of_the_control_plane(tmp_path: Path) -> None:
         assert str(the_plan.directory.airflow_home) not in told
 
 
-def test_every_pool_of_every_region_gets_its_workers() -> None:
-    """Names say region, pool and number."""
+def test_variables_for_tasks_are_added(tmp_path: Path) -> None:
+    """What the user gives to tasks takes neither AWS nor the links from them, unless it names them; that is reported."""
+    mine = {"AIRFLOW_VAR_COLOUR": "red", "AWS_DEFAULT_REGION": "mars"}
+    the_plan = a_plan(tmp_path, worker_env={"AIRBRIDGE_WORKER_TASK_ENV": json.dumps(mine)})
+    worker = next(c for c in plan.components(the_plan) if c.name == "worker-eu-west-1-default-1")
+    given = json.loads(worker.env["AIRBRIDGE_WORKER_TASK_ENV"])
+    assert mine.items() <= given.items()
+    assert (given["AWS_ENDPOINT_URL"], given["AWS_REGION"]) == (the_plan.aws_url, "eu-west-1")
+    assert given["AWS_ACCESS_KEY_ID"]
+    assert plan.overridden_task_variables(the_plan) == ["AWS_DEFAULT_REGION"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"A": 1}'])
+def test_malformed_variables_for_tasks_are_named(tmp_path: Path, text: str) -> None:
+    """Before anything is started."""
+    with pytest.raises(ConfigurationError, match="AIRBRIDGE_WORKER_TASK_ENV"):
+        plan.components(a_plan(tmp_path, worker_env={"AIRBRIDGE_WORKER_TASK_ENV": text}))
+
+
+def test_workers_are_named_by_pool() -> None:
+    """Names consist of region, pool and number."""
     options = Options(
-        directory=Path("/x"), regions=aws.parse_regions(["a", "b:default,gpu"]), workers_per_region=2
+        directory=Path("/x"),
+        regions=aws.parse_regions(["eu-west-1", "us-east-1:default,gpu"]),
+        workers_per_region=2,
     )
     assert [worker.name for worker in plan.workers(options)] == [
-        "a-default-1",
-        "a-default-2",
-        "b-default-1",
-        "b-default-2",
-        "b-gpu-1",
-        "b-gpu-2",
+        "eu-west-1-default-1",
+        "eu-west-1-default-2",
+        "us-east-1-default-1",
+        "us-east-1-default-2",
+        "us-east-1-gpu-1",
+        "us-east-1-gpu-2",
     ]
 
 
-def test_components_wait_only_for_components_that_exist(tmp_path: Path) -> None:
+def test_dependencies_name_existing_components(tmp_path: Path) -> None:
     """No name in `after` is a slip, with and without a migration."""
     for migrate in (False, True):
         the_plan = a_plan(tmp_path, schedulers=2)
@@ -176,7 +230,7 @@ def test_a_state_directory_has_one_owner(tmp_path: Path) -> None:
         pass
 
 
-def test_a_dead_platforms_file_is_not_a_running_platform(tmp_path: Path) -> None:
+def test_state_file_requires_held_lock(tmp_path: Path) -> None:
     """platform.json without the lock held is what a killed supervisor leaves; nothing runs."""
     directory = StateDir(tmp_path)
     now = PlatformState(

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from airbridge.control_plane.local.component import Component
 from airbridge.control_plane.local.exceptions import StartFailed
-from airbridge.control_plane.local.state import Phase
-from airbridge.control_plane.local.supervisor import (
+from airbridge.control_plane.local.process.component import Component
+from airbridge.control_plane.local.process.supervisor import (
     FIRST_BACKOFF_SECONDS,
     LONGEST_BACKOFF_SECONDS,
     STEADY_SECONDS,
     TRIES_BEFORE_FIRST_READY,
     Supervisor,
 )
+from airbridge.control_plane.local.state import Phase
 
 
 @dataclass
@@ -80,7 +80,7 @@ def component(name: str, ready: set[str] | None = None, **more: Any) -> Componen
     return Component(name=name, argv=("true",), env={}, log=Path(f"/nowhere/{name}.log"), ready=probe, **more)
 
 
-def test_a_component_waits_for_what_it_needs() -> None:
+def test_component_waits_for_dependencies() -> None:
     """A component is started in the tick after the one it comes after is ready, and not before."""
     ready: set[str] = set()
     world = World(component("first", ready), component("second", ready, after=("first",)))
@@ -92,7 +92,7 @@ def test_a_component_waits_for_what_it_needs() -> None:
     assert not world.supervisor.ready
 
 
-def test_a_once_component_is_done_when_it_ends_well() -> None:
+def test_once_component_ends_with_zero() -> None:
     """A one-off step satisfies those that wait for it by ending with 0, and is not started again."""
     world = World(component("step", once=True), component("next", after=("step",)))
     world.supervisor.tick()
@@ -104,7 +104,7 @@ def test_a_once_component_is_done_when_it_ends_well() -> None:
     assert world.supervisor.ready
 
 
-def test_a_dead_component_is_started_again_after_a_pause() -> None:
+def test_dead_component_restarts_after_backoff() -> None:
     """One that dies after it was ready comes back, counted, and what it left in its group is killed."""
     world = World(component("gateway"))
     world.supervisor.tick()
@@ -121,7 +121,7 @@ def test_a_dead_component_is_started_again_after_a_pause() -> None:
     assert (state.phase, state.restarts, state.pid) == (Phase.READY, 1, world.last("gateway").pid)
 
 
-def test_the_pause_doubles_up_to_its_limit_and_resets_after_a_steady_run() -> None:
+def test_backoff_doubles_and_resets() -> None:
     """Deaths in a row are answered with longer pauses, never longer than the limit."""
     world = World(component("gateway"))
     world.supervisor.tick()
@@ -146,7 +146,7 @@ def test_the_pause_doubles_up_to_its_limit_and_resets_after_a_steady_run() -> No
     assert world.phases() == {"gateway": Phase.STARTING}
 
 
-def test_one_that_never_was_ready_ends_the_attempt() -> None:
+def test_repeated_early_deaths_fail_start() -> None:
     """A component that dies again and again before its first readiness fails the start, with its log named."""
     world = World(component("gateway", set()))
     world.supervisor.tick()
@@ -162,7 +162,7 @@ def test_one_that_never_was_ready_ends_the_attempt() -> None:
         world.supervisor.tick()
 
 
-def test_one_that_takes_too_long_ends_the_attempt() -> None:
+def test_slow_start_fails() -> None:
     """A component that runs but never becomes ready fails the start after its time."""
     world = World(component("gateway", set(), ready_seconds=20.0))
     world.supervisor.tick()
@@ -173,8 +173,8 @@ def test_one_that_takes_too_long_ends_the_attempt() -> None:
         world.supervisor.tick()
 
 
-def test_a_tick_tells_only_what_changed() -> None:
-    """The second tick over a ready component has nothing to tell."""
+def test_tick_reports_changes_only() -> None:
+    """The second tick over a ready component reports nothing."""
     world = World(component("aws"))
     assert [state.phase for state in world.supervisor.tick()] == [Phase.STARTING]
     assert [state.phase for state in world.supervisor.tick()] == [Phase.READY]
@@ -182,7 +182,7 @@ def test_a_tick_tells_only_what_changed() -> None:
 
 
 def test_stages_are_stopped_in_order() -> None:
-    """Every process of a stage has ended before the next stage is asked to end."""
+    """Every process of a stage has ended before the next stage is stopped."""
     world = World(component("postgres", stop_stage=2), component("worker", stop_stage=0))
     world.supervisor.tick()
     stopped: list[str] = []
@@ -191,7 +191,7 @@ def test_stages_are_stopped_in_order() -> None:
     assert world.phases() == {"postgres": Phase.STOPPED, "worker": Phase.STOPPED}
 
 
-def test_one_that_does_not_end_is_killed() -> None:
+def test_unresponsive_process_is_killed() -> None:
     """A process that ignores its signal is killed with its group when its grace is over."""
     world = World(component("worker", grace_seconds=5.0))
     world.supervisor.tick()

@@ -1,4 +1,4 @@
-"""What a deploy on the emulator left, as local mode reads it, and the roles that processes then have."""
+"""The outputs of a deploy on the emulator, as local mode reads them, and the processes' roles."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from airbridge.control_plane.local import credentials, plan, terraform
+from airbridge.control_plane.local import plan
 from airbridge.control_plane.local.keys import Keys
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import Options
-from airbridge.executor.exceptions import ConfigurationError
+from airbridge.control_plane.local.services import credentials, terraform
+from airbridge.core.exceptions import ConfigurationError
 
 ARN = "arn:aws:iam::123456789012:role/"
 ENDPOINT = "http://127.0.0.1:5600"
@@ -41,8 +42,8 @@ def write(directory: Path, made: Any, regions: str = region("eu-west-1") + regio
     return directory
 
 
-def test_regions_come_home_first_with_the_buckets_of_their_data(tmp_path: Path) -> None:
-    """A bucket with two prefixes is one bucket."""
+def test_deployed_regions_and_buckets(tmp_path: Path) -> None:
+    """Regions and buckets are read from the outputs; a bucket with two prefixes is one bucket."""
     deployed = terraform.read(write(tmp_path, outputs()))
     assert ["us-east-1", "eu-west-1"] == [each.name for each in deployed.regions]
     assert {"us-east-1": ("us-east-1-data",), "eu-west-1": ("eu-west-1-data",)} == deployed.data_buckets
@@ -65,18 +66,18 @@ def test_regions_come_home_first_with_the_buckets_of_their_data(tmp_path: Path) 
     ],
 )
 def test_what_is_missing_is_named(tmp_path: Path, made: Any, message: str) -> None:
-    """By file, stack and output."""
+    """The error names the file, the stack and the missing output."""
     with pytest.raises(ConfigurationError, match=rf"outputs\.json.*{message}"):
         terraform.read(write(tmp_path, made))
 
 
-def test_a_deploy_that_has_not_been_is_said(tmp_path: Path) -> None:
+def test_missing_deployment_is_named(tmp_path: Path) -> None:
     """The error names the command that makes it."""
     with pytest.raises(ConfigurationError, match=r"outputs\.json cannot be read: .*'make infra-local'"):
         terraform.read(tmp_path)
 
 
-def test_a_catalogue_of_a_real_account_is_refused(tmp_path: Path) -> None:
+def test_catalogue_requires_emulator(tmp_path: Path) -> None:
     """Local mode never runs against AWS: every region names the same emulator."""
     mixed = region("us-east-1") + region("eu-west-1", "http://elsewhere:1")
     with pytest.raises(ConfigurationError, match=r"must have the same endpoint_url, an emulator's"):
@@ -91,8 +92,8 @@ def applied(directory: Path, **choices: Any) -> plan.Plan:
     return plan.Plan(options, StateDir(directory), keys, {}, False, plan.Applied(deployed, grants))
 
 
-def test_each_process_has_its_own_role_and_no_key(tmp_path: Path) -> None:
-    """A token for the credentials endpoint, another one for each role; nobody has an access key."""
+def test_each_process_has_own_role(tmp_path: Path) -> None:
+    """Each process has a token of its own for the credentials endpoint, one per role; none has an access key."""
     made = applied(tmp_path, schedulers=2)
     held = {
         each.name: made.applied.grants.role(each.env["AWS_CONTAINER_AUTHORIZATION_TOKEN"])  # type: ignore[union-attr]  # it is applied
@@ -108,7 +109,7 @@ def test_each_process_has_its_own_role_and_no_key(tmp_path: Path) -> None:
     assert not [each.name for each in plan.components(made) if "AWS_ACCESS_KEY_ID" in each.env]
 
 
-def test_a_worker_hands_its_role_on_to_its_tasks(tmp_path: Path) -> None:
+def test_tasks_inherit_worker_role(tmp_path: Path) -> None:
     """DAG code finds the credentials that it would find on a host of the region, and the emulator's address."""
     made = applied(tmp_path)
     worker = next(each for each in plan.components(made) if each.name == "worker-eu-west-1-default-1")
@@ -117,13 +118,13 @@ def test_a_worker_hands_its_role_on_to_its_tasks(tmp_path: Path) -> None:
     assert (token, ENDPOINT) == (task["AWS_CONTAINER_AUTHORIZATION_TOKEN"], task["AWS_ENDPOINT_URL"])
 
 
-def test_no_emulator_is_started_beside_the_applied_one(tmp_path: Path) -> None:
-    """The credentials endpoint stands in its place."""
+def test_credentials_endpoint_replaces_emulator(tmp_path: Path) -> None:
+    """With a deployment the credentials endpoint takes the emulator's place among the components."""
     names = [each.name for each in plan.components(applied(tmp_path))]
     assert ("credentials" in names, "aws" in names) == (True, False)
 
 
-def test_a_token_stands_for_one_role_and_is_kept_to_its_owner(tmp_path: Path) -> None:
+def test_role_tokens_are_private(tmp_path: Path) -> None:
     """Other users cannot read the file; an unknown token stands for nothing."""
     grants = credentials.Grants.make(ENDPOINT, ["a", "b"], {})
     grants.write(tmp_path / "grants.json")

@@ -1,1 +1,1 @@
-"""What the pipelines call: parity, builds, manifests, promotion."""
+"""Commands of the pipelines: parity, builds, manifests, promotion."""

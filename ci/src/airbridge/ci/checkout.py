@@ -1,4 +1,4 @@
-"""A checkout of the project: where its files are, what they say and on which line, and which commit it is."""
+"""Checkout of the project: its files, their content by line, and its commit."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Checkout:
 
     @classmethod
     def find(cls, start: Path) -> Checkout:
-        """The checkout that `start` lies in."""
+        """Return the checkout that contains `start`."""
         for folder in (start, *start.parents):
             if (folder / "compatibility.toml").is_file() and (folder / "uv.lock").is_file():
                 return cls(folder)
@@ -67,7 +67,7 @@ class Checkout:
         )
 
     def has(self, path: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether the file exists."""
         return (self.root / path).is_file()
 
     def source(self, path: str) -> Source:
@@ -93,7 +93,7 @@ class Checkout:
         return self.run("git", "rev-parse", "HEAD", cwd=self.root).strip()
 
     def committed_at(self, revision: str = "HEAD") -> datetime:
-        """When a commit was made, in UTC."""
+        """Return the time of a commit, in UTC."""
         stamp = self.run("git", "show", "--no-patch", "--format=%ct", revision, cwd=self.root).strip()
         return datetime.fromtimestamp(int(stamp), tz=UTC)
 

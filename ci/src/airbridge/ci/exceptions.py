@@ -1,13 +1,13 @@
-"""Everything airbridge.ci raises on purpose.
+"""Exceptions of airbridge.ci.
 
 CiError
 ├── CheckoutError       the folder is not a checkout of the project, or a file of it cannot be read
-├── ToolError           a program we called is missing or failed; carries its last words
+├── ToolError           a program we called is missing or failed; carries the end of its output
 ├── BuildError          an image, wheel or SBOM could not be built as described
-├── ManifestError       a release manifest is malformed, unsigned, altered or signed by a stranger
+├── ManifestError       a release manifest is malformed, unsigned, altered or signed by an untrusted key
 ├── RegistryError       a registry refused a call, or holds something other than it should
 ├── ControlPlaneError   the control plane's API could not be reached or refused the call
-├── PromotionRefused    a release may not move; says which rule stands in the way
+├── PromotionRefused    a release may not move; names the rule that forbids it
 └── RolloutFailed       a wave spent its error budget and was rolled back
 """
 
@@ -31,7 +31,7 @@ class BuildError(CiError):
 
 
 class ManifestError(CiError):
-    """A release manifest is malformed, unsigned, altered or signed by a stranger."""
+    """A release manifest is malformed, unsigned, altered or signed by an untrusted key."""
 
 
 class RegistryError(CiError):
@@ -43,7 +43,7 @@ class ControlPlaneError(CiError):
 
 
 class PromotionRefused(CiError):  # noqa: N818 - what happened to the release
-    """A release may not move; the message says which rule stands in the way."""
+    """A release may not move; the message names the rule that forbids it."""
 
 
 class RolloutFailed(CiError):  # noqa: N818 - what happened to the wave

@@ -1,4 +1,4 @@
-"""Publishing a build: images by digest, signed, with their SBOMs, and read back before anyone is told of them."""
+"""Publishing a build: images by digest, signed, with their SBOMs, and read back before they are announced."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Published:
 
 @dataclass(frozen=True)
 class Publisher:
-    """Publishes what a build made. `sign` says how images are signed: a cosign key, "" for keyless, None for not at all."""
+    """Publisher of a build. `sign` is the way of signing images: a cosign key, "" for keyless, None for not at all."""
 
     registry: Registry
     output: Output
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     sign: str | None = None
 
     def publish(self, manifest: Manifest) -> list[Published]:
-        """All images of the manifest; BuildError if the output is not what the manifest says."""
+        """Publish all images of the manifest. Raises BuildError if the output does not match the manifest."""
         return [
             self._image(name, image, tag_of(manifest.release))
             for name, image in manifest.release.images.items()
@@ -41,11 +41,11 @@ class Publisher:
         folder = self.output.image(name)
         if (found := digest_of((folder / "manifest.json").read_bytes())) != image.digest:
             raise BuildError(f"{folder}: holds {found}, the manifest says {image.digest}")
-        self.say(f"{name}: pushing {image.digest}")
+        self.report(f"{name}: pushing {image.digest}")
         self.registry.push(folder, name, tag)
         self.registry.manifest(name, image.digest)
         if self.sign is not None:
-            self.say(f"{name}: signing")
+            self.report(f"{name}: signing")
             self.registry.sign(name, image.digest, self.sign or None)
         bills = tuple(self._sbom(name, architecture, image) for architecture in image.parts)
         return Published(name, self.registry.reference(name, image.digest), bills)

@@ -30,14 +30,14 @@ class Registry:
         return f"{self.address}/{name}@{digest}"
 
     def push(self, folder: Path, name: str, tag: str) -> None:
-        """Push an image as it lies in `folder`. The tag only keeps the registry from tidying it away."""
+        """Push the image in `folder`. The tag only protects it from the registry's garbage collection."""
         self.run(
             "skopeo", "copy", "--quiet", "--all", "--preserve-digests", f"--dest-tls-verify={self._verify}",
             f"dir:{folder}", f"docker://{self.address}/{name}:{tag}",
         )  # fmt: skip
 
     def manifest(self, name: str, digest: str) -> bytes:
-        """The manifest of that digest; RegistryError if it is not there, or not what its name says."""
+        """Return the manifest of a digest. Raises RegistryError if it is missing or does not match."""
         reference = self.reference(name, digest)
         try:
             content = self.run(
@@ -86,7 +86,7 @@ class Registry:
 
     @staticmethod
     def sbom_tag(subject: str) -> str:
-        """Where an image's SBOM is found by those who do not list referrers."""
+        """Return the tag of an image's SBOM, for clients without the referrers API."""
         return f"{subject.replace(':', '-')}.sbom"
 
     def sign(self, name: str, digest: str, key: str | None) -> None:

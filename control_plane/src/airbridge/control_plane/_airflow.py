@@ -1,4 +1,4 @@
-"""What the control plane uses of Airflow's internals (3.0.4), and of the frameworks under it as Airflow pins them.
+"""Airflow internals (3.0.4) that the control plane uses, and those of the frameworks that Airflow pins.
 
 The Task Execution API is Airflow's own FastAPI app. Hosted as Airflow hosts it in process, each call
 hops between an event loop and a thread pool several times. Here a call runs to its end in the thread
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,22 +19,24 @@ from typing import Any, cast
 import sniffio
 from anyio._core._eventloop import loaded_backends
 from anyio.abc import AsyncBackend
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
+
+from airbridge.control_plane.policy.decisions import AssetRef
 
 JSON_TYPE = b"application/json"
 _INLINE = "airbridge-inline"
 
 
 class ExecutionAppError(Exception):
-    """Airflow's app answered 5xx; `__cause__` is what it met, if it said."""
+    """Airflow's app answered 5xx; `__cause__` is the exception behind it, where there was one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What Airflow's app answered: status, headers (lower-case names) and JSON text."""
+    """Response of Airflow's app: status, headers (lower-case names) and JSON text."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -51,6 +53,16 @@ def engine() -> Any:
     return settings.engine
 
 
+def most_connections() -> int | None:
+    """Return how many connections the engine opens at once; None if it has no bound."""
+    from sqlalchemy.pool import QueuePool
+
+    pool = engine().pool
+    if not isinstance(pool, QueuePool) or pool._max_overflow == -1:  # noqa: SLF001  # it has no public name
+        return None
+    return int(pool.size() + pool._max_overflow)  # noqa: SLF001
+
+
 def session_on(connection: Any) -> Any:
     """Return a session of Airflow's own kind whose commit does not commit the connection's transaction."""
     from airflow import settings
@@ -60,9 +72,10 @@ def session_on(connection: Any) -> Any:
 
 @contextmanager
 def thread_session(session: Any) -> Iterator[None]:
-    """Make `session` what Airflow's ``provide_session`` and ``create_session`` give out in this thread."""
+    """Make Airflow's ``provide_session`` and ``create_session`` return `session` in this thread."""
     from airflow import settings
 
+    # provide_session and create_session both read scoped_session's registry.
     registry = settings.Session.registry
     registry.set(session)
     try:
@@ -82,7 +95,7 @@ def task_instance_model() -> Any:
 
 
 class _Inline(AsyncBackend):
-    """An anyio backend without a loop: what would go to a worker thread runs here and now."""
+    """anyio backend without a loop: a call for a worker thread runs at once in this thread."""
 
     @classmethod
     async def run_sync_in_worker_thread(
@@ -98,6 +111,7 @@ class _Inline(AsyncBackend):
 def run_inline(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine that never waits for anything to its end, in this thread and without an event loop."""
     context = contextvars.copy_context()
+    # anyio asks sniffio for the backend: with this name set it finds `_Inline` and starts no thread.
     context.run(sniffio.current_async_library_cvar.set, _INLINE)
     try:
         context.run(coroutine.send, None)
@@ -113,7 +127,7 @@ class ExecutionApp:
     def __init__(self) -> None:
         from airflow.sdk.api.datamodels._generated import API_VERSION
 
-        # Asked for by its name "airbridge-inline", which only run_inline sets.
+        # anyio looks backends up by name; only run_inline sets this one.
         loaded_backends[_INLINE] = cast("type[AsyncBackend]", _Inline)
         _analyse_dependencies_once()
         _write_rendered_fields_in_one_statement()
@@ -137,15 +151,12 @@ class ExecutionApp:
             self._version_var.reset(version)
             _session.reset(token)
 
-    def declared_assets(self, session: Any, dag_id: str, task_id: str) -> frozenset[str]:
-        """Return names and URIs of the assets that the DAG declares as inlets or outlets of a task.
-
-        An alias stands there as ``alias:<name>``: it is no asset of that name.
-        """
+    def declared_assets(self, session: Any, dag_id: str, task_id: str) -> frozenset[AssetRef]:
+        """Return the assets, references and aliases that the DAG declares as inlets or outlets of a task."""
         dag = self._app.state.dag_bag.get_dag(dag_id, session)
         task = dag.task_dict.get(task_id) if dag is not None else None
         declared = (*(getattr(task, "inlets", None) or ()), *(getattr(task, "outlets", None) or ()))
-        return frozenset(name for each in declared for name in _asset_names(each) if name)
+        return frozenset(_asset_ref(each) for each in declared)
 
     async def _call(self, method: str, path: str, query: str, body: str | None) -> Answer:
         content = (body or "").encode()
@@ -185,6 +196,7 @@ class ExecutionApp:
         headers = {
             name.decode("latin-1").lower(): value.decode("latin-1") for name, value in started["headers"]
         }
+        # The body is forwarded as text, and its length may change on the way.
         headers.pop("content-length", None)
         text = b"".join(chunks).decode()
         return Answer(int(started["status"]), headers, text or None)
@@ -206,7 +218,7 @@ def _create_app() -> Any:
     dag_bag = _LockedDagBag(create_dag_bag())
 
     async def allowed() -> None:
-        """The gateway has judged the call already: identity, ownership, scopes and policy."""
+        """Allow: the gateway has already checked identity, ownership, scopes and policy."""
 
     async def current_session() -> Any:
         return _session.get()
@@ -234,8 +246,8 @@ def _create_app() -> Any:
 def _analyse_dependencies_once() -> None:
     """Have FastAPI analyse the signature of a dependency at the first call that needs it.
 
-    It does so at every call, for every dependency, once an app overrides any. What is built (an app, a route) gets
-    an analysis of its own, as before: only a call in an `ExecutionApp` gets one that others have.
+    FastAPI analyses every dependency at every call once an app overrides any of them. Building an app or a route
+    still gets an analysis of its own: only calls in an `ExecutionApp` share the cached one.
     """
     from fastapi.dependencies import utils
 
@@ -245,6 +257,7 @@ def _analyse_dependencies_once() -> None:
     known: dict[tuple[Any, ...], Any] = {}
 
     def get_dependant(**of: Any) -> Any:
+        # No session is set: this is not a call of ours, but FastAPI building a route.
         if _session.get(None) is None:
             return analyse(**of)
         key = (of["path"], of["call"], of.get("name"), tuple(of.get("security_scopes") or ()))
@@ -257,10 +270,10 @@ def _analyse_dependencies_once() -> None:
 
 
 def _write_rendered_fields_in_one_statement() -> None:
-    """Have rendered fields inserted, or put in the place of a row that is there, without reading it first.
+    """Upsert rendered fields instead of merging them.
 
-    Airflow merges them: for every task it reads the row, and with it the task instance and its run, to find that there
-    is none. What is in the table afterwards is the same. Databases without ``ON CONFLICT`` keep Airflow's way.
+    Airflow merges: for every task it reads the row, the task instance and its run first, to find no row. The table's
+    content is the same afterwards. Databases without ``ON CONFLICT`` keep Airflow's merge.
     """
     from airflow.models.renderedtifields import RenderedTaskInstanceFields
 
@@ -288,17 +301,16 @@ def _write_rendered_fields_in_one_statement() -> None:
 _INSERTS: Mapping[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
-def _asset_names(declared: Any) -> tuple[str | None, ...]:
+def _asset_ref(declared: Any) -> AssetRef:
     name, uri = getattr(declared, "name", None), getattr(declared, "uri", None)
-    if type(declared).__name__ == "AssetAlias":
-        return (f"alias:{name}",)
-    return (name, str(uri) if uri else None)
+    return AssetRef(name, str(uri) if uri else None, alias=type(declared).__name__ == "AssetAlias")
 
 
 def _entry(router: Any, routes: Any, handlers: Mapping[Any, Any]) -> Any:
     async def route(scope: Any, receive: Any, send: Any) -> None:
         await router.process_request(scope=scope, receive=receive, send=send, routes=routes)
 
+    # Airflow's handler of Exception would hide the cause: it is raised to the caller instead.
     mine = {kind: handler for kind, handler in handlers.items() if kind is not Exception}
     answer_http = mine[StarletteHTTPException]
 
@@ -312,7 +324,7 @@ def _entry(router: Any, routes: Any, handlers: Mapping[Any, Any]) -> Any:
 
 
 class _LockedDagBag:
-    """A DagBag of serialised DAGs for many threads: its bookkeeping of fetched DAGs is not safe by itself."""
+    """DagBag of serialised DAGs behind a lock: its cache of fetched DAGs is not thread-safe."""
 
     def __init__(self, dag_bag: Any) -> None:
         self._dag_bag = dag_bag
@@ -330,7 +342,7 @@ class _LockedDagBag:
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One try of a task. `state` is Airflow's word; a try that is over has an id of its own."""
+    """One try of a task. `state` is Airflow's; an earlier try has a task instance id of its own."""
 
     ti_id: str
     try_number: int
@@ -364,6 +376,13 @@ def _tries(session: Any, model: Any, ti_id: Any, names: tuple[str, str, str, int
     return [Try(str(row[0]), *row[1:]) for row in session.execute(query.order_by(model.try_number))]
 
 
+def map_indexes(session: Any, dag_id: str, run_id: str, task_id: str) -> list[int]:
+    """Return the map indexes of a task's instances in order; -1 alone if it is not mapped, none if there is no such task."""
+    task = task_instance_model()
+    same = (task.dag_id == dag_id, task.run_id == run_id, task.task_id == task_id)
+    return list(session.scalars(select(task.map_index).where(*same).order_by(task.map_index)))
+
+
 def task_of(session: Any, ti_id: str) -> tuple[str, str, str, int] | None:
     """Return the DAG, run, task and map index of a task instance, current or past."""
     from airflow.models.taskinstancehistory import TaskInstanceHistory
@@ -375,6 +394,19 @@ def task_of(session: Any, ti_id: str) -> tuple[str, str, str, int] | None:
         if found is not None:
             return tuple(found)
     return None
+
+
+def first_bundles(session: Any, dag_ids: Collection[str]) -> dict[str, str]:
+    """Return which bundle defined each of these DAGs first, of the versions that Airflow has kept."""
+    from airflow.models.dag_version import DagVersion
+
+    number = func.min(DagVersion.version_number).label("number")
+    wanted = DagVersion.dag_id.in_(dag_ids) & DagVersion.bundle_name.is_not(None)
+    first = select(DagVersion.dag_id, number).where(wanted).group_by(DagVersion.dag_id).subquery()
+    query = select(DagVersion.dag_id, DagVersion.bundle_name).join(
+        first, (DagVersion.dag_id == first.c.dag_id) & (DagVersion.version_number == first.c.number)
+    )
+    return dict(session.execute(query).all())
 
 
 def latest_run(session: Any, dag_id: str) -> str | None:
@@ -409,14 +441,14 @@ def traces_endpoint() -> str | None:
 
 
 def stats_incr(name: str, count: int, tags: Mapping[str, str]) -> None:
-    """Count through Airflow's own metrics (StatsD or OpenTelemetry, as ``[metrics]`` says; nothing where it is off)."""
+    """Count through Airflow's own metrics: StatsD or OpenTelemetry, by ``[metrics]``; a no-op where both are off."""
     from airflow.stats import Stats
 
     Stats.incr(name, count, tags=dict(tags))
 
 
 def task_started(dag_id: str, task_id: str) -> None:
-    """Emit what Airflow 3.0.4 documents and does not emit for a task that starts."""
+    """Emit the metrics of a starting task that Airflow 3.0.4 documents but does not emit."""
     from airflow.stats import Stats
 
     Stats.incr(f"ti.start.{dag_id}.{task_id}")
@@ -424,7 +456,7 @@ def task_started(dag_id: str, task_id: str) -> None:
 
 
 def task_finished(dag_id: str, task_id: str, state: str, seconds: float | None) -> None:
-    """Emit what Airflow 3.0.4 documents and does not emit for a task that ends."""
+    """Emit the metrics of a finished task that Airflow 3.0.4 documents but does not emit."""
     from airflow.stats import Stats
 
     tags = {"dag_id": dag_id, "task_id": task_id}

@@ -1,7 +1,7 @@
-"""The Airflow settings that AirBridge recommends, each with its reason: the one place for them.
+"""Airflow settings that AirBridge recommends, each with its reason.
 
-Local mode and the images apply them. Anything that depends on a deployment (URLs,
-keys, the database) is added by whoever deploys. `as_environment` renders them for a container, `as_config` as airflow.cfg.
+Local mode and the images apply them. Settings that depend on a deployment (URLs, keys, the database)
+are added by the deployment. `as_environment` renders them for a container, `as_config` as airflow.cfg.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ class Setting:
 
     @property
     def variable(self) -> str:
-        """The environment variable that Airflow reads this option from."""
+        """Environment variable that Airflow reads this option from."""
         return f"AIRFLOW__{self.section.upper()}__{self.option.upper()}"
 
 
 EXECUTOR = "airbridge.executor.EdgeExecutor"
 LEDGER_MANAGER = "airbridge.executor.ledger.manager.LedgerDBManager"
-BUNDLE = "airbridge.executor.bundle.AirBridgeBundle"
-LOGGING_CONFIG = "airbridge.control_plane.logging_config.LOGGING_CONFIG"
+BUNDLE = "airbridge.executor.bundles.bundle.AirBridgeBundle"
+# CVE-2025-68675 and CVE-2026-25219. The worker's own configuration has the same.
+SENSITIVE_NAMES = "access_key,connection_string,proxies,proxy"
+LOGGING_CONFIG = "airbridge.control_plane.task_logs.logging_config.LOGGING_CONFIG"
 
 RECOMMENDED = (
     Setting("core", "executor", EXECUTOR, "tasks run on edge workers; add others after a comma"),
@@ -45,6 +47,12 @@ RECOMMENDED = (
         "default_pool_task_slot_count",
         "1024",
         "as above; 128 by default. Read once, when the database is made: later it is `airflow pools set default_pool`",
+    ),
+    Setting(
+        "database",
+        "sql_alchemy_pool_size",
+        "20",
+        "connections that a process keeps, opened as they are needed: the gateway's threads use gateway_threads + 12; 5 by default",
     ),
     Setting("database", "external_db_managers", LEDGER_MANAGER, "`airflow db migrate` also makes the ledger"),
     Setting(
@@ -60,29 +68,56 @@ RECOMMENDED = (
         "86400",
         "a task may wait for a region to scale from zero or to come back; 600 s by default",
     ),
-    Setting("logging", "logging_config_class", LOGGING_CONFIG, "reads task logs from the region they lie in"),
     Setting(
-        "usage_data_collection", "enabled", "False", "a control plane makes no call that is not its work"
+        "core",
+        "allowed_deserialization_classes",
+        "",
+        "the control plane imports no class that an XCom names; workers, where tasks read XComs, have settings of their own",
+    ),
+    Setting(
+        "api", "enable_xcom_deserialize_support", "False", "the API server shows XComs as they are stored"
+    ),
+    Setting(
+        "api_auth",
+        "jwt_issuer",
+        "airbridge",
+        "unset, Airflow signs tokens with an empty list as issuer, which PyJWT refuses from 2.11 on",
+    ),
+    Setting(
+        "core",
+        "sensitive_var_conn_names",
+        SENSITIVE_NAMES,
+        "names that later versions of Airflow mask; part of a name is enough",
+    ),
+    Setting(
+        "logging", "logging_config_class", LOGGING_CONFIG, "reads task logs from the region that holds them"
+    ),
+    Setting(
+        "usage_data_collection",
+        "enabled",
+        "False",
+        "a control plane makes no outbound call beyond its own work",
     ),
 )
 
+# Settings that Airflow reads when it creates its database, and never again.
 AT_CREATION = tuple(
     setting
     for setting in RECOMMENDED
-    if setting.section == "database" or setting.option == "default_pool_task_slot_count"
+    if setting.option in {"external_db_managers", "default_pool_task_slot_count"}
 )
-"""What Airflow reads when it makes its database, and not again."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A DAG bundle. `source` is what `airbridge.executor.bundle_source` reads: a folder, Git, or pushes."""
+    """A DAG bundle. `source` is what `airbridge.executor.bundles.source` reads: a folder, Git, or pushes."""
 
     name: str
     source: Mapping[str, str]
     refresh_seconds: int = 30
+    #: True if one file that does not parse refuses the whole snapshot; else it is an import error, as in
+    #: Airflow.
     refuse_broken: bool = True
-    """Whether one file that does not parse holds back the whole snapshot. False: it is an import error, as ever."""
 
 
 def dag_bundles(bundles: Iterable[Bundle]) -> Setting:
@@ -100,12 +135,12 @@ def dag_bundles(bundles: Iterable[Bundle]) -> Setting:
         for bundle in bundles
     ]
     return Setting(
-        "dag_processor", "dag_bundle_config_list", json.dumps(config), "DAG code travels by its digest"
+        "dag_processor", "dag_bundle_config_list", json.dumps(config), "DAG code is distributed by digest"
     )
 
 
 def merged(*groups: Iterable[Setting]) -> tuple[Setting, ...]:
-    """Join groups of settings; of two for one option the later holds."""
+    """Join groups of settings; the later of two values for one option wins."""
     options = {(setting.section, setting.option): setting for group in groups for setting in group}
     return tuple(options.values())
 

@@ -1,9 +1,9 @@
-"""Pushing DAG code: `Publisher` on the gateway's side, `push` on the client's.
+"""Push DAG code: `Publisher` in the gateway, `push` in the client; `check` does without both.
 
 A push is a tar, gzip-compressed or not, of a DAG folder. It is unpacked into a scratch directory, parsed in a child
-process that has neither a database nor this process's secrets in its environment, packed anew (so the version does not
-depend on who made the tar), published to all regions and made current. If a file does not parse, nothing is published
-and the version before stays current.
+process that has neither a database nor this process's secrets in its environment, packed again (so that the version does
+not depend on the tool that made the tar), published to all regions and made current. If a file does not parse, a task could
+not be placed, a DAG id is another bundle's or there is no DAG, nothing is published and the previous version stays current.
 """
 
 from __future__ import annotations
@@ -12,35 +12,69 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 
-from airbridge.executor import parsing
-from airbridge.executor._airflow import airflow_option, refresh_soon
-from airbridge.executor.bundle_source import PushSource, source_of
-from airbridge.executor.bundle_store import BundleStore
-from airbridge.executor.exceptions import BundleError, BundleRefused, PreconditionFailed
-from airbridge.executor.regions import Catalogue
+from airbridge.core.code import environment
+from airbridge.core.code.snapshot import Snapshot, extract, pack, unpack
+from airbridge.core.exceptions import (
+    BundleError,
+    BundleRefused,
+    EnvironmentRefused,
+    ParseFailure,
+    PreconditionFailed,
+)
+from airbridge.core.regions import Catalogue
+from airbridge.executor._airflow import airflow_option, dags_of_other_bundles, refresh_soon
+from airbridge.executor.bundle_settings import PackageSettings, load_packages
+from airbridge.executor.bundles import parse_environment
+from airbridge.executor.bundles.check import TreeCheck, placement_check
+from airbridge.executor.bundles.environments.builder import EnvironmentBuilder, Prepared
+from airbridge.executor.bundles.parsing import ParseReport
+from airbridge.executor.bundles.registry import ledger_registry
+from airbridge.executor.bundles.source import PushSource, source_of
+from airbridge.executor.bundles.store import BundleStore
+from airbridge.executor.placement.check import PlacementCheck
+from airbridge.executor.setting_values import Sandbox
 from airbridge.executor.settings import Settings
-from airbridge.executor.snapshot import Snapshot, extract, pack
 
 log = structlog.get_logger(__name__)
 
 CONTENT_TYPE = "application/gzip"
 PARSE_SECONDS = 120.0
+# Time of a push that building its packages may take: the answer comes within 300 s.
+BUILD_SECONDS = 150.0
 _CHECKS_AT_ONCE = 2
+# Beside the checks: a slow package index delays only pushes that bring packages.
+_BUILDS_AT_ONCE = 2
 _RACES = 5
+_NO_DAG = (
+    "push the folder that holds the DAG files; to end a bundle, take it out of "
+    "[dag_processor] dag_bundle_config_list"
+)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Accepted archive: its version, and the seconds that its packages and DAG files took.
+
+    They are None for content that is current already, whose files are not checked again.
+    """
+
+    version: str
+    check_seconds: float | None = None
 
 
 class Publisher:
-    """Takes pushes of all bundles. Safe between threads.
+    """Publishes pushed archives to bundles. Thread-safe.
 
-    `store_of` opens a bundle's store, `check_bundle` raises `BundleError` unless a bundle takes pushes, `notify` is told
-    of a bundle that has a new version, and `environment` is what the parser's child process gets.
+    `store_of` opens a bundle's store, `check_bundle` raises `BundleError` unless a bundle takes pushes, `notify` is called
+    with each bundle that has a new version, and `check` judges a tree before it is published.
     """
 
     def __init__(
@@ -48,21 +82,22 @@ class Publisher:
         store_of: Callable[[str], BundleStore],
         check_bundle: Callable[[str], None],
         *,
-        environment: Mapping[str, str],
+        check: TreeCheck,
+        packages: PackageSettings | None = None,
         notify: Callable[[str], None] = lambda _: None,
-        parse_seconds: float = PARSE_SECONDS,
     ) -> None:
         self._store_of = store_of
         self._check_bundle = check_bundle
-        self._environment = environment
+        self._check_tree = check
+        self._packages = packages or PackageSettings()
         self._notify = notify
-        self._parse_seconds = parse_seconds
         self._checking = threading.BoundedSemaphore(_CHECKS_AT_ONCE)
+        self._building = threading.BoundedSemaphore(_BUILDS_AT_ONCE)
 
-    def __call__(self, bundle: str, archive: bytes, actor: str) -> str:
-        """Publish a tar and return its version.
+    def __call__(self, bundle: str, archive: bytes, actor: str) -> Accepted:
+        """Publish a tar and return its version, with the duration of its check.
 
-        Raises `BundleRefused` if a file does not parse, `BundleError` for everything else that is wrong.
+        Raises `BundleRefused` if a file does not parse, `BundleError` for any other fault.
         """
         self._check_bundle(bundle)
         store = self._store_of(bundle)
@@ -70,45 +105,99 @@ class Publisher:
             tree = Path(scratch, "dags")
             tree.mkdir()
             extract(archive, tree)
-            snapshot = pack(tree)
-            if store.pointer().version != snapshot.version:
-                self._check(bundle, tree, actor)
-        return self._publish(store, snapshot, actor)
+            current = store.pointer().version
+            began = time.monotonic()
+            prepared = self._prepare(store, tree, current, Path(scratch))
+            snapshot = pack(tree, added=prepared.files)
+            seconds = None
+            if current != snapshot.version:
+                packages = _unpack_packages(store, prepared, Path(scratch))
+                self._check(bundle, tree, actor, packages)
+                seconds = round(time.monotonic() - began, 2)
+            return Accepted(self._publish(store, snapshot, actor, prepared), seconds)
 
-    def _check(self, bundle: str, tree: Path, actor: str) -> None:
+    def _prepare(self, store: BundleStore, tree: Path, current: str | None, scratch: Path) -> Prepared:
+        """Return the environment of a tree. Raises `BundleRefused`."""
+
+        def fetched() -> Path | None:
+            try:
+                if current is None:
+                    return None
+                store.fetch(current, scratch / "current")
+            except BundleError as error:
+                log.warning(
+                    "dags.current_not_fetched", bundle=store.bundle, version=current, error=str(error)
+                )
+                return None
+            return scratch / "current"
+
+        builder = EnvironmentBuilder(scratch / "environments", self._packages, os.environ)
+        try:
+            with self._building:
+                return builder.prepare(tree, fetched)
+        except EnvironmentRefused as error:
+            raise BundleRefused(store.bundle, error.failures) from error
+
+    def _check(self, bundle: str, tree: Path, actor: str, packages: Path | None) -> None:
         with self._checking:
-            verdict = parsing.check(
-                tree, environment=self._environment, timeout_seconds=self._parse_seconds, confined=True
-            )
+            verdict = self._check_tree(bundle, tree, packages)
         if verdict.failures:
             failures = [str(failure) for failure in verdict.failures]
             log.warning("dags.push_refused", bundle=bundle, actor=actor, failures=failures)
             raise BundleRefused(bundle, verdict.failures)
+        if not verdict.files and not verdict.unjudged:
+            raise BundleError(f"what was pushed to bundle {bundle!r} defines no DAG: {_NO_DAG}")
 
-    def _publish(self, store: BundleStore, snapshot: Snapshot, actor: str) -> str:
-        """Make the snapshot current. Of pushes at the same time the last one stays."""
+    def _publish(
+        self, store: BundleStore, snapshot: Snapshot, actor: str, prepared: Prepared | None = None
+    ) -> str:
+        """Make the snapshot current. The last of concurrent pushes wins."""
+        archives = prepared.archives if prepared else {}
         for _ in range(_RACES):
             seen = store.pointer()
             if seen.version == snapshot.version:
                 return snapshot.version
             try:
-                store.publish(snapshot, actor, seen)
+                store.publish(snapshot, actor, seen, environments=archives)
             except PreconditionFailed:
                 continue
             self._notify(store.bundle)
             return snapshot.version
         raise BundleError(
-            f"bundle {store.bundle!r} is being pushed to by many at once: push again", transient=True
+            f"too many concurrent pushes to bundle {store.bundle!r}: push again", transient=True
         )
 
 
+def _unpack_packages(store: BundleStore | None, prepared: Prepared, scratch: Path) -> Path | None:
+    """Return the environment for this machine, unpacked for a check; None if there is none. Raises `BundleError`."""
+    manifest = prepared.files.get(environment.MANIFEST)
+    if manifest is None:
+        return None
+    version = environment.Environment.decode(manifest).version_for(*environment.this_platform())
+    path = scratch / version
+    if version in prepared.archives:
+        environment.unpack_environment([prepared.archives[version].read_bytes()], version, path)
+    elif store is not None:
+        store.fetch_environment(version, path)
+    return path
+
+
 def publisher(settings: Settings) -> Publisher:
-    """The publisher of this deployment: its regions, and the bundles of Airflow's configuration that take pushes."""
+    """Return the publisher for the catalogue's regions and the push bundles of Airflow's configuration."""
     catalogue = Catalogue.read(settings.regions_file)
+    registry = ledger_registry(settings.secrets_dir)
+    packages = load_packages()
     return Publisher(
-        lambda bundle: BundleStore.of(bundle, catalogue),
+        lambda bundle: BundleStore.of(bundle, catalogue, registry),
         check_configured,
-        environment=parsing.untrusted_environment(os.environ),
+        check=TreeCheck(
+            environment=parse_environment.of(os.environ, settings.parse_environment or ()),
+            timeout_seconds=PARSE_SECONDS,
+            required=settings.sandbox is Sandbox.REQUIRE,
+            placement=placement_check(catalogue, settings),
+            taken=dags_of_other_bundles,
+        ),
+        packages=replace(packages, seconds=min(packages.seconds, BUILD_SECONDS)),
         notify=refresh_soon,
     )
 
@@ -131,30 +220,85 @@ def check_configured(bundle: str) -> None:
         )
 
 
+# --- Without a platform -----------------------------------------------------------------------------
+
+
+def check(folder: Path, regions_file: Path | None, *, timeout_seconds: float = PARSE_SECONDS) -> ParseReport:
+    """Check a folder as a push does, without a platform: against a region catalogue, or only how hints are written.
+
+    Raises `BundleError` for a folder that is none or too large, and `ConfigurationError` for the catalogue.
+    """
+    placement = PlacementCheck()
+    if regions_file is not None:
+        found = {"regions_file": str(regions_file), "secrets_dir": str(folder)}  # it signs nothing
+        placement = PlacementCheck(
+            placement_check(Catalogue.read(regions_file), Settings.read(found.get)).placement
+        )
+    left_out: list[ParseFailure] = []
+    judge = TreeCheck(parse_environment.of(os.environ), timeout_seconds, placement=placement)
+    with tempfile.TemporaryDirectory(prefix="airbridge-check-") as scratch:
+        try:
+            prepared = EnvironmentBuilder(Path(scratch, "environments"), load_packages(), os.environ).prepare(
+                folder
+            )
+        except EnvironmentRefused as error:
+            prepared = Prepared()
+            left_out += error.failures
+        snapshot = pack(folder, left_out=left_out, added=prepared.files)
+        tree = Path(scratch, "dags")
+        unpack([snapshot.compressed()], snapshot.version, tree)
+        packages = _unpack_packages(None, prepared, Path(scratch))
+        report = judge("", tree, packages).with_failures(left_out)
+    if report.files or report.unjudged or report.failures:
+        return report
+    return report.with_failures(
+        [ParseFailure(str(folder), None, "defines no DAG: name the folder that holds the DAG files")]
+    )
+
+
 # --- The client's side ------------------------------------------------------------------------------
 
 
 class PutsBytes(Protocol):
-    """The part of `airbridge.control_plane.operator_client.OperatorClient` that a push needs."""
+    """Part of `airbridge.control_plane.operator_client.OperatorClient` that a push needs."""
 
-    def put_bytes(self, path: str, content: bytes, content_type: str) -> Any:
-        """Send a file; return the answer's JSON."""
+    def put_bytes(self, path: str, content: bytes, content_type: str, sent: Callable[[int], None]) -> Any:
+        """Send a file, calling `sent` with the bytes that have been sent so far; return the answer's JSON."""
+        ...
+
+
+class PushWatcher(Protocol):
+    """Observer of a push."""
+
+    def packed(self, files: int, archive_bytes: int) -> None:
+        """Note that the archive is made, and is about to be sent."""
+        ...
+
+    def sent(self, sent_bytes: int) -> None:
+        """Note how much of the archive has been sent. After the last byte the gateway checks it."""
         ...
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """A push that was accepted: the version that is current now."""
+    """Accepted push, with the version that is now current.
+
+    `check_seconds` is None if the version was current already, or if the gateway is older than this field.
+    """
 
     bundle: str
     version: str
     files: int
     archive_bytes: int
+    check_seconds: float | None = None
 
 
-def push(client: PutsBytes, folder: Path, bundle: str) -> Pushed:
+def push(client: PutsBytes, folder: Path, bundle: str, watcher: PushWatcher) -> Pushed:
     """Push a folder to a bundle. Raises `BundleError` for a folder that cannot be packed, and what `client` raises."""
     snapshot = pack(folder)
+    if not snapshot.files:
+        raise BundleError(f"the folder {folder} has no files: {_NO_DAG}")
     archive = snapshot.compressed()
-    answer = client.put_bytes(f"dags/{bundle}", archive, CONTENT_TYPE)
-    return Pushed(bundle, answer["version"], snapshot.files, len(archive))
+    watcher.packed(snapshot.files, len(archive))
+    answer = client.put_bytes(f"dags/{bundle}", archive, CONTENT_TYPE, watcher.sent)
+    return Pushed(bundle, answer["version"], snapshot.files, len(archive), answer.get("check_seconds"))

@@ -1,8 +1,9 @@
-"""A client of the gateway's operators' API: TLS 1.3 and a bearer token."""
+"""Client of the gateway's operator API: TLS 1.3 and a bearer token."""
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -10,36 +11,38 @@ from typing import Any, Self
 import httpx
 from pydantic import ValidationError
 
-from airbridge.control_plane.exceptions import Refused
+from airbridge.control_plane.exceptions import Proposed, Refused
 from airbridge.control_plane.local.exceptions import PlatformUnreachable
-from airbridge.executor.exceptions import ConfigurationError
-from airbridge.executor.protocol import Problem
+from airbridge.core.exceptions import ConfigurationError
+from airbridge.core.protocol import Problem
 
 PREFIX = "/operator/v1"
 _TIMEOUT_SECONDS = 30.0
 _PUSH_TIMEOUT_SECONDS = 300.0
+_CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the API is, whom to trust, and as whom to call."""
+    """URL of the API, the CA to verify it with, and the access token; None before signing in."""
 
     url: str
     ca_file: Path | None
-    token: str = field(repr=False)
+    token: str | None = field(repr=False)
 
 
 class OperatorClient:
-    """Calls the API; a context manager.
+    """Client of the operator API; a context manager.
 
-    Raises `Refused` with the gateway's own words, or `PlatformUnreachable`.
+    Its methods raise `Refused` with the gateway's reason, `Proposed` if the action waits for a second operator, or
+    `PlatformUnreachable`.
     """
 
     def __init__(self, endpoint: Endpoint, transport: httpx.BaseTransport | None = None) -> None:
         self._client = httpx.Client(
             base_url=endpoint.url,
             verify=_trust(endpoint.ca_file),
-            headers={"Authorization": f"Bearer {endpoint.token}"},
+            headers={"Authorization": f"Bearer {endpoint.token}"} if endpoint.token is not None else {},
             timeout=_TIMEOUT_SECONDS,
             trust_env=False,
             transport=transport,
@@ -52,24 +55,29 @@ class OperatorClient:
         self._client.close()
 
     def get(self, path: str, **query: str) -> Any:
-        """Read something."""
+        """Send a GET; return the answer's JSON."""
         return self._call("GET", path, params=query)
 
     def post(self, path: str, body: Any = None) -> Any:
-        """Change something."""
+        """Send a POST; return the answer's JSON."""
         return self._call("POST", path, json=body)
 
     def delete(self, path: str, **query: str) -> Any:
-        """End something."""
+        """Send a DELETE; return the answer's JSON."""
         return self._call("DELETE", path, params=query)
 
-    def put_bytes(self, path: str, content: bytes, content_type: str) -> Any:
-        """Send a file."""
+    def put(self, path: str, body: Any) -> Any:
+        """Send a PUT; return the answer's JSON."""
+        return self._call("PUT", path, json=body)
+
+    def put_bytes(self, path: str, content: bytes, content_type: str, sent: Callable[[int], None]) -> Any:
+        """Send a PUT with a file, calling `sent` with the bytes sent so far; return the answer's JSON."""
         return self._call(
             "PUT",
             path,
-            content=content,
-            headers={"Content-Type": content_type},
+            content=_chunks(content, sent),
+            # With the length, the body is not sent in HTTP's chunks.
+            headers={"Content-Type": content_type, "Content-Length": str(len(content))},
             timeout=_PUSH_TIMEOUT_SECONDS,
         )
 
@@ -80,7 +88,15 @@ class OperatorClient:
             raise PlatformUnreachable(f"{self._client.base_url} does not answer: {error}") from error
         if answer.is_error:
             raise _refusal(answer)
+        if answer.status_code == httpx.codes.ACCEPTED:
+            raise _proposed(answer.json()["proposal"])
         return answer.json() if answer.content else None
+
+
+def _chunks(content: bytes, sent: Callable[[int], None]) -> Iterator[bytes]:
+    for begin in range(0, len(content), _CHUNK_BYTES):
+        yield content[begin : begin + _CHUNK_BYTES]
+        sent(min(begin + _CHUNK_BYTES, len(content)))
 
 
 def _trust(ca_file: Path | None) -> ssl.SSLContext:
@@ -90,6 +106,13 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
         raise ConfigurationError(f"--ca-file {ca_file}: {error}; it must be a PEM file") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
+
+
+def _proposed(proposal: dict[str, Any]) -> Proposed:
+    return Proposed(
+        f"proposal {proposal['id']} ({proposal['action']}) waits for a second operator until {proposal['expires_at']}: "
+        f"airbridge approvals approve {proposal['id']}"
+    )
 
 
 def _refusal(answer: httpx.Response) -> Exception:

@@ -1,4 +1,4 @@
-"""Version parity at the gateway: the compatibility matrix, read once and held to each worker's versions."""
+"""Version parity: the compatibility matrix, applied to the versions of workers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Self
 
-from airbridge.executor import compatibility
-from airbridge.executor.compatibility import Compatible, Judgement, Matrix
-from airbridge.executor.protocol import SUPPORTED_VERSIONS, Versions
+from airbridge.core import compatibility
+from airbridge.core.compatibility import Compatible, Judgement, Matrix
+from airbridge.core.protocol import SUPPORTED_VERSIONS, Versions
 
-MOST_REMEMBERED: Final = 256
+MAX_CACHED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """A matrix, and the version of the control plane that judges by it."""
+    """Compatibility matrix, with the version of this control plane."""
 
     matrix: Matrix
     control_plane: str
@@ -35,12 +35,12 @@ class Parity:
         return cls(compatibility.load(path) if path is not None else _same_versions(own), own, images)
 
     def judge(self, worker: Versions) -> Judgement:
-        """Return what to do with a worker of these versions, and why."""
+        """Return the matrix's judgement of a worker with these versions."""
         judgement = self._judged.get(worker)
         if judgement is None:
             judgement = self.matrix.judge(self.control_plane, worker, self.images)
-            # A fleet runs a few versions, and says so at every heartbeat. What is refused may be made up.
-            if judgement.may_claim and len(self._judged) < MOST_REMEMBERED:
+            # Only accepted versions are cached: refused ones may be invented and without number.
+            if judgement.may_claim and len(self._judged) < MAX_CACHED:
                 self._judged[worker] = judgement
         return judgement
 

@@ -1,4 +1,4 @@
-"""AirBridge's Airflow plugin. Airflow finds it by its entry point and instantiates nothing at import."""
+"""Airflow plugin of AirBridge, found by its entry point. Importing it creates nothing."""
 
 from __future__ import annotations
 
@@ -10,27 +10,46 @@ from airbridge.control_plane.dashboard.addresses import PREFIX
 
 
 class AirBridgePlugin(AirflowPlugin):  # type: ignore[misc] # Airflow is untyped here
-    """Registers AirBridge with Airflow's processes under one name."""
+    """Plugin that adds the dashboard and the Timeline button to Airflow."""
 
     name = "airbridge"
 
     @property
     def fastapi_apps(self) -> list[dict[str, Any]]:
-        """The dashboard. Only the api-server asks for it, and only then is it imported."""
+        """Dashboard application. Imported here, because only the api-server reads this property."""
         from airbridge.control_plane.dashboard import app
 
         return [{"name": "AirBridge", "app": app.create(), "url_prefix": PREFIX}]
 
     @property
     def fastapi_root_middlewares(self) -> list[dict[str, Any]]:
-        """Lets the dashboard be found without the slash at the end of its address."""
-        from airbridge.control_plane.dashboard.slash import TrailingSlash
+        """Middleware in front of the whole api-server: the redirect to the dashboard, and what compensates for Airflow's faults.
 
-        return [{"name": "AirBridge", "middleware": TrailingSlash, "kwargs": {"prefix": PREFIX}}]
+        Only the api-server reads this property, so the deadline of params' patterns begins here as well.
+        """
+        from airbridge.control_plane.dashboard import _airflow, sessions
+        from airbridge.control_plane.dashboard.closed_routes import ClosedRoutes
+        from airbridge.control_plane.dashboard.range_header import WithoutRange
+        from airbridge.control_plane.dashboard.redirect import TrailingSlash
+        from airbridge.control_plane.dashboard.secure_cookie import SecureCookie
+        from airbridge.executor import param_patterns
+
+        param_patterns.install()
+        middlewares = [
+            {"name": "AirBridge", "middleware": TrailingSlash, "kwargs": {"prefix": PREFIX}},
+            {"name": "AirBridge without Range", "middleware": WithoutRange, "kwargs": {}},
+            {"name": "AirBridge closed routes", "middleware": ClosedRoutes, "kwargs": {}},
+        ]
+        if _airflow.base_url().startswith("https://"):
+            cookies = {"cookies": (_airflow.TOKEN_COOKIE, sessions.COOKIE)}
+            middlewares.append(
+                {"name": "AirBridge secure cookies", "middleware": SecureCookie, "kwargs": cookies}
+            )
+        return middlewares
 
     @property
     def global_operator_extra_links(self) -> list[Any]:
-        """The Timeline button on every task's page."""
-        from airbridge.control_plane.dashboard.link import TimelineLink
+        """Timeline button on every task's page."""
+        from airbridge.control_plane.dashboard.timeline_button import TimelineLink
 
         return [TimelineLink()]

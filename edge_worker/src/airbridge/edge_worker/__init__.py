@@ -1,1 +1,1 @@
-"""The edge worker: poll, claim, run, relay, journal, cache, logs, drain."""
+"""The edge worker: poll, claim, run, proxy, journal, cache, logs, drain."""

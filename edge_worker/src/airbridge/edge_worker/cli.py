@@ -1,4 +1,4 @@
-"""`airbridge-worker`: run a worker, ask a running one for its status, check a host before there is one."""
+"""The command `airbridge-worker`: run a worker, show the status of a running one, check a host."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from typing import Annotated, Any, NoReturn
 
 import structlog
 import typer
+import typer.main
 
-from airbridge.edge_worker import doctor as checks
-from airbridge.edge_worker import health
+from airbridge.core.command_tree import without_none
+from airbridge.core.sandbox import hardening
 from airbridge.edge_worker.agent import Agent, ExitCode
 from airbridge.edge_worker.exceptions import RunnerError, SettingsError
-from airbridge.edge_worker.parts import real_parts
+from airbridge.edge_worker.ops import doctor as checks
+from airbridge.edge_worker.ops import health
 from airbridge.edge_worker.settings import WorkerSettings, load
-from airbridge.executor import protection
+from airbridge.edge_worker.wiring import real_components
 
 app = typer.Typer(help="AirBridge's edge worker.", no_args_is_help=True, add_completion=False)
 
@@ -36,9 +38,9 @@ def run(
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="Log JSON lines.")] = False,
 ) -> None:
-    """Run the worker until it is told to stop.
+    """Run the worker until it is stopped by a signal.
 
-    SIGTERM drains: what runs is finished, what has not started goes back. A second one stops hard.
+    SIGTERM drains: running tasks finish, tasks that have not started are released. A second signal stops hard.
 
     Exit codes: 0 drained, 1 stopped hard, 2 a setting is wrong, 3 enrolment refused or revoked, 75 drained with results
     or logs left in state_dir for the next start.
@@ -46,7 +48,8 @@ def run(
     Example: airbridge-worker run --config /etc/airbridge/worker.toml
     """
     configure_logging(as_json=as_json or not sys.stderr.isatty())
-    protection.harden()
+    # Before any secret is in memory.
+    hardening.harden()
     settings = _settings(config)
     try:
         code = asyncio.run(_run(settings))
@@ -57,15 +60,15 @@ def run(
 
 @app.command()
 def status(config: Config = None, as_json: AsJson = False) -> None:
-    """Show what the worker on this host is doing.
+    """Show the status of the worker on this host.
 
-    Exit codes: 0 it answers, 2 none runs with this state_dir.
+    Exit codes: 0 the worker answered, 2 no worker runs with this state_dir.
 
     Example: airbridge-worker status --json
     """
     settings = _settings(config)
     try:
-        found = health.ask(settings.status_socket)
+        found = health.read_status(settings.status_socket)
     except SettingsError as error:
         _fail(str(error))
     typer.echo(json.dumps(found, indent=2) if as_json else _as_text(found))
@@ -73,36 +76,36 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def doctor(config: Config = None, as_json: AsJson = False) -> None:
-    """Check this host: settings, paths, disk, clock, the gateway, protections, secrets that do not belong here.
+    """Check this host: settings, paths, disk, clock, gateway, queue, buckets, sandbox, misplaced secrets.
 
-    Exit codes: 0 all is well, 1 something is wrong.
+    Exit codes: 0 all checks passed, 1 a check failed.
 
     Example: airbridge-worker doctor
     """
     configure_logging(as_json=False, level=logging.ERROR)
-    findings = checks.examine(config)
+    results = checks.run_checks(config)
     if as_json:
-        typer.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+        typer.echo(json.dumps([result.as_dict() for result in results], indent=2))
     else:
-        for finding in findings:
-            typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check}: {finding.detail}")
-    raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+        for result in results:
+            typer.echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.check}: {result.detail}")
+    raise typer.Exit(0 if all(result.ok for result in results) else 1)
 
 
 def main() -> None:
     """Entry point of `airbridge-worker`."""
-    app()
+    without_none(typer.main.get_command(app))()
 
 
 async def _run(settings: WorkerSettings) -> ExitCode:
-    agent = Agent(settings, real_parts(settings))
+    agent = Agent(settings, real_components(settings))
     loop = asyncio.get_running_loop()
-    asked = 0
+    signals = 0
 
     def on_signal() -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
+        nonlocal signals
+        signals += 1
+        if signals == 1:
             agent.drain()
         else:
             agent.hard_stop()
@@ -146,8 +149,10 @@ def _fail(message: str) -> NoReturn:
 def _as_text(found: dict[str, Any]) -> str:
     link = "up" if found["link"]["up"] else f"down for {found['link']['silent_seconds']} s"
     slots = found["slots"]
+    queue_error = found["queue"]["error"]
     lines = [
         f"{found['worker']} ({found['pool']}@{found['region']}): {found['mode']}, link {link}",
+        *([f"cannot receive from its queue: {queue_error}"] if queue_error else []),
         f"slots {slots['used']}/{slots['total']}",
         f"to report: {found['journal']['pending']} records, {found['logs']['pending']} logs",
     ]

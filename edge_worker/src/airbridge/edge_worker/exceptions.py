@@ -1,13 +1,13 @@
-"""Everything airbridge.edge_worker raises on purpose.
+"""Exceptions of airbridge.edge_worker.
 
-AirBridgeError (airbridge.executor.exceptions)
+AirBridgeError (airbridge.core.exceptions)
 ├── SettingsError            a worker setting is wrong; the message names it, its value and what would be right
-├── FrameError               bytes on a relay socket are not a frame
+├── FrameError               bytes on a proxy socket are not a frame
 ├── GatewayError             a request to the gateway had no usable answer
 │   ├── GatewayUnreachable   no connection, or it broke: the request may or may not have been applied
-│   ├── GatewayBusy          the gateway sheds load (429, 503) and may say when to come back
-│   ├── GatewayRefused       the gateway said no, with a reason; asking again will not help
-│   └── GatewayGarbage       the answer is not what the protocol says
+│   ├── GatewayBusy          the gateway sheds load (429, 503) possibly with a Retry-After
+│   ├── GatewayRefused       the gateway refused the request, with a reason; a retry will not help
+│   └── MalformedResponse    the response does not follow the protocol
 ├── IdentityError            the worker could not enrol, or what it was given does not fit
 ├── JournalError             the journal cannot be used
 │   ├── JournalFull          the journal's bound or the disk is reached; nothing was written
@@ -18,8 +18,8 @@ AirBridgeError (airbridge.executor.exceptions)
 
 from __future__ import annotations
 
-from airbridge.executor.exceptions import AirBridgeError
-from airbridge.executor.protocol import RefusalReason
+from airbridge.core.exceptions import AirBridgeError
+from airbridge.core.protocol import RefusalReason
 
 
 class SettingsError(AirBridgeError):
@@ -27,7 +27,7 @@ class SettingsError(AirBridgeError):
 
 
 class FrameError(AirBridgeError):
-    """Bytes on a relay socket are not a frame."""
+    """Bytes on a proxy socket are not a frame."""
 
 
 class GatewayError(AirBridgeError):
@@ -47,7 +47,7 @@ class GatewayBusy(GatewayError):  # noqa: N818 - the condition is the name
 
 
 class GatewayRefused(GatewayError):  # noqa: N818 - the condition is the name
-    """The gateway said no, with a reason; asking again will not help."""
+    """The gateway refused the request, with a reason; a retry will not help."""
 
     def __init__(self, status: int, reason: RefusalReason, detail: str) -> None:
         super().__init__(f"{status} {reason}: {detail}")
@@ -56,8 +56,8 @@ class GatewayRefused(GatewayError):  # noqa: N818 - the condition is the name
         self.detail = detail
 
 
-class GatewayGarbage(GatewayError):  # noqa: N818 - the condition is the name
-    """The gateway's answer is not what the protocol says."""
+class MalformedResponse(GatewayError):  # noqa: N818 - the condition is the name
+    """The gateway's response does not follow the protocol."""
 
 
 class IdentityError(AirBridgeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -13,8 +14,8 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from airbridge.core.protocol import Name
 from airbridge.edge_worker.exceptions import SettingsError
-from airbridge.executor.protocol import Name
 
 ENV_PREFIX = "AIRBRIDGE_WORKER_"
 MIB = 1024 * 1024
@@ -24,104 +25,158 @@ Mebibytes = Annotated[int, Field(ge=1)]
 
 
 class JoinMethod(StrEnum):
-    """How a worker proves, once, that it may have an identity."""
+    """Proof by which a worker gets its first identity."""
 
     TOKEN = "token"  # noqa: S105 - a method's name
     AWS_IAM = "aws_iam"
 
 
-class TaskWalls(StrEnum):
-    """Whether tasks are kept apart by Landlock (see the worker's README)."""
+class TaskSandbox(StrEnum):
+    """Use of Landlock between tasks (see the worker's README)."""
 
+    #: Where the kernel has it.
     AUTO = "auto"
-    """Where the kernel has it."""
+    #: A kernel without it is refused.
     REQUIRE = "require"
-    """A kernel without it is refused."""
     OFF = "off"
 
 
 def default_name() -> str:
-    """Return the host's name as a DNS label: what the worker is called unless it is told otherwise."""
+    """Return the host's name as a DNS label, the default of `name`."""
+    # 63 is the longest DNS label.
     label = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower()).strip("-")[:63].strip("-")
     return label or "worker"
 
 
 class WorkerSettings(BaseSettings):
-    """Where the worker is, whom it trusts, and its bounds. A TOML file wins over the environment."""
+    """Settings of one worker. A TOML file takes precedence over the environment."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
-    gateway_url: str = Field(description="https URL of the gateway's edge listener")
-    ca_file: Path = Field(description="PEM of the CA that the gateway's certificate must chain to")
-    region: Name
-    pool: Name = "default"
-    name: Name = Field(default_factory=default_name, description="The worker's id; keep it across restarts")
-    slots: int = Field(default=8, ge=1, description="Sum of pool_slots of the tasks that run at once")
-    prefetch: int = Field(default=0, ge=0, description="Slots' worth of tasks claimed ahead of a free slot")
-    state_dir: Path = Path("/var/lib/airbridge-worker")
-    join_method: JoinMethod = JoinMethod.TOKEN
-    join_token_file: Path | None = None
-    image_digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
+    gateway_url: str = Field(description="HTTPS URL of the gateway's port for workers")
+    ca_file: Path = Field(description="PEM of the roots to which the gateway's certificate must chain")
+    region: Name = Field(description="Region of this worker, as in the region catalogue")
+    pool: Name = Field(default="default", description="Pool of the region that this worker serves")
+    name: Name = Field(
+        default_factory=default_name,
+        description="Name of the worker, unique in the deployment; keep it across restarts. Default: the host name",
+    )
+    slots: int = Field(default=8, ge=1, description="Sum of pool_slots of the tasks that run concurrently")
+    prefetch: int = Field(
+        default=0, ge=0, description="Slots of tasks that are claimed before a slot is free"
+    )
+    state_dir: Path = Field(
+        default=Path("/var/lib/airbridge-worker"),
+        description="Directory of journal, logs, snapshots and status socket; keep it across restarts",
+    )
+    join_method: JoinMethod = Field(
+        default=JoinMethod.TOKEN,
+        description="Proof of identity at enrolment: a join token, or the host's IAM role",
+    )
+    join_token_file: Path | None = Field(
+        default=None,
+        description="File with the join token, read at each enrolment; needed by join_method 'token'",
+    )
+    image_digest: str | None = Field(
+        default=None,
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        description="Digest of the image that this worker runs from, reported to the control plane",
+    )
 
     task_env: dict[str, str] = Field(
         default_factory=dict,
-        description="Environment of every task (a JSON object in the variable); no secrets",
+        description="Variables added to the environment of every task (a JSON object in the variable); no secrets of the "
+        "control plane or the worker. A table in the file adds to the variable's",
     )
-    task_walls: TaskWalls = TaskWalls.AUTO
+    task_env_from: tuple[str, ...] = Field(
+        default=("AIRFLOW__*",),
+        description="Variables of the worker's own environment that every task gets: names or patterns among `AIRFLOW__*`, "
+        "`AIRFLOW_VAR_*` and `AIRFLOW_CONN_*`. Variables and connections are then readable whatever the policy says",
+    )
+    task_sandbox: TaskSandbox = Field(
+        default=TaskSandbox.AUTO,
+        description="Landlock sandbox of the tasks: where the kernel offers it, required, or off",
+    )
     task_user: str | None = Field(
-        default=None, description="User that tasks run as; needs an agent that may change users"
+        default=None, description="User of the task processes; needs an agent that may change users"
     )
     hidden_paths: tuple[Path, ...] = Field(
-        default=(), description="What tasks must not see, besides the worker's own files (needs Landlock)"
+        default=(),
+        description="Paths hidden from tasks, in addition to the worker's own files (needs Landlock)",
     )
-    max_templates: int = Field(default=16, ge=1, description="Parsed DAG files kept ready to fork from")
-    template_memory_mib: Mebibytes = 1024
+    max_templates: int = Field(
+        default=16,
+        ge=1,
+        description="Maximum number of processes with a parsed DAG file from which tasks are forked",
+    )
+    template_memory_mib: Mebibytes = Field(
+        default=1024, description="Memory of all templates above which the least recently used ones end"
+    )
     parse_ttl_seconds: Seconds = Field(default=600.0, description="Age at which a DAG file is parsed again")
     task_kill_grace_seconds: Annotated[float, Field(ge=0)] = Field(
-        default=5.0, description="What a task that is stopped has between SIGTERM and SIGKILL"
+        default=5.0, description="Time between SIGTERM and SIGKILL of a task that is stopped"
     )
 
-    heartbeat_seconds: Seconds = Field(default=10.0, description="Until the gateway names its own interval")
-    poll_seconds: Annotated[int, Field(ge=0, le=20)] = 20
-    request_timeout_seconds: Seconds = 20.0
-    connect_timeout_seconds: Seconds = 5.0
-    retry_base_seconds: Seconds = 0.2
-    retry_cap_seconds: Seconds = 15.0
+    heartbeat_seconds: Seconds = Field(
+        default=10.0, description="Heartbeat interval until the gateway sends its own"
+    )
+    poll_seconds: Annotated[int, Field(ge=0, le=20)] = Field(
+        default=20, description="Long-polling time of the work queue"
+    )
+    request_timeout_seconds: Seconds = Field(
+        default=20.0, description="Time after which a request to the gateway counts as lost and is retried"
+    )
+    connect_timeout_seconds: Seconds = Field(
+        default=5.0, description="Timeout of a connection to the gateway"
+    )
+    retry_base_seconds: Seconds = Field(
+        default=0.2, description="Upper limit of the random pause before the first retry; it doubles"
+    )
+    retry_cap_seconds: Seconds = Field(
+        default=15.0, description="Largest upper limit of the random pause between retries"
+    )
     cut_off_after_seconds: Seconds = Field(
         default=5.0,
         description="Silence after which writes are accepted locally and reads come from the cache",
     )
     linger_seconds: Annotated[float, Field(ge=0)] = Field(
-        default=1.0, description="How long a write that nobody waits for may wait for company"
+        default=1.0, description="Time that a write may wait to be sent with others, if no task waits for it"
     )
     cache_ttl_seconds: Seconds = Field(
         default=600.0, description="Age up to which a variable or connection is served during a cut"
     )
     cancel_grace_seconds: Seconds = Field(default=60.0, description="From a task's cancellation to SIGKILL")
     drain_flush_seconds: Annotated[float, Field(ge=0)] = Field(
-        default=30.0, description="How long a drained worker tries to report what is left before it exits"
+        default=30.0,
+        description="Time that a drained worker tries to report remaining results before it exits",
     )
 
     metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
-        default=None, description="Loopback port of the Prometheus endpoint; unset: none"
+        default=None, description="Loopback port of the Prometheus endpoint. Unset: none"
     )
 
-    journal_max_mib: Mebibytes = 256
-    journal_fsync: bool = Field(default=True, description="False loses results at a power cut: tests only")
+    journal_max_mib: Mebibytes = Field(
+        default=256, description="Maximum size of the journal; above 80 % nothing new is claimed"
+    )
+    journal_fsync: bool = Field(
+        default=True,
+        description="Sync the journal before a write is acknowledged. False loses results at a power cut: for tests only",
+    )
     reserve_mib: Annotated[int, Field(ge=0)] = Field(
-        default=16, description="Space kept by a file that is given up for results when the disk is full"
+        default=16,
+        description="Size of a file that is deleted to make space for results when the disk is full",
     )
     min_free_mib: Annotated[int, Field(ge=0)] = Field(
-        default=256, description="Below it nothing new is claimed"
+        default=256, description="Free space of the disk below which nothing new is claimed"
     )
     logs_max_mib: Mebibytes = Field(
-        default=2048, description="Unshipped logs above it: nothing new is claimed"
+        default=2048, description="Size of unshipped logs above which nothing new is claimed"
     )
-    bundles_max_mib: Mebibytes = 1024
+    bundles_max_mib: Mebibytes = Field(default=1024, description="Maximum size of the cache of snapshots")
     log_chunk_seconds: Seconds = Field(
-        default=5.0, description="How often a running task's new log is shipped"
+        default=5.0, description="Interval at which new log lines of a running task are shipped"
     )
-    log_chunk_max_mib: Mebibytes = 8
+    log_chunk_max_mib: Mebibytes = Field(default=8, description="Maximum size of one chunk of a shipped log")
 
     @field_validator("gateway_url")
     @classmethod
@@ -150,18 +205,23 @@ class WorkerSettings(BaseSettings):
         return self.state_dir / "journal.sqlite"
 
     @property
+    def rejoin_key_file(self) -> Path:
+        """Key by which this host may enrol its name anew."""
+        return self.state_dir / "rejoin.key"
+
+    @property
     def airflow_home(self) -> Path:
         """AIRFLOW_HOME of the tasks."""
         return self.state_dir / "airflow"
 
     @property
     def status_socket(self) -> Path:
-        """Where the running agent tells its status."""
+        """UNIX socket of the running agent's status."""
         return self.state_dir / "status.sock"
 
     @property
     def logs_dir(self) -> Path:
-        """Where task logs are written until they are shipped."""
+        """Directory of task logs until they are shipped."""
         return self.state_dir / "logs"
 
     @property
@@ -173,7 +233,7 @@ class WorkerSettings(BaseSettings):
 def load(config: Path | None = None, **overrides: Any) -> WorkerSettings:
     """Read the settings. Raises `SettingsError` naming every setting that is wrong and what would be right."""
     try:
-        return WorkerSettings(**{**_read_file(config), **overrides})
+        return WorkerSettings(**_with_both_task_envs({**_read_file(config), **overrides}))
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(item) for item in error.errors())) from None
 
@@ -181,6 +241,20 @@ def load(config: Path | None = None, **overrides: Any) -> WorkerSettings:
 def environment() -> dict[str, str]:
     """Return this process's environment; the runner passes a few harmless variables of it on."""
     return dict(os.environ)
+
+
+def _with_both_task_envs(values: dict[str, Any]) -> dict[str, Any]:
+    """Add the variables of the environment's `task_env` to those of the file, which win."""
+    text = os.environ.get(f"{ENV_PREFIX}TASK_ENV")
+    if text is None or not isinstance(values.get("task_env"), dict):
+        return values
+    try:
+        below = json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"task_env ({ENV_PREFIX}TASK_ENV) is not JSON: {error}") from error
+    if not isinstance(below, dict):
+        raise SettingsError(f"task_env ({ENV_PREFIX}TASK_ENV) is {text!r}: it must be a JSON object")
+    return {**values, "task_env": {**below, **values["task_env"]}}
 
 
 def _read_file(config: Path | None) -> dict[str, Any]:

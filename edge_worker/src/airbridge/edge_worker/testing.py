@@ -1,6 +1,6 @@
 """A runner without Airflow, for tests of the agent and for trying it out: tasks are Python functions in threads.
 
-`FakeRunner` keeps `task.Runner`'s promises; the supervisors it plays speak the real frames over the real socket.
+`FakeRunner` keeps `task.Runner`'s promises; its supervisors use the real protocol over a real socket.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from airbridge.edge_worker import frames
-from airbridge.edge_worker.frames import Call, Cancel, Reply
-from airbridge.edge_worker.task import Exit, TaskSpec
+from airbridge.core.task_options import Options
+from airbridge.edge_worker.proxy import protocol
+from airbridge.edge_worker.proxy.protocol import Call, Cancel, Reply
+from airbridge.edge_worker.work.task import Exit, TaskSpec
 
 Script = Callable[["FakeSupervisor"], None]
 
 
 class Cancelled(Exception):  # noqa: N818 - the condition is the name
-    """The agent told the supervisor to stop its task, or hung up."""
+    """The agent cancelled the task, or hung up."""
 
 
 class FakeSupervisor:
-    """What a task script talks to: calls to the Execution API, in the thread of the task."""
+    """Supervisor of a task script: calls to the Execution API, in the thread of the task."""
 
     def __init__(self, spec: TaskSpec, sock: socket.socket) -> None:
         self.spec = spec
@@ -46,7 +47,7 @@ class FakeSupervisor:
         number = next(self._ids)
         text = None if body is None else json.dumps(body)
         try:
-            frames.send(self._sock, Call(number, method, path, query, text))
+            protocol.send(self._sock, Call(number, method, path, query, text))
         except OSError as error:
             raise Cancelled("the agent hung up") from error
         with self._arrived:
@@ -60,7 +61,7 @@ class FakeSupervisor:
     _hung_up = False
 
     def start(self) -> dict[str, Any]:
-        """Say that the task runs; return its run context."""
+        """Report the task as running; return its run context."""
         reply = self.call("PATCH", f"task-instances/{self.spec.grant.ti_id}/run", {"pid": 1})
         context: dict[str, Any] = json.loads(reply.body or "{}")
         return context
@@ -82,7 +83,7 @@ class FakeSupervisor:
 
     def _read(self) -> None:
         try:
-            while (frame := frames.receive(self._sock)) is not None:
+            while (frame := protocol.receive(self._sock)) is not None:
                 with self._arrived:
                     if isinstance(frame, Cancel):
                         self.cancel = frame
@@ -155,14 +156,19 @@ class FakeRunner:
         self._script = script
         self.tasks: list[FakeTask] = []
         self.specs: list[TaskSpec] = []
+        self.options: Options = {}
+
+    def configure(self, options: Options) -> None:
+        """See `task.Runner.configure`."""
+        self.options = options
 
     async def start(self) -> None:
         """See `task.Runner.start`."""
 
-    async def spawn(self, spec: TaskSpec, relay: socket.socket) -> FakeTask:
+    async def spawn(self, spec: TaskSpec, proxy_socket: socket.socket) -> FakeTask:
         """See `task.Runner.spawn`."""
         self.specs.append(spec)
-        task = FakeTask(FakeSupervisor(spec, relay), relay, self._script)
+        task = FakeTask(FakeSupervisor(spec, proxy_socket), proxy_socket, self._script)
         self.tasks.append(task)
         return task
 

@@ -1,7 +1,7 @@
-"""Airflow's side of the queue: EdgeExecutor, placement, ledger, outbox, and the wire protocol.
+"""Airflow's side of the queue: EdgeExecutor, placement, dispatch, bundles and the ledger.
 
-Nothing is imported until it is asked for: a worker that imports `airbridge.executor.protocol` must
-not get the executor, the ORM and Airflow's configuration with it.
+Imports are lazy: Airflow's configuration names `airbridge.executor.EdgeExecutor`, and a process that
+needs the ledger alone must not get Airflow's executors with it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airbridge.executor.executor import EdgeExecutor
-    from airbridge.executor.hints import near
 
-__all__ = ["EdgeExecutor", "near"]
+__all__ = ["EdgeExecutor"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,8 +19,4 @@ def __getattr__(name: str) -> Any:
         from airbridge.executor.executor import EdgeExecutor
 
         return EdgeExecutor
-    if name == "near":
-        from airbridge.executor.hints import near
-
-        return near
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
-"""What the executor uses of Airflow's internals (pinned to 3.0.4; tests/contract/test_airflow_internals.py).
+"""Uses of Airflow's internals by the executor (pinned to 3.0.4; tests/contract/test_airflow_internals.py).
 
-Imports of Airflow are inside the functions: whoever only wants an option does not get the ORM with it.
+Imports of Airflow are inside the functions: reading one option must not load the ORM.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 REFUSED = " (not published)"
+
+
+# Sources of values that nobody has set, in `conf.as_dict`.
+_DEFAULTS: Final = frozenset({"default", "provider-fallback-defaults"})
 
 
 def airflow_option(section: str, name: str) -> str | None:
@@ -20,6 +24,72 @@ def airflow_option(section: str, name: str) -> str | None:
 
     value: str | None = conf.get(section, name, fallback=None)
     return value
+
+
+def options_set(sections: Collection[str], withheld: Collection[tuple[str, str]]) -> dict[str, str]:
+    """Return the options that are set in `sections`, as environment variables; no sensitive one, none by a command."""
+    from airflow.configuration import conf
+
+    found = conf.as_dict(
+        display_source=True, display_sensitive=True, raw=True, include_cmds=False, include_secret=False
+    )
+    sensitive = {*conf.sensitive_config_values, *withheld}
+    return {
+        f"AIRFLOW__{section.upper()}__{name.upper()}": str(value)
+        for section in sections
+        for name, (value, source) in found.get(section, {}).items()
+        if source != "default" and (section, name) not in sensitive and not name.endswith(("_cmd", "_secret"))
+    }
+
+
+def options_given(wanted: Callable[[str, str], bool]) -> dict[str, dict[str, str]]:
+    """Return the wanted options that airflow.cfg or the environment sets, by section, as `conf.get` returns them."""
+    from airflow.configuration import conf
+
+    found = conf.as_dict(
+        display_source=True, display_sensitive=True, raw=True, include_cmds=False, include_secret=False
+    )
+    return {
+        section: {
+            name: str(conf.get(section, name))
+            for name, (_, source) in options.items()
+            if source not in _DEFAULTS and wanted(section, name)
+        }
+        for section, options in found.items()
+    }
+
+
+def sensitive_options() -> frozenset[tuple[str, str]]:
+    """Return section and name of every option that Airflow or a provider describes as sensitive."""
+    from airflow.configuration import conf
+
+    return frozenset(conf.sensitive_config_values)
+
+
+def load_models() -> None:
+    """Import and connect Airflow's models, which the first query would do otherwise."""
+    from airflow.models import import_all_models
+    from sqlalchemy.orm import configure_mappers
+
+    import_all_models()
+    configure_mappers()
+
+
+def pool_locks() -> list[Any]:
+    """Return the locks of the database's connection pool; none where the pool has none."""
+    from airflow import settings
+
+    pool = getattr(settings.engine, "pool", None)
+    queue = getattr(pool, "_pool", None)
+    found = (getattr(queue, "mutex", None), getattr(pool, "_overflow_lock", None))
+    return [lock for lock in found if lock is not None]
+
+
+def airflow_home() -> str:
+    """Return AIRFLOW_HOME as Airflow takes it."""
+    from airflow.configuration import AIRFLOW_HOME
+
+    return str(AIRFLOW_HOME)
 
 
 def new_session() -> AbstractContextManager[Any]:
@@ -59,8 +129,8 @@ def utcnow() -> datetime:
 # --- The scheduler's loop -------------------------------------------------------------------------
 
 
-def idle_with(sleep: Callable[[float], None]) -> Callable[[], None]:
-    """Let the scheduler of this process idle with `sleep` in place of `time.sleep`; return what undoes that.
+def replace_idle_sleep(sleep: Callable[[float], None]) -> Callable[[], None]:
+    """Make the scheduler of this process idle with `sleep` in place of `time.sleep`; return a function that undoes it.
 
     The loop sleeps for `[scheduler] scheduler_idle_sleep_time` at most, when it has had nothing to do. It is the only
     sleep of its module. In a process that runs no scheduler this does nothing.
@@ -91,11 +161,11 @@ class _Time:
 
 
 def examine_runs_without_tasks() -> Callable[[], None]:
-    """Let the scheduler of this process read the runs of a turn without their task instances; return what undoes that.
+    """Make the scheduler of this process read the runs of a turn without their task instances; return a function that undoes it.
 
-    Airflow 3.0.4 joins all task instances to the runs that it looks at in a turn, and then reads those of each run
+    Airflow 3.0.4 joins all task instances to the runs that it examines in a turn, and then reads those of each run
     once more where it decides on them. Only the second reading is used. Later versions leave the first out, too
-    (apache/airflow pull request 60956). Where something does ask a run for them, they are read then.
+    (apache/airflow pull request 60956). Task instances that are accessed after all are loaded then.
     """
     from airflow.models.dagrun import DagRun
     from sqlalchemy.orm import lazyload
@@ -133,7 +203,7 @@ class _Reading:
         return getattr(self._session, name)
 
 
-class _PostgresLine:
+class _PostgresConnection:
     """A connection of its own, outside Airflow's pool, that listens to one channel."""
 
     def __init__(self, engine: Any, channel: str) -> None:
@@ -149,7 +219,7 @@ class _PostgresLine:
         descriptor: int = self._connection.fileno()
         return descriptor
 
-    def heard(self) -> set[str]:
+    def received(self) -> set[str]:
         self._connection.poll()
         payloads = {notice.payload for notice in self._connection.notifies}
         self._connection.notifies.clear()
@@ -163,12 +233,12 @@ class _PostgresLine:
         self._connection.close()
 
 
-def listen(channel: str) -> _PostgresLine | None:
+def listen(channel: str) -> _PostgresConnection | None:
     """Listen to a channel of the metadata database; None if that has no channels."""
     from airflow import settings
 
     engine = settings.engine
-    return _PostgresLine(engine, channel) if engine.dialect.name == "postgresql" else None
+    return _PostgresConnection(engine, channel) if engine.dialect.name == "postgresql" else None
 
 
 # --- Task instances -------------------------------------------------------------------------------
@@ -176,7 +246,7 @@ def listen(channel: str) -> _PostgresLine | None:
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """What Airflow has of a task instance now."""
+    """State of a task instance in Airflow's database."""
 
     state: str | None
     try_number: int
@@ -205,6 +275,18 @@ def bundle_versions(session: Any, names: Collection[str]) -> Mapping[str, str | 
     return dict(session.execute(query).all())
 
 
+def recorded_versions(bundle: str) -> tuple[str | None, list[str]]:
+    """Return the version of a bundle that Airflow refreshed last, and those that its DAG versions name."""
+    from airflow.models.dag_version import DagVersion
+    from airflow.models.dagbundle import DagBundleModel
+    from sqlalchemy import select
+
+    with new_session() as session:
+        current = session.scalar(select(DagBundleModel.version).where(DagBundleModel.name == bundle))
+        named = select(DagVersion.bundle_version).where(DagVersion.bundle_name == bundle).distinct()
+        return current, [version for version in session.scalars(named) if version]
+
+
 def forbid_retry(session: Any, ti_id: str) -> None:
     """Let this be the last try of a task instance, whatever retries are left.
 
@@ -223,11 +305,15 @@ def forbid_retry(session: Any, ti_id: str) -> None:
 
 
 def abandoned(session: Any, limit: int, ids: Collection[str] | None = None) -> list[str]:
-    """Return the ids of open work items whose task instance Airflow no longer has queued or running."""
+    """Return the ids of open work items whose task instance Airflow no longer has queued or running.
+
+    Those that their workers are stopping are left out while their leases last.
+    """
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.state import TaskInstanceState
-    from sqlalchemy import select
+    from sqlalchemy import and_, false, func, select
 
+    from airbridge.executor.ledger import clock
     from airbridge.executor.ledger.models import ItemState, WorkItemRow
 
     wanted = (
@@ -238,7 +324,13 @@ def abandoned(session: Any, limit: int, ids: Collection[str] | None = None) -> l
         )
         .exists()
     )
-    query = select(WorkItemRow.id).where(WorkItemRow.state != ItemState.SETTLED, ~wanted).limit(limit)
+    lasts = func.coalesce(WorkItemRow.lease_until > clock.now(session), false())
+    being_stopped = and_(WorkItemRow.outcome.is_not(None), lasts)
+    query = (
+        select(WorkItemRow.id)
+        .where(WorkItemRow.state != ItemState.SETTLED, ~wanted, ~being_stopped)
+        .limit(limit)
+    )
     if ids is not None:
         query = query.where(WorkItemRow.id.in_(list(ids)))
     return [str(item_id) for item_id in session.scalars(query)]
@@ -338,6 +430,34 @@ def refresh_soon(bundle: str) -> None:
         session.query(DagBundleModel).filter(DagBundleModel.name == bundle).update(
             {DagBundleModel.last_refreshed: None}, synchronize_session=False
         )
+
+
+def dags_of_other_bundles(bundle: str, dag_ids: Collection[str]) -> dict[str, str]:
+    """Return which of these DAGs another bundle defines, each with that bundle and its file, as words for an error."""
+    with new_session() as session:
+        return taken_dag_ids(session, bundle, dag_ids)
+
+
+def taken_dag_ids(session: Any, bundle: str, dag_ids: Collection[str]) -> dict[str, str]:
+    """See `dags_of_other_bundles`. A bundle that is no longer configured, and a DAG that is gone, take no id."""
+    from airflow.models.dag import DagModel
+    from airflow.models.dagbundle import DagBundleModel
+    from sqlalchemy import false, select, true
+
+    query = (
+        select(DagModel.dag_id, DagModel.bundle_name, DagModel.relative_fileloc)
+        .join(DagBundleModel, DagBundleModel.name == DagModel.bundle_name)
+        .where(
+            DagModel.dag_id.in_(list(dag_ids)),
+            DagModel.bundle_name != bundle,
+            DagModel.is_stale == false(),
+            DagBundleModel.active == true(),
+        )
+    )
+    return {
+        dag_id: f"bundle {other!r}" + (f" ({file})" if file else "")
+        for dag_id, other, file in session.execute(query)
+    }
 
 
 def report_import_errors(bundle: str, errors: Mapping[str, str]) -> None:

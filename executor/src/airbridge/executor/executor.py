@@ -13,38 +13,42 @@ from airflow.executors.base_executor import BaseExecutor
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.state import State, TaskInstanceState
 
-from airbridge.executor import _airflow
+from airbridge.executor import _airflow, fork_safety, param_patterns
 
 if TYPE_CHECKING:
-    from airbridge.executor.bell import Bell
-    from airbridge.executor.intake import Intake
-    from airbridge.executor.keeper import Keeper
-    from airbridge.executor.ledger.items import Place
+    from airbridge.executor.dispatch.outbox import Outbox
+    from airbridge.executor.dispatch.scaling import Scaling
+    from airbridge.executor.ledger.backlogs import PoolRef
     from airbridge.executor.ledger.models import WorkItemRow
-    from airbridge.executor.outbox import Outbox
-    from airbridge.executor.pace import Pace
-    from airbridge.executor.scaling import Scaling
+    from airbridge.executor.placement.workloads import Workloads
+    from airbridge.executor.scheduling.listener import NotificationListener
+    from airbridge.executor.scheduling.reconciler import Reconciler
+    from airbridge.executor.scheduling.throttle import Throttle
 
 log = structlog.get_logger(__name__)
 
-TELL_AGAIN_SECONDS = 5.0
-"""A failure that Airflow has not acted on (another transaction held the task) is told again after this long."""
+# A failure that Airflow has not acted on (another transaction held the task) is reported again after this
+# long.
+REPEAT_FAILURE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Machinery:
-    """What a started executor works with."""
+class Components:
+    """Collaborators of a started executor."""
 
-    intake: Intake
+    workloads: Workloads
     outbox: Outbox
-    keeper: Keeper
+    reconciler: Reconciler
     scaling: Scaling
-    bell: Bell
-    pace: Pace
+    listener: NotificationListener
+    throttle: Throttle
 
 
 class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no types
-    """Hands task instances to workers far away, through the ledger and the regions' queues."""
+    """Executor that passes task instances to remote workers through the ledger and the regions' queues.
+
+    Not the class of the same name in Airflow's edge3 provider.
+    """
 
     is_local = False
     is_production = True
@@ -52,8 +56,8 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._machinery: Machinery | None = None
-        self._told_at: dict[str, float] = {}
+        self._components: Components | None = None
+        self._reported_at: dict[str, float] = {}
         self._to_adopt: set[str] = set()
         self._event_logs: deque[Any] = deque(maxlen=1000)
         self._undo: Callable[[], None] | None = None
@@ -61,25 +65,27 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
     # --- Life -------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Read settings, catalogue and keys, and start the outbox, the keeper and the bell. Raises `ConfigurationError`."""
-        from airbridge.executor.machinery import build
+        """Read settings, catalogue and keys, and start the outbox, the reconciler and the listener. Raises `ConfigurationError`."""
+        from airbridge.executor.components import build
 
-        self._machinery = build(self._job_id)
+        param_patterns.install()
+        self._components = build(self._job_id)
         self._undo = _airflow.examine_runs_without_tasks()
-        self._machinery.outbox.start()
-        self._machinery.keeper.start()
-        self._machinery.scaling.start()
-        self._machinery.bell.start()
+        fork_safety.install(_airflow.pool_locks)
+        self._components.outbox.start()
+        self._components.reconciler.start()
+        self._components.scaling.start()
+        self._components.listener.start()
         log.info("executor.started", owner_job_id=self._job_id, parallelism=self.parallelism)
 
     def end(self) -> None:
         """Stop. Work on its way goes on without this scheduler and is adopted by the next."""
-        if self._machinery is not None:
-            self._machinery.outbox.stop()
-            self._machinery.keeper.stop()
-            self._machinery.scaling.stop()
-            self._machinery.bell.stop()
-            self._machinery = None
+        if self._components is not None:
+            self._components.outbox.stop()
+            self._components.reconciler.stop()
+            self._components.scaling.stop()
+            self._components.listener.stop()
+            self._components = None
             if self._undo is not None:
                 self._undo()
             log.info("executor.stopped", owner_job_id=self._job_id)
@@ -93,10 +99,10 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         return None if self.job_id is None else int(self.job_id)
 
     @property
-    def _started(self) -> Machinery:
-        if self._machinery is None:
+    def _started(self) -> Components:
+        if self._components is None:
             raise RuntimeError("EdgeExecutor has not been started; call start()")
-        return self._machinery
+        return self._components
 
     # --- Work in ----------------------------------------------------------------------------------
 
@@ -122,18 +128,18 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         for workload in workloads:
             self.running.add(workload.ti.key)
             self.queued_tasks.pop(workload.ti.key, None)
-        self._started.pace.placed(places)
+        self._started.throttle.placed(places)
         for region in {region for region, _pool in places}:
             self._started.outbox.wake(region)
             self._started.scaling.wake(region)
 
-    def _place(self, workloads: Sequence[Any]) -> list[Place]:
+    def _place(self, workloads: Sequence[Any]) -> list[PoolRef]:
         """Place what can be placed and close the rest; return where each item was placed."""
-        from airbridge.executor.ledger import items
+        from airbridge.executor.ledger import backlogs, items
 
         with _airflow.new_session() as session:
             versions = _airflow.bundle_versions(session, {each.bundle_info.name for each in workloads})
-            placed, refused = self._started.intake.read(workloads, items.backlog(session), versions)
+            placed, refused = self._started.workloads.read(workloads, backlogs.backlog(session), versions)
             items.place(session, placed, self._job_id)
             for each in refused:
                 items.refuse(session, each.item, self._job_id, each.reason)
@@ -145,11 +151,11 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
     # --- Outcomes back ----------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Tell the scheduler of the outcomes that the ledger has for it; before that, rest if there is no hurry."""
+        """Report outcomes from the ledger to the scheduler, after a rest if workers have enough to do."""
         from sqlalchemy.exc import SQLAlchemyError
 
-        self._started.pace.rest()
-        if not self._started.bell.news():
+        self._started.throttle.rest()
+        if not self._started.listener.has_news():
             return
         try:
             self._sync()
@@ -167,56 +173,55 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
             ti_ids = [row.ti_id for row in rows]
             views = _airflow.task_views(session, ti_ids)
             opened = items.opened(session, ti_ids)
-            told = [row for row in rows if self._tell(row, views.get(row.ti_id), row.ti_id in opened)]
-            items.acknowledge(session, [row.id for row in told])
+            reported = [row for row in rows if self._report(row, views.get(row.ti_id), row.ti_id in opened)]
+            items.acknowledge(session, [row.id for row in reported])
         for region in {row.region for row in rows}:
             self._started.outbox.wake(region)
 
-    def _tell(self, row: WorkItemRow, view: _airflow.TaskView | None, reopened: bool) -> bool:
-        """Pass one outcome on; False if it must be told again until Airflow has acted on it.
+    def _report(self, row: WorkItemRow, view: _airflow.TaskView | None, reopened: bool) -> bool:
+        """Report one outcome; False if it must be reported again until Airflow has acted on it.
 
-        A success says nothing that Airflow does not know: the worker's report has set the state. Only
-        final states are passed on, because a deferred task may be queued again by now, and the
-        scheduler would take the event for the end of the new attempt.
+        A success adds nothing, because the worker's report has set the state already. Only final states are reported: a
+        deferred task may be queued again by now, and the scheduler would take the event for the end of the new attempt.
         """
         key = _key(row)
         if reopened:
             return True
         if view is not None and _is_live(view, row) and self._is_failure(row, key):
-            self._tell_failure(row, key, view)
+            self._report_failure(row, key, view)
             return False
-        self._told_at.pop(row.id, None)
+        self._reported_at.pop(row.id, None)
         self.running.discard(key)
         if view is not None and view.try_number == row.try_number and view.state in State.finished:
             self.change_state(key, _final(view.state))
         return True
 
     def _is_failure(self, row: WorkItemRow, key: TaskInstanceKey) -> bool:
-        """Whether a task that Airflow still has queued or running has nobody working on it any more."""
+        """Return whether no worker runs a task any more that Airflow still has queued or running."""
         from airbridge.executor.ledger.items import FAILURES
         from airbridge.executor.ledger.models import Outcome
 
         cancelled = row.outcome == Outcome.CANCELLED and key not in self.queued_tasks
         return cancelled or row.outcome in FAILURES
 
-    def _tell_failure(self, row: WorkItemRow, key: TaskInstanceKey, view: _airflow.TaskView) -> None:
+    def _report_failure(self, row: WorkItemRow, key: TaskInstanceKey, view: _airflow.TaskView) -> None:
         self.running.discard(key)
         if view.queued_by_job_id not in {None, self._job_id}:
-            row.owner_job_id = view.queued_by_job_id  # that scheduler acts on it
+            row.owner_job_id = view.queued_by_job_id  # that scheduler reports it
             return
         now = time.monotonic()
-        told_at = self._told_at.get(row.id)
-        if told_at is None:
+        reported_at = self._reported_at.get(row.id)
+        if reported_at is None:
             self.log_task_event(event=f"airbridge {row.outcome}", extra=row.detail or "", ti_key=key)
-        if told_at is None or now - told_at >= TELL_AGAIN_SECONDS:
-            self._told_at[row.id] = now
+        if reported_at is None or now - reported_at >= REPEAT_FAILURE_SECONDS:
+            self._reported_at[row.id] = now
             self.fail(key, info=row.detail)
 
     def log_task_event(self, *, event: str, extra: str, ti_key: TaskInstanceKey) -> None:
         """Add an event to Airflow's audit log.
 
-        The entry is also kept here: Airflow 3.0.4 saves entries from a generator, and one that nobody
-        else refers to is collected before it is written, as an empty row.
+        The entry is also kept here: Airflow 3.0.4 saves entries from a generator, and one without another
+        reference is collected before it is written, as an empty row.
         """
         super().log_task_event(event=event, extra=extra, ti_key=ti_key)
         self._event_logs.append(self._task_event_logs[-1])
@@ -249,7 +254,7 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
             self._to_adopt = set()
 
     def revoke_task(self, *, ti: Any) -> None:
-        """Forget a task that is stuck in queued, and cancel its unclaimed work item. Raises nothing."""
+        """Drop a task that is stuck in queued, and cancel its unclaimed work item. Raises nothing."""
         from airbridge.executor.ledger import items
 
         self.queued_tasks.pop(ti.key, None)
@@ -288,6 +293,6 @@ def _is_live(view: _airflow.TaskView, row: WorkItemRow) -> bool:
 
 
 def _final(state: str | None) -> TaskInstanceState:
-    """Return the executor's word for a final state: it ended badly, or it ended."""
+    """Map a final task state to the two states that an executor reports."""
     failed = {TaskInstanceState.FAILED, TaskInstanceState.UPSTREAM_FAILED}
     return TaskInstanceState.FAILED if state in failed else TaskInstanceState.SUCCESS

@@ -1,17 +1,18 @@
-"""What Airflow is told of this package: its configuration section and its executor."""
+"""Provider description for Airflow: the configuration section and the executor."""
 
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, fields
 from typing import Any, get_type_hints
 
-from airbridge.executor.settings import SECTION, Settings
+from airbridge.executor.setting_values import SECTION
+from airbridge.executor.settings import Settings
 
 VERSION_ADDED = "0.1.0"
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider description that Airflow's provider manager asks the entry point for."""
+    """Return the provider description for the entry point that Airflow's provider manager loads."""
     return {
         "package-name": "airbridge-executor",
         "name": "AirBridge",

@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from airbridge.infra import environment as environments
-from airbridge.infra import policies
+from airbridge.infra import task_policy
 from airbridge.infra.cdk import App
 from airbridge.infra.exceptions import InfraError
 from airbridge.infra.settings import Settings
@@ -19,11 +18,13 @@ from airbridge.infra.stacks.base import Deployment
 from airbridge.infra.stacks.bootstrap import BootstrapStack
 from airbridge.infra.stacks.control_plane import ControlPlaneStack
 from airbridge.infra.stacks.edge import EdgeStack
+from airbridge.infra.stacks.foundation import FoundationStack
 
 
-def wire(app: Any, deployment: Deployment) -> None:
-    """Every stack of an environment."""
+def wire(app: App, deployment: Deployment) -> None:
+    """Every stack of an environment, in the order of a first deployment."""
     BootstrapStack(app, deployment)
+    FoundationStack(app, deployment)
     ControlPlaneStack(app, deployment)
     for region in deployment.environment.regions:
         EdgeStack(app, deployment, region)
@@ -42,7 +43,7 @@ def synthesise(settings: Settings, outdir: Path | None = None) -> Path:
         allow_destroy=settings.allow_destroy,
         local_state=settings.local_state,
         python=os.path.relpath(sys.executable, stack_directory),
-        policy=policies.load(settings.policy_file),
+        policy=task_policy.load(settings.policy_file),
     )
     wire(app, deployment)
     app.synth()

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airbridge.infra.environment import Region
+from airbridge.infra.environment import RegionConfig
 from airbridge.infra.exceptions import CatalogueError, InfraError
 from airbridge.infra.names import Names
 
 EDGE_PREFIX = "edge-"
+#: What an SSM parameter of the advanced tier holds.
+PARAMETER_BYTES = 8192
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class CatalogueRegion:
     endpoint_url: str = ""
 
     @classmethod
-    def expected(cls, names: Names, region: Region) -> CatalogueRegion:
+    def expected(cls, names: Names, region: RegionConfig) -> CatalogueRegion:
         """The entry of a region in AWS, where every name and address is known beforehand."""
         return cls(
             name=region.name,
@@ -98,8 +100,19 @@ def render(home_region: str, regions: Iterable[CatalogueRegion]) -> str:
     return "\n".join([_line("home_region", home_region) + "\n", *entries])
 
 
+def split(text: str, limit: int = PARAMETER_BYTES) -> list[str]:
+    """Divide a catalogue at its lines into parts of at most `limit` bytes, which a newline joins again."""
+    parts: list[str] = []
+    for line in text.rstrip("\n").split("\n"):
+        if parts and len(f"{parts[-1]}\n{line}".encode()) <= limit:
+            parts[-1] += f"\n{line}"
+        else:
+            parts.append(line)
+    return parts
+
+
 def from_outputs(outputs: Mapping[str, Any], endpoint_url: str = "") -> str:
-    """The catalogue of every edge stack in `outputs`; CatalogueError says what is missing."""
+    """Return the catalogue of every edge stack in `outputs`. Raises CatalogueError, which names the missing outputs."""
     control_plane = _plain(outputs.get("control-plane", {}))
     if "home_region" not in control_plane:
         raise CatalogueError(

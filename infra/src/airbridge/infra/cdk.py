@@ -1,4 +1,4 @@
-"""The one door to CDK for Terraform: every other module imports it from here.
+"""Facade over cdktf and cdktn: every other module imports CDK for Terraform from here.
 
 Two libraries offer the same API: `cdktf`, which the project uses, and `cdktn`, its continuation. Whichever is
 installed is used, `cdktf` first. Provider resources are reached as `aws.<module>.<Class>`, for example
@@ -13,13 +13,38 @@ import importlib.util
 import os
 import sys
 import types
-from typing import Any
+from typing import TYPE_CHECKING
 
 from airbridge.infra.exceptions import InfraError
 
 # jsii prints a banner about the age of Node.js to stderr on every synth.
 os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "20")
 os.environ.setdefault("JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION", "1")
+
+__all__ = [
+    "FLAVOUR",
+    "App",
+    "Aspects",
+    "Construct",
+    "DataResource",
+    "DataTerraformRemoteStateS3",
+    "Fn",
+    "IAspect",
+    "IConstruct",
+    "IResolvable",
+    "ITerraformDependable",
+    "LocalBackend",
+    "LocalExecProvisioner",
+    "S3Backend",
+    "TerraformElement",
+    "TerraformOutput",
+    "TerraformResource",
+    "TerraformResourceLifecycle",
+    "TerraformStack",
+    "Testing",
+    "Token",
+    "aws",
+]
 
 _FLAVOURS = (("cdktf", "cdktf_cdktf_provider_aws"), ("cdktn", "cdktn_provider_aws"))
 
@@ -50,31 +75,44 @@ class _ProviderModules:
         module.__spec__ = spec
         return module
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> types.ModuleType:
         module = importlib.import_module(f"{self._package}.{name}")
         setattr(self, name, module)
         return module
 
 
 FLAVOUR, _PROVIDER_PACKAGE = _installed_flavour()
-_core = importlib.import_module(FLAVOUR)
-_constructs = importlib.import_module("constructs")
 
-Construct: Any = _constructs.Construct
-App: Any = _core.App
-Aspects: Any = _core.Aspects
-DataResource: Any = _core.DataResource
-Fn: Any = _core.Fn
-LocalBackend: Any = _core.LocalBackend
-S3Backend: Any = _core.S3Backend
-DataTerraformRemoteStateS3: Any = _core.DataTerraformRemoteStateS3
-TerraformOutput: Any = _core.TerraformOutput
-TerraformResource: Any = _core.TerraformResource
-TerraformResourceLifecycle: Any = _core.TerraformResourceLifecycle
-TerraformStack: Any = _core.TerraformStack
-Testing: Any = _core.Testing
-Token: Any = _core.Token
-LocalExecProvisioner: Any = _core.LocalExecProvisioner
-IAspect: Any = _core.IAspect
 
-aws = _ProviderModules(_PROVIDER_PACKAGE)
+if TYPE_CHECKING:
+    # What type checkers and editors see: cdktf's own types, which hold for cdktn too. mypy runs in infra/.venv for this.
+    from cdktf import (
+        App,
+        Aspects,
+        DataResource,
+        DataTerraformRemoteStateS3,
+        Fn,
+        IAspect,
+        IResolvable,
+        ITerraformDependable,
+        LocalBackend,
+        LocalExecProvisioner,
+        S3Backend,
+        TerraformElement,
+        TerraformOutput,
+        TerraformResource,
+        TerraformResourceLifecycle,
+        TerraformStack,
+        Testing,
+        Token,
+    )
+    from constructs import Construct, IConstruct
+
+    from airbridge.infra import _aws as aws
+else:
+    aws = _ProviderModules(_PROVIDER_PACKAGE)
+
+    def __getattr__(name: str) -> object:
+        """Return a class of the library that is installed."""
+        library = "constructs" if name in {"Construct", "IConstruct"} else FLAVOUR
+        return getattr(importlib.import_module(library), name)

@@ -10,22 +10,27 @@ import tomllib
 from functools import cached_property
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from airbridge.infra import refusals
+from airbridge.infra import aws_facts, validation
 from airbridge.infra.exceptions import EnvironmentFileError
 from airbridge.infra.names import Names
+from airbridge.infra.ui_auth import Auth
 
 RegionName = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
 PoolName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=20)]
-ImageReference = Annotated[str, AfterValidator(refusals.require_digest)]
-InstanceType = Annotated[str, AfterValidator(refusals.require_instance_type)]
+ImageReference = Annotated[str, AfterValidator(validation.require_digest)]
+InstanceType = Annotated[str, AfterValidator(validation.require_instance_type)]
 DataPrefix = Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/\S*)?$")]
-Cidr = Annotated[IPv4Network, AfterValidator(refusals.require_vpc_size)]
-# Zone letters, not positions in a list: a zone that AWS adds later must not move a subnet.
-Zones = Annotated[tuple[Annotated[str, Field(pattern="^[a-f]$")], ...], Field(min_length=2, max_length=3)]
+Cidr = Annotated[IPv4Network, AfterValidator(validation.require_vpc_size)]
+# Zone ids, not positions in a list, which a new zone would move, nor letters, which are other zones in another account.
+Zones = Annotated[tuple[Annotated[str, Field(pattern="^az[1-9]$")], ...], Field(min_length=2, max_length=3)]
+
+
+AirflowOptions = Annotated[dict[str, str], AfterValidator(validation.require_airflow_options)]
+Variables = Annotated[dict[str, str], AfterValidator(validation.require_variables)]
 
 
 class _Model(BaseModel):
@@ -35,63 +40,147 @@ class _Model(BaseModel):
 class Pool(_Model):
     """A named group of like workers in a region."""
 
-    name: PoolName
-    instance_types: Annotated[tuple[InstanceType, ...], Field(min_length=1, max_length=20)]
+    name: PoolName = Field(description="name of the pool, unique in its region")
+    instance_types: Annotated[
+        tuple[InstanceType, ...],
+        Field(
+            min_length=1,
+            max_length=20,
+            description="instance types, all of one architecture",
+        ),
+    ]
     slots: Annotated[int, Field(ge=1, le=256, description="tasks that one instance runs at a time")]
-    min_instances: Annotated[int, Field(ge=0, le=500)] = 0
-    max_instances: Annotated[int, Field(ge=1, le=500)]
+    min_instances: Annotated[int, Field(ge=0, le=500, description="instances that always run")] = 0
+    max_instances: Annotated[int, Field(ge=1, le=500, description="upper limit of autoscaling")]
     on_demand_base: Annotated[int, Field(ge=0, description="instances that are never Spot")] = 0
-    on_demand_percent: Annotated[int, Field(ge=0, le=100, description="of those above the base")] = 0
-    disk_gib: Annotated[int, Field(ge=30, le=16384)] = 50
-    drain_seconds: Annotated[int, Field(ge=30, le=7200, description="what a stopping instance may take")] = (
-        3600
+    on_demand_percent: Annotated[
+        int, Field(ge=0, le=100, description="percentage of on-demand instances above the base")
+    ] = 0
+    disk_gib: Annotated[int, Field(ge=30, le=16384, description="size of an instance's encrypted disk")] = 50
+    drain_seconds: Annotated[
+        int, Field(ge=30, le=7200, description="time that a terminating instance has to finish its tasks")
+    ] = 3600
+    data_write: tuple[DataPrefix, ...] = Field(
+        default=(), description="prefixes of S3 that tasks of this pool may write, and read"
     )
-    idle_minutes: Annotated[int, Field(ge=1, le=1440, description="without work before scaling in")] = 10
+    task_env: Variables = Field(
+        default={}, description="environment variables of this pool's tasks; they are no place for secrets"
+    )
+    idle_minutes: Annotated[
+        int, Field(ge=1, le=1440, description="time with half of the slots free before the pool is halved")
+    ] = 10
 
 
-class Region(_Model):
+class RegionConfig(_Model):
     """A place where tasks can run."""
 
-    name: RegionName
-    cidr: Cidr
-    zones: Zones = ("a", "b", "c")
-    data: tuple[DataPrefix, ...] = ()
-    log_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    name: RegionName = Field(description="AWS region")
+    cidr: Cidr = Field(description="network of the region's VPC")
+    zones: Zones = Field(
+        default=(),
+        description="availability zones, by the end of their ids (`az1`); the region's first three",
+    )
+    data: tuple[DataPrefix, ...] = Field(
+        default=(), description="prefixes of data in this region; its workers may read them"
+    )
+    log_days: Annotated[int, Field(ge=1, le=3650, description="retention of task logs")] = 90
     pools: Annotated[tuple[Pool, ...], Field(alias="pool", min_length=1)]
 
 
 class Database(_Model):
     """The control plane's Postgres."""
 
-    instance_class: Annotated[str, Field(pattern=r"^db\.[a-z0-9]+\.[a-z0-9]+$")] = "db.t4g.medium"
-    storage_gib: Annotated[int, Field(ge=20, le=65536)] = 50
-    multi_az: bool = True
-    backup_days: Annotated[int, Field(ge=1, le=35)] = 14
+    instance_class: Annotated[
+        str, Field(pattern=r"^db\.[a-z0-9]+\.[a-z0-9]+$", description="class of the RDS instance")
+    ] = "db.t4g.medium"
+    storage_gib: Annotated[int, Field(ge=20, le=65536, description="initial storage; it grows by itself")] = (
+        50
+    )
+    multi_az: bool = Field(default=True, description="standby in a second zone; required in production")
+    backup_days: Annotated[int, Field(ge=1, le=35, description="retention of automatic backups")] = 14
+
+
+class Size(_Model):
+    """CPU and memory of one service's tasks."""
+
+    cpu: Annotated[int, Field(description="CPU units of a task: 1,024 are one virtual CPU")] = 1024
+    memory: Annotated[int, Field(description="memory of a task, in MiB")] = 2048
+
+    @model_validator(mode="after")
+    def _require_fargate_size(self) -> Self:
+        validation.require_fargate_size(self.cpu, self.memory)
+        return self
+
+
+class Sizes(_Model):
+    """CPU and memory of the services, by service."""
+
+    api_server: Size = Field(
+        default=Size(), alias="api-server", description="two of Airflow's API workers each"
+    )
+    scheduler: Size = Size()
+    dag_processor: Size = Field(default=Size(), alias="dag-processor")
+    triggerer: Size = Size()
+    gateway: Size = Size()
+
+    def of(self, service: str) -> Size:
+        """Return the size of a service, by its name in ECS; that of the migrations is the default."""
+        found = getattr(self, service.replace("-", "_"), None)
+        return found if isinstance(found, Size) else Size()
 
 
 class ControlPlane(_Model):
     """Airflow, the gateway and Postgres in the home region."""
 
-    cidr: Cidr
-    zones: Zones = ("a", "b", "c")
-    certificate_arn: Annotated[str, Field(pattern=r"^arn:aws:acm:[a-z0-9-]+:\d{12}:certificate/\S+$")]
-    ui_cidrs: Annotated[tuple[IPv4Network, ...], Field(min_length=1)]
-    operator_cidrs: Annotated[tuple[IPv4Network, ...], Field(min_length=1)]
-    api_servers: Annotated[int, Field(ge=1, le=10)] = 2
-    gateways: Annotated[int, Field(ge=1, le=20)] = 2
+    cidr: Cidr = Field(description="network of the control plane's VPC")
+    zones: Zones = Field(
+        default=(),
+        description="availability zones, by the end of their ids (`az1`); the region's first three",
+    )
+    certificate_arn: Annotated[
+        str,
+        Field(
+            pattern=r"^arn:aws:acm:[a-z0-9-]+:\d{12}:certificate/\S+$",
+            description="ACM certificate of the UI",
+        ),
+    ]
+    ui_cidrs: Annotated[
+        tuple[IPv4Network, ...], Field(min_length=1, description="networks that may reach the UI")
+    ]
+    operator_cidrs: Annotated[
+        tuple[IPv4Network, ...],
+        Field(
+            min_length=1,
+            description="networks that may reach the operators' port, by VPN, peering or transit gateway: its balancer is internal",
+        ),
+    ]
+    schedulers: Annotated[int, Field(ge=1, le=4, description="scheduler tasks")] = 2
+    api_servers: Annotated[int, Field(ge=1, le=10, description="api-server tasks")] = 2
+    gateways: Annotated[int, Field(ge=1, le=20, description="gateway tasks")] = 2
+    sandbox: Literal["require", "auto"] = Field(
+        default="require",
+        description="sandbox of DAG code that dag-processor and gateway parse: `require` refuses code where the kernel lacks Landlock, `auto` parses it with less protection",
+    )
+    auth: Auth | None = None
     database: Database = Database()
+    sizes: Sizes = Sizes()
+    airflow: AirflowOptions = Field(
+        default={},
+        description="options of Airflow's configuration in every service, as `section.option`: DAG bundles, secrets backend and others",
+    )
+    environment: Variables = Field(
+        default={}, description="environment variables of every service; they are no place for secrets"
+    )
 
 
 class Images(_Model):
-    """What runs, by digest. The names are those of the repositories that the control plane's stack makes."""
+    """Images by digest, in the repositories that the foundation's stack creates."""
 
-    control_plane: ImageReference
-    worker: ImageReference
+    control_plane: ImageReference = Field(description="image of the control plane's services")
+    worker: ImageReference = Field(description="image of the workers")
     previous_worker: Annotated[
         ImageReference | None,
-        Field(
-            description="the worker image before this one: admitted until the next release, for rolling upgrades"
-        ),
+        Field(description="previous worker image, admitted until the next release, for rolling upgrades"),
     ] = None
 
     @property
@@ -102,38 +191,81 @@ class Images(_Model):
 
 
 class Pipelines(_Model):
-    """Who may deploy: one repository, one of its deployment environments."""
+    """GitHub repository and deployment environment that may deploy."""
 
-    repository: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+$")]
-    deployment_environment: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    repository: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+$", description="owner/name on GitHub")
+    ]
+    deployment_environment: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9_.-]+$", description="deployment environment of that repository")
+    ]
 
 
 class Protection(_Model):
-    """What stands between a mistake and the data."""
+    """Protection of data against mistakes."""
 
-    deletion: bool = True
+    deletion: bool = Field(
+        default=True, description="deletion protection of queues, buckets, keys, database and secrets"
+    )
 
 
 class Environment(_Model):
     """One deployment of the platform."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,11}$")]
-    tier: Literal["local", "development", "staging", "production"]
-    account: Annotated[str, Field(pattern=r"^\d{12}$")]
-    home_region: RegionName
-    trust_domain: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$")]
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z][a-z0-9]{1,8}$",
+            description="name of the file; balancers have names of at most 32 characters",
+        ),
+    ]
+    tier: Literal["local", "development", "staging", "production"] = Field(
+        description="kind of environment; production has additional checks"
+    )
+    account: Annotated[str, Field(pattern=r"^\d{12}$", description="AWS account")]
+    shape: Literal["standard", "development"] = Field(
+        default="standard",
+        description="`development` costs less while idle: no NAT, no interface endpoints (services and workers have public addresses "
+        "that nothing reaches), one zone for the gateway's link, no Container Insights; refused in production",
+    )
+    home_region: RegionName = Field(description="region of the control plane; needs a `[[region]]` entry")
+    trust_domain: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$",
+            description="SPIFFE trust domain of workers' certificates",
+        ),
+    ]
+    ca_sha256: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[0-9a-f]{64}$",
+            description="SHA-256 of `trust/ca.crt`, which instances then verify: whoever writes to the bucket cannot become their gateway",
+        ),
+    ] = None
     control_plane: ControlPlane
     images: Images
     pipelines: Pipelines
     protection: Protection = Protection()
-    regions: Annotated[tuple[Region, ...], Field(alias="region", min_length=1)]
+    regions: Annotated[tuple[RegionConfig, ...], Field(alias="region", min_length=1)]
+
+    @property
+    def is_economical(self) -> bool:
+        """Return whether the networks do without NAT and interface endpoints."""
+        return self.shape == "development"
+
+    @property
+    def replicated(self) -> list[str]:
+        """Return the regions that ECR replicates images to; those beyond need a copy by digest, such as `skopeo copy --all`."""
+        others = sorted({region.name for region in self.regions} - {self.home_region})
+        return others[: aws_facts.REPLICATION_DESTINATIONS]
 
     @cached_property
     def names(self) -> Names:
-        """What things are called here."""
+        """Names of resources in this environment."""
         return Names(environment=self.name, account=self.account, home_region=self.home_region)
 
-    def region(self, name: str) -> Region:
+    def region(self, name: str) -> RegionConfig:
         """The region of that name; KeyError if there is none."""
         return {region.name: region for region in self.regions}[name]
 
@@ -145,7 +277,7 @@ def parse(data: dict[str, Any], source: str) -> Environment:
     except ValidationError as error:
         problems = [f"{source}: {_key(item['loc'])}: {_reason(item)}" for item in _own_problems(error)]
         raise EnvironmentFileError("\n".join(problems)) from error
-    refusals.check(environment, source)
+    validation.check(environment, source)
     return environment
 
 
@@ -165,7 +297,7 @@ def load(path: Path) -> Environment:
 
 
 def _own_problems(error: ValidationError) -> list[Any]:
-    """Without "too short": pydantic says it of a list whose wrong items it has just left out."""
+    """Without "too short": pydantic reports it for a list whose invalid items it has just left out."""
     items = error.errors()
     wrong = {item["loc"][:depth] for item in items for depth in range(1, len(item["loc"]))}
     return [item for item in items if item["loc"] not in wrong]

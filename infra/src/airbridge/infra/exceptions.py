@@ -1,4 +1,4 @@
-"""What can go wrong in `airbridge.infra`.
+"""Exceptions of `airbridge.infra`.
 
 InfraError
 ├── EnvironmentFileError    an environment file cannot be read, or a key in it is wrong

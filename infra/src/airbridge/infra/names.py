@@ -1,6 +1,6 @@
-"""What things are called: every name in AWS is made here, from the environment's, the region's and the pool's.
+"""Names of resources: every name in AWS is made here, from the environment's, the region's and the pool's.
 
-Names are deterministic, so that two stacks can speak of the same thing without depending on each other.
+Names are deterministic, so that two stacks can refer to the same resource without depending on each other.
 """
 
 from __future__ import annotations
@@ -36,6 +36,16 @@ class Names:
         """The ARN of `role(purpose)`."""
         return f"arn:aws:iam::{self.account}:role/{self.role(purpose)}"
 
+    @property
+    def boundary(self) -> str:
+        """Permissions boundary of the roles that pipelines make."""
+        return f"{self.base}-boundary"
+
+    @property
+    def boundary_arn(self) -> str:
+        """ARN of `boundary`."""
+        return f"arn:aws:iam::{self.account}:policy/{self.boundary}"
+
     def worker_role(self, region: str, pool: str) -> str:
         """The role of one pool's workers."""
         return f"{self.base}-{region}-{pool}-worker"
@@ -43,6 +53,14 @@ class Names:
     def worker_role_arn(self, region: str, pool: str) -> str:
         """The ARN of `worker_role(region, pool)`: who it is may join as a worker of that pool."""
         return f"arn:aws:iam::{self.account}:role/{self.worker_role(region, pool)}"
+
+    def task_role(self, region: str, pool: str) -> str:
+        """The role of the tasks of one pool."""
+        return f"{self.base}-{region}-{pool}-task"
+
+    def task_role_arn(self, region: str, pool: str) -> str:
+        """The ARN of `task_role(region, pool)`."""
+        return f"arn:aws:iam::{self.account}:role/{self.task_role(region, pool)}"
 
     def queue(self, region: str, pool: str) -> str:
         """A pool's work queue."""
@@ -57,7 +75,7 @@ class Names:
         return f"arn:aws:sqs:{region}:{self.account}:{name}"
 
     def queue_url(self, region: str, name: str) -> str:
-        """Where AWS serves a queue."""
+        """Return the URL of a queue in AWS."""
         return f"https://sqs.{region}.amazonaws.com/{self.account}/{name}"
 
     def log_bucket(self, region: str) -> str:

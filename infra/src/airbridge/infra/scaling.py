@@ -1,7 +1,7 @@
-"""When a pool grows and shrinks: the numbers that the stacks configure. `autoscaling` models what AWS does with them.
+"""Scaling of a pool: the numbers that the stacks configure. `tests/autoscaling/model.py` models what AWS does with them.
 
 The control plane publishes two signals for each pool, in the pool's region, every ten seconds and when work arrives:
-`BacklogPerSlot`, the work items that nobody has claimed, divided by the slots alive (or by one instance's slots while there
+`BacklogPerSlot`, the unclaimed work items, divided by the slots alive (or by one instance's slots while there
 are none), and `WorkPerSlot`, the same with those that run.
 """
 
@@ -34,8 +34,8 @@ class ScalingPlan:
     out_period_seconds: int = 10
     warmup_seconds: int = 120
     in_percent: int = 50
+    # Work per slot up to which a pool shrinks: what `in_percent` leaves of it can do what is being done.
     spare_below: float = 0.5
-    """Work per slot up to which a pool shrinks: what `in_percent` leaves of it can do what is being done."""
 
     @property
     def steps(self) -> tuple[Step, ...]:

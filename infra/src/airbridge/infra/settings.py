@@ -1,4 +1,4 @@
-"""What the commands take from the process environment, read once."""
+"""Settings of the commands, read once from the process environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATE = "AIRBRIDGE_STATE"
 
 @dataclass(frozen=True)
 class Settings:
-    """How one synth is asked for."""
+    """Parameters of one synth."""
 
     environment: str
     environments: Path = Path("environments")

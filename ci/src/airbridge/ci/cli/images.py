@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from airbridge.ci.checkout import Checkout
-from airbridge.ci.cli import exits, output
+from airbridge.ci.cli import exit_codes, output
 from airbridge.ci.exceptions import BuildError, CiError
 from airbridge.ci.images import base as bases
 from airbridge.ci.images import inventory
@@ -36,7 +36,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="the result as JSON")]
 
 
 class Format(StrEnum):
-    """How findings are shown."""
+    """Output format of findings."""
 
     TEXT = "text"
     JSON = "json"
@@ -44,7 +44,7 @@ class Format(StrEnum):
 
 
 class BaseChoice(StrEnum):
-    """What the images stand on."""
+    """Base of the images."""
 
     PINNED = "pinned"
     DEBIAN = "debian"
@@ -69,9 +69,9 @@ def parity(
     ]
     if text := show(findings).rstrip("\n"):
         output.result(text)
-    output.say(f"{len(findings)} disagreements" if findings else "all agree")
+    output.report(f"{len(findings)} disagreements" if findings else "all agree")
     if findings:
-        raise typer.Exit(exits.DISAGREEMENT)
+        raise typer.Exit(exit_codes.DISAGREEMENT)
 
 
 def build(
@@ -98,7 +98,7 @@ def build(
     on = bases.debian(run, work / "base") if base is BaseChoice.DEBIAN else bases.pinned(checkout)
     machine = _machine()
     target = Output(out.resolve())
-    builder = Builder(checkout, commit, on, machine, uv, work / "images", output.say)
+    builder = Builder(checkout, commit, on, machine, uv, work / "images", output.report)
     shutil.rmtree(target.part(machine), ignore_errors=True)
     built, versions = builder.build(target.part(machine))
     record = PartRecord(
@@ -132,7 +132,7 @@ def _assemble(target: Output, as_json_: bool) -> None:
         for architecture, part in image.parts.items()
     ]
     output.result_table(("image", "for", "digest", "MB to pull"), rows)
-    output.say(f"wrote {target.manifest}; `airbridge-ci sign` signs it")
+    output.report(f"wrote {target.manifest}; `airbridge-ci sign` signs it")
 
 
 def inspect(out: Out = Path("dist"), as_json_: AsJson = False) -> None:
@@ -192,7 +192,7 @@ def publish(
     signed.verify(keys.load(trusted or checkout.root / keys.FILE))
     remote = Registry(registry, run, plain_http)
     sign = "" if keyless else cosign_key
-    published = Publisher(remote, target, output.say, sign).publish(signed)
+    published = Publisher(remote, target, output.report, sign).publish(signed)
     require_published(remote, signed, None)
     if as_json_:
         output.result_json([{"image": p.name, "reference": p.reference, "sboms": p.sboms} for p in published])
@@ -223,7 +223,7 @@ def verify_published(
     require_published(remote, release, cosign_key)
     for name, image in release.release.images.items() if pull_to else ():
         remote.pull(name, image.digest, Path(str(pull_to)) / name)
-    output.say(f"{registry} holds release {release.release.digest}")
+    output.report(f"{registry} holds release {release.release.digest}")
 
 
 def _uv(checkout: Checkout) -> Path:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import sys
 
 import typer
+import typer.main
 
-from airbridge.ci.cli import exits, images, output, releases
+from airbridge.ci.cli import advisories, exit_codes, images, output, releases
 from airbridge.ci.exceptions import CiError
+from airbridge.core.command_tree import without_none
 
 app = typer.Typer(
     name="airbridge-ci",
-    help=f"Version parity, reproducible images, releases and their promotion. {exits.MEANING}",
+    help=f"Version parity, reproducible images, releases and their promotion. {exit_codes.MEANING}",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command()(images.parity)
+app.command()(advisories.advisories)
 app.command()(images.build)
 app.command("assemble")(images.assemble_)
 app.command()(images.inspect)
@@ -33,7 +36,7 @@ app.command()(releases.drift)
 def main() -> None:
     """Run a command; an error of ours becomes its message and its exit code."""
     try:
-        app()
+        without_none(typer.main.get_command(app))()
     except CiError as error:
         output.complain(str(error))
-        sys.exit(exits.code_of(error))
+        sys.exit(exit_codes.code_of(error))

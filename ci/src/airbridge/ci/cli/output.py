@@ -1,4 +1,4 @@
-"""What the commands say: progress on standard error, results on standard output."""
+"""Output of the commands: progress on standard error, results on standard output."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 
-def say(text: str) -> None:
-    """Tell a person what is going on."""
+def report(text: str) -> None:
+    """Print progress."""
     Console(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
 
 
 def complain(text: str) -> None:
-    """Tell a person what went wrong."""
+    """Print an error."""
     Console(stderr=True, highlight=False).print(text, style="bold red", soft_wrap=True, markup=False)
 
 

@@ -11,14 +11,17 @@ from typing import Annotated
 import typer
 
 from airbridge.ci.checkout import Checkout
-from airbridge.ci.cli import exits, output
+from airbridge.ci.cli import exit_codes, output
 from airbridge.ci.exceptions import CiError, PromotionRefused
 from airbridge.ci.release import keys, manifest, pins
-from airbridge.ci.rollout.cdktf import Cdktf, noting
+from airbridge.ci.release.manifest import Manifest
+from airbridge.ci.rollout.cdktf import Cdktf, with_progress
 from airbridge.ci.rollout.control_plane import ControlPlane, over_http
-from airbridge.ci.rollout.deployment import Rollout
+from airbridge.ci.rollout.deployment import ControlPlaneTurn, Rollout
 from airbridge.ci.rollout.drift import find as find_drift
-from airbridge.ci.rollout.promotion import Direction, Promotion, Rules
+from airbridge.ci.rollout.pools import AutoScalingPools, names
+from airbridge.ci.rollout.promotion import Direction, Promotion
+from airbridge.ci.rollout.rules import Rules
 from airbridge.ci.tools import run
 
 Root = Annotated[Path, typer.Option("--root", help="the checkout", show_default=False)]
@@ -50,7 +53,7 @@ def keygen(
     Example: airbridge-ci keygen release.key --owner 'release pipeline' >> images/release-keys.toml
     """
     output.result(keys.create(file, owner).rstrip("\n"))
-    output.say(f"the private key is in {file}; it is all that a forger needs")
+    output.report(f"the private key is in {file}; it is all that a forger needs")
 
 
 def sign(
@@ -63,7 +66,7 @@ def sign(
     """
     signed = manifest.load(file).signed(keys.private(key))
     file.write_text(signed.text(), encoding="utf-8")
-    output.say(f"signed {signed.release.digest} as {signed.signatures[-1].kid}")
+    output.report(f"signed {signed.release.digest} as {signed.signatures[-1].kid}")
 
 
 def verify(
@@ -120,14 +123,14 @@ def promote(
     if dry_run:
         return
     commit = promotion.commit(promotion.write())
-    output.say(f"{target} is on {promotion.manifest.release.digest}, commit {commit[:12]}")
+    output.report(f"{target} is on {promotion.manifest.release.digest}, commit {commit[:12]}")
 
 
 def _promotion(
     rules: Rules, source: str, target: str, *, file: Path, to: str | None, rollback: bool
 ) -> Promotion:
     if rollback:
-        return Promotion(rules.checkout, target, rules.earlier(target, to), None, Direction.BACK)
+        return Promotion(rules.checkout, target, rules.earlier(target, to, older=True), None, Direction.BACK)
     if source == BUILD:
         return Promotion(rules.checkout, target, manifest.load(file), None)
     return Promotion(rules.checkout, target, rules.of_environment(source), source)
@@ -143,7 +146,13 @@ def deploy(
     airflow_url: AirflowUrl = None,
     airflow_token_file: AirflowTokenFile = None,
     only_edge: Annotated[bool, typer.Option(help="leave the control plane's stack as it is")] = False,
-    cdktf: Annotated[str, typer.Option(help="how cdktf is called")] = "npx cdktf deploy --auto-approve",
+    aws_pools: Annotated[
+        bool,
+        typer.Option(help="read from AWS which pools are idle; without, every region needs a live worker"),
+    ] = True,
+    cdktf: Annotated[
+        str, typer.Option(help="how cdktf is called")
+    ] = "npx --no-install cdktf deploy --auto-approve",
     as_json_: AsJson = False,
 ) -> None:
     """Apply the environment's release, region by region in waves; a wave that fails is rolled back by itself.
@@ -157,33 +166,46 @@ def deploy(
         raise PromotionRefused(
             f"{environment} is not in ci/rollout.toml; there are: {', '.join(rules.plan().order())}"
         )
-    release = rules.of_environment(environment)
-    release.verify(rules.trusted())
-    health = _control_plane(url, token_file, ca, airflow_url, airflow_token_file)
-    if health is None:
-        raise CiError("deploy watches the new workers: name the control plane with --url")
+    release = rules.check_deployment(environment)
+    pinned = pins.load(checkout, environment)
+    before = _before(rules, environment)
+    health = _required(_control_plane(url, token_file, ca, airflow_url, airflow_token_file))
     rollout = Rollout(
         control_plane=health,
-        deploy=noting(Cdktf(checkout, environment, tuple(cdktf.split())), output.say),
+        deploy=with_progress(Cdktf(checkout, environment, tuple(cdktf.split())), output.report),
         step=step,
-        old=_worker_digest_before(rules, environment),
+        old=(before or release).release.images[pins.KEYS["worker"]].digest,
         new=release.release.images[pins.KEYS["worker"]].digest,
         now=lambda: datetime.now(tz=UTC),
         sleep=time.sleep,
-        say=output.say,
+        report=output.report,
+        pools=AutoScalingPools(environment, names(pinned)) if aws_pools else None,
     )
     try:
-        rollout.run(pins.load(checkout, environment).regions, control_plane_first=not only_edge)
+        rollout.run(pinned.regions, _order(release, before, only_edge=only_edge))
     finally:
         _show(rollout, as_json_)
 
 
-def _worker_digest_before(rules: Rules, environment: str) -> str:
+def _required(found: ControlPlane | None) -> ControlPlane:
+    if found is None:
+        raise CiError("deploy watches the new workers: name the control plane with --url")
+    return found
+
+
+def _before(rules: Rules, environment: str) -> Manifest | None:
     try:
-        earlier = rules.earlier(environment, None)
+        return rules.earlier(environment, None)
     except PromotionRefused:
-        return rules.of_environment(environment).release.images[pins.KEYS["worker"]].digest
-    return earlier.release.images[pins.KEYS["worker"]].digest
+        return None
+
+
+def _order(release: Manifest, before: Manifest | None, *, only_edge: bool) -> ControlPlaneTurn:
+    """Return when the control plane's stack is applied: the newer side always knows the older one, so it goes last on the way back."""
+    if only_edge:
+        return ControlPlaneTurn.NEVER
+    back = before is not None and release.release.committed_at < before.release.committed_at
+    return ControlPlaneTurn.LAST if back else ControlPlaneTurn.FIRST
 
 
 def _show(rollout: Rollout, as_json_: bool) -> None:
@@ -232,4 +254,4 @@ def drift(
         rows = [(stack, ", ".join(changes) or "as written") for stack, changes in found.items()]
         output.result_table(("stack", "changed outside"), rows)
     if any(found.values()):
-        raise typer.Exit(exits.DRIFT)
+        raise typer.Exit(exit_codes.DRIFT)

@@ -20,7 +20,7 @@ MANIFEST = "release.json"
 
 
 class PartRecord(BaseModel):
-    """What a build of one architecture says of itself (`part.json`)."""
+    """Record of a build of one architecture (`part.json`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,7 +38,7 @@ class Output:
     folder: Path
 
     def part(self, architecture: Architecture) -> Path:
-        """Where one architecture's images go."""
+        """Return the folder of one architecture's images."""
         return self.folder / "parts" / architecture
 
     @property

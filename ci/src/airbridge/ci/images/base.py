@@ -1,4 +1,4 @@
-"""What the images stand on: the pinned upstream base, or one made here from Debian's packages."""
+"""Base of the images: the pinned upstream base, or one made here from Debian's packages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEFT_OUT = ("doc", "man", "locale", "info", "lintian")
 
 @dataclass(frozen=True)
 class Base:
-    """`reference` is what buildah builds on, `name` what the image's label and the manifest say."""
+    """Base image: `reference` is what buildah builds on, `name` what the image's label and the manifest contain."""
 
     reference: str
     name: str

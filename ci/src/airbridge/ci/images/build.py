@@ -23,8 +23,8 @@ from airbridge.ci.images.specs import IMAGES, Architecture, Image
 from airbridge.ci.images.wheelhouse import Target
 from airbridge.ci.release.manifest import ReleaseVersions
 
-PROTOCOL_FILE = "executor/src/airbridge/executor/protocol.py"
-Say = Callable[[str], None]
+PROTOCOL_FILE = "core/src/airbridge/core/protocol.py"
+Reporter = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds a commit. `work` is scratch space; `say` tells a person what is going on."""
+    """Builds a commit. `work` is scratch space; `report` prints progress."""
 
     checkout: Checkout
     revision: str
@@ -47,15 +47,15 @@ class Builder:
     architecture: Architecture
     uv: Path
     work: Path
-    say: Say
+    report: Reporter
 
     def build(self, out: Path) -> tuple[list[Built], ReleaseVersions]:
         """Both images under `out/<image>`, and the versions inside."""
         shutil.rmtree(self.work, ignore_errors=True)
-        self.say(f"exporting {self.revision[:12]}")
+        self.report(f"exporting {self.revision[:12]}")
         source = self.checkout.export(self.revision, self.work / "source")
         target = Target(self._python(), self.architecture)
-        self.say(f"base {self.base.name} (Python {target.python}, {target.architecture})")
+        self.report(f"base {self.base.name} (Python {target.python}, {target.architecture})")
         built = [self._image(source, image, target, out / image.name) for image in IMAGES]
         return built, versions(source, target.python, built)
 
@@ -71,17 +71,17 @@ class Builder:
 
     def _image(self, source: Checkout, image: Image, target: Target, folder: Path) -> Built:
         context = self.work / "context" / image.name
-        self.say(f"{image.name}: wheels by the lock's hashes")
+        self.report(f"{image.name}: wheels by the lock's hashes")
         wheelhouse.fill(source, image, target, context, self.uv)
         with httpx.Client(timeout=60) as client:
             debs.fetch(debs.listed(source, self.architecture), context / "debs", client)
         (context / "tools").mkdir()
         shutil.copy(self.uv.resolve(), context / "tools" / "uv")
         shutil.copy(source.root / "compatibility.toml", context)
-        self.say(f"{image.name}: image")
+        self.report(f"{image.name}: image")
         layout = self._buildah(source, image, context, folder)
         found = inventory.take(layout)
-        self.say(f"{image.name}: {layout.digest}, {layout.compressed_bytes / 1e6:.0f} MB to pull")
+        self.report(f"{image.name}: {layout.digest}, {layout.compressed_bytes / 1e6:.0f} MB to pull")
         return Built(image, layout, sbom.document(image.name, layout, found), found)
 
     def _buildah(self, source: Checkout, image: Image, context: Path, folder: Path) -> Layout:
@@ -103,7 +103,7 @@ class Builder:
         )  # fmt: skip
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        # skopeo compresses what lies uncompressed in the local storage; the registry gets these very bytes.
+        # skopeo compresses the layers, which local storage has uncompressed; the registry gets these very bytes.
         run(
             "skopeo",
             "copy",
@@ -118,8 +118,8 @@ class Builder:
 
 
 def versions(source: Checkout, python: str, built: list[Built]) -> ReleaseVersions:
-    """What is inside, read from the images; BuildError if the two do not carry the same."""
-    wanted = ("apache-airflow-core", "apache-airflow-task-sdk", "airbridge-executor")
+    """Return the versions in the images. Raises BuildError if the images differ."""
+    wanted = ("apache-airflow-core", "apache-airflow-task-sdk", "airbridge-core")
     inside = {
         part.image.name: tuple(part.inventory.versions("pypi").get(name) for name in wanted) for part in built
     }

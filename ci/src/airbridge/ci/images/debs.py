@@ -46,7 +46,7 @@ def listed(checkout: Checkout, architecture: Architecture) -> tuple[Deb, ...]:
 
 
 def fetch(debs: tuple[Deb, ...], folder: Path, client: httpx.Client, mirror: str = MIRROR) -> None:
-    """Put the packages into `folder`; BuildError if one is not what its hash says."""
+    """Put the packages into `folder`; raises BuildError if a hash does not match."""
     folder.mkdir(parents=True, exist_ok=True)
     for deb in debs:
         url = f"{mirror}/{deb.path}"

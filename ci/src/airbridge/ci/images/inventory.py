@@ -1,4 +1,4 @@
-"""What is really installed in an image, read from its file system: Python distributions and Debian packages."""
+"""Inventory of an image, read from its file system: Python distributions and Debian packages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind = Literal["pypi", "deb"]
 
 @dataclass(frozen=True, order=True)
 class Package:
-    """One installed package; `source` is the Debian source package, which is what security trackers speak of."""
+    """One installed package; `source` is the Debian source package, the name in security trackers."""
 
     kind: Kind
     name: str

@@ -28,7 +28,7 @@ def digest_of(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class File:
-    """A file of an image. `text` is kept only for those that say what is installed."""
+    """A file of an image. `text` is kept only for files that list installed packages."""
 
     path: str
     size: int
@@ -73,15 +73,15 @@ class Layout:
 
     @property
     def compressed_bytes(self) -> int:
-        """What a pull of everything transfers."""
+        """Compressed size of all blobs, in bytes."""
         return sum(int(layer["size"]) for layer in self.layers) + int(self.manifest["config"]["size"])
 
     def blob_path(self, digest: str) -> Path:
-        """Where a blob lies."""
+        """Return the path of a blob."""
         return self.folder / digest.removeprefix("sha256:")
 
     def blob(self, digest: str) -> bytes:
-        """A blob; BuildError if it is not what its name says."""
+        """Return a blob. Raises BuildError if its digest does not match its name."""
         content = self.blob_path(digest).read_bytes()
         if digest_of(content) != digest:
             raise BuildError(

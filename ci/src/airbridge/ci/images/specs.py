@@ -1,4 +1,4 @@
-"""Which images there are, and for which machines."""
+"""Images and their architectures."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Literal
 Architecture = Literal["amd64", "arm64"]
 ARCHITECTURES: tuple[Architecture, ...] = ("amd64", "arm64")
 
-# What `uname -m` says, and what wheels are called.
+# Names of the machines in `uname -m` and in wheels.
 MACHINES: dict[Architecture, str] = {"amd64": "x86_64", "arm64": "aarch64"}
 
+# The numeric user of both images. The boot script of a worker's instance gives its state folder to the same.
 USER = 10001
-"""The numeric user of both images. The boot script of a worker's instance gives its state folder to the same."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,9 @@ class Image:
 
 
 CONTROL_PLANE = Image(
-    "control-plane", "airbridge-control-plane", ("airbridge-executor", "airbridge-control-plane")
+    "control-plane",
+    "airbridge-control-plane",
+    ("airbridge-core", "airbridge-executor", "airbridge-control-plane"),
 )
-EDGE_WORKER = Image("edge-worker", "airbridge-edge-worker", ("airbridge-executor", "airbridge-edge-worker"))
+EDGE_WORKER = Image("edge-worker", "airbridge-edge-worker", ("airbridge-core", "airbridge-edge-worker"))
 IMAGES = (CONTROL_PLANE, EDGE_WORKER)

@@ -12,7 +12,7 @@ from airbridge.ci.exceptions import BuildError
 from airbridge.ci.images.specs import MACHINES, Architecture, Image
 
 PIP = "pip==25.2"
-# The C libraries that wheels for Debian 12 (glibc 2.36) may ask for, newest first.
+# The C libraries that wheels for Debian 12 (glibc 2.36) may require, newest first.
 _GLIBC = ("2_34", "2_31", "2_28", "2_27", "2_24", "2_17")
 _LEGACY = ("2014", "2010", "1")
 
@@ -30,7 +30,7 @@ class Target:
         return ".".join(self.python.split(".")[:2])
 
     def pip_options(self) -> list[str]:
-        """What makes pip choose wheels for this interpreter, wherever pip itself runs."""
+        """Return pip options that select wheels for this interpreter, whichever interpreter runs pip."""
         machine = MACHINES[self.architecture]
         tag = "cp" + self.minor.replace(".", "")
         platforms = [f"manylinux_{glibc}_{machine}" for glibc in _GLIBC]

@@ -1,4 +1,4 @@
-"""A build's output: the images hold what the lock says, the manifest and the SBOMs say what the images hold."""
+"""A build's output: the images hold what the lock lists, and the manifest and the SBOMs list what the images hold."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from airbridge.ci.release.manifest import Manifest, Part
 _CORE = {
     "airflow": "apache-airflow-core",
     "task_sdk": "apache-airflow-task-sdk",
-    "airbridge": "airbridge-executor",
+    "airbridge": "airbridge-core",
 }
 _NEVER_ON_THE_EDGE = (
+    "airbridge-executor",
     "airbridge-control-plane",
     "psycopg2-binary",
     "asyncpg",
@@ -47,13 +48,13 @@ def check(facts: Facts, output: Output) -> Iterator[Finding]:
             yield Finding(path, 1, "release-images", f"has no image {image.name}", "must have both images")
             continue
         folder = output.image(image.name)
-        if (says := digest_of((folder / "manifest.json").read_bytes())) != released.digest:
+        if (actual := digest_of((folder / "manifest.json").read_bytes())) != released.digest:
             yield Finding(
                 path,
                 _line(output.manifest, image.name),
                 "image-digest",
                 f"{image.name} is {released.digest}",
-                f"{folder} holds {says}",
+                f"{folder} holds {actual}",
             )
         for architecture in released.parts:
             yield from _part(facts, output, loaded, image, architecture)
@@ -76,14 +77,14 @@ def _sources(facts: Facts, path: str, loaded: Manifest) -> Iterator[Finding]:
             f"{head[:12]} is checked out; build it",
         )
     for key, name in _CORE.items():
-        says, should = getattr(release.versions, key), facts.locked_version(name)
-        if says != should:
+        actual, expected = getattr(release.versions, key), facts.locked_version(name)
+        if actual != expected:
             yield Finding(
                 path,
                 _line(Path(path), key),
                 "build-version",
-                f"{key} is {says}",
-                f"must be {should}, as in uv.lock",
+                f"{key} is {actual}",
+                f"must be {expected}, as in uv.lock",
             )
     if release.versions.protocol != facts.protocol:
         line = _line(Path(path), "protocol")
@@ -184,14 +185,14 @@ def _configured(loaded: Manifest, path: str, layout: Layout) -> Iterator[Finding
             path, 1, "image-user", f"runs as {config.get('User') or 'root'}", f"must be {USER}:{USER}"
         )
     labels = config.get("Labels") or {}
-    for label, should in (
+    for label, expected in (
         ("org.opencontainers.image.revision", loaded.release.revision),
         ("org.opencontainers.image.base.name", loaded.release.base),
         ("io.airbridge.airflow", loaded.release.versions.airflow),
         ("io.airbridge.protocol", str(loaded.release.versions.protocol)),
     ):
-        if labels.get(label) != should:
-            yield Finding(path, 1, "image-label", f"{label} is {labels.get(label)}", f"must be {should}")
+        if labels.get(label) != expected:
+            yield Finding(path, 1, "image-label", f"{label} is {labels.get(label)}", f"must be {expected}")
 
 
 def _bill(output: Output, image: Image, architecture: str, part: Part, found: Inventory) -> Iterator[Finding]:
@@ -204,8 +205,8 @@ def _bill(output: Output, image: Image, architecture: str, part: Part, found: In
         return
     listed, there = sbom.packages(content), {(p.kind, p.name, p.version) for p in found.packages}
     for kind, name, version in sorted(listed ^ there):
-        says = f"{'lists' if (kind, name, version) in listed else 'does not list'} {kind} {name} {version}"
-        yield Finding(str(path), _line_of(content, name), "sbom", says, "must list what is installed")
+        actual = f"{'lists' if (kind, name, version) in listed else 'does not list'} {kind} {name} {version}"
+        yield Finding(str(path), _line_of(content, name), "sbom", actual, "must list what is installed")
 
 
 def _line_of(content: bytes, name: str) -> int:

@@ -1,4 +1,4 @@
-"""The Dockerfiles take everything by hash, from the one pinned base, and run as nobody in particular."""
+"""The Dockerfiles take everything by hash, from the one pinned base, and run as an unprivileged user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airbridge.ci.parity.finding import Finding
 
 _BASE = "${BASE_IMAGE}"
 _LABELS = ("source", "revision", "version", "title", "licenses", "base.name")
-_BOOT_SCRIPT = "infra/src/airbridge/infra/constructs/worker_image.py"
+_BOOT_SCRIPT = "infra/src/airbridge/infra/constructs/compute/worker_image.py"
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ def _base(facts: Facts) -> Iterator[Finding]:
     lines = [number for number, line in enumerate(source.lines, start=1) if line.startswith("FROM")]
     found = PINNED.search(source.text)
     if found is None or len(lines) != 1:
-        says = f"names {len(lines)} bases" if len(lines) != 1 else f"says {source.lines[lines[0] - 1]}"
+        actual = f"names {len(lines)} bases" if len(lines) != 1 else f"says {source.lines[lines[0] - 1]}"
         yield Finding(
             PIN_FILE,
             lines[0] if lines else 1,
             "base-digest",
-            says,
+            actual,
             "must be one FROM name:tag@sha256:<digest>",
         )
         return
@@ -84,8 +84,8 @@ def _base(facts: Facts) -> Iterator[Finding]:
             f"must be {facts.requires_python}",
         )
     if not flavour.endswith(DEBIAN_SUITE):
-        should = f"must be of {DEBIAN_SUITE}, as the packages in {debs.FILE}"
-        yield Finding(PIN_FILE, lines[0], "base-suite", f"the base is {found['tag']}", should)
+        expected = f"must be of {DEBIAN_SUITE}, as the packages in {debs.FILE}"
+        yield Finding(PIN_FILE, lines[0], "base-suite", f"the base is {found['tag']}", expected)
 
 
 def _origins(source: Source, parsed: list[Instruction]) -> Iterator[Finding]:
@@ -140,21 +140,21 @@ def _installs(source: Source, parsed: list[Instruction]) -> Iterator[Finding]:
             if re.search(r"\bpip3? install\b", command) and not re.search(
                 r"--require-hashes\b.*--requirement\b", command
             ):
-                says = f"installs without hashes: {command.strip()[:80]}"
+                actual = f"installs without hashes: {command.strip()[:80]}"
                 yield Finding(
                     source.path,
                     step.line,
                     "unhashed-install",
-                    says,
+                    actual,
                     "must be --require-hashes --requirement FILE",
                 )
             if found := re.search(r"\b(apt-get|apt|apk) (install|add)\b|\b(curl|wget|git clone)\b", command):
-                says = f"fetches with {found[0]}"
+                actual = f"fetches with {found[0]}"
                 yield Finding(
                     source.path,
                     step.line,
                     "unhashed-install",
-                    says,
+                    actual,
                     f"must come by hash, through {debs.FILE} or uv.lock",
                 )
 
@@ -163,16 +163,16 @@ def _runtime(source: Source, parsed: list[Instruction]) -> Iterator[Finding]:
     last = {step.word: step for step in parsed}
     user = last.get("USER")
     if user is None or user.rest != f"{USER}:{USER}":
-        says = f"USER is {user.rest if user else 'missing: root'}"
-        yield Finding(source.path, user.line if user else 1, "image-user", says, f"must be {USER}:{USER}")
+        actual = f"USER is {user.rest if user else 'missing: root'}"
+        yield Finding(source.path, user.line if user else 1, "image-user", actual, f"must be {USER}:{USER}")
     entry = last.get("ENTRYPOINT")
     if entry is None or "/tini" not in entry.rest:
-        says = f"ENTRYPOINT is {entry.rest if entry else 'missing'}"
+        actual = f"ENTRYPOINT is {entry.rest if entry else 'missing'}"
         yield Finding(
             source.path,
             entry.line if entry else 1,
             "image-entrypoint",
-            says,
+            actual,
             "must start tini, which reaps and forwards signals",
         )
     if "HEALTHCHECK" not in last:
@@ -210,8 +210,8 @@ def _debs(facts: Facts) -> Iterator[Finding]:
     for deb in (deb for found in listed.values() for deb in found):
         if not deb.path.endswith(f"/{deb.name}_{deb.version}_{deb.architecture}.deb"):
             line = source.line(rf'^path = "{re.escape(deb.path)}"')
-            should = f"must be {deb.name}_{deb.version}_{deb.architecture}.deb"
-            yield Finding(debs.FILE, line, "deb-path", f"path is {deb.path}", should)
+            expected = f"must be {deb.name}_{deb.version}_{deb.architecture}.deb"
+            yield Finding(debs.FILE, line, "deb-path", f"path is {deb.path}", expected)
 
 
 def _owner_of_state(facts: Facts) -> Iterator[Finding]:
@@ -219,9 +219,9 @@ def _owner_of_state(facts: Facts) -> Iterator[Finding]:
     if not facts.checkout.has(_BOOT_SCRIPT):
         return
     source = facts.checkout.source(_BOOT_SCRIPT)
-    found = re.search(r"^chown (\d+):(\d+) /var/lib/airbridge", source.text, re.MULTILINE)
+    found = re.search(r"^chown (?:-R )?(\d+):(\d+) /var/lib/airbridge", source.text, re.MULTILINE)
     if found and {found[1], found[2]} != {str(USER)}:
-        line = source.line(r"^chown \d+:\d+ /var/lib/airbridge")
+        line = source.line(r"^chown (?:-R )?\d+:\d+ /var/lib/airbridge")
         yield Finding(
             source.path,
             line,

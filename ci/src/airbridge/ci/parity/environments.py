@@ -17,8 +17,8 @@ from airbridge.ci.release.manifest import Manifest
 from airbridge.ci.release.pins import Pins
 from airbridge.ci.rollout import plan
 from airbridge.ci.rollout.plan import Plan
-from airbridge.executor.compatibility import Matrix, Verdict
-from airbridge.executor.protocol import Versions
+from airbridge.core.compatibility import Matrix, Verdict
+from airbridge.core.protocol import Versions
 
 
 def check(facts: Facts) -> Iterator[Finding]:
@@ -71,13 +71,13 @@ def _references(found: Pins) -> Iterator[Finding]:
         reference = found.images.get(key, "nothing")
         matched = pins.BY_DIGEST.match(reference)
         if matched is None:
-            should = f"must be {image}@sha256:<digest>: a tag can be moved"
+            expected = f"must be {image}@sha256:<digest>: a tag can be moved"
             yield Finding(
-                found.source.path, found.line(key), "image-by-digest", f"{key} is {reference}", should
+                found.source.path, found.line(key), "image-by-digest", f"{key} is {reference}", expected
             )
         elif matched["repository"].rpartition("/")[2] != image:
-            says = f"{key} is an image of {matched['repository']}"
-            yield Finding(found.source.path, found.line(key), "image-name", says, f"must be {image}")
+            actual = f"{key} is an image of {matched['repository']}"
+            yield Finding(found.source.path, found.line(key), "image-name", actual, f"must be {image}")
 
 
 def _release(
@@ -120,9 +120,9 @@ def _release(
                 "must have both images",
             )
         elif digest and digest != released.digest:
-            says = f"{key} is {digest[:19]}…"
-            should = f"{path} has {released.digest[:19]}… of {image}: images move by promotion alone"
-            yield Finding(found.source.path, found.line(key), "image-of-release", says, should)
+            actual = f"{key} is {digest[:19]}…"
+            expected = f"{path} has {released.digest[:19]}… of {image}: images move by promotion alone"
+            yield Finding(found.source.path, found.line(key), "image-of-release", actual, expected)
 
 
 def _unreleased(found: Pins, path: str) -> Iterator[Finding]:
@@ -131,22 +131,22 @@ def _unreleased(found: Pins, path: str) -> Iterator[Finding]:
     for key in (*pins.KEYS, pins.PREVIOUS):
         digest = found.digest(key)
         if digest and not pins.is_placeholder(digest):
-            says = f"{key} is {digest[:19]}…, of no release"
-            should = f"there must be {path}, which `airbridge-ci promote` writes"
-            yield Finding(found.source.path, found.line(key), "image-of-release", says, should)
+            actual = f"{key} is {digest[:19]}…, of no release"
+            expected = f"there must be {path}, which `airbridge-ci promote` writes"
+            yield Finding(found.source.path, found.line(key), "image-of-release", actual, expected)
 
 
 def _waves(facts: Facts, name: str, found: Pins, order: Plan) -> Iterator[Finding]:
     step = order.environment.get(name)
     if step is None:
         if not found.local:
-            should = f"{plan.FILE} must say which environment it follows"
+            expected = f"{plan.FILE} must say which environment it follows"
             yield Finding(
                 found.source.path,
                 found.source.line(r"^name\s*="),
                 "rollout",
                 f"{name} is in no order",
-                should,
+                expected,
             )
         return
     source = facts.checkout.source(plan.FILE)
@@ -178,13 +178,13 @@ def _order(facts: Facts, order: Plan, releases: Mapping[str, Manifest]) -> Itera
                 f"{step.follows}, which it follows, has none",
             )
         elif own.committed_at > before.release.committed_at:
-            says = f"{name} is on {own.revision[:12]} of {own.committed_at:%Y-%m-%d %H:%M}"
-            should = f"{step.follows}, which it follows, is only on {before.release.revision[:12]}"
-            yield Finding(path, line, "environment-ahead", says, should)
+            actual = f"{name} is on {own.revision[:12]} of {own.committed_at:%Y-%m-%d %H:%M}"
+            expected = f"{step.follows}, which it follows, is only on {before.release.revision[:12]}"
+            yield Finding(path, line, "environment-ahead", actual, expected)
 
 
 def _compatible(facts: Facts, matrix: Matrix | None, releases: Mapping[str, Manifest]) -> Iterator[Finding]:
-    """What an environment runs must be allowed by the matrix that ships with the sources."""
+    """Check that the matrix of the sources allows the versions of an environment."""
     for name, loaded in releases.items() if matrix else ():
         versions = loaded.release.versions
         worker = Versions(

@@ -1,4 +1,4 @@
-"""What the sources say of themselves: the values that everything else is held to."""
+"""Facts of the sources: the values that every other place is compared with."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -21,7 +22,7 @@ MATRIX = "compatibility.toml"
 
 
 @dataclass(frozen=True)
-class Room:
+class Distribution:
     """One package of the workspace."""
 
     source: Source
@@ -43,15 +44,23 @@ class Room:
 
     @cached_property
     def requirements(self) -> tuple[Requirement, ...]:
-        """Everything it asks for, extras included; each extra's requirements carry its marker."""
+        """All requirements, extras included; those of an extra carry its marker."""
         required = [Requirement(text) for text in self.project.get("dependencies", ())]
         for extra, texts in self.project.get("optional-dependencies", {}).items():
-            required += [Requirement(f"{text} ; extra == '{extra}'") for text in texts]
+            required += [_of_extra(text, extra) for text in texts]
         return tuple(required)
 
     def line_of(self, name: str) -> int:
-        """The line on which it asks for a distribution."""
+        """Return the line of a requirement."""
         return self.source.line(rf'^\s*"{re.escape(name)}(?=[\[<>=!~;" ])')
+
+
+def _of_extra(text: str, extra: str) -> Requirement:
+    """Return a requirement of an extra, with a marker that says so besides its own."""
+    requirement = Requirement(text)
+    own = f"({requirement.marker}) and " if requirement.marker else ""
+    requirement.marker = Marker(f"{own}extra == '{extra}'")
+    return requirement
 
 
 @dataclass(frozen=True)
@@ -71,23 +80,23 @@ class Facts:
         return self.checkout.source(LOCK)
 
     @cached_property
-    def rooms(self) -> tuple[Room, ...]:
+    def distributions(self) -> tuple[Distribution, ...]:
         """The workspace's packages, the workspace itself first."""
         members = self.root.toml["tool"]["uv"]["workspace"]["members"]
         return (
-            Room(self.root),
-            *(Room(self.checkout.source(f"{member}/pyproject.toml")) for member in members),
+            Distribution(self.root),
+            *(Distribution(self.checkout.source(f"{member}/pyproject.toml")) for member in members),
         )
 
     @property
     def version(self) -> str:
         """AirBridge's version: the workspace's."""
-        return self.rooms[0].version
+        return self.distributions[0].version
 
     @property
     def requires_python(self) -> str:
         """The range of Python that AirBridge runs on."""
-        return str(self.rooms[0].project["requires-python"])
+        return str(self.distributions[0].project["requires-python"])
 
     @cached_property
     def oldest_python(self) -> str:

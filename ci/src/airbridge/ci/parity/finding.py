@@ -9,16 +9,16 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """One place that disagrees. `says` is what stands there, `should` what would be right."""
+    """One place that disagrees. `actual` is the value found, `expected` the right one."""
 
     path: str
     line: int
     check: str
-    says: str
-    should: str
+    actual: str
+    expected: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.check}: {self.says}; {self.should}"
+        return f"{self.path}:{self.line}: {self.check}: {self.actual}; {self.expected}"
 
 
 def as_text(findings: Sequence[Finding]) -> str:
@@ -36,7 +36,7 @@ def as_annotations(findings: Sequence[Finding]) -> str:
     """GitHub's workflow commands: each finding appears at its line of the pull request."""
     return "".join(
         f"::error file={_property(finding.path)},line={finding.line},title={_property(finding.check)}"
-        f"::{_data(f'{finding.says}; {finding.should}')}\n"
+        f"::{_data(f'{finding.actual}; {finding.expected}')}\n"
         for finding in findings
     )
 

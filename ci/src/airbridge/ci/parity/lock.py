@@ -1,4 +1,4 @@
-"""uv.lock is what the pyproject files ask for. Offline: the lock records what it was made from."""
+"""uv.lock fulfils the pyproject files. Offline: the lock records what it was made from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from airbridge.ci.images.inventory import normalise
-from airbridge.ci.parity.facts import LOCK, Facts, Room
+from airbridge.ci.parity.facts import LOCK, Distribution, Facts
 from airbridge.ci.parity.finding import Finding
 
 _RELOCK = "run `uv lock`"
@@ -19,8 +19,8 @@ def check(facts: Facts) -> Iterator[Finding]:
     """All findings in uv.lock."""
     yield from _header(facts)
     yield from _members(facts)
-    for room in facts.rooms:
-        yield from _room(facts, room)
+    for distribution in facts.distributions:
+        yield from _room(facts, distribution)
     yield from _hashes(facts)
 
 
@@ -37,75 +37,89 @@ def _header(facts: Facts) -> Iterator[Finding]:
         )
     options, uv = facts.lock.toml.get("options", {}), facts.root.toml["tool"]["uv"]
     for key in ("exclude-newer", "exclude-newer-package"):
-        says, should = options.get(key), uv.get(key)
-        if says != should:
+        actual, expected = options.get(key), uv.get(key)
+        if actual != expected:
             line = facts.lock.line(rf"^\[?(options\.)?{key}\b")
             yield Finding(
                 LOCK,
                 line,
                 "lock-era",
-                f"{key} differs from pyproject.toml: {_difference(says, should)}",
+                f"{key} differs from pyproject.toml: {_difference(actual, expected)}",
                 _RELOCK,
             )
 
 
-def _difference(says: object, should: object) -> str:
-    if isinstance(says, Mapping) and isinstance(should, Mapping):
-        keys = [key for key in sorted({*says, *should}) if says.get(key) != should.get(key)]
-        return ", ".join(f"{key} is {says.get(key)} and must be {should.get(key)}" for key in keys)
-    return f"it is {says} and must be {should}"
+def _difference(actual: object, expected: object) -> str:
+    if isinstance(actual, Mapping) and isinstance(expected, Mapping):
+        keys = [key for key in sorted({*actual, *expected}) if actual.get(key) != expected.get(key)]
+        return ", ".join(f"{key} is {actual.get(key)} and must be {expected.get(key)}" for key in keys)
+    return f"it is {actual} and must be {expected}"
 
 
 def _members(facts: Facts) -> Iterator[Finding]:
-    says = set(facts.lock.toml.get("manifest", {}).get("members", ()))
-    should = {room.name for room in facts.rooms}
-    if says != should:
+    actual = set(facts.lock.toml.get("manifest", {}).get("members", ()))
+    expected = {distribution.name for distribution in facts.distributions}
+    if actual != expected:
         line = facts.lock.line(r"^members = ")
-        names = ", ".join(sorted(says ^ should))
+        names = ", ".join(sorted(actual ^ expected))
         yield Finding(LOCK, line, "lock-members", f"the workspace's members differ: {names}", _RELOCK)
 
 
-def _room(facts: Facts, room: Room) -> Iterator[Finding]:
-    entry = facts.locked.get(room.name)
+def _room(facts: Facts, distribution: Distribution) -> Iterator[Finding]:
+    entry = facts.locked.get(distribution.name)
     if entry is None:
         return
-    if entry.get("version") != room.version:
-        line, says = facts.lock_line(room.name), f"{room.name} is {entry.get('version')}"
-        yield Finding(LOCK, line, "lock-version", says, f"{room.source.path} says {room.version}; {_RELOCK}")
+    if entry.get("version") != distribution.version:
+        line, actual = facts.lock_line(distribution.name), f"{distribution.name} is {entry.get('version')}"
+        yield Finding(
+            LOCK,
+            line,
+            "lock-version",
+            actual,
+            f"{distribution.source.path} says {distribution.version}; {_RELOCK}",
+        )
     recorded = {_key(item) for item in entry.get("metadata", {}).get("requires-dist", ())}
-    asked = {_requirement(requirement) for requirement in room.requirements}
+    asked = {_requirement(requirement) for requirement in distribution.requirements}
     for name, specifier, extra in sorted(asked - recorded):
-        line = facts.lock_line(room.name, "requires-dist") if recorded else facts.lock_line(room.name)
+        line = (
+            facts.lock_line(distribution.name, "requires-dist")
+            if recorded
+            else facts.lock_line(distribution.name)
+        )
         wants = f"{name}{specifier}{f' (extra {extra})' if extra else ''}"
         yield Finding(
             LOCK,
             line,
             "lock-outdated",
-            f"{room.name} is locked without {wants}",
-            f"{room.source.path} asks for it; {_RELOCK}",
+            f"{distribution.name} is locked without {wants}",
+            f"{distribution.source.path} asks for it; {_RELOCK}",
         )
     for name, specifier, _ in sorted(recorded - asked):
         if name not in {asked_name for asked_name, _, _ in asked - recorded}:
-            line = facts.lock.line(rf'name = "{name}"', after=rf'^name = "{room.name}"$')
-            says = f"{room.name} is locked with {name}{specifier}"
+            line = facts.lock.line(rf'name = "{name}"', after=rf'^name = "{distribution.name}"$')
+            actual = f"{distribution.name} is locked with {name}{specifier}"
             yield Finding(
-                LOCK, line, "lock-outdated", says, f"{room.source.path} does not ask for it; {_RELOCK}"
+                LOCK,
+                line,
+                "lock-outdated",
+                actual,
+                f"{distribution.source.path} does not ask for it; {_RELOCK}",
             )
-    yield from _satisfied(facts, room)
+    yield from _satisfied(facts, distribution)
 
 
-def _satisfied(facts: Facts, room: Room) -> Iterator[Finding]:
-    for requirement in room.requirements:
+def _satisfied(facts: Facts, distribution: Distribution) -> Iterator[Finding]:
+    for requirement in distribution.requirements:
         version = facts.locked_version(requirement.name)
         if version and not requirement.specifier.contains(version, prereleases=True):
             line = facts.lock_line(normalise(requirement.name))
-            says = f"{requirement.name} is locked at {version}"
+            actual = f"{requirement.name} is locked at {version}"
             yield Finding(
                 LOCK,
                 line,
                 "lock-unsatisfied",
-                says,
-                f"{room.source.path} asks for {requirement.specifier}; {_RELOCK}",
+                actual,
+                f"{distribution.source.path} asks for {requirement.specifier}; {_RELOCK}",
             )
 
 

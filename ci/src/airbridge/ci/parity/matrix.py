@@ -1,4 +1,4 @@
-"""The compatibility matrix covers what the sources build, and nothing that they do not speak."""
+"""The compatibility matrix covers what the sources build, and no other protocol."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from airbridge.ci.images.base import PIN_FILE, PINNED
 from airbridge.ci.parity.facts import MATRIX, Facts
 from airbridge.ci.parity.finding import Finding
-from airbridge.executor.compatibility import Compatible, Matrix, Verdict, parse
-from airbridge.executor.exceptions import ConfigurationError
-from airbridge.executor.protocol import Versions
+from airbridge.core.compatibility import Compatible, Matrix, Verdict, parse
+from airbridge.core.exceptions import ConfigurationError
+from airbridge.core.protocol import Versions
 
 
 def load(facts: Facts) -> Matrix | None:
@@ -45,7 +45,7 @@ def _entry_line(facts: Facts, index: int, key: str) -> int:
 
 
 def _current(facts: Facts, matrix: Matrix) -> Iterator[Finding]:
-    """What is built from these sources may work together, on every interpreter it may be built on."""
+    """Check that the builds of these sources may work together, on every supported interpreter."""
     base = PINNED.search(facts.checkout.source(PIN_FILE).text)
     pythons = {f"{facts.oldest_python}.0", *([base["tag"].split("-")[0] + ".0"] if base else [])}
     for python in sorted(pythons):
@@ -58,17 +58,17 @@ def _current(facts: Facts, matrix: Matrix) -> Iterator[Finding]:
         )
         judgement = matrix.judge(facts.version, worker)
         if judgement.verdict is not Verdict.ALLOW:
-            says = f"a control plane and a worker of {facts.version} (Python {python}) may not work together: {judgement.detail}"
+            actual = f"a control plane and a worker of {facts.version} (Python {python}) may not work together: {judgement.detail}"
             line = next(
                 (
                     _entry_line(facts, i, "")
                     for i, e in enumerate(matrix.compatible)
-                    if e.serves(facts.version)
+                    if e.applies_to(facts.version)
                 ),
                 1,
             )
             yield Finding(
-                MATRIX, line, "matrix-current", says, "add an entry for the version that is built here"
+                MATRIX, line, "matrix-current", actual, "add an entry for the version that is built here"
             )
             return
 
@@ -77,32 +77,32 @@ def _protocols(facts: Facts, matrix: Matrix) -> Iterator[Finding]:
     supported = facts.supported_protocols
     if facts.protocol not in supported:
         line = facts.protocol_source.line(r"^SUPPORTED_VERSIONS")
-        says = f"SUPPORTED_VERSIONS is {sorted(supported)}"
+        actual = f"SUPPORTED_VERSIONS is {sorted(supported)}"
         yield Finding(
             facts.protocol_source.path,
             line,
             "protocol",
-            says,
+            actual,
             f"must contain PROTOCOL_VERSION, {facts.protocol}",
         )
     for index, entry in _ours(facts, matrix):
         if unknown := sorted(set(entry.protocol) - supported):
-            says = f"allows protocol {', '.join(map(str, unknown))}"
-            should = f"control plane {facts.version} speaks {', '.join(map(str, sorted(supported)))}"
-            yield Finding(MATRIX, _entry_line(facts, index, "protocol"), "matrix-protocol", says, should)
+            actual = f"allows protocol {', '.join(map(str, unknown))}"
+            expected = f"control plane {facts.version} speaks {', '.join(map(str, sorted(supported)))}"
+            yield Finding(MATRIX, _entry_line(facts, index, "protocol"), "matrix-protocol", actual, expected)
 
 
 def _airflow(facts: Facts, matrix: Matrix) -> Iterator[Finding]:
     for index, entry in _ours(facts, matrix):
-        for key, says, name in (
+        for key, actual, name in (
             ("airflow", entry.airflow, "apache-airflow-core"),
             ("task_sdk", entry.task_sdk, "apache-airflow-task-sdk"),
         ):
             wanted = f"=={facts.locked_version(name)}"
-            if says.replace(" ", "") != wanted:
+            if actual.replace(" ", "") != wanted:
                 line = _entry_line(facts, index, key)
                 yield Finding(
-                    MATRIX, line, "matrix-airflow", f"{key} is {says}", f'must be "{wanted}", as in uv.lock'
+                    MATRIX, line, "matrix-airflow", f"{key} is {actual}", f'must be "{wanted}", as in uv.lock'
                 )
 
 
@@ -123,5 +123,7 @@ def _unreachable(facts: Facts, matrix: Matrix) -> Iterator[Finding]:
 
 
 def _ours(facts: Facts, matrix: Matrix) -> Iterator[tuple[int, Compatible]]:
-    """The entries that speak of the control plane built here."""
-    return ((index, entry) for index, entry in enumerate(matrix.compatible) if entry.serves(facts.version))
+    """Return the entries for the control plane of these sources."""
+    return (
+        (index, entry) for index, entry in enumerate(matrix.compatible) if entry.applies_to(facts.version)
+    )

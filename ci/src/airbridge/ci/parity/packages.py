@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from airbridge.ci.parity.facts import ROOT, Facts, Room
+from airbridge.ci.parity.facts import ROOT, Distribution, Facts
 from airbridge.ci.parity.finding import Finding
 
 PINNED = ("apache-airflow", "apache-airflow-core", "apache-airflow-task-sdk")
@@ -26,60 +26,73 @@ def check(facts: Facts) -> Iterator[Finding]:
 
 
 def _versions(facts: Facts) -> Iterator[Finding]:
-    for room in facts.rooms[1:]:
-        if room.version != facts.version:
-            line = room.source.line(r"^version\s*=")
-            should = f"{ROOT} says {facts.version}: all rooms have one version"
-            yield Finding(room.source.path, line, "package-version", f"version is {room.version}", should)
+    for distribution in facts.distributions[1:]:
+        if distribution.version != facts.version:
+            line = distribution.source.line(r"^version\s*=")
+            expected = f"{ROOT} says {facts.version}: all packages have one version"
+            yield Finding(
+                distribution.source.path,
+                line,
+                "package-version",
+                f"version is {distribution.version}",
+                expected,
+            )
 
 
 def _python(facts: Facts) -> Iterator[Finding]:
-    for room in facts.rooms[1:]:
-        if (says := room.project.get("requires-python")) != facts.requires_python:
-            line = room.source.line(r"^requires-python\s*=")
+    for distribution in facts.distributions[1:]:
+        if (actual := distribution.project.get("requires-python")) != facts.requires_python:
+            line = distribution.source.line(r"^requires-python\s*=")
             yield Finding(
-                room.source.path,
+                distribution.source.path,
                 line,
                 "requires-python",
-                f"requires-python is {says}",
+                f"requires-python is {actual}",
                 f"must be {facts.requires_python}",
             )
     tools, oldest = facts.root.toml.get("tool", {}), facts.oldest_python
     target = "py" + oldest.replace(".", "")
-    if (says := tools.get("ruff", {}).get("target-version")) != target:
+    if (actual := tools.get("ruff", {}).get("target-version")) != target:
         line = facts.root.line(r"^target-version\s*=")
         yield Finding(
             ROOT,
             line,
             "tool-python",
-            f"ruff's target-version is {says}",
+            f"ruff's target-version is {actual}",
             f"must be {target}, the oldest allowed",
         )
-    if (says := tools.get("mypy", {}).get("python_version")) != oldest:
+    if (actual := tools.get("mypy", {}).get("python_version")) != oldest:
         line = facts.root.line(r"^python_version\s*=")
         yield Finding(
             ROOT,
             line,
             "tool-python",
-            f"mypy's python_version is {says}",
+            f"mypy's python_version is {actual}",
             f"must be {oldest}, the oldest allowed",
         )
 
 
 def _airflow(facts: Facts) -> Iterator[Finding]:
     wanted = {name: facts.locked_version(name) for name in PINNED}
-    for room in facts.rooms:
-        for requirement in room.requirements:
+    for distribution in facts.distributions:
+        for requirement in distribution.requirements:
             if requirement.name in wanted:
-                yield from _pin(room, requirement, wanted[requirement.name])
+                yield from _pin(distribution, requirement, wanted[requirement.name])
 
 
-def _pin(room: Room, requirement: Requirement, locked: str) -> Iterator[Finding]:
+def _pin(distribution: Distribution, requirement: Requirement, locked: str) -> Iterator[Finding]:
     if str(requirement.specifier) == f"=={locked}":
         return
-    line, says = room.line_of(requirement.name), f"asks for {requirement.name}{requirement.specifier}"
+    line, actual = (
+        distribution.line_of(requirement.name),
+        f"asks for {requirement.name}{requirement.specifier}",
+    )
     yield Finding(
-        room.source.path, line, "airflow-pin", says, f"must be {requirement.name}=={locked}, as in uv.lock"
+        distribution.source.path,
+        line,
+        "airflow-pin",
+        actual,
+        f"must be {requirement.name}=={locked}, as in uv.lock",
     )
 
 
@@ -97,12 +110,12 @@ def _uv(facts: Facts) -> Iterator[Finding]:
 
 def _changelog(facts: Facts) -> Iterator[Finding]:
     changelog = facts.checkout.source("CHANGELOG.md")
-    heading = re.search(r"^## (\S+?),?(?: .*)?$", changelog.text, re.MULTILINE)
+    heading = re.search(r"^## \[?([^\]\s,]+)", changelog.text, re.MULTILINE)
     line = changelog.line(r"^## ")
     if heading is None or heading[1] != facts.version:
-        says = f"the first heading is {heading[1] if heading else 'missing'}"
+        actual = f"the first heading is {heading[1] if heading else 'missing'}"
         yield Finding(
-            changelog.path, line, "changelog", says, f"must be {facts.version}, the version in {ROOT}"
+            changelog.path, line, "changelog", actual, f"must be {facts.version}, the version in {ROOT}"
         )
         return
     section = changelog.text[heading.end() :].split("\n## ")[0]

@@ -30,7 +30,7 @@ _KEY_OF = {image: key for key, image in pins.KEYS.items()}
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A line of a file."""
 
     source: Source
@@ -38,9 +38,13 @@ class Place:
 
 
 def check(facts: Facts) -> Iterator[Finding]:
-    """All findings in infra/cdktf.out, where it is there, and in the stacks' code."""
+    """All findings in the stacks' code."""
     for path in facts.checkout.glob(f"{CODE}/**/*.py"):
         yield from _code(facts.checkout.source(path))
+
+
+def check_synthesised(facts: Facts) -> Iterator[Finding]:
+    """All findings in infra/cdktf.out, where it is there."""
     for path in facts.checkout.glob(f"{OUT}/**/cdk.tf.json"):
         yield from _stack(facts, facts.checkout.source(path))
 
@@ -48,8 +52,8 @@ def check(facts: Facts) -> Iterator[Finding]:
 def _code(source: Source) -> Iterator[Finding]:
     for number, line in enumerate(source.lines, start=1):
         if (found := _HAND_TYPED.search(line)) and "{" not in found[0]:
-            should = f"images come from {pins.FOLDER} alone"
-            yield Finding(source.path, number, "hand-typed-image", f"names {found[0][:60]}", should)
+            expected = f"images come from {pins.FOLDER} alone"
+            yield Finding(source.path, number, "hand-typed-image", f"names {found[0][:60]}", expected)
 
 
 def _stack(facts: Facts, source: Source) -> Iterator[Finding]:
@@ -59,11 +63,11 @@ def _stack(facts: Facts, source: Source) -> Iterator[Finding]:
             key = (found["environment"], found["image"], found["rest"])
             if key not in seen:
                 seen.add(key)
-                yield from _reference(facts, Place(source, where), key)
+                yield from _reference(facts, Location(source, where), key)
     yield from _elsewhere(facts, source)
 
 
-def _reference(facts: Facts, place: Place, key: tuple[str, str, str]) -> Iterator[Finding]:
+def _reference(facts: Facts, place: Location, key: tuple[str, str, str]) -> Iterator[Finding]:
     environment, image, rest = key
     source, line = place.source, place.line
     if not rest.startswith("@sha256:"):
@@ -77,11 +81,11 @@ def _reference(facts: Facts, place: Place, key: tuple[str, str, str]) -> Iterato
         return
     pinned = pins.load(facts.checkout, environment).digest(_KEY_OF.get(image, image))
     if rest.removeprefix("@") != pinned:
-        says, should = (
+        actual, expected = (
             f"names {image}{rest[:20]}…",
             f"{path} has {pinned[:19] or 'no such image'}…; run `make synth`",
         )
-        yield Finding(source.path, line, "stack-image", says, should)
+        yield Finding(source.path, line, "stack-image", actual, expected)
 
 
 def _elsewhere(facts: Facts, source: Source) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Who may sign a release: the trusted public keys in images/release-keys.toml, and private keys in files of mode 0600."""
+"""Keys that sign releases: the trusted public keys in images/release-keys.toml, and private keys in files of mode 0600."""
 
 from __future__ import annotations
 

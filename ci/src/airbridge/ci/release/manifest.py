@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,7 +32,7 @@ class _Model(BaseModel):
 
 
 class ReleaseVersions(_Model):
-    """What runs inside the images."""
+    """Versions inside the images."""
 
     airbridge: str
     airflow: str
@@ -104,7 +105,7 @@ class Manifest(_Model):
         return self.model_copy(update={"signatures": (*others, made)})
 
     def verify(self, trusted: Mapping[str, Ed25519PublicKey]) -> str:
-        """The id of a trusted key whose signature holds; ManifestError says why there is none."""
+        """The id of a trusted key whose signature holds; raises ManifestError with the reason if there is none."""
         if not self.signatures:
             raise ManifestError("the manifest is not signed; `airbridge-ci sign` signs it")
         for signature in self.signatures:
@@ -130,12 +131,26 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 def parse(text: str, source: str) -> Manifest:
-    """The manifest in `text`; ManifestError names `source` and every wrong key."""
+    """The manifest in `text`; ManifestError names `source` and every wrong key, one that stands there twice included."""
+    _refuse_duplicates(text, source)
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         problems = [f"{source}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise ManifestError("\n".join(problems)) from error
+
+
+def _refuse_duplicates(text: str, source: str) -> None:
+    """Raise ManifestError if an object has a key twice: readers differ in which of the values they take."""
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        keys = [key for key, _ in pairs]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ManifestError(f"{source}: {', '.join(twice)}: stands there more than once")
+        return dict(pairs)
+
+    with suppress(json.JSONDecodeError):  # the model's own error names the place
+        json.loads(text, object_pairs_hook=unique)
 
 
 def load(path: Path) -> Manifest:

@@ -1,4 +1,4 @@
-"""What an environment pins: its images by digest in its TOML file, and beside it the release they are of."""
+"""Pins of an environment: its images by digest in its TOML file, and the release beside it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def release_path(environment: str) -> str:
 
 
 def is_placeholder(digest: str) -> bool:
-    """Whether a digest is one digit repeated: what stands in an environment that has had no release yet."""
+    """Return whether a digest is one digit repeated: the placeholder of an environment without a release."""
     return _PLACEHOLDER.match(digest) is not None
 
 
@@ -48,7 +48,7 @@ class Pins:
 
     @property
     def local(self) -> bool:
-        """Whether this is the emulator's environment, which takes no releases."""
+        """Return whether this is the emulator's environment, which takes no releases."""
         return self.source.toml.get("tier") == LOCAL_TIER
 
     @property

@@ -1,1 +1,1 @@
-"""How a release moves: from environment to environment, and inside one from region to region."""
+"""Rollout of a release: from environment to environment, and inside one from region to region."""

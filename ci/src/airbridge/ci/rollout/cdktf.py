@@ -1,4 +1,4 @@
-"""What deploys for real: `cdktf deploy`, one stack at a time, with the worker image that the rollout asks for."""
+"""Deployment by `cdktf deploy`, one stack at a time, with the worker image of the rollout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Cdktf:
 
     checkout: Checkout
     environment: str
-    command: tuple[str, ...] = ("npx", "cdktf", "deploy", "--auto-approve")
+    command: tuple[str, ...] = ("npx", "--no-install", "cdktf", "deploy", "--auto-approve")
 
     def __call__(self, stack: str, worker_digest: str) -> None:
         """Apply one stack; CiError (a ToolError) with cdktf's last words if it fails."""
@@ -48,11 +48,11 @@ class Cdktf:
             path.write_text(before, encoding="utf-8")
 
 
-def noting(deploy: Deploy, say: Callable[[str], None]) -> Deploy:
-    """The same, saying what it does."""
+def with_progress(deploy: Deploy, report: Callable[[str], None]) -> Deploy:
+    """Deploy, and report progress."""
 
-    def noted(stack: str, worker_digest: str) -> None:
-        say(f"{stack}: applying with {worker_digest[:19]}…")
+    def reported(stack: str, worker_digest: str) -> None:
+        report(f"{stack}: applying with {worker_digest[:19]}…")
         deploy(stack, worker_digest)
 
-    return noted
+    return reported

@@ -1,4 +1,4 @@
-"""What a control plane says of its workers and their work: the gateway's operators' API and Airflow's REST API."""
+"""State of a control plane's workers and their work: the gateway's operators' API and Airflow's REST API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ACTIVE = "active"
 
 
 class RunningVersions(BaseModel):
-    """What a worker says it runs."""
+    """Versions reported by a worker."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -42,12 +42,12 @@ class Worker(BaseModel):
     last_heartbeat_at: AwareDatetime | None = None
 
     def alive(self, now: datetime, silence_seconds: float) -> bool:
-        """Whether it has been heard of lately."""
+        """Return whether its last heartbeat is recent."""
         heard = self.last_heartbeat_at
         return heard is not None and (now - heard).total_seconds() <= silence_seconds
 
     def healthy(self, now: datetime, silence_seconds: float) -> bool:
-        """Whether it is alive, takes work, and nobody wants otherwise."""
+        """Return whether it is live, takes work, and no other state was ordered."""
         return self.alive(now, silence_seconds) and self.state == ACTIVE and self.wanted == ACTIVE
 
 
@@ -65,16 +65,16 @@ class Outcomes:
 
 
 class ControlPlane(Protocol):
-    """What promotion and deployment need to know, and the one thing they ask for."""
+    """Interface to a control plane, as promotion and deployment use it."""
 
     def workers(self) -> list[Worker]:
         """All workers, whatever state they are in."""
 
     def drain(self, worker: str, comment: str) -> None:
-        """Ask a worker to finish what it holds and take nothing more."""
+        """Order a worker to drain."""
 
     def outcomes(self, regions: Collection[str], since: datetime) -> Outcomes:
-        """How the tasks of these regions' queues ended since then."""
+        """Return the outcomes of the tasks of these regions' queues since then."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 """Deployment: region by region, canary first; a wave that spends its error budget is rolled back, and the rest is not begun.
 
-For each wave: apply its regions' stacks, wait until workers on the new digest are enrolled, healthy and have work or room for
-it, drain the old ones, watch. The clock, the sleep and what deploys are handed in.
+For each wave: apply its regions' stacks, wait until every pool is ready, drain the old workers, watch. The clock, the sleep and
+what deploys are handed in.
+
+A pool is ready with a healthy worker on the new digest. A pool that wants no instance is ready without one if its launch template
+names the new digest and no worker on another takes work: its next instance runs the new release, and nothing runs the old one.
 """
 
 from __future__ import annotations
@@ -9,14 +12,26 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Protocol
 
 from airbridge.ci.exceptions import CiError, RolloutFailed
 from airbridge.ci.rollout.control_plane import ControlPlane, Worker
 from airbridge.ci.rollout.plan import Step
+from airbridge.ci.rollout.pools import Pool, Pools
 
 CONTROL_PLANE_STACK = "control-plane"
+#: In order: the control plane reads the foundation's outputs.
+HOME_STACKS = ("foundation", CONTROL_PLANE_STACK)
 SILENCE_SECONDS = 60.0
+
+
+class ControlPlaneTurn(Enum):
+    """Moment at which a rollout applies the control plane's stack, and the foundation's before it."""
+
+    FIRST = "first"
+    LAST = "last"
+    NEVER = "never"
 
 
 class Deploy(Protocol):
@@ -28,7 +43,7 @@ class Deploy(Protocol):
 
 @dataclass(frozen=True)
 class WaveResult:
-    """How one wave went."""
+    """Result of one wave."""
 
     regions: tuple[str, ...]
     outcome: str
@@ -47,20 +62,30 @@ class Rollout:
     new: str
     now: Callable[[], datetime]
     sleep: Callable[[float], None]
-    say: Callable[[str], None]
+    report: Callable[[str], None]
+    #: Reader of the pools; without one, a region is ready with one healthy worker.
+    pools: Pools | None = None
     poll_seconds: float = 5.0
     results: list[WaveResult] = field(default_factory=list)
 
-    def run(self, regions: Sequence[str], *, control_plane_first: bool = True) -> list[WaveResult]:
+    def run(
+        self, regions: Sequence[str], control_plane: ControlPlaneTurn = ControlPlaneTurn.FIRST
+    ) -> list[WaveResult]:
         """All waves in order; RolloutFailed after the first that was rolled back."""
-        if control_plane_first:
-            self.say(f"{CONTROL_PLANE_STACK}: deploying")
-            self.deploy(CONTROL_PLANE_STACK, self.new)
+        if control_plane is ControlPlaneTurn.FIRST:
+            self._control_plane()
         waves = self.step.waves_of(regions)
         for number, wave in enumerate(waves, start=1):
-            self.say(f"wave {number} of {len(waves)}: {', '.join(wave)}")
+            self.report(f"wave {number} of {len(waves)}: {', '.join(wave)}")
             self._wave(wave)
+        if control_plane is ControlPlaneTurn.LAST:
+            self._control_plane()
         return self.results
+
+    def _control_plane(self) -> None:
+        for stack in HOME_STACKS:
+            self.report(f"{stack}: deploying")
+            self.deploy(stack, self.new)
 
     def _wave(self, wave: tuple[str, ...]) -> None:
         began = self.now()
@@ -69,7 +94,7 @@ class Rollout:
         if problem is None:
             self.results.append(WaveResult(wave, "done", "all workers healthy on the new digest", seconds))
             return
-        self.say(f"rolling back {', '.join(wave)}: {problem}")
+        self.report(f"rolling back {', '.join(wave)}: {problem}")
         try:
             self._roll_back(wave)
         except CiError as error:
@@ -82,12 +107,19 @@ class Rollout:
         )
 
     def _attempt(self, wave: tuple[str, ...], began: datetime) -> str | None:
-        """Why the wave must be rolled back; None if it may stay."""
+        """Return the reason to roll the wave back; None if there is none."""
         try:
             for region in wave:
                 self.deploy(f"edge-{region}", self.new)
         except CiError as error:
             return f"a stack could not be applied: {error}"
+        try:
+            return self._follow(wave, began)
+        except CiError as error:
+            return f"the wave could not be followed: {error}"
+
+    def _follow(self, wave: tuple[str, ...], began: datetime) -> str | None:
+        """Wait for the wave, drain the old workers and watch; return the reason to roll back."""
         if (problem := self._ready(wave, began)) is not None:
             return problem
         if self.old != self.new:
@@ -97,20 +129,47 @@ class Rollout:
     def _ready(self, wave: Collection[str], began: datetime) -> str | None:
         deadline = began + timedelta(minutes=self.step.ready_minutes)
         while True:
-            workers = self._in(wave)
-            ready = {
-                worker.region
-                for worker in self._on(workers, self.new)
-                if worker.healthy(self.now(), SILENCE_SECONDS)
-            }
-            if ready >= set(wave):
+            missing = self._missing(wave)
+            if not missing:
+                self._report_idle(wave)
                 return None
             if (problem := self._spent(wave, began)) is not None:
                 return problem
             if self.now() >= deadline:
-                missing = ", ".join(sorted(set(wave) - ready))
-                return f"no healthy worker on {self.new} in {missing} after {self.step.ready_minutes:g} min"
+                names = ", ".join(missing)
+                return f"no healthy worker on {self.new} in {names} after {self.step.ready_minutes:g} min"
             self.sleep(self.poll_seconds)
+
+    def _missing(self, wave: Collection[str]) -> list[str]:
+        """Return the pools that are not ready; regions, where the pools cannot be read."""
+        workers = self._in(wave)
+        ready = {
+            (worker.region, worker.pool)
+            for worker in self._on(workers, self.new)
+            if worker.healthy(self.now(), SILENCE_SECONDS)
+        }
+        if self.pools is None:
+            return sorted(set(wave) - {region for region, _ in ready})
+        return [
+            pool.label
+            for region in wave
+            for pool in self.pools(region)
+            if (region, pool.name) not in ready and not self._idle(pool, workers)
+        ]
+
+    def _idle(self, pool: Pool, workers: Sequence[Worker]) -> bool:
+        """Return whether a pool wants no instance, would start the new digest, and has no other at work."""
+        at_work = any(
+            worker.healthy(self.now(), SILENCE_SECONDS)
+            for worker in workers
+            if (worker.region, worker.pool) == (pool.region, pool.name)
+        )
+        return pool.wanted == 0 and pool.digest == self.new and not at_work
+
+    def _report_idle(self, wave: Collection[str]) -> None:
+        for pool in (pool for region in wave for pool in (self.pools(region) if self.pools else ())):
+            if pool.wanted == 0:
+                self.report(f"{pool.label}: idle; its next instance runs {self.new[:19]}…")
 
     def _watch(self, wave: Collection[str], began: datetime) -> str | None:
         until = self.now() + timedelta(minutes=self.step.watch_minutes)
@@ -122,7 +181,7 @@ class Rollout:
             self.sleep(self.poll_seconds)
 
     def _spent(self, wave: Collection[str], began: datetime) -> str | None:
-        """Which part of the error budget is spent, if one is."""
+        """Return the exceeded part of the error budget, if any."""
         budget = self.step.error_budget
         mine = [
             worker
@@ -145,7 +204,7 @@ class Rollout:
     def _drain(self, wave: Collection[str], digest: str, comment: str) -> None:
         for worker in self._on(self._in(wave), digest):
             if worker.alive(self.now(), SILENCE_SECONDS):
-                self.say(f"draining {worker.id}")
+                self.report(f"draining {worker.id}")
                 self.control_plane.drain(worker.id, comment)
 
     def _in(self, wave: Collection[str]) -> list[Worker]:

@@ -1,4 +1,4 @@
-"""Drift: what Terraform would change in an environment that nobody has changed on purpose."""
+"""Drift: changes that Terraform would make in an environment without an intended change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fleet that exists only in memory, with a clock of its own: a control plane to ask, and stacks to deploy, for tests and rehearsals."""
+"""A fleet that exists only in memory, with a clock of its own: a control plane and stacks, for tests."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 
 from airbridge.ci.exceptions import ToolError
 from airbridge.ci.rollout.control_plane import Outcomes, RunningVersions, Worker
+from airbridge.ci.rollout.pools import Pool
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How workers of one image do: how long they boot, whether they come up at all, how many of their tasks fail."""
+    """Behaviour of workers of one image: boot time, whether they start, share of failing tasks."""
 
     boot_seconds: float = 20.0
     comes_up: bool = True
@@ -25,6 +26,7 @@ class Behaviour:
 class _Simulated:
     id: str
     region: str
+    pool: str
     digest: str
     born: datetime
     draining: bool = False
@@ -32,19 +34,24 @@ class _Simulated:
 
 @dataclass
 class Fleet:
-    """Workers by region. `behaviours` says how an image does in a region; `refusing` names stacks that cannot be applied."""
+    """Workers by region. `behaviours` maps an image and region to a behaviour; `refusing` names stacks that cannot be applied."""
 
     regions: Mapping[str, str]
     behaviours: Mapping[tuple[str, str], Behaviour] = field(default_factory=dict)
     refusing: Collection[tuple[str, str]] = ()
     workers_per_region: int = 2
+    #: Pools of every region, of which `idle` ones (pool, region) want no instance and have no worker.
+    pool_names: tuple[str, ...] = ("default",)
+    idle: Collection[tuple[str, str]] = ()
     clock: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     deployed: list[tuple[str, str]] = field(default_factory=list)
     drained: list[str] = field(default_factory=list)
     _workers: list[_Simulated] = field(default_factory=list)
+    _templates: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """The fleet as it was: every region on its image, for a day."""
+        self._templates.update(self.regions)
         for region, digest in self.regions.items():
             self._start(region, digest, self.clock - timedelta(days=1))
 
@@ -63,10 +70,23 @@ class Fleet:
         if (stack, worker_digest) in self.refusing:
             raise ToolError(f"`cdktf deploy {stack}` ended with 1")
         region = stack.removeprefix("edge-")
+        self._templates[region] = worker_digest
         if region in self.regions and not any(
             self._works(worker, region, worker_digest) for worker in self._workers
         ):
             self._start(region, worker_digest, self.clock)
+
+    def pools(self, region: str) -> list[Pool]:
+        """The pools of a region."""
+        return [
+            Pool(
+                region,
+                name,
+                0 if (name, region) in self.idle else self.workers_per_region,
+                self._templates[region],
+            )
+            for name in self.pool_names
+        ]
 
     def workers(self) -> list[Worker]:
         """All that have enrolled."""
@@ -83,7 +103,7 @@ class Fleet:
             simulated.draining = simulated.draining or simulated.id == worker
 
     def outcomes(self, regions: Collection[str], since: datetime) -> Outcomes:
-        """What the workers of these regions finished since then, at their rates."""
+        """Return the tasks that the workers of these regions finished since then."""
         finished = failed = 0.0
         for worker in (
             worker for worker in self._workers if worker.region in regions and self._comes_up(worker)
@@ -100,15 +120,21 @@ class Fleet:
         return {w.versions.image or "" for w in self.workers() if w.region == region and w.healthy(now, 60)}
 
     def _start(self, region: str, digest: str, at: datetime) -> None:
-        for _ in range(self.workers_per_region):
-            self._workers.append(_Simulated(f"{region}-{len(self._workers) + 1}", region, digest, at))
+        for pool in self.pool_names:
+            if (pool, region) in self.idle:
+                continue
+            for _ in range(self.workers_per_region):
+                name = f"{region}-{len(self._workers) + 1}"
+                self._workers.append(_Simulated(name, region, pool, digest, at))
 
     @staticmethod
     def _works(worker: _Simulated, region: str, digest: str) -> bool:
         return (worker.region, worker.digest, worker.draining) == (region, digest, False)
 
     def _behaviour(self, worker: _Simulated) -> Behaviour:
-        return self.behaviours.get((worker.region, worker.digest), Behaviour())
+        """An image's behaviour in a pool (`pool@region`), or else in the region."""
+        in_region = self.behaviours.get((worker.region, worker.digest), Behaviour())
+        return self.behaviours.get((f"{worker.pool}@{worker.region}", worker.digest), in_region)
 
     def _comes_up(self, worker: _Simulated) -> bool:
         return self._behaviour(worker).comes_up
@@ -122,7 +148,7 @@ class Fleet:
         return Worker(
             id=worker.id,
             region=worker.region,
-            pool="default",
+            pool=worker.pool,
             state="draining" if worker.draining else "active",
             wanted="draining" if worker.draining else "active",
             versions=RunningVersions(image=worker.digest),

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their words are read."""
+"""Options that several commands share, and their parsing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ Directory = Annotated[
         "--dir", envvar="AIRBRIDGE_DIR", help="The local platform's state directory.", resolve_path=True
     ),
 ]
+BreakGlass = Annotated[
+    bool,
+    typer.Option(
+        "--break-glass",
+        help="Where two operators are required: do it alone, at once. Needs scope break_glass:use, and raises an alarm.",
+    ),
+]
 CacheDirectory = Annotated[
     Path | None,
     typer.Option(
         "--cache-dir",
         envvar="AIRBRIDGE_CACHE_DIR",
-        help="Where the database's template is kept.",
+        help="Directory of the database template.",
         show_default="~/.cache/airbridge",
         resolve_path=True,
     ),
@@ -47,5 +54,5 @@ def pairs(words: Sequence[str], option: str) -> dict[str, str]:
 
 
 def environ() -> Mapping[str, str]:
-    """Return this process' environment, to hand to the processes it starts."""
+    """Return a copy of this process's environment, for child processes."""
     return dict(os.environ)

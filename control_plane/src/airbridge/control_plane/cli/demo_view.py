@@ -1,4 +1,4 @@
-"""How the demo looks: components, then the run's tasks as they go, then the report."""
+"""Terminal output of the demo: components, then the run's tasks, then the report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOG_LINES = 40
 
 
 class DemoView:
-    """A context manager that shows the demo's progress."""
+    """Context manager that shows the demo's progress."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -85,7 +85,9 @@ def print_report(console: Console, report: Report) -> None:
     for line in report.log[-_LOG_LINES:]:
         console.print(f"  {line}", markup=False, soft_wrap=True)
     verdict = (
-        "every task ran in the region of its data" if report.ok else "NOT as it should be: see the table"
+        "every task ran in the region of its data"
+        if report.ok
+        else "NOT every task ran in the region of its data: see the table"
     )
     console.print(
         f"\nrun {report.state}; {verdict}; ready in {report.seconds_to_ready} s, ran in {report.seconds_to_run} s"

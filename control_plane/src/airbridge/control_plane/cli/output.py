@@ -1,14 +1,35 @@
-"""Where the command line writes: its result on stdout, what it is doing on stderr."""
+"""Output of the command line: results on stdout, progress and errors on stderr.
+
+While a command runs under `stdout_for_results`, `sys.stdout` is stderr: whatever libraries print or log there (Airflow
+configures its loggers to write to stdout) does not mix with the result.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
+
+# The stream of results while `sys.stdout` is another.
+_reserved: list[TextIO] = []
+
+
+@contextmanager
+def stdout_for_results() -> Iterator[None]:
+    """Reserve stdout for results within the block."""
+    before = sys.stdout
+    _reserved.append(before)
+    sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout = before
+        _reserved.pop()
 
 
 def messages() -> Console:
@@ -17,21 +38,28 @@ def messages() -> Console:
 
 
 def results() -> Console:
-    """Return the console for results. Not a terminal: no colour, and lines as long as they are."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200, no_color=True)
+    """Return the console for results; without colour, and 200 columns wide, when stdout is not a terminal."""
+    console = Console(highlight=False, file=_stdout())
+    if console.is_terminal:
+        return console
+    return Console(highlight=False, width=200, no_color=True, file=_stdout())
 
 
 def emit_json(value: Any) -> None:
     """Write one JSON document to stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
-    sys.stdout.flush()
+    emit_text(json.dumps(value, indent=2, default=str))
+
+
+def emit_json_line(value: Any) -> None:
+    """Write one JSON document as one line to stdout, where others follow (JSON Lines)."""
+    emit_text(json.dumps(value, default=str))
 
 
 def emit_text(text: str) -> None:
-    """Write text to stdout exactly as it is."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """Write text to stdout unchanged."""
+    stdout = _stdout()
+    stdout.write(text + "\n")
+    stdout.flush()
 
 
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
@@ -42,3 +70,7 @@ def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any
     for row in rows:
         built.add_row(*("" if value is None else str(value) for value in row))
     return built
+
+
+def _stdout() -> TextIO:
+    return _reserved[-1] if _reserved else sys.stdout

@@ -1,4 +1,4 @@
-"""Shows components coming up: a table that redraws itself on a terminal, one line a change elsewhere."""
+"""Progress on stderr: of components that start, and of a push. Live on a terminal; elsewhere the lines that a log should have."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
@@ -15,11 +16,11 @@ from rich.text import Text
 from airbridge.control_plane.local.state import ComponentState, Phase
 
 _STYLES = {Phase.READY: "green", Phase.DONE: "green", Phase.BACKOFF: "red", Phase.STOPPED: "dim"}
-_TOLD = (Phase.READY, Phase.DONE, Phase.BACKOFF, Phase.STOPPED)
+_SHOWN = (Phase.READY, Phase.DONE, Phase.BACKOFF, Phase.STOPPED)
 
 
 class ComponentDisplay:
-    """A context manager that is told of every change."""
+    """Context manager that shows every change of a component."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -43,13 +44,13 @@ class ComponentDisplay:
         self.settle()
 
     def settle(self) -> None:
-        """Leave the table as it is; from now on a change is a line."""
+        """Stop the live table; show later changes as lines."""
         if self._live:
             self._live.stop()
             self._live = None
 
     def note(self, text: str) -> None:
-        """Say something that belongs to no component."""
+        """Show a message that belongs to no component."""
         self._console.print(f"{self._elapsed} {text}", markup=False)
 
     def changed(self, component: ComponentState) -> None:
@@ -57,7 +58,7 @@ class ComponentDisplay:
         self._components[component.name] = component
         if self._live:
             self._live.update(self._table())
-        elif component.phase in _TOLD:
+        elif component.phase in _SHOWN:
             self._console.print(f"{self._elapsed} {self._sentence(component)}", markup=False, soft_wrap=True)
 
     @property
@@ -84,3 +85,46 @@ class ComponentDisplay:
                 style = _STYLES.get(component.phase, "dim")
                 grid.add_row("", component.name, Text(component.phase.value, style=style), seconds, url)
         return grid
+
+
+class PushDisplay:
+    """Context manager that shows a push: the step and its seconds on a terminal, elsewhere one line."""
+
+    def __init__(self, console: Console, folder: str, bundle: str) -> None:
+        self._console = console
+        self._title = f"{folder} to bundle {bundle}"
+        self._size = 0
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        # What goes to stdout is a result: see `ComponentDisplay`.
+        self._progress = Progress(
+            *columns,
+            console=console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=not console.is_terminal,
+        )
+        self._step = self._progress.add_task(f"packing {folder}", total=None)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:  # elsewhere it would print an empty line
+            self._progress.stop()
+
+    def packed(self, files: int, archive_bytes: int) -> None:
+        """Show what is sent."""
+        self._size = archive_bytes
+        title = f"pushing {self._title}: {files} files, {archive_bytes / 1024:.1f} KiB"
+        self._console.print(title, markup=False, soft_wrap=True)
+
+    def sent(self, sent_bytes: int) -> None:
+        """Show how much is sent; after the last byte, that the gateway checks it."""
+        done = f"sending: {sent_bytes * 100 // max(self._size, 1)} %"
+        checking = "the gateway builds the packages, parses the DAG files and publishes them"
+        self._progress.update(self._step, description=checking if sent_bytes >= self._size else done)

@@ -1,4 +1,4 @@
-"""What the dashboard uses of Airflow's internals (3.0.4): who is signed in, what they may do, and links to tasks.
+"""Airflow internals (3.0.4) that the dashboard uses: the signed-in user, their rights, and links to tasks.
 
 Airflow's UI keeps its token in the browser's local storage and sends it as a bearer token, so a plugin's page does not get
 it by itself. tests/contract/test_dashboard_internals.py fails if anything here no longer holds.
@@ -15,14 +15,14 @@ from urllib.parse import quote
 
 from jwt import InvalidTokenError
 
+# Key of Airflow's UI token in the browser's local storage.
 TOKEN_STORAGE_KEY: Final = "token"  # noqa: S105 - a name
-"""Where Airflow's UI keeps its token in local storage."""
+# A login sets the token as this cookie; Airflow's UI moves it into local storage.
 TOKEN_COOKIE: Final = "_token"  # noqa: S105 - a name
-"""The cookie by which a login hands the token over to the UI, which takes it out of there."""
 
 
 async def user_of_token(token: str) -> Any | None:
-    """Return the user that a token of Airflow's names; None if it is expired or not valid."""
+    """Return the user of an Airflow token; None if it is expired or invalid."""
     from airflow.api_fastapi.app import get_auth_manager
 
     try:
@@ -32,17 +32,24 @@ async def user_of_token(token: str) -> Any | None:
 
 
 def subject(token: str) -> str:
-    """Return the subject of a token that has been verified."""
+    """Return the subject of a token that was verified before."""
     payload = token.split(".")[1]
     claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     return str(claims.get("sub", ""))
 
 
 def login_url() -> str:
-    """Return the path of the login page of the auth manager in force."""
+    """Return the path of the configured auth manager's login page."""
     from airflow.api_fastapi.app import get_auth_manager
 
     return str(get_auth_manager().get_url_login())
+
+
+def base_url() -> str:
+    """Return the address under which users open Airflow; empty if it is not configured."""
+    from airflow.configuration import conf
+
+    return str(conf.get("api", "base_url", fallback="") or "")
 
 
 def base_path() -> str:
@@ -53,29 +60,29 @@ def base_path() -> str:
 
 
 def may_see(user: Any) -> bool:
-    """Whether the user may see the platform's activity: every role from viewer on."""
+    """Return whether the user may see the platform's activity: every role from viewer on."""
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
 
     return bool(get_auth_manager().is_authorized_view(access_view=AccessView.CLUSTER_ACTIVITY, user=user))
 
 
-def may_steer(user: Any) -> bool:
-    """Whether the user may order workers about: whoever may change Airflow's pools, its measure of capacity."""
+def may_command(user: Any) -> bool:
+    """Return whether the user may drain and resume workers: the right to change Airflow's pools."""
     from airflow.api_fastapi.app import get_auth_manager
 
     return bool(get_auth_manager().is_authorized_pool(method="PUT", user=user))
 
 
 def may_revoke(user: Any) -> bool:
-    """Whether the user may put a worker out for good: whoever may delete Airflow's pools."""
+    """Return whether the user may revoke workers: the right to delete Airflow's pools."""
     from airflow.api_fastapi.app import get_auth_manager
 
     return bool(get_auth_manager().is_authorized_pool(method="DELETE", user=user))
 
 
 def may_audit(user: Any) -> bool:
-    """Whether the user may read who did what: whoever may read Airflow's audit log."""
+    """Return whether the user may read the audit trail: the right to read Airflow's audit log."""
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 
@@ -85,7 +92,7 @@ def may_audit(user: Any) -> bool:
 
 
 def may_see_task(user: Any, dag_id: str) -> bool:
-    """Whether the user may see the task instances of a DAG."""
+    """Return whether the user may see the task instances of a DAG."""
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 
@@ -100,7 +107,7 @@ def may_see_task(user: Any, dag_id: str) -> bool:
 
 
 def readable_dags(session: Any, user: Any) -> frozenset[str] | None:
-    """Return the DAGs that the user may read; None for all there are."""
+    """Return the DAGs that the user may read; None for all."""
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.models.dag import DagModel
     from sqlalchemy import select
@@ -111,8 +118,8 @@ def readable_dags(session: Any, user: Any) -> frozenset[str] | None:
 
 
 @contextmanager
-def reading() -> Iterator[Any]:
-    """Give a session that only reads, and sees one state of the database throughout."""
+def read_only_session() -> Iterator[Any]:
+    """Yield a read-only session that sees one snapshot of the database throughout."""
     from airflow import settings
 
     from airbridge.control_plane._airflow import session_on

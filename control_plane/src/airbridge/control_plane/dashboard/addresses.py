@@ -1,4 +1,4 @@
-"""Where the dashboard and its pages are, below Airflow's own address."""
+"""Paths of the dashboard and its pages below Airflow's base URL."""
 
 from __future__ import annotations
 

@@ -20,33 +20,34 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from airbridge.control_plane import orders
-from airbridge.control_plane.dashboard import _airflow, pages, people
-from airbridge.control_plane.dashboard.memo import Memo
-from airbridge.control_plane.dashboard.pages import PAGES, Asked, NotFound, Page
-from airbridge.control_plane.dashboard.people import Forbidden, NotSignedIn, Person
+from airbridge.control_plane import worker_commands
+from airbridge.control_plane.dashboard import _airflow, pages, sessions
+from airbridge.control_plane.dashboard.pages import PAGES, NotFound, Page, PageContext
 from airbridge.control_plane.dashboard.queries import Query
 from airbridge.control_plane.dashboard.rendering import HEADERS, STATIC, render
+from airbridge.control_plane.dashboard.response_cache import ResponseCache
+from airbridge.control_plane.dashboard.sessions import Forbidden, NotSignedIn, Viewer
 from airbridge.control_plane.exceptions import Refused
 from airbridge.control_plane.gateway.database import unit
-from airbridge.control_plane.observe import workers
-from airbridge.control_plane.observe.platform import Platform
-from airbridge.executor.exceptions import ConfigurationError
+from airbridge.control_plane.read_model import workers
+from airbridge.control_plane.read_model.platform import Platform
+from airbridge.core.exceptions import ConfigurationError
+from airbridge.core.protocol import RefusalReason
 from airbridge.executor.ledger import workers as ledger_workers
 
 log = structlog.get_logger()
 
+# Seconds that a rendered page is cached: requests for the same page within that time share one answer.
 FRESH_SECONDS: Final = 2.0
-"""How old what a page shows may be; all who ask for the same within that time get the same answer."""
+# Seconds until a change of the DAGs that a user may read takes effect.
 RIGHTS_SECONDS: Final = 30.0
-"""How long a change of which DAGs a user may read takes to be seen."""
 FORM_BYTES: Final = 16_384
 STATIC_CACHE: Final = "public, max-age=31536000, immutable"
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The part of a page that is kept fresh, and a name for its content."""
+    """Live part of a page, with an ETag of its content."""
 
     html: str
     etag: str
@@ -55,57 +56,57 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class _Dags:
-    """The DAGs a user may read. None is all of them, which a memo could not tell from nothing."""
+    """DAGs that a user may read; None for all. A wrapper, because the cache uses None for a missing value."""
 
     ids: frozenset[str] | None
 
 
 @dataclass(frozen=True)
 class Dashboard:
-    """The pages over one database."""
+    """Pages over one database."""
 
+    #: Loads the catalogue, the matrix and the settings. Raises `ConfigurationError`.
     platform: Callable[[], Platform]
-    """Reads the catalogue, the matrix and the settings. Raises `ConfigurationError`."""
-    fresh: Memo[Rendered] = field(default_factory=lambda: Memo(FRESH_SECONDS))
-    rights: Memo[_Dags] = field(default_factory=lambda: Memo(RIGHTS_SECONDS))
-    platforms: Memo[Platform] = field(default_factory=lambda: Memo(RIGHTS_SECONDS))
+    fresh: ResponseCache[Rendered] = field(default_factory=lambda: ResponseCache(FRESH_SECONDS))
+    rights: ResponseCache[_Dags] = field(default_factory=lambda: ResponseCache(RIGHTS_SECONDS))
+    platforms: ResponseCache[Platform] = field(default_factory=lambda: ResponseCache(RIGHTS_SECONDS))
 
     # --- pages ------------------------------------------------------------------------------------
 
     async def show(self, page: Page, request: Request) -> Response:
-        """Answer with a page, or for htmx with the part of it that is kept fresh, if that has changed."""
-        person = await people.of_request(request)
-        if page.audit and not person.may_audit:
+        """Answer with a page; for htmx with its live part, or 304 if that has not changed."""
+        viewer = await sessions.viewer_of(request)
+        if page.audit and not viewer.may_audit:
             raise Forbidden("Your Airflow role does not let you read the audit log.")
-        dags = self.rights.fresh(person.subject)
+        dags = self.rights.peek(viewer.subject)
         if dags is None:
-            dags = await run_in_threadpool(self.rights.get, person.subject, lambda: _readable(person))
-        key = (page.name, request.url.path, request.url.query, person.rights, dags)
-        rendered = self.fresh.fresh(key)
+            dags = await run_in_threadpool(self.rights.get, viewer.subject, lambda: _readable(viewer))
+        key = (page.name, *_asked(request), viewer.rights, dags)
+        rendered = self.fresh.peek(key)
         if rendered is None:
-            rendered = await run_in_threadpool(self._render, key, page, request, person, dags)
+            rendered = await run_in_threadpool(self._render, key, page, request, viewer, dags)
         if "hx-request" not in request.headers:
-            return HTMLResponse(self._whole(page, request, person, rendered), headers=_no_store())
+            return HTMLResponse(self._whole(page, request, viewer, rendered), headers=_no_store())
         if request.headers.get("if-none-match") == rendered.etag:
             return Response(status_code=304, headers=_no_store(ETag=rendered.etag))
         return HTMLResponse(rendered.html, headers=_no_store(ETag=rendered.etag))
 
-    def _render(self, key: Hashable, page: Page, request: Request, person: Person, dags: _Dags) -> Rendered:
+    def _render(self, key: Hashable, page: Page, request: Request, viewer: Viewer, dags: _Dags) -> Rendered:
         def compute() -> Rendered:
             query = Query(dict(request.query_params))
             platform = self.platforms.get("platform", self.platform)
-            with _airflow.reading() as session:
-                asked = Asked(session, platform, person, dags.ids, query, request.path_params)
-                values = page.fill(asked)
-            html = render(f"{page.name}_live.html", {**_shared(request, person), "query": query, **values})
+            with _airflow.read_only_session() as session:
+                context = PageContext(session, platform, viewer, dags.ids, query, request.path_params)
+                values = page.fill(context)
+            html = render(f"{page.name}_live.html", {**_shared(request, viewer), "query": query, **values})
             etag = f'"{hashlib.sha256(html.encode()).hexdigest()[:24]}"'
             return Rendered(html, etag, values.get("heading"))
 
         return self.fresh.get(key, compute)
 
-    def _whole(self, page: Page, request: Request, person: Person, rendered: Rendered) -> str:
+    def _whole(self, page: Page, request: Request, viewer: Viewer, rendered: Rendered) -> str:
         values = {
-            **_shared(request, person),
+            **_shared(request, viewer),
             "page": page,
             "heading": rendered.heading or page.title,
             "live": Markup(rendered.html),  # noqa: S704 - made by an autoescaping template
@@ -115,60 +116,84 @@ class Dashboard:
         }
         return render(f"{page.name}.html", values)
 
-    # --- orders -----------------------------------------------------------------------------------
+    # --- commands -----------------------------------------------------------------------------------
 
-    async def ask(self, request: Request) -> Response:
-        """Show what an order would do, to be confirmed."""
-        person, order = await self._order(request)
-        return await run_in_threadpool(self._confirmation, request, person, order, "", 200)
+    async def confirm_command(self, request: Request) -> Response:
+        """Show the confirmation form of a worker command."""
+        viewer, command = await self._command(request)
+        return await run_in_threadpool(self._confirmation, request, viewer, command, "", 200)
 
-    async def give(self, request: Request) -> Response:
-        """Carry out an order that was confirmed."""
-        person, order = await self._order(request)
+    async def run_command(self, request: Request) -> Response:
+        """Apply a confirmed worker command."""
+        viewer, command = await self._command(request)
         if int(request.headers.get("content-length") or FORM_BYTES + 1) > FORM_BYTES:
             raise HTTPException(413, "The form is too large.")
         form = dict(parse_qsl((await request.body()).decode(errors="replace"), max_num_fields=10))
-        people.check_form(request, person, form.get("form_token", ""))
+        sessions.check_form(request, viewer, form.get("form_token", ""))
         comment = form.get("comment", "").replace("\x00", "")
         name = request.path_params["worker"]
+        if command is worker_commands.REVOKE and (problem := _unconfirmed(name, form)):
+            return await run_in_threadpool(self._confirmation, request, viewer, command, problem, 400)
         try:
-            await run_in_threadpool(_carry_out, order, name, comment, person, _address(request))
+            await run_in_threadpool(self._apply, command, name, comment, viewer, _address(request))
         except Refused as refused:
             if refused.status == 404:
                 raise NotFound(f"There is no worker {name[:64]!r}.") from refused
             return await run_in_threadpool(
-                self._confirmation, request, person, order, refused.detail, refused.status
+                self._confirmation, request, viewer, command, refused.detail, refused.status
             )
         self.fresh.clear()
-        log.info("order.given", order=order.name, worker=name, actor=person.actor)
+        log.info("worker_command.applied", command=command.name, worker=name, actor=viewer.actor)
         root = request.scope.get("root_path", "")
-        return RedirectResponse(f"{root}/workers/{name}?done={order.name}", 303)
+        return RedirectResponse(f"{root}/workers/{name}?done={command.name}", 303)
 
-    async def _order(self, request: Request) -> tuple[Person, orders.Order]:
-        person = await people.of_request(request)
-        order = orders.ORDERS.get(request.path_params["order"])
-        if order is None:
-            raise NotFound(f"There is no order {request.path_params['order'][:64]!r}.")
-        if not (person.may_revoke if order is orders.REVOKE else person.may_steer):
-            raise Forbidden(f"Your Airflow role does not let you {order.name} workers.")
-        return person, order
+    def _apply(
+        self,
+        command: worker_commands.WorkerCommand,
+        name: str,
+        comment: str,
+        viewer: Viewer,
+        address: str | None,
+    ) -> None:
+        platform = self.platforms.get("platform", self.platform)
+        if command is worker_commands.REVOKE and platform.revocation_needs_two:
+            raise Refused(
+                409,
+                RefusalReason.FORBIDDEN,
+                f"a second operator must approve a revocation here: use 'airbridge worker revoke {name[:64]}'",
+            )
+        _apply(command, name, comment, viewer, address)
+
+    async def _command(self, request: Request) -> tuple[Viewer, worker_commands.WorkerCommand]:
+        viewer = await sessions.viewer_of(request)
+        command = worker_commands.COMMANDS.get(request.path_params["command"])
+        if command is None:
+            raise NotFound(f"There is no command {request.path_params['command'][:64]!r}.")
+        if not (viewer.may_revoke if command is worker_commands.REVOKE else viewer.may_command):
+            raise Forbidden(f"Your Airflow role does not let you {command.name} workers.")
+        return viewer, command
 
     def _confirmation(
-        self, request: Request, person: Person, order: orders.Order, problem: str, status: int
+        self,
+        request: Request,
+        viewer: Viewer,
+        command: worker_commands.WorkerCommand,
+        problem: str,
+        status: int,
     ) -> Response:
         platform = self.platforms.get("platform", self.platform)
-        with _airflow.reading() as session:
+        with _airflow.read_only_session() as session:
             worker = workers.get(session, platform, request.path_params["worker"])
         if worker is None:
             raise NotFound(f"There is no worker {request.path_params['worker'][:64]!r}.")
         values = {
-            **_shared(request, person),
+            **_shared(request, viewer),
             "page": pages.WORKERS,
-            "heading": f"{order.name.capitalize()} {worker.id}",
+            "heading": f"{command.name.capitalize()} {worker.id}",
             "worker": worker,
-            "order": order,
+            "order": command,
             "problem": problem,
-            "longest": orders.COMMENT_LENGTH,
+            "longest": worker_commands.COMMENT_LENGTH,
         }
         part = "hx-request" in request.headers
         return HTMLResponse(
@@ -178,7 +203,7 @@ class Dashboard:
     # --- sessions ---------------------------------------------------------------------------------
 
     async def sign_in(self, request: Request) -> Response:
-        """Show the page that takes the token of Airflow's UI, or sends the browser to Airflow's login."""
+        """Show the sign-in page, which sends the token of Airflow's UI or redirects to Airflow's login."""
         values = {
             "root": request.scope.get("root_path", ""),
             "airflow": _airflow.base_path(),
@@ -188,20 +213,20 @@ class Dashboard:
         }
         return HTMLResponse(render("signin.html", values), headers=_no_store())
 
-    async def begin(self, request: Request) -> Response:
-        """Exchange a bearer token of Airflow's for a session."""
-        people.check_same_origin(request)
-        token = people.bearer(request)
-        person = await people.identify(token)
-        response = JSONResponse({"name": person.name}, headers=_no_store())
-        people.remember(response, request, token)
+    async def begin_session(self, request: Request) -> Response:
+        """Exchange an Airflow bearer token for a session."""
+        sessions.check_same_origin(request)
+        token = sessions.bearer(request)
+        viewer = await sessions.identify(token)
+        response = JSONResponse({"name": viewer.name}, headers=_no_store())
+        sessions.set_session_cookie(response, request, token)
         return response
 
-    async def end(self, request: Request) -> Response:
-        """End the session: the user has left Airflow, or is another one now."""
-        people.check_same_origin(request)
+    async def end_session(self, request: Request) -> Response:
+        """End the session: the user has signed out of Airflow, or another one has signed in."""
+        sessions.check_same_origin(request)
         response = Response(status_code=204, headers=_no_store())
-        people.forget(response, request)
+        sessions.clear_session_cookie(response, request)
         return response
 
     # --- the application --------------------------------------------------------------------------
@@ -210,23 +235,23 @@ class Dashboard:
         """Return the ASGI application."""
         routes: list[Route | Mount] = [
             Route("/signin", self.sign_in),
-            Route("/session", self.begin, methods=["POST"]),
-            Route("/session/end", self.end, methods=["POST"]),
+            Route("/session", self.begin_session, methods=["POST"]),
+            Route("/session/end", self.end_session, methods=["POST"]),
             Mount("/static", StaticFiles(directory=STATIC)),
             *(Route(page.path, _handler(self, page), methods=["GET"]) for page in PAGES),
-            Route("/workers/{worker}/{order}", self.ask, methods=["GET"]),
-            Route("/workers/{worker}/{order}", self.give, methods=["POST"]),
+            Route("/workers/{worker}/{command}", self.confirm_command, methods=["GET"]),
+            Route("/workers/{worker}/{command}", self.run_command, methods=["POST"]),
         ]
         made = Starlette(
             routes=routes,
             exception_handlers={
                 NotSignedIn: _to_sign_in,
-                Forbidden: lambda request, error: _apologise(request, 403, "Not allowed", str(error)),
-                NotFound: lambda request, error: _apologise(request, 404, "Not found", str(error)),
+                Forbidden: lambda request, error: _error_page(request, 403, "Not allowed", str(error)),
+                NotFound: lambda request, error: _error_page(request, 404, "Not found", str(error)),
                 HTTPException: _http_error,
-                ConfigurationError: _misconfigured,
-                sql.OperationalError: _no_database,
-                Exception: _broken,
+                ConfigurationError: _configuration_error,
+                sql.OperationalError: _database_error,
+                Exception: _internal_error,
             },
         )
         return _Headers(made)
@@ -239,37 +264,54 @@ def _handler(dashboard: Dashboard, page: Page) -> Callable[[Request], Awaitable[
     return handle
 
 
-def _readable(person: Person) -> _Dags:
-    with _airflow.reading() as session:
-        return _Dags(_airflow.readable_dags(session, person.user))
+def _readable(viewer: Viewer) -> _Dags:
+    with _airflow.read_only_session() as session:
+        return _Dags(_airflow.readable_dags(session, viewer.user))
 
 
-def _carry_out(order: orders.Order, name: str, comment: str, person: Person, address: str | None) -> None:
-    rule = f"Airflow: may {'delete' if order is orders.REVOKE else 'change'} pools"
+def _apply(
+    command: worker_commands.WorkerCommand, name: str, comment: str, viewer: Viewer, address: str | None
+) -> None:
+    rule = f"Airflow: may {'delete' if command is worker_commands.REVOKE else 'change'} pools"
     with unit() as work:
         row = ledger_workers.get(work.session, name)
         if row is None:
-            raise orders.unknown(name)
-        orders.give(work.session, order, row, comment, person.actor, address=address, rule=rule)
+            raise worker_commands.unknown(name)
+        worker_commands.apply(work.session, command, row, comment, viewer.actor, address=address, rule=rule)
+
+
+def _unconfirmed(worker: str, form: dict[str, str]) -> str:
+    """Return why a form does not confirm that a worker is to be revoked, which cannot be undone; empty if it does."""
+    if form.get("name", "").strip() != worker:
+        return f"type the worker's name, {worker}, to revoke it"
+    return "" if form.get("comment", "").strip() else "revoke needs a comment with the reason"
 
 
 def _address(request: Request) -> str | None:
     return f"{request.client.host}:{request.client.port}" if request.client else None
 
 
-def _shared(request: Request, person: Person) -> dict[str, Any]:
-    """What every template may use."""
+def _shared(request: Request, viewer: Viewer) -> dict[str, Any]:
+    """Return the values that every template uses."""
     return {
         "root": request.scope.get("root_path", ""),
         "airflow": _airflow.base_path(),
-        "person": person,
-        "menu": [page for page in PAGES if page.menu and (not page.audit or person.may_audit)],
+        "viewer": viewer,
+        "menu": [page for page in PAGES if page.menu and (not page.audit or viewer.may_audit)],
     }
 
 
-def _done(request: Request) -> orders.Order | None:
-    """The order that has just been carried out, to be said on the page that follows it."""
-    return orders.ORDERS.get(request.query_params.get("done", ""))
+def _done(request: Request) -> worker_commands.WorkerCommand | None:
+    """Return the command that was just applied, for the message on the page after it."""
+    return worker_commands.COMMANDS.get(request.query_params.get("done", ""))
+
+
+def _asked(request: Request) -> tuple[str, str]:
+    """Return path and query of a request, by which its page is cached.
+
+    They are the router's: with Starlette below 1.0.1 a Host header can change those of `request.url` (CVE-2026-48710).
+    """
+    return str(request.scope["path"]), request.scope["query_string"].decode("latin-1")
 
 
 def _no_store(**more: str) -> dict[str, str]:
@@ -285,11 +327,11 @@ def _to_sign_in(request: Request, _error: Exception) -> Response:
         return JSONResponse({"detail": "not signed in"}, 401, headers=_no_store())
     target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     response = RedirectResponse(f"{root}/signin?{Query({}).string(next=target)}", 303, headers=_no_store())
-    people.forget(response, request)
+    sessions.clear_session_cookie(response, request)
     return response
 
 
-def _apologise(request: Request, status: int, heading: str, message: str) -> Response:
+def _error_page(request: Request, status: int, heading: str, message: str) -> Response:
     values = {
         "root": request.scope.get("root_path", ""),
         "airflow": _airflow.base_path(),
@@ -302,27 +344,27 @@ def _apologise(request: Request, status: int, heading: str, message: str) -> Res
 def _http_error(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 500)
     if status == 404:
-        return _apologise(request, 404, "Not found", "There is no such page.")
-    return _apologise(request, status, f"Error {status}", str(getattr(error, "detail", "")))
+        return _error_page(request, 404, "Not found", "There is no such page.")
+    return _error_page(request, status, f"Error {status}", str(getattr(error, "detail", "")))
 
 
-def _misconfigured(request: Request, error: Exception) -> Response:
-    log.error("dashboard.misconfigured", error=str(error))
-    return _apologise(request, 500, "Not configured", str(error))
+def _configuration_error(request: Request, error: Exception) -> Response:
+    log.error("dashboard.configuration_error", error=str(error))
+    return _error_page(request, 500, "Not configured", str(error))
 
 
-def _no_database(request: Request, error: Exception) -> Response:
-    log.warning("dashboard.no_database", error=str(error))
-    return _apologise(request, 503, "No database", "The database does not answer. Try again in a moment.")
+def _database_error(request: Request, error: Exception) -> Response:
+    log.warning("dashboard.database_error", error=str(error))
+    return _error_page(request, 503, "No database", "The database does not answer. Try again in a moment.")
 
 
-def _broken(request: Request, error: Exception) -> Response:
-    log.error("dashboard.broken", path=request.url.path, exc_info=error)
-    return _apologise(request, 500, "Error", "Something went wrong. The api-server's log has the details.")
+def _internal_error(request: Request, error: Exception) -> Response:
+    log.error("dashboard.failed", path=request.url.path, exc_info=error)
+    return _error_page(request, 500, "Error", "Internal error. The api-server's log has the details.")
 
 
 class _Headers:
-    """Puts the security headers on every answer."""
+    """ASGI wrapper that adds the security headers to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

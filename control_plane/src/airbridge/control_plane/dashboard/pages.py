@@ -1,4 +1,4 @@
-"""What each page shows: from an open session and the query, the values its template is filled with."""
+"""Pages of the dashboard: each returns its template's values, from an open session and the query."""
 
 from __future__ import annotations
 
@@ -6,83 +6,82 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from airbridge.control_plane import orders
-from airbridge.control_plane.dashboard import _airflow, drawing
-from airbridge.control_plane.dashboard.people import Person
+from airbridge.control_plane import worker_commands
+from airbridge.control_plane.dashboard import _airflow
+from airbridge.control_plane.dashboard.drawings import gantt, network
 from airbridge.control_plane.dashboard.queries import Query
-from airbridge.control_plane.observe import (
-    audit,
-    causes,
-    screen,
-    tasks,
-    throughput,
-    timeline,
-    trail,
-    versions,
-    work,
-    workers,
-)
-from airbridge.control_plane.observe.audit import AuditFilter
-from airbridge.control_plane.observe.paging import PageRequest
-from airbridge.control_plane.observe.platform import Platform
-from airbridge.control_plane.observe.work import ItemView, WorkFilter
-from airbridge.control_plane.observe.workers import WorkerFilter
+from airbridge.control_plane.dashboard.sessions import Viewer
+from airbridge.control_plane.read_model import overview, tasks, throughput, versions, work, workers
+from airbridge.control_plane.read_model.diagnosis import causes
+from airbridge.control_plane.read_model.diagnosis.cause import Code
+from airbridge.control_plane.read_model.history import audit_log, changes
+from airbridge.control_plane.read_model.history.changes import EventFilter
+from airbridge.control_plane.read_model.paging import PageRequest
+from airbridge.control_plane.read_model.platform import Platform
+from airbridge.control_plane.read_model.standing import Standing
+from airbridge.control_plane.read_model.work import ItemView, WorkFilter
+from airbridge.control_plane.read_model.workers import WorkerFilter
 from airbridge.executor.ledger.audit import Filter
 from airbridge.executor.ledger.models import ItemState
 
 Values = Mapping[str, Any]
 
+# Work items among which the Timeline page's search finds tasks.
+MATCHES: Final = 50
+# Causes that say since when the worker of a claimed item has sent no heartbeat.
+_SILENT: Final = (Code.PARTITION, Code.GATEWAY_DOWN, Code.CERTIFICATE)
+
 
 class NotFound(Exception):  # noqa: N818 - says what was found
-    """There is no such page, or nothing that it could show. The message is for the reader."""
+    """The page or its subject does not exist. The message is shown to the user."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request for a page, and what it is answered from."""
+class PageContext:
+    """Request for a page, with the session and platform to answer it from."""
 
     session: Any
     platform: Platform
-    person: Person
+    viewer: Viewer
+    #: DAGs that the viewer may read; None for all.
     dags: frozenset[str] | None
-    """The DAGs that the person may read; None for all."""
     query: Query
     path: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page: its template (``name.html``; the part that is kept fresh is ``name_live.html``) and what fills it."""
+    """Page: its template (``name.html``; its live part is ``name_live.html``) and the function that fills it."""
 
     name: str
     title: str
     path: str
-    fill: Callable[[Asked], Values]
+    fill: Callable[[PageContext], Values]
+    #: True if only users who may read Airflow's audit log may see it.
     audit: bool = False
-    """Whether only those may see it who may read Airflow's audit log."""
     menu: bool = True
 
 
-def regions(asked: Asked) -> Values:
-    """Every region on one screen, with the network drawn."""
-    now = screen.take(asked.session, asked.platform)
-    series = throughput.series(asked.session)
+def regions(context: PageContext) -> Values:
+    """Return every region on one screen, with the network drawing."""
+    now = overview.take(context.session, context.platform)
+    series = throughput.series(context.session)
     return {
         "screen": now,
-        "network": drawing.network(now.regions),
+        "network": network.draw(now.regions),
         "gateways_alive": sum(gateway.alive for gateway in now.gateways),
         "series": series,
         "chart": {
             "minutes": [int(each.timestamp()) for each in series.minutes],
             "regions": {name: list(counts) for name, counts in series.regions.items()},
         },
-        "own_version": asked.platform.parity.control_plane,
+        "own_version": context.platform.parity.control_plane,
     }
 
 
-def fleet(asked: Asked) -> Values:
-    """The workers, by region and pool."""
-    query = asked.query
+def fleet(context: PageContext) -> Values:
+    """Return the workers, by region and pool."""
+    query = context.query
     which = WorkerFilter(
         region=query.text("region"),
         pool=query.text("pool"),
@@ -90,39 +89,41 @@ def fleet(asked: Asked) -> Values:
         wanted=query.text("wanted"),
         standing=query.text("standing"),
     )
-    summary = workers.summary(asked.session, asked.platform)
+    summary = workers.summary(context.session, context.platform)
     standings = {
-        standing: sum(each.standings[standing] for each in summary.values()) for standing in workers.Standing
+        standing: sum(each.standings[standing] for each in summary.values()) for standing in Standing
     }
     return {
-        "found": workers.listing(asked.session, asked.platform, which, query.page()),
+        "found": workers.listing(context.session, context.platform, which, query.page()),
         "standings": {standing: count for standing, count in standings.items() if count},
         "filtered": which != WorkerFilter(),
-        "orders": _orders(asked.person),
+        "orders": _commands(context.viewer),
     }
 
 
-def worker(asked: Asked) -> Values:
-    """One worker: what it said last, what it holds, what happened to it."""
-    found = workers.get(asked.session, asked.platform, asked.path["worker"])
+def worker(context: PageContext) -> Values:
+    """Return one worker: its last heartbeat, its work items and its events."""
+    found = workers.get(context.session, context.platform, context.path["worker"])
     if found is None:
-        raise NotFound(f"There is no worker {asked.path['worker'][:64]!r}.")
-    held = work.listing(asked.session, _readable(asked, WorkFilter(worker=found.id, open=True)))
-    events = audit.listing(asked.session, AuditFilter(worker=found.id), PageRequest(1, 30))
+        raise NotFound(f"There is no worker {context.path['worker'][:64]!r}.")
+    held = work.listing(context.session, _readable(context, WorkFilter(worker=found.id, open=True)))
+    events = changes.listing(context.session, EventFilter(worker=found.id), PageRequest(1, 30))
     return {
         "worker": found,
         "held": held,
-        "events": events if asked.person.may_audit else None,
+        "events": events if context.viewer.may_audit else None,
         "orders": [
-            each for each in _orders(asked.person) if found.wanted != "revoked" or each is orders.REVOKE
+            each
+            for each in _commands(context.viewer)
+            if found.wanted != "revoked" or each is worker_commands.REVOKE
         ],
         "heading": found.id,
     }
 
 
-def items(asked: Asked) -> Values:
-    """The work items, with filters and search."""
-    query = asked.query
+def items(context: PageContext) -> Values:
+    """Return the work items, with filters and search."""
+    query = context.query
     state = query.text("state")
     which = WorkFilter(
         region=query.text("region"),
@@ -133,76 +134,90 @@ def items(asked: Asked) -> Values:
         open={"open": True}.get(state or ""),
         state=ItemState(state) if state in set(ItemState) else None,
     )
-    found = work.listing(asked.session, _readable(asked, which), query.page())
+    found = work.listing(context.session, _readable(context, which), query.page())
     return {
         "found": found,
+        "exceptions": work.exceptions(context.session, found.rows),
         "filtered": which != WorkFilter(),
         "states": tuple(ItemState),
         "task_url": task_url,
     }
 
 
-def task(asked: Asked) -> Values:
-    """One task through all its tries, on both sides of the wire."""
-    query = asked.query
+def task(context: PageContext) -> Values:
+    """Return one task through all its tries, in the control plane and at the edge."""
+    query = context.query
     dag_id, run_id, task_id = query.text("dag"), query.text("run"), query.text("task")
     if not dag_id and not run_id and not task_id:
-        return {"line": None}
+        return {"line": None, **_search(context)}
     if not dag_id or not run_id or not task_id:
         raise NotFound("Choose a task on the Work page, or press Timeline on its page in Airflow.")
     index = query.number("map_index", -1)
-    found = (
-        tasks.find(asked.session, dag_id, run_id, task_id, index)
-        if _airflow.may_see_task(asked.person.user, dag_id)
-        else None
-    )
+    if not _airflow.may_see_task(context.viewer.user, dag_id):
+        raise NotFound(f"there is no task {task_id!r} in run {run_id!r} of DAG {dag_id!r}")
+    found = tasks.find(context.session, dag_id, run_id, task_id, index)
     if found is None:
-        raise NotFound(f"Airflow has no task {task_id!r} in run {run_id!r} of DAG {dag_id!r}.")
-    line = timeline.of(asked.session, found)
+        raise NotFound(tasks.missing(context.session, dag_id, run_id, task_id))
+    line, cause = causes.of_task(context.session, context.platform, found)
     return {
         "line": line,
-        "cause": causes.explain(asked.session, asked.platform, line),
-        "gantt": drawing.gantt(line),
+        "cause": cause,
+        "gantt": gantt.draw(line, cause.since if cause.code in _SILENT else None),
         "task_page": _airflow.task_page(dag_id, run_id, task_id, index),
         "heading": found.task_id,
     }
 
 
-def parity(asked: Asked) -> Values:
-    """Who runs what, and whether the compatibility matrix allows it."""
-    matrix = asked.platform.parity.matrix
+def _search(context: PageContext) -> Values:
+    """Return the tasks that a text finds, newest first; none without a text."""
+    text = context.query.text("q")
+    if text is None:
+        return {"matches": None}
+    which = _readable(context, WorkFilter(text=text))
+    found = work.listing(context.session, which, PageRequest(1, MATCHES))
+    names = {(each.dag_id, each.run_id, each.task_id, each.map_index): each for each in reversed(found.rows)}
+    return {"matches": [*reversed(names.values())]}
+
+
+def parity(context: PageContext) -> Values:
+    """Return the versions in use, with the compatibility matrix's verdict on each."""
+    matrix = context.platform.parity.matrix
     return {
-        "fleets": versions.in_use(asked.session, asked.platform),
+        "fleets": versions.in_use(context.session, context.platform),
         "matrix": matrix,
-        "own_version": asked.platform.parity.control_plane,
-        "images": sorted(asked.platform.parity.images),
+        "own_version": context.platform.parity.control_plane,
+        "images": sorted(context.platform.parity.images),
     }
 
 
-def audited(asked: Asked) -> Values:
-    """What was granted, denied and changed, from the sealed trail; or what happened, from the events."""
-    query = asked.query
+def audit(context: PageContext) -> Values:
+    """Return audit rows (grants, denials, changes) from the sealed trail, or the events."""
+    query = context.query
     if query.text("source") == "events":
-        which = AuditFilter(
+        which = EventFilter(
             event=query.text("event"),
             actor=query.text("actor"),
             region=query.text("region"),
             worker=query.text("worker"),
         )
-        found = audit.listing(asked.session, which, query.page())
-        return {"source": "events", "found": found, "filtered": which != AuditFilter()}
+        found = changes.listing(context.session, which, query.page())
+        return {"source": "events", "found": found, "filtered": which != EventFilter()}
+    event, verdict = query.text("event"), query.text("verdict")
+    folded = event is None and verdict is None
     wanted = Filter(
-        event=query.text("event"),
-        verdict=query.text("verdict"),
+        event=event,
+        verdict=None if verdict == "all" else verdict,
         actor=query.text("actor"),
         region=query.text("region"),
         worker=query.text("worker"),
+        without_claims=folded,
     )
     before = query.number("before", 0) or None
     return {
         "source": "trail",
-        "found": trail.listing(asked.session, wanted, before=before),
-        "filtered": wanted != Filter() or before is not None,
+        "found": audit_log.listing(context.session, wanted, before=before),
+        "filtered": wanted != Filter(without_claims=folded) or before is not None,
+        "folded": folded,
     }
 
 
@@ -212,13 +227,15 @@ def task_url(item: ItemView) -> str:
     return Query(names).string(map_index=item.map_index if item.map_index >= 0 else None)
 
 
-def _orders(person: Person) -> list[orders.Order]:
-    allowed = {orders.REVOKE: person.may_revoke}
-    return [order for order in orders.ORDERS.values() if allowed.get(order, person.may_steer)]
+def _commands(viewer: Viewer) -> list[worker_commands.WorkerCommand]:
+    allowed = {worker_commands.REVOKE: viewer.may_revoke}
+    return [
+        command for command in worker_commands.COMMANDS.values() if allowed.get(command, viewer.may_command)
+    ]
 
 
-def _readable(asked: Asked, which: WorkFilter) -> WorkFilter:
-    return which if asked.dags is None else replace(which, dag_ids=asked.dags)
+def _readable(context: PageContext, which: WorkFilter) -> WorkFilter:
+    return which if context.dags is None else replace(which, dag_ids=context.dags)
 
 
 REGIONS: Final = Page("regions", "Regions", "/", regions)
@@ -227,5 +244,5 @@ WORKER: Final = Page("worker", "Worker", "/workers/{worker}", worker, menu=False
 WORK: Final = Page("work", "Work", "/work", items)
 TIMELINE: Final = Page("timeline", "Timeline", "/timeline", task)
 PARITY: Final = Page("parity", "Parity", "/parity", parity)
-AUDIT: Final = Page("audit", "Audit", "/audit", audited, audit=True)
+AUDIT: Final = Page("audit", "Audit", "/audit", audit, audit=True)
 PAGES: Final = (REGIONS, WORKERS, WORKER, WORK, TIMELINE, PARITY, AUDIT)

@@ -1,4 +1,4 @@
-"""What a page was asked for: the query string, read into values that the read model takes. Nonsense chooses nothing."""
+"""Query string of a page, parsed into the read model's filters. Malformed values are ignored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlencode
 
-from airbridge.control_plane.observe.paging import PageRequest
+from airbridge.control_plane.read_model.paging import PageRequest
 
 LONGEST: Final = 250
 LAST_PAGE: Final = 10_000
@@ -16,12 +16,12 @@ PAGE_SIZE: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The parameters of a request."""
+    """Parameters of a request."""
 
     values: Mapping[str, str]
 
     def text(self, name: str) -> str | None:
-        """Return a parameter without what no name has in it (control characters, surrounding space); None if it is empty."""
+        """Return a parameter without control characters and surrounding space; None if it is empty."""
         given = "".join(each for each in self.values.get(name, "") if each.isprintable())[:LONGEST]
         return given.strip() or None
 
@@ -31,10 +31,10 @@ class Query:
         return int(given) if given.removeprefix("-").isdecimal() and len(given) < 10 else default
 
     def page(self) -> PageRequest:
-        """Return which page of a list is wanted."""
+        """Return the requested page of a list."""
         return PageRequest(min(max(self.number("page", 1), 1), LAST_PAGE), PAGE_SIZE)
 
     def string(self, **changes: str | int | None) -> str:
-        """Return the query string with some parameters changed: links to other pages and filters."""
+        """Return the query string with some parameters changed, for links to other pages and filters."""
         merged: dict[str, str | int | None] = {**self.values, **changes}
         return urlencode({name: value for name, value in merged.items() if value not in {None, ""}})

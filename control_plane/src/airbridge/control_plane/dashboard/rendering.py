@@ -1,4 +1,4 @@
-"""Templates, and where static files are: everything is escaped, and every file is named by its content."""
+"""Template rendering with autoescaping, and static files addressed by their digest."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from airbridge.control_plane.dashboard import wording
+from airbridge.control_plane.dashboard import formatting
 
 HERE: Final = Path(__file__).parent
 STATIC: Final = HERE / "static"
 
+# Content-Security-Policy: nothing from other origins, and no inline script or style.
 POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -27,7 +28,6 @@ POLICY: Final = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""What a browser may load for a page: nothing from elsewhere, and no script or style that stands in the page itself."""
 
 HEADERS: Final = {
     "Content-Security-Policy": POLICY,
@@ -48,18 +48,18 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(wording.FILTERS)
+    made.filters.update(formatting.FILTERS)
     return made
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
-    """Fill a template. ``root`` must be among the values: the path that the dashboard is served under."""
+    """Render a template. The values must contain ``root``, the path that the dashboard is served under."""
     root = values["root"]
     return environment().get_template(template).render(values, asset=lambda name: asset(root, name))
 
 
 def asset(root: str, name: str) -> str:
-    """Return the path of a static file, with its digest so that it can be kept for ever."""
+    """Return the path of a static file, with its digest so that browsers may cache it for ever."""
     return f"{root}/static/{name}?v={_digest(name)}"
 
 

@@ -1,1 +1,1 @@
-"""The gateway: ends mutual TLS, and serves claims, heartbeats and the Task Execution API to edge workers."""
+"""Gateway: terminates mutual TLS and serves claims, heartbeats and the Task Execution API to edge workers."""

@@ -1,4 +1,4 @@
-"""One database transaction: what the ledger writes and what Airflow's own code writes commit or vanish together."""
+"""Unit of work: writes of the ledger and of Airflow's own code in one database transaction."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sqlalchemy import exc as sql
 
 from airbridge.control_plane import _airflow
 from airbridge.control_plane._airflow import Answer, ExecutionApp
-from airbridge.control_plane.gateway.calls import Call
+from airbridge.control_plane.gateway.auth.task_permissions import Call
 
 
 class RolledBack(Exception):  # noqa: N818 - says what happened
-    """Airflow's code rolled the transaction back while it answered a call; nothing of it may be committed.
+    """Airflow's code rolled the transaction back during a call; nothing of it may be committed.
 
-    `answer` is what it said all the same, to be kept when the rest is applied again.
+    `answer` is the response it returned nevertheless, to be stored when the other records are applied again.
     """
 
     def __init__(self, answer: Answer) -> None:
@@ -27,7 +27,7 @@ class RolledBack(Exception):  # noqa: N818 - says what happened
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """An open transaction. `session` is for the ledger; Airflow's code gets sessions of its own on it."""
+    """Open transaction. `session` is for the ledger; Airflow's code gets its own sessions on the connection."""
 
     connection: Any
     root: Any
@@ -36,7 +36,7 @@ class Unit:
     def call(self, app: ExecutionApp, call: Call) -> Answer:
         """Make a call of a task inside this transaction.
 
-        Raises `RolledBack` if Airflow's code undid the transaction, and what `ExecutionApp.call` raises.
+        Raises `RolledBack` if Airflow's code rolled back, and the exceptions of `ExecutionApp.call`.
         """
         with (
             _airflow.session_on(self.connection) as given,
@@ -63,7 +63,7 @@ def unit() -> Iterator[Unit]:
 
 
 def transient(error: BaseException) -> bool:
-    """Whether the same request may succeed if it is sent again: the database was away, busy or in a deadlock."""
+    """Return whether a retry may succeed: the database was down, busy or in a deadlock."""
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
     while todo:
@@ -72,16 +72,22 @@ def transient(error: BaseException) -> bool:
             continue
         seen.add(id(each))
         if isinstance(each, sql.OperationalError | sql.InterfaceError | sql.TimeoutError):
-            return True
+            return not _exceeds_a_limit(each)
         if isinstance(each, sql.DBAPIError) and each.connection_invalidated:
             return True
         todo += [each.__cause__, each.__context__]
     return False
 
 
-def unfit(error: BaseException) -> bool:
-    """Whether a value of the request does not fit the database: a number out of range, a NUL in a text."""
-    if isinstance(error, sql.DataError):
+def _exceeds_a_limit(error: BaseException) -> bool:
+    """Return whether a value exceeds a limit of PostgreSQL's, like the size of an index entry: class 54 of its errors."""
+    code = getattr(getattr(error, "orig", None), "pgcode", None)
+    return isinstance(code, str) and code.startswith("54")
+
+
+def is_unstorable(error: BaseException) -> bool:
+    """Return whether a value of the request cannot be stored: a number out of range, a NUL in a text."""
+    if isinstance(error, sql.DataError) or _exceeds_a_limit(error):
         return True
     return isinstance(error, ValueError) and "NUL (0x00)" in str(
         error

@@ -1,4 +1,4 @@
-"""The gateway's own log: one JSON object a line on stderr, with plain tracebacks."""
+"""Logging of the gateway: one JSON object per line on stderr, with plain tracebacks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import structlog
 
 
 def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
-    """Set structlog up for this process. Local variables never reach a traceback: they may hold secrets."""
+    """Configure structlog for this process. Tracebacks omit local variables, which may hold secrets."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -1,4 +1,4 @@
-"""The gateway process: two listeners over one set of parts, served until told to stop."""
+"""Gateway process: two listeners over one set of components, served until a signal."""
 
 from __future__ import annotations
 
@@ -17,73 +17,93 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from airbridge.control_plane import _airflow
+from airbridge.control_plane import _airflow, task_options
 from airbridge.control_plane._airflow import ExecutionApp
-from airbridge.control_plane.gateway import logs, sealer
-from airbridge.control_plane.gateway.audit import DenialLog, Rates
-from airbridge.control_plane.gateway.authentication import WorkerAuthenticator
-from airbridge.control_plane.gateway.claims import Claims
-from airbridge.control_plane.gateway.connections import ConnectionLimits, Connections, Ticket
-from airbridge.control_plane.gateway.edge import ENDPOINTS, ROOT, Edge
-from airbridge.control_plane.gateway.embedded import Embedded
-from airbridge.control_plane.gateway.exchanges import Exchanges
-from airbridge.control_plane.gateway.handshake import Acceptor
-from airbridge.control_plane.gateway.heartbeats import Heartbeats
-from airbridge.control_plane.gateway.http import PeerProtocol
-from airbridge.control_plane.gateway.lanes import Lane
-from airbridge.control_plane.gateway.listener import Guard
-from airbridge.control_plane.gateway.live_keys import LiveKeys
-from airbridge.control_plane.gateway.live_policy import LivePolicy
-from airbridge.control_plane.gateway.metrics import Counted, Metrics
-from airbridge.control_plane.gateway.observing import Observing
-from airbridge.control_plane.gateway.operators import Operators, Publish
-from airbridge.control_plane.gateway.presence import Presence
-from airbridge.control_plane.gateway.pulse import Pulse
-from airbridge.control_plane.gateway.throttle import RequestRates, Throttle, Throttled
-from airbridge.control_plane.gateway.tls import RENEW_EVERY, ServerContexts
+from airbridge.control_plane.gateway import logs
+from airbridge.control_plane.gateway.api.body_reader import BodyReader
+from airbridge.control_plane.gateway.api.edge import ENDPOINTS, ROOT, Edge
+from airbridge.control_plane.gateway.api.handling import Guard
+from airbridge.control_plane.gateway.api.health import Readiness
+from airbridge.control_plane.gateway.api.operator_endpoint import OperatorAuthenticator
+from airbridge.control_plane.gateway.api.operators import Operators, Publish
+from airbridge.control_plane.gateway.api.sessions import SIGN_IN_BODIES, SessionsApi
+from airbridge.control_plane.gateway.api.status import StatusApi
+from airbridge.control_plane.gateway.approvals import Approvals
+from airbridge.control_plane.gateway.audit import anchors, sealer
+from airbridge.control_plane.gateway.audit.anchors import Anchors
+from airbridge.control_plane.gateway.audit.denials import DenialLog, Rates
+from airbridge.control_plane.gateway.auth.authentication import WorkerAuthenticator
+from airbridge.control_plane.gateway.auth.key_reload import KeyReloader
+from airbridge.control_plane.gateway.background.liveness import Liveness
+from airbridge.control_plane.gateway.background.metrics import Counted, Metrics
+from airbridge.control_plane.gateway.background.worker_expiry import WorkerExpiry
+from airbridge.control_plane.gateway.heartbeat.batcher import HeartbeatBatcher
+from airbridge.control_plane.gateway.heartbeat.heartbeats import Heartbeats
+from airbridge.control_plane.gateway.net.body_reads import MIB, BodyReadLimits, BodyReads
+from airbridge.control_plane.gateway.net.connections import ConnectionLimits, Connections, Ticket
+from airbridge.control_plane.gateway.net.handshake import Acceptor
+from airbridge.control_plane.gateway.net.http import PeerProtocol
+from airbridge.control_plane.gateway.net.rate_limits import RateLimited, RateLimiter, RequestRates
+from airbridge.control_plane.gateway.net.tls import RENEW_EVERY, ServerContexts
+from airbridge.control_plane.gateway.threads import ThreadPools
+from airbridge.control_plane.gateway.validation.bodies import Bodies
+from airbridge.control_plane.gateway.validation.triggers import TriggerClasses
+from airbridge.control_plane.gateway.work.claims import Claims
+from airbridge.control_plane.gateway.work.exchanges import Exchanges
 from airbridge.control_plane.identity.enrolment import Enrolment
+from airbridge.control_plane.identity.generations import IdentityRules
 from airbridge.control_plane.identity.iam import AwsIam
 from airbridge.control_plane.identity.keyring import Keyring
-from airbridge.control_plane.observe.platform import Platform
+from airbridge.control_plane.observability.cloudwatch_emf import CloudWatchEmf
 from airbridge.control_plane.parity import Parity
+from airbridge.control_plane.policy.approved import policy_of
+from airbridge.control_plane.policy.reload import ReloadedPolicy
+from airbridge.control_plane.read_model.platform import Platform
+from airbridge.control_plane.sign_in.key_set import KeySet
+from airbridge.control_plane.sign_in.rules import SignInRules
 from airbridge.control_plane.tracing.exporter import TraceExporter
-from airbridge.executor import protection
-from airbridge.executor.exceptions import ConfigurationError
-from airbridge.executor.regions import Catalogue
+from airbridge.core.exceptions import ConfigurationError
+from airbridge.core.regions import Catalogue
+from airbridge.core.sandbox import hardening
+from airbridge.core.task_options import Options
+from airbridge.executor import param_patterns
 from airbridge.executor.settings import Settings
 
 log = structlog.get_logger()
 
-PULSE_THREADS: Final = 2
-WAITING_PER_THREAD: Final = 32
-WAITING_HEARTBEATS: Final = 4_096
+# A DAG push is large, and an operator's alone.
+OPERATOR_BODIES: Final = BodyReadLimits(bytes_total=256 * MIB, bytes_per_caller=256 * MIB)
+# Longer than clients keep an idle connection, so that the client always closes it: a request on a connection that
+# the server closes at that moment would fail.
 KEEP_ALIVE_SECONDS: Final = 90
-"""Longer than clients keep an idle connection, so that it is always they who close it."""
 STOP_SECONDS: Final = 10
 BACKLOG: Final = 1_024
+# Exempt from the total rate limit: leases depend on heartbeats.
 VITAL: Final = frozenset({f"{ROOT}/heartbeat"})
-"""What is answered however much all others ask: leases hang on it."""
 
 Clock = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
-    """Return the time of this host, which certificates and access tokens are judged by. Leases are not."""
+    """Return this host's time, for certificates and access tokens. Leases use the database's clock."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """Everything the gateway is made of, read and checked before it listens."""
+class GatewayComponents:
+    """Components of the gateway, loaded and validated before it listens."""
 
     settings: Settings
     keyring: Keyring
     catalogue: Catalogue
     parity: Parity
     publish: Publish
-    policy: LivePolicy
+    policy: ReloadedPolicy
     clock: Clock = utc_now
+    #: Options of Airflow's configuration that tasks on workers see.
+    task_options: Options = field(default_factory=dict)
     denial_rates: Rates = field(default_factory=Rates)
+    sign_in: SignInRules | None = None
 
     @classmethod
     def load(cls, settings: Settings, publish: Publish) -> Self:
@@ -94,84 +114,79 @@ class Parts:
             catalogue=Catalogue.read(settings.regions_file),
             parity=Parity.load(settings.compatibility_file, settings.worker_images or ()),
             publish=publish,
-            policy=LivePolicy(settings.policy_file),
+            policy=policy_of(settings),
+            sign_in=SignInRules.read(settings.oidc_file) if settings.oidc_file else None,
+            task_options=task_options.load(settings.task_options_withheld or ()),
         )
 
     @property
     def platform(self) -> Platform:
-        """What the read model must know that is not in the database."""
+        """Inputs of the read model that are not in the database."""
         return Platform.of(self.settings, self.catalogue, self.parity)
 
 
 class Gateway:
-    """Both listeners. `start`, then `stop`; or `serve` until a signal."""
+    """Both listeners and the background loops. `start`, then `stop`; or `serve` until a signal."""
 
-    def __init__(self, parts: Parts) -> None:
-        settings = parts.settings
-        self._parts = parts
-        self.live_keys = LiveKeys(parts.keyring, self._new_certificate)
-        self._contexts = ServerContexts(parts.keyring.keys.ca, _names(settings), parts.clock)
-        self._work = Lane(
-            "work", threads=settings.gateway_threads, requests=settings.gateway_threads * WAITING_PER_THREAD
-        )
-        self._pulse = Lane("pulse", threads=PULSE_THREADS, requests=WAITING_HEARTBEATS)
-        self._together = Lane("heartbeats", threads=1, requests=WAITING_HEARTBEATS)
-        self._operator_lane = Lane("operators", threads=PULSE_THREADS, requests=WAITING_PER_THREAD)
-        self._denials = DenialLog(parts.denial_rates)
+    def __init__(self, components: GatewayComponents) -> None:
+        settings = components.settings
+        self._components = components
+        self.key_reloader = KeyReloader(components.keyring, self._new_certificate)
+        self._contexts = ServerContexts(components.keyring.keys.ca, _names(settings), components.clock)
+        self._threads = ThreadPools.of(settings.gateway_threads)
+        self._denials = DenialLog(components.denial_rates)
         guard = Guard(self._denials)
-        metrics = Metrics(parts.platform)
-        throttle = Throttle(_rates(settings))
-        edge = Counted(
-            Throttled(
-                _edge(parts, metrics, self._work, self._together, self._pulse).app(guard), throttle, VITAL
-            ),
-            metrics,
-            ENDPOINTS,
-        )
-        observing = Observing(parts.platform, self._operator_lane)
-        operators = Throttled(
-            Operators(parts.publish, self._operator_lane, metrics, observing, parts.policy).app(guard),
-            throttle,
-        )
-        host = settings.gateway_host
-        limits = ConnectionLimits(
-            settings.gateway_max_connections,
-            settings.gateway_max_connections_per_address,
-            settings.gateway_max_connections_per_worker,
-        )
+        self.metrics = metrics = Metrics(components.platform)
+        self._anchors = Anchors(anchors.sinks(settings.audit_anchors), metrics.audit_fault)
         self._edge = _Listener(
-            edge,
-            (host, settings.gateway_port),
+            _edge_app(components, metrics, self._threads, guard),
+            (settings.gateway_host, settings.gateway_port),
             context=self._contexts.edge,
             denials=self._denials,
-            limits=limits,
+            limits=_limits(settings),
+        )
+        self._issuer_keys = KeySet(components.sign_in) if components.sign_in else None
+        sessions = _sessions(components, self._issuer_keys, self._threads)
+        self._approvals = Approvals(
+            frozenset(settings.four_eyes or ()), settings.four_eyes_expiry, metrics.break_glass
         )
         self._operators = _Listener(
-            operators,
-            (host, settings.operator_port),
+            _operator_app(
+                components,
+                metrics,
+                self._threads,
+                guard,
+                anchors=self._anchors,
+                sessions=sessions,
+                approvals=self._approvals,
+            ),
+            (settings.gateway_host, settings.operator_port),
             context=self._contexts.operators,
             denials=self._denials,
-            limits=limits,
+            limits=_limits(settings),
         )
-        self._presence = Presence()
+        self._liveness = Liveness()
+        self._expiry = WorkerExpiry(timedelta(hours=settings.worker_retention_hours))
         self._exporter = _exporter(settings)
         namespace = settings.metrics_namespace
-        self.embedded = Embedded(metrics, namespace, parts.clock) if namespace else None
+        self.emf = CloudWatchEmf(metrics, namespace, components.clock) if namespace else None
         self._serving: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []
 
     @property
     def edge_port(self) -> int:
-        """The port that workers reach, once started."""
+        """Port for workers, once started."""
         return self._edge.bound_port
 
     @property
     def operator_port(self) -> int:
-        """The port that operators reach, once started."""
+        """Port for operators, once started."""
         return self._operators.bound_port
 
     async def start(self) -> None:
-        """Listen. Raises `ConfigurationError` if a port is taken."""
+        """Start listening. Raises `ConfigurationError` if a port is taken."""
+        # A policy that is in the database must be known before the first claim.
+        await asyncio.to_thread(self._components.policy.reload)
         await self._edge.begin()
         await self._operators.begin()
         self._serving = [
@@ -179,31 +194,48 @@ class Gateway:
             asyncio.create_task(self._operators.main_loop()),
         ]
         self._loops = [
-            asyncio.create_task(self._presence.run()),
+            asyncio.create_task(self._liveness.run()),
+            asyncio.create_task(self._expiry.run()),
             *([asyncio.create_task(self._exporter.run())] if self._exporter else []),
-            *([asyncio.create_task(self.embedded.run())] if self.embedded else []),
+            *([asyncio.create_task(self.emf.run())] if self.emf else []),
             asyncio.create_task(self._renew_certificate()),
             asyncio.create_task(self._denials.run()),
-            asyncio.create_task(self._parts.policy.follow()),
-            asyncio.create_task(self.live_keys.follow()),
-            asyncio.create_task(sealer.run(self._parts.settings.audit_seal_interval)),
+            asyncio.create_task(self._components.policy.run()),
+            asyncio.create_task(self._approvals.run()),
+            asyncio.create_task(self.key_reloader.run()),
+            asyncio.create_task(sealer.run(self._components.settings.audit_seal_interval)),
+            asyncio.create_task(self._anchors.run(self._components.settings.audit_anchor_interval)),
         ]
+        self._check_database_pool()
         log.info("gateway.started", edge_port=self.edge_port, operator_port=self.operator_port)
 
+    def _check_database_pool(self) -> None:
+        """Warn if threads would have to wait for connections: SQLAlchemy's wait of 30 s outlasts every client's."""
+        available, needed = _airflow.most_connections(), self._threads.database_connections
+        if available is not None and available < needed:
+            log.warning(
+                "gateway.database_pool_small",
+                connections=available,
+                needed=needed,
+                remedy="raise [database] sql_alchemy_pool_size",
+            )
+
     async def stop(self) -> None:
-        """Answer what was asked, then close."""
+        """Answer the requests in flight, then close."""
         for listener in (self._edge, self._operators):
             listener.should_exit = True
         await asyncio.gather(*self._serving, return_exceptions=True)
         await asyncio.gather(self._edge.shutdown(), self._operators.shutdown())
-        for lane in (self._work, self._together, self._pulse, self._operator_lane):
-            await asyncio.to_thread(lane.close)
+        # The loops end last: requests in the threads may still submit denials.
+        await asyncio.to_thread(self._threads.close)
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self._denials.close()
-        if self.embedded:
-            await self.embedded.close()
+        if self._issuer_keys:
+            await self._issuer_keys.close()
+        if self.emf:
+            await self.emf.close()
         await asyncio.to_thread(sealer.seal_once)
         log.info("gateway.stopped")
 
@@ -220,7 +252,7 @@ class Gateway:
             await self.stop()
 
     def _new_certificate(self) -> None:
-        self._contexts.renew(self._parts.keyring.keys.ca)
+        self._contexts.renew(self._components.keyring.keys.ca)
 
     async def _renew_certificate(self) -> None:
         while True:
@@ -239,7 +271,7 @@ def _exporter(settings: Settings) -> TraceExporter | None:
 
 
 class _Listener(uvicorn.Server):
-    """A uvicorn server that leaves signals, and the end of the process, to the gateway, and TLS to an acceptor."""
+    """uvicorn server that leaves signals and process exit to the gateway, and TLS to an `Acceptor`."""
 
     def __init__(
         self,
@@ -271,11 +303,11 @@ class _Listener(uvicorn.Server):
         super().__init__(config)
 
     async def begin(self) -> None:
-        """Bind and listen. Raises `ConfigurationError` if the address cannot be had."""
+        """Bind and listen. Raises `ConfigurationError` if the address is not available."""
         self.lifespan = self.config.lifespan_class(self.config)
         await self.lifespan.startup()
         self._acceptor = Acceptor(
-            _bind(*self._address), self._context, self._connection, self._connections, self._denials.note
+            _bind(*self._address), self._context, self._connection, self._connections, self._denials.submit
         )
         self._acceptor.start(self.config.backlog)
         self.servers = [self._acceptor]  # type: ignore[list-item]  # uvicorn does nothing but close them
@@ -286,21 +318,23 @@ class _Listener(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone."""
+        """Install no signal handlers."""
         yield
 
     @property
     def bound_port(self) -> int:
-        """The port that was bound."""
+        """Bound port."""
         return self._acceptor.port
 
 
-def _rates(settings: Settings) -> RequestRates:
-    return RequestRates(
+def _limiter(settings: Settings) -> RateLimiter:
+    """Return a listener's own limiter: what floods the edge port must not keep operators from revoking it."""
+    rates = RequestRates(
         settings.gateway_requests_per_second,
         settings.gateway_requests_per_second_per_worker,
         settings.gateway_requests_per_second_per_address,
     )
+    return RateLimiter(rates)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -326,47 +360,120 @@ def _names(settings: Settings) -> list[str]:
     return [name.strip() for name in settings.gateway_names.split(",") if name.strip()]
 
 
-def _edge(parts: Parts, metrics: Metrics, work: Lane, together: Lane, alone: Lane) -> Edge:
-    settings, keyring = parts.settings, parts.keyring
+def _edge_app(components: GatewayComponents, metrics: Metrics, threads: ThreadPools, guard: Guard) -> ASGIApp:
+    # The counter is outermost, so that rate-limited requests are counted too.
+    limited = RateLimited(
+        _edge(components, metrics, threads).app(guard), _limiter(components.settings), VITAL
+    )
+    return Counted(limited, metrics, ENDPOINTS)
+
+
+def _operator_app(
+    components: GatewayComponents,
+    metrics: Metrics,
+    threads: ThreadPools,
+    guard: Guard,
+    *,
+    anchors: Anchors,
+    sessions: SessionsApi,
+    approvals: Approvals,
+) -> ASGIApp:
+    status_api = StatusApi(components.platform, threads.operators)
+    api = Operators(
+        publish=components.publish,
+        bodies=BodyReader(BodyReads(OPERATOR_BODIES), threads.parsing),
+        threads=threads.operators,
+        authenticator=OperatorAuthenticator(threads.operator_tokens),
+        readiness=Readiness(threads.health),
+        metrics=metrics,
+        status_api=status_api,
+        policy=components.policy,
+        sessions=sessions,
+        approvals=approvals,
+        anchors=anchors.read,
+    )
+    return RateLimited(api.app(guard), _limiter(components.settings))
+
+
+def _sessions(components: GatewayComponents, keys: KeySet | None, threads: ThreadPools) -> SessionsApi:
+    return SessionsApi(
+        rules=components.sign_in,
+        keys=keys,
+        bodies=BodyReader(BodyReads(SIGN_IN_BODIES), threads.parsing),
+        threads=threads.sign_ins,
+        clock=components.clock,
+    )
+
+
+def _limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        settings.gateway_max_connections,
+        settings.gateway_max_connections_per_address,
+        settings.gateway_max_connections_per_worker,
+    )
+
+
+def _edge(components: GatewayComponents, metrics: Metrics, threads: ThreadPools) -> Edge:
+    settings, keyring = components.settings, components.keyring
     app = ExecutionApp()
     heartbeats = Heartbeats(
-        parity=parts.parity,
+        parity=components.parity,
         keyring=keyring,
         lease_seconds=settings.lease_seconds,
         interval_seconds=settings.heartbeat_interval,
-        clock=parts.clock,
+        clock=components.clock,
     )
     return Edge(
-        authenticator=WorkerAuthenticator(keyring, settings.trust_domain, parts.clock),
+        authenticator=WorkerAuthenticator(
+            keyring, settings.trust_domain, components.clock, _identity_rules(settings)
+        ),
         enrolment=Enrolment(
             keyring=keyring,
-            iam=AwsIam(parts.catalogue, _names(settings), parts.clock),
-            parity=parts.parity,
-            catalogue=parts.catalogue,
+            iam=AwsIam(components.catalogue, _names(settings), components.clock),
+            parity=components.parity,
+            catalogue=components.catalogue,
             trust_domain=settings.trust_domain,
             lifetime=timedelta(seconds=settings.certificate_lifetime),
-            clock=parts.clock,
+            clock=components.clock,
+            lease_seconds=settings.lease_seconds,
+            task_options=components.task_options,
         ),
         claims=Claims(
             app=app,
             keyring=keyring,
-            parity=parts.parity,
-            policy=parts.policy,
+            parity=components.parity,
+            policy=components.policy,
             lease_seconds=settings.lease_seconds,
         ),
-        exchanges=Exchanges(app=app, policy=parts.policy, on_ended=_airflow.task_finished),
+        exchanges=Exchanges(
+            app=app,
+            policy=components.policy,
+            bodies=Bodies(TriggerClasses.installed(settings.trigger_classes or ()), components.clock),
+            on_ended=_airflow.task_finished,
+        ),
         metrics=metrics,
-        work=work,
-        pulse=Pulse(together, alone, heartbeats),
+        bodies=BodyReader(BodyReads(), threads.parsing),
+        work=threads.work,
+        enrolments=threads.enrolments,
+        joins=threads.joins,
+        readiness=Readiness(threads.health),
+        heartbeats=HeartbeatBatcher(threads.batches, threads.heartbeats, heartbeats),
+    )
+
+
+def _identity_rules(settings: Settings) -> IdentityRules:
+    return IdentityRules(
+        timedelta(seconds=settings.identity_grace), "stop" if settings.identity_stop_two_addresses else "flag"
     )
 
 
 def run(settings: Settings, publish: Publish) -> None:
     """Serve until SIGTERM or SIGINT. Raises `SecretsError` or `ConfigurationError` before that."""
     logs.configure()
-    protection.harden()
-    gateway = Gateway(Parts.load(settings, publish))
-    # Airflow and its libraries are there for good: walking over them at each full collection holds everybody up.
+    hardening.harden()
+    param_patterns.install()
+    gateway = Gateway(GatewayComponents.load(settings, publish))
+    # Airflow's objects live as long as the process: scanning them at each full collection would only delay requests.
     gc.collect()
     gc.freeze()
     _event_loop_runner(gateway.serve())

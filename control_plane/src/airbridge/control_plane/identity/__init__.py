@@ -1,1 +1,1 @@
-"""Who may do what: the CA, worker certificates, join and access tokens, scopes, revocation."""
+"""Identity: the CA, worker certificates, join and access tokens, scopes, revocation."""

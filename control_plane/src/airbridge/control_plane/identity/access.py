@@ -16,31 +16,31 @@ from airbridge.control_plane.exceptions import InvalidScope, Refused
 from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.identity.spiffe import WorkerName
-from airbridge.executor.protocol import RefusalReason, VerifyKey
-from airbridge.executor.signing import public_key, public_verify_key
+from airbridge.core.protocol import RefusalReason, VerifyKey
+from airbridge.core.signing import public_key, public_verify_key
 
 ALGORITHM = "EdDSA"
 ISSUER = "airbridge"
 AUDIENCE = "airbridge-gateway"
 MAX_TOKEN_BYTES = 8_192
-MAX_REMEMBERED = 20_000
-"""Tokens whose signature has been checked: more than a gateway has connections, and each is replaced once."""
+# Cache of verified tokens: larger than a gateway's connection limit, with room for each token's replacement.
+MAX_CACHED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _VerifiedToken:
     scopes: Scopes
     subject: str
     binding: str
     expires_at: float
+    #: True if the newest key signed it.
     current: bool
-    """Whether the newest key signed it."""
 
 
 def worker_scopes(name: WorkerName) -> list[str]:
-    """Return what an enrolled worker may do: its own queue's work, and Airflow's own reads and writes for it.
+    """Return the scopes of an enrolled worker: its own queue's work, and the Airflow calls of its tasks.
 
-    Which connections, variables and XComs a task may touch is narrowed further, per call, by `policy`.
+    `policy` narrows the connections, variables and XComs of each call further.
     """
     return [
         f"work:claim queue={name.queue}",
@@ -62,19 +62,19 @@ class AccessTokens:
         self,
         key: Ed25519PrivateKey,
         old_keys: Iterable[VerifyKey] = (),
-        remembered: int = MAX_REMEMBERED,
+        remembered: int = MAX_CACHED,
     ) -> None:
-        """Mint with `key`; accept what it or one of `old_keys` signed."""
+        """Sign with `key`; accept tokens signed by it or by one of `old_keys`."""
         self._key = key
         newest = public_verify_key(key.public_key())
         self._kid = newest.kid
         self._keys = {each.kid: public_key(each) for each in (newest, *old_keys)}
         self._remembered = remembered
-        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+        self._seen: OrderedDict[str, _VerifiedToken] = OrderedDict()
 
     @property
     def key_ids(self) -> list[str]:
-        """The ids of the keys whose tokens are accepted, the newest first."""
+        """Ids of the keys whose tokens are accepted, newest first."""
         return list(self._keys)
 
     def mint(self, name: WorkerName, certificate: PeerCertificate, now: datetime, lifetime: timedelta) -> str:
@@ -95,7 +95,7 @@ class AccessTokens:
         seen = self._seen.get(token)
         if seen is None:
             seen = self._open(token)
-            self._remember(token, seen)
+            self._cache(token, seen)
         if now.timestamp() >= seen.expires_at:
             raise _refused("the access token has expired")
         if not hmac.compare_digest(seen.binding, certificate.x5t_s256):
@@ -105,11 +105,11 @@ class AccessTokens:
         return seen.scopes
 
     def is_current(self, token: str) -> bool:
-        """Whether a token that `verify` has just accepted is by the newest key; its holder should renew if not."""
+        """Return whether the newest key signed a token that `verify` has just accepted; if not, its holder should renew."""
         seen = self._seen.get(token)
         return seen is None or seen.current
 
-    def _open(self, token: str) -> _Seen:
+    def _open(self, token: str) -> _VerifiedToken:
         if len(token) > MAX_TOKEN_BYTES:
             raise _refused("the access token is too long")
         try:
@@ -120,10 +120,10 @@ class AccessTokens:
                 algorithms=[ALGORITHM],
                 audience=AUDIENCE,
                 issuer=ISSUER,
-                # The clock is handed to verify(), so expiry is judged there.
+                # verify() checks expiry, against the clock that it is given.
                 options={"require": ["exp", "iat", "sub", "cnf"], "verify_exp": False, "verify_iat": False},
             )
-            return _Seen(
+            return _VerifiedToken(
                 scopes=Scopes.parse(claims["scopes"]),
                 subject=_text(claims["sub"]),
                 binding=_text(claims["cnf"]["x5t#S256"]),
@@ -131,10 +131,10 @@ class AccessTokens:
                 current=kid == self._kid,
             )
         except (jwt.InvalidTokenError, InvalidScope, KeyError, TypeError, ValueError) as error:
-            raise _refused("the access token is not one of ours") from error
+            raise _refused("the access token is not valid here") from error
 
-    def _remember(self, token: str, seen: _Seen) -> None:
-        """Keep what a good signature said: checking it costs more than the rest of a heartbeat."""
+    def _cache(self, token: str, seen: _VerifiedToken) -> None:
+        """Cache a verified token: checking its signature costs more than the rest of a heartbeat."""
         self._seen[token] = seen
         if len(self._seen) > self._remembered:
             self._seen.popitem(last=False)

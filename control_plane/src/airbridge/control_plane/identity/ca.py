@@ -1,4 +1,4 @@
-"""Two tiers: a root that signs issuing CAs and stays offline, and an issuing CA for workers and for the gateway itself."""
+"""Two-tier CA: an offline root that signs issuing CAs, and an issuing CA for workers and the gateway."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from airbridge.control_plane.identity.spiffe import WorkerName
 
 CA_LIFETIME = timedelta(days=3650)
 ISSUING_LIFETIME = timedelta(days=365)
+# Backdating of workers' certificates: the clocks of the gateways that verify them differ a little.
 BACKDATE = timedelta(minutes=5)
-"""How far workers' certificates reach back: the gateways that judge them may differ a little in their clocks."""
+# Backdating of the CA's and the gateway's certificates: edge hosts verify them, and their clocks may be far off.
 SERVER_BACKDATE = timedelta(days=1)
-"""How far the CA's and the gateway's certificates reach back: edge hosts judge them, and their clocks may be badly wrong."""
 MAX_CSR_BYTES = 16_384
 
 
 class RootAuthority:
-    """Signs issuing CAs, and nothing else. Its key is used when one is made, and kept offline between."""
+    """Root CA: signs only issuing CAs. Its key is offline except when one is created."""
 
     def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
         self.certificate = certificate
@@ -48,18 +48,18 @@ class RootAuthority:
 
     @classmethod
     def from_pem(cls, certificate_pem: bytes, key_pem: bytes) -> Self:
-        """Load a root. Raises `SecretsError` if the two do not fit."""
+        """Load a root. Raises `SecretsError` if certificate and key do not match."""
         certificate = _certificates(certificate_pem)[0]
         return cls(certificate, _ec_key(key_pem, [certificate]))
 
     @property
     def certificate_pem(self) -> str:
-        """The root's certificate, to trust."""
+        """PEM of the root's certificate."""
         return _pem(self.certificate)
 
     @property
     def key_id(self) -> str:
-        """The root's key identifier, hex."""
+        """Key identifier of the root, in hex."""
         return key_id(self.certificate)
 
     def key_pem(self) -> bytes:
@@ -86,7 +86,7 @@ class RootAuthority:
 
 
 class CertificateAuthority:
-    """Issues leaf certificates. Holds the issuing CA's private key: control plane only."""
+    """Issuing CA: issues leaf certificates. Holds a private key of the control plane."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class CertificateAuthority:
 
     @classmethod
     def generate(cls, trust_domain: str, now: datetime) -> Self:
-        """Return a new CA for `trust_domain` that is its own root: one tier."""
+        """Return a new one-tier CA for `trust_domain`, which is its own root."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = _ca_name("issuing CA", trust_domain)
         certificate = _ca_builder(name, name, key.public_key(), now, now + CA_LIFETIME, path_length=0)
@@ -108,9 +108,9 @@ class CertificateAuthority:
 
     @classmethod
     def from_pem(cls, certificates_pem: bytes, key_pem: bytes) -> Self:
-        """Load a CA: `certificates_pem` holds the issuing CA's certificate, which the key fits, and the roots.
+        """Load a CA: `certificates_pem` holds the certificate of the key, and the roots.
 
-        Raises `SecretsError` if they do not fit.
+        Raises `SecretsError` if they do not match.
         """
         certificates = _certificates(certificates_pem)
         key = _ec_key(key_pem, certificates)
@@ -122,17 +122,17 @@ class CertificateAuthority:
 
     @property
     def certificate_pem(self) -> str:
-        """The roots' certificates, to trust."""
+        """PEM of the roots' certificates."""
         return "".join(_pem(root) for root in self.roots)
 
     @property
     def chain_pem(self) -> str:
-        """What a leaf's holder sends beside it: the issuing CA's certificate, unless that is a root."""
+        """Intermediate certificates that are sent with a leaf: the issuing CA's, unless it is a root."""
         return "" if self.certificate in self.roots else _pem(self.certificate)
 
     @property
     def key_id(self) -> str:
-        """The issuing CA's key identifier, hex: how revocation and certificates name it."""
+        """Key identifier of the issuing CA, in hex, as revocations and leaf certificates name it."""
         return key_id(self.certificate)
 
     def key_pem(self) -> bytes:
@@ -212,17 +212,17 @@ def _certificates(pem: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as error:
-        raise SecretsError(f"the CA's certificates are no PEM: {error}") from error
+        raise SecretsError(f"the CA's certificates are not valid PEM: {error}") from error
 
 
 def _ec_key(pem: bytes, certificates: Sequence[x509.Certificate]) -> ec.EllipticCurvePrivateKey:
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError) as error:
-        raise SecretsError(f"the CA's key is no unencrypted PEM: {error}") from error
+        raise SecretsError(f"the CA's key is not an unencrypted PEM: {error}") from error
     fits = any(each.public_key() == key.public_key() for each in certificates)
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not fits:
-        raise SecretsError("the CA's key must be the EC key of the CA's certificate, and it is not")
+        raise SecretsError("the CA's key must be the EC key of one of the CA's certificates")
     return key
 
 
@@ -235,7 +235,7 @@ def _issued(root: x509.Certificate, certificate: x509.Certificate) -> bool:
 
 
 def _ca_name(what: str, trust_domain: str) -> x509.Name:
-    # Key identifiers tell CAs apart; names need not.
+    # Names of CAs need not be unique: key identifiers are.
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"AirBridge {what} for {trust_domain}"[:64])])
 
 
@@ -296,7 +296,7 @@ def _csr_key(csr_pem: str) -> ec.EllipticCurvePublicKey | ed25519.Ed25519PublicK
         key = csr.public_key()
         signed = csr.is_signature_valid
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion) as error:
-        raise InvalidIdentity("the CSR is no PEM certificate signing request that can be read") from error
+        raise InvalidIdentity("the CSR is not a valid PEM certificate signing request") from error
     if not signed:
         raise InvalidIdentity("the CSR is not signed by its own key")
     if isinstance(key, ed25519.Ed25519PublicKey):

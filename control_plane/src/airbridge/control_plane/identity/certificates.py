@@ -1,4 +1,4 @@
-"""What the gateway reads from a peer's certificate, once per connection."""
+"""Fields of a peer's certificate that the gateway reads, once per connection."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from airbridge.control_plane.exceptions import InvalidIdentity
 
+# Exceptions of cryptography for malformed certificates; not all are a `ValueError`.
 _UNREADABLE: Final = (
     ValueError,
     x509.ExtensionNotFound,
@@ -20,18 +21,17 @@ _UNREADABLE: Final = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
-"""What cryptography raises for what is no good certificate; not all of it is a `ValueError`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerCertificate:
-    """A client certificate whose chain TLS has verified; `uri` is its one SPIFFE URI."""
+    """Client certificate whose chain TLS has verified; `uri` is its only SPIFFE URI."""
 
     uri: str
+    #: SHA-256 of the DER certificate, hex.
     thumbprint: str
-    """SHA-256 of the DER certificate, hex."""
+    #: The issuing CA's key identifier, hex.
     issuer: str
-    """The issuing CA's key identifier, hex."""
     serial: int
     not_before: datetime
     not_after: datetime
@@ -42,12 +42,12 @@ class PeerCertificate:
         return base64.urlsafe_b64encode(bytes.fromhex(self.thumbprint)).rstrip(b"=").decode()
 
     def valid_at(self, now: datetime) -> bool:
-        """Whether `now` lies in the certificate's validity: a connection may outlive its certificate."""
+        """Return whether the certificate is valid at `now`: a connection may outlive its certificate."""
         return self.not_before <= now < self.not_after
 
     @classmethod
     def from_der(cls, der: bytes) -> Self:
-        """Read a DER certificate. Raises `InvalidIdentity` if it is not a worker's leaf."""
+        """Read a DER certificate. Raises `InvalidIdentity` if it is not a worker's."""
         try:
             return cls.of(x509.load_der_x509_certificate(der), hashlib.sha256(der).hexdigest())
         except _UNREADABLE as error:

@@ -1,9 +1,9 @@
-"""Enrolment and renewal: how a worker gets its certificate and the access token bound to it."""
+"""Enrolment and renewal of workers: certificates, and the access tokens bound to them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -12,15 +12,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from airbridge.control_plane.exceptions import InvalidIdentity, Refused, VersionsRefused
+from airbridge.control_plane.identity import generations
 from airbridge.control_plane.identity.certificates import PeerCertificate
-from airbridge.control_plane.identity.iam import REMEMBERED, AwsIam, Proven
+from airbridge.control_plane.identity.generations import Use
+from airbridge.control_plane.identity.iam import REMEMBERED, AwsIam, Proven, may_be_called
 from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.control_plane.parity import Parity
-from airbridge.executor.ledger import audit, events, join_proofs, revocations, tokens, workers
-from airbridge.executor.ledger import clock as ledger_clock
-from airbridge.executor.ledger.models import WorkerRow
-from airbridge.executor.protocol import (
+from airbridge.core import rejoin
+from airbridge.core.protocol import (
     Credentials,
     EnrolRequest,
     JoinByAwsIam,
@@ -30,23 +30,30 @@ from airbridge.executor.protocol import (
     RenewRequest,
     Versions,
 )
-from airbridge.executor.regions import Catalogue
+from airbridge.core.regions import Catalogue
+from airbridge.core.task_options import Options
+from airbridge.executor.ledger import audit, events, workers
+from airbridge.executor.ledger import clock as ledger_clock
+from airbridge.executor.ledger.identity import certificates, join_proofs, revocations, tokens
+from airbridge.executor.ledger.models import WorkerRow
 
 log = structlog.get_logger()
 
-REFUSALS_APART: Final = timedelta(seconds=5)
-"""At most one refusal for a pool is written down in this time."""
+# At most one refusal per pool is recorded in this time.
+REFUSAL_INTERVAL: Final = timedelta(seconds=5)
 
+# Share of a certificate's life after which workers renew it.
 RENEW_AT: Final = 0.5
-"""Share of a certificate's life after which a worker renews it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """By what a worker joined, and whose that is: a token's owner, or a role's session."""
+    """Join token or role that a worker joined with, and its owner: the token's, or the role's session."""
 
     rule: str
-    whose: str
+    owner: str
+    #: Id of the join token, if it was one.
+    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +67,27 @@ class Enrolment:
     trust_domain: str
     lifetime: timedelta
     clock: Callable[[], datetime]
+    #: Silence after which a name without work may be enrolled by another host.
+    lease_seconds: float = 60.0
+    #: Options of Airflow's configuration that tasks see.
+    task_options: Options = field(default_factory=dict)
 
     def enrol(
         self, session: Any, request: EnrolRequest, address: str, proven: Proven | None = None
     ) -> Credentials:
-        """Return a new worker's credentials. Raises `Refused`; the caller then rolls the token's use back.
+        """Return a new worker's credentials. Raises `Refused`; the caller then rolls back, and with it the token's use.
 
-        `proven` is what `prove` said of the request.
+        `proven` is the result of `prove`.
         """
         name = WorkerName(self.trust_domain, request.region, request.pool, request.worker)
         settings = self._settings(name)
         joined = self._join(session, request, proven)
         self._check(session, name, request.versions)
-        self._supersede(session, name)
-        credentials = self._issue(session, name, request.csr_pem, request.versions, settings)
+        rejoin_key = _proven_key(session, request)
+        generations.begin(session, name, rejoin_key, self.lease_seconds)
+        row, credentials = self._issue(session, name, request, settings)
+        row.rejoin_key = rejoin_key
+        generation = row.generation
         events.record(
             session,
             "worker.enrolled",
@@ -82,7 +96,8 @@ class Enrolment:
             worker_id=name.worker,
             address=address,
             by=joined.rule,
-            whose=joined.whose,
+            owner=joined.owner,
+            generation=generation,
         )
         audit.record(
             session,
@@ -93,19 +108,22 @@ class Enrolment:
             rule=joined.rule,
             region=name.region,
             worker_id=name.worker,
-            whose=joined.whose,
+            owner=joined.owner,
+            token=joined.token,
+            generation=generation,
+            rejoined=row.rejoined,
             expires_at=credentials.expires_at.isoformat(),
         )
         log.info("worker.enrolled", worker=name.worker, region=name.region, pool=name.pool, by=joined.rule)
         return credentials
 
-    def note_refusal(self, session: Any, request: EnrolRequest, refused: VersionsRefused) -> None:
-        """Write down that a worker was sent away: it has no row, and its pool would look as if nobody had come.
+    def record_refusal(self, session: Any, request: EnrolRequest, refused: VersionsRefused) -> None:
+        """Record that a worker was refused for its versions. It has no row: its pool would look as if no worker had come.
 
-        Not each time: its token is not used up, and whoever holds it may ask as often as they like.
+        At most once per `REFUSAL_INTERVAL` and pool: the token is not used up, so a worker may retry without limit.
         """
         name = WorkerName(self.trust_domain, request.region, request.pool, request.worker)
-        lately = ledger_clock.now(session) - REFUSALS_APART
+        lately = ledger_clock.now(session) - REFUSAL_INTERVAL
         noted = events.since(session, "enrol.refused", lately, region=name.region)
         if any(each.detail.get("pool") == name.pool for each in noted):
             return
@@ -120,13 +138,22 @@ class Enrolment:
             why=refused.detail[:500],
         )
 
-    def renew(self, session: Any, name: WorkerName, request: RenewRequest, address: str) -> Credentials:
-        """Return new credentials for an authenticated worker. Raises `Refused`."""
+    def renew(self, session: Any, use: Use, request: RenewRequest) -> Credentials:
+        """Return new credentials for an authenticated worker, whose certificate they renew. Raises `Refused`."""
+        name, address, parent = use.name, use.address, use.certificate.thumbprint
         settings = self._settings(name)
-        if workers.get(session, name.worker) is None:
+        if certificates.lock_name(session, name.worker) is None:
             raise _forbidden("this worker is not enrolled")
+        if certificates.find(session, [parent])[parent].ended_at is not None:
+            # Within the grace this may be a request that was under way; later, `generations.admit` refuses it.
+            raise Refused(
+                401,
+                RefusalReason.FORBIDDEN,
+                "this certificate was renewed already, and its successor is in use; enrol again",
+                rule="one child per certificate",
+            )
         self._check(session, name, request.versions)
-        credentials = self._issue(session, name, request.csr_pem, request.versions, settings)
+        _, credentials = self._issue(session, name, request, settings, parent)
         events.record(session, "worker.renewed", name.uri, region=name.region, worker_id=name.worker)
         audit.record(
             session,
@@ -143,7 +170,7 @@ class Enrolment:
         return credentials
 
     def prove(self, request: EnrolRequest) -> Proven | None:
-        """Ask whoever must be asked before the transaction begins. Raises `Refused` or `Unavailable`."""
+        """Verify a join by IAM role with AWS, before the transaction begins. Raises `Refused` or `Unavailable`."""
         return self.iam.check(request, request.join) if isinstance(request.join, JoinByAwsIam) else None
 
     def _join(self, session: Any, request: EnrolRequest, proven: Proven | None) -> Joined:
@@ -151,6 +178,11 @@ class Enrolment:
             return self._by_token(session, request, request.join)
         if proven is None:
             raise _forbidden("the join request was not proven")
+        if not may_be_called(proven.session, request.worker):
+            raise _forbidden(
+                f"instance {proven.session} must enrol as {proven.session!r}, or a name that ends with it, "
+                f"not as {request.worker!r}"
+            )
         if not join_proofs.use(session, proven.digest, request.worker, REMEMBERED):
             raise _forbidden("this signed request was used before; sign a new one")
         return Joined(f"join as {proven.role_arn}", proven.session)
@@ -158,11 +190,13 @@ class Enrolment:
     def _by_token(self, session: Any, request: EnrolRequest, join: JoinByToken) -> Joined:
         row = tokens.redeem_join(session, join.token)
         if row is None:
-            raise _forbidden("no such join token, or it has expired, was revoked or is used up")
+            raise _forbidden("the join token is unknown, expired, revoked or used up")
         allowed = (row.scopes.get("region"), row.scopes.get("pool"))
         if allowed != (request.region, request.pool):
             raise _forbidden(f"this join token is not for pool {request.pool}@{request.region}")
-        return Joined(f"join token {row.id}", row.owner)
+        if row.scopes.get("worker", request.worker) != request.worker:
+            raise _forbidden(f"this join token is not for worker {request.worker!r}")
+        return Joined(f"join token {row.id}", row.owner, row.id)
 
     def _check(self, session: Any, name: WorkerName, versions: Versions) -> None:
         revoked = revocations.is_revoked(session, worker=name.worker, region=name.region, pool=name.pool)
@@ -172,48 +206,31 @@ class Enrolment:
         if not judgement.may_enrol:
             raise VersionsRefused(403, RefusalReason.PARITY, judgement.detail)
 
-    def _supersede(self, session: Any, name: WorkerName) -> None:
-        """One name, one holder: enrolling a name anew ends the certificate it had."""
-        row: WorkerRow | None = workers.get(session, name.worker)
-        if row is None:
-            return
-        if (row.region, row.pool) != (name.region, name.pool):
-            raise _forbidden(
-                f"worker {name.worker!r} is enrolled in {row.pool}@{row.region}; names are unique"
-            )
-        if row.certificate_thumbprint and row.certificate_expires_at > self.clock():
-            reason = "superseded: the worker enrolled anew"
-            revocations.add(session, "certificate", row.certificate_thumbprint, reason, name.uri)
-            audit.record(
-                session,
-                "certificate.revoked",
-                "changed",
-                name.uri,
-                region=name.region,
-                worker_id=name.worker,
-                certificate=row.certificate_thumbprint,
-                why=reason,
-            )
-
     def _issue(
-        self, session: Any, name: WorkerName, csr_pem: str, versions: Versions, settings: RegionSettings
-    ) -> Credentials:
+        self,
+        session: Any,
+        name: WorkerName,
+        request: EnrolRequest | RenewRequest,
+        settings: RegionSettings,
+        parent: str | None = None,
+    ) -> tuple[WorkerRow, Credentials]:
         now, keys = self.clock(), self.keyring.keys
         try:
-            leaf = keys.ca.issue_worker(csr_pem, name, now, self.lifetime)
+            leaf = keys.ca.issue_worker(request.csr_pem, name, now, self.lifetime)
         except InvalidIdentity as error:
             raise Refused(400, RefusalReason.MALFORMED, str(error)) from error
         certificate = PeerCertificate.of(leaf, leaf.fingerprint(hashes.SHA256()).hex())
-        workers.enrol(
+        row = workers.enrol(
             session,
             worker_id=name.worker,
             region=name.region,
             pool=name.pool,
-            versions=versions,
+            versions=request.versions,
             thumbprint=certificate.thumbprint,
             certificate_expires_at=certificate.not_after,
         )
-        return Credentials(
+        certificates.issue(session, row, certificate.thumbprint, certificate.not_after, parent)
+        return row, Credentials(
             worker_id=name.worker,
             certificate_pem=leaf.public_bytes(Encoding.PEM).decode() + keys.ca.chain_pem,
             access_token=keys.tokens.mint(name, certificate, now, self.lifetime),
@@ -238,8 +255,21 @@ class Enrolment:
             log_bucket=region.log_bucket,
             bundle_bucket=region.bundle_bucket,
             endpoint_url=region.endpoint_url,
+            task_options={section: dict(values) for section, values in self.task_options.items()},
         )
 
 
 def _forbidden(detail: str) -> Refused:
     return Refused(403, RefusalReason.FORBIDDEN, detail)
+
+
+def _proven_key(session: Any, request: EnrolRequest) -> str | None:
+    """Return the rejoin key that the host has proven to hold, if it sent any. Raises `Refused` for a false proof."""
+    proof = request.rejoin
+    if proof is None:
+        return None
+    if not rejoin.is_valid(proof, request.region, request.pool, request.worker, request.csr_pem):
+        raise _forbidden("the rejoin proof is not for this request, or not by the key that it names")
+    if not join_proofs.use(session, tokens.hash_of(proof.signature), request.worker, REMEMBERED):
+        raise _forbidden("this rejoin proof was used before; make a new one")
+    return proof.public_key

@@ -1,8 +1,9 @@
-"""Joining as an AWS role: a signed STS GetCallerIdentity request, made on the worker and sent on from here.
+"""Join by AWS role: an STS GetCallerIdentity request, signed on the worker and forwarded by the gateway.
 
-AWS itself says who signed it. What is checked before it is sent: that it is that request and no other, for the STS of the worker's region
-and no other place, signed a moment ago, for this gateway (``X-AirBridge-Audience``) and for the very key of the certificate request
-(``X-AirBridge-Csr-Sha256``), both among the signed headers. What is checked after: that the role is the pool's. A request is good once.
+AWS names the signer. The gateway checks before forwarding that the request is GetCallerIdentity, for the STS of the
+worker's region, signed recently, for this gateway (``X-AirBridge-Audience``) and for the key of the certificate request
+(``X-AirBridge-Csr-Sha256``), both among the signed headers; and afterwards that the role is the pool's. A request can be
+used once.
 
 After HashiCorp Vault's and Teleport's methods of the same name.
 """
@@ -22,8 +23,8 @@ import httpx
 import structlog
 
 from airbridge.control_plane.exceptions import Refused, Unavailable
-from airbridge.executor.protocol import EnrolRequest, JoinByAwsIam, RefusalReason
-from airbridge.executor.regions import Catalogue, Region
+from airbridge.core.protocol import EnrolRequest, JoinByAwsIam, RefusalReason
+from airbridge.core.regions import Catalogue, Region
 
 log = structlog.get_logger()
 
@@ -31,10 +32,10 @@ AUDIENCE_HEADER: Final = "x-airbridge-audience"
 CSR_HEADER: Final = "x-airbridge-csr-sha256"
 BODY: Final = "Action=GetCallerIdentity&Version=2011-06-15"
 OLDEST: Final = timedelta(minutes=5)
+# Tolerance for a worker's clock that is ahead of this host's.
 YOUNGEST: Final = timedelta(minutes=1)
-"""How far the worker's clock may be ahead of this host's."""
+# Used requests are remembered for longer than they could be valid.
 REMEMBERED: Final = OLDEST + YOUNGEST + timedelta(minutes=5)
-"""How long a used request is remembered: longer than it could be good for."""
 STS_SECONDS: Final = 5.0
 STS_AT_ONCE: Final = 4
 LARGEST_ANSWER: Final = 65_536
@@ -59,12 +60,15 @@ _ROLE: Final = re.compile(
     r"arn:(?P<partition>aws[a-z-]*):iam::(?P<account>\d{12}):role/(?:.*/)?(?P<role>[^/]+)"
 )
 
+# Session name of an EC2 instance profile's role: AWS sets it, the host cannot.
+_INSTANCE: Final = re.compile(r"i-[0-9a-f]+")
+
 Post = Callable[[str, Mapping[str, str], str], "StsAnswer"]
 
 
 @dataclass(frozen=True, slots=True)
 class StsAnswer:
-    """What STS answered."""
+    """Response of STS."""
 
     status: int
     text: str
@@ -72,13 +76,13 @@ class StsAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """Who AWS says has signed the request."""
+    """Signer of the request, confirmed by AWS."""
 
     role_arn: str
+    #: Name of the role session: on EC2 the instance id.
     session: str
-    """The role session's name: on EC2 the instance's id."""
+    #: SHA-256 of the signature, remembered so that the request can be used once.
     digest: str
-    """Of the signature: what is remembered, so that the request is good once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class _Signed:
 
 
 class AwsIam:
-    """Checks signed requests. `check` talks to STS, so it is called outside of any transaction."""
+    """Verifies signed requests. `check` calls STS, so it must run outside of a transaction."""
 
     def __init__(
         self,
@@ -102,93 +106,102 @@ class AwsIam:
         self._audiences = frozenset(audiences)
         self._clock = clock
         self._post = post or post_to_sts
-        self._room = threading.BoundedSemaphore(STS_AT_ONCE)
+        self._sts_calls = threading.BoundedSemaphore(STS_AT_ONCE)
 
     def check(self, request: EnrolRequest, join: JoinByAwsIam) -> Proven:
-        """Return who has signed `join`. Raises `Refused` saying what is wrong with it, or `Unavailable`."""
+        """Return the signer of `join`. Raises `Refused` naming the fault, or `Unavailable`."""
         region = self._catalogue.region(request.region)
         pool = region.pool(request.pool) if region else None
         if region is None or pool is None or pool.role_arn is None:
-            raise _no(
+            raise _refuse(
                 f"join method aws_iam is not enabled for pool {request.pool}@{request.region}: "
                 "the region catalogue gives it no role_arn; use a join token"
             )
         url = sts_url(region, pool.role_arn)
         signed = self._read(request, join, region, url)
-        arn = self._ask(url, signed, join.body)
+        arn = self._call_sts(url, signed, join.body)
         assumed = _ASSUMED.fullmatch(arn)
         wanted = _ROLE.fullmatch(pool.role_arn)
         names = ("partition", "account", "role")
         if assumed is None or wanted is None or any(assumed[name] != wanted[name] for name in names):
-            raise _no(f"{arn} is not the role of pool {request.pool}@{request.region}")
+            raise _refuse(f"{arn} is not the role of pool {request.pool}@{request.region}")
         return Proven(
             pool.role_arn, assumed["session"], hashlib.sha256(signed.signature.encode()).hexdigest()
         )
 
     def _read(self, request: EnrolRequest, join: JoinByAwsIam, region: Region, url: str) -> _Signed:
         if join.url != url:
-            raise _no(
+            raise _refuse(
                 f"the signed request is for {join.url[:200]!r}; for region {region.name} it must be {url!r}"
             )
         if join.body != BODY:
-            raise _no("the signed request is not GetCallerIdentity")
+            raise _refuse("the signed request is not GetCallerIdentity")
         headers = {name.lower(): value for name, value in join.headers.items()}
         if len(headers) != len(join.headers) or not headers.keys() <= _MAY_BE_SENT:
-            strange = sorted(headers.keys() - _MAY_BE_SENT) or ["one given twice"]
-            raise _no(f"the signed request has headers that it must not have: {', '.join(strange)[:200]}")
+            unexpected = sorted(headers.keys() - _MAY_BE_SENT) or ["one given twice"]
+            raise _refuse(
+                f"the signed request has headers that it must not have: {', '.join(unexpected)[:200]}"
+            )
         authorization = _AUTHORIZATION.fullmatch(headers.get("authorization", ""))
         if authorization is None:
-            raise _no("the request has no AWS Signature Version 4 for STS")
+            raise _refuse("the request has no AWS Signature Version 4 for STS")
         missing = _MUST_BE_SIGNED - set(authorization["headers"].split(";")) | (
             _MUST_BE_SIGNED - headers.keys()
         )
         if missing:
-            raise _no(f"these headers of the request must be signed: {', '.join(sorted(missing))}")
+            raise _refuse(f"these headers of the request must be signed: {', '.join(sorted(missing))}")
         if authorization["region"] != region.name:
-            raise _no(f"the request is signed for region {authorization['region']}, not {region.name}")
+            raise _refuse(f"the request is signed for region {authorization['region']}, not {region.name}")
         if headers["host"] != urlsplit(url).netloc:
-            raise _no(
+            raise _refuse(
                 f"the request is signed for host {headers['host'][:200]!r}, not {urlsplit(url).netloc!r}"
             )
         if headers[AUDIENCE_HEADER] not in self._audiences:
-            raise _no(
+            raise _refuse(
                 f"the request is signed for gateway {headers[AUDIENCE_HEADER][:200]!r}, which is not this one"
             )
         if headers[CSR_HEADER] != hashlib.sha256(request.csr_pem.encode()).hexdigest():
-            raise _no("the request is signed for another key than that of the certificate request")
+            raise _refuse("the request is signed for another key than that of the certificate request")
         return _Signed(headers, self._fresh(headers["x-amz-date"]), authorization["signature"])
 
     def _fresh(self, text: str) -> datetime:
         try:
             at = datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
         except ValueError as error:
-            raise _no("X-Amz-Date must read like 20260131T235959Z") from error
+            raise _refuse("X-Amz-Date must read like 20260131T235959Z") from error
         age = self._clock() - at
         if not -YOUNGEST <= age <= OLDEST:
-            raise _no(
+            raise _refuse(
                 f"the request was signed {age.total_seconds():.0f} s ago by this gateway's clock; "
                 f"it must be at most {OLDEST.total_seconds():.0f} s old"
             )
         return at
 
-    def _ask(self, url: str, signed: _Signed, body: str) -> str:
-        if not self._room.acquire(timeout=STS_SECONDS):
+    def _call_sts(self, url: str, signed: _Signed, body: str) -> str:
+        if not self._sts_calls.acquire(timeout=STS_SECONDS):
             raise Unavailable("too many workers join at once", retry_after=2.0)
         try:
             answer = self._post(url, signed.headers, body)
         finally:
-            self._room.release()
+            self._sts_calls.release()
         if answer.status >= 500:
             raise Unavailable(f"STS answered {answer.status}", retry_after=2.0)
         found = _ARN.findall(answer.text)
         if answer.status != 200 or len(found) != 1:
             log.info("join.sts_refused", status=answer.status, answer=answer.text[:500])
-            raise _no(f"STS does not accept the request (status {answer.status})")
+            raise _refuse(f"STS does not accept the request (status {answer.status})")
         return str(found[0])
 
 
+def may_be_called(session: str, worker: str) -> bool:
+    """Return whether the holder of a role session may enrol under this name: an EC2 instance only under its own id."""
+    if not _INSTANCE.fullmatch(session):
+        return True
+    return worker == session or worker.endswith(f"-{session}")
+
+
 def sts_url(region: Region, role_arn: str) -> str:
-    """Return where requests of workers in this region must be signed for."""
+    """Return the STS URL that workers of this region must sign for."""
     if region.endpoint_url is not None:
         return f"{region.endpoint_url.rstrip('/')}/"
     suffix = "amazonaws.com.cn" if role_arn.startswith("arn:aws-cn:") else "amazonaws.com"
@@ -196,7 +209,7 @@ def sts_url(region: Region, role_arn: str) -> str:
 
 
 def post_to_sts(url: str, headers: Mapping[str, str], body: str) -> StsAnswer:
-    """Send the request as it was signed. Raises `Unavailable` if STS is away."""
+    """Send the request as it was signed. Raises `Unavailable` if STS cannot be reached."""
     sent = {name: value for name, value in headers.items() if name != "content-length"}
     try:
         with (
@@ -217,5 +230,5 @@ def _bounded(answer: httpx.Response) -> str:
     return content.decode(errors="replace")
 
 
-def _no(detail: str) -> Refused:
+def _refuse(detail: str) -> Refused:
     return Refused(403, RefusalReason.FORBIDDEN, detail, rule="join method aws_iam")

@@ -1,4 +1,4 @@
-"""The keys that a gateway goes by now: read from the secrets directory, and read again when its files change."""
+"""Current keys of a gateway: read from the secrets directory, and reloaded when its files change."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from airbridge.control_plane.identity import secrets
 from airbridge.control_plane.identity.access import AccessTokens
 from airbridge.control_plane.identity.ca import CertificateAuthority, key_id
 from airbridge.control_plane.identity.secrets import GatewaySecrets
-from airbridge.executor.protocol import TrustBundle, VerifyKey
-from airbridge.executor.signing import Verifier
+from airbridge.core.protocol import TrustBundle, VerifyKey
+from airbridge.core.signing import Verifier
 
 FILES = (
     secrets.CA_CERTIFICATE,
@@ -21,19 +21,24 @@ FILES = (
     secrets.VERIFY_KEYS,
     secrets.TOKEN_KEY,
     secrets.OLD_TOKEN_KEYS,
+    secrets.PUBLISH_KEYS,
 )
 
 
-def trust_bundle(ca_pem: str, verify_keys: tuple[VerifyKey, ...]) -> TrustBundle:
+def trust_bundle(
+    ca_pem: str, verify_keys: tuple[VerifyKey, ...], publish_keys: tuple[VerifyKey, ...] = ()
+) -> TrustBundle:
     """Return the trust bundle; its version is a digest of its content."""
-    content = "\n".join([ca_pem, *(f"{key.kid} {key.public_key}" for key in verify_keys)])
+    keys = [f"{key.kid} {key.public_key}" for key in verify_keys]
+    keys += [f"publish {key.kid} {key.public_key}" for key in publish_keys]
+    content = "\n".join([ca_pem, *keys])
     version = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return TrustBundle(version=version, ca_pem=ca_pem, verify_keys=verify_keys)
+    return TrustBundle(version=version, ca_pem=ca_pem, verify_keys=verify_keys, publish_keys=publish_keys)
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """One state of the keys; everything in it belongs together."""
+    """Consistent set of keys."""
 
     ca: CertificateAuthority
     trust: TrustBundle
@@ -42,27 +47,28 @@ class Keys:
 
     @classmethod
     def of(cls, read: GatewaySecrets) -> Self:
-        """Make them from what was read."""
+        """Build the set from loaded secrets."""
         return cls(
             ca=read.ca,
-            trust=trust_bundle(read.ca.certificate_pem, read.verify_keys),
+            trust=trust_bundle(read.ca.certificate_pem, read.verify_keys, read.publish_keys),
             tokens=AccessTokens(read.token_key, read.old_token_keys),
             verifier=Verifier(read.verify_keys),
         )
 
     def describe(self) -> dict[str, object]:
-        """Return their public ids, for logs and the audit trail."""
+        """Return the keys' public ids, for logs and the audit trail."""
         return {
             "issuing_ca": self.ca.key_id,
             "roots": [key_id(root) for root in self.ca.roots],
             "work_item_keys": [key.kid for key in self.trust.verify_keys],
+            "publishing_keys": [key.kid for key in self.trust.publish_keys],
             "token_keys": self.tokens.key_ids,
             "trust": self.trust.version,
         }
 
 
 class Keyring:
-    """Holds the current keys. Taking `keys` once per request keeps what is decided in it consistent."""
+    """Holder of the current keys. Read `keys` once per request, so that its decisions are consistent."""
 
     def __init__(self, read: GatewaySecrets, directory: Path) -> None:
         self._directory = directory
@@ -74,10 +80,10 @@ class Keyring:
         """Read a secrets directory. Raises `SecretsError`."""
         return cls(GatewaySecrets.load(directory), directory)
 
-    def look(self) -> bool:
-        """Read the files again if one has changed; return whether the keys did.
+    def reload(self) -> bool:
+        """Reload the files if one has changed; return whether the keys changed.
 
-        Raises `SecretsError` while they do not fit together: the keys stay as they were.
+        Raises `SecretsError` while the files are inconsistent: the keys stay as they were.
         """
         found = fingerprint(self._directory)
         if found == self._read_from:

@@ -1,6 +1,6 @@
-"""Rotation of every key, in steps that each leave a secrets directory that works. Files only: gateways and schedulers follow.
+"""Key rotation, in steps that each leave a consistent secrets directory. Gateways and schedulers reload the files.
 
-A step that others must have taken up before the next one says so in its docstring; `airbridge keys` checks it.
+The docstring of a step names what must have reached workers before it; `airbridge keys` checks it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from airbridge.control_plane.exceptions import SecretsError
 from airbridge.control_plane.identity import secrets
 from airbridge.control_plane.identity.ca import CertificateAuthority, RootAuthority, key_id
-from airbridge.executor.protocol import VerifyKey
-from airbridge.executor.signing import Signer, public_verify_key
+from airbridge.core.code.signature import PUBLISH_KEY
+from airbridge.core.protocol import VerifyKey
+from airbridge.core.signing import Signer, public_verify_key
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """What ``ca.crt`` holds."""
+    """Content of ``ca.crt``."""
 
     issuing: x509.Certificate
+    #: Previous issuing CAs, whose certificates are still valid.
     others: tuple[x509.Certificate, ...]
-    """Issuing CAs of before, whose certificates still run."""
     roots: tuple[x509.Certificate, ...]
 
 
@@ -41,49 +42,49 @@ def certificates(directory: Path) -> Certificates:
 def rotate_issuing_ca(
     directory: Path, root: RootAuthority, trust_domain: str, now: datetime
 ) -> CertificateAuthority:
-    """Make a new issuing CA under `root`, which must be trusted already: workers renew to it within a heartbeat or two.
+    """Create a new issuing CA under `root`, which workers must trust already. They renew within a heartbeat or two.
 
-    The old one's certificates stay good until they run out, or until the old one is revoked.
+    Certificates of the old one stay valid until they expire, or until the old one is revoked.
     """
-    here = certificates(directory)
-    if root.certificate not in here.roots:
+    current = certificates(directory)
+    if root.certificate not in current.roots:
         raise SecretsError(
-            f"root {root.key_id} is not trusted yet; 'airbridge ca add-root' first, and wait until workers have it"
+            f"root {root.key_id} is not trusted yet; run 'airbridge ca new-root' first, and wait until workers have it"
         )
     new = root.issue_authority(trust_domain, now)
-    # In this order a reader always finds a key and a certificate that belong together.
-    _write_certificates(directory, [new.certificate, here.issuing], here.roots)
+    # In this order a reader always finds a key with its certificate.
+    _write_certificates(directory, [new.certificate, current.issuing], current.roots)
     secrets.write(directory / secrets.CA_KEY, new.key_pem())
     return CertificateAuthority.from_pem(secrets.read(directory / secrets.CA_CERTIFICATE), new.key_pem())
 
 
 def add_root(directory: Path, root: x509.Certificate) -> None:
-    """Trust another root. The trust bundle goes to workers by heartbeat; they need it before a CA under it issues."""
-    here = certificates(directory)
-    if root in here.roots:
+    """Trust another root. Workers receive it by heartbeat, and need it before a CA under it issues certificates."""
+    current = certificates(directory)
+    if root in current.roots:
         raise SecretsError(f"root {key_id(root)} is trusted already")
     if root.issuer != root.subject:
-        raise SecretsError("the certificate is no root: it is not its own issuer")
-    _write_certificates(directory, [here.issuing, *here.others], (*here.roots, root))
+        raise SecretsError("the certificate is not a root: it is not its own issuer")
+    _write_certificates(directory, [current.issuing, *current.others], (*current.roots, root))
 
 
 def drop_root(directory: Path, identifier: str) -> None:
-    """Trust a root no more. Everything under it is refused from the next connection on."""
-    here = certificates(directory)
-    kept = tuple(root for root in here.roots if key_id(root) != identifier)
-    if len(kept) == len(here.roots):
-        known = ", ".join(key_id(root) for root in here.roots)
+    """Stop trusting a root. Certificates under it are refused from the next connection on."""
+    current = certificates(directory)
+    kept = tuple(root for root in current.roots if key_id(root) != identifier)
+    if len(kept) == len(current.roots):
+        known = ", ".join(key_id(root) for root in current.roots)
         raise SecretsError(f"there is no root {identifier!r}; trusted are {known}")
-    authority = here.issuing.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    authority = current.issuing.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
     if (authority.key_identifier or b"").hex() == identifier or not kept:
         raise SecretsError(
             f"root {identifier} has signed the issuing CA in use; 'airbridge ca rotate' under another root first"
         )
-    _write_certificates(directory, [here.issuing], kept)
+    _write_certificates(directory, [current.issuing], kept)
 
 
 def stage_signing_key(directory: Path) -> VerifyKey:
-    """Make the next key for work items, and let it be known. Workers need it before `activate_signing_key`."""
+    """Create the next work-item signing key and publish it. Workers need it before `activate_signing_key`."""
     path = directory / secrets.NEXT_SIGNING_KEY
     if path.exists():
         raise SecretsError(f"{path} is there already; 'airbridge keys activate-signing' takes it into use")
@@ -95,7 +96,7 @@ def stage_signing_key(directory: Path) -> VerifyKey:
 
 
 def activate_signing_key(directory: Path) -> VerifyKey:
-    """Sign work items with the staged key from now on. Those under way are still verified with the old one."""
+    """Sign work items with the staged key. Messages in flight are still verified with the old one."""
     path = directory / secrets.NEXT_SIGNING_KEY
     if not path.exists():
         raise SecretsError(f"there is no {path}; 'airbridge keys stage-signing' makes it")
@@ -106,7 +107,7 @@ def activate_signing_key(directory: Path) -> VerifyKey:
 
 
 def retire_signing_keys(directory: Path) -> tuple[VerifyKey, ...]:
-    """Forget every key but the one in use, and the staged one. Messages under them are worth nothing from then on."""
+    """Drop every key but the current and the staged one. Messages signed with dropped keys become invalid."""
     used = [Signer.from_pem(secrets.read(directory / secrets.SIGNING_KEY)).verify_key.kid]
     staged = directory / secrets.NEXT_SIGNING_KEY
     if staged.exists():
@@ -117,8 +118,21 @@ def retire_signing_keys(directory: Path) -> tuple[VerifyKey, ...]:
     return tuple(key for key in keys if key.kid not in used)
 
 
+def rotate_publishing_key(directory: Path) -> VerifyKey:
+    """Sign snapshots with a new key, or with a first one. What the old one has signed stays good: workers keep both keys.
+
+    A snapshot that is claimed before its worker's next heartbeat is retried until the key has arrived.
+    """
+    signer = Signer.generate()
+    keys = secrets.load_publish_keys(directory)
+    # Published first: a snapshot must not be signed with a key that no worker knows yet.
+    secrets.write_verify_keys(directory / secrets.PUBLISH_KEYS, (*keys, signer.verify_key))
+    secrets.write(directory / PUBLISH_KEY, signer.to_pem())
+    return signer.verify_key
+
+
 def rotate_token_key(directory: Path) -> VerifyKey:
-    """Mint access tokens with a new key. Tokens by the old one are accepted, and their holders told to renew."""
+    """Sign access tokens with a new key. Tokens of the old one stay valid, and their holders receive RenewCommands."""
     old = public_verify_key(secrets.load_ed25519(directory / secrets.TOKEN_KEY).public_key())
     signer = Signer.generate()
     before = secrets.load_old_token_keys(directory)
@@ -128,7 +142,7 @@ def rotate_token_key(directory: Path) -> VerifyKey:
 
 
 def retire_token_keys(directory: Path) -> tuple[VerifyKey, ...]:
-    """Accept tokens by the key in use only."""
+    """Accept only tokens signed with the current key."""
     old = secrets.load_old_token_keys(directory)
     (directory / secrets.OLD_TOKEN_KEYS).unlink(missing_ok=True)
     return old

@@ -1,7 +1,7 @@
-"""Scopes: what a token allows, as ``<resource>:<action>[ <name pattern>][ <attribute>=<pattern>]...``.
+"""Scopes of tokens: ``<resource>:<action>[ <name pattern>][ <attribute>=<pattern>]...``.
 
 Examples: ``work:claim queue=eu-*``, ``connections:read eu_*``, ``variables:read``, ``dags:push team-a``.
-A part that is left out allows any; ``*`` is the wildcard. What no scope names is denied.
+An omitted part allows any value; ``*`` is the wildcard. Everything that no scope allows is denied.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Scope:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a scope. Raises `InvalidScope` naming the part that is wrong."""
+        """Parse a scope. Raises `InvalidScope` naming the malformed part."""
         action, *parts = text.split()
         if not _ACTION.fullmatch(action):
             raise InvalidScope(f"scope {text!r}: {action!r} should be <resource>:<action>, like work:claim")
@@ -48,7 +48,7 @@ class Scope:
         return cls(action, name, attributes)
 
     def allows(self, action: str, name: str | None, attributes: Mapping[str, str]) -> bool:
-        """Whether this scope covers `action` on `name` with these attributes."""
+        """Return whether this scope covers `action` on `name` with these attributes."""
         if not fnmatchcase(action, self.action):
             return False
         if self.name is not None and (name is None or not fnmatchcase(name, self.name)):
@@ -59,7 +59,7 @@ class Scope:
         )
 
     def covers(self, other: Scope) -> bool:
-        """Whether everything that `other` allows is allowed by this scope too (a safe approximation).
+        """Return whether everything that `other` allows is allowed by this scope too (a safe approximation).
 
         A pattern of `other` is read as a literal: ``eu-*`` covers ``eu-west-*``, and never the reverse.
         """
@@ -74,22 +74,22 @@ class Scopes:
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Self:
-        """Read scopes. Raises `InvalidScope`; blank ones are refused too."""
+        """Parse scopes. Raises `InvalidScope`, also for blank ones."""
         parsed = []
         for text in texts:
             if not isinstance(text, str) or not text.strip():
-                raise InvalidScope(f"{text!r} is no scope; expected text like 'work:claim queue=eu-*'")
+                raise InvalidScope(f"{text!r} is not a scope; expected text like 'work:claim queue=eu-*'")
             parsed.append(Scope.parse(text))
         return cls(tuple(parsed))
 
     def allow(self, action: str, name: str | None = None, **attributes: str) -> bool:
-        """Whether any scope covers `action` on `name` with these attributes."""
+        """Return whether any scope covers `action` on `name` with these attributes."""
         return any(scope.allows(action, name, attributes) for scope in self.scopes)
 
     def mention(self, action: str) -> bool:
-        """Whether any scope allows `action` on something."""
+        """Return whether any scope allows `action` on at least some names."""
         return any(fnmatchcase(action, scope.action) for scope in self.scopes)
 
     def cover(self, others: Scopes) -> bool:
-        """Whether a holder of these may hand out `others`."""
+        """Return whether a holder of these scopes may grant `others`."""
         return all(any(mine.covers(other) for mine in self.scopes) for other in others.scopes)

@@ -1,7 +1,7 @@
-"""The files of `secrets_dir`: made once by `airbridge init`, readable by their owner alone.
+"""Files of `secrets_dir`: created by `airbridge init`, readable only by their owner.
 
 ==================  =====================================================  ====================
-file                what it is                                             who needs it
+file                content                                                used by
 ==================  =====================================================  ====================
 ``ca.crt``          the issuing CA's certificate and the roots (PEM)       gateway, workers
 ``ca.key``          the issuing CA's EC P-256 key (PEM)                    gateway
@@ -9,7 +9,9 @@ file                what it is                                             who n
 ``signing.pub.json``  the keys that verify work items                      gateway
 ``token.key``       the Ed25519 key that signs access tokens (PEM)         gateway
 ``token.pub.json``  keys of tokens that are still accepted, if any         gateway
-``signing.next.key``  the next key for work items, while it is made known  nobody yet
+``publish.key``     the Ed25519 key that signs snapshots (PEM)             dag-processor, gateway
+``publish.pub.json``  the keys that verify snapshots                       gateway
+``signing.next.key``  the next key for work items, while it is staged      none yet
 ==================  =====================================================  ====================
 """
 
@@ -29,8 +31,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from airbridge.control_plane.exceptions import SecretsError
 from airbridge.control_plane.identity.ca import CertificateAuthority, RootAuthority
-from airbridge.executor.protocol import VerifyKey
-from airbridge.executor.signing import Signer
+from airbridge.core.code.signature import PUBLISH_KEY
+from airbridge.core.protocol import VerifyKey
+from airbridge.core.signing import Signer
 
 CA_CERTIFICATE = "ca.crt"
 CA_KEY = "ca.key"
@@ -38,12 +41,16 @@ SIGNING_KEY = "signing.key"
 VERIFY_KEYS = "signing.pub.json"
 TOKEN_KEY = "token.key"  # noqa: S105 - a file name
 OLD_TOKEN_KEYS = "token.pub.json"  # noqa: S105 - a file name
+PUBLISH_KEYS = "publish.pub.json"
 NEXT_SIGNING_KEY = "signing.next.key"
 ROOT_CERTIFICATE = "root.crt"
 ROOT_KEY = "root.key"
+# `create_all` puts the root here, to be moved offline.
+# Where `create_all` puts the root, to be moved away from there.
 ROOT_DIRECTORY = "offline-root"
-"""Where `create_all` puts the root, to be moved away from there."""
-ALL_FILES = (CA_CERTIFICATE, CA_KEY, SIGNING_KEY, VERIFY_KEYS, TOKEN_KEY)
+# Missing in directories that were made before snapshots were signed.
+PUBLISHING = (PUBLISH_KEY, PUBLISH_KEYS)
+ALL_FILES = (CA_CERTIFICATE, CA_KEY, SIGNING_KEY, VERIFY_KEYS, TOKEN_KEY, *PUBLISHING)
 FILE_MODE = 0o600
 
 _VERIFY_KEYS = TypeAdapter(tuple[VerifyKey, ...])
@@ -51,31 +58,36 @@ _VERIFY_KEYS = TypeAdapter(tuple[VerifyKey, ...])
 
 @dataclass(frozen=True, slots=True)
 class GatewaySecrets:
-    """What the gateway loads: everything but the key that signs work items."""
+    """Secrets of the gateway: all but the key that signs work items."""
 
     ca: CertificateAuthority
     verify_keys: tuple[VerifyKey, ...]
     token_key: Ed25519PrivateKey
     old_token_keys: tuple[VerifyKey, ...] = ()
+    publish_keys: tuple[VerifyKey, ...] = ()
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Read the files. Raises `SecretsError` naming the file that is missing or wrong."""
+        """Read the files. Raises `SecretsError` naming the missing or malformed file."""
         return cls(
             ca=load_ca(directory),
             verify_keys=load_verify_keys(directory),
             token_key=load_ed25519(directory / TOKEN_KEY),
             old_token_keys=load_old_token_keys(directory),
+            publish_keys=load_publish_keys(directory),
         )
 
 
 def create_all(directory: Path, trust_domain: str, now: datetime, root_directory: Path | None = None) -> None:
-    """Make every file, and the root's in `root_directory` (``offline-root`` beneath, unless given). Raises `SecretsError` if one is there already: keys are never overwritten."""
+    """Create every file, and the root's in `root_directory` (default: ``offline-root`` in `directory`).
+
+    Raises `SecretsError` if a file exists already: keys are never overwritten.
+    """
     present = [name for name in ALL_FILES if (directory / name).exists()]
     if present:
         raise SecretsError(
             f"{directory} already holds {', '.join(present)}; keys are never overwritten: "
-            "give an empty directory, or delete these files to start anew"
+            "use an empty directory, or delete these files to start again"
         )
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     root = create_root(root_directory or directory / ROOT_DIRECTORY, trust_domain, now)
@@ -85,12 +97,15 @@ def create_all(directory: Path, trust_domain: str, now: datetime, root_directory
     write(directory / CA_CERTIFICATE, (ca.chain_pem + ca.certificate_pem).encode())
     write(directory / SIGNING_KEY, signer.to_pem())
     write_verify_keys(directory / VERIFY_KEYS, (signer.verify_key,))
-    # A Signer is an Ed25519 key in a PEM; the token key is one of its own.
+    # A Signer is an Ed25519 key in a PEM; token key and publishing key are ones of their own.
     write(directory / TOKEN_KEY, Signer.generate().to_pem())
+    publishing = Signer.generate()
+    write(directory / PUBLISH_KEY, publishing.to_pem())
+    write_verify_keys(directory / PUBLISH_KEYS, (publishing.verify_key,))
 
 
 def create_root(directory: Path, trust_domain: str, now: datetime) -> RootAuthority:
-    """Make a root. Raises `SecretsError` if there is one already."""
+    """Create a root. Raises `SecretsError` if there is one already."""
     if (directory / ROOT_KEY).exists():
         raise SecretsError(f"{directory} already holds {ROOT_KEY}; keys are never overwritten")
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -116,8 +131,14 @@ def load_verify_keys(directory: Path) -> tuple[VerifyKey, ...]:
 
 
 def load_old_token_keys(directory: Path) -> tuple[VerifyKey, ...]:
-    """Read the keys of tokens that are still accepted. Raises `SecretsError`; there need be none."""
+    """Read the previous keys of access tokens that are still accepted; empty without a file. Raises `SecretsError`."""
     path = directory / OLD_TOKEN_KEYS
+    return _verify_keys(path) if path.exists() else ()
+
+
+def load_publish_keys(directory: Path) -> tuple[VerifyKey, ...]:
+    """Read the keys that verify snapshots. Raises `SecretsError`; there are none before snapshots are signed."""
+    path = directory / PUBLISH_KEYS
     return _verify_keys(path) if path.exists() else ()
 
 
@@ -130,21 +151,21 @@ def _verify_keys(path: Path) -> tuple[VerifyKey, ...]:
     try:
         return _VERIFY_KEYS.validate_json(read(path))
     except ValidationError as error:
-        raise SecretsError(f"{path} is no list of verification keys: {error}") from error
+        raise SecretsError(f"{path} is not a list of verification keys: {error}") from error
 
 
 def read(path: Path) -> bytes:
-    """Return the file's content. Raises `SecretsError` naming it."""
+    """Return the file's content. Raises `SecretsError` naming the file."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise SecretsError(
-            f"cannot read {path}: {error.strerror}; `airbridge init` makes the files of the secrets directory"
+            f"cannot read {path}: {error.strerror}; `airbridge init` creates the files of the secrets directory"
         ) from error
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write the file whole or not at all, readable by its owner alone."""
+    """Write the file atomically, readable only by its owner."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -159,11 +180,11 @@ def write(path: Path, content: bytes) -> None:
 
 
 def load_ed25519(path: Path) -> Ed25519PrivateKey:
-    """Read a key. Raises `SecretsError`."""
+    """Read an Ed25519 private key. Raises `SecretsError`."""
     try:
         key = load_pem_private_key(read(path), password=None)
     except (ValueError, TypeError) as error:
-        raise SecretsError(f"{path} is no unencrypted PEM private key: {error}") from error
+        raise SecretsError(f"{path} is not an unencrypted PEM private key: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise SecretsError(f"{path} holds {type(key).__name__}; it must hold an Ed25519 key")
     return key

@@ -1,4 +1,4 @@
-"""The name of a worker: ``spiffe://<trust-domain>/region/<region>/pool/<pool>/worker/<id>``.
+"""SPIFFE names of workers: ``spiffe://<trust-domain>/region/<region>/pool/<pool>/worker/<id>``.
 
 https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE-ID.md
 """
@@ -19,7 +19,7 @@ _URI = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class WorkerName:
-    """A worker in its pool, region and trust domain."""
+    """Name of a worker in its pool, region and trust domain."""
 
     trust_domain: str
     region: str
@@ -28,7 +28,7 @@ class WorkerName:
 
     @property
     def uri(self) -> str:
-        """The SPIFFE URI, as it stands in the certificate."""
+        """SPIFFE URI, as in the certificate."""
         return f"spiffe://{self.trust_domain}/region/{self.region}/pool/{self.pool}/worker/{self.worker}"
 
     @property
@@ -38,11 +38,11 @@ class WorkerName:
 
     @classmethod
     def parse(cls, uri: str, trust_domain: str) -> Self:
-        """Read a SPIFFE URI. Raises `InvalidIdentity` if it is not a worker of `trust_domain`."""
+        """Parse a SPIFFE URI. Raises `InvalidIdentity` if it is not a worker of `trust_domain`."""
         match = _URI.fullmatch(uri)
         if match is None:
             raise InvalidIdentity(
-                f"{uri[:200]!r} is no worker; expected spiffe://{trust_domain}/region/<region>/pool/<pool>/worker/<id>"
+                f"{uri[:200]!r} is not a worker; expected spiffe://{trust_domain}/region/<region>/pool/<pool>/worker/<id>"
             )
         if match["domain"] != trust_domain:
             raise InvalidIdentity(f"{uri!r} is of another trust domain; this one is {trust_domain!r}")

@@ -1,7 +1,7 @@
-"""Join tokens and operators' access tokens: random text shown once, kept as a hash, revocable.
+"""Join tokens and operators' access tokens: random secrets, shown once, stored as a hash, revocable.
 
 A join token reads ``abj_...`` and lets a worker enrol in one region and pool; an access token reads
-``abo_...`` and carries scopes for the operators' API. Both have an owner and an end.
+``abo_...`` and carries scopes for the operators' API. Both have an owner and an expiry.
 """
 
 from __future__ import annotations
@@ -9,23 +9,41 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from airbridge.control_plane.exceptions import Refused
 from airbridge.control_plane.identity.scopes import Scopes
-from airbridge.executor.ledger import audit, events, tokens
+from airbridge.core.protocol import RefusalReason
+from airbridge.executor.ledger import audit, clock, events
+from airbridge.executor.ledger.identity import tokens
 from airbridge.executor.ledger.models import TokenRow
-from airbridge.executor.protocol import RefusalReason
 
 JOIN_PREFIX: Final = "abj_"
 ACCESS_PREFIX: Final = "abo_"
 SECRET_BYTES: Final = 32
+MAX_OWNER: Final = 250
+CREATED_BY_SCOPE: Final = "scope tokens:create"
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """Access token that another is made under. A child lives within its parent's scope, owner and lifetime."""
+
+    id: str
+    owner: str
+    expires_at: datetime
+
+    def owner_of(self, asked: str | None) -> str:
+        """Return the owner of a child: the parent's or one below it (``ann/ci``), whatever the request names."""
+        if not asked or asked == self.owner or asked.startswith(f"{self.owner}/"):
+            return asked or self.owner
+        return f"{self.owner}/{asked}"
 
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A new token. `text` is the secret itself: it is shown to its owner once and kept nowhere."""
+    """New token. `text` is the secret: it is shown once and not stored."""
 
     text: str
     row: TokenRow
@@ -42,10 +60,12 @@ def create_join(
     owner: str,
     ttl: timedelta,
     uses: int | None = 1,
+    worker: str | None = None,
     actor: str | None = None,
     address: str | None = None,
+    parent: Parent | None = None,
 ) -> Issued:
-    """Make a join token for one region and pool. `uses` of None means any number until it expires."""
+    """Make a join token for one region and pool, or one worker there. `uses` of None means any number until it expires."""
     _check_lifetime(ttl)
     if uses is not None and uses < 1:
         raise Refused(400, RefusalReason.MALFORMED, f"uses is {uses}; it must be 1 or more, or unset")
@@ -55,12 +75,13 @@ def create_join(
         kind="join",
         secret=text,
         owner=owner,
-        scopes={"region": region, "pool": pool},
-        ttl_seconds=ttl.total_seconds(),
+        scopes={"region": region, "pool": pool, **({"worker": worker} if worker else {})},
+        ttl_seconds=_within(session, ttl, parent),
         uses=uses,
+        parent_id=parent.id if parent else None,
     )
     events.record(session, "token.created", owner, token=row.id, kind="join", scopes=row.scopes, uses=uses)
-    _note(session, "token.created", row, actor or owner, address, uses=uses)
+    _record(session, "token.created", row, actor or owner, address, rule=CREATED_BY_SCOPE, uses=uses)
     return Issued(text, row)
 
 
@@ -72,8 +93,19 @@ def create_access(
     actor: str,
     ttl: timedelta,
     address: str | None = None,
+    parent: Parent | None = None,
+    token_id: str | None = None,
+    rule: str = CREATED_BY_SCOPE,
 ) -> Issued:
-    """Make an operators' access token. Raises `InvalidScope` for a scope that cannot be read."""
+    """Make an operators' access token. Raises `InvalidScope` for a scope that cannot be read, `Refused` for an owner too long.
+
+    The caller checks that the scopes are within the parent's: it has parsed them.
+    """
+    owner = parent.owner_of(owner) if parent else owner
+    if len(owner) > MAX_OWNER:
+        raise Refused(
+            400, RefusalReason.MALFORMED, f"owner {owner[:64]!r}... has more than {MAX_OWNER} characters"
+        )
     _check_lifetime(ttl)
     Scopes.parse(scopes)
     text = ACCESS_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
@@ -83,25 +115,30 @@ def create_access(
         secret=text,
         owner=owner,
         scopes=list(scopes),
-        ttl_seconds=ttl.total_seconds(),
+        ttl_seconds=_within(session, ttl, parent),
+        parent_id=parent.id if parent else None,
+        token_id=token_id,
     )
     events.record(
         session, "token.created", actor, token=row.id, kind="access", owner=owner, scopes=row.scopes
     )
-    _note(session, "token.created", row, actor, address)
+    _record(session, "token.created", row, actor, address, rule=rule)
     return Issued(text, row)
 
 
-def revoke(session: Any, token_id: str, actor: str, address: str | None = None) -> TokenRow | None:
-    """Make a token useless from now on; None if there is no such token."""
-    row = tokens.revoke(session, token_id)
-    if row is not None:
-        events.record(session, "token.revoked", actor, token=token_id, kind=row.kind, owner=row.owner)
-        _note(session, "token.revoked", row, actor, address)
-    return row
+def revoke(
+    session: Any, token_id: str, actor: str, address: str | None = None, by: str | None = None
+) -> TokenRow | None:
+    """Revoke a token and all that were made under it; None if there is no such token. `by` is the revoker's own token."""
+    for row in tokens.revoke(session, token_id):
+        events.record(session, "token.revoked", actor, token=row.id, kind=row.kind, owner=row.owner)
+        _record(session, "token.revoked", row, actor, address, rule="scope tokens:revoke", by_token=by)
+    return tokens.get(session, token_id)
 
 
-def _note(session: Any, event: str, row: TokenRow, actor: str, address: str | None, **more: Any) -> None:
+def _record(
+    session: Any, event: str, row: TokenRow, actor: str, address: str | None, *, rule: str, **more: Any
+) -> None:
     scopes = row.scopes
     audit.record(
         session,
@@ -109,17 +146,26 @@ def _note(session: Any, event: str, row: TokenRow, actor: str, address: str | No
         "changed",
         actor,
         address=address,
-        rule="scope tokens:create" if event == "token.created" else "scope tokens:revoke",
+        rule=rule,
         region=scopes.get("region") if isinstance(scopes, dict) else None,
         token=row.id,
         kind=row.kind,
         owner=row.owner,
         scopes=scopes,
+        parent=row.parent_id,
         expires_at=row.expires_at.isoformat(),
         **more,
     )
 
 
+def _within(session: Any, ttl: timedelta, parent: Parent | None) -> float:
+    """Return a lifetime in seconds that ends with the parent's at the latest."""
+    if parent is None:
+        return ttl.total_seconds()
+    left = (parent.expires_at - clock.now(session)).total_seconds()
+    return max(0.0, min(ttl.total_seconds(), left))
+
+
 def _check_lifetime(ttl: timedelta) -> None:
     if ttl <= timedelta(0):
-        raise Refused(400, RefusalReason.MALFORMED, f"the TTL is {ttl}; it must be longer than nothing")
+        raise Refused(400, RefusalReason.MALFORMED, f"the TTL is {ttl}; it must be positive")

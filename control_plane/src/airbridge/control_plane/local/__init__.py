@@ -1,1 +1,1 @@
-"""Local mode: the whole platform on one machine, in one directory, nothing mocked but AWS."""
+"""Local mode: the whole platform on one machine, in one directory, with only AWS emulated."""

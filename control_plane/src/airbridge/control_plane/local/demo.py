@@ -1,4 +1,4 @@
-"""The demo: a DAG over data that lies in two regions, from an empty directory to a result and back."""
+"""Demo: a DAG over data in two regions, from an empty directory to a result and a cleanup."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from airbridge.control_plane import samples
-from airbridge.control_plane.local import aws, overview, state
-from airbridge.control_plane.local import terraform as deployment
-from airbridge.control_plane.local.airflow_rest import AirflowRest
-from airbridge.control_plane.local.credentials import ADMINISTRATOR
+from airbridge.control_plane.local import overview, state
 from airbridge.control_plane.local.exceptions import AlreadyRunning
 from airbridge.control_plane.local.launch import launch
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import Options
-from airbridge.control_plane.local.platform import MAKING_TEMPLATE, has_template
+from airbridge.control_plane.local.platform import BUILDING_TEMPLATE, has_template
+from airbridge.control_plane.local.services import aws
+from airbridge.control_plane.local.services import terraform as deployment
+from airbridge.control_plane.local.services.airflow_rest import AirflowRest
+from airbridge.control_plane.local.services.credentials import ADMINISTRATOR
 from airbridge.control_plane.local.state import ComponentState, PlatformState
-from airbridge.executor.exceptions import ConfigurationError
+from airbridge.core.exceptions import ConfigurationError
 
 
 class TaskRow(BaseModel):
-    """One task of the run: where it was to run, where it ran, how long each step took (seconds)."""
+    """Task of the run: the region of its data, the region and worker it ran on, and its times in seconds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,13 +43,13 @@ class TaskRow(BaseModel):
     state: str | None
 
     @property
-    def at_home(self) -> bool:
-        """Whether the task ran in the region of its data."""
+    def ran_near_data(self) -> bool:
+        """True if the task ran in the region of its data."""
         return self.region == self.data_in
 
 
 class Report(BaseModel):
-    """What the demo found."""
+    """Result of the demo."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -62,21 +63,21 @@ class Report(BaseModel):
 
     @property
     def ok(self) -> bool:
-        """Whether the run succeeded, and every task beside its data."""
-        return self.state == "success" and all(task.at_home for task in self.tasks)
+        """True if the run succeeded and every task ran in the region of its data."""
+        return self.state == "success" and all(task.ran_near_data for task in self.tasks)
 
 
 class View(Protocol):
-    """Whom the demo tells what it does."""
+    """Observer of the demo's progress."""
 
     def note(self, text: str) -> None:
-        """Hear of a step."""
+        """Show a step."""
 
     def changed(self, component: ComponentState) -> None:
-        """Hear of a component."""
+        """Show a component's new state."""
 
     def tasks(self, rows: tuple[TaskRow, ...]) -> None:
-        """Hear of the run's tasks."""
+        """Show the run's tasks."""
 
 
 def run(
@@ -86,7 +87,10 @@ def run(
     view: View,
     terraform: Path | None = None,
 ) -> Report:
-    """Run the demo in `directory`, or in a temporary one that is deleted; on what Terraform left in `terraform`, if given."""
+    """Run the demo in `directory`, or in a temporary one; on the deployment in `terraform`, if given.
+
+    Raises `AlreadyRunning`, `StartFailed`, `RunFailed` or `ConfigurationError`.
+    """
     with ExitStack() as stack:
         root = directory or Path(
             stack.enter_context(
@@ -99,11 +103,12 @@ def run(
         return _run(options, cache, environ, view, stack)
 
 
-def _regions_with_data(terraform: Path) -> tuple[aws.Region, ...]:
-    """The deployment's regions. Raises `ConfigurationError` unless the sample's data can lie in their buckets."""
+def _regions_with_data(terraform: Path) -> tuple[aws.EmulatedRegion, ...]:
+    """Return the deployment's regions. Raises `ConfigurationError` unless they have the buckets of the sample data."""
     regions = deployment.read(terraform)
+    deployment.check_applied(regions, terraform, ADMINISTRATOR)
     for data in samples.data_objects():
-        bucket = aws.Region(name=data.region).data_bucket
+        bucket = aws.EmulatedRegion(name=data.region).data_bucket
         if bucket not in regions.data_buckets.get(data.region, ()):
             raise ConfigurationError(
                 f"{terraform}: the demo's data belongs in s3://{bucket}, which no region {data.region} there has; "
@@ -118,10 +123,10 @@ def _run(options: Options, cache: Path, environ: Mapping[str, str], view: View, 
     holder = state.lock_holder(directory)
     if holder is not None:
         raise AlreadyRunning(options.directory, holder)
-    # The DAG lies there before the dag-processor looks for the first time.
+    # The DAG is in place before the dag-processor scans for the first time: the next scan is seconds later.
     shutil.copytree(samples.dags_folder(), directory.dags, dirs_exist_ok=True)
     if not has_template(cache):
-        view.note(MAKING_TEMPLATE)
+        view.note(BUILDING_TEMPLATE)
     launched = launch(options, cache, environ, dies_with_parent=True)
     stack.callback(launched.stop)
     platform = launched.await_ready(view.changed)
@@ -130,7 +135,7 @@ def _run(options: Options, cache: Path, environ: Mapping[str, str], view: View, 
     _upload(platform, options)
     with AirflowRest(platform.ui_url) as airflow:
         report = _follow(airflow, directory, view, ready - begun)
-    view.note("taking everything down")
+    view.note("stopping the platform")
     return report
 
 
@@ -143,7 +148,7 @@ def _follow(airflow: AirflowRest, directory: StateDir, view: View, seconds_to_re
     view.note(f"triggered {run_id}")
 
     def rows(instances: list[dict[str, Any]]) -> tuple[TaskRow, ...]:
-        return task_rows(instances, overview.places(directory, samples.DAG_ID, run_id))
+        return task_rows(instances, overview.task_regions(directory, samples.DAG_ID, run_id))
 
     outcome = airflow.wait(samples.DAG_ID, run_id, seen=lambda instances: view.tasks(rows(instances)))
     took = time.monotonic() - begun
@@ -161,12 +166,12 @@ def _follow(airflow: AirflowRest, directory: StateDir, view: View, seconds_to_re
 
 
 def task_rows(
-    instances: list[dict[str, Any]], places: Mapping[tuple[str, int], tuple[str, str | None]]
+    instances: list[dict[str, Any]], task_regions: Mapping[tuple[str, int], tuple[str, str | None]]
 ) -> tuple[TaskRow, ...]:
-    """Join what Airflow says of the tasks with where the ledger says they ran."""
+    """Join Airflow's task instances with the regions and workers of the ledger."""
     rows = []
     for ti in sorted(instances, key=lambda ti: (ti["start_date"] or "~", ti["task_id"])):
-        region, worker = places.get((ti["task_id"], ti["map_index"]), (None, None))
+        region, worker = task_regions.get((ti["task_id"], ti["map_index"]), (None, None))
         rows.append(
             TaskRow(
                 task=ti["task_id"],

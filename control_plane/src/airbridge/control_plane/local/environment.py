@@ -1,12 +1,15 @@
-"""The environment of the platform's processes: what they need of the user's, and nothing that would configure them."""
+"""Environment of the platform's processes: the user's basic variables, without any that would configure them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Final
 
-from airbridge.control_plane.local import aws
+from airbridge.control_plane.local.services import aws
+from airbridge.core.task_options import CERTIFICATE_VARIABLES
 
-_INHERITED = (
+_INHERITED: Final = (
     "PATH",
     "HOME",
     "LANG",
@@ -15,23 +18,48 @@ _INHERITED = (
     "TMPDIR",
     "USER",
     "LOGNAME",
-    "SSL_CERT_FILE",
     "LD_LIBRARY_PATH",
     "PYTHONPATH",
     "VIRTUAL_ENV",
+    *CERTIFICATE_VARIABLES,
 )
+# Variables with which uv and pip are configured to install from an index.
+_INDEX: Final = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_FIND_LINKS", "PIP_INDEX_URL", "PIP_FIND_LINKS")
 
 
 def base(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of the user's environment that every process gets.
+    """Return the part of the user's environment that every process inherits.
 
-    No AIRFLOW__ and no AWS_ variable is among it: a shell set up for a real deployment must not leak into this one.
+    It has no AIRFLOW__ and no AWS_ variable: a shell configured for a real deployment must not leak into this one.
     """
     return {name: environ[name] for name in _INHERITED if name in environ} | {"PYTHONUNBUFFERED": "1"}
 
 
+def package_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the Airflow settings with which DAGs' packages come from the index that uv, and so `make`, is configured with.
+
+    Credentials in a URL are left out: they would be in the configuration of processes that need none.
+    """
+    index = environ.get("UV_DEFAULT_INDEX") or environ.get("UV_INDEX_URL")
+    found = {"package_index": index, "package_find_links": environ.get("UV_FIND_LINKS")}
+    return {f"airbridge.{name}": _without_credentials(value) for name, value in found.items() if value}
+
+
+def task_packages(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables with which tasks install from the same index: PythonVirtualenvOperator does.
+
+    Credentials in a URL are left out, as in `package_settings`.
+    """
+    return {name: _without_credentials(environ[name]) for name in _INDEX if environ.get(name)}
+
+
+def _without_credentials(urls: str) -> str:
+    """Remove the credentials from one URL, or from a list separated by blanks or commas."""
+    return re.sub(r"//[^/\s]*@", "//", urls)
+
+
 def without_aws(region: str) -> dict[str, str]:
-    """Return what keeps boto3 from finding credentials anywhere."""
+    """Return variables that keep boto3 from finding any credentials."""
     return {
         "AWS_CONFIG_FILE": "/dev/null",
         "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
@@ -41,5 +69,5 @@ def without_aws(region: str) -> dict[str, str]:
 
 
 def aws_variables(region: str) -> dict[str, str]:
-    """Return what boto3 needs besides the endpoint, which each component has from its own settings."""
+    """Return the variables of boto3. The endpoint is in each component's own settings."""
     return {**aws.CREDENTIALS, "AWS_DEFAULT_REGION": region, "AWS_EC2_METADATA_DISABLED": "true"}

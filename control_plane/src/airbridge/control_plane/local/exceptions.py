@@ -1,4 +1,4 @@
-"""Everything local mode raises on purpose.
+"""Exceptions of local mode.
 
 LocalModeError
 ├── AlreadyRunning        another platform holds the state directory
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airbridge.executor.exceptions import AirBridgeError
+from airbridge.core.exceptions import AirBridgeError
 
 
 class LocalModeError(AirBridgeError):
@@ -25,7 +25,7 @@ class AlreadyRunning(LocalModeError):  # noqa: N818 - states a fact, like FileEx
     def __init__(self, root: Path, pid: int | None) -> None:
         holder = f"process {pid}" if pid else "another process"
         super().__init__(
-            f"{root} is in use by {holder}; end it with 'airbridge down --dir {root}' or choose another --dir"
+            f"{root} is in use by {holder}; stop it with 'airbridge down --dir {root}' or choose another --dir"
         )
         self.pid = pid
 

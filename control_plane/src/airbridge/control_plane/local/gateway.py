@@ -1,7 +1,7 @@
-"""The gateway's process in local mode: it knows the tokens that the platform made for itself, then serves.
+"""Gateway process of local mode: registers the platform's own tokens, then serves.
 
-The tokens' text is written before anything is started (`write_tokens`); their hashes can only be kept once there is a
-database, and the gateway is the first that needs them. Doing it here saves a process that would have to load Airflow.
+The tokens are written to files before any process starts (`write_tokens`); their hashes can only be stored once there is a
+database. The gateway is the first to need them: registering them here saves another process that would load Airflow.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def write_tokens(directory: StateDir, workers: Iterable[str]) -> None:
 
 
 def register_tokens(session: Any, directory: StateDir, workers: dict[str, tuple[str, str]]) -> None:
-    """Let the ledger know the tokens of the operator and of each worker (name to region and pool)."""
+    """Register the tokens of the operator and of each worker (name to region and pool) in the ledger."""
     _register(session, directory.operator_token_file, kind="access", scopes=OPERATOR_SCOPES)
     for name, (region, pool) in workers.items():
         scopes = {"region": region, "pool": pool}
@@ -49,14 +49,14 @@ def register_tokens(session: Any, directory: StateDir, workers: dict[str, tuple[
 def _register(session: Any, path: Path, *, kind: Any, scopes: Any) -> None:
     from sqlalchemy import select
 
-    from airbridge.executor.ledger import tokens
+    from airbridge.executor.ledger.identity import tokens
     from airbridge.executor.ledger.models import TokenRow
 
     secret = path.read_text()
     known = select(TokenRow.id).where(TokenRow.hash == tokens.hash_of(secret))
-    if session.execute(known).first() is not None:  # the gateway was started again
+    if session.execute(known).first() is not None:  # registered already: the gateway was restarted
         return
-    # No use count: a worker that the supervisor starts again joins again.
+    # Unlimited uses: a worker that the supervisor restarts joins again.
     tokens.create(
         session,
         kind=kind,

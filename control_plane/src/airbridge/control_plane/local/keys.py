@@ -1,4 +1,4 @@
-"""What a state directory keeps from one start to the next: Airflow's keys, the database password, the ports."""
+"""Persistent secrets of a state directory: Airflow's keys, the database password; and the ports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from airbridge.control_plane.local import ports
-from airbridge.executor.exceptions import ConfigurationError
+from airbridge.core.exceptions import ConfigurationError
+from airbridge.executor.service_secrets import Service
 
 
 def _fernet_key() -> str:
@@ -21,20 +22,27 @@ def _secret() -> str:
     return secrets.token_urlsafe(32)
 
 
+def _passwords() -> dict[Service, str]:
+    return {service: _secret() for service in Service}
+
+
 class Keys(BaseModel):
-    """Secrets of one local platform, and the ports it had last."""
+    """Secrets of one local platform, and its last ports."""
 
     model_config = ConfigDict(frozen=True)
 
     fernet_key: str = Field(default_factory=_fernet_key, repr=False)
     jwt_secret: str = Field(default_factory=_secret, repr=False)
     api_secret_key: str = Field(default_factory=_secret, repr=False)
+    #: Password of the database's owner: migrations and the command line use it.
     database_password: str = Field(default_factory=_secret, repr=False)
+    #: Password of each service's own role in the database.
+    service_passwords: dict[Service, str] = Field(default_factory=_passwords, repr=False)
     ports: dict[str, int] = Field(default_factory=dict)
 
 
 def load_or_make(path: Path, port_names: Iterable[str], wanted_ports: dict[str, int]) -> Keys:
-    """Read the keys, or make them; choose the ports. The file is for its owner's eyes only."""
+    """Read the keys, or create them; choose the ports. The file is readable only by its owner."""
     keys = _read(path) if path.exists() else Keys()
     keys = keys.model_copy(update={"ports": ports.choose(port_names, {**keys.ports, **wanted_ports})})
     path.touch(mode=0o600)
@@ -46,7 +54,7 @@ def _read(path: Path) -> Keys:
     try:
         return Keys.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        # Not the error's own text: it quotes what it read.
+        # Without the error's text, which quotes the file's secrets.
         raise ConfigurationError(
-            f"{path} is damaged ({error.error_count()} errors): delete the state directory to start anew"
+            f"{path} is damaged ({error.error_count()} errors): delete the state directory to start again"
         ) from None

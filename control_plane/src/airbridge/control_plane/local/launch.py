@@ -1,4 +1,4 @@
-"""Starts `airbridge up` as a process of its own and follows it through platform.json until it is ready."""
+"""Start `airbridge up` in a process of its own, and follow platform.json until it is ready."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from airbridge.control_plane.local import state
 from airbridge.control_plane.local.exceptions import NotRunning, StartFailed
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import Options
-from airbridge.control_plane.local.privileges import child_setup
+from airbridge.control_plane.local.process.privileges import child_setup
+from airbridge.control_plane.local.process.supervisor import last_line
 from airbridge.control_plane.local.state import ComponentState, PlatformPhase, PlatformState
 
 _POLL_SECONDS = 0.1
@@ -21,7 +22,7 @@ _STOP_SECONDS = 60.0
 
 
 class Launched:
-    """A platform that runs in a process of its own."""
+    """Platform that runs in a process of its own."""
 
     def __init__(self, process: subprocess.Popen[bytes], directory: StateDir) -> None:
         self._process = process
@@ -30,7 +31,7 @@ class Launched:
     def await_ready(
         self, changed: Callable[[ComponentState], None], timeout_seconds: float = 300.0
     ) -> PlatformState:
-        """Return the platform once it is ready; raises `StartFailed` with its own words if it ends instead."""
+        """Return the platform once it is ready. Raises `StartFailed` with its last output line if it ends first."""
         seen: dict[str, ComponentState] = {}
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
@@ -42,13 +43,13 @@ class Launched:
             if now and now.phase is PlatformPhase.READY:
                 return now
             if self._process.poll() is not None:
-                raise StartFailed("the platform", self._last_words())
+                raise StartFailed("the platform", self._last_output_line())
             time.sleep(_POLL_SECONDS)
         self.stop()
         raise StartFailed("the platform", f"is not ready after {timeout_seconds:.0f} s", self._output)
 
     def stop(self) -> None:
-        """End the platform and wait until it is gone."""
+        """Stop the platform and wait until it has ended; kill it after a minute."""
         if self._process.poll() is None:
             self._process.terminate()
         try:
@@ -68,24 +69,24 @@ class Launched:
             return None
         return now if now.pid == self._process.pid else None
 
-    def _last_words(self) -> str:
-        lines = [line for line in self._output.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1].removeprefix("error: ") if lines else f"ended with status {self._process.returncode}"
+    def _last_output_line(self) -> str:
+        line = last_line(self._output.read_text(errors="replace"))
+        return line.removeprefix("error: ") if line else f"ended with status {self._process.returncode}"
 
 
 def launch(options: Options, cache: Path, environ: Mapping[str, str], *, dies_with_parent: bool) -> Launched:
-    """Start the platform in the background; its own output goes to ``<dir>/logs/up.log``."""
+    """Start the platform in the background; its output goes to ``<dir>/logs/up.log``."""
     directory = StateDir(options.directory)
     directory.make()
     with directory.log("up").open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - our own words
+        process = subprocess.Popen(  # noqa: S603 - no untrusted arguments
             [*_command(options), "--cache-dir", str(cache)],
             env=dict(environ),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            # Called from the command line's only thread; what runs after the fork only makes system calls.
+            # The command line has one thread, and the function makes only system calls: safe between fork and exec.
             preexec_fn=child_setup(signal.SIGTERM) if dies_with_parent else None,  # noqa: PLW1509
         )
     return Launched(process, directory)

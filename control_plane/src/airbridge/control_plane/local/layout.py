@@ -1,4 +1,4 @@
-"""The state directory: where everything of a local platform lies. Deleting it deletes the platform."""
+"""Layout of the state directory, which holds a whole local platform. Deleting it deletes the platform."""
 
 from __future__ import annotations
 
@@ -14,86 +14,109 @@ class StateDir:
 
     @property
     def lock_file(self) -> Path:
-        """Held by the supervisor for as long as it lives; its content is the supervisor's pid."""
+        """Lock file that the supervisor holds while it runs; its content is the supervisor's pid."""
         return self.root / "supervisor.lock"
 
     @property
     def platform_file(self) -> Path:
-        """What runs: pids, URLs, phases."""
+        """State of the running platform: pids, URLs, phases."""
         return self.root / "platform.json"
 
     @property
     def logs(self) -> Path:
-        """One log file a component."""
+        """Folder with one log file per component."""
         return self.root / "logs"
 
     @property
     def airflow_home(self) -> Path:
-        """The control plane's AIRFLOW_HOME, with its airflow.cfg."""
+        """AIRFLOW_HOME of the control plane. Each process has an airflow.cfg of its own: see `config_file`."""
         return self.root / "airflow"
 
     @property
+    def scratch(self) -> Path:
+        """Working directory of the control plane's processes, with nothing of the platform's own in it."""
+        return self.root / "scratch"
+
+    @property
     def dags(self) -> Path:
-        """The folder of DAG files, unless another one is given."""
+        """Default folder of DAG files."""
         return self.root / "dags"
 
     @property
     def postgres(self) -> Path:
-        """Postgres' data directory."""
+        """Data directory of Postgres."""
         return self.root / "postgres"
 
     @property
     def control_plane(self) -> Path:
-        """What only the control plane may read: keys, passwords."""
+        """Folder of keys and passwords, only for the control plane."""
         return self.root / "control-plane"
 
     @property
     def secrets(self) -> Path:
-        """CA, signing and token keys."""
+        """Secrets directory: CA, signing and token keys."""
         return self.control_plane / "secrets"
 
     @property
     def keys_file(self) -> Path:
-        """Airflow's own keys, the database password and the ports, kept from one start to the next."""
+        """Airflow's keys, the database password and the ports, kept across restarts."""
         return self.control_plane / "keys.json"
 
     @property
+    def operator_config_file(self) -> Path:
+        """airflow.cfg of Airflow's command line, for the platform's operator: the database's owner, and every key."""
+        return self.control_plane / "airflow.cfg"
+
+    def config_file(self, component: str) -> Path:
+        """Return the airflow.cfg of a component."""
+        return self.service(component) / "airflow.cfg"
+
+    def service(self, component: str) -> Path:
+        """Return the folder with the configuration of a component, and with links to the keys that it needs."""
+        return self.control_plane / "services" / component
+
+    @property
     def initial_password_file(self) -> Path:
-        """The database's first password, until it has one of its own."""
+        """Password of the database template, until the database has its own."""
         return self.control_plane / "postgres.initial"
 
     @property
+    def audit_anchors(self) -> Path:
+        """File of the audit trail's anchors, outside of the database."""
+        return self.control_plane.resolve() / "audit-anchors.jsonl"
+
+    @property
     def operator_token_file(self) -> Path:
-        """The access token that the command line uses."""
+        """Access token of the command line."""
         return self.control_plane / "operator.token"
 
     @property
     def regions_file(self) -> Path:
-        """The region catalogue."""
+        """Region catalogue."""
         return self.control_plane / "regions.toml"
 
     @property
     def policy_file(self) -> Path:
-        """What tasks may do beyond their own."""
+        """Policy of tasks."""
         return self.control_plane / "policy.toml"
 
     @property
     def ca_file(self) -> Path:
-        """The CA certificate, without its key, where a worker may read it."""
+        """CA certificate, without its key, readable by workers."""
         return self.root / "ca.crt"
 
     @property
     def aws_resources_file(self) -> Path:
-        """The queues and buckets that the AWS emulator makes."""
+        """Queues and buckets that the AWS emulator creates."""
         return self.root / "aws-resources.json"
 
     @property
     def grants_file(self) -> Path:
-        """Which token stands for which IAM role, when the platform runs on what Terraform made."""
+        """IAM roles by token, for a platform on resources that Terraform created."""
         return self.control_plane / "grants.json"
 
     def worker(self, name: str) -> Path:
-        """Return the directory that is all a worker has."""
+        """Return the home directory of a worker."""
         return self.root / "workers" / name
 
     def join_token_file(self, worker: str) -> Path:

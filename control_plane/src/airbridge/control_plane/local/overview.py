@@ -1,4 +1,4 @@
-"""What `airbridge status` says of the regions: read from the ledger in the local database."""
+"""Queries of local mode: regions and task locations from the ledger, and the gateway's request counters."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import NamedTuple
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from airbridge.control_plane.local import postgres, state
+from airbridge.control_plane.local import state
 from airbridge.control_plane.local.exceptions import PlatformUnreachable
 from airbridge.control_plane.local.keys import Keys
 from airbridge.control_plane.local.layout import StateDir
-from airbridge.control_plane.local.postgres import Postgres
+from airbridge.control_plane.local.services import postgres
+from airbridge.control_plane.local.services.postgres import Postgres
 
 _REGIONS = """
 WITH work AS (
@@ -31,14 +32,14 @@ FROM fleet f FULL OUTER JOIN work w ON w.region = f.region AND w.pool = f.pool
 ORDER BY 1, 2
 """
 
-_PLACES = """
+_TASK_REGIONS = """
 SELECT task_id, map_index, region, worker_id FROM airbridge_work_item
 WHERE dag_id = %s AND run_id = %s ORDER BY placed_at
 """
 
 
-class Region(NamedTuple):
-    """A pool of a region, as it is now."""
+class RegionSummary(NamedTuple):
+    """Current state of a region's pool."""
 
     region: str
     pool: str
@@ -54,23 +55,25 @@ def server(directory: StateDir) -> Postgres:
     return Postgres(directory.postgres, keys.ports["postgres"], keys.database_password)
 
 
-def regions(directory: StateDir) -> list[Region]:
+def regions(directory: StateDir) -> list[RegionSummary]:
     """Return every pool that has workers or work."""
     try:
         rows = postgres.query(server(directory), _REGIONS)
     except ConnectionError as error:
         raise PlatformUnreachable(f"the database of {directory.root} does not answer: {error}") from error
-    return [Region(row[0], row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
+    return [RegionSummary(row[0], row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
 
 
-def places(directory: StateDir, dag_id: str, run_id: str) -> dict[tuple[str, int], tuple[str, str | None]]:
-    """Return where each task of a run was placed and who took it: (task id, map index) to (region, worker)."""
-    rows = postgres.query(server(directory), _PLACES, (dag_id, run_id))
+def task_regions(
+    directory: StateDir, dag_id: str, run_id: str
+) -> dict[tuple[str, int], tuple[str, str | None]]:
+    """Return the region and worker of each task of a run, by task id and map index."""
+    rows = postgres.query(server(directory), _TASK_REGIONS, (dag_id, run_id))
     return {(row[0], row[1]): (row[2], row[3]) for row in rows}
 
 
 def gateway_requests(directory: StateDir) -> dict[str, int]:
-    """Return how many requests the gateway has answered since it started, by endpoint of the edge API."""
+    """Return the gateway's count of answered requests since its start, by endpoint of the edge API."""
     url = f"{state.read(directory).operator_url}/operator/v1/metrics"
     token = directory.operator_token_file.read_text().strip()
     context = ssl.create_default_context(cafile=str(directory.ca_file))

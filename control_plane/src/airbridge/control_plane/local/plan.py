@@ -1,4 +1,4 @@
-"""Which processes make up a local platform: command lines, environments, order. Pure; nothing is started here."""
+"""Plan of a local platform's processes: command lines, environments, order. Pure: starts nothing."""
 
 from __future__ import annotations
 
@@ -7,35 +7,39 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from airbridge.control_plane.local import (
+from airbridge.control_plane.local import environment, ports
+from airbridge.control_plane.local.keys import Keys
+from airbridge.control_plane.local.layout import StateDir
+from airbridge.control_plane.local.options import Options
+from airbridge.control_plane.local.process import probes
+from airbridge.control_plane.local.process.component import Component, Probe
+from airbridge.control_plane.local.process.privileges import postgres_user
+from airbridge.control_plane.local.services import (
     airflow_config,
     aws,
     credentials,
     emulator,
-    environment,
-    ports,
-    probes,
+    postgres,
+    task_environment,
 )
-from airbridge.control_plane.local.component import Component, Probe
-from airbridge.control_plane.local.keys import Keys
-from airbridge.control_plane.local.layout import StateDir
-from airbridge.control_plane.local.options import Options
-from airbridge.control_plane.local.postgres import Postgres
-from airbridge.control_plane.local.privileges import postgres_user
-from airbridge.control_plane.local.terraform import Deployed
+from airbridge.control_plane.local.services.postgres import Postgres
+from airbridge.control_plane.local.services.terraform import Deployed
+from airbridge.executor.service_secrets import Choices, Service
 
+MIGRATION = "database"
 MIGRATE = (sys.executable, "-m", "airflow", "db", "migrate")
 PORTS = ("postgres", "aws", "credentials", "api-server", "gateway", "operator")
 
-# The order in which they are stopped. The gateway outlives the workers, who report to it to the end.
+# Stop order. The gateway stops after the workers, which report to it until they end.
 _WORKERS_AND_AIRFLOW, _GATEWAY, _FOUNDATION = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What Terraform made, and the tokens that stand for its roles."""
+    """Terraform deployment, and the tokens of its roles."""
 
     deployed: Deployed
     grants: credentials.Grants
@@ -43,56 +47,61 @@ class Applied:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides the components."""
+    """Inputs of the components."""
 
     options: Options
     directory: StateDir
     keys: Keys
     environ: Mapping[str, str]
+    #: True if the database must be migrated to this version's schema.
     migrate: bool
-    """Whether the database still has to be brought to this version's schema."""
+    #: Set if the platform runs on a Terraform deployment instead of its own emulator.
     applied: Applied | None = None
-    """Set where the platform runs on what Terraform made, and not on an emulator of its own."""
 
     @property
     def server(self) -> Postgres:
-        """The database server."""
+        """Database server."""
         return Postgres(self.directory.postgres, self.keys.ports["postgres"], self.keys.database_password)
 
     @property
     def resources(self) -> aws.Resources:
-        """The emulated AWS' queues and buckets."""
+        """Queues and buckets of the emulated AWS."""
         return aws.Resources(
             home_region=self.options.regions[0].name, regions=self.options.regions, slots=self.options.slots
         )
 
     @property
     def ui_url(self) -> str:
-        """Airflow's UI."""
+        """URL of Airflow's UI."""
         return self._http("api-server")
 
     @property
     def aws_url(self) -> str:
-        """The AWS emulator."""
+        """URL of the AWS emulator."""
         return self.applied.deployed.endpoint_url if self.applied else self._http("aws")
 
     @property
     def gateway_url(self) -> str:
-        """Where workers connect."""
+        """URL of the gateway for workers."""
         return f"https://{ports.LOOPBACK}:{self.keys.ports['gateway']}"
 
     @property
     def operator_url(self) -> str:
-        """Where operators and CI connect."""
+        """URL of the gateway for operators and CI."""
         return f"https://{ports.LOOPBACK}:{self.keys.ports['operator']}"
 
     @property
+    def choices(self) -> Choices:
+        """The user's settings on which secrets and database rights depend."""
+        return airflow_config.choices(self.options.airflow)
+
+    @property
     def dags(self) -> Path:
-        """The folder of DAG files."""
+        """Folder of DAG files."""
         return self.options.dags or self.directory.dags
 
     def aws_variables(self, region: str, role_arn: str | None) -> dict[str, str]:
-        """Return what gives a process its credentials: those of `role_arn`, where there are roles."""
+        """Return the AWS variables of a process: the credentials of `role_arn`, on a deployment with roles."""
         if self.applied is None:
             return environment.aws_variables(region)
         if role_arn is None:
@@ -102,11 +111,10 @@ class Plan:
         )
 
     def service_role(self, component: str) -> str | None:
-        """Return the role of one of the control plane's processes; None where it has none."""
+        """Return the role of a control plane process; None where it has none."""
         if self.applied is None:
             return None
-        kind = "scheduler" if component.startswith("scheduler-") else component
-        return self.applied.deployed.service_roles.get(kind)
+        return self.applied.deployed.service_roles.get(kind(component))
 
     def worker_role(self, worker: WorkerPlan) -> str | None:
         """Return the role of a worker; None where there are no roles."""
@@ -118,11 +126,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """One worker: its name says region, pool and number."""
+    """Worker whose name is made of region, pool and number."""
 
     name: str
     region: str
     pool: str
+
+
+def kind(component: str) -> str:
+    """Return what a component is: all schedulers are one service."""
+    return Service.SCHEDULER if component.startswith(f"{Service.SCHEDULER}-") else component
 
 
 def workers(options: Options) -> tuple[WorkerPlan, ...]:
@@ -136,7 +149,7 @@ def workers(options: Options) -> tuple[WorkerPlan, ...]:
 
 
 def components(plan: Plan) -> list[Component]:
-    """Return every process, in the order of the display."""
+    """Return every process, in display order."""
     database = probes.DatabaseProbes(plan.server)
     foundation = [_postgres(plan), _credentials(plan) if plan.applied else _aws(plan)]
     if plan.migrate:
@@ -155,7 +168,11 @@ def _postgres(plan: Plan) -> Component:
         argv=plan.server.argv(),
         env=environment.base(plan.environ),
         log=plan.directory.log("postgres"),
-        ready=probes.database_answers(plan.server, plan.directory.initial_password_file),
+        ready=probes.database_answers(
+            plan.server,
+            plan.directory.initial_password_file,
+            partial(postgres.prepare_roles, plan.server, plan.keys.service_passwords, plan.choices),
+        ),
         url=f"postgresql://{ports.LOOPBACK}:{plan.server.port}",
         user=postgres_user(),
         stop_signal=signal.SIGINT,  # "fast" shutdown; SIGTERM would wait for every client
@@ -168,7 +185,7 @@ def _aws(plan: Plan) -> Component:
     return Component(
         name="aws",
         argv=_python(
-            "airbridge.control_plane.local.emulator",
+            "airbridge.control_plane.local.services.emulator",
             "--port",
             str(plan.keys.ports["aws"]),
             "--resources",
@@ -178,7 +195,7 @@ def _aws(plan: Plan) -> Component:
         log=plan.directory.log("aws"),
         ready=probes.http_ok(plan.aws_url + emulator.READY_PATH),
         url=plan.aws_url,
-        stop_signal=signal.SIGKILL,  # it has nothing to put away
+        stop_signal=signal.SIGKILL,  # it has no state to save
         stop_stage=_FOUNDATION,
     )
 
@@ -188,7 +205,7 @@ def _credentials(plan: Plan) -> Component:
     return Component(
         name="credentials",
         argv=_python(
-            "airbridge.control_plane.local.credentials",
+            "airbridge.control_plane.local.services.credentials",
             "--port",
             str(port),
             "--grants",
@@ -203,48 +220,54 @@ def _credentials(plan: Plan) -> Component:
 
 
 def _migration(plan: Plan) -> Component:
-    return _control_plane(plan, "database", MIGRATE, after=("postgres",), once=True)
+    return _control_plane(plan, MIGRATION, MIGRATE, after=("postgres",), once=True)
 
 
 def _airflow(plan: Plan, database: probes.DatabaseProbes) -> list[Component]:
     names = ["scheduler", *(f"scheduler-{number}" for number in range(2, plan.options.schedulers + 1))]
     after = _schema(plan)
-    api = ("--host", ports.LOOPBACK, "--port", str(plan.keys.ports["api-server"]), "--workers", "1")
     return [
-        _control_plane(
-            plan,
-            "api-server",
-            _python("airflow", "api-server", *api),
-            after=after,
-            url=plan.ui_url,
-            ready=probes.http_ok(f"{plan.ui_url}/api/v2/version"),
-        ),
+        _api_server(plan, after),
         *(
             _control_plane(
                 plan,
                 name,
                 _python("airflow", "scheduler", "--skip-serve-logs"),
                 after=after,
-                ready=database.job_runs("SchedulerJob"),
+                ready=database.job_is_running("SchedulerJob"),
             )
             for name in names
         ),
         _control_plane(
             plan,
             "dag-processor",
-            _python("airflow", "dag-processor"),
-            after=(*after, _cloud(plan)),  # the only one that needs a bucket at once
-            ready=database.job_runs("DagProcessorJob"),
+            _python("airbridge.control_plane.dag_processing.service"),
+            after=(*after, _cloud(plan)),  # the only process that needs a bucket right at its start
+            ready=database.job_is_running("DagProcessorJob"),
         ),
         _control_plane(
             plan,
             "triggerer",
             _python("airflow", "triggerer", "--skip-serve-logs"),
             after=after,
-            grace_seconds=3.0,  # it may sit in a wait of its own for longer than anybody wants to
-            ready=database.job_runs("TriggererJob"),
+            grace_seconds=3.0,  # its event loop may block on a wait for longer than that
+            ready=database.job_is_running("TriggererJob"),
         ),
     ]
+
+
+def _api_server(plan: Plan, after: tuple[str, ...]) -> Component:
+    # The Execution API is for the tasks of other executors; AirBridge's reach it through the gateway.
+    apps = "all" if plan.choices.other_executors else "core"
+    options = ["--apps", apps, "--host", ports.LOOPBACK, "--port", str(plan.keys.ports["api-server"])]
+    return _control_plane(
+        plan,
+        "api-server",
+        _python("airflow", "api-server", *options, "--workers", "1"),
+        after=after,
+        url=plan.ui_url,
+        ready=probes.http_ok(f"{plan.ui_url}/api/v2/version"),
+    )
 
 
 def _gateway(plan: Plan) -> Component:
@@ -267,16 +290,16 @@ def _worker(plan: Plan, worker: WorkerPlan, database: probes.DatabaseProbes) -> 
         argv=_python("airbridge.edge_worker.cli", "run"),
         env=_worker_environment(plan, worker, home),
         log=plan.directory.log(f"worker-{worker.name}"),
-        # Not after the gateway: a worker loads Airflow first, and then tries until the gateway answers.
+        # Not after the gateway: a worker loads Airflow first, and then retries until the gateway answers.
         after=_schema(plan),
-        ready=database.worker_beats(worker.name),
+        ready=database.worker_heartbeat_received(worker.name),
         cwd=home,
         stop_stage=_WORKERS_AND_AIRFLOW,
     )
 
 
 def _worker_environment(plan: Plan, worker: WorkerPlan, home: Path) -> dict[str, str]:
-    """Return all that a worker knows: where the gateway is, whom to trust, who it is. Nothing of the control plane."""
+    """Return the environment of a worker: gateway, CA and its own identity. Nothing of the control plane."""
     return {
         **environment.base(plan.environ),
         **plan.aws_variables(worker.region, plan.worker_role(worker)),
@@ -291,18 +314,32 @@ def _worker_environment(plan: Plan, worker: WorkerPlan, home: Path) -> dict[str,
         "AIRBRIDGE_WORKER_STATE_DIR": str(home / "state"),
         "AIRBRIDGE_WORKER_JOIN_TOKEN_FILE": str(plan.directory.join_token_file(worker.name)),
         "AIRBRIDGE_WORKER_HIDDEN_PATHS": json.dumps([str(plan.directory.root)]),
-        "AIRBRIDGE_WORKER_TASK_ENV": json.dumps(_task_environment(plan, worker)),
-        # Two workers on the gateway's own machine cannot swamp it; they need not stay away for long.
+        # A few workers on the gateway's own machine cannot overload it: retry sooner than the default.
         "AIRBRIDGE_WORKER_RETRY_CAP_SECONDS": "2",
         **plan.options.worker_env,
+        # Added to, not replaced: tasks need the emulator's address whatever the user gives them.
+        task_environment.VARIABLE: task_environment.merged(
+            _task_environment(plan, worker), plan.options.worker_env
+        ),
     }
 
 
+def overridden_task_variables(plan: Plan) -> list[str]:
+    """Return the platform's own variables for tasks to which the user has given another value."""
+    given = plan.options.worker_env
+    found = (
+        task_environment.overridden(_task_environment(plan, each), given) for each in workers(plan.options)
+    )
+    return sorted({name for names in found for name in names})
+
+
 def _task_environment(plan: Plan, worker: WorkerPlan) -> dict[str, str]:
-    """Return what DAG code finds in its environment: AWS, as on a host of this region, and the UI's URL, for links."""
+    """Return the environment of DAG code: AWS, as on a host of this region, the package index, and the UI's URL, for links."""
     return {
+        **environment.task_packages(plan.environ),
         **plan.aws_variables(worker.region, plan.worker_role(worker)),
         "AWS_ENDPOINT_URL": plan.aws_url,
+        "AWS_REGION": worker.region,
         "AIRFLOW__API__BASE_URL": plan.ui_url,
     }
 
@@ -325,7 +362,7 @@ def _control_plane(
         env={
             **environment.base(plan.environ),
             **plan.aws_variables(plan.options.regions[0].name, plan.service_role(name)),
-            **airflow_config.environment(plan.directory),
+            **airflow_config.environment(plan.directory, kind(name)),
         },
         log=plan.directory.log(name),
         ready=ready,
@@ -333,7 +370,8 @@ def _control_plane(
         url=url,
         once=once,
         grace_seconds=grace_seconds,
-        cwd=plan.directory.root,
+        # Not the platform's directory: tasks of the LocalExecutor run in it, and one may delete what it works in.
+        cwd=plan.directory.scratch,
         stop_stage=stop_stage,
     )
 
@@ -343,7 +381,7 @@ def _cloud(plan: Plan) -> str:
 
 
 def _schema(plan: Plan) -> tuple[str, ...]:
-    return ("database",) if plan.migrate else ("postgres",)
+    return (MIGRATION,) if plan.migrate else ("postgres",)
 
 
 def _python(module: str, *arguments: str) -> tuple[str, ...]:

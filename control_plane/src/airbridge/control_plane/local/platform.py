@@ -1,4 +1,4 @@
-"""Brings a local platform up, keeps it up, takes it down."""
+"""Start, supervision and stop of a local platform."""
 
 from __future__ import annotations
 
@@ -14,37 +14,28 @@ from pathlib import Path
 
 import structlog
 
-from airbridge.control_plane import alarms
 from airbridge.control_plane.airflow_settings import AT_CREATION, as_environment
 from airbridge.control_plane.identity import secrets as identity_secrets
-from airbridge.control_plane.local import (
-    airflow_config,
-    aws,
-    credentials,
-    environment,
-    gateway,
-    plan,
-    postgres,
-    state,
-    terraform,
-)
-from airbridge.control_plane.local.child import Spawn
+from airbridge.control_plane.local import environment, gateway, plan, state
 from airbridge.control_plane.local.exceptions import StartFailed
 from airbridge.control_plane.local.keys import load_or_make
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import Options
+from airbridge.control_plane.local.process.child import Spawn
+from airbridge.control_plane.local.process.supervisor import Clock, Supervisor
+from airbridge.control_plane.local.services import airflow_config, aws, credentials, postgres, terraform
 from airbridge.control_plane.local.state import ComponentState, Phase, PlatformPhase, PlatformState
-from airbridge.control_plane.local.supervisor import Clock, Supervisor
+from airbridge.control_plane.observability import alarms
 
 TICK_SECONDS = 0.1
-MAKING_TEMPLATE = "making the database's template, once for this version"
+BUILDING_TEMPLATE = "building the database template, once for this version"
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Whom to tell what happens."""
+    """Callbacks for progress."""
 
     note: Callable[[str], None]
     changed: Callable[[ComponentState], None]
@@ -52,7 +43,7 @@ class Watcher:
 
 
 class Platform:
-    """One platform in one state directory. The caller holds the directory's lock."""
+    """Platform in one state directory. The caller holds the directory's lock."""
 
     def __init__(
         self,
@@ -76,9 +67,9 @@ class Platform:
         self._seconds_to_ready: float | None = None
 
     def run(self, wanted: Callable[[], bool]) -> None:
-        """Bring the platform up and keep it so while `wanted` says so; then take it down.
+        """Start the platform and supervise it while `wanted` returns true; then stop it.
 
-        Raises `StartFailed` if it does not come up; whatever was started is ended first.
+        Raises `StartFailed` if a component does not become ready, after every started process has ended.
         """
         the_plan = self.prepare()
         supervisor = Supervisor(plan.components(the_plan), self._spawn, self._clock)
@@ -95,7 +86,7 @@ class Platform:
             self._write(the_plan, supervisor, PlatformPhase.STOPPED)
 
     def prepare(self) -> plan.Plan:
-        """Make every file that the processes need."""
+        """Create every file that the processes need."""
         directory = self._directory
         directory.make()
         wanted = {"api-server": self._options.port} if self._options.port else {}
@@ -115,15 +106,16 @@ class Platform:
         own = {} if applied is None else {"airbridge.scaling_namespace": alarms.NAMESPACE}
         if not directory.policy_file.exists():
             shutil.copyfile(Path(__file__).with_name("policy.toml"), directory.policy_file)
-        settings = airflow_config.settings(
-            directory, keys, the_plan.server.url(), the_plan.dags, {**own, **self._options.airflow}
-        )
-        airflow_config.write(directory, settings)
+        own |= environment.package_settings(self._environ)
+        settings = airflow_config.settings(directory, keys, the_plan.dags, {**own, **self._options.airflow})
+        airflow_config.write_all(directory, keys, the_plan.server, settings, the_plan.choices)
+        if names := plan.overridden_task_variables(the_plan):
+            self._watcher.note(f"tasks have your own value of {', '.join(names)} instead of the platform's")
         gateway.write_tokens(directory, [worker.name for worker in plan.workers(self._options)])
         return the_plan
 
     def _applied(self) -> plan.Applied | None:
-        """Read what Terraform made, if the platform is to run on it, and make tokens for its roles."""
+        """Read the Terraform deployment, if there is one, and create tokens for its roles."""
         if self._options.terraform is None:
             return None
         deployed = terraform.read(self._options.terraform)
@@ -132,19 +124,19 @@ class Platform:
         return plan.Applied(deployed, grants)
 
     def _prepare_database(self) -> bool:
-        """Make sure that there is a data directory; return whether it still has to be migrated."""
+        """Create the data directory if it is missing; return whether it must be migrated."""
         key = current_schema()
         if self._directory.postgres.exists():
             return not postgres.is_current(self._directory.postgres, key)
         if not has_template(self._cache):
-            self._watcher.note(MAKING_TEMPLATE)
+            self._watcher.note(BUILDING_TEMPLATE)
         template, password = postgres.build_template(self._cache, key, self._migrate)
         postgres.restore(template, self._directory.postgres, password, self._directory.initial_password_file)
         return False
 
     def _migrate(self, server: postgres.Postgres) -> None:
         with tempfile.TemporaryDirectory() as home:
-            done = subprocess.run(  # noqa: S603 - our own words
+            done = subprocess.run(  # noqa: S603 - no untrusted arguments
                 plan.MIGRATE,
                 env={
                     **environment.base(self._environ),
@@ -166,7 +158,7 @@ class Platform:
         phase: PlatformPhase,
         changed: list[ComponentState],
     ) -> PlatformPhase:
-        """Tell what changed; return the platform's phase from now on."""
+        """Report the changed components; return the platform's new phase."""
         for component in changed:
             if component.name == "database" and component.phase is Phase.DONE:
                 postgres.stamp(self._directory.postgres, current_schema())
@@ -197,7 +189,7 @@ class Platform:
 
 
 def has_template(cache: Path) -> bool:
-    """Say whether a platform can start from a migrated database."""
+    """Return whether a platform can start from a migrated database."""
     return postgres.has_template(cache, current_schema())
 
 

@@ -10,8 +10,8 @@ LOOPBACK = "127.0.0.1"
 
 
 def choose(names: Iterable[str], wanted: Mapping[str, int]) -> dict[str, int]:
-    """Return a free port for each name: the wanted one where it is free, so that URLs survive a restart."""
-    with ExitStack() as stack:  # all are held until all are chosen, so that no two are the same
+    """Return a free port for each name: the wanted one where it is free, so that URLs stay valid across restarts."""
+    with ExitStack() as stack:  # all sockets stay bound until all ports are chosen, so that no two are equal
         return {name: _reserve(stack, wanted.get(name, 0)) for name in names}
 
 
@@ -28,7 +28,7 @@ def _reserve(stack: ExitStack, wanted: int) -> int:
 
 
 def is_open(port: int) -> bool:
-    """Say whether something listens on the port."""
+    """Return whether something listens on the port."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex((LOOPBACK, port)) == 0

@@ -1,4 +1,4 @@
-"""Ends a platform that another process supervises."""
+"""Shutdown of a platform that another process supervises."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _POLL_SECONDS = 0.1
 def shut_down(
     directory: StateDir, timeout_seconds: float = 60.0, kill: Callable[[int, int], None] = os.kill
 ) -> int:
-    """Ask the supervisor to end everything, wait until it has, and return its pid.
+    """Terminate the supervisor, wait until the platform has stopped, and return its pid.
 
-    One that does not is killed: the kernel then ends its children. Raises `NotRunning` if there is none.
+    A supervisor that does not end is killed; the kernel then ends its children. Raises `NotRunning` if there is none.
     """
     pid = state.lock_holder(directory)
     if pid is None:
@@ -32,11 +32,11 @@ def shut_down(
             if _released(directory, timeout_seconds):
                 ending.wait(timeout_seconds)
                 return pid
-    raise LocalModeError(f"process {pid} holds {directory.root} and does not end")
+    raise LocalModeError(f"process {pid} holds {directory.root} and does not end, even after SIGKILL")
 
 
 class _Ending:
-    """Waits for the end of a process that need not be a child: the lock is let go of a moment before it."""
+    """Waits for the end of a process that need not be a child: it releases the lock a moment before it ends."""
 
     def __init__(self, pid: int) -> None:
         try:
@@ -52,7 +52,7 @@ class _Ending:
             os.close(self._pidfd)
 
     def wait(self, timeout_seconds: float) -> None:
-        """Return when the process has ended, or after the timeout."""
+        """Wait until the process has ended, or for the timeout."""
         if self._pidfd is not None:
             select.select([self._pidfd], [], [], timeout_seconds)
 

@@ -1,4 +1,4 @@
-"""What runs, as written to platform.json, and the lock that makes one platform the owner of a state directory."""
+"""State of a running platform (platform.json), and the lock of its state directory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOCK_PAUSE_SECONDS = 0.05
 
 
 class Phase(StrEnum):
-    """Where a component is in its life."""
+    """Lifecycle phase of a component."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -32,7 +32,7 @@ class Phase(StrEnum):
 
 
 class PlatformPhase(StrEnum):
-    """Where the platform is in its life."""
+    """Lifecycle phase of the platform."""
 
     STARTING = "starting"
     READY = "ready"
@@ -41,7 +41,7 @@ class PlatformPhase(StrEnum):
 
 
 class ComponentState(BaseModel):
-    """One component as it is now."""
+    """Current state of one component."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,7 +55,7 @@ class ComponentState(BaseModel):
 
 
 class PlatformState(BaseModel):
-    """The platform as it is now."""
+    """Current state of the platform."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -72,7 +72,7 @@ class PlatformState(BaseModel):
     components: tuple[ComponentState, ...]
 
     def component(self, name: str) -> ComponentState:
-        """Return the component of that name; raises `KeyError` with the names there are."""
+        """Return the component of that name. Raises `KeyError` with the known names."""
         for component in self.components:
             if component.name == name:
                 return component
@@ -80,7 +80,7 @@ class PlatformState(BaseModel):
 
 
 def write(path: Path, state: PlatformState) -> None:
-    """Replace the file in one step, so that a reader sees the old or the new state, never half of one."""
+    """Replace the file atomically."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(state.model_dump_json(indent=2) + "\n")
     temporary.chmod(0o600)
@@ -88,7 +88,7 @@ def write(path: Path, state: PlatformState) -> None:
 
 
 def read(directory: StateDir) -> PlatformState:
-    """Return what runs. Raises `NotRunning` if nothing does."""
+    """Return the running platform's state. Raises `NotRunning` if there is none."""
     if lock_holder(directory) is None:
         raise NotRunning(directory.root)
     try:
@@ -99,7 +99,7 @@ def read(directory: StateDir) -> PlatformState:
 
 @contextmanager
 def locked(directory: StateDir) -> Iterator[None]:
-    """Own the state directory; raises `AlreadyRunning` with the owner's pid. A dead owner's lock is free."""
+    """Hold the lock of the state directory. Raises `AlreadyRunning` with the holder's pid. The kernel frees a dead holder's lock."""
     with directory.lock_file.open("a+") as file:
         _take(file, directory)
         file.truncate(0)
@@ -109,7 +109,7 @@ def locked(directory: StateDir) -> Iterator[None]:
 
 
 def _take(file: IO[str], directory: StateDir) -> None:
-    for _ in range(_LOCK_TRIES):  # a reader of the lock (`lock_holder`) holds it for an instant
+    for _ in range(_LOCK_TRIES):  # `lock_holder` takes the lock for an instant to test it
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
@@ -119,7 +119,7 @@ def _take(file: IO[str], directory: StateDir) -> None:
 
 
 def lock_holder(directory: StateDir) -> int | None:
-    """Return the pid of the supervisor that owns the directory, or None."""
+    """Return the pid of the supervisor that holds the lock, or None."""
     try:
         with directory.lock_file.open() as file:
             try:

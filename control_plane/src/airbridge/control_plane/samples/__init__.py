@@ -1,4 +1,4 @@
-"""What the demo runs: a DAG, and a little real data for each region's bucket (see data/README.md)."""
+"""Samples of the demo: a DAG, and a little real data for each region's bucket (see data/README.md)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 DAG_ID = "near_the_data"
 RESULT_TASK = "compare"
 LOGGED_TASK = "nottingham_1930s"
+# Region that each task of the DAG must run in: that of its bucket; the last one, the home region.
 REGION_OF_DATA = {
     "new_york_temperature": "us-east-1",
     "new_york_ozone": "us-east-1",
@@ -16,13 +17,12 @@ REGION_OF_DATA = {
     "nottingham_1930s": "eu-west-1",
     "compare": "us-east-1",
 }
-"""Where each task of the DAG must run: beside its bucket; the last one in the home region."""
 _HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class DataObject:
-    """A file of the samples, and the region whose data bucket it belongs in."""
+    """Sample file, and the region of its data bucket."""
 
     region: str
     key: str

@@ -1,7 +1,7 @@
-"""The exporter: a loop of the gateway that turns new events into spans and sends them, each at least once, in order.
+"""Trace exporter: a loop of the gateway that sends new events as spans, each at least once, in order.
 
-How far it has come is a row of the ledger, locked while a batch is on its way: of several gateways one exports, and the
-next goes on where it stopped. While the collector is away the row stays where it is.
+Its position is a row of the ledger, locked while a batch is being sent: one of several gateways exports, and the next one
+continues where it stopped. While the collector is down the position does not advance.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy import func, select, text
 
 from airbridge.control_plane.exceptions import Unavailable
 from airbridge.control_plane.gateway.database import unit
-from airbridge.control_plane.tracing.spans import Happened, Span, Task, of_event
+from airbridge.control_plane.tracing.spans import Span, Task, WorkEvent, of_event
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import EventRow, ExportRow, WorkItemRow
 
@@ -33,21 +33,21 @@ _SNAPSHOT: Final = text(
 
 
 class Sink(Protocol):
-    """Where spans go."""
+    """Destination of spans."""
 
     def send(self, spans: Sequence[Span]) -> None:
-        """Send spans. Raises `Unavailable` if they were not taken."""
+        """Send spans. Raises `Unavailable` if they were not accepted."""
 
     def close(self) -> None:
-        """Let go."""
+        """Close the connection."""
 
 
 class Horizon:
-    """Up to which event nothing can appear any more: ids are given out in order, and committed in any.
+    """Highest event id below which no event can appear any more: ids are assigned in order, but committed in any order.
 
-    An id that was given out before a moment is of a transaction that has its number by then, or takes it within
-    an instant. So once every transaction of a number before a later moment has ended, all ids up to the first
-    moment's are there, or will never be.
+    A transaction that has been assigned an event id has a transaction number by then, or takes one within an instant. Once
+    every transaction with a number from before a later moment has ended, all event ids up to the first moment's are
+    committed or will never be.
     """
 
     def __init__(self) -> None:
@@ -56,10 +56,10 @@ class Horizon:
         self._numbered: int | None = None
 
     def settled(self, session: Any) -> int:
-        """Look again, and return the id up to which all is there. It takes three looks to move on."""
+        """Return the id up to which all events are committed. It takes three calls to advance."""
         newest = int(session.execute(select(func.coalesce(func.max(EventRow.id), 0))).scalar_one())
         if session.get_bind().dialect.name != "postgresql":
-            return newest  # one writer at a time
+            return newest  # SQLite has one writer at a time: ids are committed in order
         oldest_open, next_number = session.execute(_SNAPSHOT).one()
         if self._newest is not None and self._numbered is not None and oldest_open >= self._numbered:
             self._settled = self._newest
@@ -72,7 +72,7 @@ class Horizon:
 
 
 class TraceExporter:
-    """See the module."""
+    """Exporter of new events to a `Sink`; see the module."""
 
     def __init__(self, sink: Sink, every_seconds: float = EVERY_SECONDS) -> None:
         self._sink = sink
@@ -84,12 +84,12 @@ class TraceExporter:
         log.info("traces.started")
         try:
             while True:
-                await asyncio.sleep(await asyncio.to_thread(self._turn))
+                await asyncio.sleep(await asyncio.to_thread(self._export_step))
         finally:
             await asyncio.to_thread(self._sink.close)
             log.info("traces.stopped")
 
-    def _turn(self) -> float:
+    def _export_step(self) -> float:
         try:
             return 0.0 if self.export() == BATCH else self._every
         except (Unavailable, sql.SQLAlchemyError) as error:
@@ -97,7 +97,7 @@ class TraceExporter:
             return RETRY_SECONDS
 
     def export(self) -> int:
-        """Send what is new and return how many events that were. Raises `Unavailable`."""
+        """Send one batch of new events and return their number. Raises `Unavailable`."""
         with unit() as work:
             state = _locked(work.session)
             if state is None:
@@ -110,7 +110,7 @@ class TraceExporter:
                 span
                 for row in rows
                 if row.item_id in tasks
-                for span in of_event(tasks[row.item_id], _happened(row))
+                for span in of_event(tasks[row.item_id], _work_event(row))
             ]
             if spans:
                 self._sink.send(spans)
@@ -120,7 +120,7 @@ class TraceExporter:
 
 
 def _locked(session: Any) -> ExportRow | None:
-    """Return the row that says how far we are; None while another gateway has it, or when it is new."""
+    """Lock and return the exporter's position; None while another gateway has it, or if it was just created."""
     query = select(ExportRow).where(ExportRow.name == NAME)
     if session.get_bind().dialect.name == "postgresql":
         query = query.with_for_update(skip_locked=True)
@@ -131,8 +131,8 @@ def _locked(session: Any) -> ExportRow | None:
     return found
 
 
-def _new_events(session: Any, after: int, upto: int) -> list[EventRow]:
-    query = select(EventRow).where(EventRow.id > after, EventRow.id <= upto)
+def _new_events(session: Any, after: int, up_to: int) -> list[EventRow]:
+    query = select(EventRow).where(EventRow.id > after, EventRow.id <= up_to)
     return list(session.scalars(query.order_by(EventRow.id).limit(BATCH)))
 
 
@@ -145,8 +145,8 @@ def _tasks(session: Any, ids: set[str]) -> dict[str, Task]:
     return {found.id: Task(*found) for found in session.execute(query)} if ids else {}
 
 
-def _happened(row: EventRow) -> Happened:
-    return Happened(
+def _work_event(row: EventRow) -> WorkEvent:
+    return WorkEvent(
         id=row.id,
         uid=row.uid,
         event=row.event,

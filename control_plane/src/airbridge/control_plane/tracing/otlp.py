@@ -1,4 +1,4 @@
-"""Spans to a collector, by OpenTelemetry's own exporter: OTLP over HTTP, protobuf."""
+"""OTLP sink: spans over HTTP and protobuf, by OpenTelemetry's exporter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIMEOUT_SECONDS: Final = 5
 
 
 class Collector:
-    """An OTLP endpoint, such as ``http://127.0.0.1:4318/v1/traces``."""
+    """OTLP endpoint, such as ``http://127.0.0.1:4318/v1/traces``."""
 
     def __init__(self, endpoint: str) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -24,12 +24,12 @@ class Collector:
         self._endpoint = endpoint
 
     def send(self, spans: Sequence[Span]) -> None:
-        """Send spans. Raises `Unavailable` if the collector did not take them."""
+        """Send spans. Raises `Unavailable` if the collector did not accept them."""
         from opentelemetry.sdk.trace.export import SpanExportResult
 
         if self._exporter.export([_readable(span) for span in spans]) is not SpanExportResult.SUCCESS:
             raise Unavailable(
-                f"the collector {self._endpoint} did not take {len(spans)} spans", retry_after=1.0
+                f"the collector {self._endpoint} did not accept {len(spans)} spans", retry_after=1.0
             )
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Spans from events: pure functions. Every span id is derived from what it is of, so a span exported twice is one span.
+"""Spans from events: pure functions. Span ids are derived from the event, so that exporting twice yields one span.
 
-The spans of one work item hang on one: ``task``, from its placement to its end. It is made from the row, which is always
-there; so no span is ever without its parent, whatever a worker that is gone has not told.
+The spans of a work item have one parent: ``task``, from its placement to its end. It is derived from the ledger's row, so
+that no span lacks its parent, even if the worker is lost before it reports.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from airbridge.control_plane.observe import skew, wording
-from airbridge.executor.intake import root_span_id
+from airbridge.control_plane.read_model.history import clock_skew, event_text
+from airbridge.executor.placement.workloads import root_span_id
 
+# Names of the steps of a task's path; other events are spans under their own names.
 NAMES: Final[Mapping[str, str]] = {
     "item.placed": "place",
     "item.sent": "send",
@@ -27,16 +28,15 @@ NAMES: Final[Mapping[str, str]] = {
     "report.delivered": "report",
     "item.settled": "commit",
 }
-"""The steps of the path of a task; any other event is a span under its own name."""
 
 ROOT: Final = "task"
 SCHEDULER, GATEWAY, WORKER = "airbridge-scheduler", "airbridge-gateway", "airbridge-worker"
-_OF_THE_SCHEDULER: Final = frozenset({"executor", "outbox", "keeper"})
+_SCHEDULER_ACTORS: Final = frozenset({"executor", "outbox", "reconciler"})
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The work item that spans are of."""
+    """Work item of the spans."""
 
     item_id: str
     ti_id: str
@@ -52,8 +52,8 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
-    """An event of a work item, as it was written."""
+class WorkEvent:
+    """Recorded event of a work item."""
 
     id: int
     uid: str | None
@@ -70,7 +70,7 @@ class Happened:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What is exported. Ids are as OpenTelemetry counts them."""
+    """Span to export, with OpenTelemetry's integer ids."""
 
     name: str
     trace_id: int
@@ -80,49 +80,49 @@ class Span:
     ended_at: datetime
     service: str
     host: str | None
+    #: Error description; None without an error.
     failed: str | None
-    """What went wrong, if something did."""
     attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
-def of_event(task: Task, happened: Happened) -> Iterator[Span]:
-    """Yield the span of an event, and with the last one the span that they all hang on."""
+def of_event(task: Task, work_event: WorkEvent) -> Iterator[Span]:
+    """Yield the span of an event, and with the last event the parent span of all."""
     context = _context(task.trace)
     if context is None:
         return
     trace_id, above = context
     root_id = int(root_span_id(task.item_id), 16)
-    edge = happened.source == "edge"
-    ended_at = skew.corrected(happened.at, happened.skew_seconds if edge else None)
-    began_at = happened.began_at or happened.at
-    attributes = {**_attributes(task, happened), "airbridge.event": happened.event}
-    trouble = wording.is_trouble(happened.event, happened.detail)
+    edge = work_event.source == "edge"
+    ended_at = clock_skew.corrected(work_event.at, work_event.skew_seconds if edge else None)
+    began_at = work_event.began_at or work_event.at
+    attributes = {**_attributes(task, work_event), "airbridge.event": work_event.event}
+    trouble = event_text.is_trouble(work_event.event, work_event.detail)
     yield Span(
-        name=NAMES.get(happened.event, happened.event),
+        name=NAMES.get(work_event.event, work_event.event),
         trace_id=trace_id,
-        span_id=_id(task.item_id, happened.uid or str(happened.id)),
+        span_id=_id(task.item_id, work_event.uid or str(work_event.id)),
         parent_id=root_id,
-        began_at=min(skew.corrected(began_at, happened.skew_seconds if edge else None), ended_at),
+        began_at=min(clock_skew.corrected(began_at, work_event.skew_seconds if edge else None), ended_at),
         ended_at=ended_at,
-        service=_service(happened),
-        host=happened.worker_id if edge else None,
-        failed=wording.of(happened.event, happened.detail, task.region, happened.worker_id)
+        service=_service(work_event),
+        host=work_event.worker_id if edge else None,
+        failed=event_text.of(work_event.event, work_event.detail, task.region, work_event.worker_id)
         if trouble
         else None,
         attributes=attributes,
     )
-    if happened.event == "item.settled":
+    if work_event.event == "item.settled":
         yield Span(
             name=ROOT,
             trace_id=trace_id,
             span_id=root_id,
             parent_id=above if above != root_id else None,
             began_at=task.placed_at,
-            ended_at=happened.at,
+            ended_at=work_event.at,
             service=SCHEDULER,
             host=None,
-            failed=str(happened.detail.get("reason") or "failed") if trouble else None,
-            attributes=_attributes(task, happened),
+            failed=str(work_event.detail.get("reason") or "failed") if trouble else None,
+            attributes=_attributes(task, work_event),
         )
 
 
@@ -131,7 +131,7 @@ def _id(item_id: str, name: str) -> int:
 
 
 def _context(trace: Mapping[str, str]) -> tuple[int, int] | None:
-    """Read a W3C ``traceparent``; None if there is no valid one."""
+    """Parse a W3C ``traceparent``; None if there is no valid one."""
     parts = trace.get("traceparent", "").split("-")
     if len(parts) != 4 or (len(parts[1]), len(parts[2])) != (32, 16):
         return None
@@ -142,14 +142,14 @@ def _context(trace: Mapping[str, str]) -> tuple[int, int] | None:
     return (trace_id, parent) if trace_id and parent else None
 
 
-def _service(happened: Happened) -> str:
-    if happened.source == "edge":
+def _service(work_event: WorkEvent) -> str:
+    if work_event.source == "edge":
         return WORKER
-    return SCHEDULER if happened.actor in _OF_THE_SCHEDULER else GATEWAY
+    return SCHEDULER if work_event.actor in _SCHEDULER_ACTORS else GATEWAY
 
 
-def _attributes(task: Task, happened: Happened) -> dict[str, str | int | float | bool]:
-    said: dict[str, str | int | float | bool] = {
+def _attributes(task: Task, work_event: WorkEvent) -> dict[str, str | int | float | bool]:
+    attributes: dict[str, str | int | float | bool] = {
         "airflow.dag_id": task.dag_id,
         "airflow.dag_run.run_id": task.run_id,
         "airflow.task_id": task.task_id,
@@ -160,13 +160,13 @@ def _attributes(task: Task, happened: Happened) -> dict[str, str | int | float |
         "airbridge.region": task.region,
         "airbridge.pool": task.pool,
     }
-    if happened.epoch is not None:
-        said["airbridge.epoch"] = happened.epoch
-    if happened.worker_id is not None:
-        said["airbridge.worker"] = happened.worker_id
-    if happened.skew_seconds is not None:
-        said["airbridge.clock_skew_seconds"] = happened.skew_seconds
-    for name, value in happened.detail.items():
+    if work_event.epoch is not None:
+        attributes["airbridge.epoch"] = work_event.epoch
+    if work_event.worker_id is not None:
+        attributes["airbridge.worker"] = work_event.worker_id
+    if work_event.skew_seconds is not None:
+        attributes["airbridge.clock_skew_seconds"] = work_event.skew_seconds
+    for name, value in work_event.detail.items():
         if isinstance(value, str | int | float | bool):
-            said[f"airbridge.{name}"] = value
-    return said
+            attributes[f"airbridge.{name}"] = value
+    return attributes

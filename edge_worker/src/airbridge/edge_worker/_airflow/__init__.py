@@ -1,6 +1,6 @@
 """Every use of Airflow 3.0.4's internals on the edge: `tests/contract/test_task_sdk_internals.py` holds them to account.
 
-Only the runner's processes import this package, after `runner.nursery` has prepared their environment: the agent
+Only the runner's processes import this package, after `runner.zygote_client` has prepared their environment: the agent
 never loads Airflow. Importing it loads the Task SDK, which is slow, and which is the point: it happens once.
 """
 
@@ -14,31 +14,33 @@ from airbridge.edge_worker._airflow.parsing import (
     parse,
     parsing_ahead,
 )
-from airbridge.edge_worker._airflow.pretending import pretend_to_run, unheard
-from airbridge.edge_worker._airflow.running import be_task
-from airbridge.edge_worker._airflow.supervising import (
+from airbridge.edge_worker._airflow.supervisor import (
+    FailureNote,
     SupervisedTask,
-    forgetting,
     report_failed,
+    secrets_reset,
     start_task,
     task_log,
 )
+from airbridge.edge_worker._airflow.task_process import run_as_task
+from airbridge.edge_worker._airflow.warm_up_task import run_in_process, without_listeners
 
 __all__ = [
     "LOG_CHANNEL",
+    "FailureNote",
     "ParsedFile",
     "SnapshotBundle",
     "SupervisedTask",
-    "be_task",
-    "forgetting",
     "hostname",
     "log_output",
     "parse",
     "parsing_ahead",
     "preload",
-    "pretend_to_run",
     "report_failed",
+    "run_as_task",
+    "run_in_process",
+    "secrets_reset",
     "start_task",
     "task_log",
-    "unheard",
+    "without_listeners",
 ]

@@ -1,4 +1,4 @@
-"""What is loaded and set up in the zygote, so that no task has to."""
+"""Loading and configuration in the zygote, shared by all tasks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from airflow.utils.platform import getuser
 from sqlalchemy.orm import configure_mappers
 
 from airbridge.edge_worker._airflow import masking
-from airbridge.edge_worker._airflow.parsing import SignalsOfDagBag
-from airbridge.edge_worker.runner import home
-from airbridge.edge_worker.runner.channel import LogChannel
+from airbridge.edge_worker._airflow.parsing import DagBagSignals
+from airbridge.edge_worker.runner import airflow_home
+from airbridge.edge_worker.runner.log_channel import LogChannel
 
+# Packages of which every module is loaded before the first fork.
 FAMILIES: Final = (
     "airflow.providers.standard.decorators",
     "airflow.providers.standard.operators",
     "airflow.providers.standard.sensors",
     "airflow.providers.standard.triggers",
 )
-"""Packages of which every module is loaded before the first fork."""
 
+# Modules that the Task SDK imports only when a task runs, besides those that the warm-up imports.
 IMPORTED_LATE: Final = (
     "airflow.sdk.definitions.asset.metadata",
     "airflow.sdk.execution_time.macros",
@@ -37,10 +38,9 @@ IMPORTED_LATE: Final = (
     "airflow.utils.email",
     "jinja2.ext",
 )
-"""Modules that the Task SDK imports only when a task runs, besides those that the rehearsal brings in."""
 
+# Stream that logging writes to; configured once, in the zygote: the SDK would do it anew in every task.
 LOG_CHANNEL: Final = LogChannel(2)
-"""What logging is configured with, once, in the zygote: the SDK would configure it anew in every task."""
 
 _worker = [""]
 
@@ -53,7 +53,7 @@ def hostname() -> str:
 def preload(worker_name: str, wanted: Iterable[str] = ()) -> None:
     """Load and set up all that every task needs, and the modules that are wanted besides, before the first fork."""
     _worker[0] = worker_name
-    for name in home.WITHOUT_ORM:
+    for name in airflow_home.WITHOUT_ORM:
         os.environ.pop(name, None)
     for module in _modules_of(FAMILIES):
         with suppress(Exception):  # an extra that is not installed, or what needs a later Airflow
@@ -61,7 +61,7 @@ def preload(worker_name: str, wanted: Iterable[str] = ()) -> None:
     for module in (*IMPORTED_LATE, *wanted):
         try:
             importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001 - whatever a module does at import; tasks that need it will say so
+        except Exception as error:  # noqa: BLE001 - a module may raise anything at import; tasks that need it will fail with the error
             structlog.get_logger().warning("runner.not_preloaded", module=module, error=repr(error))
     import_all_models()  # a task may use airflow.models.Connection, which works only once its relatives are known
     configure_mappers()
@@ -69,11 +69,13 @@ def preload(worker_name: str, wanted: Iterable[str] = ()) -> None:
     configure_logging(enable_pretty_log=False, output=LOG_CHANNEL, sending_to_supervisor=True)
     masking.mask_in_tasks()
     context._get_connection = masking.masking(context._get_connection)  # noqa: SLF001 - set once, for all tasks
-    supervisor._configure_logs_over_json_channel = LOG_CHANNEL.point_at  # noqa: SLF001 - set once, for all tasks
-    dagbag.signal = SignalsOfDagBag()
+    supervisor._configure_logs_over_json_channel = LOG_CHANNEL.redirect  # noqa: SLF001 - set once, for all tasks
+    # See `DagBagSignals`.
+    dagbag.signal = DagBagSignals()
     integrate_macros_plugins()
     integrate_listener_plugins(task_runner.get_listener_manager())
     supervisor.ensure_secrets_backend_loaded()
+    # Once for all: it sets module attributes and the environment, which a fork inherits.
     supervisor.block_orm_access()
     supervisor.block_orm_access = _blocked_already
     with suppress(Exception):

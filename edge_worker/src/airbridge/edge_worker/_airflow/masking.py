@@ -14,7 +14,7 @@ from airflow.sdk.log import mask_logs
 
 
 def mask_in_tasks() -> None:
-    """Mask what a task logs with the secrets that it knows itself; the Task SDK has only the supervisor's masked."""
+    """Mask what a task logs with the secrets of its own process; the Task SDK masks only with the supervisor's."""
     *processors, render = structlog.get_config()["processors"]
     structlog.configure(processors=[*processors, mask_logs, render])
     for handler in logging.getLogger().handlers:
@@ -39,7 +39,7 @@ class _MaskedOutput(io.TextIOWrapper):
     """Standard output or error of a task."""
 
     def write(self, text: str) -> int:
-        """Write `text` without the secrets that this process knows of."""
+        """Write `text` with the secrets of this process masked."""
         return super().write(secrets_masker.redact(text))
 
 

@@ -1,8 +1,8 @@
-"""What the runner's own processes say to each other, and how they hand descriptors over.
+"""Messages between the runner's processes, with descriptors.
 
-They talk over UNIX socket pairs of type SOCK_SEQPACKET: one message a packet, descriptors alongside. The agent has one to
+They are sent over UNIX socket pairs of type SOCK_SEQPACKET: one message a packet, descriptors alongside. The agent has a socket to
 the zygote, the zygote one to each template and each supervisor. Each task has two more: one on which its supervisor reports to
-the agent, and one, its leash, between its supervisor and its template. What a task needs (`Job`) may be larger than a packet and
+the agent, and one, its task handle, between its supervisor and its template. What a task needs (`Job`) may be larger than a packet and
 travels in a memfd that only the task and its supervisor read.
 """
 
@@ -29,10 +29,17 @@ class Source(msgspec.Struct, frozen=True):
     bundle_version: str
     bundle_path: str
     dag_rel_path: str
+    #: The unpacked environment; empty if the snapshot names none.
+    environment: str = ""
+
+    @property
+    def code_paths(self) -> tuple[str, ...]:
+        """The directories that the file imports from."""
+        return (self.bundle_path, self.environment) if self.environment else (self.bundle_path,)
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What a supervisor and its task need. `ti` and `ti_context` are JSON objects of the Task SDK's models."""
+    """Description of a task for its supervisor and its process. `ti` and `ti_context` are JSON objects of the Task SDK's models."""
 
     item_id: str
     epoch: int
@@ -40,27 +47,27 @@ class Job(msgspec.Struct, frozen=True):
     ti_context: dict[str, Any]
     start_date: datetime
     source: Source
-    room: str
-    """The task's own working directory, and the only place among the worker's files that it may write to."""
+    #: The task's own working directory, and the only place among the worker's files that it may write to.
+    working_dir: str
     kill_grace_seconds: float
 
 
 class Spawn(msgspec.Struct, frozen=True, tag=True):
-    """Agent to zygote: run a task. Descriptors: its relay socket, its status socket, the memfd with the `Job`, the task's log."""
+    """Agent to zygote: run a task. Descriptors: its proxy socket, its status socket, the memfd with the `Job`, the task's log."""
 
     source: Source
     warm: bool
 
 
 class Take(msgspec.Struct, frozen=True, tag=True):
-    """Zygote to supervisor: see a task through. Descriptors: those of the `Spawn`, and the leash."""
+    """Zygote to supervisor: supervise a task. Descriptors: those of the `Spawn`, and the task handle."""
 
     template: int
     warm: bool
 
 
 class Expect(msgspec.Struct, frozen=True, tag=True):
-    """Zygote to template: a supervisor will ask for a task. Descriptor: the leash."""
+    """Zygote to template: a supervisor will request a task. Descriptor: the task handle."""
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
@@ -96,14 +103,14 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Parsed(msgspec.Struct, frozen=True, tag=True):
-    """A template has parsed its file. With `hazards` it must not be shared, and the template has ended."""
+    """A template has parsed its file. With `violations` it must not be shared, and the template has ended."""
 
     pss_bytes: int = 0
-    hazards: tuple[str, ...] = ()
+    violations: tuple[str, ...] = ()
 
 
 class Reaped(msgspec.Struct, frozen=True, tag=True):
-    """Zygote to agent: a supervisor died without a last word. Zygote to supervisor: its task did, whose template is dead.
+    """Zygote to agent: a supervisor died without a result. Zygote to supervisor: its task did, whose template is dead.
 
     `status` is as `os.waitpid` gives it.
     """
@@ -116,15 +123,15 @@ class Unshared(msgspec.Struct, frozen=True, tag=True):
     """A DAG file turned out not to be shareable: its tasks parse it themselves."""
 
     source: Source
-    hazards: tuple[str, ...]
+    violations: tuple[str, ...]
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
     """Supervisor to agent: the task is forked, and waits for `Go`."""
 
     pid: int
+    #: Whether its template has the DAG file parsed.
     warm: bool = False
-    """Whether its template has the DAG file parsed."""
     template: int = 0
 
 
@@ -133,13 +140,15 @@ class Go(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
-    """A supervisor's last word on a task. `code` is 0 if it has reported the task's final state.
+    """Result of a supervisor's task. `code` is 0 if it has reported the task's final state.
 
     It takes no other task before the agent has closed the status socket: until then the agent may still kill it.
     """
 
     code: int
     detail: str = ""
+    #: Class of the exception that failed the task, if one did.
+    exception: str = ""
 
 
 Message = (
@@ -172,7 +181,7 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
 def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = (), *, wait: bool = True) -> None:
     """Send one message, with descriptors that the receiver gets copies of.
 
-    Raises `BlockingIOError` if there is no room for it, unless it is to `wait`.
+    Raises `BlockingIOError` if the socket is full, unless it is to `wait`.
     """
     payload = msgspec.msgpack.encode(message)
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -197,8 +206,8 @@ def receive(sock: socket.socket, most_fds: int = 0) -> tuple[Message | None, lis
         raise OSError(errno.EBADMSG, f"no message: {error}") from error
 
 
-def hear(sock: socket.socket, most_fds: int = 0) -> tuple[Message | None, list[int]]:
-    """Do the same as `receive`, with whatever is wrong with the socket, or with what came, taken for its end."""
+def receive_or_eof(sock: socket.socket, most_fds: int = 0) -> tuple[Message | None, list[int]]:
+    """Do the same as `receive`, but treat an error of the socket, or an invalid message, as its end."""
     try:
         return receive(sock, most_fds)
     except OSError:
@@ -214,7 +223,7 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 
 def write_job(job: Job) -> int:
-    """Return a memfd that holds `job`, and that nobody can change; the caller closes it."""
+    """Return a sealed memfd that holds `job`; the caller closes it."""
     fd = os.memfd_create("airbridge-job", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(fd, "wb", closefd=False) as file:
         file.write(msgspec.msgpack.encode(job))

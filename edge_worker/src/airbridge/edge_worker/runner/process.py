@@ -1,4 +1,4 @@
-"""What Linux offers to keep a family of processes in order: names, ties between parent and child, memory."""
+"""Linux process primitives: names, parents and children, memory."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from typing import Any, Final
 import psutil
 from setproctitle import setproctitle
 
-from airbridge.executor import protection
+from airbridge.core.sandbox import hardening
 
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
+# The kernel's name of a supervisor's process (at most 15 bytes).
 SUPERVISOR: Final = "airbridge-sup"
-"""The kernel's name of a supervisor's process (at most 15 bytes)."""
 
+# The same of a template.
 TEMPLATE: Final = "airbridge-tmpl"
-"""The same of a template."""
 
+# The beginning of a task's process title, and so of its name.
 TASK: Final = "airbridge task"
-"""The beginning of a task's process title, and so of its name."""
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -40,6 +40,7 @@ def _prctl(option: int, value: Any) -> None:
 
 def name_self(name: str, title: str) -> None:
     """Set the kernel's name of this process, and the title that ``ps`` shows as its command line."""
+    # First: setproctitle sets the kernel's name as well, to the beginning of the title.
     setproctitle(title)
     _prctl(_PR_SET_NAME, ctypes.create_string_buffer(name.encode()[:15]))
 
@@ -49,9 +50,9 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def offer_to_oom_killer() -> None:
-    """Have the kernel take this process, a task, rather than a supervisor or the agent when memory runs out."""
-    with suppress(OSError), protection.own_proc_entries():
+def prefer_for_oom_kill() -> None:
+    """Make the kernel kill this process, a task, before a supervisor or the agent when memory runs out."""
+    with suppress(OSError), hardening.own_proc_entries():
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
@@ -78,16 +79,22 @@ def name_of(pid: int) -> str:
 
 
 def has_in_environment(pid: int, assignment: str) -> bool:
-    """Whether a process was started with ``NAME=value`` in its environment."""
+    """Return whether a process was started with ``NAME=value`` in its environment."""
     with suppress(OSError):
         return assignment.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return False
 
 
-def is_the_runners(pid: int) -> bool:
-    """Whether a process is a template, a supervisor or a task, by its name: they keep their environments to themselves."""
+def is_runner_process(pid: int) -> bool:
+    """Return whether a process is a template, a supervisor or a task, by its name: their environments are not readable."""
     name = name_of(pid)
     return name in {SUPERVISOR, TEMPLATE} or name.startswith(TASK[:15])
+
+
+def kill(pid: int) -> None:
+    """Kill a process, if it is still there."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def kill_and_reap(pid: int) -> None:
@@ -98,7 +105,7 @@ def kill_and_reap(pid: int) -> None:
 
 
 def thread_count() -> int:
-    """Return how many threads this process has, those that Python does not know of included."""
+    """Return how many threads this process has, those not started by Python included."""
     with suppress(OSError):
         return sum(1 for _ in Path("/proc/self/task").iterdir())
     return threading.active_count()
@@ -123,7 +130,7 @@ def pss_bytes(pid: int | str = "self") -> int:
 
 
 def oom_kills() -> int:
-    """Return how many processes the kernel has killed for want of memory since it started."""
+    """Return how many processes the kernel has killed when memory ran out, since it started."""
     with suppress(OSError):
         for line in Path("/proc/vmstat").read_text().splitlines():
             if line.startswith("oom_kill "):
@@ -141,7 +148,7 @@ def reap() -> list[tuple[int, int]]:
 
 
 def has_children() -> bool:
-    """Whether there is any child, ended or not. Does not reap."""
+    """Return whether there is any child, ended or not. Does not reap."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

@@ -1,4 +1,4 @@
-"""What the ledger uses of Airflow's internals (pinned to 3.0.4; tests/contract/test_airflow_internals.py)."""
+"""Uses of Airflow's internals by the ledger (pinned to 3.0.4; tests/contract/test_airflow_internals.py)."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The audit trail: every grant, denial and change of who may do what, only ever added to, and chained by hashes.
+"""Audit trail: every grant, denial and change of permissions, append-only and chained by hashes.
 
-A row is written in the transaction of what it tells of, so both are there or neither. It is not chained there: a chain
+A row is written in the transaction that it records, so both are committed or neither. It is not chained there: a chain
 has one end, and every claim would wait for it. One sealer (`seal`, in a gateway) chains committed rows a moment later,
 in an order of its own. Until then a row is protected by the database alone, which refuses UPDATE, DELETE and TRUNCATE;
-from then on a change, a removal or another order of rows breaks the chain, whoever makes it.
+from then on any change, removal or reordering of rows breaks the chain.
 
-A chain cannot tell that its end is missing. `Link`s that were written down elsewhere (the gateway logs each as
+A chain alone does not show that its end is missing. `ChainLink`s that were written down elsewhere (the gateway logs each as
 ``audit.sealed``) can: `airbridge.executor.ledger.chain.check` takes them as anchors.
 """
 
@@ -17,19 +17,31 @@ from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from sqlalchemy import delete, func, insert, select, text
+from sqlalchemy import delete, func, insert, or_, select, text
 
 from airbridge.executor.ledger import chain, clock, events
-from airbridge.executor.ledger.chain import Entry, Link, Sealed
-from airbridge.executor.ledger.models import AuditRow, AuditSealRow, AuditUnsealedRow, WorkItemRow
+from airbridge.executor.ledger.chain import ChainLink, Entry, Sealed
+from airbridge.executor.ledger.models import (
+    CLAIM_GRANTED,
+    AuditRow,
+    AuditSealRow,
+    AuditUnsealedRow,
+    WorkItemRow,
+)
 
 Verdict = Literal["granted", "denied", "changed"]
 
+# The key of Postgres' advisory lock that one sealer holds at a time.
 SEALER_LOCK: Final = 0x61627564
-"""The key of Postgres' advisory lock that one sealer holds at a time."""
 
+# Keys of `detail` that name an operator's token: the one that did it (or that it was done to), the one that revoked, the
+# one that made another. Each has an index on Postgres.
+TOKEN_KEYS: Final = ("token", "by_token", "parent")
+# Postgres proves a partial index usable for lists up to this length.
+_LISTED: Final = 100
+
+# Characters that are kept of a text in `detail`.
 LONGEST: Final = 500
-"""Characters that are kept of a text in `detail`."""
 
 
 def record(
@@ -70,7 +82,7 @@ def record(
     return written
 
 
-def seal(session: Any, limit: int = 1_000) -> Link | None:
+def seal(session: Any, limit: int) -> ChainLink | None:
     """Chain up to `limit` rows that are not chained yet; return the chain's new end, or None if nothing was done.
 
     Only one sealer works at a time; another one returns None at once.
@@ -101,12 +113,12 @@ def seal(session: Any, limit: int = 1_000) -> Link | None:
     return links[-1]
 
 
-def head(session: Any) -> Link:
+def head(session: Any) -> ChainLink:
     """Return the chain's end; `chain.START` if nothing is sealed yet."""
     found = session.execute(
         select(AuditSealRow.seq, AuditSealRow.hash).order_by(AuditSealRow.seq.desc()).limit(1)
     ).first()
-    return chain.START if found is None else Link(found.seq, found.hash)
+    return chain.START if found is None else ChainLink(found.seq, found.hash)
 
 
 def sealed(session: Any, after: int, limit: int) -> list[Sealed]:
@@ -119,7 +131,7 @@ def sealed(session: Any, after: int, limit: int) -> list[Sealed]:
         .limit(limit)
     )
     return [
-        Sealed(Link(link.seq, link.hash), link.audit_id, entry(row) if row is not None else None)
+        Sealed(ChainLink(link.seq, link.hash), link.audit_id, entry(row) if row is not None else None)
         for link, row in session.execute(query)
     ]
 
@@ -129,12 +141,12 @@ class Waiting:
     """Rows without a seal."""
 
     count: int
+    # Age of the oldest; a healthy sealer leaves none for more than a few seconds.
     oldest_seconds: float
-    """Age of the oldest; a healthy sealer leaves none for more than a few seconds."""
 
 
 def waiting(session: Any) -> Waiting:
-    """Return what is not sealed, by looking at all rows: also those that somebody took out of the sealer's queue."""
+    """Return the rows that are not sealed, by a scan of all rows: also those that were removed from the sealer's queue."""
     unsealed = (
         select(func.count(AuditRow.id), func.min(AuditRow.at))
         .outerjoin(AuditSealRow, AuditSealRow.audit_id == AuditRow.id)
@@ -147,7 +159,7 @@ def waiting(session: Any) -> Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which rows to show. Patterns are SQL's LIKE with ``*`` for any characters."""
+    """Selection of rows. Patterns are SQL's LIKE with ``*`` for any characters."""
 
     event: str | None = None
     verdict: str | None = None
@@ -159,6 +171,10 @@ class Filter:
     trace: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    #: Leave out claims that were granted: there are as many of them as task instances.
+    without_claims: bool = False
+    # Ids of tokens: rows that name any of them. Empty: all rows.
+    tokens: tuple[str, ...] = ()
 
 
 def find(session: Any, wanted: Filter, limit: int, before: int | None = None) -> list[AuditRow]:
@@ -167,6 +183,16 @@ def find(session: Any, wanted: Filter, limit: int, before: int | None = None) ->
     for condition in _conditions(wanted, before):
         query = query.where(condition)
     return list(session.scalars(query))
+
+
+def count_workers(session: Any, names: Sequence[str], since: datetime) -> dict[tuple[str, str], int]:
+    """Return how many workers events of these names concern from a time on, by region and event."""
+    query = (
+        select(AuditRow.region, AuditRow.event, func.count(AuditRow.worker_id.distinct()))
+        .where(AuditRow.event.in_(names), AuditRow.at >= since)
+        .group_by(AuditRow.region, AuditRow.event)
+    )
+    return {(region, event): count for region, event, count in session.execute(query)}
 
 
 def entry(row: AuditRow) -> Entry:
@@ -209,8 +235,15 @@ def _conditions(wanted: Filter, before: int | None) -> Sequence[Any]:
         *(column == value for column, value in equal if value),
         *([AuditRow.at >= wanted.since] if wanted.since else []),
         *([AuditRow.at <= wanted.until] if wanted.until else []),
+        *([AuditRow.event != CLAIM_GRANTED] if wanted.without_claims else []),
+        *([_names_token(wanted.tokens)] if wanted.tokens else []),
         *([AuditRow.id < before] if before is not None else []),
     ]
+
+
+def _names_token(tokens: Sequence[str]) -> Any:
+    parts = [tokens[start : start + _LISTED] for start in range(0, len(tokens), _LISTED)]
+    return or_(*(AuditRow.detail[key].as_string().in_(part) for key in TOKEN_KEYS for part in parts))
 
 
 def _like(pattern: str) -> str:

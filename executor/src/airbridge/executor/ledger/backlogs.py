@@ -1,4 +1,4 @@
-"""How much waits, and who is there to take it: for the outbox, the metrics and the dashboard."""
+"""Backlog and live slots of each pool, for the outbox, the metrics and the dashboard."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from airbridge.core.protocol import WorkerState
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import ItemState, WorkerRow, WorkItemRow
-from airbridge.executor.protocol import WorkerState
 
+# A region and a pool of it.
+PoolRef = tuple[str, str]
+# Age of the last heartbeat beyond which a worker does not count as live.
 WORKER_ALIVE_SECONDS = 90.0
-"""A worker that has not been heard of for longer is not counted on for new work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits and runs in one pool of a region. Counts of work items, except `slots`."""
+    """Waiting and running work of one pool. Counts of work items, except `slots`."""
 
     placed: int = 0
     sent: int = 0
     claimed: int = 0
+    # Since when the oldest unclaimed item has been waiting.
     oldest_placed_at: datetime | None = None
-    """Since when the oldest unclaimed item has been waiting."""
+    # Slots, busy or not, of the workers that take new work.
     slots: int = 0
-    """Slots, busy or not, of the workers that take new work."""
     workers_alive: int = 0
 
 
@@ -38,10 +40,10 @@ def backlog(
     region: str | None = None,
     alive_seconds: float = WORKER_ALIVE_SECONDS,
     at: datetime | None = None,
-) -> dict[tuple[str, str], Backlog]:
+) -> dict[PoolRef, Backlog]:
     """Return the backlog of every (region, pool) that has open items or live workers.
 
-    `at` saves asking the database for the time again.
+    `at` saves reading the database's clock again.
     """
     counts = _counts(session, region)
     capacity = _capacity(session, region, (at or clock.now(session)) - timedelta(seconds=alive_seconds))
@@ -62,9 +64,7 @@ def _one(states: Mapping[str, tuple[int, datetime | None]], capacity: tuple[int,
     )
 
 
-def _counts(
-    session: Any, region: str | None
-) -> dict[tuple[str, str], dict[str, tuple[int, datetime | None]]]:
+def _counts(session: Any, region: str | None) -> dict[PoolRef, dict[str, tuple[int, datetime | None]]]:
     row = WorkItemRow
     query = (
         select(row.region, row.pool, row.state, func.count(), func.min(row.placed_at))
@@ -73,15 +73,13 @@ def _counts(
     )
     if region is not None:
         query = query.where(row.region == region)
-    found: defaultdict[tuple[str, str], dict[str, tuple[int, datetime | None]]] = defaultdict(dict)
+    found: defaultdict[PoolRef, dict[str, tuple[int, datetime | None]]] = defaultdict(dict)
     for where, pool, state, count, oldest in session.execute(query):
         found[where, pool][state] = (count, oldest)
     return found
 
 
-def _capacity(
-    session: Any, region: str | None, alive_since: datetime
-) -> dict[tuple[str, str], tuple[int, int]]:
+def _capacity(session: Any, region: str | None, alive_since: datetime) -> dict[PoolRef, tuple[int, int]]:
     row = WorkerRow
     query = (
         select(row.region, row.pool, func.count(), func.sum(row.slots_total))

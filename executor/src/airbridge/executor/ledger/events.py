@@ -29,7 +29,7 @@ def record(
 ) -> EventRow:
     """Write an event. `event` is a stable name (``item.sent``); `row` gives its IDs; `detail` must be JSON.
 
-    `at` saves asking the database for the time again; `began_at` is for what took a time of its own.
+    `at` saves reading the database's clock again; `began_at` is for what took a time of its own.
     """
     written = EventRow(
         at=at or clock.now(session),

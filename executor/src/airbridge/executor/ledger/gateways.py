@@ -1,4 +1,4 @@
-"""Gateways that say they are there."""
+"""Liveness of gateways: one row a process, refreshed while it runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from sqlalchemy import delete
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import GatewayRow
 
+# A gateway that ended without a word is kept this long: that it is gone is news for a while.
 FORGOTTEN_AFTER = timedelta(days=1)
-"""A gateway that ended without a word is kept this long: that it is gone is news for a while."""
+# End of the version of a gateway that announced its stop.
+STOPPED = " (stopped)"
 
 
 def seen(session: Any, gateway_id: str, version: str) -> None:
@@ -32,5 +34,5 @@ def left(session: Any, gateway_id: str) -> None:
     """Note that a gateway has ended; its row stays, so that it is known since when there is none."""
     row: GatewayRow | None = session.get(GatewayRow, gateway_id)
     if row is not None:
-        row.version = f"{row.version} (stopped)"[:64]
+        row.version = f"{row.version[: 64 - len(STOPPED)]}{STOPPED}"
         session.flush()

@@ -8,62 +8,21 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import and_, delete, or_, select
+from sqlalchemy import and_, delete, or_, select, tuple_
 from sqlalchemy.orm import defer
 
 from airbridge.executor.ledger import clock, events
 from airbridge.executor.ledger._locking import for_update, write
-from airbridge.executor.ledger.backlogs import Backlog, backlog
-from airbridge.executor.ledger.leases import (
-    claim,
-    lock,
-    overdue,
-    release,
-    renew,
-    renew_all,
-    settle,
-    to_placed,
-)
+from airbridge.executor.ledger.backlogs import PoolRef
+from airbridge.executor.ledger.leases import settle, to_placed
 from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow, WorkItemRow
 
-__all__ = [
-    "Backlog",
-    "NewItem",
-    "acknowledge",
-    "adopt",
-    "backlog",
-    "cancel",
-    "claim",
-    "lock",
-    "mark_sent",
-    "opened",
-    "overdue",
-    "place",
-    "postpone",
-    "purge",
-    "refuse",
-    "release",
-    "renew",
-    "renew_all",
-    "reroute",
-    "reserve",
-    "return_expired",
-    "revoke",
-    "sendable",
-    "sent_before",
-    "settle",
-    "stranded",
-    "unacknowledged",
-]
-
-Place = tuple[str, str]
-"""A region and a pool."""
-
+# Columns that are read only where they are needed; a row loads them on access.
 BIG = (WorkItemRow.workload, WorkItemRow.placement, WorkItemRow.started)
-"""Columns that are read only where they are needed; a row loads them when asked."""
 
+# Outcomes that are reported to the scheduler as a failure, for as long as Airflow still has the task queued
+# or running.
 FAILURES = (Outcome.LOST, Outcome.FAILED, Outcome.UNPLACEABLE)
-"""Outcomes that the scheduler is told of as a failure, for as long as Airflow still has the task queued or running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +66,15 @@ def place(session: Any, new: Sequence[NewItem], owner_job_id: int | None) -> lis
 def _place(
     session: Any, item: NewItem, row: WorkItemRow | None, owner_job_id: int | None, now: datetime
 ) -> WorkItemRow:
+    held_until = now
     if row is not None and row.state == ItemState.CLAIMED:
+        held_until = max(now, row.lease_until)
         settle(session, row, Outcome.CANCELLED, "queued anew by Airflow")
         row = None
     if row is None:
         row = _insert(session, item, now)
+        # By then the former holder has stopped it, or cannot be reached.
+        row.not_before = held_until
     else:
         _take_over(row, item, now)
     row.owner_job_id = owner_job_id
@@ -176,20 +139,20 @@ def _take_over(row: WorkItemRow, item: NewItem, now: datetime) -> None:
 
 
 def adopt(session: Any, ti_ids: Collection[str], owner_job_id: int | None) -> set[str]:
-    """Make `owner_job_id` the one that is told of these task instances; return those the ledger answers for.
+    """Make `owner_job_id` the owner of these task instances; return those that the ledger adopts.
 
-    It answers for those with an open row, and those whose failure no scheduler has been told of. Rows
-    that another transaction holds keep their owner for now (call it again): waiting for them here, while
-    the scheduler holds the task instances, could wait for ever.
+    Adopted are those with an open row, and those whose failure has not been reported to a scheduler. Rows that another
+    transaction has locked keep their owner (call again): waiting for them here, while the scheduler has locked the task
+    instances, could deadlock.
     """
-    told = or_(WorkItemRow.state != ItemState.SETTLED, WorkItemRow.acknowledged_at.is_(None))
-    of_these = and_(WorkItemRow.ti_id.in_(list(ti_ids)), told)
+    unreported = or_(WorkItemRow.state != ItemState.SETTLED, WorkItemRow.acknowledged_at.is_(None))
+    of_these = and_(WorkItemRow.ti_id.in_(list(ti_ids)), unreported)
     query = select(WorkItemRow).where(of_these).order_by(WorkItemRow.id)
     for row in session.scalars(for_update(session, query, skip_locked=True)):
         row.owner_job_id = owner_job_id
     session.flush()
-    answered_for = or_(WorkItemRow.state != ItemState.SETTLED, WorkItemRow.outcome.in_(FAILURES))
-    return set(session.scalars(select(WorkItemRow.ti_id).where(of_these, answered_for)))
+    adopted = or_(WorkItemRow.state != ItemState.SETTLED, WorkItemRow.outcome.in_(FAILURES))
+    return set(session.scalars(select(WorkItemRow.ti_id).where(of_these, adopted)))
 
 
 def opened(session: Any, ti_ids: Collection[str]) -> set[str]:
@@ -213,9 +176,38 @@ def revoke(session: Any, ti_id: str, detail: str) -> bool:
 
 
 def cancel(session: Any, row: WorkItemRow, detail: str) -> None:
-    """Settle a locked row that Airflow no longer wants; its worker is told at its next heartbeat."""
-    settle(session, row, Outcome.CANCELLED, detail)
-    events.record(session, "item.cancelled", "executor", row=row, reason=detail)
+    """Cancel a locked row that Airflow no longer wants.
+
+    A claimed row stays claimed while its lease lasts, so that no other attempt starts: its worker receives the order with
+    its next heartbeat, and the row is settled once a heartbeat confirms that the process has ended. What the process
+    writes until then is refused.
+    """
+    if row.outcome is None:
+        events.record(session, "item.cancelled", "executor", row=row, reason=detail)
+    if row.state == ItemState.CLAIMED and row.lease_until > clock.now(session):
+        row.outcome, row.detail = Outcome.CANCELLED, detail
+        session.flush()
+    else:
+        settle(session, row, Outcome.CANCELLED, row.detail if row.outcome else detail)
+
+
+def running_before(session: Any, rows: Sequence[WorkItemRow], now: datetime) -> set[str]:
+    """Return the ids of those rows whose task has an earlier attempt that a worker holds and may still run."""
+    again = [row for row in rows if row.try_number > 1]
+    if not again:
+        return set()
+    names = (WorkItemRow.dag_id, WorkItemRow.run_id, WorkItemRow.task_id, WorkItemRow.map_index)
+    query = select(*names).where(
+        tuple_(*names[:3]).in_(sorted({_task(row)[:3] for row in again})),
+        WorkItemRow.state == ItemState.CLAIMED,
+        WorkItemRow.lease_until > now,
+    )
+    held = {tuple(found) for found in session.execute(query)}
+    return {row.id for row in again if _task(row) in held}
+
+
+def _task(row: WorkItemRow) -> tuple[Any, ...]:
+    return (row.dag_id, row.run_id, row.task_id, row.map_index)
 
 
 def reroute(session: Any, row: WorkItemRow, detail: str) -> None:
@@ -260,15 +252,15 @@ def stranded(session: Any, region: str, limit: int) -> list[WorkItemRow]:
 
 
 def sendable(
-    session: Any, room: Mapping[Place, int], limit: int, *, at: datetime | None = None
+    session: Any, capacity: Mapping[PoolRef, int], limit: int, *, at: datetime | None = None
 ) -> list[WorkItemRow]:
-    """Return placed rows that may be sent now, locked, by priority and then age, within each place's room.
+    """Return placed rows that may be sent now, locked, by priority and then age, within each pool's capacity.
 
-    `at` saves asking the database for the time again.
+    `at` saves another query of the database's clock.
     """
     now = at or clock.now(session)
     found: list[WorkItemRow] = []
-    for (region, pool), free in room.items():
+    for (region, pool), free in capacity.items():
         if free > 0:
             query = (
                 select(WorkItemRow)
@@ -363,11 +355,11 @@ def sent_before(session: Any, region: str, pool: str, before: datetime) -> list[
     return list(session.scalars(query))
 
 
-# --- Telling the scheduler ------------------------------------------------------------------------
+# --- Reporting to the scheduler --------------------------------------------------------------------
 
 
 def unacknowledged(session: Any, owner_job_id: int | None) -> list[WorkItemRow]:
-    """Return settled rows whose outcome this scheduler has not been told yet, oldest first, without their big columns."""
+    """Return settled rows whose outcome has not been reported to this scheduler yet, oldest first, without their big columns."""
     query = (
         select(WorkItemRow)
         .options(*(defer(column) for column in BIG))
@@ -382,7 +374,7 @@ def unacknowledged(session: Any, owner_job_id: int | None) -> list[WorkItemRow]:
 
 
 def acknowledge(session: Any, ids: Collection[str]) -> None:
-    """Note that the scheduler has been told."""
+    """Mark outcomes as reported to the scheduler."""
     if ids:
         write(session, WorkItemRow.id.in_(list(ids)), acknowledged_at=clock.now(session))
 

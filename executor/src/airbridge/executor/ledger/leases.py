@@ -10,10 +10,10 @@ from uuid import UUID
 
 from sqlalchemy import select
 
+from airbridge.core.protocol import LeaseRef
 from airbridge.executor.ledger import clock, events, notices
 from airbridge.executor.ledger._locking import for_update, write
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
-from airbridge.executor.protocol import LeaseRef
 
 
 def lock(session: Any, ids: Iterable[str | UUID]) -> dict[str, WorkItemRow]:
@@ -75,23 +75,23 @@ def _renew(
     session: Any, wanted: Mapping[LeaseRef, str], lease_seconds: float, now: datetime, *, skip_locked: bool
 ) -> set[LeaseRef]:
     row = WorkItemRow
-    asked = {(str(lease.item_id), lease.epoch, worker): lease for lease, worker in wanted.items()}
+    requested = {(str(lease.item_id), lease.epoch, worker): lease for lease, worker in wanted.items()}
     query = (
         select(row.id, row.epoch, row.worker_id, row.disconnect)
-        .where(row.id.in_(sorted(item_id for item_id, _, _ in asked)), row.state == ItemState.CLAIMED)
+        .where(row.id.in_(sorted(item_id for item_id, _, _ in requested)), row.state == ItemState.CLAIMED)
         .order_by(row.id)
     )
     if len(workers := {*wanted.values()}) == 1:
         # The rows of others are not so much as locked.
         query = query.where(row.worker_id == workers.pop())
     renewed: set[LeaseRef] = set()
-    by_patience: defaultdict[float, list[str]] = defaultdict(list)
+    by_lost_after: defaultdict[float, list[str]] = defaultdict(list)
     for found in session.execute(for_update(session, query, skip_locked=skip_locked)):
-        lease = asked.get((found.id, found.epoch, found.worker_id))
+        lease = requested.get((found.id, found.epoch, found.worker_id))
         if lease is not None:
             renewed.add(lease)
-            by_patience[float(found.disconnect["lost_after"])].append(found.id)
-    for lost_after, ids in by_patience.items():
+            by_lost_after[float(found.disconnect["lost_after"])].append(found.id)
+    for lost_after, ids in by_lost_after.items():
         write(
             session,
             WorkItemRow.id.in_(ids),

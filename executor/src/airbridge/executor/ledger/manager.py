@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from airbridge.executor.ledger._airflow import BaseDBManager
+from airbridge.executor._airflow import airflow_option
+from airbridge.executor.ledger._airflow import BaseDBManager, airflow_engine
+from airbridge.executor.ledger.access import roles
 from airbridge.executor.ledger.models import metadata
+from airbridge.executor.service_secrets import Choices
 
 _HERE = Path(__file__).parent
 
@@ -24,6 +27,14 @@ class LedgerDBManager(BaseDBManager):  # type: ignore[misc]  # Airflow publishes
         """Create the tables by migration, so that a new database and an upgraded one are the same."""
         self.upgradedb()
 
+    def upgradedb(
+        self, to_revision: str | None = None, from_revision: str | None = None, show_sql_only: bool = False
+    ) -> Any:
+        """Migrate, then give each service's role the rights that it needs: a migration may have made tables."""
+        super().upgradedb(to_revision, from_revision, show_sql_only)
+        if not show_sql_only:
+            grant()
+
     def downgrade(
         self, to_version: str = "base", from_version: str | None = None, show_sql_only: bool = False
     ) -> Any:
@@ -32,3 +43,23 @@ class LedgerDBManager(BaseDBManager):  # type: ignore[misc]  # Airflow publishes
 
         revision = f"{from_version}:{to_version}" if show_sql_only and from_version else to_version
         command.downgrade(self.get_alembic_config(), revision=revision, sql=show_sql_only)
+
+
+def grant() -> None:
+    """Grant its rights to each service's role, on Postgres. SQLite has no roles."""
+    engine = airflow_engine()
+    if engine.dialect.name != "postgresql":
+        return
+    with engine.begin() as connection:
+
+        def execute(statement: str) -> list[Any]:
+            result = connection.exec_driver_sql(statement)
+            return list(result) if result.returns_rows else []
+
+        roles.apply(
+            execute,
+            Choices(
+                parse_variables=airflow_option("airbridge", "parse_variables") or "",
+                parse_connections=airflow_option("airbridge", "parse_connections") or "",
+            ),
+        )

@@ -35,8 +35,8 @@ metadata = MetaData(
 )
 Base: Any = declarative_base(metadata=metadata)
 
+# A UUID as text, stored natively on Postgres: the type Airflow uses for ``task_instance.id``.
 UUIDText = String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
-"""A UUID as text, stored natively on Postgres: the type Airflow uses for ``task_instance.id``."""
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
 
@@ -51,18 +51,19 @@ class ItemState(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a settled work item ended, as the executor tells the scheduler."""
+    """Outcome of a settled work item, as reported to the scheduler."""
 
+    # The worker reported a final, deferred or rescheduled state: Airflow's own row has it.
     SUCCESS = "success"
-    """The worker reported a final, deferred or rescheduled state: Airflow's own row says which."""
+    # The attempt failed on the worker (the task's own failure is reported by state, and is SUCCESS or FAILED
+    # alike).
     FAILED = "failed"
-    """The attempt failed on the worker (the task's own failure is reported by state, and is SUCCESS or FAILED alike)."""
+    # Fenced after `lost_after` without a heartbeat.
     LOST = "lost"
-    """Fenced after `lost_after` without a heartbeat."""
+    # No longer wanted by Airflow (marked, cleared, removed) before or while it ran.
     CANCELLED = "cancelled"
-    """No longer wanted by Airflow (marked, cleared, removed) before or while it ran."""
+    # Placement refused it: unknown region, malformed hint, queue without a pool.
     UNPLACEABLE = "unplaceable"
-    """Placement refused it: unknown region, malformed hint, nobody serves the queue."""
 
 
 class WorkItemRow(Base):
@@ -84,37 +85,39 @@ class WorkItemRow(Base):
     priority = Column(Integer, nullable=False)
     state = Column(String(16), nullable=False)
     epoch = Column(Integer, nullable=False, server_default="0")
+    # Scheduler job that the outcome is reported to.
     owner_job_id = Column(Integer, nullable=True)
-    """The scheduler job whose executor is told the outcome."""
+    # ``{"ti": ..., "dag_rel_path": ..., "bundle": {"name", "version"}, "log_path": ...}``
     workload = Column(JSON, nullable=False)
-    """``{"ti": ..., "dag_rel_path": ..., "bundle": {"name", "version"}, "log_path": ...}``"""
+    # ``{"fallback": [{"region", "pool"}, ...], "fallback_after": seconds, "why": ..., "tried": [region,
+    # ...]}``
     placement = Column(JSON, nullable=False)
-    """``{"fallback": [{"region", "pool"}, ...], "fallback_after": seconds, "why": ..., "tried": [region, ...]}``"""
     disconnect = Column(JSON, nullable=False)
     warm = Column(Boolean, nullable=False, server_default=text("true"))
     trace = Column(JSON, nullable=False)
     placed_at = Column(UtcDateTime, nullable=False)
+    # The outbox leaves the row alone until then (backoff after a failed send).
     not_before = Column(UtcDateTime, nullable=False)
-    """The outbox leaves the row alone until then (backoff after a failed send)."""
+    # Unclaimed work moves to the next region of its ``fallback`` then; null once there is none left.
     fallback_at = Column(UtcDateTime, nullable=True)
-    """Unclaimed work moves to the next region of its ``fallback`` then; null once there is none left."""
     sends = Column(Integer, nullable=False, server_default="0")
     sent_at = Column(UtcDateTime, nullable=True)
+    # Expiry of the last message; the outbox then sends a new one.
     expires_at = Column(UtcDateTime, nullable=True)
-    """When the message sent last expires; the outbox then sends a new one."""
     worker_id = Column(String(63), nullable=True)
     claimed_at = Column(UtcDateTime, nullable=True)
     renewed_at = Column(UtcDateTime, nullable=True)
     lease_until = Column(UtcDateTime, nullable=True)
+    # renewed_at + the policy's `lost_after`: from then on the epoch is fenced.
     lost_at = Column(UtcDateTime, nullable=True)
-    """renewed_at + the policy's `lost_after`: from then on the epoch is fenced."""
+    # The grant's `start_date`, `started_as` and `ti_context`, so that a repeated claim gets the same answer.
     started = Column(JSON, nullable=True)
-    """The grant's `start_date`, `started_as` and `ti_context`, so that a repeated claim gets the same answer."""
     settled_at = Column(UtcDateTime, nullable=True)
+    # Set when the row is settled; `cancelled` on a claimed row: its worker has been ordered to stop the task.
     outcome = Column(String(16), nullable=True)
     detail = Column(Text, nullable=True)
+    # Time at which `EdgeExecutor.sync` reported the outcome.
     acknowledged_at = Column(UtcDateTime, nullable=True)
-    """When `EdgeExecutor.sync` told its scheduler of the outcome."""
 
     __table_args__ = (
         Index(
@@ -150,17 +153,17 @@ class RecordRow(Base):
 
 
 class WorkerRow(Base):
-    """An enrolled worker and what its last heartbeat said."""
+    """Enrolled worker, with the content of its last heartbeat."""
 
     __tablename__ = "airbridge_worker"
 
     id = Column(String(63), primary_key=True)
     region = Column(String(63), nullable=False)
     pool = Column(String(63), nullable=False)
+    # State reported by the worker: active, draining, stopping.
     state = Column(String(16), nullable=False)
-    """What the worker says: active, draining, stopping."""
+    # State ordered by the operator: active, draining, maintenance, revoked.
     wanted = Column(String(16), nullable=False, server_default="active")
-    """What the operator wants: active, draining, maintenance, revoked."""
     comment = Column(Text, nullable=True)
     versions = Column(JSON, nullable=False)
     slots_total = Column(Integer, nullable=False, server_default="0")
@@ -172,8 +175,16 @@ class WorkerRow(Base):
     certificate_expires_at = Column(UtcDateTime, nullable=True)
     enrolled_at = Column(UtcDateTime, nullable=False)
     last_heartbeat_at = Column(UtcDateTime, nullable=True)
+    # Trust bundle reported by the worker: a rotation waits until every live worker has the new one.
     trust_version = Column(String(64), nullable=True)
-    """The trust bundle that it said it goes by: a rotation waits until every live worker has the new one."""
+    # Error of the worker's last poll, while it cannot receive from its queue.
+    queue_error = Column(Text, nullable=True)
+    # Raised at every enrolment of the name: certificates of older generations are refused.
+    generation = Column(Integer, nullable=False, server_default="0")
+    # Public key (Ed25519, base64url) of the host that enrolled the name: it alone may enrol a live name anew.
+    rejoin_key = Column(String(64), nullable=True)
+    # Whether the generation began with a proof of that key, so that the one before it was the same host's.
+    rejoined = Column(Boolean, nullable=False, server_default=text("false"))
 
     __table_args__ = (Index("idx_airbridge_worker_region", "region", "pool"),)
 
@@ -187,17 +198,51 @@ class TokenRow(Base):
     kind = Column(String(16), nullable=False)
     hash = Column(String(64), nullable=False, unique=True)
     owner = Column(String(250), nullable=False)
+    # Join: ``{"region": ..., "pool": ...}``; access: a list of scope strings.
     scopes = Column(JSON, nullable=False)
-    """Join: ``{"region": ..., "pool": ...}``; access: a list of scope strings."""
     uses_left = Column(Integer, nullable=True)
     created_at = Column(UtcDateTime, nullable=False)
     expires_at = Column(UtcDateTime, nullable=False)
     last_used_at = Column(UtcDateTime, nullable=True)
     revoked_at = Column(UtcDateTime, nullable=True)
+    #: The access token that created it: its revocation revokes this one.
+    parent_id = Column(String(32), nullable=True)
+
+    __table_args__ = (Index("idx_airbridge_token_parent", "parent_id"),)
+
+
+class ProposalRow(Base):
+    """Action of an operator that waits, or waited, for the approval of a second one."""
+
+    __tablename__ = "airbridge_proposal"
+
+    id = Column(String(32), primary_key=True)
+    # A stable name: ``revocation.add``, ``token.create``, ``policy.change``, ...
+    action = Column(String(32), nullable=False)
+    # The request's content. Never a secret: a token is made when its proposer collects it.
+    payload = Column(JSON, nullable=False)
+    # proposed, approved, refused or expired.
+    status = Column(String(16), nullable=False)
+    owner = Column(String(250), nullable=False)
+    # The proposer's token.
+    token_id = Column(String(32), nullable=False)
+    address = Column(String(64), nullable=True)
+    created_at = Column(UtcDateTime, nullable=False)
+    expires_at = Column(UtcDateTime, nullable=False)
+    decided_at = Column(UtcDateTime, nullable=True)
+    decided_by = Column(String(250), nullable=True)
+    decided_token_id = Column(String(32), nullable=True)
+    # When it took effect.
+    done_at = Column(UtcDateTime, nullable=True)
+
+    __table_args__ = (
+        Index("idx_airbridge_proposal_status", "status", "expires_at"),
+        Index("idx_airbridge_proposal_action", "action", "decided_at"),
+    )
 
 
 class RevocationRow(Base):
-    """What is refused from now on: a worker, a certificate, a pool or an issuing CA."""
+    """Revocation of a worker, a certificate, a pool or an issuing CA."""
 
     __tablename__ = "airbridge_revocation"
 
@@ -214,12 +259,12 @@ class EventRow(Base):
     __tablename__ = "airbridge_event"
 
     id = Column(BigId, primary_key=True, autoincrement=True)
+    # Time or end of the event: by the database's clock, or, if its source is the edge, by the worker's.
     at = Column(UtcDateTime, nullable=False)
-    """When it happened, or ended: by the database's clock, or, if its source is the edge, by the worker's own."""
+    # Start of the event by the same clock, if it has a duration.
     began_at = Column(UtcDateTime, nullable=True)
-    """When it began, by the same clock, if it took a time of its own."""
+    # A stable name: ``item.placed``, ``claim.granted``, ``claim.refused``, ``worker.enrolled``, ...
     event = Column(String(64), nullable=False)
-    """A stable name: ``item.placed``, ``claim.granted``, ``claim.refused``, ``worker.enrolled``, ..."""
     actor = Column(String(250), nullable=False)
     region = Column(String(63), nullable=True)
     worker_id = Column(String(63), nullable=True)
@@ -228,14 +273,14 @@ class EventRow(Base):
     epoch = Column(Integer, nullable=True)
     trace_id = Column(String(32), nullable=True)
     detail = Column(JSON, nullable=False)
+    # ``control`` or ``edge``.
     source = Column(String(16), nullable=False, server_default="control")
-    """``control`` or ``edge``."""
+    # The edge's own name of the event: what is reported twice is written once.
     uid = Column(UUIDText, nullable=True)
-    """The edge's own name of the event: what is reported twice is written once."""
+    # Arrival of an edge event in the control plane, by the database's clock.
     received_at = Column(UtcDateTime, nullable=True)
-    """When an event of the edge reached the control plane, by the database's clock."""
+    # Lead of the edge's clock over the database's at the time of the report, in seconds.
     skew_seconds = Column(Float, nullable=True)
-    """How far the edge's clock was ahead of the database's when it reported the event."""
 
     __table_args__ = (
         Index("idx_airbridge_event_ti", "ti_id"),
@@ -248,7 +293,7 @@ class EventRow(Base):
 
 
 class GatewayRow(Base):
-    """A gateway process that says it is there."""
+    """Liveness of a gateway process."""
 
     __tablename__ = "airbridge_gateway"
 
@@ -259,13 +304,17 @@ class GatewayRow(Base):
 
 
 class ExportRow(Base):
-    """How far the events have been exported, as traces."""
+    """Position of the trace export in the events."""
 
     __tablename__ = "airbridge_export"
 
     name = Column(String(64), primary_key=True)
     event_id = Column(BigId, nullable=False)
     exported_at = Column(UtcDateTime, nullable=False)
+
+
+# The event of a granted claim, in the events and in the audit trail.
+CLAIM_GRANTED = "claim.granted"
 
 
 class AuditRow(Base):
@@ -275,15 +324,15 @@ class AuditRow(Base):
 
     id = Column(BigId, primary_key=True, autoincrement=True)
     at = Column(UtcDateTime, nullable=False)
+    # A stable name: ``claim.granted``, ``call.denied``, ``token.created``, ``policy.changed``, ...
     event = Column(String(64), nullable=False)
-    """A stable name: ``claim.granted``, ``call.denied``, ``token.created``, ``policy.changed``, ..."""
+    # granted, denied or changed.
     verdict = Column(String(16), nullable=False)
-    """granted, denied or changed."""
     actor = Column(String(250), nullable=False)
+    # Origin of the request: address and port of the peer of the TLS connection.
     address = Column(String(64), nullable=True)
-    """Where the request came from: address and port of the other end of the TLS connection."""
+    # The policy rule, scope or check that decided.
     rule = Column(String(250), nullable=True)
-    """The policy rule, scope or check that decided."""
     region = Column(String(63), nullable=True)
     worker_id = Column(String(63), nullable=True)
     item_id = Column(UUIDText, nullable=True)
@@ -296,6 +345,13 @@ class AuditRow(Base):
         Index("idx_airbridge_audit_at", "at"),
         Index("idx_airbridge_audit_event", "event", "at"),
         Index("idx_airbridge_audit_actor", "actor", "at"),
+        # The newest denials and changes, which lie between any number of granted claims.
+        Index(
+            "idx_airbridge_audit_without_claims",
+            "id",
+            postgresql_where=text(f"event <> '{CLAIM_GRANTED}'"),
+            sqlite_where=text(f"event <> '{CLAIM_GRANTED}'"),
+        ),
     )
 
 
@@ -306,8 +362,8 @@ class AuditSealRow(Base):
 
     seq = Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False)
     audit_id = Column(BigId, nullable=False, unique=True)
+    # SHA-256 of the link before it and of this row's content, hex.
     hash = Column(String(64), nullable=False)
-    """SHA-256 of the link before it and of this row's content, hex."""
 
 
 class AuditUnsealedRow(Base):
@@ -323,7 +379,62 @@ class JoinProofRow(Base):
 
     __tablename__ = "airbridge_join_proof"
 
+    # SHA-256 of its signature, hex.
     digest = Column(String(64), primary_key=True)
-    """SHA-256 of its signature, hex."""
     worker_id = Column(String(63), nullable=False)
     used_at = Column(UtcDateTime, nullable=False)
+
+
+class CertificateRow(Base):
+    """A worker's certificate and its place in the chain of renewals."""
+
+    __tablename__ = "airbridge_certificate"
+
+    thumbprint = Column(String(64), primary_key=True)
+    worker_id = Column(String(63), nullable=False)
+    generation = Column(Integer, nullable=False)
+    # Thumbprint of the certificate that it renews; null if an enrolment issued it.
+    parent = Column(String(64), nullable=True)
+    issued_at = Column(UtcDateTime, nullable=False)
+    expires_at = Column(UtcDateTime, nullable=False)
+    # First request under it. That ends its parent, and the other children of its parent.
+    used_at = Column(UtcDateTime, nullable=True)
+    ended_at = Column(UtcDateTime, nullable=True)
+    # An `Ending`: why it ended.
+    ending = Column(String(16), nullable=True)
+    # Host that used it last.
+    address = Column(String(64), nullable=True)
+    # Host that used it before that one.
+    other_address = Column(String(64), nullable=True)
+    # First time that its address changed.
+    moved_at = Column(UtcDateTime, nullable=True)
+    # When it was reported as used from two addresses.
+    flagged_at = Column(UtcDateTime, nullable=True)
+
+    __table_args__ = (Index("idx_airbridge_certificate_worker", "worker_id"),)
+
+
+class SnapshotRow(Base):
+    """Signature of a published snapshot, over bundle name, version and publisher."""
+
+    __tablename__ = "airbridge_snapshot"
+
+    bundle = Column(String(250), primary_key=True)
+    version = Column(String(80), primary_key=True)
+    publisher = Column(String(250), nullable=False)
+    signature = Column(Text, nullable=False)
+    signed_at = Column(UtcDateTime, nullable=False)
+
+
+class BundleRow(Base):
+    """Current version of a bundle."""
+
+    __tablename__ = "airbridge_bundle"
+
+    name = Column(String(250), primary_key=True)
+    # Counts changes, so that of two publishers that saw the same version one loses.
+    serial = Column(Integer, nullable=False)
+    version = Column(String(80), nullable=False)
+    previous = Column(String(80), nullable=True)
+    publisher = Column(String(250), nullable=False)
+    published_at = Column(UtcDateTime, nullable=False)

@@ -1,6 +1,6 @@
-"""Notices: the database tells a scheduler that one of its work items was settled, so that it need not keep asking.
+"""Database notifications to a scheduler that one of its work items was settled, so that it need not poll.
 
-Postgres only. Elsewhere nothing is told, and a scheduler hears of it when it next looks.
+Postgres only. With other databases a scheduler reads outcomes at its next turn.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ CHANNEL = "airbridge_settled"
 
 
 def announce(session: Any, row: WorkItemRow) -> None:
-    """Tell the row's scheduler, once this transaction commits, unless its pool has more on its queue to go on with.
+    """Notify the row's scheduler at the commit of this transaction, unless its pool has more items queued.
 
-    A worker that takes its next item from the queue does not wait for the scheduler, so the scheduler is left to its
-    own pace then: under load it looks at many outcomes at once.
+    A worker that takes its next item from the queue does not wait for the scheduler, so no notification is sent
+    then: under load the scheduler reads many outcomes at once.
     """
     if row.owner_job_id is None or session.get_bind().dialect.name != "postgresql":
         return

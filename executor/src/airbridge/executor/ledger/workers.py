@@ -1,4 +1,4 @@
-"""Workers: who has enrolled, and what they said last."""
+"""Enrolled workers and the content of their last heartbeat."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, delete, exists, func, or_, select
 
+from airbridge.core.protocol import Heartbeat, Versions, WorkerState
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger._locking import for_update
-from airbridge.executor.ledger.models import WorkerRow
-from airbridge.executor.protocol import Heartbeat, Versions, WorkerState
+from airbridge.executor.ledger.models import CertificateRow, ItemState, WorkerRow, WorkItemRow
 
+# `maintenance` is a planned drain with a reason, and raises no alarm.
 Wanted = Literal["active", "draining", "maintenance", "revoked"]
-"""`maintenance` is a drain that was planned: it says why, and nobody needs to be woken for it."""
 
 
 def enrol(
@@ -42,18 +42,18 @@ def enrol(
     return row
 
 
-def heartbeat(session: Any, worker_id: str, said: Heartbeat) -> WorkerRow | None:
-    """Note what a worker says of itself; None if it never enrolled."""
+def heartbeat(session: Any, worker_id: str, reported: Heartbeat) -> WorkerRow | None:
+    """Record a worker's heartbeat; None if it never enrolled."""
     row: WorkerRow | None = session.get(WorkerRow, worker_id)
     if row is None:
         return None
-    for name, value in _said(said, clock.now(session)).items():
+    for name, value in _columns(reported, clock.now(session)).items():
         setattr(row, name, value)
     session.flush()
     return row
 
 
-def _said(heartbeat: Heartbeat, now: datetime) -> dict[str, Any]:
+def _columns(heartbeat: Heartbeat, now: datetime) -> dict[str, Any]:
     return {
         "last_heartbeat_at": now,
         "clock_skew_seconds": (heartbeat.sent_at - now).total_seconds(),
@@ -64,11 +64,13 @@ def _said(heartbeat: Heartbeat, now: datetime) -> dict[str, Any]:
         "journal_pending": heartbeat.journal_pending,
         "journal_bytes": heartbeat.journal_bytes,
         "trust_version": heartbeat.trust_version or None,
+        # A database refuses U+0000 in text.
+        "queue_error": heartbeat.queue_error.replace("\0", "") or None,
     }
 
 
 class Order(Protocol):
-    """What the operator wants of a worker, and why."""
+    """State that the operator ordered for a worker, with the reason."""
 
     @property
     def wanted(self) -> str:
@@ -76,7 +78,7 @@ class Order(Protocol):
 
     @property
     def comment(self) -> str | None:
-        """What the operator said about it."""
+        """Comment of the operator."""
 
 
 def orders(session: Any, worker_ids: Iterable[str]) -> dict[str, Order]:
@@ -89,12 +91,12 @@ def orders(session: Any, worker_ids: Iterable[str]) -> dict[str, Order]:
     return {found.id: found for found in session.execute(for_update(session, query, skip_locked=True))}
 
 
-def note(session: Any, said: Mapping[str, Heartbeat], now: datetime) -> None:
-    """Note what each of many workers says of itself, as `heartbeat` does for one. Their rows exist."""
-    if not said:
+def note(session: Any, reported: Mapping[str, Heartbeat], now: datetime) -> None:
+    """Record the heartbeats of many workers, as `heartbeat` does for one. Their rows exist."""
+    if not reported:
         return
     table = WorkerRow.__table__
-    rows = [{"worker": worker, **_said(heartbeat, now)} for worker, heartbeat in said.items()]
+    rows = [{"worker": worker, **_columns(heartbeat, now)} for worker, heartbeat in reported.items()]
     columns = {name: bindparam(name) for name in rows[0] if name != "worker"}
     session.execute(table.update().where(table.c.id == bindparam("worker")).values(columns), rows)
 
@@ -110,8 +112,44 @@ def list_all(session: Any) -> list[WorkerRow]:
     return list(session.scalars(select(WorkerRow).order_by(WorkerRow.region, WorkerRow.pool, WorkerRow.id)))
 
 
+def expire(session: Any, before: datetime) -> list[WorkerRow]:
+    """Delete workers that have been silent since `before`, with their certificates; return their rows, in the order of their names.
+
+    Kept are workers that hold work, whose certificates can still be used, or that are under maintenance, which an operator ends.
+    """
+    found = list(session.scalars(for_update(session, _expired(before, clock.now(session)), skip_locked=True)))
+    for row in found:
+        session.execute(
+            delete(CertificateRow)
+            .where(CertificateRow.worker_id == row.id)
+            .execution_options(synchronize_session=False)
+        )
+        session.delete(row)
+    session.flush()
+    return found
+
+
+def _expired(before: datetime, now: datetime) -> Any:
+    row, held, certified = WorkerRow, WorkItemRow, CertificateRow
+    holds = exists().where(held.worker_id == row.id, held.state == ItemState.CLAIMED)
+    usable = exists().where(
+        certified.worker_id == row.id, certified.expires_at > now, certified.ended_at.is_(None)
+    )
+    return (
+        select(row)
+        .where(
+            func.coalesce(row.last_heartbeat_at, row.enrolled_at) < before,
+            or_(row.certificate_expires_at.is_(None), row.certificate_expires_at < now),
+            row.wanted != "maintenance",
+            ~holds,
+            ~usable,
+        )
+        .order_by(row.id)
+    )
+
+
 def set_wanted(session: Any, worker_id: str, wanted: Wanted, comment: str | None = None) -> WorkerRow | None:
-    """Say what the operator wants of a worker; None if there is no such worker."""
+    """Set the state that the operator orders for a worker; None if there is no such worker."""
     row: WorkerRow | None = session.get(WorkerRow, worker_id)
     if row is None:
         return None

@@ -1,15 +1,16 @@
-"""What must exist before anything else: where Terraform keeps its state, and the pipelines' way in."""
+"""Bootstrap: the bucket of Terraform's state and the roles of the pipelines, which must exist before anything else."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from airbridge.infra.cdk import Construct, aws
-from airbridge.infra.constructs.bucket import BucketProps, PrivateBucket
-from airbridge.infra.constructs.key import Key, KeyProps
-from airbridge.infra.constructs.policy import Statement, Trust
-from airbridge.infra.constructs.role import Role, RoleProps
+from airbridge.infra.constructs.checks import accept
+from airbridge.infra.constructs.iam.policy import Statement, Trust, policy_document
+from airbridge.infra.constructs.iam.role import Role, RoleProps
+from airbridge.infra.constructs.storage.bucket import BucketProps, PrivateBucket
+from airbridge.infra.constructs.storage.key import Key, KeyProps
 
 ISSUER = "token.actions.githubusercontent.com"
 
@@ -24,7 +25,7 @@ class StateProps:
     protect: bool = True
 
 
-class State(Construct):  # type: ignore[misc]  # jsii's classes carry no types here
+class State(Construct):
     """The bucket that keeps Terraform's state, every version of it for a year, under a key of its own."""
 
     def __init__(self, scope: Construct, id_: str, props: StateProps) -> None:
@@ -47,6 +48,7 @@ class State(Construct):  # type: ignore[misc]  # jsii's classes carry no types h
                 key_arn=self.key.arn,
                 expire_days=None,
                 noncurrent_days=365,
+                why_no_copy="it describes the home region and is versioned: with that region, what it describes is lost too",
                 protect=props.protect,
             ),
         )
@@ -54,43 +56,68 @@ class State(Construct):  # type: ignore[misc]  # jsii's classes carry no types h
 
 @dataclass(frozen=True)
 class PipelineProps:
-    """Which repository's jobs, in which of its deployment environments, may take which roles."""
+    """Repository of the pipelines, their roles by purpose, and the boundary of the roles that they make."""
 
     repository: str
-    deployment_environment: str
     roles: Mapping[str, PipelineRole]
+    boundary: str
+    boundary_statements: Sequence[Statement]
 
 
 @dataclass(frozen=True)
 class PipelineRole:
-    """A role of the pipelines."""
+    """A role of the pipelines; `deployment_environment` is GitHub's environment whose jobs may assume it."""
 
     name: str
     description: str
+    deployment_environment: str
     statements: tuple[Statement, ...]
+    max_session_seconds: int
 
 
-class Pipelines(Construct):  # type: ignore[misc]  # jsii's classes carry no types here
-    """Trust in GitHub's OIDC provider, narrowed to one repository and one deployment environment."""
+class Pipelines(Construct):
+    """Trust in GitHub's OIDC provider, narrowed to one repository and, for each role, one deployment environment."""
 
     def __init__(self, scope: Construct, id_: str, props: PipelineProps) -> None:
         super().__init__(scope, id_)
         provider = aws.iam_openid_connect_provider.IamOpenidConnectProvider(
             self, "provider", url=f"https://{ISSUER}", client_id_list=["sts.amazonaws.com"]
         )
-        subject = f"repo:{props.repository}:environment:{props.deployment_environment}"
-        trust = Trust(
-            action="sts:AssumeRoleWithWebIdentity",
-            principals={"Federated": provider.arn},
-            conditions={"StringEquals": {f"{ISSUER}:aud": "sts.amazonaws.com", f"{ISSUER}:sub": subject}},
-        ).statement()
+        boundary = aws.iam_policy.IamPolicy(
+            self, "boundary", name=props.boundary, policy=policy_document(props.boundary_statements)
+        )
+        for check in (
+            "CKV_AWS_287",
+            "CKV_AWS_288",
+            "CKV_AWS_289",
+            "CKV_AWS_290",
+            "CKV_AWS_355",
+            "CKV_AWS_286",
+        ):
+            accept(
+                boundary, check, "a permissions boundary caps what other policies grant, and grants nothing"
+            )
         self.roles = {
             purpose: Role(
                 self,
                 purpose,
                 RoleProps(
-                    name=role.name, description=role.description, trust=(trust,), statements=role.statements
+                    name=role.name,
+                    description=role.description,
+                    trust=(_trust(provider.arn, props.repository, role.deployment_environment),),
+                    statements=role.statements,
+                    max_session_seconds=role.max_session_seconds,
+                    managed=True,
                 ),
             )
             for purpose, role in props.roles.items()
         }
+
+
+def _trust(provider_arn: str, repository: str, deployment_environment: str) -> Statement:
+    subject = f"repo:{repository}:environment:{deployment_environment}"
+    return Trust(
+        action="sts:AssumeRoleWithWebIdentity",
+        principals={"Federated": provider_arn},
+        conditions={"StringEquals": {f"{ISSUER}:aud": "sts.amazonaws.com", f"{ISSUER}:sub": subject}},
+    ).statement()

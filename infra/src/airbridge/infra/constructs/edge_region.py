@@ -6,20 +6,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from airbridge.infra import definitions
+from airbridge.infra import observability_definitions
 from airbridge.infra.cdk import Construct, TerraformResourceLifecycle, aws
-from airbridge.infra.constructs.alarm import Alarm, AlarmProps
-from airbridge.infra.constructs.bucket import BucketProps, PrivateBucket
-from airbridge.infra.constructs.policy import Statement, policy_document, tls_only
-from airbridge.infra.constructs.topic import AlarmTopic, TopicProps
-from airbridge.infra.definitions import AlarmDefinition
+from airbridge.infra.constructs.iam.policy import Statement, policy_document, tls_only
+from airbridge.infra.constructs.monitoring.alarm import Alarm, AlarmProps
+from airbridge.infra.constructs.monitoring.topic import AlarmTopic, TopicProps
+from airbridge.infra.constructs.storage.bucket import BucketProps, PrivateBucket
+from airbridge.infra.observability_definitions import AlarmDefinition
 
 # A work item is claimed within seconds of being received; this covers a slow claim, not a task.
 VISIBILITY_SECONDS = 120
 MAX_RECEIVES = 5
 RETENTION_SECONDS = 14 * 24 * 3600
-LOG_PREFIX = "logs/"
 
+_WHY_NO_COPY = {
+    "logs": "logs of a region's tasks belong to that region; what they show of its data must not leave it",
+    "bundles": "every region has a copy: the control plane publishes each snapshot to all of them",
+}
 _SEND = ("sqs:SendMessage",)
 _RECEIVE = ("sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:ReceiveMessage")
 
@@ -49,13 +52,13 @@ class EdgeRegionProps:
     protect: bool = True
 
 
-class EdgeRegion(Construct):  # type: ignore[misc]  # jsii's classes carry no types here
+class EdgeRegion(Construct):
     """Queues by pool with one dead-letter queue, the log and snapshot buckets, and the region's alarms."""
 
     def __init__(self, scope: Construct, id_: str, props: EdgeRegionProps) -> None:
         super().__init__(scope, id_)
         self._props = props
-        self.dead_letters = self._queue("dead-letters", props.dead_letter_queue, {})
+        self.dead_letters = self._queue("dead-letters", props.dead_letter_queue)
         self.queues = {pool: self._work_queue(pool, queue) for pool, queue in props.queues.items()}
         self._only_own_dead_letters()
         self.logs = self._bucket("logs", props.log_bucket, props.log_days)
@@ -72,11 +75,23 @@ class EdgeRegion(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
             self,
             id_,
             BucketProps(
-                name=name, key_arn=self._props.key_arn, expire_days=days, protect=self._props.protect
+                name=name,
+                key_arn=self._props.key_arn,
+                why_no_copy=_WHY_NO_COPY[id_],
+                expire_days=days,
+                protect=self._props.protect,
             ),
         )
 
-    def _queue(self, id_: str, name: str, more: Mapping[str, object]) -> Construct:
+    def _queue(
+        self,
+        id_: str,
+        name: str,
+        *,
+        visibility_seconds: int | None = None,
+        wait_seconds: int | None = None,
+        redrive: str | None = None,
+    ) -> aws.sqs_queue.SqsQueue:
         return aws.sqs_queue.SqsQueue(
             self,
             id_,
@@ -85,19 +100,19 @@ class EdgeRegion(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
             kms_data_key_reuse_period_seconds=300,
             message_retention_seconds=RETENTION_SECONDS,
             lifecycle=TerraformResourceLifecycle(prevent_destroy=self._props.protect),
-            **more,
+            visibility_timeout_seconds=visibility_seconds,
+            receive_wait_time_seconds=wait_seconds,
+            redrive_policy=redrive,
         )
 
-    def _work_queue(self, pool: str, queue: PoolQueue) -> Construct:
+    def _work_queue(self, pool: str, queue: PoolQueue) -> aws.sqs_queue.SqsQueue:
         redrive = _plain_json({"deadLetterTargetArn": self.dead_letters.arn, "maxReceiveCount": MAX_RECEIVES})
         made = self._queue(
             f"queue-{pool}",
             queue.name,
-            {
-                "visibility_timeout_seconds": VISIBILITY_SECONDS,
-                "receive_wait_time_seconds": 20,
-                "redrive_policy": redrive,
-            },
+            visibility_seconds=VISIBILITY_SECONDS,
+            wait_seconds=20,
+            redrive=redrive,
         )
         aws.sqs_queue_policy.SqsQueuePolicy(
             self,
@@ -133,17 +148,17 @@ class EdgeRegion(Construct):  # type: ignore[misc]  # jsii's classes carry no ty
         )
 
     def _alarms(self) -> None:
-        """What is measured in this region; what gateways publish of it is watched in the home region."""
+        """Alarms on this region's own metrics; metrics published by gateways are watched in the home region."""
         props = self._props
         region = {"region": props.region, "dead_letter_queue": props.dead_letter_queue}
-        for alarm in definitions.alarms(definitions.REGION):
+        for alarm in observability_definitions.alarms(observability_definitions.REGION):
             self._alarm(alarm, region, "")
         for pool, queue in props.queues.items():
-            for alarm in definitions.alarms(definitions.POOL):
+            for alarm in observability_definitions.alarms(observability_definitions.POOL):
                 self._alarm(alarm, {**region, "pool": pool, "queue": queue.name}, f"-{pool}")
 
     def _alarm(self, alarm: AlarmDefinition, values: Mapping[str, str], of_pool: str) -> None:
-        if definitions.own(alarm):
+        if observability_definitions.own(alarm):
             return
         prefix = f"{self._props.alarm_prefix}{of_pool}"
         made = AlarmProps.of(alarm, values, prefix=prefix, topic_arn=self.topic.arn)

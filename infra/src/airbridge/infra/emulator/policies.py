@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Decision(enum.Enum):
-    """What a set of policies says about a request."""
+    """Decision of a set of policies on a request."""
 
     ALLOWED = "allowed"
     DENIED = "denied"
@@ -91,7 +91,8 @@ def _conditions_hold(conditions: Mapping[str, Mapping[str, Any]], context: Mappi
 
 def _condition_holds(operator: str, actual: str | None, expected: list[str]) -> bool:
     optional = operator.endswith("IfExists")
-    name = operator.removesuffix("IfExists")
+    # The emulator's keys have one value each.
+    name = operator.removesuffix("IfExists").removeprefix("ForAnyValue:")
     negated = name.replace("Not", "", 1) in _OPERATORS and "Not" in name
     test = _OPERATORS.get(name.replace("Not", "", 1) if negated else name)
     if test is None:
@@ -103,7 +104,7 @@ def _condition_holds(operator: str, actual: str | None, expected: list[str]) -> 
 
 
 def _like(value: str, pattern: str) -> bool:
-    # IAM knows * and ? only: a bracket is itself.
+    # IAM has the wildcards * and ? only: a bracket is itself.
     return fnmatch.fnmatchcase(value, pattern.replace("[", "[[]"))
 
 

@@ -1,4 +1,4 @@
-"""Which resource a call is about: its ARN, as IAM's policies name it."""
+"""Resource of a call: its ARN, as IAM's policies name it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _Arn = Callable[[str, str, Mapping[str, Any]], str | None]
 
 
 def resource_arn(service: str, region: str, account: str, parameters: Mapping[str, Any]) -> str:
-    """The ARN of what a call is about, `*` where the service takes no resource or it cannot be told."""
+    """Return the ARN of a call's resource, `*` where the service takes none or it cannot be determined."""
     find = _FINDERS.get(service)
     return (find and find(region, account, parameters)) or "*"
 

@@ -1,14 +1,16 @@
-"""What every stack has: one state key, one provider held to one account, tags, protection."""
+"""Base of every stack: one state key, one provider held to one account, tags, protection."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from airbridge.infra.aspects.defaults import Defaults
 from airbridge.infra.cdk import (
     Aspects,
+    Construct,
     DataTerraformRemoteStateS3,
     LocalBackend,
     S3Backend,
@@ -17,12 +19,11 @@ from airbridge.infra.cdk import (
 )
 from airbridge.infra.cdk import TerraformStack as _TerraformStack
 from airbridge.infra.environment import Environment
-from airbridge.infra.tags import Tags
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """An environment, and how this synth of it was asked for."""
+    """Environment and parameters of this synth."""
 
     environment: Environment
     allow_destroy: bool = False
@@ -36,14 +37,24 @@ class Deployment:
 
     @property
     def protect(self) -> bool:
-        """Whether what holds data refuses to be destroyed."""
+        """Return whether resources that hold data are protected from destruction."""
         return self.environment.protection.deletion and not self.allow_destroy
 
 
-class Stack(_TerraformStack):  # type: ignore[misc]  # jsii's classes carry no types here
+class _State(TypedDict):
+    """The arguments that S3Backend takes of a state's place."""
+
+    bucket: str
+    key: str
+    region: str
+    encrypt: bool
+    kms_key_id: str
+
+
+class Stack(_TerraformStack):
     """A stack of one environment, in one region."""
 
-    def __init__(self, scope: Any, name: str, deployment: Deployment, region: str) -> None:
+    def __init__(self, scope: Construct, name: str, deployment: Deployment, region: str) -> None:
         super().__init__(scope, name)
         self.deployment, self.environment, self.names = (
             deployment,
@@ -57,7 +68,8 @@ class Stack(_TerraformStack):  # type: ignore[misc]  # jsii's classes carry no t
             "airbridge:managed-by": "terraform",
         }
         aws.provider.AwsProvider(self, "aws", region=region, allowed_account_ids=[self.environment.account])
-        Aspects.of(self).add(Tags(self.tags))
+        boundary = self.names.boundary_arn if name != deployment.first_stack else None
+        Aspects.of(self).add(Defaults(self.tags, boundary))
         self._backend(name)
 
     def _backend(self, name: str) -> None:
@@ -66,10 +78,10 @@ class Stack(_TerraformStack):  # type: ignore[misc]  # jsii's classes carry no t
             LocalBackend(self, path=str(self.deployment.local_state_file))
             return
         S3Backend(self, **self._state_of(name))
-        # cdktf knows only DynamoDB's locks; this is Terraform's own.
+        # cdktf's backend has DynamoDB locks only; this is Terraform's own.
         self.add_override("terraform.backend.s3.use_lockfile", True)
 
-    def _state_of(self, name: str) -> dict[str, Any]:
+    def _state_of(self, name: str) -> _State:
         return {
             "bucket": self.names.state_bucket,
             "key": f"{self.environment.name}/{name}.tfstate",
@@ -78,14 +90,14 @@ class Stack(_TerraformStack):  # type: ignore[misc]  # jsii's classes carry no t
             "kms_key_id": f"arn:aws:kms:{self.names.home_region}:{self.environment.account}:alias/{state_alias(self.environment)}",
         }
 
-    def outputs_of(self, stack: str) -> Any:
+    def outputs_of(self, stack: str) -> DataTerraformRemoteStateS3:
         """Another stack's outputs, read from its state, so that either can be deployed alone."""
         state = self._state_of(stack)
         return DataTerraformRemoteStateS3(
             self, stack, bucket=state["bucket"], key=state["key"], region=state["region"]
         )
 
-    def outputs(self, values: Mapping[str, tuple[Any, str]]) -> None:
+    def outputs(self, values: Mapping[str, tuple[object, str]]) -> None:
         """Declare outputs: name to value and description."""
         for name, (value, description) in values.items():
             TerraformOutput(self, name, value=value, description=description)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from airbridge.infra import pipeline_policies
-from airbridge.infra.constructs.bootstrap import PipelineProps, PipelineRole, Pipelines, State, StateProps
+from airbridge.infra.cdk import Construct
+from airbridge.infra.constructs.bootstrap import PipelineProps, Pipelines, State, StateProps
+from airbridge.infra.iam import pipeline_roles
 from airbridge.infra.stacks.base import Deployment, Stack, state_alias
 
 NAME = "bootstrap"
@@ -14,7 +13,7 @@ NAME = "bootstrap"
 class BootstrapStack(Stack):
     """State bucket and key, and the pipelines' roles."""
 
-    def __init__(self, scope: Any, deployment: Deployment) -> None:
+    def __init__(self, scope: Construct, deployment: Deployment) -> None:
         environment = deployment.environment
         super().__init__(scope, NAME, deployment, environment.home_region)
         state = State(
@@ -32,15 +31,9 @@ class BootstrapStack(Stack):
             "pipelines",
             PipelineProps(
                 repository=environment.pipelines.repository,
-                deployment_environment=environment.pipelines.deployment_environment,
-                roles={
-                    purpose: PipelineRole(
-                        self.names.role(f"pipeline-{purpose}"), description, tuple(statements)
-                    )
-                    for purpose, (description, statements) in pipeline_policies.roles(
-                        environment, state.bucket.arn, state.key.arn
-                    ).items()
-                },
+                roles=pipeline_roles.roles(environment, state.bucket.arn, state.key.arn),
+                boundary=self.names.boundary,
+                boundary_statements=pipeline_roles.boundary(environment),
             ),
         )
         self.outputs(

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
-from airbridge.infra import catalogue
-from airbridge.infra.cdk import aws
+from airbridge.infra import aws_facts, catalogue
+from airbridge.infra.cdk import Construct, aws
 from airbridge.infra.constructs import control_plane as services
-from airbridge.infra.constructs.balancers import EDGE_PORT, GatewayEntrance, GatewayProps, Ui, UiProps
 from airbridge.infra.constructs.checks import accept
-from airbridge.infra.constructs.control_plane import ControlPlane, ControlPlaneProps, PolicySource
-from airbridge.infra.constructs.database import PORT, Database, DatabaseProps
-from airbridge.infra.constructs.key import Key, KeyProps
-from airbridge.infra.constructs.network import CONTROL_PLANE_ENDPOINTS, Network, NetworkProps
-from airbridge.infra.constructs.observability import Observability, ObservabilityProps
-from airbridge.infra.constructs.registry import Registry, RegistryProps
-from airbridge.infra.constructs.secrets import Secrets, SecretsProps
-from airbridge.infra.constructs.service import Platform
-from airbridge.infra.constructs.topic import AlarmTopic, TopicProps
+from airbridge.infra.constructs.compute.service import RUN_DIRECTORY, Platform
+from airbridge.infra.constructs.control_plane import (
+    ControlPlane,
+    ControlPlaneProps,
+    PolicySource,
+    RegionsPart,
+    SignIn,
+)
+from airbridge.infra.constructs.monitoring.observability import Observability, ObservabilityProps
+from airbridge.infra.constructs.monitoring.topic import AlarmTopic, TopicProps
+from airbridge.infra.constructs.network.balancers import (
+    EDGE_PORT,
+    OPERATOR_PORT,
+    GatewayEntrance,
+    GatewayProps,
+    Ui,
+    UiProps,
+)
+from airbridge.infra.constructs.network.network import CONTROL_PLANE_ENDPOINTS, Network, NetworkProps
+from airbridge.infra.constructs.storage.database import PORT, Database, DatabaseProps
+from airbridge.infra.iam import regions as iam_regions
+from airbridge.infra.stacks import foundation
 from airbridge.infra.stacks.base import Deployment, Stack
+from airbridge.infra.stacks.foundation import Foundation
+from airbridge.infra.ui_auth import RULES_FILE, Auth
 
 NAME = "control-plane"
-IMAGES = ("control_plane", "worker")
 
 
 def gateway_host(trust_domain: str) -> str:
@@ -35,43 +48,44 @@ def split_image(reference: str) -> tuple[str, str]:
     return name, digest
 
 
-class ControlPlaneStack(Stack):
-    """Network, database, secrets, images, services, balancers, alarms.
+def _airflow_variables(options: Mapping[str, str]) -> dict[str, str]:
+    """Return Airflow's options as the environment variables that set them."""
+    return {f"AIRFLOW__{name.replace('.', '__').upper()}": value for name, value in options.items()}
 
-    What it knows of the edge regions (the named wiring) is five things: where images are copied, which regions may
-    connect to the gateway, the region catalogue (with it, the services that read it are replaced one by one), the
-    dashboard's lines, and the alarms on what gateways publish of each region and pool.
+
+def _auth_options(auth: Auth | None) -> dict[str, str]:
+    if auth is None:
+        return {}
+    rules = {"airbridge.ui_oidc_file": f"{RUN_DIRECTORY}/{RULES_FILE}"} if auth.is_oidc else {}
+    return {"core.auth_manager": auth.manager, "api.base_url": auth.url, **rules}
+
+
+class ControlPlaneStack(Stack):
+    """Network, database, services, balancers, alarms.
+
+    The key, the secrets and the images are the foundation's: by now the secrets have values and the images are pushed.
+
+    It depends on the edge regions in four ways: which regions, and which of their networks, may connect to the gateway;
+    the region catalogue (with it, the services that read it are replaced one by one); the dashboard's lines; the alarms
+    on what gateways publish of each region and pool.
     """
 
-    def __init__(self, scope: Any, deployment: Deployment) -> None:
+    def __init__(self, scope: Construct, deployment: Deployment) -> None:
         environment = deployment.environment
         super().__init__(scope, NAME, deployment, environment.home_region)
-        self.key = self._key()
+        self.foundation = Foundation(self.outputs_of(foundation.NAME))
         self.network = self._network()
         self._groups()
         self.topic = AlarmTopic(
-            self, "alarms", TopicProps(f"{self.names.base}-alarms", self.key.arn, environment.account)
+            self,
+            "alarms",
+            TopicProps(f"{self.names.base}-alarms", self.foundation.key_arn, environment.account),
         )
         self.database = self._database()
-        self.registry = self._registry()
         self.ui, self.entrance = self._balancers()
         self.control_plane = self._services()
         self._observability()
         self._outputs()
-
-    def _key(self) -> Key:
-        region = self.environment.home_region
-        return Key(
-            self,
-            "key",
-            KeyProps(
-                alias=f"{self.names.base}-control-plane",
-                description="The control plane's database, secrets, logs and images",
-                account=self.environment.account,
-                services=(f"logs.{region}.amazonaws.com", "cloudwatch.amazonaws.com"),
-                protect=self.deployment.protect,
-            ),
-        )
 
     def _network(self) -> Network:
         plane = self.environment.control_plane
@@ -83,20 +97,26 @@ class ControlPlaneStack(Stack):
                 region=self.region,
                 account=self.environment.account,
                 cidr=plane.cidr,
-                zones=plane.zones,
-                endpoints=CONTROL_PLANE_ENDPOINTS,
-                key_arn=self.key.arn,
+                zones=plane.zones or aws_facts.zones(self.region),
+                endpoints=() if self.environment.is_economical else CONTROL_PLANE_ENDPOINTS,
+                key_arn=self.foundation.key_arn,
                 public=True,
+                nat=not self.environment.is_economical,
             ),
         )
 
     def _groups(self) -> None:
-        """Two groups: the gateway's, because the edge reaches it, and the other services'."""
+        """Three groups: the gateway's, because the edge reaches it, operators', who reach its port, and the services'."""
         self.services_group = self.network.security_group("services", "Airflow's services")
         self.gateway_group = self.network.security_group("gateways", "The gateway")
-        for group in (self.services_group, self.gateway_group):
+        self.operator_group = self.network.security_group("operator", "Operators' sessions")
+        for group in self._database_clients:
             # The queues and buckets of other regions have no endpoint here.
             self.network.allow_out(group, "aws", 443, cidr="0.0.0.0/0")
+
+    @property
+    def _database_clients(self) -> tuple[aws.security_group.SecurityGroup, ...]:
+        return self.services_group, self.gateway_group, self.operator_group
 
     def _database(self) -> Database:
         settings = self.environment.control_plane.database
@@ -104,7 +124,7 @@ class ControlPlaneStack(Stack):
             self,
             "database",
             self.network,
-            (self.services_group, self.gateway_group),
+            self._database_clients,
             DatabaseProps(
                 name=self.names.base,
                 account=self.environment.account,
@@ -112,29 +132,14 @@ class ControlPlaneStack(Stack):
                 storage_gib=settings.storage_gib,
                 multi_az=settings.multi_az,
                 backup_days=settings.backup_days,
-                key_arn=self.key.arn,
+                key_arn=self.foundation.key_arn,
                 deletion_protection=self.deployment.protect,
                 protect=self.deployment.protect,
             ),
         )
-        for group in (self.services_group, self.gateway_group):
+        for group in self._database_clients:
             self.network.allow_out(group, "database", PORT, target=database.group)
         return database
-
-    def _registry(self) -> Registry:
-        names = {image: split_image(getattr(self.environment.images, image))[0] for image in IMAGES}
-        return Registry(
-            self,
-            "registry",
-            RegistryProps(
-                repositories={image: self.names.repository(name) for image, name in names.items()},
-                prefix=f"{self.names.base}/",
-                key_arn=self.key.arn,
-                account=self.environment.account,
-                copies=sorted({region.name for region in self.environment.regions} - {self.region}),
-                protect=self.deployment.protect,
-            ),
-        )
 
     def _balancers(self) -> tuple[Ui, GatewayEntrance]:
         plane = self.environment.control_plane
@@ -158,11 +163,14 @@ class ControlPlaneStack(Stack):
             GatewayProps(
                 name=f"{self.names.base}-gateway",
                 operator_cidrs=[str(cidr) for cidr in plane.operator_cidrs],
+                account=self.environment.account,
                 network_cidr=str(plane.cidr),
-                regions=[region.name for region in self.environment.regions],
+                regions={region.name: str(region.cidr) for region in self.environment.regions},
                 protect=self.deployment.protect,
             ),
         )
+        self.network.allow_out(self.operator_group, "gateway", OPERATOR_PORT, target=entrance.group)
+        self.network.allow_in(entrance.group, "sessions", OPERATOR_PORT, source=self.operator_group)
         return ui, entrance
 
     def _regions(self) -> str:
@@ -172,7 +180,7 @@ class ControlPlaneStack(Stack):
         ]
         return catalogue.render(self.region, regions)
 
-    def _parameter(self, name: str, description: str, value: str) -> Any:
+    def _parameter(self, name: str, description: str, value: str) -> aws.ssm_parameter.SsmParameter:
         """A file that services are given when they start; none of it is secret."""
         parameter = aws.ssm_parameter.SsmParameter(
             self,
@@ -190,6 +198,18 @@ class ControlPlaneStack(Stack):
         )
         return parameter
 
+    def _regions_parts(self, text: str) -> list[RegionsPart]:
+        """Return the parameters of the region catalogue: one holds 8 KiB, about a dozen regions."""
+        description = "The region catalogue that the services read"
+        parts = {
+            f"regions-{number}" if number > 1 else "regions": part
+            for number, part in enumerate(catalogue.split(text), start=1)
+        }
+        return [
+            RegionsPart(self._parameter(name, description, part), self._parameter_arn(name))
+            for name, part in parts.items()
+        ]
+
     def _parameter_arn(self, name: str) -> str:
         """Known beforehand, so that a role can name it alone."""
         environment = self.environment
@@ -197,66 +217,90 @@ class ControlPlaneStack(Stack):
             f"arn:aws:ssm:{self.region}:{environment.account}:parameter/airbridge/{environment.name}/{name}"
         )
 
-    def _services(self) -> ControlPlane:
-        environment, plane = self.environment, self.environment.control_plane
-        secrets = Secrets(
-            self,
-            "secrets",
-            SecretsProps(
-                prefix=self.names.base,
-                key_arn=self.key.arn,
-                descriptions=services.SECRETS,
-                protect=self.deployment.protect,
-            ),
-        )
-        self.cluster = services.cluster(self, "cluster", self.names.base)
+    def _platform(self) -> Platform:
+        environment = self.environment
         image, digest = split_image(environment.images.control_plane)
         address = f"{self.database.instance.address}:{PORT}"
-        platform = Platform(
+        return Platform(
             prefix=self.names.base,
             region=self.region,
             account=environment.account,
             cluster_arn=self.cluster.arn,
             image=self.names.image(self.region, image, digest),
-            repository_arn=self.registry.repositories["control_plane"].arn,
-            key_arn=self.key.arn,
-            subnet_ids=[subnet.id for subnet in self.network.private_subnets],
-            environment=services.settings(
-                address,
-                self.region,
-                environment.images.admitted,
-                trust_domain=environment.trust_domain,
-                gateway_name=gateway_host(environment.trust_domain),
-                policy=self.deployment.policy is not None,
-            ),
-            secrets={
+            repository_arn=self.foundation.repository_arn("control_plane"),
+            key_arn=self.foundation.key_arn,
+            subnet_ids=[subnet.id for subnet in self.network.machine_subnets],
+            public_addresses=self.network.has_addresses,
+            environment={
+                **environment.control_plane.environment,
+                **_airflow_variables(environment.control_plane.airflow),
+                **_airflow_variables(_auth_options(self._auth)),
+                **services.settings(
+                    address,
+                    self.region,
+                    environment.images.admitted,
+                    trust_domain=environment.trust_domain,
+                    gateway_name=gateway_host(environment.trust_domain),
+                    sandbox=environment.control_plane.sandbox,
+                    policy=self.deployment.policy is not None,
+                    bundles=environment.control_plane.airflow.get("dag_processor.dag_bundle_config_list"),
+                ),
+            },
+            # ECS reads one key of a JSON secret as `<arn>:<key>:<stage>:<version>`; empty means the current one.
+            owner={
                 "PGUSER": f"{self.database.secret_arn}:username::",
                 "PGPASSWORD": f"{self.database.secret_arn}:password::",
             },
         )
+
+    def _services(self) -> ControlPlane:
+        plane = self.environment.control_plane
+        self.cluster = services.cluster(
+            self,
+            "cluster",
+            self.names.base,
+            self.foundation.key_arn,
+            insights=not self.environment.is_economical,
+        )
+        platform = self._platform()
+        _, digest = split_image(self.environment.images.control_plane)
         regions = self._regions()
         return ControlPlane(
             self,
             "services",
             platform,
-            secrets=secrets,
+            secrets=self.foundation.secret_arns(client_secret=bool(self._auth and self._auth.client_secret)),
             ui=self.ui,
             entrance=self.entrance,
             props=ControlPlaneProps(
+                schedulers=plane.schedulers,
                 api_servers=plane.api_servers,
                 gateways=plane.gateways,
                 security_group_id=self.services_group.id,
                 gateway_group_id=self.gateway_group.id,
-                regions_parameter=self._parameter(
-                    "regions", "The region catalogue that the services read", regions
-                ),
+                regions_parameters=self._regions_parts(regions),
                 regions=regions,
-                regions_parameter_arn=self._parameter_arn("regions"),
+                regional={name: iam_regions.statements(self.names, name) for name in services.NAMES},
                 image_digest=digest,
+                sizes={
+                    name: (size.cpu, size.memory)
+                    for name in services.NAMES
+                    for size in [plane.sizes.of(name)]
+                },
+                wait_for=self.network.ways,
                 python=self.deployment.python,
                 policy=self._policy(),
+                sign_in=self._sign_in(),
             ),
         )
+
+    @property
+    def _auth(self) -> Auth | None:
+        return self.environment.control_plane.auth
+
+    def _sign_in(self) -> SignIn | None:
+        rules = self._auth.rules(RUN_DIRECTORY) if self._auth else None
+        return SignIn(rules, self._auth.client_secret) if self._auth and rules else None
 
     def _policy(self) -> PolicySource | None:
         text = self.deployment.policy
@@ -302,13 +346,6 @@ class ControlPlaneStack(Stack):
                 "database_address": (self.database.instance.address, "Postgres"),
                 "database_secret_arn": (self.database.secret_arn, "The secret with its user and password"),
                 "cluster_name": (self.cluster.name, "The ECS cluster"),
-                "repository_urls": (
-                    {
-                        image: repository.repository_url
-                        for image, repository in self.registry.repositories.items()
-                    },
-                    "Where images are pushed",
-                ),
                 "role_arns": (
                     {name: task.role.arn for name, task in self.control_plane.tasks.items()},
                     "Each service's own role",

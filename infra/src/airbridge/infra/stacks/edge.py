@@ -1,34 +1,35 @@
-"""An edge region's stack. It brings its own wiring: what the control plane's roles may do here is stated here."""
+"""An edge region's stack. What the control plane's roles may do in it they may by its resources' names (`iam.regions`)."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
 
-from airbridge.infra.constructs.edge_region import LOG_PREFIX, EdgeRegion, EdgeRegionProps, PoolQueue
-from airbridge.infra.constructs.gateway_link import GatewayLink, GatewayLinkProps
-from airbridge.infra.constructs.key import Key, KeyProps
-from airbridge.infra.constructs.network import WORKER_ENDPOINTS, Network, NetworkProps
-from airbridge.infra.constructs.role import Role, grant
-from airbridge.infra.constructs.worker_pool import WorkerPool, WorkerPoolProps
-from airbridge.infra.constructs.worker_role import WorkerRoleProps, worker_role
-from airbridge.infra.environment import Pool, Region
-from airbridge.infra.refusals import architecture
-from airbridge.infra.region_policies import api_server, dag_processor, gateway, scheduler
+from airbridge.infra import aws_facts
+from airbridge.infra.cdk import Construct, aws
+from airbridge.infra.constructs.compute import worker_image
+from airbridge.infra.constructs.compute.worker_pool import WorkerPool, WorkerPoolProps
+from airbridge.infra.constructs.compute.worker_role import (
+    TaskRoleProps,
+    WorkerRoleProps,
+    task_role,
+    worker_role,
+)
+from airbridge.infra.constructs.edge_region import EdgeRegion, EdgeRegionProps, PoolQueue
+from airbridge.infra.constructs.iam.role import Role
+from airbridge.infra.constructs.network.gateway_link import GatewayLink, GatewayLinkProps
+from airbridge.infra.constructs.network.network import WORKER_ENDPOINTS, Network, NetworkProps
+from airbridge.infra.constructs.storage.key import Key, KeyProps
+from airbridge.infra.environment import Pool, RegionConfig
 from airbridge.infra.scaling import ScalingPlan
 from airbridge.infra.stacks import control_plane
 from airbridge.infra.stacks.base import Deployment, Stack
-
-# Amazon Linux 2023 with Docker and the SSM agent; a named version, so that a pool changes only when this does.
-_MACHINE_IMAGE = (
-    "resolve:ssm:/aws/service/ecs/optimized-ami/amazon-linux-2023/{arm}"
-    "al2023-ami-ecs-hvm-2023.0.20250805-kernel-6.1-{architecture}/image_id"
-)
+from airbridge.infra.validation import architecture
 
 
 class EdgeStack(Stack):
     """Network, queues, buckets, pools and roles of one edge region."""
 
-    def __init__(self, scope: Any, deployment: Deployment, region: Region) -> None:
+    def __init__(self, scope: Construct, deployment: Deployment, region: RegionConfig) -> None:
         super().__init__(scope, f"edge-{region.name}", deployment, region.name)
         self._region = region
         self._prefix = f"{self.names.base}-{region.name}"
@@ -38,8 +39,10 @@ class EdgeStack(Stack):
         self.link = self._link()
         self.edge = self._edge()
         self.roles = {pool.name: self._role(pool) for pool in region.pools}
-        self.pools = {pool.name: self._pool(pool) for pool in region.pools}
-        self._grant_control_plane()
+        self.pools = {}
+        for pool in region.pools:
+            self._task_role(pool)
+            self.pools[pool.name] = self._pool(pool)
         self._outputs()
 
     def _key(self) -> Key:
@@ -64,9 +67,13 @@ class EdgeStack(Stack):
                 region=self.region,
                 account=self.environment.account,
                 cidr=self._region.cidr,
-                zones=self._region.zones,
-                endpoints=WORKER_ENDPOINTS,
+                zones=self._region.zones or aws_facts.zones(self.region),
+                endpoints=() if self.environment.is_economical else WORKER_ENDPOINTS,
+                public=self.environment.is_economical,
+                nat=False,
                 key_arn=self.key.arn,
+                foreign_buckets=[_bucket(prefix) for prefix in self._region.data],
+                written_buckets=[_bucket(each) for pool in self._region.pools for each in pool.data_write],
             ),
         )
 
@@ -81,6 +88,7 @@ class EdgeStack(Stack):
                 host=control_plane.gateway_host(self.environment.trust_domain),
                 region=self.region,
                 cidr=str(self._region.cidr),
+                zones=1 if self.environment.is_economical else None,
             ),
         )
 
@@ -126,7 +134,19 @@ class EdgeStack(Stack):
                 key_arn=self.key.arn,
                 repository=self.names.repository(image),
                 group=self._pool_name(pool),
+                task_role_arn=self.names.task_role_arn(self.region, pool.name),
+            ),
+        )
+
+    def _task_role(self, pool: Pool) -> Role:
+        return task_role(
+            self,
+            f"{pool.name}-task-role",
+            TaskRoleProps(
+                name=self.names.task_role(self.region, pool.name),
+                worker_role_arn=self.roles[pool.name].arn,
                 data=self._region.data,
+                writes=pool.data_write,
             ),
         )
 
@@ -146,9 +166,11 @@ class EdgeStack(Stack):
                 region=self.region,
                 pool=pool.name,
                 role_name=self.roles[pool.name].name,
-                subnet_ids=[subnet.id for subnet in self.network.private_subnets],
+                subnet_ids=[subnet.id for subnet in self.network.machine_subnets],
+                public_address=self.network.has_addresses,
                 security_group_id=group.id,
-                machine_image=_machine_image(pool.instance_types[0]),
+                machine_image=self._machine_image(pool),
+                gpu=aws_facts.has_gpu(pool.instance_types[0]),
                 instance_types=pool.instance_types,
                 disk_gib=pool.disk_gib,
                 scaling=ScalingPlan(
@@ -164,14 +186,26 @@ class EdgeStack(Stack):
                 registry=uri.split("/", 1)[0],
                 settings=self._settings(pool),
                 bundle_bucket=self.names.bundle_bucket(self.region),
+                task_role_arn=self.names.task_role_arn(self.region, pool.name),
+                ca_sha256=self.environment.ca_sha256,
                 key_arn=self.key.arn,
                 tags=self.tags,
             ),
         )
 
+    def _machine_image(self, pool: Pool) -> str:
+        """Look the AMI up when Terraform plans: a launch template that names a parameter cannot be rolled back to."""
+        kind = pool.instance_types[0]
+        parameter = aws_facts.ecs_ami_parameter(architecture(kind), gpu=aws_facts.has_gpu(kind))
+        found = aws.data_aws_ssm_parameter.DataAwsSsmParameter(self, f"image-{pool.name}", name=parameter)
+        return str(found.insecure_value)
+
     def _settings(self, pool: Pool) -> dict[str, str]:
         host = control_plane.gateway_host(self.environment.trust_domain)
+        _, digest = control_plane.split_image(self.environment.images.worker)
         return {
+            # A container cannot find out its own digest, and the gateway admits workers by it.
+            "AIRBRIDGE_WORKER_IMAGE_DIGEST": digest,
             "AIRBRIDGE_WORKER_GATEWAY_URL": f"https://{host}",
             "AIRBRIDGE_WORKER_CA_FILE": "/etc/airbridge/ca.crt",
             "AIRBRIDGE_WORKER_REGION": self.region,
@@ -179,24 +213,26 @@ class EdgeStack(Stack):
             "AIRBRIDGE_WORKER_SLOTS": str(pool.slots),
             "AIRBRIDGE_WORKER_STATE_DIR": "/var/lib/airbridge",
             "AIRBRIDGE_WORKER_JOIN_METHOD": "aws_iam",
+            # The kernel of these images offers Landlock (aws_facts): one without it must not run tasks unconfined.
+            "AIRBRIDGE_WORKER_TASK_SANDBOX": "require",
+            "AIRBRIDGE_WORKER_TASK_ENV": json.dumps(self._task_env(pool)),
+            "AWS_CONFIG_FILE": worker_image.AGENT_AWS_CONFIG,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_REGION": self.region,
+        }
+
+    def _task_env(self, pool: Pool) -> dict[str, str]:
+        """Return the environment of tasks: the task role's credentials, and the region that clients work in."""
+        return {
+            **pool.task_env,
+            "AWS_CONFIG_FILE": worker_image.TASK_AWS_CONFIG,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_REGION": self.region,
         }
 
     def _pool_name(self, pool: Pool) -> str:
         return f"{self._prefix}-{pool.name}"
-
-    def _grant_control_plane(self) -> None:
-        """What the control plane's roles may do in this region. IAM is global, so the policies live here."""
-        queues = [queue.arn for queue in self.edge.queues.values()]
-        key, logs, bundles = self.key.arn, self.edge.logs.arn, self.edge.bundles.arn
-        grants = {
-            "scheduler": scheduler(queues, self.edge.dead_letters.arn, key),
-            "api-server": api_server(logs, LOG_PREFIX, key),
-            "dag-processor": dag_processor(bundles, key),
-            "gateway": gateway(bundles, key),
-        }
-        for service, statements in grants.items():
-            grant(self, f"{service}-here", self.names.role(service), statements)
 
     def _outputs(self) -> None:
         names, region = self.names, self._region
@@ -222,6 +258,5 @@ class EdgeStack(Stack):
         )
 
 
-def _machine_image(instance_type: str) -> str:
-    kind = architecture(instance_type)
-    return _MACHINE_IMAGE.format(arm="arm64/" if kind == "arm64" else "", architecture=kind)
+def _bucket(prefix: str) -> str:
+    return prefix.removeprefix("s3://").split("/")[0]

@@ -41,6 +41,7 @@
       airbridgeChart.draw(old);
       return false;
     }
+    if (old.matches("details[data-keep]")) fresh.toggleAttribute("open", old.open);
     return !(old.matches("time") && fresh.matches("time") && old.dateTime === fresh.dateTime);
   };
 

@@ -1,4 +1,4 @@
-"""Weather records that lie in two regions: each is summed up beside its bucket, only the summaries travel."""
+"""Weather records in two regions: each is summarised in its region, and only the summaries are transferred."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import mean
 
 from airflow.sdk import dag, task
 
-from airbridge.executor import near
+from airbridge.core import near
 
 NEW_YORK = "s3://airbridge-local-us-east-1-data/weather/new-york-1973.csv"
 NOTTINGHAM_1920S = "s3://airbridge-local-eu-west-1-data/weather/nottingham-1920s.csv"
@@ -35,7 +35,7 @@ def celsius(fahrenheit: float) -> float:
 
 
 def by_month(rows: list[dict[str, str]], date_column: str, value_column: str) -> dict[int, list[float]]:
-    """Group the values that are there by month of the year."""
+    """Group the non-empty values by month of the year."""
     values: dict[int, list[float]] = defaultdict(list)
     for row in rows:
         if row[value_column]:
@@ -82,7 +82,7 @@ def near_the_data() -> None:
         twenties: dict[str, float],
         thirties: dict[str, float],
     ) -> dict[str, object]:
-        """Runs in the home region on four small summaries: no row of either record crossed the sea."""
+        """Compare four small summaries in the home region: no row of a record leaves its region."""
         nottingham = {month: round(mean([twenties[month], thirties[month]]), 1) for month in twenties}
         warmer = {month: round(new_york[month] - nottingham[month], 1) for month in new_york}
         result: dict[str, object] = {

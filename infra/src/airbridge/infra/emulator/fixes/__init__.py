@@ -1,4 +1,4 @@
-"""What is missing in moto, one module a service. `apply` puts all of it over moto, once, before the server starts."""
+"""Fixes of gaps in moto, one module a service. `apply` puts all of it over moto, once, before the server starts."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Policies are decided as AWS does: with the resource, the conditions, and the resource's own policy.
 
-moto, when it enforces IAM, asks about the resource `*` for every service but S3 and knows no conditions in a role's
+moto, when it enforces IAM, decides on the resource `*` for every service but S3 and ignores conditions in a role's
 policies; it applies bucket policies, their conditions ignored, even when it enforces nothing, so that a TLS-only
-policy locks everybody out; and it has no queue policies.
+policy locks every caller out; and it has no queue policies.
 
-Two things differ from AWS on purpose. The key `test` is the account's administrator, which stands in for whoever runs
+Two things differ from AWS on purpose. The key `test` is the account's administrator, which stands in for the operator of
 Terraform and for the services (EC2, ECS) that hand out roles. And every call counts as having come over TLS.
 """
 
@@ -31,7 +31,7 @@ ADMINISTRATOR = "test"
 
 
 class Recorder:
-    """Which actions were called, by service, for whoever wants to write a policy from them."""
+    """Called actions by service, as material for a policy."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -123,7 +123,7 @@ def _action_and_targets(response: Any, service: str, region: str, resource: str)
 
 
 def _keys_to_delete(response: Any) -> list[str]:
-    """What DeleteObjects names in its body; AWS decides on each, here one refusal refuses the call."""
+    """Keys that DeleteObjects names in its body; AWS decides on each, here one refusal refuses the call."""
     named = xmltodict.parse(response.body, force_list=("Object",)).get("Delete") or {}
     return [str(each["Key"]) for each in named.get("Object", ())]
 
@@ -146,7 +146,9 @@ def _principal(account: str, access_key: Any) -> str:
 
 def _context(response: Any, principal: str, parameters: Mapping[str, Any]) -> dict[str, str]:
     query = parse_qs(urlparse(response.uri).query, keep_blank_values=True)
-    context = {"aws:SecureTransport": "true", "aws:PrincipalArn": principal}
+    # Every account of the emulator is the caller's own.
+    own = {"aws:ResourceAccount": str(response.current_account)}
+    context = {"aws:SecureTransport": "true", "aws:PrincipalArn": principal, **own}
     if "prefix" in query:
         context["s3:prefix"] = query["prefix"][0]
     if "Namespace" in parameters:

@@ -1,6 +1,6 @@
 """A listener's certificate need not have been imported first: any ACM ARN of the account and region will do.
 
-The stacks are given a certificate's ARN; on one machine there is nobody who issued it.
+The stacks are given a certificate's ARN; on one machine no such certificate exists.
 """
 
 from __future__ import annotations

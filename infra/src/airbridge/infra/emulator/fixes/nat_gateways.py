@@ -1,6 +1,6 @@
-"""A NAT gateway asked for twice with one client token is made once.
+"""A NAT gateway that is requested twice with one client token is created once.
 
-A client that did not hear the answer asks again. moto makes a second gateway then, whose address is taken by the first.
+A client that lost the response repeats the request. moto makes a second gateway then, whose address is taken by the first.
 """
 
 from __future__ import annotations

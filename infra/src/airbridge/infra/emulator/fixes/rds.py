@@ -1,6 +1,6 @@
-"""A database keeps its performance insights, and a parameter that was set says so.
+"""A database keeps its performance insights, and a parameter that was set has the source `user`.
 
-moto drops the performance insights settings, and does not say that a parameter's source is the user, so that
+moto drops the performance insights settings, and does not return that a parameter's source is the user, so that
 Terraform takes every parameter for missing.
 """
 
@@ -19,7 +19,7 @@ _KEPT = {
 
 
 def apply() -> None:
-    """Keep what was asked for."""
+    """Keep the settings of the request."""
     group: Any = DBParameterGroup
     update = group.update_parameters
 

@@ -1,4 +1,4 @@
-"""A zone that is made with a VPC is a private one, as in AWS; moto wants to be told so as well."""
+"""A zone that is made with a VPC is a private one, as in AWS; moto needs the flag as well."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from moto.route53.responses import Route53
 
 
 def apply() -> None:
-    """Tell moto."""
+    """Set moto's flag."""
     responses: Any = Route53
     create = responses.create_hosted_zone
     read = responses._get_bool_param  # noqa: SLF001  # how moto's action reads the flag

@@ -1,4 +1,4 @@
-"""An endpoint to a service in another region says which region that is."""
+"""An endpoint to a service in another region returns that region."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edge events beside the control plane's own, gateways that say they are there, and what has been exported as traces.
+"""Edge events beside the control plane's own, liveness of gateways, and the position of the trace export.
 
 Revision ID: 0002
 Revises: 0001

@@ -1,0 +1,12 @@
+# Evidence that a bundle's packages are locked, built, verified and kept apart. Included by the Makefile.
+
+PROOF_PACKAGES := tests/unit/executor/test_requirements.py tests/integration/environments \
+	tests/integration/bundles/test_environments.py tests/integration/runner/test_environments.py \
+	tests/unit/edge_worker/test_environments.py \
+	tests/integration/runner/test_file_system.py tests/acceptance/test_examples.py \
+	tests/acceptance/test_first_real_dag.py tests/acceptance/test_packages.py \
+	tests/acceptance/test_local_mode.py::test_two_environments_on_one_worker
+
+.PHONY: proof-packages
+proof-packages: $(STAMP) ## environments by digest: locks, conflicts, hostile requirements, two versions on one worker, the files that a task expects
+	@$(RUN) python ci/scripts/proof.py packages $(PROOF_PACKAGES)

@@ -1,0 +1,1 @@
+"""The commands of `airbridge`, one module a command group."""

@@ -1,0 +1,178 @@
+"""``airbridge status`` and ``airbridge top``: show the platform on one screen, once or live."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from airbridge.control_plane.cli import connection, data_source, output
+from airbridge.control_plane.cli.arguments import Json
+from airbridge.control_plane.cli.data_source import FromDatabase
+from airbridge.control_plane.local import state
+from airbridge.control_plane.local.exceptions import NotRunning
+from airbridge.control_plane.local.layout import StateDir
+from airbridge.control_plane.local.state import PlatformState
+from airbridge.control_plane.read_model.diagnosis.cause import span
+
+_REGIONS = ("region", "health", "workers", "slots", "waiting", "running", "oldest", "ended (5 min)", "why")
+_WORKERS = (
+    "worker",
+    "region",
+    "pool",
+    "standing",
+    "slots",
+    "version",
+    "journal",
+    "heartbeat",
+    "skew",
+    "certificate",
+    "why",
+)
+SHOWN_WORKERS = 40
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(cls=connection.ConnectedCommand, epilog="Example: airbridge status --json")(status)
+    app.command(cls=connection.ConnectedCommand, epilog="Example: airbridge top --every 2")(top)
+
+
+def status(
+    context: typer.Context,
+    database: FromDatabase = False,
+    json: Json = False,
+) -> None:
+    """Show the platform on one screen: gateways, regions, work, and every worker with its compatibility verdict."""
+    with data_source.reader(context, database=database) as reader:
+        found = reader.status()
+    given = connection.options(context)
+    local = _local(given.directory) if given.url is None and not database else None
+    if json:
+        output.emit_json({"platform": local.model_dump(mode="json") if local else None, **found})
+        return
+    console = output.results()
+    if local is not None:
+        console.print(_components(local))
+        console.print()
+    console.print(screen(found))
+
+
+def top(
+    context: typer.Context,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between refreshes.")] = 2.0,
+    times: Annotated[int, typer.Option(min=0, help="Refreshes before it ends; 0 for no end.")] = 0,
+    database: FromDatabase = False,
+    json: Json = False,
+) -> None:
+    """Show the platform live, until Ctrl-C. With --json, print one document a line per refresh."""
+    with data_source.reader(context, database=database) as reader:
+        samples = _poll(reader, every, times)
+        console = output.results()
+        if json or not console.is_terminal:
+            for found in samples:
+                if json:
+                    output.emit_json_line(found)
+                else:
+                    console.print(screen(found))
+            return
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            for found in samples:
+                live.update(screen(found), refresh=True)
+
+
+def _poll(reader: data_source.Reader, every: float, times: int) -> Iterator[dict[str, Any]]:
+    taken = 0
+    while True:
+        yield reader.status()
+        taken += 1
+        if taken == times:
+            return
+        time.sleep(every)
+
+
+def screen(found: dict[str, Any]) -> RenderableType:
+    """Return a status document as tables for the terminal."""
+    now = datetime.fromisoformat(found["now"])
+    parts: list[RenderableType] = [
+        Text(_summary(found, now)),
+        Text(),
+        output.table(None, _REGIONS, (_region(row, now) for row in found["regions"])),
+        Text(),
+        output.table(None, _WORKERS, map(_worker, found["workers"][:SHOWN_WORKERS])),
+    ]
+    hidden = found["workers_total"] - min(len(found["workers"]), SHOWN_WORKERS)
+    if hidden:
+        parts.append(Text(f"... and {hidden} more workers (airbridge worker list)"))
+    return Group(*parts)
+
+
+def _summary(found: dict[str, Any], now: datetime) -> str:
+    there = [each for each in found["gateways"] if each["alive"]]
+    gateways = f"{len(there)} up" if there else "none up"
+    scheduler = found["scheduler_seen_at"]
+    seen = f"seen {_ago(scheduler, now)} ago" if scheduler else "never seen"
+    return f"{now:%Y-%m-%d %H:%M:%S} UTC   scheduler {seen}   gateways {gateways}"
+
+
+def _region(row: dict[str, Any], now: datetime) -> tuple[Any, ...]:
+    failed = sum(pool["failed"] for pool in row["pools"])
+    return (
+        f"{row['name']} (home)" if row["home"] else row["name"],
+        row["health"],
+        row["alive"],
+        f"{row['slots_used']}/{row['slots']}",
+        row["waiting"],
+        row["running"],
+        _ago(row["oldest_waiting_since"], now) if row["oldest_waiting_since"] else "",
+        f"{row['settled']}, {failed} bad" if failed else row["settled"],
+        row["why"],
+    )
+
+
+def _worker(row: dict[str, Any]) -> tuple[Any, ...]:
+    left, silent = row["certificate_seconds_left"], row["silent_seconds"]
+    return (
+        row["id"],
+        row["region"],
+        row["pool"],
+        row["standing"],
+        f"{row['slots_used']}/{row['slots']}",
+        row["airbridge"],
+        row["journal_pending"],
+        "never" if silent is None else f"{_span(silent)} ago",
+        f"{row['clock_skew_seconds']:+.2f} s",
+        "" if left is None else f"{_span(left)} left" if left > 0 else f"ended {_span(-left)} ago",
+        row["why"],
+    )
+
+
+def _ago(then: str, now: datetime) -> str:
+    return _span((now - datetime.fromisoformat(then)).total_seconds())
+
+
+def _span(seconds: float) -> str:
+    return span(timedelta(seconds=seconds))
+
+
+def _local(directory: Path) -> PlatformState | None:
+    try:
+        return state.read(StateDir(directory))
+    except NotRunning:
+        return None
+
+
+def _components(now: PlatformState) -> RenderableType:
+    rows = [(c.name, c.phase.value, c.pid, c.restarts, c.url) for c in now.components]
+    return output.table(
+        f"{now.root}: {now.phase.value}, process {now.pid}",
+        ("component", "state", "pid", "restarts", "url"),
+        rows,
+    )

@@ -1,0 +1,1 @@
+"""Drawings of the dashboard: the network of regions, and the chart of a task's timeline."""

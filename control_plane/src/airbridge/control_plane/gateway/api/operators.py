@@ -1,0 +1,280 @@
+"""Operator API: workers, tokens, DAG pushes and status, for operators and CI with access tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from pydantic import Field
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from airbridge.control_plane import audit_events, worker_commands
+from airbridge.control_plane.dags import Accepted
+from airbridge.control_plane.exceptions import Refused, Unavailable
+from airbridge.control_plane.gateway.api import actions, documents, health, operator_endpoint, requests
+from airbridge.control_plane.gateway.api.actions import NewJoinToken, NewToken
+from airbridge.control_plane.gateway.api.audit import AuditApi
+from airbridge.control_plane.gateway.api.body_reader import BodyLimit, BodyReader
+from airbridge.control_plane.gateway.api.handling import REQUEST_SECONDS, Guard, Handler, application
+from airbridge.control_plane.gateway.api.operator_endpoint import OperatorAuthenticator
+from airbridge.control_plane.gateway.api.proposals import ProposalsApi
+from airbridge.control_plane.gateway.api.revocations import RevocationsApi
+from airbridge.control_plane.gateway.api.sessions import SIGN_IN_SECONDS, SessionsApi
+from airbridge.control_plane.gateway.api.status import StatusApi
+from airbridge.control_plane.gateway.approvals import Approvals
+from airbridge.control_plane.gateway.audit.anchors import Anchor
+from airbridge.control_plane.gateway.auth.authentication import Operator, authenticate_operator
+from airbridge.control_plane.gateway.background.metrics import CONTENT_TYPE, Metrics
+from airbridge.control_plane.gateway.database import unit
+from airbridge.control_plane.gateway.net.thread_pools import ThreadPool
+from airbridge.control_plane.policy.reload import ReloadedPolicy
+from airbridge.control_plane.read_model import workers as observed
+from airbridge.control_plane.worker_commands import WorkerCommand
+from airbridge.core.exceptions import BundleError
+from airbridge.core.protocol import RefusalReason
+from airbridge.core.regions import Catalogue
+from airbridge.executor.ledger import clock, workers
+from airbridge.executor.ledger.identity import tokens
+from airbridge.executor.ledger.models import WorkerRow
+
+ROOT: Final = "/operator/v1"
+SMALL_BODY: Final = BodyLimit(64 * 1024)
+PUSH_BODY: Final = BodyLimit(256 * 1024 * 1024, seconds=120.0)
+# Seconds for the upload and for parsing every DAG file in it.
+PUSH_ANSWER_SECONDS: Final = 300.0
+_BUNDLE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+
+# (bundle, tar archive, actor) -> the published version; raises `BundleError` if it is refused.
+Publish = Callable[[str, bytes, str], Accepted]
+
+
+class Comment(operator_endpoint.Body):
+    """Body of a worker command."""
+
+    comment: str = Field(default="", max_length=worker_commands.COMMENT_LENGTH)
+    #: Of a revocation that needs two persons: do it at once, by scope ``break_glass:use``, with an alarm.
+    break_glass: bool = False
+
+
+class TokenRevocation(operator_endpoint.Body):
+    """Query of a token's revocation."""
+
+    break_glass: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Operators:
+    """Operator API over its components."""
+
+    publish: Publish
+    bodies: BodyReader
+    threads: ThreadPool
+    authenticator: OperatorAuthenticator
+    readiness: health.Readiness
+    metrics: Metrics
+    status_api: StatusApi
+    policy: ReloadedPolicy
+    sessions: SessionsApi
+    approvals: Approvals
+    anchors: Callable[[], list[Anchor]] = list
+
+    def app(self, guard: Guard) -> Starlette:
+        """Return the ASGI application."""
+
+        def route(path: str, method: str, handler: Handler, seconds: float = REQUEST_SECONDS) -> Route:
+            endpoint = guard(self.authenticator.before(handler), seconds)
+            return Route(f"{ROOT}/{path}", endpoint, methods=[method])
+
+        audit_api = AuditApi(self.threads, self.anchors)
+        revocations_api = RevocationsApi(self.threads, self.bodies, self.approvals)
+        proposals_api = ProposalsApi(self.approvals, self.threads, self.bodies)
+        return application(
+            [
+                route("workers", "GET", self._list_workers),
+                *(
+                    route(f"workers/{{worker}}/{command.name}", "POST", self._command(command))
+                    for command in worker_commands.COMMANDS.values()
+                ),
+                route("tokens", "GET", self._list_tokens),
+                route("tokens", "POST", self._create_token),
+                route("tokens/{token}", "DELETE", self._revoke_token),
+                route("dags/{bundle}", "PUT", self._push, PUSH_ANSWER_SECONDS),
+                route("metrics", "GET", self._metrics),
+                route("status", "GET", self.status_api.status),
+                route("timeline", "GET", self.status_api.timeline),
+                route("policy", "GET", self._policy),
+                route("policy", "PUT", proposals_api.change_policy),
+                route("proposals", "GET", proposals_api.listing),
+                route("proposals/{proposal}", "GET", proposals_api.show),
+                route("proposals/{proposal}/approve", "POST", proposals_api.decision("approve")),
+                route("proposals/{proposal}/refuse", "POST", proposals_api.decision("refuse")),
+                route("proposals/{proposal}/collect", "POST", proposals_api.decision("collect")),
+                route("revocations", "GET", revocations_api.listing),
+                route("revocations", "POST", revocations_api.add),
+                route("revocations", "DELETE", revocations_api.remove),
+                route("audit", "GET", audit_api.rows),
+                route("audit/chain", "GET", audit_api.chain),
+                route("audit/anchors", "GET", audit_api.last_anchors),
+                # Without a token: an operator who signs in has none yet.
+                Route(f"{ROOT}/sessions", guard(self.sessions.describe), methods=["GET"]),
+                Route(f"{ROOT}/sessions", guard(self.sessions.create, SIGN_IN_SECONDS), methods=["POST"]),
+                *health.routes(self.readiness),
+            ]
+        )
+
+    async def _list_workers(self, request: Request) -> Response:
+        def listing(session: Any, operator: Operator) -> Any:
+            if not operator.scopes.mention("workers:read"):
+                operator.require("workers:read")
+            platform, now = self.status_api.platform, clock.now(session)
+            seen = [row for row in workers.list_all(session) if _sees(operator, row)]
+            return {
+                "workers": [
+                    documents.worker(row) | _standing(observed.view(row, platform, now)) for row in seen
+                ]
+            }
+
+        return await self._answer(request, listing)
+
+    async def _policy(self, request: Request) -> Response:
+        def read(_session: Any, operator: Operator) -> Any:
+            operator.require("policy:read")
+            rules = self.policy.rules
+            return {
+                "file": rules.source if rules else None,
+                "digest": rules.digest if rules else None,
+                "rules": [rule.model_dump() for rule in rules.rules] if rules else [],
+            }
+
+        return await self._answer(request, read)
+
+    async def _metrics(self, request: Request) -> Response:
+        def allowed(_session: Any, operator: Operator) -> Any:
+            operator.require("metrics:read")
+            return {}
+
+        await self._answer(request, allowed)
+        return Response(self.metrics.render(), media_type=CONTENT_TYPE)
+
+    def _command(self, command: WorkerCommand) -> Handler:
+        async def handle(request: Request) -> Response:
+            async with self.bodies.read(request, SMALL_BODY) as body:
+                given = requests.parse(body or b"{}", Comment)
+            asked = {
+                "worker": request.path_params["worker"],
+                "command": command.name,
+                "comment": given.comment,
+            }
+
+            def change(session: Any, operator: Operator) -> Any:
+                if command is not worker_commands.REVOKE:
+                    return actions.command(session, operator, asked)
+                return self.approvals.perform(
+                    session, operator, "worker.revoke", asked, break_glass=given.break_glass
+                )
+
+            return await self._answer(request, change)
+
+        return handle
+
+    async def _list_tokens(self, request: Request) -> Response:
+        def listing(session: Any, operator: Operator) -> Any:
+            if not operator.scopes.mention("tokens:read"):
+                operator.require("tokens:read")
+            rows = tokens.list_all(session)
+            return {
+                "tokens": [
+                    documents.token(row) for row in rows if operator.scopes.allow("tokens:read", row.owner)
+                ]
+            }
+
+        return await self._answer(request, listing)
+
+    async def _create_token(self, request: Request) -> Response:
+        wanted = (await self.bodies.parse(request, NewToken, SMALL_BODY)).token
+        asked = wanted.model_dump(mode="json")
+
+        def create(session: Any, operator: Operator) -> Any:
+            if isinstance(wanted, NewJoinToken):
+                _require_place(operator, wanted, self.status_api.platform.catalogue)
+            return self.approvals.perform(session, operator, "token.create", asked)
+
+        return await self._answer(request, create)
+
+    async def _revoke_token(self, request: Request) -> Response:
+        asked = {"token": request.path_params["token"]}
+        given = operator_endpoint.query(request, TokenRevocation)
+
+        def revoke(session: Any, operator: Operator) -> Any:
+            return self.approvals.perform(
+                session, operator, "token.revoke", asked, break_glass=given.break_glass
+            )
+
+        return await self._answer(request, revoke)
+
+    async def _push(self, request: Request) -> Response:
+        bundle = request.path_params["bundle"]
+        if not _BUNDLE.fullmatch(bundle):
+            raise Refused(
+                400,
+                RefusalReason.MALFORMED,
+                f"{bundle[:64]!r} is not a bundle name; expected {_BUNDLE.pattern}",
+            )
+        operator = await self.threads.run(_may_push, request, bundle)
+        async with self.bodies.read(request, PUSH_BODY) as archive:
+            accepted = await self._published(bundle, archive, operator)
+        await self.threads.run(_record_push, operator, bundle, accepted.version)
+        return JSONResponse({"bundle": bundle, **asdict(accepted)})
+
+    async def _published(self, bundle: str, archive: bytes, operator: Operator) -> Accepted:
+        try:
+            return await self.threads.run(self.publish, bundle, archive, operator.actor)
+        except BundleError as error:
+            if error.transient:
+                raise Unavailable(str(error)) from error
+            raise Refused(422, RefusalReason.MALFORMED, str(error)) from error
+
+    async def _answer(self, request: Request, work: Callable[[Any, Operator], Any]) -> Response:
+        return await operator_endpoint.answer(self.threads, request, work)
+
+
+def _may_push(request: Request, bundle: str) -> Operator:
+    with unit() as work:
+        operator = authenticate_operator(work.session, request.scope)
+    operator.require("dags:push", bundle)
+    return operator
+
+
+def _record_push(operator: Operator, bundle: str, digest: str) -> None:
+    with unit() as work:
+        audit_events.record(
+            work.session,
+            "dags.pushed",
+            "changed",
+            operator.actor,
+            address=operator.address,
+            rule="scope dags:push",
+            token=operator.token_id,
+            bundle=bundle,
+            version=digest,
+        )
+
+
+def _require_place(operator: Operator, wanted: NewJoinToken, catalogue: Catalogue) -> None:
+    """Raise `Refused` for a join token with which no worker could join."""
+    operator.require("tokens:create", "join", region=wanted.region, pool=wanted.pool)
+    if fault := catalogue.lacks(wanted.region, wanted.pool):
+        raise Refused(400, RefusalReason.MALFORMED, f"no worker could join with this token: {fault}")
+
+
+def _sees(operator: Operator, row: WorkerRow) -> bool:
+    return operator.scopes.allow("workers:read", row.id, region=row.region, pool=row.pool)
+
+
+def _standing(seen: observed.WorkerView) -> dict[str, Any]:
+    return {"standing": str(seen.standing), "why": seen.why, "verdict": str(seen.verdict)}

@@ -1,0 +1,1 @@
+"""Audit rows that the gateway writes, and the sealer that chains them."""

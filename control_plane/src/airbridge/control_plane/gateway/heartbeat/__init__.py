@@ -1,0 +1,1 @@
+"""Heartbeats of workers, one at a time and in batches."""

@@ -1,0 +1,1 @@
+"""Network layer of the gateway: TLS, HTTP, connection and rate limits, thread pools."""

@@ -1,0 +1,68 @@
+"""Thread pools of the gateway, one for each kind of request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final, Self
+
+from airbridge.control_plane.gateway.net.thread_pools import ThreadPool
+from airbridge.control_plane.identity.iam import STS_AT_ONCE
+
+HEARTBEAT_THREADS: Final = 2
+ENROLMENT_THREADS: Final = 2
+OPERATOR_THREADS: Final = 2
+SIGN_IN_THREADS: Final = 1
+PARSING_THREADS: Final = 2
+WAITING_PER_THREAD: Final = 32
+WAITING_HEARTBEATS: Final = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadPools:
+    """Thread pools of the gateway. Each kind of request has its own, so that none can starve another."""
+
+    work: ThreadPool
+    batches: ThreadPool
+    heartbeats: ThreadPool
+    #: Of callers without a certificate; renewals are work.
+    enrolments: ThreadPool
+    joins: ThreadPool
+    operators: ThreadPool
+    operator_tokens: ThreadPool
+    #: Of anonymous callers, operators without a session among them.
+    sign_ins: ThreadPool
+    parsing: ThreadPool
+    health: ThreadPool
+
+    @classmethod
+    def of(cls, work_threads: int) -> Self:
+        """Return the pools, with so many threads for work."""
+        return cls(
+            work=_pool("work", work_threads),
+            # One thread: a second batch would wait for the first one's rows.
+            batches=ThreadPool("heartbeat-batches", threads=1, requests=WAITING_HEARTBEATS),
+            heartbeats=ThreadPool("heartbeats", threads=HEARTBEAT_THREADS, requests=WAITING_HEARTBEATS),
+            enrolments=_pool("enrolments", ENROLMENT_THREADS),
+            joins=_pool("joins", STS_AT_ONCE),
+            operators=_pool("operators", OPERATOR_THREADS),
+            operator_tokens=_pool("operator-tokens", 1),
+            sign_ins=_pool("sign-ins", SIGN_IN_THREADS),
+            parsing=_pool("parsing", PARSING_THREADS),
+            # One check at a time for each listener, see `Readiness`.
+            health=ThreadPool("health", threads=1, requests=2),
+        )
+
+    @property
+    def database_connections(self) -> int:
+        """Most database connections that the pools' threads use at once. Parsing and verifying joins need none."""
+        pools = (self.work, self.batches, self.heartbeats, self.enrolments, self.operators)
+        return sum(pool.threads for pool in (*pools, self.operator_tokens, self.sign_ins, self.health))
+
+    def close(self) -> None:
+        """Shut all of them down."""
+        for each in fields(self):
+            getattr(self, each.name).close()
+
+
+def _pool(name: str, threads: int) -> ThreadPool:
+    return ThreadPool(name, threads=threads, requests=threads * WAITING_PER_THREAD)

@@ -1,0 +1,1 @@
+"""Work items in the gateway: claims, exchanges, releases, fencing."""

@@ -1,0 +1,1 @@
+"""Processes of a local platform: start, supervision, restart, stop."""

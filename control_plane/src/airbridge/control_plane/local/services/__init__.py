@@ -1,0 +1,1 @@
+"""Services of a local platform: Postgres, Airflow, and the AWS emulator."""

@@ -1,0 +1,1 @@
+"""Alarms, panels and dashboards from one definition, and metrics for CloudWatch."""

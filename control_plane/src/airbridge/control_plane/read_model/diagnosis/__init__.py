@@ -1,0 +1,1 @@
+"""Diagnosis of tasks that are not running."""

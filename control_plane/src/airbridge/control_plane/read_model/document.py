@@ -1,0 +1,70 @@
+"""JSON documents of the read model, for the operator API and ``--json``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from airbridge.control_plane.read_model import overview, tasks, workers
+from airbridge.control_plane.read_model.diagnosis import causes
+from airbridge.control_plane.read_model.history.timeline import Step
+from airbridge.control_plane.read_model.paging import LARGEST, PageRequest
+from airbridge.control_plane.read_model.platform import Platform
+from airbridge.control_plane.read_model.regions import PoolView, RegionView
+
+
+def plain(value: Any) -> Any:
+    """Return a value of the read model as JSON types. Times are ISO 8601 in UTC."""
+    if is_dataclass(value) and not isinstance(value, type):
+        reported = {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return reported | {name: plain(getattr(value, name)) for name in _COMPUTED.get(type(value), ())}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, StrEnum):
+        return str(value)
+    if isinstance(value, Counter | Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, tuple | list | set | frozenset):
+        return [plain(each) for each in value]
+    return value
+
+
+_COMPUTED: Mapping[type, tuple[str, ...]] = {
+    PoolView: ("waiting", "alive", "backlog_per_slot"),
+    RegionView: ("waiting", "running", "slots", "slots_used", "alive", "settled", "oldest_waiting_since"),
+    Step: ("seconds",),
+}
+
+
+def status(session: Any, platform: Platform) -> dict[str, Any]:
+    """Return the platform's status: scheduler, gateways, regions, and the first `LARGEST` workers."""
+    listed = workers.listing(session, platform, page=PageRequest(1, LARGEST))
+    return {
+        **plain(overview.take(session, platform)),
+        "workers": plain(listed.rows),
+        "workers_total": listed.total,
+    }
+
+
+def timeline(session: Any, platform: Platform, task: tasks.TaskView) -> dict[str, Any]:
+    """Return a task's timeline and the cause."""
+    line, cause = causes.of_task(session, platform, task)
+    return {
+        "task": task.name,
+        "dag_id": task.dag_id,
+        "run_id": task.run_id,
+        "task_id": task.task_id,
+        "map_index": task.map_index,
+        "state": task.current.state,
+        "trace_id": line.trace_id,
+        "cause": plain(cause) | {"trouble": cause.trouble},
+        "items": plain(line.items),
+        "steps": plain(line.steps),
+        "skews": plain(line.skews),
+        "complete": line.complete,
+        "now": plain(line.now),
+    }

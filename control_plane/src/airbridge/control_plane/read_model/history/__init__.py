@@ -1,0 +1,1 @@
+"""History: timelines, events and the audit log."""

@@ -1,0 +1,96 @@
+"""Sentences for events, by their stable names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from airbridge.control_plane.read_model.diagnosis.cause import count
+
+_SENTENCES: Final[Mapping[str, str]] = {
+    # events of the control plane
+    "item.placed": "placed in {pool}@{region}: {why}",
+    "item.unplaceable": "could not be placed: {reason}",
+    "item.sent": "sent to the queue of {region}",
+    "item.unsent": "could not be sent: {reason}",
+    "item.rerouted": "moved to {region}: {reason}",
+    "item.cancelled": "cancelled: {reason}",
+    "item.lost": "fenced off: {reason}",
+    "item.released": "given back by {worker}: {why}",
+    "item.settled": "settled: {outcome}{reason}",
+    "enrol.refused": "{worker} on {runs} was refused an identity: {why}",
+    "claim.granted": "granted to {worker}",
+    "claim.refused": "refused to {worker}: {reason} ({why})",
+    "call.denied": "denied: {method} {path} ({why})",
+    "write.refused": "refused: {method} {path} ({why})",
+    "exchange.refused": "{reports} of {worker}, late, refused: {reason}",
+    "exchange.applied": "{reports} of the task applied",
+    # events of the edge
+    "message.received": "received from the queue by {worker}",
+    "message.rejected": "message rejected by {worker}: {reason} ({why})",
+    "message.claimed": "claimed by {worker}, grant journalled",
+    "bundle.fetched": "DAG code {bundle} fetched by {worker}",
+    "bundle.failing": "DAG code {bundle} cannot be fetched by {worker}: {why}",
+    "task.forked": "process started on {worker}",
+    "task.ended": "process ended on {worker} ({exception})",
+    "task.stopping": "being stopped on {worker}: {reason} ({why})",
+    "task.failed": "failed by {worker}: {why}",
+    "report.delivered": "{reports} delivered by {worker}",
+    "report.refused": "reports of {worker} refused: {reason}",
+    "link.cut": "{worker} lost its connection to the gateway",
+    "link.restored": "{worker} is connected again",
+    "queue.failing": "{worker} cannot receive from its queue: {why}",
+    "queue.restored": "{worker} receives from its queue again",
+    "agent.started": "{worker} started",
+    "clock.skewed": "the clock of {worker} is off",
+    "journal.damaged": "the journal of {worker} was damaged: {why}",
+    "write.accepted_locally": "{method} {path} accepted on {worker} during a cut",
+}
+
+_TROUBLES: Final = frozenset(
+    {
+        *("item.unplaceable", "item.unsent", "item.lost", "claim.refused", "call.denied", "exchange.refused"),
+        "write.refused",
+        *("enrol.refused", "message.rejected", "bundle.failing", "task.stopping", "task.failed"),
+        *(
+            "clock.skewed",
+            "journal.damaged",
+            "report.refused",
+            "link.cut",
+            "queue.failing",
+            "request.refused",
+        ),
+    }
+)
+
+# Events that have a sentence.
+NAMES: Final = frozenset(_SENTENCES)
+
+
+class _Blanks(dict[str, Any]):
+    """Mapping that renders missing details as empty."""
+
+    def __missing__(self, key: str) -> str:
+        return ""
+
+
+def of(event: str, detail: Mapping[str, Any], region: str | None = None, worker: str | None = None) -> str:
+    """Return an event as a sentence without its subject; an event without a sentence is shown by its name."""
+    sentence = _SENTENCES.get(event)
+    if sentence is None:
+        return event.replace(".", " ").replace("_", " ")
+    words = {key: value for key, value in detail.items() if value is not None}
+    if event == "item.settled" and words.get("reason"):
+        reported = words["reason"]
+        words["reason"] = "" if reported == words.get("outcome") else f" ({reported})"
+    if "records" in words:
+        words["reports"] = count(words["records"], "report")
+    filled = sentence.format_map(_Blanks(words | {"region": region or "", "worker": worker or "a worker"}))
+    return filled.replace(" ()", "").rstrip(": ")
+
+
+def is_trouble(event: str, detail: Mapping[str, Any]) -> bool:
+    """Return whether an event is a refusal, a failure or a loss."""
+    if event == "item.settled":
+        return detail.get("outcome") in {"failed", "lost", "unplaceable"} or detail.get("reason") == "failed"
+    return event in _TROUBLES

@@ -1,0 +1,55 @@
+"""Throughput: work items that ended per minute and region, over the last hour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Integer, cast, func, select
+
+from airbridge.executor.ledger import clock
+from airbridge.executor.ledger.models import WorkItemRow
+
+MINUTE = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Items per minute. Each region has one count per minute; the last one is the last complete minute."""
+
+    minutes: tuple[datetime, ...]
+    regions: Mapping[str, tuple[int, ...]]
+
+    @property
+    def total(self) -> int:
+        """Number of items that ended in all these minutes."""
+        return sum(map(sum, self.regions.values()))
+
+
+def series(session: Any, minutes: int = 60) -> Throughput:
+    """Return the counts of the last complete minutes."""
+    end = clock.now(session).replace(second=0, microsecond=0)
+    start = end - timedelta(minutes=minutes)
+    first = int(start.timestamp()) // MINUTE
+    minute = _minute(session, WorkItemRow.settled_at)
+    query = (
+        select(WorkItemRow.region, minute, func.count())
+        .where(WorkItemRow.settled_at >= start, WorkItemRow.settled_at < end)
+        .group_by(WorkItemRow.region, minute)
+    )
+    counts: dict[str, list[int]] = {}
+    for region, at, count in session.execute(query):
+        counts.setdefault(region, [0] * minutes)[int(at) - first] = count
+    return Throughput(
+        minutes=tuple(datetime.fromtimestamp((first + number) * MINUTE, UTC) for number in range(minutes)),
+        regions={region: tuple(counts[region]) for region in sorted(counts)},
+    )
+
+
+def _minute(session: Any, column: Any) -> Any:
+    """Return the SQL expression of a time in whole minutes since the epoch, for the session's database."""
+    if session.get_bind().dialect.name == "postgresql":
+        return cast(func.floor(func.extract("epoch", column) / MINUTE), Integer)
+    return cast(func.strftime("%s", column), Integer) / MINUTE

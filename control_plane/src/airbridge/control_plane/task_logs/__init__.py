@@ -1,0 +1,1 @@
+"""Task logs in the control plane: reader, Airflow handler, logging configuration."""

@@ -1,0 +1,1 @@
+"""AWS clients: queues, object stores, and signing by AWS's clock."""

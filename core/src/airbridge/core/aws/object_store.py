@@ -1,0 +1,327 @@
+"""The object store: one bucket, seen as named, immutable-by-convention objects.
+
+`S3Store` uses S3 or an emulator of it; `MemoryStore` is a full twin for tests. Both pass
+`tests/contract/test_store.py`. Free of Airflow, so that the edge worker may use it.
+
+Errors are `StoreError`, whose `transient` answers "may this be retried?"; a missing object is
+`ObjectNotFound`, a lost race of a conditional write `PreconditionFailed`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from airbridge.core.aws.clock_skew import correct_clock_skew
+from airbridge.core.exceptions import ObjectNotFound, PreconditionFailed, StoreError
+
+CHUNK_BYTES = 1024 * 1024
+# The most keys S3 takes in one DeleteObjects call.
+DELETE_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object's name and size; `etag` names its content and serves conditional writes."""
+
+    key: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object's whole content, with the `etag` it was read under."""
+
+    data: bytes
+    etag: str
+
+
+class ObjectStore(Protocol):
+    """One bucket. Every method raises `StoreError` when the store cannot be reached or refuses."""
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name."""
+        ...
+
+    def get(self, key: str) -> StoredObject:
+        """Return the whole object. Raises `ObjectNotFound`."""
+        ...
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """The object's content in pieces of at most `CHUNK_BYTES`; raises `ObjectNotFound` at the first."""
+        ...
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Return the object's name, size and etag; None if it does not exist."""
+        ...
+
+    def put(self, key: str, data: bytes, *, if_match: str | None = None, if_absent: bool = False) -> str:
+        """Write the object and return its new etag.
+
+        With `if_match` only if its etag is still that one, with `if_absent` only if there is none;
+        raises `PreconditionFailed` otherwise.
+        """
+        ...
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Write a file's content, however large."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """The objects whose key begins with `prefix`, in the order of their keys."""
+        ...
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; those that do not exist are no error."""
+        ...
+
+
+def connect(
+    region: str,
+    bucket: str,
+    *,
+    endpoint_url: str | None = None,
+    connect_seconds: float = 3.0,
+    read_seconds: float = 20.0,
+    attempts: int = 3,
+) -> S3Store:
+    """The bucket `bucket` of `region`. Nothing is sent yet; credentials come from boto3's default chain."""
+    import boto3  # slow to import, and not every process that imports this module opens a store
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=connect_seconds,
+        read_timeout=read_seconds,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        # Emulators have no DNS names for buckets.
+        s3={"addressing_style": "path"} if endpoint_url else None,
+    )
+    session = boto3.session.Session(region_name=region)
+    return S3Store(correct_clock_skew(session.client("s3", endpoint_url=endpoint_url, config=config)), bucket)
+
+
+class S3Store:
+    """A bucket on S3, or on an emulator of it, over a boto3 client."""
+
+    def __init__(self, client: Any, bucket: str) -> None:
+        self._client = client
+        self._bucket = bucket
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name."""
+        return self._bucket
+
+    def get(self, key: str) -> StoredObject:
+        """See `ObjectStore.get`."""
+        with self._errors("read", key):
+            answer = self._client.get_object(Bucket=self._bucket, Key=key)
+            return StoredObject(answer["Body"].read(), answer["ETag"])
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """See `ObjectStore.stream`."""
+        with self._errors("read", key):
+            body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
+            try:
+                yield from body.iter_chunks(CHUNK_BYTES)
+            finally:
+                body.close()
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """See `ObjectStore.head`."""
+        # By listing: for a missing object S3 answers 403 to a role without s3:ListBucket, see `_missing`.
+        with self._errors("look up", key):
+            answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1)
+        # If the key does not exist, the first one with its prefix is a longer one.
+        for found in answer.get("Contents", ()):
+            if found["Key"] == key:
+                return ObjectInfo(key, found["Size"], found["ETag"])
+        return None
+
+    def _missing(self, key: str) -> bool:
+        """Return whether a refused read was for an object that is not there.
+
+        S3 answers 403, not 404, for a missing object to a role that may not list the bucket, or may only list under a prefix.
+        """
+        try:
+            return self.head(key) is None
+        except StoreError:
+            return False
+
+    def put(self, key: str, data: bytes, *, if_match: str | None = None, if_absent: bool = False) -> str:
+        """See `ObjectStore.put`."""
+        condition: dict[str, str] = {}
+        if if_match is not None:
+            condition["IfMatch"] = if_match
+        if if_absent:
+            condition["IfNoneMatch"] = "*"
+        with self._errors("write", key):
+            answer = self._client.put_object(Bucket=self._bucket, Key=key, Body=data, **condition)
+        etag: str = answer["ETag"]
+        return etag
+
+    def put_file(self, key: str, path: Path) -> None:
+        """See `ObjectStore.put_file`."""
+        with self._errors("write", key):
+            self._client.upload_file(str(path), self._bucket, key)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `ObjectStore.list`."""
+        with self._errors("list", prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+            for page in pages:
+                for found in page.get("Contents", ()):
+                    yield ObjectInfo(found["Key"], found["Size"], found["ETag"])
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See `ObjectStore.delete`."""
+        pending = list(keys)
+        for start in range(0, len(pending), DELETE_BATCH):
+            batch = pending[start : start + DELETE_BATCH]
+            with self._errors("delete", batch[0]):
+                answer = self._client.delete_objects(
+                    Bucket=self._bucket,
+                    Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True},
+                )
+            for refused in answer.get("Errors", ()):
+                raise StoreError(
+                    f"s3://{self._bucket}/{refused['Key']} cannot be deleted: {refused['Message']}",
+                    transient=refused["Code"] in _TRANSIENT_CODES,
+                )
+
+    @contextmanager
+    def _errors(self, verb: str, key: str) -> Iterator[None]:
+        from boto3.exceptions import S3UploadFailedError
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.exceptions import ConnectionError as BotoConnectionError
+
+        name = f"s3://{self._bucket}/{key}"
+        try:
+            yield
+        except ClientError as error:
+            if verb == "read" and _code(error) in _DENIED_CODES and self._missing(key):
+                raise ObjectNotFound(f"{name} does not exist") from error
+            raise _client_error(error, f"cannot {verb} {name}", name) from error
+        except (HTTPClientError, BotoConnectionError, S3UploadFailedError) as error:
+            raise StoreError(f"cannot {verb} {name}: {error}", transient=True) from error
+        except (BotoCoreError, OSError) as error:
+            raise StoreError(f"cannot {verb} {name}: {error}", transient=False) from error
+
+
+_MISSING_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
+_DENIED_CODES = frozenset({"AccessDenied", "403", "Forbidden"})
+_LOST_RACE_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412"})
+_TRANSIENT_CODES = frozenset(
+    {
+        "InternalError",
+        "RequestTimeout",
+        "RequestTimeTooSkewed",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "ExpiredToken",
+    }
+)
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _client_error(error: Any, what: str, name: str) -> StoreError:
+    code = _code(error)
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in _MISSING_CODES:
+        return ObjectNotFound(f"{name} does not exist")
+    if code in _LOST_RACE_CODES:
+        return PreconditionFailed(f"{name} was changed by another writer")
+    return StoreError(f"{what}: {error}", transient=code in _TRANSIENT_CODES or status >= 500)
+
+
+@dataclass
+class MemoryStore:
+    """A bucket in memory: a full implementation, for tests and for trying things out. Safe between threads.
+
+    `unreachable` plays a region that cannot be reached: every call then fails as a transient error.
+    """
+
+    bucket: str = "memory"
+    unreachable: bool = False
+    _objects: dict[str, bytes] = field(default_factory=dict, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    def get(self, key: str) -> StoredObject:
+        """See `ObjectStore.get`."""
+        with self._open():
+            if key not in self._objects:
+                raise ObjectNotFound(f"memory://{self.bucket}/{key} does not exist")
+            data = self._objects[key]
+        return StoredObject(data, _etag(data))
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """See `ObjectStore.stream`."""
+        data = self.get(key).data
+        for start in range(0, len(data), CHUNK_BYTES):
+            yield data[start : start + CHUNK_BYTES]
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """See `ObjectStore.head`."""
+        with self._open():
+            data = self._objects.get(key)
+        return None if data is None else ObjectInfo(key, len(data), _etag(data))
+
+    def put(self, key: str, data: bytes, *, if_match: str | None = None, if_absent: bool = False) -> str:
+        """See `ObjectStore.put`."""
+        with self._open():
+            present = self._objects.get(key)
+            raced = if_absent and present is not None
+            if if_match is not None:
+                if present is None:
+                    raise ObjectNotFound(f"memory://{self.bucket}/{key} does not exist")
+                raced = raced or _etag(present) != if_match
+            if raced:
+                raise PreconditionFailed(f"memory://{self.bucket}/{key} was changed by another writer")
+            self._objects[key] = bytes(data)
+        return _etag(data)
+
+    def put_file(self, key: str, path: Path) -> None:
+        """See `ObjectStore.put_file`."""
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise StoreError(
+                f"cannot write memory://{self.bucket}/{key}: {error}", transient=False
+            ) from error
+        self.put(key, data)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `ObjectStore.list`."""
+        with self._open():
+            found = [(key, data) for key, data in sorted(self._objects.items()) if key.startswith(prefix)]
+        yield from (ObjectInfo(key, len(data), _etag(data)) for key, data in found)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See `ObjectStore.delete`."""
+        with self._open():
+            for key in keys:
+                self._objects.pop(key, None)
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        if self.unreachable:
+            raise StoreError(f"memory://{self.bucket} cannot be reached", transient=True)
+        with self._lock:
+            yield
+
+
+def _etag(data: bytes) -> str:
+    # As S3 makes it for an object of a single part, quotes included.
+    return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'

@@ -1,0 +1,1 @@
+"""DAG code as archives named by the digest of their content."""

@@ -1,0 +1,149 @@
+"""Hints that a DAG author can give for a task: ``executor_config={"airbridge": {...}}``, and `near`, which builds it.
+
+DAG files import this on the worker too, so it imports nothing of regions, settings or Airflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from airbridge.core.exceptions import PlacementError
+
+KEY = "airbridge"
+REGION_SCHEME = "region:"
+
+
+def _hint(value: str) -> str:
+    if value.startswith(REGION_SCHEME):
+        if value == REGION_SCHEME:
+            raise ValueError("names no region; write region:NAME")
+        return value
+    parts = urlsplit(value)
+    if not parts.scheme or not parts.netloc:
+        raise ValueError("must be data, such as s3://bucket/prefix, or region:NAME")
+    return value
+
+
+def _queue(value: str) -> str:
+    return value.removeprefix(REGION_SCHEME)
+
+
+def _sequence(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(f"must be a list; write [{value!r}]")
+    return value
+
+
+NearHints = Annotated[tuple[Annotated[str, AfterValidator(_hint)], ...], BeforeValidator(_sequence)]
+Queues = Annotated[tuple[Annotated[str, AfterValidator(_queue)], ...], BeforeValidator(_sequence)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Hints(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Disconnect(_Hints):
+    """Policy for a cut, in seconds; a field that is left out has the deployment's value."""
+
+    lost_after: Seconds | None = None
+    stop_after: Seconds | None = None
+    replace: bool | None = None
+
+
+class Hints(_Hints):
+    """Hints of one task."""
+
+    near: NearHints = ()
+    pool: str | None = None
+    fallback: Queues = ()
+    fallback_after: Seconds | None = None
+    warm: bool | None = None
+    disconnect: Disconnect = Disconnect()
+
+    @classmethod
+    def read(cls, executor_config: Mapping[str, Any] | None) -> Self:
+        """Read the hints of a task. Raises `PlacementError` that names the hint and what would be right."""
+        given = (executor_config or {}).get(KEY)
+        if given is None:
+            return cls()
+        if not isinstance(given, Mapping):
+            raise PlacementError(
+                f"executor_config[{KEY!r}] is {given!r}; it must be a mapping, as airbridge.core.near() makes it"
+            )
+        try:
+            return cls.model_validate(dict(given))
+        except ValidationError as error:
+            raise PlacementError(_explain(error)) from error
+
+
+def near(
+    *where: str,
+    pool: str | None = None,
+    fallback: Sequence[str] = (),
+    fallback_after: float | None = None,
+    warm: bool | None = None,
+    lost_after: float | None = None,
+    stop_after: float | None = None,
+    replace: bool | None = None,
+) -> dict[str, Any]:
+    """Return an ``executor_config`` that places a task near its data.
+
+    :param where: data (``s3://bucket/prefix``) or regions (``region:eu-west-1``); earlier ones weigh more
+    :param pool: which pool of the region; its ``default`` pool if left out
+    :param fallback: ``region`` or ``pool@region`` to go to, in order, when no worker takes the task
+    :param fallback_after: seconds to wait before each fallback
+    :param warm: false starts the task from a process that has not parsed its DAG file
+    :param lost_after: seconds without the worker's heartbeat after which the attempt is fenced and failed
+    :param stop_after: seconds a cut may last before the worker stops the task itself
+    :param replace: false lets no lost attempt be retried
+    :raises ValueError: a hint is malformed; the message names what would be right
+
+    ::
+
+        @task(executor_config=near("s3://sensors/2026", fallback=["us-east-1"], fallback_after=120))
+        def summarise(): ...
+    """
+    disconnect = _given(lost_after=lost_after, stop_after=stop_after, replace=replace)
+    hints = _given(
+        near=list(where) or None,
+        pool=pool,
+        fallback=fallback if isinstance(fallback, str) else (list(fallback) or None),
+        fallback_after=fallback_after,
+        warm=warm,
+        disconnect=disconnect or None,
+    )
+    config = {KEY: hints}
+    try:
+        Hints.read(config)
+    except PlacementError as error:
+        raise ValueError(str(error)) from error
+    return config
+
+
+def suggestion(wrong: str, what: str, known: Iterable[str]) -> str:
+    """Return the end of an error: ``; did you mean 'x'? Known regions: x, y``, or without the question."""
+    names = list(known)
+    close = get_close_matches(wrong, names, n=1, cutoff=0.5)
+    question = f"; did you mean {close[0]!r}? " if close else "; "
+    return f"{question}{what}: {', '.join(names) or 'none'}"
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = "".join(f"[{step!r}]" for step in (KEY, *first["loc"]))
+    if first["type"] == "extra_forbidden":
+        owner = Disconnect if len(first["loc"]) > 1 else Hints
+        name, known = str(first["loc"][-1]), sorted(owner.model_fields)
+        return f"executor_config{path} is not known{suggestion(name, 'known hints', known)}"
+    what = first["msg"].removeprefix("Value error, ")
+    return f"executor_config{path} is {first['input']!r}: {what[0].lower()}{what[1:]}"

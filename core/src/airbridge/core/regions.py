@@ -1,0 +1,198 @@
+"""The region catalogue: regions, pools, and the location of data. Read from TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from airbridge.core.exceptions import ConfigurationError
+from airbridge.core.hints import suggestion
+from airbridge.core.protocol import Name
+
+DEFAULT_POOL = "default"
+
+T = TypeVar("T")
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        raise ValueError("must be a URL that begins with http:// or https://")
+    return value
+
+
+def _data_uri(value: str) -> str:
+    parts = urlsplit(value)
+    if not parts.scheme or not parts.netloc:
+        raise ValueError("must be a URI such as s3://bucket or s3://bucket/prefix")
+    return value.rstrip("/")
+
+
+Url = Annotated[str, AfterValidator(_http_url)]
+DataUri = Annotated[str, AfterValidator(_data_uri)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+RoleArn = Annotated[
+    str,
+    Field(
+        pattern=r"^arn:aws(-cn|-us-gov)?:iam::[0-9]{12}:role/([\x21-\x7e]{1,512}/)?[A-Za-z0-9+=,.@_-]{1,64}$"
+    ),
+]
+
+
+class Pool(_Entry):
+    """A named group of like workers, and the queue they receive from."""
+
+    name: Name = DEFAULT_POOL
+    queue_url: Url
+    #: Of one worker: what the backlog is measured by while no worker of the pool is alive.
+    slots: int = Field(default=1, ge=1)
+    #: The IAM role of the pool's hosts: a host that proves to AWS that it has this role may join (method
+    #: ``aws_iam``).
+    role_arn: RoleArn | None = None
+
+
+class Region(_Entry):
+    """A place tasks can run."""
+
+    name: Name
+    log_bucket: str = Field(min_length=1)
+    bundle_bucket: str = Field(min_length=1)
+    dead_letter_queue_url: Url | None = None
+    endpoint_url: Url | None = None
+    data: tuple[DataUri, ...] = ()
+    pools: tuple[Pool, ...] = Field(alias="pool", min_length=1)
+
+    def pool(self, name: str) -> Pool | None:
+        """Return a pool by name."""
+        return next((pool for pool in self.pools if pool.name == name), None)
+
+    def holds(self, uri: str) -> int:
+        """Return how many characters of `uri` name data of this region; 0 if it is data of another region."""
+        uri = uri.rstrip("/")
+        return max((len(data) for data in self.data if uri == data or uri.startswith(data + "/")), default=0)
+
+
+class Catalogue(_Entry):
+    """All regions. `read` gives errors that name the file, the entry and what would be right."""
+
+    home_region: Name
+    regions: tuple[Region, ...] = Field(alias="region", min_length=1)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a catalogue file. Raises `ConfigurationError`."""
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise ConfigurationError(
+                f"the region catalogue {path} cannot be read: {error.strerror}; "
+                "[airbridge] regions_file must name a TOML file"
+            ) from error
+        return cls.parse(text, source=str(path))
+
+    @classmethod
+    def parse(cls, text: str, *, source: str = "the region catalogue") -> Self:
+        """Read a catalogue from TOML text. Raises `ConfigurationError`."""
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigurationError(f"{source} is not TOML: {error}") from error
+        try:
+            catalogue = cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigurationError(f"{source}: {_explain(error, data)}") from error
+        for problem in catalogue.problems():
+            raise ConfigurationError(f"{source}: {problem}")
+        return catalogue
+
+    def region(self, name: str) -> Region | None:
+        """Return a region by name."""
+        return next((region for region in self.regions if region.name == name), None)
+
+    def lacks(self, region: str, pool: str) -> str | None:
+        """Return that a region or its pool does not exist, with what does; None if both do."""
+        found = self.region(region)
+        if found is None:
+            return f"there is no region {region!r}{suggestion(region, 'regions', self.names)}"
+        if found.pool(pool) is None:
+            pools = [each.name for each in found.pools]
+            return f"region {region!r} has no pool {pool!r}{suggestion(pool, 'its pools', pools)}"
+        return None
+
+    @property
+    def home(self) -> Region:
+        """Return the home region."""
+        return next(region for region in self.regions if region.name == self.home_region)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all regions, in the order of the file."""
+        return tuple(region.name for region in self.regions)
+
+    def regions_with(self, uri: str) -> tuple[Region, ...]:
+        """Return the regions that hold this data: those with the longest matching prefix; several if it is replicated."""
+        matches = [(region.holds(uri), region) for region in self.regions]
+        best = max(length for length, _ in matches)
+        return tuple(region for length, region in matches if length == best) if best else ()
+
+    def places(self) -> Iterator[tuple[Region, Pool]]:
+        """Yield every pool with its region."""
+        for region in self.regions:
+            for pool in region.pools:
+                yield region, pool
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong between entries that are right by themselves."""
+        if self.region(self.home_region) is None:
+            yield f"home_region is {self.home_region!r}; it must be one of {', '.join(self.names)}"
+        for name in _repeated(self.names):
+            yield f"region {name!r} is there twice; names must differ"
+        for region in self.regions:
+            for name in _repeated(pool.name for pool in region.pools):
+                yield f"region {region.name!r} has pool {name!r} twice; names must differ"
+        # An emulator gives the queues of all its regions one address, and distinguishes them by the signing region.
+        queues = [
+            (region.name if region.endpoint_url else "", pool.queue_url) for region, pool in self.places()
+        ]
+        for _, url in _repeated(queues):
+            yield f"queue {url!r} serves two pools; each pool needs a queue of its own"
+
+
+def _repeated(values: Iterable[T]) -> list[T]:
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def _explain(error: ValidationError, data: dict[str, Any]) -> str:
+    first = error.errors()[0]
+    return f"{_where(first['loc'], data)}: {first['msg']}"
+
+
+def _where(location: tuple[int | str, ...], data: Any) -> str:
+    """Return the location of an entry, by its name where it has one: ``region 'eu-west-1', queue_url``."""
+    words: list[str] = []
+    for step in location:
+        data = _step(data, step)
+        if isinstance(step, int):
+            name = data.get("name") if isinstance(data, dict) else None
+            words[-1] += f" {name!r}" if name else f" number {step + 1}"
+        else:
+            words.append(step)
+    return ", ".join(words)
+
+
+def _step(data: Any, step: int | str) -> Any:
+    try:
+        return data[step]
+    except (KeyError, IndexError, TypeError):
+        return None

@@ -1,0 +1,1 @@
+"""Restrictions that a Linux process places on itself: Landlock, hardening, confinement."""

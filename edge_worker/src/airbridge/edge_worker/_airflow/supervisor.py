@@ -1,0 +1,182 @@
+"""The Task SDK's supervisor of one task, with the execution API proxy in place of the API server."""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, Final
+
+import attrs
+import structlog
+from airflow.configuration import conf
+from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance, TaskInstanceState, TIRunContext
+from airflow.sdk.execution_time import secrets_masker
+from airflow.sdk.execution_time.comms import StartupDetails
+from airflow.sdk.execution_time.supervisor import SERVER_TERMINATED, ActivitySubprocess
+from airflow.sdk.log import logging_processors
+
+from airbridge.core.protocol import exception_name
+from airbridge.edge_worker._airflow.client import ProxyClient
+from airbridge.edge_worker.runner.messages import Job
+from airbridge.edge_worker.runner.proxy_connection import ProxyConnection
+from airbridge.edge_worker.runner.task_handle import RemoteProcess
+
+# Event of `airflow.sdk.execution_time.task_runner.run` with the exception that failed the task.
+_FAILED: Final = "Task failed with exception"
+
+# Byte that a task waits for on its requests socket before it begins.
+GO: Final = b"g"
+
+
+@attrs.define(kw_only=True, slots=False)
+class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publishes no types
+    """The Task SDK's supervisor, of a task that a template has forked.
+
+    It makes no start call and no heartbeats: the gateway has started the task instance, and the lease is its heartbeat.
+    """
+
+    proxy: ProxyConnection
+    remote: RemoteProcess
+    kill_grace_seconds: float
+
+    def begin(self) -> None:
+        """Let the task begin."""
+        with suppress(OSError):  # it has died already, which is found out soon enough
+            self.stdin.sendall(GO)
+
+    def _register_pipe_readers(self, **sockets: Any) -> None:
+        super()._register_pipe_readers(**sockets)
+        for source, handler in (
+            (self.proxy, self.proxy.poll),
+            (self.remote.handle, self.remote.handle.receive),
+            (self.remote.handle.zygote, self.remote.handle.receive_from_zygote),
+        ):
+            self.selector.register(source, selectors.EVENT_READ, (_without_file(handler), self._unregister))
+
+    def _unregister(self, sock: Any) -> None:
+        with suppress(KeyError):
+            self.selector.unregister(sock)
+
+    def _send_heartbeat_if_needed(self) -> None:
+        """Stop the task if the agent has cancelled it; the SDK's loop calls this after every event."""
+        self._last_successful_heartbeat = time.monotonic()
+        if self.proxy.ended is None or self._terminal_state == SERVER_TERMINATED:  # type: ignore[has-type] # untyped base
+            return
+        ended = self.proxy.ended
+        self.process_log.error("The task is being stopped", reason=ended.cancel, detail=ended.detail)
+        self.kill(signal.SIGTERM, escalation_delay=self.kill_grace_seconds, force=True)
+        self.process_log.error("Task killed!")
+        self._terminal_state = SERVER_TERMINATED
+
+    def _upload_logs(self) -> None:
+        """Do nothing: the agent ships the log."""
+
+    @property
+    def killed_by(self) -> int | None:
+        """The signal that ended the task, if one did."""
+        code = self._exit_code
+        return -int(code) if code is not None and code < 0 else None
+
+
+def _without_file(handler: Callable[[], bool]) -> Callable[[object], bool]:
+    return lambda _file: handler()
+
+
+class FailureNote:
+    """Processor of a task's log that keeps the class of the exception that failed the task, and nothing else of it."""
+
+    def __init__(self) -> None:
+        self.exception = ""
+
+    def __call__(self, _logger: Any, _level: str, event: Any) -> Any:
+        """Read a line that the Task SDK logs, or that the task's own code makes look like one; pass it on."""
+        if event.get("event") == _FAILED:
+            self.exception = exception_name(_raised(event.get("error_detail")))
+        return event
+
+
+def _raised(error_detail: Any) -> object:
+    """Return the class's name of the first of a chain of exceptions: the others are its causes."""
+    match error_detail:
+        case [{"exc_type": name}, *_]:
+            return name
+    return None
+
+
+def task_log(file: BinaryIO, note: FailureNote | None = None) -> Any:
+    """Return the logger that writes the task's log: JSON lines, secrets masked. `note` sees each line before."""
+    processors = [*([note] if note else []), *logging_processors(enable_pretty_log=False)[0]]
+    level = logging.getLevelNamesMapping()[conf.get("logging", "logging_level", fallback="INFO").upper()]
+    return structlog.wrap_logger(
+        structlog.BytesLogger(file),
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+        logger_name="task",
+    ).bind()
+
+
+def details_of(job: Job) -> StartupDetails:
+    """Return the Task SDK's startup details of a task."""
+    return StartupDetails.model_construct(
+        ti=TaskInstance.model_validate(job.ti),
+        dag_rel_path=job.source.dag_rel_path,
+        bundle_info=BundleInfo(name=job.source.bundle_name, version=job.source.bundle_version),
+        start_date=job.start_date,
+        ti_context=TIRunContext.model_validate(job.ti_context),
+    )
+
+
+def start_task(
+    job: Job, proxy: ProxyConnection, log: Any, fork: Callable[[list[int]], RemoteProcess]
+) -> SupervisedTask:
+    """Have the template `fork` the task, which waits to `begin`. Raises `NotForkedError`."""
+    pairs = [socket.socketpair() for _ in range(4)]
+    try:
+        remote = fork([theirs.fileno() for _, theirs in pairs])
+    finally:
+        for _, theirs in pairs:
+            theirs.close()
+    requests, stdout, stderr, logs = (ours for ours, _ in pairs)
+    ti = TaskInstance.model_validate(job.ti)
+    task = SupervisedTask(  # type: ignore[call-arg] # of the untyped base
+        id=ti.id,
+        pid=remote.pid,
+        stdin=requests,
+        process=remote,
+        process_log=log,
+        client=ProxyClient(proxy),
+        proxy=proxy,
+        remote=remote,
+        kill_grace_seconds=job.kill_grace_seconds,
+    )
+    task.ti = ti
+    task._register_pipe_readers(requests=requests, stdout=stdout, stderr=stderr, logs=logs)  # noqa: SLF001 - our own
+    return task
+
+
+def secrets_reset() -> Callable[[], None]:
+    """Return a function that resets this process's log masker to its present secrets."""
+    masker = secrets_masker._secrets_masker()  # noqa: SLF001 - the one that all logs are masked with
+    patterns, replacer = frozenset(masker.patterns), masker.replacer
+
+    def forget() -> None:
+        masker.patterns, masker.replacer = set(patterns), replacer
+
+    return forget
+
+
+def report_failed(job: Job, proxy: ProxyConnection) -> None:
+    """Report the task as failed on behalf of a supervisor that can do no more."""
+    ProxyClient(proxy).task_instances.finish(
+        id=TaskInstance.model_validate(job.ti).id,
+        state=TaskInstanceState.FAILED,
+        when=datetime.now(tz=UTC),
+        rendered_map_index=None,
+    )

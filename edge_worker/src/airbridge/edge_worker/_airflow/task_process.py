@@ -1,0 +1,152 @@
+"""The task's own process: the Task SDK's task runner on a file that may be parsed already."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, NoReturn
+
+import structlog
+from airflow.configuration import conf
+from airflow.sdk.api.datamodels._generated import TaskInstanceState
+from airflow.sdk.bases.operator import BaseOperator
+from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
+from airflow.sdk.definitions.mappedoperator import MappedOperator
+from airflow.sdk.execution_time import supervisor, task_runner
+from airflow.sdk.execution_time.comms import CommsDecoder, StartupDetails, ToTask
+from airflow.utils.platform import getuser
+from pydantic import TypeAdapter
+from setproctitle import setproctitle
+
+from airbridge.edge_worker._airflow.masking import mask_output
+from airbridge.edge_worker._airflow.parsing import ParsedFile, SnapshotBundle, parse
+from airbridge.edge_worker._airflow.supervisor import GO, details_of
+from airbridge.edge_worker.runner import access_denied, process
+from airbridge.edge_worker.runner.messages import Job
+
+# Built once: the Task SDK builds it anew, twice, in every task.
+TO_TASK: Final = TypeAdapter(ToTask)
+
+# Exit code of the Task SDK's own fork if not even its last handler could end it.
+_EXIT_WITHOUT_END: Final = 124
+
+
+def run_as_task(
+    fds: Sequence[int], job: Job, parsed: ParsedFile | None, enter_sandbox: Callable[[], None]
+) -> NoReturn:
+    """Run the task in a process that was just forked for it. `fds`: its ends of requests, stdout, stderr and logs.
+
+    `enter_sandbox` is called first; then the process waits for its supervisor's `GO`.
+    """
+    # The SDK's `_fork_main` takes the first three as sockets and the logs as a descriptor.
+    requests, stdout, stderr = (socket.socket(fileno=fd) for fd in fds[:3])
+
+    def target() -> None:
+        enter_sandbox()
+        details = details_of(job)
+        if requests.recv(len(GO)) != GO:
+            sys.exit(1)
+        task_main(job, details, parsed)
+
+    try:
+        supervisor._fork_main(requests, stdout, stderr, fds[3], target)  # noqa: SLF001 - what the SDK's own fork runs
+    except BaseException:  # noqa: BLE001 - the outer edge of the process
+        traceback.print_exc()
+    os._exit(_EXIT_WITHOUT_END)
+
+
+def task_main(job: Job, details: StartupDetails, parsed: ParsedFile | None) -> None:
+    """Run the task, as `task_runner.main` does; what is different is that the file may be parsed already.
+
+    There is no `BundleVersionLock`: the agent keeps the snapshot for as long as the task runs.
+    """
+    log = structlog.get_logger(logger_name="task")
+    comms = CommsDecoder(log=log, body_decoder=TO_TASK, err_decoder=TO_TASK)
+    task_runner.SUPERVISOR_COMMS = comms
+    setproctitle(f"{process.TASK} {details.ti.id}")
+    mask_output()
+    try:
+        run(start(job, details, parsed, log), log)
+    except KeyboardInterrupt:
+        log.exception("Ctrl-c hit")
+        sys.exit(2)
+    except Exception:
+        log.exception("Top level error")
+        sys.exit(1)
+    finally:
+        with suppress(OSError):
+            comms.socket.close()
+
+
+def start(job: Job, details: StartupDetails, parsed: ParsedFile | None, log: Any) -> Any:
+    """Return the runtime task instance, as `task_runner.startup` does."""
+    try:
+        task_runner.get_listener_manager().hook.on_starting(component=task_runner.TaskRunnerMarker())
+    except Exception:
+        log.exception("error calling listener")
+    with _airflow_parsing_context_manager(dag_id=details.ti.dag_id, task_id=details.ti.task_id):
+        task = _find_task(parsed or parse(job.source), details, log)
+    _refuse_impersonation(task, log)
+    ti = task_runner.RuntimeTaskInstance.model_construct(
+        **details.ti.model_dump(exclude_unset=True),
+        task=task,
+        bundle_instance=SnapshotBundle(job.source),
+        _ti_context_from_server=details.ti_context,
+        max_tries=details.ti_context.max_tries,
+        start_date=details.start_date,
+        state=TaskInstanceState.RUNNING,
+    )
+    ti.log_url = _log_url(ti)
+    return ti
+
+
+def _log_url(ti: Any) -> str:
+    """Return the URL of the task's log. Airflow 3.0.4 joins its path to ``[api] base_url`` without a slash."""
+    base, url = (
+        conf.get("api", "base_url", fallback="http://localhost:8080/"),
+        task_runner.get_log_url_from_ti(ti),
+    )
+    return f"{base.rstrip('/')}/{url.removeprefix(base).lstrip('/')}"
+
+
+def run(ti: Any, log: Any) -> None:
+    """Run the task and what follows it: callbacks, listeners, links."""
+    of_task = ti.get_template_context()
+    state, _, error = task_runner.run(ti, of_task, log)
+    of_task["exception"] = error
+    if (denied := access_denied.explain(error)) is not None:
+        log.error(denied)
+    task_runner.finalize(ti, state, of_task, log, error)
+
+
+def _find_task(parsed: ParsedFile, details: StartupDetails, log: Any) -> Any:
+    where = {"bundle": details.bundle_info, "path": details.dag_rel_path, "dag_id": details.ti.dag_id}
+    dag = parsed.dags.get(details.ti.dag_id)
+    if dag is None:
+        log.error("DAG not found during start up", **where, import_errors=dict(parsed.errors))
+        sys.exit(1)
+    task = dag.task_dict.get(details.ti.task_id)
+    if task is None:
+        log.error("Task not found in DAG during start up", **where, task_id=details.ti.task_id)
+        sys.exit(1)
+    if not isinstance(task, BaseOperator | MappedOperator):
+        raise TypeError(
+            f"task {details.ti.task_id} is a {type(task)}; wanted {BaseOperator} or {MappedOperator}"
+        )
+    return task
+
+
+def _refuse_impersonation(task: Any, log: Any) -> None:
+    wanted = getattr(task, "run_as_user", None) or conf.get("core", "default_impersonation", fallback=None)
+    if wanted and wanted != getuser():
+        log.error(
+            "run_as_user is not supported on AirBridge workers: tasks run as the worker's own user. "
+            "Remove run_as_user, or give the task the queue of a pool whose workers run as that user",
+            run_as_user=wanted,
+            worker_user=getuser(),
+        )
+        sys.exit(1)

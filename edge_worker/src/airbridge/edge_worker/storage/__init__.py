@@ -1,0 +1,1 @@
+"""Storage on the worker: DAG code, disk space, task logs."""

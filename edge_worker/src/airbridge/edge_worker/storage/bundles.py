@@ -1,0 +1,197 @@
+"""DAG code on the worker: snapshots and environments fetched once, verified by digest, immutable, least recently used out first."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import structlog
+
+from airbridge.core.aws.object_store import ObjectStore
+from airbridge.core.backoff import Backoff
+from airbridge.core.code import environment, snapshot
+from airbridge.core.exceptions import BundleError, ObjectNotFound, StoreError
+from airbridge.core.protocol import BundleRef
+from airbridge.edge_worker.exceptions import SnapshotError
+from airbridge.edge_worker.work.queue import in_daemon_thread
+
+log = structlog.get_logger(__name__)
+
+# How often a snapshot that is not in the region's bucket is looked for again: it may be on its way there.
+NOT_FOUND_ATTEMPTS: Final = 6
+
+DAMAGED_ATTEMPTS: Final = 3
+
+
+class Bundles:
+    """The cache under `root`. For one event loop; the files may be read by anybody."""
+
+    def __init__(
+        self,
+        root: Path,
+        store: Callable[[], ObjectStore],
+        check: Callable[[BundleRef, str | None], None],
+        *,
+        max_bytes: int,
+        backoff: Callable[[], Backoff],
+    ) -> None:
+        self._root = root
+        self._store = store
+        self._check = check
+        self._max_bytes = max_bytes
+        self._backoff = backoff
+        self._sizes: OrderedDict[Path, int] = OrderedDict()
+        self._pins: Counter[Path] = Counter()
+        self._fetching: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all snapshots."""
+        return sum(self._sizes.values())
+
+    async def open(self) -> None:
+        """Find what an earlier process left, the most recently used last."""
+        found = await asyncio.to_thread(_scan, self._root)
+        self._sizes.update(found)
+
+    def has(self, ref: BundleRef) -> bool:
+        """Return whether the snapshot is here already."""
+        return self._path(ref) in self._sizes
+
+    def _path(self, ref: BundleRef) -> Path:
+        return self._root / quote(ref.name, safe="") / snapshot.hex_of(ref.version)
+
+    @asynccontextmanager
+    async def pinned(
+        self,
+        ref: BundleRef,
+        signature: str | None,
+        failing: Callable[[str], None] = lambda _why: None,
+    ) -> AsyncIterator[Path]:
+        """Yield the snapshot's directory, kept while the block runs. Waits as long as the bucket is out of reach.
+
+        `failing` gets the reason of each failed fetch. Raises `SnapshotError` if the snapshot is missing or fails its digest.
+        """
+
+        def fetch(path: Path) -> None:
+            self._check(ref, signature)
+            snapshot.unpack(_archive(self._store(), ref), ref.version, path)
+
+        async with self._kept(ref, fetch, failing) as path:
+            yield path
+
+    @asynccontextmanager
+    async def environment(
+        self, bundle: str, code: Path, failing: Callable[[str], None] = lambda _why: None
+    ) -> AsyncIterator[Path | None]:
+        """Yield the directory of the packages that an unpacked snapshot needs, or None; kept while the block runs.
+
+        The snapshot is signed and names the environment, which needs no signature of its own. Raises `SnapshotError` as `pinned` does, and
+        if there is none for this worker's Python and machine.
+        """
+        try:
+            version = await asyncio.to_thread(environment.version_of, code)
+        except BundleError as error:
+            raise SnapshotError(f"DAG code {bundle}: {error}") from error
+        if version is None:
+            yield None
+            return
+        ref = BundleRef(name=bundle, version=version)
+
+        def fetch(path: Path) -> None:
+            environment.unpack_environment(_archive(self._store(), ref), version, path)
+
+        async with self._kept(ref, fetch, failing) as path:
+            yield path
+
+    @asynccontextmanager
+    async def _kept(
+        self, ref: BundleRef, fetch: Callable[[Path], None], failing: Callable[[str], None]
+    ) -> AsyncIterator[Path]:
+        """Yield a directory of the cache, kept while the block runs; `fetch` makes it if it is not there."""
+        path = self._path(ref)
+        self._pins[path] += 1
+        try:
+            async with self._fetching[path]:
+                if path not in self._sizes:
+                    await self._fetch_persistently(ref, fetch, path, failing)
+                    self._sizes[path] = await asyncio.to_thread(_size, path)
+            self._sizes.move_to_end(path)
+            await asyncio.to_thread(os.utime, path)
+            yield path
+        finally:
+            self._pins[path] -= 1
+            await self._evict()
+
+    async def _fetch_persistently(
+        self, ref: BundleRef, fetch: Callable[[Path], None], path: Path, failing: Callable[[str], None]
+    ) -> None:
+        backoff = self._backoff()
+        missing = damaged = 0
+        while True:
+            try:
+                await in_daemon_thread(lambda: fetch(path))
+                log.info("bundle.fetched", bundle=ref.name, version=ref.version)
+                return
+            except ObjectNotFound as error:
+                missing += 1
+                reason = f"it is not in the region's bucket: {error}"
+                if missing >= NOT_FOUND_ATTEMPTS:
+                    raise SnapshotError(f"DAG code {ref.name} {ref.version}: {error}") from error
+            except BundleError as error:
+                damaged += 1
+                if damaged >= DAMAGED_ATTEMPTS:
+                    raise SnapshotError(f"DAG code {ref.name} {ref.version}: {error}") from error
+                reason = str(error)
+            except StoreError as error:
+                reason = str(error)
+            failing(reason)
+            pause = backoff.failed()
+            log.warning(
+                "bundle.fetch_failed", version=ref.version, detail=reason, retry_seconds=round(pause, 2)
+            )
+            await asyncio.sleep(pause)
+
+    async def _evict(self) -> None:
+        surplus = self.bytes - self._max_bytes
+        for path in [*self._sizes]:
+            if surplus <= 0:
+                return
+            if self._pins[path] > 0:
+                continue
+            surplus -= self._sizes.pop(path)
+            await asyncio.to_thread(_remove, path)
+            log.info("bundle.evicted", path=str(path))
+
+
+def _archive(store: ObjectStore, ref: BundleRef) -> Iterable[bytes]:
+    return store.stream(f"bundles/{ref.name}/{snapshot.hex_of(ref.version)}.tar.gz")
+
+
+def _scan(root: Path) -> list[tuple[Path, int]]:
+    root.mkdir(parents=True, exist_ok=True)
+    found = [path for path in root.glob("*/*") if path.is_dir()]
+    for path in [path for path in found if path.name.startswith(".")]:
+        shutil.rmtree(path, ignore_errors=True)  # half a fetch, or half an eviction
+        found.remove(path)
+    return [(path, _size(path)) for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+
+
+def _size(path: Path) -> int:
+    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+
+
+def _remove(path: Path) -> None:
+    """Take the directory away at once, then delete it at leisure."""
+    with tempfile.TemporaryDirectory(
+        prefix=".evicted-", dir=path.parent, ignore_cleanup_errors=True
+    ) as scratch:
+        path.rename(Path(scratch, "tree"))

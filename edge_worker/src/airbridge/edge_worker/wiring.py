@@ -1,0 +1,389 @@
+"""Wiring of the worker: the components that a test may replace, and the construction of everything else from them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from airbridge.core.aws.object_store import ObjectStore, connect
+from airbridge.core.backoff import Backoff
+from airbridge.core.protocol import Credentials, RegionSettings, Versions
+from airbridge.core.sandbox import landlock
+from airbridge.edge_worker.clock import Clock, SystemClock
+from airbridge.edge_worker.exceptions import GatewayError, SettingsError
+from airbridge.edge_worker.gateway_client import tls
+from airbridge.edge_worker.gateway_client.client import Gateway
+from airbridge.edge_worker.gateway_client.connectivity import Connectivity
+from airbridge.edge_worker.gateway_client.heartbeat import HeartbeatLoop
+from airbridge.edge_worker.gateway_client.identity import Identity
+from airbridge.edge_worker.gateway_client.join import Join, join_method
+from airbridge.edge_worker.gateway_client.region import StoreMaker, WorkerRegion
+from airbridge.edge_worker.gateway_client.rejoin_key import RejoinKey
+from airbridge.edge_worker.gateway_client.reporter import Reporter
+from airbridge.edge_worker.gateway_client.retry import RetryDecision
+from airbridge.edge_worker.journal.journal import Journal
+from airbridge.edge_worker.lifecycle import Lifecycle
+from airbridge.edge_worker.ops.events import EventLog
+from airbridge.edge_worker.ops.metrics import WorkerMetrics
+from airbridge.edge_worker.ops.versions import installed
+from airbridge.edge_worker.proxy.read_cache import ReadCache
+from airbridge.edge_worker.proxy.recorder import Recorder
+from airbridge.edge_worker.runner.sandbox.task_user import TaskUser
+from airbridge.edge_worker.runner.settings import RunnerSettings
+from airbridge.edge_worker.runner.warm_runner import WarmRunner
+from airbridge.edge_worker.settings import MIB, TaskSandbox, WorkerSettings, environment
+from airbridge.edge_worker.storage.bundles import Bundles
+from airbridge.edge_worker.storage.disk import Disk
+from airbridge.edge_worker.storage.disk_watch import DiskWatch
+from airbridge.edge_worker.storage.logs import LogShipper
+from airbridge.edge_worker.work.attempts import Attempt, Attempts
+from airbridge.edge_worker.work.claimer import Claimer
+from airbridge.edge_worker.work.commands import Commands, refused
+from airbridge.edge_worker.work.deadline import start_before
+from airbridge.edge_worker.work.launcher import Launcher
+from airbridge.edge_worker.work.messages import Messages
+from airbridge.edge_worker.work.poller import Poller
+from airbridge.edge_worker.work.polling import Polling
+from airbridge.edge_worker.work.queue import AsyncQueue, regional_queue
+from airbridge.edge_worker.work.results import Results
+from airbridge.edge_worker.work.task import Runner
+
+
+def regional_store(region: RegionSettings, bucket: str) -> ObjectStore:
+    """Return a bucket of the worker's region."""
+    return connect(region.region, bucket, endpoint_url=region.endpoint_url)
+
+
+@dataclass(frozen=True)
+class WorkerComponents:
+    """Components that differ between a real worker and one under test: clock, randomness, transport, runner."""
+
+    runner: Runner
+    join: Join
+    versions: Versions
+    queue: Callable[[RegionSettings], AsyncQueue] = regional_queue
+    store: StoreMaker = regional_store
+    clock: Clock = field(default_factory=SystemClock)
+    rng: random.Random = field(default_factory=random.SystemRandom)
+
+
+def real_components(settings: WorkerSettings) -> WorkerComponents:
+    """Return the components of a real worker. Raises `SettingsError`."""
+    return WorkerComponents(
+        runner=WarmRunner(runner_settings(settings)),
+        join=join_method(settings),
+        versions=installed(settings.image_digest),
+    )
+
+
+def runner_settings(settings: WorkerSettings) -> RunnerSettings:
+    """Return the runner's part of the worker's settings. Raises `SettingsError`."""
+    return RunnerSettings(
+        airflow_home=settings.airflow_home,
+        worker_name=settings.name,
+        task_env=settings.task_env,
+        task_env_from=settings.task_env_from,
+        agent_env=environment(),
+        max_templates=settings.max_templates,
+        template_memory_bytes=settings.template_memory_mib * MIB,
+        parse_ttl_seconds=settings.parse_ttl_seconds,
+        kill_grace_seconds=settings.task_kill_grace_seconds,
+        hidden=settings.hidden_from_tasks,
+        landlock=_landlock_wanted(settings),
+        task_user=TaskUser.named(settings.task_user) if settings.task_user else None,
+    )
+
+
+def _landlock_wanted(settings: WorkerSettings) -> bool:
+    if settings.task_sandbox is TaskSandbox.REQUIRE and not landlock.abi():
+        raise SettingsError(
+            "task_sandbox is 'require', but this kernel offers no Landlock (Linux 5.13 with landlock in CONFIG_LSM or "
+            "lsm=, and a seccomp profile that lets its system calls through); 'auto' runs tasks without it"
+        )
+    return settings.task_sandbox is not TaskSandbox.OFF
+
+
+@dataclass(frozen=True)
+class _Base:
+    """Objects that most of the others are built from."""
+
+    settings: WorkerSettings
+    components: WorkerComponents
+    journal: Journal
+    region: WorkerRegion
+    lifecycle: Lifecycle
+    events: EventLog
+    connectivity: Connectivity
+    attempts: Attempts
+    gateway: Gateway
+
+    @property
+    def clock(self) -> Clock:
+        return self.components.clock
+
+    def backoff(self) -> Backoff:
+        """Return a new backoff within the settings' bounds."""
+        s = self.settings
+        return Backoff(s.retry_base_seconds, s.retry_cap_seconds, self.components.rng.random)
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Objects that live as long as the worker."""
+
+    events: EventLog
+    connectivity: Connectivity
+    attempts: Attempts
+    gateway: Gateway
+    identity: Identity
+    reporter: Reporter
+    bundles: Bundles
+    logs: LogShipper
+    launcher: Launcher
+    heartbeat: HeartbeatLoop
+    polling: Polling
+    disk_watch: DiskWatch
+    metrics: WorkerMetrics
+
+
+def wire(
+    *,
+    settings: WorkerSettings,
+    components: WorkerComponents,
+    journal: Journal,
+    region: WorkerRegion,
+    lifecycle: Lifecycle,
+    disk: Disk,
+) -> Wiring:
+    """Build a worker's objects, each after those that it needs. Raises `SettingsError` if the CA cannot be read."""
+    base = _base(settings, components, journal, region, lifecycle)
+    identity = _identity(base)
+    bundles, logs = _storage(base)
+
+    # The two cycles: a task's records wake the reporter, and the reporter's results go to the task's launcher.
+    # The recorder is first called by a running task, so its reference is resolved late.
+    def wake(attempt: Attempt) -> None:
+        reporter.wake(attempt)
+
+    def confirm_end() -> None:
+        heartbeat.trigger()
+
+    recorder = Recorder(base.journal, base.clock, wake, settings.linger_seconds)
+    launcher = _launcher(base, bundles, logs, recorder, on_stopped=confirm_end)
+    results = Results(launcher, recorder)
+    reporter = _reporter(base, identity, results)
+    disk_watch = DiskWatch(disk, logs, journal, components.clock, settings.logs_max_mib * MIB)
+    polling = _polling(base, identity, disk_watch)
+    heartbeat = _heartbeat(base, identity, polling, Commands(lifecycle, base.attempts, launcher, identity))
+    return Wiring(
+        events=base.events,
+        connectivity=base.connectivity,
+        attempts=base.attempts,
+        gateway=base.gateway,
+        identity=identity,
+        reporter=reporter,
+        bundles=bundles,
+        logs=logs,
+        launcher=launcher,
+        heartbeat=heartbeat,
+        polling=polling,
+        disk_watch=disk_watch,
+        metrics=_metrics(base, logs, heartbeat),
+    )
+
+
+def _metrics(base: _Base, logs: LogShipper, heartbeat: HeartbeatLoop) -> WorkerMetrics:
+    return WorkerMetrics(
+        port=base.settings.metrics_port,
+        attempts=base.attempts,
+        connectivity=base.connectivity,
+        journal=base.journal,
+        logs=logs,
+        events=base.events,
+        heartbeat=heartbeat,
+    )
+
+
+def _base(
+    settings: WorkerSettings,
+    components: WorkerComponents,
+    journal: Journal,
+    region: WorkerRegion,
+    lifecycle: Lifecycle,
+) -> _Base:
+    clock = components.clock
+    events = EventLog(journal, clock)
+    connectivity = Connectivity(clock, events.connectivity_changed)
+    gateway = Gateway(
+        settings.gateway_url,
+        tls.anonymous_context(_read_ca(settings)),
+        connectivity,
+        clock,
+        timeout_seconds=settings.request_timeout_seconds,
+        connect_timeout_seconds=settings.connect_timeout_seconds,
+    )
+    attempts = Attempts(settings.slots, settings.prefetch)
+    return _Base(settings, components, journal, region, lifecycle, events, connectivity, attempts, gateway)
+
+
+def _identity(base: _Base) -> Identity:
+    def changed(credentials: Credentials) -> None:
+        for to_journal in base.region.adopt(credentials):
+            base.journal.submit(to_journal)
+        base.components.runner.configure(credentials.settings.task_options)
+        # Waiting for an identity, or for the region, is waiting for a change.
+        base.attempts.notify()
+
+    return Identity(
+        region=base.settings.region,
+        pool=base.settings.pool,
+        name=base.settings.name,
+        gateway=base.gateway,
+        join=base.components.join,
+        rejoin_key=RejoinKey(base.settings.rejoin_key_file),
+        versions=base.components.versions,
+        backoff=base.backoff,
+        changed=changed,
+    )
+
+
+def _storage(base: _Base) -> tuple[Bundles, LogShipper]:
+    s = base.settings
+    bundles = Bundles(
+        s.bundles_dir,
+        base.region.bundles,
+        base.region.check_snapshot,
+        max_bytes=s.bundles_max_mib * MIB,
+        backoff=base.backoff,
+    )
+    logs = LogShipper(
+        s.logs_dir,
+        base.region.logs,
+        base.journal,
+        backoff=base.backoff,
+        chunk_seconds=s.log_chunk_seconds,
+        chunk_bytes=s.log_chunk_max_mib * MIB,
+    )
+    return bundles, logs
+
+
+def _launcher(
+    base: _Base, bundles: Bundles, logs: LogShipper, recorder: Recorder, on_stopped: Callable[[], None]
+) -> Launcher:
+    s, clock = base.settings, base.clock
+
+    def may_start(attempt: Attempt) -> bool:
+        if base.lifecycle.stopping or base.region.settings is None:
+            return False
+        policy = attempt.grant.disconnect
+        if attempt.contact_at is None:
+            # Recovered from the journal, without contact since: only work that may run twice starts.
+            return policy.stop_after is None
+        return clock.elapsed() - attempt.contact_at < start_before(policy)
+
+    return Launcher(
+        runner=base.components.runner,
+        attempts=base.attempts,
+        journal=base.journal,
+        bundles=bundles,
+        logs=logs,
+        recorder=recorder,
+        cache=ReadCache(clock, s.cache_ttl_seconds),
+        connectivity=base.connectivity,
+        clock=clock,
+        events=base.events,
+        cut_off_after=s.cut_off_after_seconds,
+        cancel_grace=s.cancel_grace_seconds,
+        may_start=may_start,
+        on_stopped=on_stopped,
+    )
+
+
+def _on_identity(base: _Base, identity: Identity) -> Callable[[RetryDecision, GatewayError], None]:
+    def on_identity(decision: RetryDecision, error: GatewayError) -> None:
+        refused(base.lifecycle, identity, decision, error)
+
+    return on_identity
+
+
+def _reporter(base: _Base, identity: Identity, results: Results) -> Reporter:
+    return Reporter(
+        gateway=base.gateway,
+        journal=base.journal,
+        connectivity=base.connectivity,
+        clock=base.clock,
+        events=base.events,
+        backoff=base.backoff(),
+        on_answer=results.answered,
+        on_rejected=results.rejected,
+        on_fenced=results.fenced,
+        on_identity=_on_identity(base, identity),
+    )
+
+
+def _polling(base: _Base, identity: Identity, disk_watch: DiskWatch) -> Polling:
+    def may_claim() -> bool:
+        return (
+            base.lifecycle.active
+            and base.gateway.identified
+            and base.journal.accepts_grants
+            and disk_watch.has_space
+        )
+
+    def make_poller(queue: AsyncQueue) -> Poller:
+        messages = Messages(
+            queue,
+            events=base.events,
+            backoff=base.backoff,
+            rng=base.components.rng,
+            poll_seconds=base.settings.poll_seconds,
+        )
+        claimer = Claimer(
+            gateway=base.gateway,
+            attempts=base.attempts,
+            journal=base.journal,
+            messages=messages,
+            clock=base.clock,
+            events=base.events,
+            backoff=base.backoff,
+            on_identity=_on_identity(base, identity),
+        )
+        return Poller(
+            messages=messages,
+            claimer=claimer,
+            attempts=base.attempts,
+            connectivity=base.connectivity,
+            clock=base.clock,
+            events=base.events,
+            verifier=base.region.verifier,
+            may_claim=may_claim,
+        )
+
+    return Polling(base.components.queue, make_poller)
+
+
+def _heartbeat(base: _Base, identity: Identity, polling: Polling, commands: Commands) -> HeartbeatLoop:
+    return HeartbeatLoop(
+        gateway=base.gateway,
+        attempts=base.attempts,
+        journal=base.journal,
+        clock=base.clock,
+        rng=base.components.rng,
+        backoff=base.backoff(),
+        versions=base.components.versions,
+        state=lambda: base.lifecycle.mode.reported,
+        trust_version=lambda: identity.trust_version,
+        claiming=lambda: polling.claiming,
+        queue_error=lambda: polling.queue_error,
+        handler=commands,
+        events=base.events,
+        interval_seconds=base.settings.heartbeat_seconds,
+    )
+
+
+def _read_ca(settings: WorkerSettings) -> str:
+    try:
+        return settings.ca_file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"ca_file {settings.ca_file} cannot be read: {error}") from error

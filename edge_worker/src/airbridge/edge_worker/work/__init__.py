@@ -1,0 +1,1 @@
+"""Work items on the worker: poll, claim, launch, drain, recover."""

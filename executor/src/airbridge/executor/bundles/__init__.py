@@ -1,0 +1,1 @@
+"""DAG bundles: sources, parsing before publication, and publication to every region."""

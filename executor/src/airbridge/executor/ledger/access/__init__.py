@@ -1,0 +1,1 @@
+"""Database rights: a role per service, and the services' logins."""

@@ -1,0 +1,1 @@
+"""Tables of identity: tokens, revocations, used join proofs."""

@@ -1,0 +1,193 @@
+"""Placement: which region and pool a task goes to, from its queue, its hints and what is alive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airbridge.core.exceptions import ConfigurationError, PlacementError
+from airbridge.core.hints import REGION_SCHEME, Disconnect, Hints, suggestion
+from airbridge.core.protocol import DisconnectPolicy
+from airbridge.core.regions import DEFAULT_POOL, Catalogue, Region
+from airbridge.executor.settings import Settings
+
+if TYPE_CHECKING:
+    from airbridge.executor.ledger.backlogs import Backlog
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRef:
+    """A pool of a region."""
+
+    region: str
+    pool: str
+
+    def __str__(self) -> str:
+        return self.region if self.pool == DEFAULT_POOL else f"{self.pool}@{self.region}"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Placement of one task: its pool, its fallbacks, and its policy for disconnection."""
+
+    place: PoolRef
+    why: str
+    fallback: tuple[PoolRef, ...]
+    fallback_after: float
+    disconnect: DisconnectPolicy
+    warm: bool
+
+
+# Backlog and live workers by (region, pool).
+Load = Mapping[tuple[str, str], "Backlog"]
+
+
+class Placement:
+    """Places tasks against one catalogue and one set of settings.
+
+    `unset_queues` are the queue names that mean "none given": Airflow's own default queue. Raises
+    `ConfigurationError` if the default queue cannot be served.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, settings: Settings, unset_queues: Sequence[str] = ("default",)
+    ) -> None:
+        self._catalogue = catalogue
+        self._settings = settings
+        self._unset_queues = frozenset(unset_queues)
+        try:
+            self._default = self._place(settings.default_queue or catalogue.home_region)
+        except PlacementError as error:
+            raise ConfigurationError(f"[airbridge] default_queue: {error}") from error
+
+    @property
+    def default(self) -> PoolRef:
+        """Default region and pool of a task without hints."""
+        return self._default
+
+    def decide(self, queue: str | None, executor_config: Mapping[str, Any] | None, load: Load) -> Decision:
+        """Place a task. Raises `PlacementError`, which names the fault and a valid value."""
+        hints = Hints.read(executor_config)
+        place, why = self._choose(queue, hints, load)
+        return Decision(
+            place=place,
+            why=why,
+            fallback=self._fallback(hints.fallback, place),
+            fallback_after=hints.fallback_after or self._settings.fallback_after,
+            disconnect=self._disconnect(hints.disconnect),
+            warm=self._settings.warm if hints.warm is None else hints.warm,
+        )
+
+    def _choose(self, queue: str | None, hints: Hints, load: Load) -> tuple[PoolRef, str]:
+        near = self._near(hints.near)
+        if queue and queue not in self._unset_queues:
+            return self._place(queue, pool=hints.pool), f"its queue is {queue!r}"
+        if near:
+            return self._nearest(near, hints, load)
+        if hints.pool:
+            return self._in_region(self._default.region, hints.pool), f"its pool is {hints.pool!r}"
+        return self._default, "it names neither a queue nor a hint"
+
+    # --- Queues -----------------------------------------------------------------------------------
+
+    def _place(self, queue: str, pool: str | None = None) -> PoolRef:
+        """Read ``region`` or ``pool@region``."""
+        named, at, region = queue.rpartition("@")
+        if at and not (named and region):
+            raise PlacementError(f"queue {queue!r} is malformed; it must be 'region' or 'pool@region'")
+        return self._in_region(region, named or pool or DEFAULT_POOL, subject=f"queue {queue!r}")
+
+    def _in_region(self, region: str, pool: str, subject: str | None = None) -> PoolRef:
+        found = self._region(region, subject or f"region {region!r}")
+        if found.pool(pool) is None:
+            pools = [each.name for each in found.pools]
+            where = subject or f"pool {pool!r}"
+            raise PlacementError(
+                f"{where} is served by nobody: region {region!r} has no pool {pool!r}"
+                f"{suggestion(pool, 'its pools', pools)}"
+            )
+        return PoolRef(region, pool)
+
+    def _region(self, name: str, subject: str) -> Region:
+        region = self._catalogue.region(name)
+        if region is None:
+            names = self._catalogue.names
+            raise PlacementError(
+                f"{subject} is served by nobody: there is no region {name!r}{suggestion(name, 'regions', names)}"
+            )
+        return region
+
+    # --- Hints ------------------------------------------------------------------------------------
+
+    def _near(self, hints: Sequence[str]) -> list[tuple[str, tuple[Region, ...]]]:
+        return [(hint, self._holders(hint)) for hint in hints]
+
+    def _holders(self, hint: str) -> tuple[Region, ...]:
+        """Return the regions a hint points to."""
+        subject = f"executor_config['airbridge']['near'] hint {hint!r}"
+        if hint.startswith(REGION_SCHEME):
+            return (self._region(hint.removeprefix(REGION_SCHEME), subject),)
+        holders = self._catalogue.regions_with(hint)
+        if not holders:
+            known = [uri for region in self._catalogue.regions for uri in region.data]
+            raise PlacementError(
+                f"{subject} is data that no region holds{suggestion(hint, 'known data', known)}. "
+                "Add it to 'data' of a region in the catalogue, or name the region as region:NAME"
+            )
+        return holders
+
+    def _nearest(
+        self, near: Sequence[tuple[str, tuple[Region, ...]]], hints: Hints, load: Load
+    ) -> tuple[PoolRef, str]:
+        """Most hints first, then the earlier hint, then live workers, then the shorter wait for each slot."""
+        pool = hints.pool or DEFAULT_POOL
+        candidates = {region.name: region for _, regions in near for region in regions}
+        serving = [name for name, region in candidates.items() if region.pool(pool) is not None]
+        if not serving:
+            return self._in_region(next(iter(candidates)), pool, subject="the hint"), ""
+        ranked = sorted(serving, key=lambda name: (*_rank(name, near), *_wait(load.get((name, pool)))))
+        best = ranked[0]
+        matched = [hint for hint, regions in near if best in {region.name for region in regions}]
+        return PoolRef(best, pool), f"near {', '.join(matched)}"
+
+    def _fallback(self, queues: Sequence[str], place: PoolRef) -> tuple[PoolRef, ...]:
+        found: list[PoolRef] = []
+        for queue in queues:
+            region = self._catalogue.region(queue)
+            pool = place.pool if region is not None and region.pool(place.pool) is not None else None
+            try:
+                other = self._place(queue, pool=pool)
+            except PlacementError as error:
+                raise PlacementError(f"executor_config['airbridge']['fallback']: {error}") from error
+            if other != place and other not in found:
+                found.append(other)
+        return tuple(found)
+
+    def _disconnect(self, requested: Disconnect) -> DisconnectPolicy:
+        settings = self._settings
+        lost_after = requested.lost_after or settings.lost_after
+        stop_after = requested.stop_after or settings.stop_after
+        if requested.stop_after is not None and requested.stop_after > lost_after:
+            raise PlacementError(
+                f"executor_config['airbridge']['disconnect']['stop_after'] is {requested.stop_after:g}; "
+                f"it must be at most lost_after ({lost_after:g})"
+            )
+        return DisconnectPolicy(
+            lost_after=lost_after,
+            stop_after=None if stop_after is None else min(stop_after, lost_after),
+            replace=settings.replace if requested.replace is None else requested.replace,
+        )
+
+
+def _rank(name: str, near: Sequence[tuple[str, tuple[Region, ...]]]) -> tuple[int, int]:
+    matched = [
+        index for index, (_, regions) in enumerate(near) if any(region.name == name for region in regions)
+    ]
+    return -len(matched), matched[0]
+
+
+def _wait(backlog: Backlog | None) -> tuple[bool, float]:
+    if backlog is None or not backlog.slots:
+        return True, float(backlog.placed + backlog.sent) if backlog else 0.0
+    return False, (backlog.placed + backlog.sent + backlog.claimed) / backlog.slots

@@ -1,0 +1,119 @@
+"""Intake: turns what the scheduler hands over into new work items, or into the reason why it cannot be placed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from airbridge.core.exceptions import PlacementError
+from airbridge.executor.ledger.items import NewItem
+from airbridge.executor.placement.placement import Decision, Load, Placement
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A task instance that cannot be placed. `item` stands in the ledger under the default place."""
+
+    item: NewItem
+    reason: str
+
+
+class Workloads:
+    """Reads workloads against one placement. `bundles` gives the current version of a bundle."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+
+    def read(
+        self, workloads: Sequence[Any], load: Load, bundles: Mapping[str, str | None]
+    ) -> tuple[list[NewItem], list[Refused]]:
+        """Return the items to place and those refused."""
+        items: list[NewItem] = []
+        refused: list[Refused] = []
+        for workload in workloads:
+            try:
+                items.append(self._read_one(workload, load, bundles))
+            except PlacementError as error:
+                refused.append(Refused(self._stand_in(workload), str(error)))
+        return items, refused
+
+    def _read_one(self, workload: Any, load: Load, bundles: Mapping[str, str | None]) -> NewItem:
+        ti = workload.ti
+        decision = self._placement.decide(ti.queue, ti.executor_config, load)
+        version = _version(workload.bundle_info, bundles)
+        return _new_item(workload, decision, version)
+
+    def _stand_in(self, workload: Any) -> NewItem:
+        decision = self._placement.decide(None, None, {})
+        return _new_item(workload, decision, workload.bundle_info.version)
+
+
+def _version(bundle: Any, current: Mapping[str, str | None]) -> str:
+    """Return the digest that the run was scheduled with, or else the bundle's current one."""
+    version = bundle.version or current.get(bundle.name)
+    if version is None or not _DIGEST.fullmatch(version):
+        found = "has no version" if version is None else f"is at version {version!r}"
+        raise PlacementError(
+            f"DAG bundle {bundle.name!r} {found}; it must be an AirBridge bundle, whose version is a sha256 digest. "
+            "Configure it in [dag_processor] dag_bundle_config_list with classpath "
+            "'airbridge.executor.bundles.bundle.AirBridgeBundle', and let the dag-processor publish it"
+        )
+    return version
+
+
+def _new_item(workload: Any, decision: Decision, version: str | None) -> NewItem:
+    ti = workload.ti
+    item_id = str(uuid4())
+    return NewItem(
+        ti_id=str(ti.id),
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        task_id=ti.task_id,
+        map_index=ti.map_index,
+        try_number=ti.try_number,
+        queue=ti.queue,
+        region=decision.place.region,
+        pool=decision.place.pool,
+        slots=max(1, ti.pool_slots),
+        priority=ti.priority_weight,
+        workload={
+            "ti": ti.model_dump(mode="json"),
+            "dag_rel_path": str(workload.dag_rel_path),
+            "bundle": {"name": workload.bundle_info.name, "version": version},
+            "log_path": workload.log_path,
+        },
+        placement={
+            "fallback": [{"region": place.region, "pool": place.pool} for place in decision.fallback],
+            "fallback_after": decision.fallback_after,
+            "why": decision.why,
+            "tried": [],
+        },
+        disconnect=decision.disconnect.model_dump(mode="json"),
+        warm=decision.warm,
+        trace=_trace(ti, item_id),
+        id=item_id,
+    )
+
+
+def _trace(ti: Any, item_id: str) -> dict[str, str]:
+    """Return the task's W3C trace context: that of Airflow's own span, or a trace of its own for the task of the run.
+
+    In a trace of its own the context's span is the one that all spans of the work item hang on.
+    """
+    carried = ti.context_carrier or ti.parent_context_carrier or {}
+    if "traceparent" in carried:
+        return {name: str(value) for name, value in carried.items()}
+    names = f"{ti.dag_id}\n{ti.run_id}\n{ti.task_id}\n{ti.map_index}"
+    trace = hashlib.sha256(names.encode()).hexdigest()[:32]
+    return {"traceparent": f"00-{trace}-{root_span_id(item_id)}-01"}
+
+
+def root_span_id(item_id: str) -> str:
+    """Return the id of the span that all spans of a work item hang on, in hexadecimal."""
+    return hashlib.sha256(item_id.encode()).hexdigest()[:16]

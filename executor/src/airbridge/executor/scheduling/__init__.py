@@ -1,0 +1,1 @@
+"""The executor's part in the scheduler's loop: reconciler, database listener, interruptible sleep, throttle."""

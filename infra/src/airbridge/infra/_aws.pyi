@@ -1,0 +1,67 @@
+"""Resource modules of the AWS provider that the infrastructure uses, for type checkers and editors alone.
+
+At run time `airbridge.infra.cdk.aws` imports each when it is first used. A module that is missing here is one that mypy reports
+as missing from `aws`: add its name.
+"""
+
+from cdktf_cdktf_provider_aws import autoscaling_group as autoscaling_group
+from cdktf_cdktf_provider_aws import autoscaling_policy as autoscaling_policy
+from cdktf_cdktf_provider_aws import cloudwatch_dashboard as cloudwatch_dashboard
+from cdktf_cdktf_provider_aws import cloudwatch_log_group as cloudwatch_log_group
+from cdktf_cdktf_provider_aws import cloudwatch_metric_alarm as cloudwatch_metric_alarm
+from cdktf_cdktf_provider_aws import data_aws_ssm_parameter as data_aws_ssm_parameter
+from cdktf_cdktf_provider_aws import db_instance as db_instance
+from cdktf_cdktf_provider_aws import db_parameter_group as db_parameter_group
+from cdktf_cdktf_provider_aws import db_subnet_group as db_subnet_group
+from cdktf_cdktf_provider_aws import default_security_group as default_security_group
+from cdktf_cdktf_provider_aws import ecr_lifecycle_policy as ecr_lifecycle_policy
+from cdktf_cdktf_provider_aws import ecr_replication_configuration as ecr_replication_configuration
+from cdktf_cdktf_provider_aws import ecr_repository as ecr_repository
+from cdktf_cdktf_provider_aws import ecs_cluster as ecs_cluster
+from cdktf_cdktf_provider_aws import ecs_service as ecs_service
+from cdktf_cdktf_provider_aws import ecs_task_definition as ecs_task_definition
+from cdktf_cdktf_provider_aws import eip as eip
+from cdktf_cdktf_provider_aws import flow_log as flow_log
+from cdktf_cdktf_provider_aws import iam_instance_profile as iam_instance_profile
+from cdktf_cdktf_provider_aws import iam_openid_connect_provider as iam_openid_connect_provider
+from cdktf_cdktf_provider_aws import iam_policy as iam_policy
+from cdktf_cdktf_provider_aws import iam_role as iam_role
+from cdktf_cdktf_provider_aws import iam_role_policy as iam_role_policy
+from cdktf_cdktf_provider_aws import iam_role_policy_attachment as iam_role_policy_attachment
+from cdktf_cdktf_provider_aws import internet_gateway as internet_gateway
+from cdktf_cdktf_provider_aws import kms_alias as kms_alias
+from cdktf_cdktf_provider_aws import kms_key as kms_key
+from cdktf_cdktf_provider_aws import launch_template as launch_template
+from cdktf_cdktf_provider_aws import lb as lb
+from cdktf_cdktf_provider_aws import lb_listener as lb_listener
+from cdktf_cdktf_provider_aws import lb_target_group as lb_target_group
+from cdktf_cdktf_provider_aws import nat_gateway as nat_gateway
+from cdktf_cdktf_provider_aws import provider as provider
+from cdktf_cdktf_provider_aws import route as route
+from cdktf_cdktf_provider_aws import route53_record as route53_record
+from cdktf_cdktf_provider_aws import route53_zone as route53_zone
+from cdktf_cdktf_provider_aws import route_table as route_table
+from cdktf_cdktf_provider_aws import route_table_association as route_table_association
+from cdktf_cdktf_provider_aws import s3_bucket as s3_bucket
+from cdktf_cdktf_provider_aws import s3_bucket_lifecycle_configuration as s3_bucket_lifecycle_configuration
+from cdktf_cdktf_provider_aws import s3_bucket_ownership_controls as s3_bucket_ownership_controls
+from cdktf_cdktf_provider_aws import s3_bucket_policy as s3_bucket_policy
+from cdktf_cdktf_provider_aws import s3_bucket_public_access_block as s3_bucket_public_access_block
+from cdktf_cdktf_provider_aws import (
+    s3_bucket_server_side_encryption_configuration as s3_bucket_server_side_encryption_configuration,
+)
+from cdktf_cdktf_provider_aws import s3_bucket_versioning as s3_bucket_versioning
+from cdktf_cdktf_provider_aws import secretsmanager_secret as secretsmanager_secret
+from cdktf_cdktf_provider_aws import security_group as security_group
+from cdktf_cdktf_provider_aws import sns_topic as sns_topic
+from cdktf_cdktf_provider_aws import sns_topic_policy as sns_topic_policy
+from cdktf_cdktf_provider_aws import sqs_queue as sqs_queue
+from cdktf_cdktf_provider_aws import sqs_queue_policy as sqs_queue_policy
+from cdktf_cdktf_provider_aws import sqs_queue_redrive_allow_policy as sqs_queue_redrive_allow_policy
+from cdktf_cdktf_provider_aws import ssm_parameter as ssm_parameter
+from cdktf_cdktf_provider_aws import subnet as subnet
+from cdktf_cdktf_provider_aws import vpc as vpc
+from cdktf_cdktf_provider_aws import vpc_endpoint as vpc_endpoint
+from cdktf_cdktf_provider_aws import vpc_endpoint_service as vpc_endpoint_service
+from cdktf_cdktf_provider_aws import vpc_security_group_egress_rule as vpc_security_group_egress_rule
+from cdktf_cdktf_provider_aws import vpc_security_group_ingress_rule as vpc_security_group_ingress_rule

@@ -1,0 +1,1 @@
+"""Aspects: what every resource of a stack gets, whatever made it."""

@@ -1,0 +1,92 @@
+"""Facts about AWS that no emulator has, each with its source; where none is named, it is unverified.
+
+They age: `tests/infra/aws_rules` compares the stacks with them, and a deployment that AWS refuses is a reason to read
+the source again and to write the day down.
+"""
+
+from __future__ import annotations
+
+#: Releases of the ECS-optimized AMI of Amazon Linux 2023, newest first.
+#: Source: CHANGELOG.md of github.com/aws/amazon-ecs-ami, as of 2026-08-21.
+ECS_AMI_RELEASES = (
+    "20260820",
+    "20260813",
+    "20260805",
+    "20260729",
+    "20260727",
+    "20260721",
+    "20260714",
+    "20260710",
+    "20260708",
+    "20260707",
+    "20260701",
+    "20260629",
+    "20260618",
+    "20260615",
+    "20260609",
+)
+
+#: First release of Amazon Linux 2023 whose kernels, 6.1 and 6.12, offer Landlock.
+#: https://github.com/landlock-lsm/landlock-lsm.github.io/pull/19 (2026-01-15). Docker's seccomp profile allows its system
+#: calls since https://github.com/moby/moby/pull/43199 (2022); that the images' Docker is newer was not read.
+LANDLOCK_SINCE = "20250804"
+
+#: Major version of RDS for PostgreSQL. Minor versions are retired about a year after their release, and an instance
+#: of a retired one cannot be created: a version in full would break every new deployment one day. 16.8 could not be
+#: created any more from 2026-05-01 on, by reports of AWS's announcement; the release calendar itself was not read.
+POSTGRES = "16"
+
+#: Destinations of a registry's replication, over all rules: "Private image replication" of the ECR user guide,
+#: https://docs.aws.amazon.com/AmazonECR/latest/userguide/replication.html (from memory; not reached).
+REPLICATION_DESTINATIONS = 25
+
+#: Zones of regions whose first three are not az1 to az3. Source: moto 5.2.5, which lists the zones of 38 regions (2026).
+ZONES = {
+    "ap-northeast-1": ("az1", "az2", "az4"),
+    "ca-central-1": ("az1", "az2", "az4"),
+    "cn-north-1": ("az1", "az2"),
+    "us-west-1": ("az1", "az3"),
+}
+_DIRECTIONS = {
+    "central": "c",
+    "east": "e",
+    "gov": "g",
+    "north": "n",
+    "northeast": "ne",
+    "northwest": "nw",
+    "south": "s",
+    "southeast": "se",
+    "southwest": "sw",
+    "west": "w",
+}
+
+#: Families of instances with NVIDIA GPUs. Unverified: compare with "Accelerated computing" in the EC2 instance types.
+GPU_FAMILIES = ("g4dn", "g5", "g6", "g6e", "gr6", "p3", "p3dn", "p4d", "p4de", "p5", "p5e", "p5en")
+
+
+def zones(region: str) -> tuple[str, ...]:
+    """Return the zones that are used where none are named."""
+    return ZONES.get(region, ("az1", "az2", "az3"))
+
+
+def zone_id(region: str, zone: str) -> str:
+    """Return the id of a zone, which is the same in every account: `euw1-az1` for `az1` of `eu-west-1`."""
+    area, *directions, number = region.split("-")
+    return f"{area}{''.join(_DIRECTIONS[each] for each in directions)}{number}-{zone}"
+
+
+def has_gpu(instance_type: str) -> bool:
+    """Return whether instances of a type have NVIDIA GPUs, by the type's family."""
+    return instance_type.split(".", 1)[0] in GPU_FAMILIES
+
+
+def ecs_ami_parameter(architecture: str, *, gpu: bool, release: str = ECS_AMI_RELEASES[0]) -> str:
+    """Return the public SSM parameter that holds the id of a release of the ECS-optimized AMI.
+
+    The images' names are as published; that each release has a parameter of its name is unverified. GPU: x86_64 alone.
+    """
+    base = "/aws/service/ecs/optimized-ami/amazon-linux-2023"
+    if gpu:
+        return f"{base}/gpu/al2023-ami-ecs-gpu-hvm-2023.0.{release}-kernel-6.1-x86_64-ebs/image_id"
+    arm = "arm64/" if architecture == "arm64" else ""
+    return f"{base}/{arm}al2023-ami-ecs-hvm-2023.0.{release}-kernel-6.1-{architecture}/image_id"

@@ -1,0 +1,1 @@
+"""Constructs that run code: services, migration, worker pools."""

@@ -1,0 +1,1 @@
+"""Constructs of IAM: roles and policy documents."""

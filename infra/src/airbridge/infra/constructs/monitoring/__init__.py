@@ -1,0 +1,1 @@
+"""Constructs of monitoring: alarms, dashboards, topics, log groups."""

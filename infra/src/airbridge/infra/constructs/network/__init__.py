@@ -1,0 +1,1 @@
+"""Constructs of the network: VPC, endpoints, load balancers."""

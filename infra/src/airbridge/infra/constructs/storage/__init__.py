@@ -1,0 +1,1 @@
+"""Constructs that hold data: buckets, database, keys, registry, secrets."""

@@ -1,0 +1,119 @@
+"""Permissions of the control plane's roles in the edge regions, by the pattern of their resources' names.
+
+A policy that names each region's resources outgrows the 10,240 characters of a role's inline policies at about 14 regions.
+Names are the environment's own (`Names`), and every bucket has to be of this account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from airbridge.infra.constructs.iam.policy import Statement
+from airbridge.infra.names import Names
+
+LOG_PREFIX = "logs/"
+_BUNDLES = "bundles/"
+
+
+def statements(names: Names, service: str) -> tuple[Statement, ...]:
+    """Return what a service may do in every region; nothing for a service that has no business there."""
+    if service == "scheduler":
+        return _send_work(names)
+    if service == "api-server":
+        return _read_logs(names)
+    if service == "triggerer":
+        return _write_trigger_logs(names)
+    if service in {"dag-processor", "gateway"}:
+        return _publish_bundles(names)
+    return ()
+
+
+def _send_work(names: Names) -> tuple[Statement, ...]:
+    """Send work items, and look at how deep the queues are. Nothing but a queue itself fills its dead letters."""
+    return (
+        Statement(
+            sid="SendWork",
+            actions=("sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:SendMessage"),
+            resources=(names.queue_arn("*", f"{names.base}-*"),),
+        ),
+        Statement(
+            sid="DeadLettersAreForQueues",
+            effect="Deny",
+            actions=("sqs:SendMessage",),
+            resources=(names.queue_arn("*", names.dead_letter_queue("*")),),
+        ),
+        _use_keys(names, "EncryptWork", "kms:Decrypt", "kms:GenerateDataKey"),
+    )
+
+
+def _read_logs(names: Names) -> tuple[Statement, ...]:
+    """Read task logs."""
+    return (
+        *_objects(names, "Logs", ("s3:GetObject",), names.log_bucket("*"), f"{LOG_PREFIX}*"),
+        _use_keys(names, "DecryptLogs", "kms:Decrypt"),
+    )
+
+
+def _write_trigger_logs(names: Names) -> tuple[Statement, ...]:
+    """Upload the logs of triggers, to the home region."""
+    bucket = names.log_bucket(names.home_region)
+    return (
+        Statement(
+            sid="WriteLogs", actions=("s3:PutObject",), resources=(f"arn:aws:s3:::{bucket}/{LOG_PREFIX}*",)
+        ),
+        _use_keys(names, "EncryptLogs", "kms:Decrypt", "kms:GenerateDataKey"),
+    )
+
+
+def _publish_bundles(names: Names) -> tuple[Statement, ...]:
+    """Publish DAG snapshots, and read them."""
+    bucket = names.bundle_bucket("*")
+    return (
+        *_objects(names, "Snapshots", ("s3:GetObject", "s3:PutObject"), bucket, f"{_BUNDLES}*"),
+        # The home region's bucket notes which region still lacks a snapshot, until it has it.
+        Statement(
+            sid="SettleDebts",
+            actions=("s3:DeleteObject",),
+            resources=(f"arn:aws:s3:::{bucket}/{_BUNDLES}*/owed/*",),
+            conditions=_own(names),
+        ),
+        _use_keys(names, "EncryptSnapshots", "kms:Decrypt", "kms:GenerateDataKey"),
+    )
+
+
+def _objects(
+    names: Names, what: str, actions: Sequence[str], bucket: str, prefix: str
+) -> tuple[Statement, ...]:
+    return (
+        Statement(
+            sid=f"Use{what}",
+            actions=actions,
+            resources=(f"arn:aws:s3:::{bucket}/{prefix}",),
+            conditions=_own(names),
+        ),
+        Statement(
+            sid=f"List{what}",
+            actions=("s3:ListBucket",),
+            resources=(f"arn:aws:s3:::{bucket}",),
+            conditions={"StringLike": {"s3:prefix": prefix}, **_own(names)},
+        ),
+    )
+
+
+def _own(names: Names) -> dict[str, dict[str, str]]:
+    """Anybody can create a bucket of a name that fits the pattern."""
+    return {"StringEquals": {"aws:ResourceAccount": names.account}}
+
+
+def _use_keys(names: Names, sid: str, *actions: str) -> Statement:
+    """Return the use of the regions' keys, which have ids that no name gives, by their aliases.
+
+    https://docs.aws.amazon.com/kms/latest/developerguide/alias-authorization.html
+    """
+    # Three parts, as regions have: the control plane's own key and the state's have fewer.
+    return Statement(
+        sid=sid,
+        actions=actions,
+        resources=(f"arn:aws:kms:*:{names.account}:key/*",),
+        conditions={"ForAnyValue:StringLike": {"kms:ResourceAliases": f"alias/{names.base}-*-*-?"}},
+    )

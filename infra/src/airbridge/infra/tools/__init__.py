@@ -1,0 +1,1 @@
+"""Commands around the stacks: local deployment, checks, scans."""

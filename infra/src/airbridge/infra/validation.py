@@ -1,0 +1,230 @@
+"""Validation of a synth: each refusal names the fault and a valid value."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from airbridge.infra.exceptions import UnsafeStackError
+
+if TYPE_CHECKING:
+    from airbridge.infra.environment import Environment, Pool, RegionConfig
+
+_IMAGE = re.compile(r"^[a-z0-9]+(?:[._/-][a-z0-9]+)*@sha256:[0-9a-f]{64}$")
+_INSTANCE_TYPE = re.compile(
+    r"^(?P<family>[a-z]+)(?P<generation>\d+)(?P<features>[a-z]*(?:-[a-z0-9]+)?)"
+    r"\.(?:nano|micro|small|medium|large|xlarge|\d{1,3}xlarge|metal(?:-\d{1,3}xl)?)$"
+)
+# Two of the families carry Graviton in the name alone.
+_ARM_FAMILIES = {"a"}
+
+
+def require_digest(image: str) -> str:
+    """The image, if it is named by digest alone; ValueError otherwise."""
+    if not _IMAGE.match(image):
+        raise ValueError("an image is named by digest, never by tag: <repository>@sha256:<64 hex digits>")
+    return image
+
+
+def require_instance_type(name: str) -> str:
+    """The instance type, if it is of a form that AWS uses; ValueError otherwise."""
+    if not _INSTANCE_TYPE.match(name):
+        raise ValueError(
+            "unknown instance type pattern: expected <family><generation>.<size>, as in m7g.large"
+        )
+    return name
+
+
+def require_vpc_size(network: IPv4Network) -> IPv4Network:
+    """The network, if a VPC can have it; ValueError otherwise."""
+    if not 16 <= network.prefixlen <= 22:
+        raise ValueError("a region's network is a /16 to /22, so that each zone gets a useful share")
+    if not network.is_private:
+        raise ValueError("a region's network is a private one (RFC 1918)")
+    return network
+
+
+# Virtual CPUs, and memory from, to and in steps of, in GiB: "Task size" of
+# https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task_definition_parameters.html
+_FARGATE_SIZES = {
+    0.25: (0.5, 2, 0.5),
+    0.5: (1, 4, 1),
+    1: (2, 8, 1),
+    2: (4, 16, 1),
+    4: (8, 30, 1),
+    8: (16, 60, 4),
+    16: (32, 120, 8),
+}
+
+
+# Set by the stacks, or secrets that Secrets Manager keeps.
+_FIXED_OPTIONS = re.compile(
+    r"airbridge\.(gateway_host|gateway_names|trust_domain|scaling_namespace|metrics_namespace|regions_file|secrets_dir"
+    r"|worker_images|policy_file|sandbox)|core\.(executor|fernet_key|sql_alchemy_conn)|database\.sql_alchemy_conn.*"
+    r"|api\.secret_key|api_auth\..*|webserver\.secret_key"
+)
+_AUTH_OPTIONS = re.compile(
+    r"core\.(auth_manager|simple_auth_manager\w*)|api\.base_url|airbridge\.ui_oidc_file"
+)
+# RFC 1918, and the shared space of RFC 6598 that VPNs use.
+_ROUTED = tuple(
+    IPv4Network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
+)
+_SECRET_NAME = re.compile(r"password|passwd|secret(?!s)|token|private_key|credential|fernet", re.IGNORECASE)
+_OWN_VARIABLES = ("AIRBRIDGE_", "AIRFLOW__", "AWS_", "PG", "HOME", "PATH", "LD_", "PYTHON")
+
+
+def require_airflow_options(options: dict[str, str]) -> dict[str, str]:
+    """The options, if each is `section.option`, none is set by the stacks and none is a secret; ValueError otherwise."""
+    for name in options:
+        if not re.fullmatch(r"[a-z0-9_]+\.[a-z0-9_]+", name):
+            raise ValueError(f"{name!r} is no option; expected section.option, as in core.default_timezone")
+        if _FIXED_OPTIONS.fullmatch(name):
+            raise ValueError(f"{name} is set by the stacks; remove it")
+        if _AUTH_OPTIONS.fullmatch(name):
+            raise ValueError(f"{name} is set by [control_plane.auth]; remove it")
+        if _SECRET_NAME.search(name.partition(".")[2]):
+            raise ValueError(
+                f"{name} looks like a secret, and everybody who reads a task definition would see it"
+            )
+    return options
+
+
+def require_variables(variables: dict[str, str]) -> dict[str, str]:
+    """The environment variables, if the stacks set none of them and none is a secret; ValueError otherwise."""
+    for name in variables:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"{name!r} is no name of an environment variable")
+        if name.startswith(_OWN_VARIABLES):
+            raise ValueError(
+                f"{name} is set by the stacks, or by control_plane.airflow; names do not begin with {', '.join(_OWN_VARIABLES)}"
+            )
+        if _SECRET_NAME.search(name):
+            raise ValueError(
+                f"{name} looks like a secret, and everybody who reads a task definition would see it"
+            )
+    return variables
+
+
+def require_fargate_size(cpu: int, memory: int) -> None:
+    """Raise ValueError, with the sizes that there are, unless Fargate offers tasks of this CPU and memory."""
+    if cpu / 1024 not in _FARGATE_SIZES:
+        known = ", ".join(str(round(size * 1024)) for size in _FARGATE_SIZES)
+        raise ValueError(f"Fargate has no tasks of {cpu} CPU units; there are {known}")
+    least, most, step = (round(gib * 1024) for gib in _FARGATE_SIZES[cpu / 1024])
+    # The smallest has 512, 1,024 and 2,048 MiB.
+    if not least <= memory <= most or memory % step or (cpu, memory) == (256, 1536):
+        raise ValueError(
+            f"Fargate has no tasks of {cpu} CPU units and {memory} MiB; there are {least} to {most} MiB, in steps of {step}"
+        )
+
+
+def architecture(instance_type: str) -> str:
+    """Architecture by the instance type's name: `arm64` or `x86_64`."""
+    match = _INSTANCE_TYPE.match(instance_type)
+    if match is None:
+        raise ValueError(f"{instance_type!r}: unknown instance type pattern")
+    arm = match["family"] in _ARM_FAMILIES or "g" in match["features"].split("-")[0]
+    return "arm64" if arm else "x86_64"
+
+
+def check(environment: Environment, source: str) -> None:
+    """Raise UnsafeStackError, naming `source` and every key, unless the environment may be synthesised."""
+    problems = [f"{source}: {problem}" for problem in _problems(environment)]
+    if problems:
+        raise UnsafeStackError("\n".join(problems))
+
+
+def _problems(environment: Environment) -> Iterator[str]:
+    yield from _repeated("region", (region.name for region in environment.regions))
+    yield from _home_without_region(environment)
+    yield from _overlapping_networks(environment)
+    yield from _contested_prefixes(environment)
+    for region in environment.regions:
+        yield from _repeated(f"region {region.name}: pool", (pool.name for pool in region.pools))
+        for pool in region.pools:
+            yield from _pool_problems(region, pool)
+    yield from _unreachable_operators(environment)
+    yield from _password_files(environment)
+    yield from _unprotected(environment)
+
+
+def _repeated(kind: str, names: Iterable[str]) -> Iterator[str]:
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield f"{kind}: {name} is given {count} times; each is given once"
+
+
+def _home_without_region(environment: Environment) -> Iterator[str]:
+    names = [region.name for region in environment.regions]
+    if environment.home_region not in names:
+        yield (
+            f"home_region: {environment.home_region} has no [[region]] entry (there are {', '.join(names)}); "
+            "the control plane publishes DAG snapshots to its own region first, so give it one"
+        )
+
+
+def _overlapping_networks(environment: Environment) -> Iterator[str]:
+    networks = [("control_plane", environment.control_plane.cidr)]
+    networks += [(f"region {region.name}", region.cidr) for region in environment.regions]
+    for (one, first), (other, second) in combinations(networks, 2):
+        if first.overlaps(second):
+            yield f"cidr: {one} has {first} and {other} has {second}, which overlap; give each its own"
+
+
+def _contested_prefixes(environment: Environment) -> Iterator[str]:
+    claims = [
+        (region.name, prefix.rstrip("/") + "/") for region in environment.regions for prefix in region.data
+    ]
+    for (one, first), (other, second) in combinations(claims, 2):
+        if one != other and (first.startswith(second) or second.startswith(first)):
+            yield f"data: {first} (region {one}) and {second} (region {other}) overlap; data lies in one region"
+
+
+def _pool_problems(region: RegionConfig, pool: Pool) -> Iterator[str]:
+    where = f"region {region.name}: pool {pool.name}"
+    if pool.min_instances > pool.max_instances:
+        yield f"{where}: min_instances {pool.min_instances} is above max_instances {pool.max_instances}"
+    if pool.on_demand_base > pool.max_instances:
+        yield f"{where}: on_demand_base {pool.on_demand_base} is above max_instances {pool.max_instances}"
+    kinds = sorted({architecture(name) for name in pool.instance_types})
+    if len(kinds) > 1:
+        yield f"{where}: instance_types mix {' and '.join(kinds)}; a pool boots one machine image"
+
+
+def _unreachable_operators(environment: Environment) -> Iterator[str]:
+    for network in environment.control_plane.operator_cidrs:
+        if not any(network.subnet_of(private) for private in _ROUTED):
+            yield (
+                f"control_plane.operator_cidrs: {network} is public, and the gateway's balancer is internal; give the private "
+                "networks that your VPN, peering or transit gateway routes to the VPC (or open sessions: tools.operate)"
+            )
+
+
+def _password_files(environment: Environment) -> Iterator[str]:
+    """Airflow's default keeps passwords in a file, which no replica shares, and which a read-only home does not take."""
+    if environment.tier == "local":
+        return
+    auth = environment.control_plane.auth
+    if auth is None:
+        yield (
+            "control_plane.auth: is missing, and Airflow's SimpleAuthManager is for the local tier alone; "
+            "give url, issuer, client_id and roles of an OpenID Connect issuer"
+        )
+    elif auth.manager.endswith(".SimpleAuthManager"):
+        yield "control_plane.auth.manager: SimpleAuthManager is for the local tier alone; leave it out for OpenID Connect"
+
+
+def _unprotected(environment: Environment) -> Iterator[str]:
+    if environment.tier != "production":
+        return
+    if not environment.protection.deletion:
+        yield "protection.deletion: is false; production is never without deletion protection"
+    if environment.is_economical:
+        yield "shape: is development; production has private networks, with NAT and endpoints in every zone"
+    if not environment.control_plane.database.multi_az:
+        yield "control_plane.database.multi_az: is false; production keeps a standby in another zone"

@@ -1,0 +1,1 @@
+"""Attacks on the platform as functions, and their runners."""

@@ -1,0 +1,87 @@
+"""The region catalogue, and its error messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.unit.executor.catalogues import TOML, catalogue
+
+from airbridge.core.exceptions import ConfigurationError
+from airbridge.core.regions import Catalogue
+
+
+def test_a_catalogue_is_read() -> None:
+    """Regions, pools and the home region are as the file has them."""
+    read = catalogue()
+    assert read.names == ("us-east-1", "eu-west-1")
+    assert read.home.name == "us-east-1"
+    europe = read.region("eu-west-1")
+    assert europe is not None
+    gpu = europe.pool("gpu")
+    assert gpu is not None
+    assert gpu.queue_url == "http://127.0.0.1:5000/1/eu-gpu"
+
+
+@pytest.mark.parametrize(
+    ("uri", "names"),
+    [
+        ("s3://us-data", ["us-east-1"]),
+        ("s3://us-data/2026/x.csv", ["us-east-1"]),
+        ("s3://eu-data/x", ["eu-west-1"]),
+        ("s3://us-data-too", []),
+        ("s3://shared/both/x", ["us-east-1", "eu-west-1"]),
+        ("s3://shared/eu", ["eu-west-1"]),
+        ("s3://shared", []),
+        ("gs://us-data", []),
+    ],
+)
+def test_data_is_found_by_its_prefix(uri: str, names: list[str]) -> None:
+    """The longest matching entry decides on the regions of data, by whole path segments; several if it is replicated."""
+    assert [region.name for region in catalogue().regions_with(uri)] == names
+
+
+def test_the_longest_prefix_wins() -> None:
+    """A more exact entry of one region overrides a shorter one of another."""
+    text = TOML.replace('"s3://us-data"', '"s3://us-data", "s3://shared"')
+    regions = Catalogue.parse(text).regions_with("s3://shared/eu/file")
+    assert [region.name for region in regions] == ["eu-west-1"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('home_region = "us-east-1"', 'home_region = "mars-1"', "home_region is 'mars-1'; it must be one of us-east-1, eu-west-1"),
+        ('name = "eu-west-1"', 'name = "us-east-1"', "region 'us-east-1' is there twice"),
+        ('name = "eu-west-1"', 'name = "EU West"', "region 'EU West', name: String should match pattern"),
+        ('log_bucket = "eu-logs"', "", "region 'eu-west-1', log_bucket: Field required"),
+        ('log_bucket = "eu-logs"', 'log_buket = "eu-logs"', "log_bucket: Field required"),
+        ('"http://127.0.0.1:5000/1/us"', '"us"', "pool number 1, queue_url: Value error, must be a URL"),
+        ('/1/eu-gpu"', '/1/eu"', "'http://127.0.0.1:5000/1/eu' serves two pools"),
+        ('name = "gpu"', 'name = "default"', "region 'eu-west-1' has pool 'default' twice"),
+        ('"s3://us-data"', '"us-data"', "must be a URI such as s3://bucket"),
+        ("home_region", "home region", "is not TOML"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(old: str, new: str, message: str) -> None:
+    """The error names the file, the entry and what would be right."""
+    assert old in TOML
+    with pytest.raises(ConfigurationError) as caught:
+        Catalogue.parse(TOML.replace(old, new), source="regions.toml")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("regions.toml")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """The error names the file and the setting."""
+    with pytest.raises(ConfigurationError, match=r"nowhere\.toml cannot be read: .*regions_file"):
+        Catalogue.read(tmp_path / "nowhere.toml")
+
+
+def test_emulated_regions_share_an_address() -> None:
+    """One emulator serves the queues of all regions at one address; within a region they still differ."""
+    endpoint = 'endpoint_url = "http://127.0.0.1:5000"\n'
+    text = TOML.replace('log_bucket = "', endpoint + 'log_bucket = "').replace("/1/us", "/1/eu")
+    assert Catalogue.parse(text).names == ("us-east-1", "eu-west-1")
+    with pytest.raises(ConfigurationError, match="serves two pools"):
+        Catalogue.parse(text.replace("/1/eu-gpu", "/1/eu"))
