@@ -88,6 +88,15 @@ class Checkout:
             sorted(str(found.relative_to(self.root)) for found in self.root.glob(pattern) if found.is_file())
         )
 
+    def tracked(self) -> tuple[str, ...]:
+        """Paths of the files that Git tracks or would track, in order. Without Git: all files."""
+        if not (self.root / ".git").exists():
+            return self.glob("**/*")
+        listed = self.run(
+            "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=self.root
+        )
+        return tuple(sorted({path for path in listed.split("\0") if path and self.has(path)}))
+
     def revision(self) -> str:
         """The commit that is checked out: 40 hexadecimal digits."""
         return self.run("git", "rev-parse", "HEAD", cwd=self.root).strip()
