@@ -97,6 +97,15 @@ class Checkout:
         )
         return tuple(sorted({path for path in listed.split("\0") if path and self.has(path)}))
 
+    def history(self, path: str) -> tuple[str, ...] | None:
+        """Earlier texts of a file, the last one first; None if Git's history is not here, or not all of it."""
+        if not (self.root / ".git").exists():
+            return None
+        if self.run("git", "rev-parse", "--is-shallow-repository", cwd=self.root).strip() == "true":
+            return None
+        commits = self.run("git", "log", "--format=%H", "--diff-filter=AM", "--", path, cwd=self.root).split()
+        return tuple(self.run("git", "show", f"{commit}:{path}", cwd=self.root) for commit in commits)
+
     def revision(self) -> str:
         """The commit that is checked out: 40 hexadecimal digits."""
         return self.run("git", "rev-parse", "HEAD", cwd=self.root).strip()

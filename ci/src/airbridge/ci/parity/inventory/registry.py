@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from airbridge.ci.checkout import Checkout
 from airbridge.ci.exceptions import CiError
 
 FILE = "ci/inventory.toml"
@@ -22,7 +23,8 @@ FORMS = {
     "digest": r"[0-9A-Za-z]*",
     "account": r"\d+",
     "word": r"[\w.@:/+-]+",
-    "text": r"[^\"]*",
+    "text": r"[^\"\n]*",
+    "line": r".*",
 }
 _FORM = re.compile(r"<(" + "|".join(FORMS) + r")>")
 
@@ -115,6 +117,18 @@ class Action(_Model):
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 
+class Policy(_Model):
+    """The least that the environments of a tier must meet."""
+
+    #: Beginnings of the bases that a release may stand on.
+    bases: Annotated[tuple[str, ...], Field(min_length=1)]
+    soak_minutes: float
+    watch_minutes: float
+    error_budget: float
+    canary: bool
+    every_architecture: bool
+
+
 Fact = str | int | tuple[str, ...]
 
 
@@ -127,6 +141,7 @@ class Registry(_Model):
     foreign: tuple[Foreign, ...]
     lines: tuple[Lines, ...]
     action: dict[str, Action]
+    policy: dict[str, Policy]
     #: SHA-256 of files that are made by a tool and hold digests that no other file states.
     seal: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
 
@@ -144,6 +159,11 @@ class Registry(_Model):
     @cached_property
     def _texts(self) -> Mapping[str, Fact]:
         return dict(self.fact)
+
+
+def load(checkout: Checkout) -> Registry:
+    """The checkout's registry; CiError as in `parse`."""
+    return parse(checkout.source(FILE).text)
 
 
 @lru_cache(maxsize=4)
