@@ -7,12 +7,18 @@ import tarfile
 import tomllib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from airbridge.ci.exceptions import CheckoutError
 from airbridge.ci.tools import Run, run
+
+
+@lru_cache(maxsize=64)
+def _toml(text: str) -> dict[str, Any]:
+    """A TOML text, parsed once: the lock is large, and several checks read it in one process. Not to be changed."""
+    return tomllib.loads(text)
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Source:
     def toml(self) -> dict[str, Any]:
         """The file as TOML."""
         try:
-            return tomllib.loads(self.text)
+            return _toml(self.text)
         except tomllib.TOMLDecodeError as error:
             raise CheckoutError(f"{self.path}: {error}") from error
 
@@ -89,9 +95,9 @@ class Checkout:
         )
 
     def tracked(self) -> tuple[str, ...]:
-        """Paths of the files that Git tracks or would track, in order. Without Git: all files."""
+        """Paths of the files that Git tracks or would track, in order. Without Git: all but synthesised stacks."""
         if not (self.root / ".git").exists():
-            return self.glob("**/*")
+            return tuple(path for path in self.glob("**/*") if not path.startswith("infra/cdktf.out/"))
         listed = self.run(
             "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=self.root
         )

@@ -124,9 +124,9 @@ def _part(
         return
     layout = _View(folder, stored)
     altered = [
-        layer["digest"]
-        for layer in layout.layers
-        if digest_of(layout.blob_path(layer["digest"]).read_bytes()) != layer["digest"]
+        digest
+        for digest in (layout.config_digest, *(layer["digest"] for layer in layout.layers))
+        if digest_of(layout.blob_path(digest).read_bytes()) != digest
     ]
     for digest in altered:
         yield Finding(

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from airbridge.ci.checkout import Source
 from airbridge.ci.exceptions import CheckoutError, CiError
@@ -54,8 +54,17 @@ def check_file(facts: Facts, known: Registry, path: str) -> Iterator[Finding]:
         yield Finding(path, 1, "inventory-file", str(error), "must be text, or of a known kind")
         return
     yield from _sealed(known, source)
-    text = _Text(source)
-    covered = _Spans()
+    yield from _content(facts.checkout.source(FILE).text, path, source.text)
+
+
+@lru_cache(maxsize=8192)
+def _content(inventory: str, path: str, content: str) -> tuple[Finding, ...]:
+    """The findings in a text: the same ones for as long as neither it nor the inventory changes."""
+    return tuple(_findings(registry.parse(inventory), Source(path, content)))
+
+
+def _findings(known: Registry, source: Source) -> Iterator[Finding]:
+    path, text, covered = source.path, _Text(source), _Spans()
     yield from _stated(known, text, covered)
     yield from _lines(known, source)
     if path in known.seal or _foreign(known, path, text, covered):
