@@ -95,13 +95,14 @@ class Checkout:
         )
 
     def tracked(self) -> tuple[str, ...]:
-        """Paths of the files that Git tracks or would track, in order. Without Git: all but synthesised stacks."""
+        """Paths of the files that Git tracks or would track, in order, but no synthesised stacks. Without Git: all others."""
+        made = "infra/cdktf.out/"
         if not (self.root / ".git").exists():
-            return tuple(path for path in self.glob("**/*") if not path.startswith("infra/cdktf.out/"))
+            return tuple(path for path in self.glob("**/*") if not path.startswith(made))
         listed = self.run(
             "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=self.root
         )
-        return tuple(sorted({path for path in listed.split("\0") if path and self.has(path)}))
+        return tuple(sorted({path for path in listed.split("\0") if path and not path.startswith(made) and self.has(path)}))
 
     def history(self, path: str) -> tuple[str, ...] | None:
         """Earlier texts of a file, the last one first; None if Git's history is not here, or not all of it."""

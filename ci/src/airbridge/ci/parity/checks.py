@@ -62,6 +62,11 @@ def guarded(check: Check, facts: Facts) -> list[Finding]:
         found.extend(check(facts))
     except CiError as error:
         found.append(unreadable(error))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        # A value of a form that the check does not know: the inventory names its file and line.
+        module = f"ci/src/{check.__module__.replace('.', '/')}.py"
+        actual = f"cannot read a value: {type(error).__name__}: {error}"
+        found.append(Finding(module, 1, "unreadable", actual, "mend the file that the other findings name"))
     return found
 
 
