@@ -90,6 +90,8 @@ def _held(path: str, text: str, held: registry.Held) -> Iterator[Mutant]:
         for value in re.finditer(r"(?:sha256:)?[0-9a-f]{40,64}|[<>=!~]+[\d.*]+(?:,[<>=!~]+[\d.*]+)*|v?\d+\.\d+\.\d+", found[0]):
             start = found.start() + value.start()
             for kind, new in wrong("", value[0]):
+                if new == value[0]:
+                    continue
                 yield mutant(f"value {kind}", path, text, start, start + len(value[0]), new)
         if held.by != "release-signature":
             yield from _line(path, text, found.start())

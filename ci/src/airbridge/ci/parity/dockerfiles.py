@@ -20,7 +20,7 @@ _BASE = "${BASE_IMAGE}"
 #: What a RUN may call: nothing that reaches a network, and nothing that runs what another step downloaded.
 _PROGRAMS = re.compile(
     r"^(?:[A-Z_]+=\S+ )*(?:dpkg --install /debs/\*\.deb$|python3 -c '[^']*'(?: > \S+)?$|python3 -m compileall |/opt/airbridge/bin/python -m compileall "
-    r"|/opt/airbridge/bin/python -c '[^']*'|/context/tools/uv (?:venv|pip install) |echo '|install -d |find / -xdev |rm -r?f |cd /opt/airbridge/|sed -i )"
+    r"|/opt/airbridge/bin/python -c '[^']*'|/context/tools/uv venv |/context/tools/uv pip install (?:--\S+ (?:/\S+ |copy )?)+--requirement /context/(?:third-party|own)\.txt$|echo '|install -d |find / -xdev |rm -r?f |cd /opt/airbridge/|sed -i )"
 )
 _OFFLINE = ("--offline", "--no-index", "--no-deps", "--require-hashes", "--requirement")
 #: Arguments with a value of their own in the Dockerfile; those of the build have none.

@@ -85,6 +85,7 @@ def _room(facts: Facts, distribution: Distribution) -> Iterator[Finding]:
             actual,
             f"{distribution.source.path} says {distribution.version}; {_RELOCK}",
         )
+    yield from _twice(distribution)
     recorded = {_key(item) for item in entry.get("metadata", {}).get("requires-dist", ())}
     asked = {_requirement(requirement) for requirement in distribution.requirements}
     for name, specifier, extra in sorted(asked - recorded):
@@ -113,6 +114,15 @@ def _room(facts: Facts, distribution: Distribution) -> Iterator[Finding]:
                 f"{distribution.source.path} does not ask for it; {_RELOCK}",
             )
     yield from _satisfied(facts, distribution)
+
+
+def _twice(distribution: Distribution) -> Iterator[Finding]:
+    """A requirement or a constraint that a file has twice: the two may come to differ."""
+    source = distribution.source
+    for text, count in Counter(re.findall(r'^ +"([a-zA-Z0-9._-]+(?:\[[\w,]+\])?[<>=!~][^"]*)",', source.text, re.MULTILINE)).items():
+        if count > 1:
+            line = source.line(re.escape(f'"{text}"'))
+            yield Finding(source.path, line, "requirement-twice", f"asks {count} times for {text}", "must ask once")
 
 
 def _groups(facts: Facts) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from airbridge.ci.parity.inventory.registry import Action
 
 FILE = "ci/pipelines.toml"
 FOLDER = ".github/workflows"
-_KEYS = ("needs", "if", "environment", "uses", "permissions", "continue-on-error", "container", "services")
+_KEYS = ("needs", "if", "environment", "uses", "permissions", "continue-on-error", "container", "services", "runs-on", "defaults")
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,8 @@ def _workflow(agreed: Source, source: Source, root: yaml.Node, known: Mapping[st
         if expected is None:
             yield Finding(source.path, _at(node) - 1, "pipeline-job", f"has a job {job}", f"{FILE} has no such job")
         else:
+            if "steps" in expected:
+                expected = {"runs-on": agreed.toml.get("runner"), **expected}
             yield from _job(Place(source.path, job, known), node, expected)
 
 

@@ -22,7 +22,7 @@ _TEXTS = {
     "product": re.compile(rf"(?i)(?<![\w./-])(?:{_PRODUCTS})(?: version)?[-: =\"'v@`]{{1,4}}\d+(?:\.\d+)*\b"),
     "interpreter": re.compile(r"\bpy3\d{1,2}\b|\bpython3\.\d+\b"),
     "digest": re.compile(r"(?i)\bsha(?:1|256|384|512)[:=-][\w+/=-]{6,}|(?<![\w])[0-9a-f]{32,}(?![\w])"),
-    "account": re.compile(r"(?<![\w.-])\d{12}(?![\w.-])|(?<=:)\d{12}(?=:)|(?<![\w])\d{12}(?=\.dkr)"),
+    "account": re.compile(r"(?<![\w.-])\d{12}(?![\w-]|\.\d)|(?<=:)\d{12}(?=:)|(?<![\w])\d{12}(?=\.dkr)"),
     "registry": re.compile(
         r"\b(?:docker\.io|ghcr\.io|quay\.io|public\.ecr\.aws|mcr\.microsoft\.com|registry\.k8s\.io|gcr\.io|[\w.-]+\.pkg\.dev)\b"
         r"|\.dkr\.ecr\.|(?<=\w):latest\b"
@@ -42,7 +42,7 @@ _HINTS = {
     "architecture": re.compile(r"(?i)amd64|arm64|aarch64|86|armv7|ppc64le|s390x"),
     "base": re.compile(r"bookworm|trixie|bullseye|buster|noble|jammy|alpine|slim-"),
 }
-_WITH_FACTS = re.compile(r"^.*(?:\d|:latest|\.(?:io|aws|com|dev|ecr)\b|bookworm|trixie|bullseye|buster|noble|jammy|slim-).*$", re.MULTILINE)
+_WITH_FACTS = re.compile(r"^.*(?:\d|[a-fA-F]{32}|:latest|\.(?:io|aws|com|dev|ecr)\b|bookworm|trixie|bullseye|buster|noble|jammy|slim-).*$", re.MULTILINE)
 _ADDRESS = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 _OCTET = 255
 
@@ -63,7 +63,8 @@ def find(text: str) -> Iterator[Candidate]:
         for kind, expression in _TEXTS.items():
             if _HINTS[kind].search(line[0]):
                 for found in expression.finditer(text, *line.span()):
-                    if not (kind == "version" and _address(found[0])):
+                    pinned = text[found.start() - 1 : found.start()] == "="
+                    if pinned or kind != "version" or not _address(found[0]):
                         yield Candidate(kind, found[0], found.start(), found.end())
 
 
