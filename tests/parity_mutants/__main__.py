@@ -33,6 +33,8 @@ def run(sample: int | None, seed: int, *, verbose: bool = False) -> tuple[int, l
                 print(f"{each.path}:{each.line}: {each.kind}: {each.shown}\n    {gate}: {finding}")
             if not found:
                 survivors.append(each)
+                why = reasons.of(each) or "no reason is known"
+                print(f"{each.path}:{each.line}: {each.kind}: {each.shown}: survived: {why}", flush=True)
             found_by.update({gate for gate, _ in found})
         print(f"found by: {', '.join(f'{name} {count}' for name, count in found_by.most_common())}", file=sys.stderr)
         return len(mutants), survivors, [each for each in survivors if reasons.of(each) is None]
@@ -46,8 +48,6 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="show what finds each mutant")
     given = parser.parse_args()
     planted, survivors, unexplained = run(given.sample, given.seed, verbose=given.verbose)
-    for each in survivors:
-        print(f"{each.path}:{each.line}: {each.kind}: {each.shown}: survived: {reasons.of(each) or 'no reason is known'}")
     print(f"{planted} mutants, {len(survivors)} survived")
     return 1 if unexplained else 0
 

@@ -62,7 +62,7 @@ def guarded(check: Check, facts: Facts) -> list[Finding]:
         found.extend(check(facts))
     except CiError as error:
         found.append(unreadable(error))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, SyntaxError) as error:
         # A value of a form that the check does not know: the inventory names its file and line.
         module = f"ci/src/{check.__module__.replace('.', '/')}.py"
         actual = f"cannot read a value: {type(error).__name__}: {error}"

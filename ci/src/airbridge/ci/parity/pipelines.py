@@ -20,7 +20,7 @@ from airbridge.ci.parity.inventory.registry import Action
 
 FILE = "ci/pipelines.toml"
 FOLDER = ".github/workflows"
-_KEYS = ("needs", "if", "environment", "uses", "permissions", "continue-on-error", "container", "services", "runs-on", "defaults")
+_KEYS = ("needs", "if", "environment", "uses", "permissions", "continue-on-error", "container", "services", "runs-on", "defaults", "env")
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,9 @@ def _workflow(agreed: Source, source: Source, root: yaml.Node, known: Mapping[st
             f"the workflow's permissions are {_plain(_child(root, 'permissions'))}",
             "must be {}: each job names its own",
         )
+    for key, node in _mapping(root).items():
+        if key not in ("name", "on", "permissions", "concurrency", "jobs"):
+            yield Finding(source.path, _at(node), "pipeline-key", f"has {key} for all jobs", "must say it in the job that needs it")
     for job, node in _mapping(_child(root, "jobs")).items():
         expected = agreed.toml.get("job", {}).get(f"{name}/{job}")
         if expected is None:
@@ -166,8 +169,12 @@ def _steps(job: yaml.Node, known: Mapping[str, Action]) -> Iterator[Step]:
             name, _, commit = fields["uses"].partition("@")
             # However the file writes it: a commit other than the inventory's is part of the step.
             agreed = name in known and known[name].commit == commit
-            yield Step(f"uses {name if agreed else fields['uses']}{condition}", _at(_child(node, "uses")))
-        elif "run" in fields:
+            options = ", ".join(f"{key}={' '.join(value.split())}" for key, value in fields.get("with", {}).items())
+            given = f" with {options}" if options else ""
+            yield Step(f"uses {name if agreed else fields['uses']}{given}{condition}", _at(_child(node, "uses")))
+        for key, value in fields.get("env", {}).items():
+            yield Step(f"env {key}={value}", _at(_child(node, "env", key)))
+        if "run" in fields:
             script = _child(node, "run")
             first = _at(script) + (script.style in ("|", ">") if isinstance(script, yaml.ScalarNode) else 0)
             for offset, line in enumerate(fields["run"].rstrip("\n").split("\n")):
