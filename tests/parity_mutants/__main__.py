@@ -36,7 +36,10 @@ def run(sample: int | None, seed: int, *, verbose: bool = False) -> tuple[int, l
                 why = reasons.of(each) or "no reason is known"
                 print(f"{each.path}:{each.line}: {each.kind}: {each.shown}: survived: {why}", flush=True)
             found_by.update({gate for gate, _ in found})
-        print(f"found by: {', '.join(f'{name} {count}' for name, count in found_by.most_common())}", file=sys.stderr)
+        print(
+            f"found by: {', '.join(f'{name} {count}' for name, count in found_by.most_common())}",
+            file=sys.stderr,
+        )
         return len(mutants), survivors, [each for each in survivors if reasons.of(each) is None]
 
 

@@ -31,7 +31,7 @@ def _digests(value: str) -> Iterator[tuple[str, str]]:
 
 def _ranges(value: str) -> Iterator[tuple[str, str]]:
     yield "widened", ">=0"
-    yield "lower bound alone", re.sub(r"[<>=!~]+(\d)", r">=\1", value.split(",")[0], count=1)
+    yield "lower bound alone", re.sub(r"[<>=!~]+(\d)", r">=\1", value.split(",", maxsplit=1)[0], count=1)
     yield "other", re.sub(r"\d+(?=\D*$)", lambda found: str(int(found[0]) + 1), value)
 
 

@@ -87,7 +87,9 @@ def _line(path: str, text: str, at: int) -> Iterator[Mutant]:
 
 def _held(path: str, text: str, held: registry.Held) -> Iterator[Mutant]:
     for found in held.expression.finditer(text):
-        for value in re.finditer(r"(?:sha256:)?[0-9a-f]{40,64}|[<>=!~]+[\d.*]+(?:,[<>=!~]+[\d.*]+)*|v?\d+\.\d+\.\d+", found[0]):
+        for value in re.finditer(
+            r"(?:sha256:)?[0-9a-f]{40,64}|[<>=!~]+[\d.*]+(?:,[<>=!~]+[\d.*]+)*|v?\d+\.\d+\.\d+", found[0]
+        ):
             start = found.start() + value.start()
             for kind, new in wrong("", value[0]):
                 if new == value[0]:
@@ -154,6 +156,8 @@ def _sealed(path: str, text: str) -> Iterator[Mutant]:
     for found in re.finditer(r"^\[\[package\]\]\n(?:.+\n)+", text, re.MULTILINE):
         if found.start() % 17 == 0:
             yield mutant("lock entry removed", path, text, found.start(), found.end(), "")
-            yield mutant("lock entry twice", path, text, found.start(), found.end(), found[0] + "\n" + found[0])
+            yield mutant(
+                "lock entry twice", path, text, found.start(), found.end(), found[0] + "\n" + found[0]
+            )
     if not digests:
         yield mutant("content changed", path, text, len(text), len(text), " ")

@@ -21,7 +21,7 @@ REASONS: tuple[tuple[str, str, str, str], ...] = (
         "the other Python that is supported: true of both",
     ),
     (
-        "entry removed",
+        "entry removed|key twice",
         r"infra/environments/(?:prod|staging)\.toml",
         r"'(?!name|tier|account|home_region|certificate_arn|control_plane|worker|previous_worker|\[images).*",
         "a setting of the infrastructure and no fact: airbridge.infra.environment has its default or asks for it (make synth, tests/infra)",

@@ -58,7 +58,9 @@ def test_statement_that_is_gone_or_twice_is_found(tree: Tree) -> None:
     """A pin that is gone, or that stands a second time, is found."""
     tree.edit("infra/infra.mk", r"^CHECKOV_VERSION := .*\n", "")
     tree.append("Makefile", "UV_VERSION := 0.13.9\n")
-    assert {"fact-count"} == {each.check for path in ("infra/infra.mk", "Makefile") for each in findings(tree, path)}
+    assert {"fact-count"} == {
+        each.check for path in ("infra/infra.mk", "Makefile") for each in findings(tree, path)
+    }
 
 
 def test_lock_is_sealed(tree: Tree) -> None:
@@ -73,7 +75,9 @@ def test_every_pattern_is_used() -> None:
     """No entry of the inventory is dead: each matches something in the project."""
     checkout = Checkout(ROOT)
     known = registry.load(checkout)
-    texts = {path: checkout.source(path).text for path in checkout.tracked() if not path.endswith((".png", ".ico"))}
+    texts = {
+        path: checkout.source(path).text for path in checkout.tracked() if not path.endswith((".png", ".ico"))
+    }
     dead = [
         entry.pattern
         for entry in (*known.place, *known.held, *known.foreign)

@@ -102,7 +102,11 @@ class Checkout:
         listed = self.run(
             "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=self.root
         )
-        return tuple(sorted({path for path in listed.split("\0") if path and not path.startswith(made) and self.has(path)}))
+        return tuple(
+            sorted(
+                {path for path in listed.split("\0") if path and not path.startswith(made) and self.has(path)}
+            )
+        )
 
     def history(self, path: str) -> tuple[str, ...] | None:
         """Earlier texts of a file, the last one first; None if Git's history is not here, or not all of it."""

@@ -21,8 +21,8 @@ from airbridge.ci.images.build import Builder, require_uv
 from airbridge.ci.images.layout import Layout
 from airbridge.ci.images.specs import MACHINES, Architecture
 from airbridge.ci.parity import checks
-from airbridge.ci.parity.inventory import seal as seals
 from airbridge.ci.parity.finding import as_annotations, as_json, as_text
+from airbridge.ci.parity.inventory import seal as seals
 from airbridge.ci.publish import Publisher, require_published
 from airbridge.ci.registry import Registry
 from airbridge.ci.release import keys, manifest

@@ -75,4 +75,6 @@ def unreadable(error: CiError) -> Finding:
     text = str(error).replace("\n", "; ")
     path, _, said = text.partition(": ")
     line = re.search(r"line (\d+)", said)
-    return Finding(path, int(line[1]) if line else 1, "unreadable", said or text, "must be a valid file, each key once")
+    return Finding(
+        path, int(line[1]) if line else 1, "unreadable", said or text, "must be a valid file, each key once"
+    )

@@ -192,11 +192,15 @@ def _runtime(source: Source, parsed: list[Instruction]) -> Iterator[Finding]:
     check = last.get("HEALTHCHECK")
     if check is None or not re.search(r'\bCMD \["[a-z-]+", ', check.rest):
         actual = f"HEALTHCHECK is {check.rest if check else 'missing'}"
-        yield Finding(source.path, check.line if check else 1, "image-healthcheck", actual, "must run a command")
+        yield Finding(
+            source.path, check.line if check else 1, "image-healthcheck", actual, "must run a command"
+        )
     for word in ("USER", "ENTRYPOINT", "HEALTHCHECK", "CMD", "STOPSIGNAL"):
         if len(twice := [step for step in parsed if step.word == word]) > 1:
             actual = f"has {word} {len(twice)} times"
-            yield Finding(source.path, twice[-1].line, "image-twice", actual, "must have it once: the last one wins")
+            yield Finding(
+                source.path, twice[-1].line, "image-twice", actual, "must have it once: the last one wins"
+            )
 
 
 def _labels(source: Source, parsed: list[Instruction], image: Image) -> Iterator[Finding]:
@@ -214,7 +218,11 @@ def _labels(source: Source, parsed: list[Instruction], image: Image) -> Iterator
     labels = [step for step in parsed if step.word == "LABEL"]
     line = labels[0].line if labels else 1
     for label, value in expected.items():
-        found = [each[1] for step in labels for each in re.finditer(rf'(?<![\w.]){re.escape(label)}=("[^"]*"|\S+)', step.rest)]
+        found = [
+            each[1]
+            for step in labels
+            for each in re.finditer(rf'(?<![\w.]){re.escape(label)}=("[^"]*"|\S+)', step.rest)
+        ]
         if found != [f'"{value}"']:
             actual = f"there is no {label}" if not found else f"{label} is {', '.join(found)}"
             at = next((n for n, text in enumerate(source.lines, start=1) if f"{label}=" in text), line)
@@ -229,30 +237,64 @@ def _mounts(source: Source, parsed: list[Instruction]) -> Iterator[Finding]:
                 expected = "must be a bind mount of the context: type=bind,source=debs or source=."
                 yield Finding(source.path, step.line, "copy-origin", f"mounts {mount}", expected)
         for option in re.findall(r"^((?:--(?!mount)\S+ ?)+)", step.rest):
-            yield Finding(source.path, step.line, "copy-origin", f"RUN {option.strip()}", "must have no option but --mount")
+            yield Finding(
+                source.path,
+                step.line,
+                "copy-origin",
+                f"RUN {option.strip()}",
+                "must have no option but --mount",
+            )
     for number, line in enumerate(source.lines, start=1):
         if found := re.match(r"^\s*#\s*(syntax|escape|check)\s*=", line):
-            yield Finding(source.path, number, "copy-origin", f"names a {found[1]}", "must have no parser directive: a frontend is an image")
+            yield Finding(
+                source.path,
+                number,
+                "copy-origin",
+                f"names a {found[1]}",
+                "must have no parser directive: a frontend is an image",
+            )
 
 
 def _programs(source: Source, parsed: list[Instruction]) -> Iterator[Finding]:
     """Every command of every RUN is one of those that the build needs."""
     for step in parsed:
         if step.word not in _WORDS:
-            yield Finding(source.path, step.line, "image-instruction", f"has {step.word}", f"must be one of {', '.join(sorted(_WORDS))}")
+            yield Finding(
+                source.path,
+                step.line,
+                "image-instruction",
+                f"has {step.word}",
+                f"must be one of {', '.join(sorted(_WORDS))}",
+            )
         if step.word == "ARG" and "=" in step.rest:
             name, _, value = step.rest.partition("=")
             if _DEFAULTS.get(name) != value and name != "BASE_IMAGE":
-                yield Finding(source.path, step.line, "image-argument", f"ARG {step.rest}", "must have no default: the build says it")
+                yield Finding(
+                    source.path,
+                    step.line,
+                    "image-argument",
+                    f"ARG {step.rest}",
+                    "must have no default: the build says it",
+                )
         if step.word != "RUN":
             continue
         script = re.sub(r"--mount=\S+ ", "", step.rest)
         for command in _commands(script):
-            unfit = not _PROGRAMS.match(command) or "$(" in command.replace("$(command -v python3)", "").replace("$(cat /tmp/stdlib)", "")
-            missing = [each for each in _OFFLINE if each not in command.split()] if " pip install " in command else []
+            unfit = not _PROGRAMS.match(command) or "$(" in command.replace(
+                "$(command -v python3)", ""
+            ).replace("$(cat /tmp/stdlib)", "")
+            missing = (
+                [each for each in _OFFLINE if each not in command.split()]
+                if " pip install " in command
+                else []
+            )
             if unfit or missing or re.search(r"https?:|urllib|socket|/dev/tcp|git\+", command):
                 actual = f"runs {command[:90]}"
-                expected = f"must have {' '.join(missing)}" if missing else f"must be one of the build's own commands ({_OWN})"
+                expected = (
+                    f"must have {' '.join(missing)}"
+                    if missing
+                    else f"must be one of the build's own commands ({_OWN})"
+                )
                 yield Finding(source.path, step.line, "unhashed-install", actual, expected)
 
 

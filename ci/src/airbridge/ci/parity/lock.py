@@ -119,10 +119,14 @@ def _room(facts: Facts, distribution: Distribution) -> Iterator[Finding]:
 def _twice(distribution: Distribution) -> Iterator[Finding]:
     """A requirement or a constraint that a file has twice: the two may come to differ."""
     source = distribution.source
-    for text, count in Counter(re.findall(r'^ +"([a-zA-Z0-9._-]+(?:\[[\w,]+\])?[<>=!~][^"]*)",', source.text, re.MULTILINE)).items():
+    for text, count in Counter(
+        re.findall(r'^ +"([a-zA-Z0-9._-]+(?:\[[\w,]+\])?[<>=!~][^"]*)",', source.text, re.MULTILINE)
+    ).items():
         if count > 1:
             line = source.line(re.escape(f'"{text}"'))
-            yield Finding(source.path, line, "requirement-twice", f"asks {count} times for {text}", "must ask once")
+            yield Finding(
+                source.path, line, "requirement-twice", f"asks {count} times for {text}", "must ask once"
+            )
 
 
 def _groups(facts: Facts) -> Iterator[Finding]:
@@ -135,10 +139,20 @@ def _groups(facts: Facts) -> Iterator[Finding]:
         wanted = {_requirement(Requirement(text)) for text in asked.get(group, ()) if isinstance(text, str)}
         for name, specifier, _ in sorted(wanted ^ locked):
             here = (name, specifier) in {(each, range_) for each, range_, _ in wanted}
-            line = facts.root.line(rf'"{re.escape(name)}(?=[\[<>=!~;" ])') if here else facts.lock_line(root.name)
+            line = (
+                facts.root.line(rf'"{re.escape(name)}(?=[\[<>=!~;" ])')
+                if here
+                else facts.lock_line(root.name)
+            )
             path = facts.root.path if here else LOCK
             actual = f"group {group} {'asks for' if here else 'is locked with'} {name}{specifier}"
-            yield Finding(path, line, "lock-outdated", actual, f"{LOCK if here else facts.root.path} does not have it; {_RELOCK}")
+            yield Finding(
+                path,
+                line,
+                "lock-outdated",
+                actual,
+                f"{LOCK if here else facts.root.path} does not have it; {_RELOCK}",
+            )
 
 
 def _constraints(facts: Facts) -> Iterator[Finding]:
@@ -146,7 +160,11 @@ def _constraints(facts: Facts) -> Iterator[Finding]:
     options = facts.root.toml["tool"]["uv"]
     manifest = facts.lock.toml.get("manifest", {})
     for key in ("constraints", "overrides", "build-constraints"):
-        setting = f"{key.removesuffix('s').removeprefix('build-')}-dependencies" if key != "build-constraints" else "build-constraint-dependencies"
+        setting = (
+            f"{key.removesuffix('s').removeprefix('build-')}-dependencies"
+            if key != "build-constraints"
+            else "build-constraint-dependencies"
+        )
         wanted = {_requirement(Requirement(text)) for text in options.get(setting, ())}
         locked = {_key(item) for item in manifest.get(key, ())}
         for name, specifier, _ in sorted(wanted ^ locked):
@@ -154,7 +172,13 @@ def _constraints(facts: Facts) -> Iterator[Finding]:
             path, source = (facts.root.path, facts.root) if here else (LOCK, facts.lock)
             line = source.line(rf'"{re.escape(name)}(?=[\[<>=!~;" ])')
             other = LOCK if here else facts.root.path
-            yield Finding(path, line, "lock-outdated", f"{setting} has {name}{specifier}", f"{other} does not; {_RELOCK}")
+            yield Finding(
+                path,
+                line,
+                "lock-outdated",
+                f"{setting} has {name}{specifier}",
+                f"{other} does not; {_RELOCK}",
+            )
 
 
 def _satisfied(facts: Facts, distribution: Distribution) -> Iterator[Finding]:
@@ -176,23 +200,34 @@ def _hashes(facts: Facts) -> Iterator[Finding]:
     counted = Counter(str(package["name"]) for package in facts.lock.toml["package"])
     for package in facts.lock.toml["package"]:
         name, source = str(package["name"]), package.get("source", {})
-        line = facts.lock_line(name)
         if counted[name] > 1:
-            yield Finding(LOCK, line, "lock-twice", f"{name} is locked {counted[name]} times", f"must be once; {_RELOCK}")
+            yield Finding(
+                LOCK,
+                facts.lock_line(name),
+                "lock-twice",
+                f"{name} is locked {counted[name]} times",
+                f"must be once; {_RELOCK}",
+            )
         if "editable" in source or "virtual" in source:
             continue
         if source.get("registry") != _REGISTRY:
             expected = f"must come from {_REGISTRY}; {_RELOCK}"
-            yield Finding(LOCK, line, "lock-source", f"{name} comes from {source}", expected)
+            yield Finding(LOCK, facts.lock_line(name), "lock-source", f"{name} comes from {source}", expected)
         files = [*package.get("wheels", ()), *([package["sdist"]] if "sdist" in package else [])]
         for file in files or [{}]:
             if not _SHA256.fullmatch(str(file.get("hash", ""))):
-                at = facts.lock.line(re.escape(file["url"])) if file.get("url") else line
+                at = facts.lock.line(re.escape(file["url"])) if file.get("url") else facts.lock_line(name)
                 actual = f"{name} has a file without a SHA-256"
                 yield Finding(LOCK, at, "lock-hash", actual, f"every file must have one; {_RELOCK}")
             elif not str(file.get("url", "")).startswith(_FILES):
                 at = facts.lock.line(re.escape(str(file.get("url", ""))))
-                yield Finding(LOCK, at, "lock-source", f"{name} has a file at {file.get('url')}", f"must be at {_FILES}; {_RELOCK}")
+                yield Finding(
+                    LOCK,
+                    at,
+                    "lock-source",
+                    f"{name} has a file at {file.get('url')}",
+                    f"must be at {_FILES}; {_RELOCK}",
+                )
 
 
 _Entry = tuple[str, str, str]

@@ -115,7 +115,11 @@ def _airflow(facts: Facts, matrix: Matrix) -> Iterator[Finding]:
 def _ranges(facts: Facts, matrix: Matrix) -> Iterator[Finding]:
     """Ranges end: at the next minor version of AirBridge, which no test has seen, and at the Pythons of the sources."""
     version = Version(facts.version)
-    untested = (f"{version.major}.{version.minor + 1}.0", f"{version.major + 1}.0.0", f"{version.major + 99}.0")
+    untested = (
+        f"{version.major}.{version.minor + 1}.0",
+        f"{version.major + 1}.0.0",
+        f"{version.major + 99}.0",
+    )
     ancient = ("0", *([f"{version.major}.{version.minor - 2}.0"] if version.minor >= 2 else []))
     for index, entry in _ours(facts, matrix):
         if entry.verdict is not Verdict.ALLOW:
@@ -125,16 +129,32 @@ def _ranges(facts: Facts, matrix: Matrix) -> Iterator[Finding]:
             if wide := [each for each in (*untested, *ancient) if allowed.contains(each)]:
                 line = _entry_line(facts, index, key)
                 expected = f"must end before {untested[0]} and begin at this version or the one before it"
-                yield Finding(MATRIX, line, "matrix-range", f"{key} is {text}, which allows {', '.join(wide)}", expected)
+                yield Finding(
+                    MATRIX, line, "matrix-range", f"{key} is {text}, which allows {', '.join(wide)}", expected
+                )
         if SpecifierSet(entry.python) != SpecifierSet(facts.requires_python):
             line = _entry_line(facts, index, "python")
-            yield Finding(MATRIX, line, "matrix-range", f"python is {entry.python}", f"must be {facts.requires_python}, as in {ROOT}")
+            yield Finding(
+                MATRIX,
+                line,
+                "matrix-range",
+                f"python is {entry.python}",
+                f"must be {facts.requires_python}, as in {ROOT}",
+            )
         if len(set(entry.protocol)) != len(entry.protocol):
             line = _entry_line(facts, index, "protocol")
-            yield Finding(MATRIX, line, "matrix-range", f"protocol is {list(entry.protocol)}", "must list each once")
+            yield Finding(
+                MATRIX, line, "matrix-range", f"protocol is {list(entry.protocol)}", "must list each once"
+            )
     if matrix.outside is not Verdict.REFUSE:
         line = facts.checkout.source(MATRIX).line(r"^outside\s*=")
-        yield Finding(MATRIX, line, "matrix-outside", f"outside is {matrix.outside}", "must be refuse: what no test has seen gets no work")
+        yield Finding(
+            MATRIX,
+            line,
+            "matrix-outside",
+            f"outside is {matrix.outside}",
+            "must be refuse: what no test has seen gets no work",
+        )
 
 
 def _unreachable(facts: Facts, matrix: Matrix) -> Iterator[Finding]:
@@ -144,7 +164,11 @@ def _unreachable(facts: Facts, matrix: Matrix) -> Iterator[Finding]:
         if not any(not any(_meets(each, pair) for each in before) for pair in _samples(matrix, entry)):
             line = _entry_line(facts, index, "")
             yield Finding(
-                MATRIX, line, "matrix-unreachable", "meets nothing that earlier entries leave", "never decides; move it up or remove it"
+                MATRIX,
+                line,
+                "matrix-unreachable",
+                "meets nothing that earlier entries leave",
+                "never decides; move it up or remove it",
             )
 
 
@@ -154,14 +178,22 @@ _Pair = tuple[str, Versions]
 def _samples(matrix: Matrix, entry: Compatible) -> Iterator[_Pair]:
     """Pairs that an entry meets: of every field the versions at, before and after each bound that some entry has."""
     fields = ("control_plane", "worker", "airflow", "task_sdk", "python")
-    values = []
+    values: list[list[str]] = []
     for field in fields:
-        bounds = {bound.version.removesuffix(".*") for each in matrix.compatible for bound in SpecifierSet(getattr(each, field))}
+        bounds = {
+            bound.version.removesuffix(".*")
+            for each in matrix.compatible
+            for bound in SpecifierSet(getattr(each, field))
+        }
         near = sorted({version for bound in bounds for version in _near(bound)})
         allowed = SpecifierSet(getattr(entry, field))
         values.append([version for version in near if allowed.contains(version, prereleases=True)])
-    for plane, worker, airflow, sdk, python, protocol in product(*values, entry.protocol):
-        yield plane, Versions(airbridge=worker, airflow=airflow, task_sdk=sdk, python=python, protocol=protocol)
+    for plane, worker, airflow, sdk, python in product(*values):
+        for protocol in entry.protocol:
+            versions = Versions(
+                airbridge=worker, airflow=airflow, task_sdk=sdk, python=python, protocol=protocol
+            )
+            yield plane, versions
 
 
 def _near(bound: str) -> Iterator[str]:

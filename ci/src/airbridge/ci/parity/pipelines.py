@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
@@ -20,7 +21,19 @@ from airbridge.ci.parity.inventory.registry import Action
 
 FILE = "ci/pipelines.toml"
 FOLDER = ".github/workflows"
-_KEYS = ("needs", "if", "environment", "uses", "permissions", "continue-on-error", "container", "services", "runs-on", "defaults", "env")
+_KEYS = (
+    "needs",
+    "if",
+    "environment",
+    "uses",
+    "permissions",
+    "continue-on-error",
+    "container",
+    "services",
+    "runs-on",
+    "defaults",
+    "env",
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,9 @@ def check(facts: Facts) -> Iterator[Finding]:
         try:
             root = compose(source)
         except CiError as error:
-            yield Finding(path, _line_of_error(error), "workflow-file", str(error), "must be YAML, each key once")
+            yield Finding(
+                path, _line_of_error(error), "workflow-file", str(error), "must be YAML, each key once"
+            )
             continue
         yield from _workflow(agreed, source, root, known)
         seen |= {f"{PurePath(path).stem}/{name}" for name in _mapping(_child(root, "jobs"))}
@@ -61,8 +76,13 @@ def check(facts: Facts) -> Iterator[Finding]:
 
 def compose(source: Source) -> yaml.Node:
     """The file's nodes, with their lines; CiError if it is not YAML or has a key twice."""
+    return _composed(source.text)
+
+
+@lru_cache(maxsize=32)
+def _composed(text: str) -> yaml.Node:
     try:
-        root = yaml.compose(source.text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise CiError(f"is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(root, yaml.MappingNode):
@@ -111,13 +131,17 @@ def _at(node: yaml.Node | None, otherwise: int = 1) -> int:
     return int(node.start_mark.line) + 1 if node is not None else otherwise
 
 
-def _workflow(agreed: Source, source: Source, root: yaml.Node, known: Mapping[str, Action]) -> Iterator[Finding]:
+def _workflow(
+    agreed: Source, source: Source, root: yaml.Node, known: Mapping[str, Action]
+) -> Iterator[Finding]:
     name = PurePath(source.path).stem
     triggers = _plain(_child(root, "on"))
     actual = [triggers] if isinstance(triggers, str) else list(triggers or ())
     if actual != (expected := agreed.toml.get("on", {}).get(name)):
         line = _at(_child(root, "on"))
-        yield Finding(source.path, line, "pipeline-trigger", f"is started by {actual}", f"{FILE} says {expected}")
+        yield Finding(
+            source.path, line, "pipeline-trigger", f"is started by {actual}", f"{FILE} says {expected}"
+        )
     if _plain(_child(root, "permissions")) != {}:
         line = _at(_child(root, "permissions"))
         yield Finding(
@@ -129,11 +153,19 @@ def _workflow(agreed: Source, source: Source, root: yaml.Node, known: Mapping[st
         )
     for key, node in _mapping(root).items():
         if key not in ("name", "on", "permissions", "concurrency", "jobs"):
-            yield Finding(source.path, _at(node), "pipeline-key", f"has {key} for all jobs", "must say it in the job that needs it")
+            yield Finding(
+                source.path,
+                _at(node),
+                "pipeline-key",
+                f"has {key} for all jobs",
+                "must say it in the job that needs it",
+            )
     for job, node in _mapping(_child(root, "jobs")).items():
         expected = agreed.toml.get("job", {}).get(f"{name}/{job}")
         if expected is None:
-            yield Finding(source.path, _at(node) - 1, "pipeline-job", f"has a job {job}", f"{FILE} has no such job")
+            yield Finding(
+                source.path, _at(node) - 1, "pipeline-job", f"has a job {job}", f"{FILE} has no such job"
+            )
         else:
             if "steps" in expected:
                 expected = {"runs-on": agreed.toml.get("runner"), **expected}
@@ -146,32 +178,56 @@ def _job(place: Place, node: yaml.Node, expected: dict[str, Any]) -> Iterator[Fi
         if (actual := _plain(_child(node, key))) != (wanted := expected.get(key)):
             check = "pipeline-permissions" if key == "permissions" else "pipeline-job"
             actual_text = f"{name}: {key} is {actual}"
-            yield Finding(path, _at(_child(node, key), _at(node)), check, actual_text, f"{FILE} says {wanted}")
+            yield Finding(
+                path, _at(_child(node, key), _at(node)), check, actual_text, f"{FILE} says {wanted}"
+            )
     matrix = _child(node, "strategy", "matrix")
     if _plain(matrix) != expected.get("matrix"):
         actual_text = f"{name}: the matrix is {_plain(matrix)}"
-        yield Finding(path, _at(matrix, _at(node)), "pipeline-matrix", actual_text, f"{FILE} says {expected.get('matrix')}")
+        yield Finding(
+            path,
+            _at(matrix, _at(node)),
+            "pipeline-matrix",
+            actual_text,
+            f"{FILE} says {expected.get('matrix')}",
+        )
     steps, wanted = list(_steps(node, place.known)), list(expected.get("steps", ()))
-    for change, first, last, from_, to in SequenceMatcher(a=[s.text for s in steps], b=wanted, autojunk=False).get_opcodes():
+    for change, first, last, from_, to in SequenceMatcher(
+        a=[s.text for s in steps], b=wanted, autojunk=False
+    ).get_opcodes():
         if change == "equal":
             continue
         line = steps[min(first, len(steps) - 1)].line if steps else _at(node)
         has = "; ".join(step.text for step in steps[first:last]) or "nothing"
-        yield Finding(path, line, "pipeline-step", f"{name}: has {has[:120]} here", f"{FILE} says: {'; '.join(wanted[from_:to])[:160] or 'nothing'}")
+        yield Finding(
+            path,
+            line,
+            "pipeline-step",
+            f"{name}: has {has[:120]} here",
+            f"{FILE} says: {'; '.join(wanted[from_:to])[:160] or 'nothing'}",
+        )
 
 
 def _steps(job: yaml.Node, known: Mapping[str, Action]) -> Iterator[Step]:
     steps = _child(job, "steps")
     for node in steps.value if isinstance(steps, yaml.SequenceNode) else ():
         fields = _plain(node)
-        condition = "".join(f" {key} {fields[key]}" for key in ("if", "continue-on-error", "shell", "working-directory") if key in fields)
+        condition = "".join(
+            f" {key} {fields[key]}"
+            for key in ("if", "continue-on-error", "shell", "working-directory")
+            if key in fields
+        )
         if "uses" in fields:
             name, _, commit = fields["uses"].partition("@")
             # However the file writes it: a commit other than the inventory's is part of the step.
             agreed = name in known and known[name].commit == commit
-            options = ", ".join(f"{key}={' '.join(value.split())}" for key, value in fields.get("with", {}).items())
+            options = ", ".join(
+                f"{key}={' '.join(value.split())}" for key, value in fields.get("with", {}).items()
+            )
             given = f" with {options}" if options else ""
-            yield Step(f"uses {name if agreed else fields['uses']}{given}{condition}", _at(_child(node, "uses")))
+            yield Step(
+                f"uses {name if agreed else fields['uses']}{given}{condition}", _at(_child(node, "uses"))
+            )
         for key, value in fields.get("env", {}).items():
             yield Step(f"env {key}={value}", _at(_child(node, "env", key)))
         if "run" in fields:

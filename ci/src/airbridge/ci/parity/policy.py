@@ -94,10 +94,14 @@ def _named(facts: Facts, environments: list[Environment]) -> Iterator[Finding]:
     for path in facts.checkout.glob(f"{pins.FOLDER}/*.release.json"):
         name = PurePath(path).name.removesuffix(".release.json")
         if name not in names:
-            yield Finding(path, 1, "environment-name", f"is a release of {name}", f"there is no {pins.toml_path(name)}")
+            yield Finding(
+                path, 1, "environment-name", f"is a release of {name}", f"there is no {pins.toml_path(name)}"
+            )
     for environment in environments:
         if (actual := environment.settings.get("name")) != environment.name:
-            yield environment.finding("name", "environment-name", f"name is {actual}", f"must be {environment.name}, as the file")
+            yield environment.finding(
+                "name", "environment-name", f"name is {actual}", f"must be {environment.name}, as the file"
+            )
         home, zones = environment.settings.get("home_region"), environment.settings.get("region", ())
         if home and zones and home not in {region.get("name") for region in zones}:
             yield environment.finding(
@@ -111,13 +115,21 @@ def _accounts(known: Registry, environments: list[Environment]) -> Iterator[Find
         account = str(environment.settings.get("account", ""))
         if account in seen:
             actual = f"account is {account}"
-            yield environment.finding("account", "environment-account", actual, f"{seen[account]} has it: each has its own")
+            yield environment.finding(
+                "account", "environment-account", actual, f"{seen[account]} has it: each has its own"
+            )
         seen.setdefault(account, environment.name)
         for number, line in enumerate(environment.source.lines, start=1):
             for other in re.findall(r"arn:aws[\w-]*:[\w-]+:[\w-]*:(\d*):", line):
                 if other not in ("", account):
                     actual = f"names account {other}"
-                    yield Finding(environment.source.path, number, "environment-account", actual, f"must be {account}, its own")
+                    yield Finding(
+                        environment.source.path,
+                        number,
+                        "environment-account",
+                        actual,
+                        f"must be {account}, its own",
+                    )
         for region in re.findall(r"arn:aws[\w-]*:acm:([\w-]+):", environment.source.text):
             if region != environment.settings.get("home_region"):
                 yield environment.finding(
@@ -128,7 +140,12 @@ def _accounts(known: Registry, environments: list[Environment]) -> Iterator[Find
                 )
         stated = known.fact.get(f"account_{environment.name}")
         if stated is not None and account != stated:
-            yield environment.finding("account", "environment-account", f"account is {account}", f"must be {stated}, as in {registry.FILE}")
+            yield environment.finding(
+                "account",
+                "environment-account",
+                f"account is {account}",
+                f"must be {stated}, as in {registry.FILE}",
+            )
 
 
 def _tier(known: Registry, environment: Environment, order: Plan) -> Iterator[Finding]:
@@ -136,13 +153,19 @@ def _tier(known: Registry, environment: Environment, order: Plan) -> Iterator[Fi
         expected = f"{plan.FILE} has {environment.name}: what takes releases is not local"
         yield environment.finding("tier", "environment-tier", "tier is local", expected)
     if environment.local and environment.name != pins.LOCAL_TIER:
-        yield environment.finding("tier", "environment-tier", "tier is local", f"only {pins.toml_path(pins.LOCAL_TIER)} is")
+        yield environment.finding(
+            "tier", "environment-tier", "tier is local", f"only {pins.toml_path(pins.LOCAL_TIER)} is"
+        )
     if not environment.local and environment.tier not in known.policy:
         tiers = ", ".join(known.policy)
-        yield environment.finding("tier", "environment-tier", f"tier is {environment.tier or 'missing'}", f"must be one of {tiers}")
+        yield environment.finding(
+            "tier", "environment-tier", f"tier is {environment.tier or 'missing'}", f"must be one of {tiers}"
+        )
     wanted = _TIERS.get(environment.name)
     if wanted and environment.tier not in (wanted, pins.LOCAL_TIER):
-        yield environment.finding("tier", "environment-tier", f"tier is {environment.tier}", f"must be {wanted}")
+        yield environment.finding(
+            "tier", "environment-tier", f"tier is {environment.tier}", f"must be {wanted}"
+        )
 
 
 def _local(environment: Environment) -> Iterator[Finding]:
@@ -152,7 +175,13 @@ def _local(environment: Environment) -> Iterator[Finding]:
         digest = found.digest(key)
         if digest and not pins.is_placeholder(digest):
             actual = f"{key} is {digest[:19]}…, of no release"
-            yield Finding(environment.source.path, found.line(key), "image-of-release", actual, "must be a placeholder: one digit 64 times")
+            yield Finding(
+                environment.source.path,
+                found.line(key),
+                "image-of-release",
+                actual,
+                "must be a placeholder: one digit 64 times",
+            )
 
 
 def _pace(facts: Facts, environment: Environment, step: Step | None, policy: Policy) -> Iterator[Finding]:
@@ -161,13 +190,35 @@ def _pace(facts: Facts, environment: Environment, step: Step | None, policy: Pol
     source = facts.checkout.source(plan.FILE)
     section = rf"^\[environment\.{re.escape(environment.name)}\]"
     rows: list[tuple[str, bool, object, str]] = [
-        ("soak_minutes", step.follows is not None and step.soak_minutes < policy.soak_minutes, step.soak_minutes, f"at least {policy.soak_minutes:g}"),
-        ("watch_minutes", step.watch_minutes < policy.watch_minutes, step.watch_minutes, f"at least {policy.watch_minutes:g}"),
-        ("error_budget", step.error_budget > policy.error_budget, step.error_budget, f"at most {policy.error_budget:g}"),
+        (
+            "soak_minutes",
+            step.follows is not None and step.soak_minutes < policy.soak_minutes,
+            step.soak_minutes,
+            f"at least {policy.soak_minutes:g}",
+        ),
+        (
+            "watch_minutes",
+            step.watch_minutes < policy.watch_minutes,
+            step.watch_minutes,
+            f"at least {policy.watch_minutes:g}",
+        ),
+        (
+            "error_budget",
+            step.error_budget > policy.error_budget,
+            step.error_budget,
+            f"at most {policy.error_budget:g}",
+        ),
     ]
     waves = step.waves_of(pins.Pins(environment.source).regions)
     alone = bool(step.waves) and len(waves) > 1
-    rows.append(("waves", policy.canary and not alone, [list(wave) for wave in step.waves], "a first wave that is not all regions: the canary"))
+    rows.append(
+        (
+            "waves",
+            policy.canary and not alone,
+            [list(wave) for wave in step.waves],
+            "a first wave that is not all regions: the canary",
+        )
+    )
     named = [region for wave in step.waves for region in wave]
     rows.append(("waves", len(named) != len(set(named)), named, "each region once"))
     for key, broken, actual, expected in rows:
@@ -183,17 +234,33 @@ def _release(environment: Environment, policy: Policy) -> Iterator[Finding]:
         return
     if not release.base.startswith(policy.bases):
         expected = f"must begin with {' or '.join(policy.bases)} in tier {environment.tier} ({registry.FILE})"
-        yield Finding(path, 1, "release-base", f"{environment.name}'s images stand on {release.base[:60]}", expected)
+        yield Finding(
+            path, 1, "release-base", f"{environment.name}'s images stand on {release.base[:60]}", expected
+        )
     if not policy.every_architecture:
         return
-    types = [each for region in environment.settings.get("region", ()) for pool in region.get("pool", ()) for each in pool.get("instance_types", ())]
-    wanted = {EDGE_WORKER.name: {architecture_of(each) for each in types}, CONTROL_PLANE.name: {_CONTROL_PLANE_ARCHITECTURE}}
+    types = [
+        each
+        for region in environment.settings.get("region", ())
+        for pool in region.get("pool", ())
+        for each in pool.get("instance_types", ())
+    ]
+    wanted = {
+        EDGE_WORKER.name: {architecture_of(each) for each in types},
+        CONTROL_PLANE.name: {_CONTROL_PLANE_ARCHITECTURE},
+    }
     for name, architectures in wanted.items():
         parts = set(release.images[name].parts) if name in release.images else architectures
         for architecture in sorted(architectures - parts):
             example = next((each for each in types if architecture_of(each) == architecture), "Fargate")
             actual = f"{name} has no image for {architecture}"
-            yield Finding(path, 1, "release-architecture", actual, f"{environment.name} runs it on {example}: build it for {architecture}, too")
+            yield Finding(
+                path,
+                1,
+                "release-architecture",
+                actual,
+                f"{environment.name} runs it on {example}: build it for {architecture}, too",
+            )
 
 
 def architecture_of(instance_type: str) -> str:
@@ -211,7 +278,9 @@ def _unlike(environments: list[Environment]) -> Iterator[Finding]:
         if other.release is not None and other.release.digest != environment.release.digest:
             path = pins.release_path(environment.name)
             actual = f"is another release of {environment.release.revision[:12]} than {other.name}'s"
-            yield Finding(path, 1, "release-differs", actual, "one commit has one release: promote, do not edit")
+            yield Finding(
+                path, 1, "release-differs", actual, "one commit has one release: promote, do not edit"
+            )
 
 
 def _previous(facts: Facts, environments: list[Environment]) -> Iterator[Finding]:
@@ -222,7 +291,9 @@ def _previous(facts: Facts, environments: list[Environment]) -> Iterator[Finding
             continue
         digest = found.digest(pins.PREVIOUS)
         if digest == found.digest("worker"):
-            yield _not_earlier(environment, found, "is the worker itself", "must be an earlier one; remove the line")
+            yield _not_earlier(
+                environment, found, "is the worker itself", "must be an earlier one; remove the line"
+            )
         elif environment.release is None:
             expected = f"{environment.name} is on no release; remove the line"
             yield _not_earlier(environment, found, f"is {digest[:19]}…", expected)
@@ -243,8 +314,16 @@ def _earlier_workers(facts: Facts, name: str) -> set[str] | None:
     for text in texts:
         with suppress(ManifestError):
             releases.append(manifest.parse(text, path).release)
-    return {release.images[EDGE_WORKER.name].digest for release in releases if EDGE_WORKER.name in release.images}
+    return {
+        release.images[EDGE_WORKER.name].digest for release in releases if EDGE_WORKER.name in release.images
+    }
 
 
 def _not_earlier(environment: Environment, found: pins.Pins, actual: str, expected: str) -> Finding:
-    return Finding(environment.source.path, found.line(pins.PREVIOUS), "previous-worker", f"{pins.PREVIOUS} {actual}", expected)
+    return Finding(
+        environment.source.path,
+        found.line(pins.PREVIOUS),
+        "previous-worker",
+        f"{pins.PREVIOUS} {actual}",
+        expected,
+    )

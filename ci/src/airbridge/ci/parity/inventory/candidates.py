@@ -27,7 +27,9 @@ _TEXTS = {
         r"\b(?:docker\.io|ghcr\.io|quay\.io|public\.ecr\.aws|mcr\.microsoft\.com|registry\.k8s\.io|gcr\.io|[\w.-]+\.pkg\.dev)\b"
         r"|\.dkr\.ecr\.|(?<=\w):latest\b"
     ),
-    "architecture": re.compile(r"\b(?:amd64|arm64|aarch64|x86_64|armv7|i386|i686|ppc64le|s390x|ARM64|X86_64)\b"),
+    "architecture": re.compile(
+        r"\b(?:amd64|arm64|aarch64|x86_64|armv7|i386|i686|ppc64le|s390x|ARM64|X86_64)\b"
+    ),
     "base": re.compile(r"\b(?:bookworm|trixie|bullseye|buster|noble|jammy|alpine\d|slim-\w+)\b"),
 }
 #: What a line must have for an expression to be tried on it; without it ten times as much is read.
@@ -42,7 +44,10 @@ _HINTS = {
     "architecture": re.compile(r"(?i)amd64|arm64|aarch64|86|armv7|ppc64le|s390x"),
     "base": re.compile(r"bookworm|trixie|bullseye|buster|noble|jammy|alpine|slim-"),
 }
-_WITH_FACTS = re.compile(r"^.*(?:\d|[a-fA-F]{32}|:latest|\.(?:io|aws|com|dev|ecr)\b|bookworm|trixie|bullseye|buster|noble|jammy|slim-).*$", re.MULTILINE)
+_WITH_FACTS = re.compile(
+    r"^.*(?:\d|[a-fA-F]{32}|:latest|\.(?:io|aws|com|dev|ecr)\b|bookworm|trixie|bullseye|buster|noble|jammy|slim-).*$",
+    re.MULTILINE,
+)
 _ADDRESS = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 _OCTET = 255
 

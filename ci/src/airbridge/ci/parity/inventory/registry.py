@@ -63,7 +63,9 @@ class Place(_Located):
     @cached_property
     def expression(self) -> re.Pattern[str]:
         """The pattern, its form as the group `value`."""
-        return re.compile(_FORM.sub(lambda found: f"(?P<value>{FORMS[found[1]]})", self.pattern), re.MULTILINE)
+        return re.compile(
+            _FORM.sub(lambda found: f"(?P<value>{FORMS[found[1]]})", self.pattern), re.MULTILINE
+        )
 
     @property
     def form(self) -> str:
@@ -74,7 +76,9 @@ class Place(_Located):
     @model_validator(mode="after")
     def _one_form(self) -> Place:
         if len(_FORM.findall(self.pattern)) != 1:
-            raise ValueError(f"pattern {self.pattern!r} must have one of {', '.join(FORMS)} in angle brackets")
+            raise ValueError(
+                f"pattern {self.pattern!r} must have one of {', '.join(FORMS)} in angle brackets"
+            )
         return self
 
 

@@ -41,7 +41,13 @@ def missing(facts: Facts, known: Registry, paths: frozenset[str]) -> Iterator[Fi
     named = [entry.file for entry in (*known.place, *known.lines, *known.held)]
     for path in sorted({path for path in (*named, *known.seal) if path and path not in paths}):
         line = source.line(re.escape(f'"{path}"'))
-        yield Finding(FILE, line, "inventory-file", f"names {path}", "there is no such file: restore it, or remove the entry")
+        yield Finding(
+            FILE,
+            line,
+            "inventory-file",
+            f"names {path}",
+            "there is no such file: restore it, or remove the entry",
+        )
 
 
 def check_file(facts: Facts, known: Registry, path: str) -> Iterator[Finding]:
@@ -124,7 +130,9 @@ def _stated(known: Registry, text: _Text, covered: _Spans) -> Iterator[Finding]:
         if place.times is not None and len(seen) != place.times:
             actual = f"states {' or '.join(allowed)} {len(seen)} times"
             line = seen[-1] if len(seen) > place.times else 1
-            yield Finding(path, line, "fact-count", actual, f"{FILE} expects {place.times}: {place.pattern[:80]}")
+            yield Finding(
+                path, line, "fact-count", actual, f"{FILE} expects {place.times}: {place.pattern[:80]}"
+            )
 
 
 def _foreign(known: Registry, path: str, text: _Text, covered: _Spans) -> bool:
@@ -155,4 +163,6 @@ def _sealed(known: Registry, source: Source) -> Iterator[Finding]:
         return
     actual = hashlib.sha256(source.text.encode()).hexdigest()
     if actual != expected:
-        yield Finding(source.path, 1, "seal", f"is {actual[:12]}…", f"{FILE} seals {expected[:12]}…: {_RESEAL}")
+        yield Finding(
+            source.path, 1, "seal", f"is {actual[:12]}…", f"{FILE} seals {expected[:12]}…: {_RESEAL}"
+        )

@@ -16,7 +16,9 @@ def renew(checkout: Checkout) -> list[str]:
     for path, sealed in registry.parse(source.text).seal.items():
         digest = hashlib.sha256(checkout.source(path).text.encode()).hexdigest()
         if digest != sealed:
-            text = re.sub(rf'^("{re.escape(path)}" = )"[0-9a-f]*"$', rf'\1"{digest}"', text, flags=re.MULTILINE)
+            text = re.sub(
+                rf'^("{re.escape(path)}" = )"[0-9a-f]*"$', rf'\1"{digest}"', text, flags=re.MULTILINE
+            )
             changed.append(path)
     if changed:
         (checkout.root / registry.FILE).write_text(text, encoding="utf-8")
