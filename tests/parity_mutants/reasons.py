@@ -10,9 +10,33 @@ from tests.parity_mutants.places import Mutant
 REASONS: tuple[tuple[str, str, str, str], ...] = (
     (
         "value emptied",
-        r".*\.(?:md|py|html|js)|ci/scripts/images_tools\.sh|Makefile",
+        r".*\.(?:md|py|html|js)|ci/scripts/images_tools\.sh|Makefile|pyproject\.toml",
         r".*",
         "a sentence that names no version states none; where the value is code, the file no longer runs",
+    ),
+    (
+        "entry removed",
+        r"compatibility\.toml|ci/rollout\.toml",
+        r"'(?:outside = \"refuse\"|waves = \[\])\\n'.*",
+        "the value of the file is also the default of its reader",
+    ),
+    (
+        "(?:line|entry) removed",
+        r"infra/environments/\w+\.toml",
+        r"'previous_worker.*",
+        "the worker before is refused at once: stricter, and what an environment looks like after a second promotion of one image",
+    ),
+    (
+        "line removed",
+        r"(?:infra/)?pyproject\.toml",
+        r"'(?:module|patch|testpaths) = .*",
+        "an exception from strict typing that is gone makes mypy stricter; tests are named by ci/scripts/test.sh",
+    ),
+    (
+        "line (?:removed|twice)",
+        r"Makefile|.*\.(?:sh|mk|toml|yml)",
+        r"['\"]\s*#.*",
+        "a comment that is gone or stands twice states nothing else",
     ),
     (
         "value (?:last number higher|other|truncated|wildcard)",
@@ -23,7 +47,7 @@ REASONS: tuple[tuple[str, str, str, str], ...] = (
     (
         "entry removed|key twice",
         r"infra/environments/(?:prod|staging)\.toml",
-        r"'(?!name|tier|account|home_region|certificate_arn|control_plane|worker|previous_worker|\[images).*",
+        r"'(?!name = \"(?:prod|staging)|tier|account|home_region|certificate_arn|control_plane|worker|previous_worker|\[images).*",
         "a setting of the infrastructure and no fact: airbridge.infra.environment has its default or asks for it (make synth, tests/infra)",
     ),
 )

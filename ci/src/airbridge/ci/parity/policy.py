@@ -221,6 +221,8 @@ def _pace(facts: Facts, environment: Environment, step: Step | None, policy: Pol
     )
     named = [region for wave in step.waves for region in wave]
     rows.append(("waves", len(named) != len(set(named)), named, "each region once"))
+    stated = ["ready_minutes", "watch_minutes", "error_budget", *(["waves"] if policy.canary else [])]
+    rows += [(key, key not in step.model_fields_set, "missing", "stated") for key in stated]
     for key, broken, actual, expected in rows:
         if broken:
             line = source.line(rf"^{key}\s*=", after=section)

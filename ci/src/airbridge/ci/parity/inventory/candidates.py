@@ -22,7 +22,7 @@ _TEXTS = {
     "product": re.compile(rf"(?i)(?<![\w./-])(?:{_PRODUCTS})(?: version)?[-: =\"'v@`]{{1,4}}\d+(?:\.\d+)*\b"),
     "interpreter": re.compile(r"\bpy3\d{1,2}\b|\bpython3\.\d+\b"),
     "digest": re.compile(r"(?i)\bsha(?:1|256|384|512)[:=-][\w+/=-]{6,}|(?<![\w])[0-9a-f]{32,}(?![\w])"),
-    "account": re.compile(r"(?<![\w.-])\d{12}(?![\w-]|\.\d)|(?<=:)\d{12}(?=:)|(?<![\w])\d{12}(?=\.dkr)"),
+    "account": re.compile(r"(?<![\w.-])\d{12}(?!\d)|(?<=:)\d{12}(?=:)|(?<![\w])\d{12}(?=\.dkr)"),
     "registry": re.compile(
         r"\b(?:docker\.io|ghcr\.io|quay\.io|public\.ecr\.aws|mcr\.microsoft\.com|registry\.k8s\.io|gcr\.io|[\w.-]+\.pkg\.dev)\b"
         r"|\.dkr\.ecr\.|(?<=\w):latest\b"

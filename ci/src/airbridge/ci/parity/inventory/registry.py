@@ -17,11 +17,11 @@ FILE = "ci/inventory.toml"
 
 #: `<kind>` in a pattern stands for a value of this form, and is what is compared.
 FORMS = {
-    "version": r"\d+(?:\.[0-9A-Za-z*]+)*(?:[-+~][0-9A-Za-z.+~]*[0-9A-Za-z])?",
+    "version": r"\d+[0-9A-Za-z]*(?:\.[0-9A-Za-z*]+)*(?:[-+~][0-9A-Za-z.+~]*[0-9A-Za-z])?",
     "dotted": r"\d+(?:\.[0-9A-Za-z*]+)+(?:[-+~][0-9A-Za-z.+~]*[0-9A-Za-z])?",
     "range": r"[^\"'`\s\]]*(?: *, *[^\"'`\s\]]+)*",
     "digest": r"[0-9A-Za-z]*",
-    "account": r"\d+",
+    "account": r"[0-9A-Za-z.]+",
     "word": r"[\w.@:/+-]+",
     "text": r"[^\"\n]*",
     "line": r".*",
