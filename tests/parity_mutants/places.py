@@ -38,10 +38,9 @@ class Mutant:
 def generate(project: Overlay) -> Iterator[Mutant]:
     """All mutants of the registered places."""
     known = registry.load(project)
-    for path in project.tracked():
+    # What the inventory itself states is compared at each place.
+    for path in (path for path in project.tracked() if path != registry.FILE):
         text = project.source(path).text
-        if path == registry.FILE:
-            continue  # what it states is compared at each place
         for place in known.place:
             if place.covers(path):
                 for found in place.expression.finditer(text):
@@ -52,6 +51,10 @@ def generate(project: Overlay) -> Iterator[Mutant]:
         for entry in known.lines:
             if entry.covers(path):
                 yield from _lines(path, text, entry.lines)
+    yield from _of_files(project, known)
+
+
+def _of_files(project: Overlay, known: registry.Registry) -> Iterator[Mutant]:
     for path in ENTRIES:
         yield from _entries(path, project.source(path).text)
     for path in project.glob(".github/workflows/*.yml"):
