@@ -230,6 +230,8 @@ def _steps(job: yaml.Node, known: Mapping[str, Action]) -> Iterator[Step]:
             )
         for key, value in fields.get("env", {}).items():
             yield Step(f"env {key}={value}", _at(_child(node, "env", key)))
+        if "uses" in fields and "run" in fields:
+            yield Step("uses and run in one step", _at(_child(node, "run")))
         if "run" in fields:
             script = _child(node, "run")
             first = _at(script) + (script.style in ("|", ">") if isinstance(script, yaml.ScalarNode) else 0)
