@@ -36,7 +36,16 @@ def fleet(refusing: tuple[tuple[str, str], ...] = (), **behaviours: Behaviour) -
 def rollout(simulated: Fleet, step: Step = STEP) -> Rollout:
     """From OLD to NEW."""
     said: list[str] = []
-    return Rollout(simulated, simulated, step, WorkerImages(OLD), WorkerImages(NEW), simulated.now, simulated.sleep, said.append)
+    return Rollout(
+        simulated,
+        simulated,
+        step,
+        WorkerImages(OLD),
+        WorkerImages(NEW),
+        simulated.now,
+        simulated.sleep,
+        said.append,
+    )
 
 
 def test_waves_run_in_order() -> None:
@@ -146,7 +155,16 @@ def test_first_release_drains_no_worker() -> None:
     """Without an image before it, the workers that have just started are not drained."""
     simulated = Fleet(dict.fromkeys(REGIONS, NEW), {}, ())
     log: list[str] = []
-    first = Rollout(simulated, simulated, STEP, WorkerImages(NEW), WorkerImages(NEW), simulated.now, simulated.sleep, log.append)
+    first = Rollout(
+        simulated,
+        simulated,
+        STEP,
+        WorkerImages(NEW),
+        WorkerImages(NEW),
+        simulated.now,
+        simulated.sleep,
+        log.append,
+    )
     assert ["done"] * 3 == [result.outcome for result in first.run(REGIONS)]
     assert not simulated.drained
 

@@ -79,7 +79,9 @@ def _references(found: Pins) -> Iterator[Finding]:
 
 def _pool_images(found: Pins) -> Iterator[Finding]:
     """Pools that name an image which the environment does not have."""
-    known = found.derived()
+    # Before its first release an environment has placeholders alone.
+    unreleased = pins.is_placeholder(found.digest("worker"))
+    known = found.derived() if unreleased else found.worker_images.derived
     for region, images in pools.images(found).items():
         for pool, image in images.items():
             if image is not None and image not in known:
@@ -140,7 +142,9 @@ def _release(
 def _derived_of_release(found: Pins, path: str, loaded: Manifest) -> Iterator[Finding]:
     """Derived images that the environment's file and its release do not share."""
     released, named = loaded.release.derived, found.derived()
-    for name in sorted(released.keys() | named.keys()):
+    # One that has a repository, and no image yet, is no image of a release.
+    waiting = {name for name in named.keys() - released.keys() if pins.is_placeholder(named[name].digest)}
+    for name in sorted((released.keys() | named.keys()) - waiting):
         digest = named[name].digest if name in named else "missing"
         expected = released[name].digest if name in released else "no such image"
         if digest != expected:

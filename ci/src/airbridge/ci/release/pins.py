@@ -126,10 +126,10 @@ class Pins:
 
     @property
     def worker_images(self) -> WorkerImages:
-        """The digests of the worker images that the file names."""
-        return WorkerImages(
-            self.digest("worker"), {name: found.digest for name, found in self.derived().items()}
-        )
+        """The digests of the worker images that the file names; a derived image that only has a repository yet is none."""
+        named = {name: found.digest for name, found in self.derived().items()}
+        derived = {name: digest for name, digest in named.items() if not is_placeholder(digest)}
+        return WorkerImages(self.digest("worker"), derived)
 
     @property
     def local(self) -> bool:
@@ -171,7 +171,9 @@ class Pins:
         if workers.worker != leaving.worker:
             self._replace_previous(lines, leaving.worker)
         if dict(workers.derived) != dict(leaving.derived):
-            lines = _with_tables(lines, {DERIVED: workers.derived, PREVIOUS_DERIVED: leaving.derived})
+            waiting = {n: found.digest for n, found in self.derived().items() if n not in leaving.derived}
+            tables = {DERIVED: {**waiting, **workers.derived}, PREVIOUS_DERIVED: leaving.derived}
+            lines = _with_tables(lines, tables)
         return "\n".join(lines) + "\n"
 
     def _replace_previous(self, lines: list[str], digest: str) -> None:
