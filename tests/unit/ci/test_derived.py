@@ -63,8 +63,8 @@ def on_top(base: Layout, folder: Path, *members: tarfile.TarInfo, **settings: An
     manifest["layers"].append({**manifest["layers"][0], "digest": digest_of(layer), "size": len(layer)})
     manifest["config"] |= {"digest": digest_of(content), "size": len(content)}
     folder.mkdir(parents=True)
-    for each in base.layers:
-        (folder / each["digest"].removeprefix("sha256:")).write_bytes(base.blob(each["digest"]))
+    for below in base.layers:
+        (folder / below["digest"].removeprefix("sha256:")).write_bytes(base.blob(below["digest"]))
     for blob in (layer, content):
         (folder / digest_of(blob).removeprefix("sha256:")).write_bytes(blob)
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
