@@ -103,7 +103,6 @@ def build(
     With a Dockerfile, add the worker image that it derives from them to the build in `--from`, and to its manifest.
 
     Example: airbridge-ci build --base debian
-    Example: airbridge-ci build tools.Dockerfile --from dist
     """
     checkout = Checkout.find(root.resolve())
     if dockerfile is not None:
