@@ -9,6 +9,7 @@ container of the control-plane image serve the UI. Everything is taken down agai
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -160,6 +161,7 @@ def main() -> int:
     dist = Path(sys.argv[1] if len(sys.argv) > 1 else "dist").resolve()
     if not (dist / "release.json").exists():
         sys.exit(f"{dist}: no build there; make images (BASE=debian where no registry can be reached)")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airbridge-demo-images-")))
         address = stack.enter_context(registry(folder))
