@@ -107,17 +107,21 @@ def build(
     checkout = Checkout.find(root.resolve())
     if dockerfile is not None:
         target = _derive(checkout, dockerfile, on, name)
-        if not part_only:
-            _assemble(target, as_json_)
-        return
-    if on is not None or name is not None:
+    elif on is not None or name is not None:
         raise typer.BadParameter("--from and --name go with the Dockerfile of a derived image")
+    else:
+        target = _build(checkout, revision, base, Output(out.resolve()))
+    if not part_only:
+        _assemble(target, as_json_)
+
+
+def _build(checkout: Checkout, revision: str, base: BaseChoice, target: Output) -> Output:
+    """Build the platform's images for this machine's architecture; return the output that they are part of."""
     commit = checkout.run("git", "rev-parse", f"{revision}^{{commit}}", cwd=checkout.root).strip()
     uv = _uv(checkout)
     work = checkout.root / "build"
     below = bases.debian(run, work / "base") if base is BaseChoice.DEBIAN else bases.pinned(checkout)
     machine = _machine()
-    target = Output(out.resolve())
     builder = Builder(checkout, commit, below, machine, uv, work / "images", output.report)
     shutil.rmtree(target.part(machine), ignore_errors=True)
     built, versions = builder.build(target.part(machine))
@@ -129,8 +133,7 @@ def build(
         versions=versions,
     )
     write_part(target, record, built)
-    if not part_only:
-        _assemble(target, as_json_)
+    return target
 
 
 def _derive(checkout: Checkout, dockerfile: Path, on: Path | None, name: str | None) -> Output:
