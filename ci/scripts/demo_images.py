@@ -74,9 +74,11 @@ def all_workers(directory: StateDir) -> list[dict[str, Any]]:
 def with_tools(dist: Path, folder: Path) -> Path:
     """A copy of a build, with the derived image added to it. Files that are written again are not shared."""
 
-    def copy(source: str, target: str) -> str:
-        written = source.endswith("part.json") or Path(source).parent == dist
-        return str(shutil.copyfile(source, target)) if written else (os.link(source, target), target)[1]
+    def copy(source: str, target: str) -> None:
+        if source.endswith("part.json") or Path(source).parent == dist:
+            shutil.copyfile(source, target)
+        else:
+            os.link(source, target)
 
     shutil.copytree(dist, folder, copy_function=copy)
     run("airbridge-ci", "build", RECIPE, "--from", folder, "--root", ROOT)
