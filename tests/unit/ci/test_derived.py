@@ -104,6 +104,7 @@ def test_additions_are_allowed(base: Layout, tmp_path: Path) -> None:
 LINK = tarfile.SYMTYPE
 CHANGES: dict[str, tuple[tuple[tarfile.TarInfo, ...], dict[str, Any], str]] = {
     "a package of the platform": ((member("opt/airbridge/lib/python3.11/site-packages/x.pth"),), {}, "writes /opt/airbridge/lib"),
+    "a way around": ((member("usr/../opt/airbridge/x.py"),), {}, "writes /opt/airbridge/x.py"),
     "the platform's directory": ((member("opt/airbridge", 0o777, tarfile.DIRTYPE),), {}, "writes /opt/airbridge, which"),
     "a removal": ((member("opt/.wh.airbridge"),), {}, "removes /opt/airbridge"),
     "a removal above": ((member(".wh.opt"),), {}, "removes /opt"),

@@ -6,6 +6,7 @@ has touched. It is part of the release of the image that it was built on, with a
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shutil
 import stat
@@ -187,7 +188,7 @@ def _protected(base: Layout) -> tuple[PurePosixPath, ...]:
 
 
 def _member(member: tarfile.TarInfo, protected: tuple[PurePosixPath, ...]) -> Iterator[str]:
-    path = PurePosixPath("/", member.name)
+    path = PurePosixPath(posixpath.normpath(f"/{member.name}"))
     removes = path.name.startswith(_WHITEOUT)
     if path.name == _OPAQUE:
         path = path.parent
