@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import tarfile
+import textwrap
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 from tests.unit.ci.small_build import REVISION, write_build, write_image
-from tests.unit.ci.tree import Tree, digest
+from tests.unit.ci.tree import ROOT, Tree, digest
 
 from airbridge.ci.checkout import Checkout
 from airbridge.ci.exceptions import BuildError, CiError, PromotionRefused
@@ -315,3 +317,11 @@ def test_images_by_pool() -> None:
     assert (images.of_pool(None), images.of_pool("tools")) == (digest(1), digest(2))
     with pytest.raises(CiError, match="no image gpu; it has: tools"):
         images.of_pool("gpu")
+
+
+def test_documented_recipe_is_the_tested_one() -> None:
+    """The how-to shows the very file that the demo builds."""
+    page = (ROOT / "docs/how-to/build-images.md").read_text()
+    shown = re.search(r"```dockerfile\n(.*?)```", page, re.DOTALL)
+    assert shown
+    assert textwrap.dedent(shown[1]).strip() == (ROOT / "images/derived/tools.Dockerfile").read_text().strip()
