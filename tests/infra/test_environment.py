@@ -45,6 +45,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("a size that Fargate lacks", {"control_plane": {**environment()["control_plane"], "sizes": {"gateway": {"cpu": 512, "memory": 8192}}}}, "control_plane.sizes.gateway: Fargate has no tasks of 512 CPU units and 8192 MiB; there are 1024 to 4096 MiB"),
     ("half a CPU", {"control_plane": {**environment()["control_plane"], "sizes": {"api-server": {"cpu": 500}}}}, "control_plane.sizes.api-server: Fargate has no tasks of 500 CPU units"),
     ("a name too long for a balancer", {"name": "production1"}, "name: String should match"),
+    ("a derived image by tag", {"images": {**environment()["images"], "derived": {"tools": "tools:1"}}}, "images.derived.tools: an image is named by digest"),
+    ("a derived image of another name", {"images": {**environment()["images"], "derived": {"tools": f"jq@sha256:{DIGEST}"}}}, "images.derived: tools is an image of jq; expected tools@sha256:<digest>"),
+    ("a derived image with the platform's name", {"images": {**environment()["images"], "derived": {"worker": f"worker@sha256:{DIGEST}"}}}, "images.derived: 'worker' is no name of a derived image"),
     ("no region", {"region": []}, "region: Tuple should have at least 1 item"),
     ("a pool that would collide with the dead letters", {"region": [region(pool=[pool("-dead-letters")])]}, "region[0].pool[0].name"),
 ]  # fmt: skip
@@ -65,6 +68,8 @@ UNSAFE: list[tuple[str, dict[str, Any], str]] = [
     ("a region over the control plane", {"region": [region(cidr="10.0.0.0/16")]}, "cidr: control_plane has 10.0.0.0/20"),
     ("a prefix in two regions", {"region": [region(data=["s3://data/a"]), region("us-west-2", "10.2.0.0/20", data=["s3://data/a/b"])]}, "data: s3://data/a/ (region eu-west-1) and s3://data/a/b/ (region us-west-2) overlap"),
     ("two architectures in a pool", {"region": [region(pool=[pool(instance_types=["m7g.large", "m7i.large"])])]}, "region eu-west-1: pool default: instance_types mix arm64 and x86_64"),
+    ("an image outside the release", {"region": [region(pool=[pool(image="tools")])]}, "region eu-west-1: pool default: image: the release has no derived image 'tools' (images.derived has none)"),
+    ("an image without a release", {"images": {"control_plane": f"control-plane@sha256:{DIGEST}", "worker": f"edge-worker@sha256:{32 * 'ab'}", "derived": {"tools": f"tools@sha256:{64 * '0'}"}}, "region": [region(pool=[pool(image="tools")])]}, "region eu-west-1: pool default: image: tools has a repository, and no image yet"),
     ("more at least than at most", {"region": [region(pool=[pool(min_instances=9)])]}, "region eu-west-1: pool default: min_instances 9 is above max_instances 4"),
     ("a home without an entry", {"home_region": "us-east-1"}, "home_region: us-east-1 has no [[region]] entry (there are eu-west-1)"),
     ("no auth manager", {"control_plane": {name: value for name, value in environment()["control_plane"].items() if name != "auth"}}, "control_plane.auth: is missing, and Airflow's SimpleAuthManager is for the local tier alone"),

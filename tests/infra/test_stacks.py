@@ -147,6 +147,39 @@ def test_two_worker_images_are_admitted(tmp_path: Path) -> None:
         assert given["AIRFLOW__AIRBRIDGE__WORKER_IMAGES"] == f"{worker[1]},{before}"
 
 
+def test_pools_have_images_of_their_own(tmp_path: Path) -> None:
+    """A pool that names a derived image boots it, may pull it and reports its digest; the others keep the worker image; both are
+    admitted, and both have a repository.
+    """
+    digest = "sha256:" + 32 * "de"
+    text = (ENVIRONMENTS / "local.toml").read_text()
+    text = text.replace("[pipelines]", f'[images.derived]\ntools = "tools@{digest}"\n\n[pipelines]')
+    head, pool, rest = text.partition("[[region.pool]]\n")
+    (tmp_path / "local.toml").write_text(f'{head}{pool}image = "tools"\n{rest}')
+    stacks = read(synthesise(Settings("local", tmp_path), tmp_path / "out"))
+    scripts = {
+        name: base64.b64decode(one["user_data"]).decode()
+        for name, one in resources(stacks, "aws_launch_template")
+    }
+    derived = [script for script in scripts.values() if f"/tools@{digest}" in script]
+    assert len(derived) == 1
+    assert len(scripts) > 1
+    assert f"AIRBRIDGE_WORKER_IMAGE_DIGEST={digest}" in derived[0]
+    assert all("/edge-worker@sha256:" in script for script in scripts.values() if script not in derived)
+    foundation = {"foundation": stacks["foundation"]}
+    names = {one["name"] for _, one in resources(foundation, "aws_ecr_repository")}
+    assert names == {
+        "airbridge-local/control-plane",
+        "airbridge-local/edge-worker",
+        "airbridge-local/tools",
+    }
+    pulls = json.dumps([one for _, one in resources(stacks, "aws_iam_role_policy")])
+    assert pulls.count("repository/airbridge-local/tools") == 1
+    plane = {"control-plane": stacks["control-plane"]}
+    for _, resource in resources(plane, "aws_ecs_task_definition"):
+        assert digest in resource["container_definitions"]
+
+
 def test_only_gateway_gets_policy(tmp_path: Path) -> None:
     """A policy beside the environments reaches the gateway as a file, by a parameter that its starter may read."""
     (tmp_path / "environments").mkdir()

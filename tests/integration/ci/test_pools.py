@@ -14,7 +14,7 @@ from airbridge.ci.exceptions import CiError
 from airbridge.ci.rollout.pools import AutoScalingPools, Pool
 
 REGION = "eu-west-1"
-POOLS = AutoScalingPools("dev", {REGION: ("default",)})
+POOLS = AutoScalingPools("dev", {REGION: {"default": None}})
 
 
 @pytest.fixture(autouse=True)

@@ -208,3 +208,35 @@ def test_ten_environments_stay_in_bounds(tmp_path: Path, settings: dict[str, int
             assert most_kept(world, bound) <= bound
     finally:
         world.close()
+
+
+MIB = 1024 * 1024
+
+
+def held(world: World) -> int:
+    """Return the memory of all templates, in bytes (PSS)."""
+    return sum(map(process.pss_bytes, templates(world)))
+
+
+def test_large_environments_stay_in_memory(tmp_path: Path) -> None:
+    """Ten environments whose module holds 64 MiB: what stays warm is below `template_memory_bytes`, and each task runs."""
+    bound = 300 * MIB
+    world = World(tmp_path, template_memory_bytes=bound, max_templates=16)
+    kept = []
+    try:
+        for version in map(str, range(10)):
+            packages = environment(world, version)
+            (packages / "tiny" / "__init__.py").write_text(
+                f'VERSION = "{version}"\nBALLAST = b"x" * {64 * MIB}\n'
+            )
+            run = world.do(world.run(world.write(FILE.format(salt=version)), "t", environment=packages))
+            assert run.proxy.pushed()["version"] == version, run.log
+            for _ in range(200):
+                if held(world) <= bound:
+                    break
+                world.do(asyncio.sleep(0.05))
+            assert held(world) <= bound
+            kept.append(len(templates(world)))
+    finally:
+        world.close()
+    assert 2 <= kept[-1] <= 4

@@ -8,6 +8,7 @@ import pytest
 from tests.unit.ci.tree import digest
 
 from airbridge.ci.exceptions import CiError, RolloutFailed
+from airbridge.ci.release.pins import WorkerImages
 from airbridge.ci.rollout import plan
 from airbridge.ci.rollout.deployment import Rollout
 from airbridge.ci.rollout.plan import Step
@@ -15,6 +16,7 @@ from airbridge.ci.rollout.pools import Pool
 from airbridge.ci.rollout.testing import Behaviour, Fleet
 
 OLD, NEW = digest(1), digest(2)
+OLD_TOOLS, NEW_TOOLS = digest(11), digest(12)
 REGIONS = ("eu-west-1", "ap-southeast-2", "us-west-2")
 STEP = Step(
     follows="staging",
@@ -34,7 +36,16 @@ def fleet(refusing: tuple[tuple[str, str], ...] = (), **behaviours: Behaviour) -
 def rollout(simulated: Fleet, step: Step = STEP) -> Rollout:
     """From OLD to NEW."""
     said: list[str] = []
-    return Rollout(simulated, simulated, step, OLD, NEW, simulated.now, simulated.sleep, said.append)
+    return Rollout(
+        simulated,
+        simulated,
+        step,
+        WorkerImages(OLD),
+        WorkerImages(NEW),
+        simulated.now,
+        simulated.sleep,
+        said.append,
+    )
 
 
 def test_waves_run_in_order() -> None:
@@ -144,7 +155,16 @@ def test_first_release_drains_no_worker() -> None:
     """Without an image before it, the workers that have just started are not drained."""
     simulated = Fleet(dict.fromkeys(REGIONS, NEW), {}, ())
     log: list[str] = []
-    first = Rollout(simulated, simulated, STEP, NEW, NEW, simulated.now, simulated.sleep, log.append)
+    first = Rollout(
+        simulated,
+        simulated,
+        STEP,
+        WorkerImages(NEW),
+        WorkerImages(NEW),
+        simulated.now,
+        simulated.sleep,
+        log.append,
+    )
     assert ["done"] * 3 == [result.outcome for result in first.run(REGIONS)]
     assert not simulated.drained
 
@@ -174,8 +194,9 @@ def test_the_plan_is_one_chain() -> None:
 def with_pools(simulated: Fleet, log: list[str] | None = None) -> Rollout:
     """From OLD to NEW, with a reader of the pools."""
     report = (log if log is not None else []).append
+    old, new = WorkerImages(OLD, {"tools": OLD_TOOLS}), WorkerImages(NEW, {"tools": NEW_TOOLS})
     return Rollout(
-        simulated, simulated, STEP, OLD, NEW, simulated.now, simulated.sleep, report, pools=simulated.pools
+        simulated, simulated, STEP, old, new, simulated.now, simulated.sleep, report, pools=simulated.pools
     )
 
 
@@ -218,3 +239,52 @@ def test_late_second_pool_is_in_time() -> None:
     slow = {("gpu@ap-southeast-2", NEW): Behaviour(boot_seconds=200)}
     simulated = Fleet(dict.fromkeys(REGIONS, OLD), slow, pool_names=("default", "gpu"))
     assert 3 == len(with_pools(simulated).run(REGIONS))
+
+
+def with_tools(**changes: object) -> Fleet:
+    """Regions with a pool on the platform's image and one on the derived image `tools`."""
+    fields: dict[str, object] = {
+        "pool_names": ("default", "gpu"),
+        "pool_images": {"gpu": "tools"},
+        "derived": {"tools": OLD_TOOLS},
+    }
+    return Fleet(dict.fromkeys(REGIONS, OLD), **(fields | changes))  # type: ignore[arg-type]
+
+
+def test_pools_move_to_their_own_images() -> None:
+    """Each pool ends on its image of the new release, and the workers of both old ones are drained."""
+    simulated = with_tools()
+    assert ["done"] * 3 == [result.outcome for result in with_pools(simulated).run(REGIONS)]
+    assert all({NEW, NEW_TOOLS} == simulated.running(region) for region in REGIONS)
+    assert len(simulated.drained) == 12
+
+
+def test_failing_derived_image_is_rolled_back() -> None:
+    """A derived image whose workers do not start takes the whole wave back, each pool to its own old image."""
+    broken = {("gpu@ap-southeast-2", NEW_TOOLS): Behaviour(comes_up=False)}
+    simulated = with_tools(behaviours=broken)
+    with pytest.raises(RolloutFailed, match=r"no healthy worker on .* in gpu@ap-southeast-2 \(tools\)"):
+        with_pools(simulated).run(REGIONS)
+    simulated.sleep(120)
+    assert {OLD, OLD_TOOLS} == simulated.running("ap-southeast-2")
+
+
+def test_pool_on_the_wrong_image_is_not_ready() -> None:
+    """A healthy worker of the new release on the platform's image does not stand for the derived one that its pool names."""
+    simulated = with_tools(pool_images={})
+    move = with_pools(simulated)
+    move.pools = lambda region: [
+        replace(pool, image="tools") if pool.name == "gpu" else pool for pool in simulated.pools(region)
+    ]
+    with pytest.raises(RolloutFailed, match=r"in gpu@ap-southeast-2 \(tools\)"):
+        move.run(REGIONS)
+
+
+def test_pool_without_its_image_is_not_followed() -> None:
+    """A pool that names an image which the release lacks takes the wave back with the image's name."""
+    simulated = with_tools()
+    move = with_pools(simulated)
+    move.new = WorkerImages(NEW)
+    move.deploy = lambda stack, images: simulated(stack, replace(images, derived={"tools": NEW_TOOLS}))
+    with pytest.raises(RolloutFailed, match="the release has no image tools"):
+        move.run(("ap-southeast-2",))

@@ -199,7 +199,7 @@ def test_build_enters_first_environment(history: Tree) -> None:
 def test_only_last_worker_is_previous(history: Tree) -> None:
     """After two promotions the file names one previous worker, beside the current one, and none after a placeholder."""
     file = pins.toml_path("dev")
-    placeholder = pins.load(history.checkout, "dev").moved({"worker": "sha256:" + 64 * "2"})
+    placeholder = pins.load(history.checkout, "dev").moved(pins.WorkerImages("sha256:" + 64 * "2"))
     history.write(file, placeholder)
     for number in (2, 3, 4):
         history.pin("dev", history.release(number))

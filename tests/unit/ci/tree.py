@@ -113,8 +113,10 @@ class Tree:
     def pin(self, environment: str, manifest: Manifest) -> None:
         """Put an environment on a release, as a promotion does."""
         found = pins.load(self.checkout, environment)
-        digests = {key: manifest.release.images[image].digest for key, image in pins.KEYS.items()}
-        self.write(pins.toml_path(environment), found.moved(digests))
+        control_plane = manifest.release.images[pins.KEYS["control_plane"]].digest
+        self.write(
+            pins.toml_path(environment), found.moved(pins.WorkerImages.of(manifest.release), control_plane)
+        )
         self.write(pins.release_path(environment), manifest.text())
 
 

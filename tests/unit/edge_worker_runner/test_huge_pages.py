@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from airbridge.edge_worker.runner.forking.huge_pages import HUGE, aligned, collapse
+from airbridge.edge_worker.runner.forking.huge_pages import (
+    HUGE,
+    aligned,
+    collapse,
+    private_memory,
+    ranges,
+    without,
+)
 
 
 def test_huge_pages_of_private_memory_only() -> None:
@@ -16,7 +23,26 @@ def test_huge_pages_of_private_memory_only() -> None:
         f"{50 * HUGE:x}-{51 * HUGE:x} rw-p 00000000 fd:01 4711 /usr/lib/libx.so",
         f"{60 * HUGE:x}-{61 * HUGE:x} rw-p 00000000 00:00 0          [stack]",
     ]
-    assert [*aligned(maps)] == [2 * HUGE, 3 * HUGE, 10 * HUGE]
+    assert [*aligned(ranges(maps))] == [2 * HUGE, 3 * HUGE, 10 * HUGE]
+
+
+def test_known_memory_is_left_alone() -> None:
+    """Ranges that were there before are cut out, whether they grew, were split, or lie between new ones."""
+    known = [(10, 20), (30, 40), (60, 70)]
+    memory = [(5, 8), (10, 25), (30, 40), (50, 80), (90, 95)]
+    assert [*without(memory, known)] == [(5, 8), (20, 25), (50, 60), (70, 80), (90, 95)]
+    assert [*without(known, known)] == []
+    assert [*without(memory, ())] == memory
+    assert [*without([(0, 100)], known)] == [(0, 10), (20, 30), (40, 60), (70, 100)]
+
+
+def test_new_memory_alone_is_collapsed() -> None:
+    """Memory that was made since is collapsed, and nothing else."""
+    before = private_memory()
+    memory = bytearray(b"airbridge") * HUGE
+    assert collapse(private_memory()) == 0
+    assert collapse(before) <= len(memory) // HUGE + 2
+    assert memory[-9:] == b"airbridge"
 
 
 def test_memory_is_unchanged_by_collapse() -> None:

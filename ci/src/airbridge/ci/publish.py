@@ -34,7 +34,7 @@ class Publisher:
         """Publish all images of the manifest. Raises BuildError if the output does not match the manifest."""
         return [
             self._image(name, image, tag_of(manifest.release))
-            for name, image in manifest.release.images.items()
+            for name, image in manifest.release.all_images.items()
         ]
 
     def _image(self, name: str, image: ReleasedImage, tag: str) -> Published:
@@ -62,7 +62,7 @@ class Publisher:
 
 def require_published(registry: Registry, manifest: Manifest, cosign_key: str | None) -> None:
     """RegistryError unless the registry holds every image of the release under its digest, signed if a key is given."""
-    for name, image in manifest.release.images.items():
+    for name, image in manifest.release.all_images.items():
         registry.manifest(name, image.digest)
         for architecture, part in image.parts.items():
             try:

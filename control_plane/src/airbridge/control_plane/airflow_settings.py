@@ -64,6 +64,12 @@ RECOMMENDED = (
     Setting("scheduler", "max_tis_per_query", "128", "fewer loops for a wide fan-out; 16 by default"),
     Setting(
         "scheduler",
+        "orphaned_tasks_check_interval",
+        "30",
+        "how soon tasks are taken over that a scheduler had queued, and not yet placed, when it was killed; 300 s by default",
+    ),
+    Setting(
+        "scheduler",
         "task_queued_timeout",
         "86400",
         "a task may wait for a region to scale from zero or to come back; 600 s by default",

@@ -149,7 +149,7 @@ class Settings:
         ),
     )
     outbox_backoff_limit: float = field(
-        default=60.0, metadata=_about("Longest delay between attempts to send to a region.", minimum=0.1)
+        default=60.0, metadata=_about("Longest delay between attempts to send to a queue.", minimum=0.1)
     )
     scaling_namespace: str | None = field(
         default=None,

@@ -22,6 +22,7 @@ from airbridge.infra.ui_auth import Auth
 RegionName = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
 PoolName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=20)]
 ImageReference = Annotated[str, AfterValidator(validation.require_digest)]
+DerivedImages = Annotated[dict[str, ImageReference], AfterValidator(validation.require_image_names)]
 InstanceType = Annotated[str, AfterValidator(validation.require_instance_type)]
 DataPrefix = Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/\S*)?$")]
 Cidr = Annotated[IPv4Network, AfterValidator(validation.require_vpc_size)]
@@ -49,6 +50,10 @@ class Pool(_Model):
             description="instance types, all of one architecture",
         ),
     ]
+    image: str | None = Field(
+        default=None,
+        description="derived image of this pool's workers, by its name in `images.derived`; the worker image without",
+    )
     slots: Annotated[int, Field(ge=1, le=256, description="tasks that one instance runs at a time")]
     min_instances: Annotated[int, Field(ge=0, le=500, description="instances that always run")] = 0
     max_instances: Annotated[int, Field(ge=1, le=500, description="upper limit of autoscaling")]
@@ -182,12 +187,30 @@ class Images(_Model):
         ImageReference | None,
         Field(description="previous worker image, admitted until the next release, for rolling upgrades"),
     ] = None
+    derived: DerivedImages = Field(
+        default={}, description="derived worker images by name, which pools name with `image`"
+    )
+    previous_derived: DerivedImages = Field(
+        default={}, description="previous derived images, admitted until the next release"
+    )
 
     @property
     def admitted(self) -> tuple[str, ...]:
         """The digests of the worker images that the control plane gives work."""
-        references = (self.worker, self.previous_worker)
+        references = (
+            self.worker,
+            self.previous_worker,
+            *self.derived.values(),
+            *self.previous_derived.values(),
+        )
         return tuple(reference.partition("@")[2] for reference in references if reference)
+
+    @property
+    def repositories(self) -> dict[str, str]:
+        """The repositories of all images, by their key here; derived images by their name."""
+        references = {"control_plane": self.control_plane, "worker": self.worker}
+        references |= self.previous_derived | self.derived
+        return {key: reference.partition("@")[0] for key, reference in references.items()}
 
 
 class Pipelines(_Model):
@@ -259,6 +282,10 @@ class Environment(_Model):
         """Return the regions that ECR replicates images to; those beyond need a copy by digest, such as `skopeo copy --all`."""
         others = sorted({region.name for region in self.regions} - {self.home_region})
         return others[: aws_facts.REPLICATION_DESTINATIONS]
+
+    def worker_image(self, pool: Pool) -> str:
+        """Return the image of a pool's workers, by digest."""
+        return self.images.worker if pool.image is None else self.images.derived[pool.image]
 
     @cached_property
     def names(self) -> Names:

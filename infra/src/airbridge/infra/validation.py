@@ -19,6 +19,7 @@ _INSTANCE_TYPE = re.compile(
     r"^(?P<family>[a-z]+)(?P<generation>\d+)(?P<features>[a-z]*(?:-[a-z0-9]+)?)"
     r"\.(?:nano|micro|small|medium|large|xlarge|\d{1,3}xlarge|metal(?:-\d{1,3}xl)?)$"
 )
+_PLATFORM_IMAGES = ("control-plane", "control_plane", "edge-worker", "worker")
 # Two of the families carry Graviton in the name alone.
 _ARM_FAMILIES = {"a"}
 
@@ -28,6 +29,18 @@ def require_digest(image: str) -> str:
     if not _IMAGE.match(image):
         raise ValueError("an image is named by digest, never by tag: <repository>@sha256:<64 hex digits>")
     return image
+
+
+def require_image_names(images: dict[str, str]) -> dict[str, str]:
+    """The images, if each is named by its repository; ValueError otherwise."""
+    for name, image in images.items():
+        if name in _PLATFORM_IMAGES or not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+            raise ValueError(f"{name!r} is no name of a derived image; expected lower-case words and dashes")
+        if image.partition("@")[0] != name:
+            raise ValueError(
+                f"{name} is an image of {image.partition('@')[0]}; expected {name}@sha256:<digest>"
+            )
+    return images
 
 
 def require_instance_type(name: str) -> str:
@@ -148,6 +161,7 @@ def _problems(environment: Environment) -> Iterator[str]:
         yield from _repeated(f"region {region.name}: pool", (pool.name for pool in region.pools))
         for pool in region.pools:
             yield from _pool_problems(region, pool)
+            yield from _unknown_image(environment, region, pool)
     yield from _unreachable_operators(environment)
     yield from _password_files(environment)
     yield from _unprotected(environment)
@@ -194,6 +208,32 @@ def _pool_problems(region: RegionConfig, pool: Pool) -> Iterator[str]:
     kinds = sorted({architecture(name) for name in pool.instance_types})
     if len(kinds) > 1:
         yield f"{where}: instance_types mix {' and '.join(kinds)}; a pool boots one machine image"
+
+
+def _unknown_image(environment: Environment, region: RegionConfig, pool: Pool) -> Iterator[str]:
+    known = environment.images.derived
+    if pool.image is None:
+        return
+    if (
+        pool.image in known
+        and _is_placeholder(known[pool.image])
+        and not _is_placeholder(environment.images.worker)
+    ):
+        yield (
+            f"region {region.name}: pool {pool.name}: image: {pool.image} has a repository, and no image yet; promote a release that has it "
+            "first"
+        )
+    if pool.image not in known:
+        yield (
+            f"region {region.name}: pool {pool.name}: image: the release has no derived image {pool.image!r} (images.derived has "
+            f"{', '.join(sorted(known)) or 'none'}); build it with `airbridge-ci build {pool.image}.Dockerfile --from dist` and promote it, "
+            "or leave image out for the worker image"
+        )
+
+
+def _is_placeholder(image: str) -> bool:
+    """Return whether a digest is one digit repeated: no image has it."""
+    return len(set(image.partition("@sha256:")[2])) == 1
 
 
 def _unreachable_operators(environment: Environment) -> Iterator[str]:

@@ -18,6 +18,7 @@ from airbridge.ci.images import base as bases
 from airbridge.ci.images import inventory
 from airbridge.ci.images.assemble import Output, PartRecord, assemble, write_part
 from airbridge.ci.images.build import Builder, require_uv
+from airbridge.ci.images.derived import DerivedBuilder, Recipe
 from airbridge.ci.images.layout import Layout
 from airbridge.ci.images.specs import MACHINES, Architecture
 from airbridge.ci.parity import checks
@@ -85,7 +86,17 @@ def seal(root: Root = Path()) -> None:
 
 
 def build(
+    dockerfile: Annotated[
+        Path | None,
+        typer.Argument(help="Dockerfile of a derived worker image, instead of the platform's images"),
+    ] = None,
     *,
+    on: Annotated[
+        Path | None, typer.Option("--from", help="the folder of the build that the derived image is added to")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="name of the derived image, if not the Dockerfile's")
+    ] = None,
     root: Root = Path(),
     out: Out = Path("dist"),
     revision: Annotated[str, typer.Option(help="the commit to build")] = "HEAD",
@@ -99,28 +110,54 @@ def build(
 ) -> None:
     """Build both images of a commit with buildah, their SBOMs and the unsigned release manifest.
 
+    With a Dockerfile, add the worker image that it derives from them to the build in `--from`, and to its manifest.
+
     Example: airbridge-ci build --base debian
     """
     checkout = Checkout.find(root.resolve())
+    if dockerfile is not None:
+        target = _derive(checkout, dockerfile, on, name)
+    elif on is not None or name is not None:
+        raise typer.BadParameter("--from and --name go with the Dockerfile of a derived image")
+    else:
+        target = _build(checkout, revision, base, Output(out.resolve()))
+    if not part_only:
+        _assemble(target, as_json_)
+
+
+def _build(checkout: Checkout, revision: str, base: BaseChoice, target: Output) -> Output:
+    """Build the platform's images for this machine's architecture; return the output that they are part of."""
     commit = checkout.run("git", "rev-parse", f"{revision}^{{commit}}", cwd=checkout.root).strip()
     uv = _uv(checkout)
     work = checkout.root / "build"
-    on = bases.debian(run, work / "base") if base is BaseChoice.DEBIAN else bases.pinned(checkout)
+    below = bases.debian(run, work / "base") if base is BaseChoice.DEBIAN else bases.pinned(checkout)
     machine = _machine()
-    target = Output(out.resolve())
-    builder = Builder(checkout, commit, on, machine, uv, work / "images", output.report)
+    builder = Builder(checkout, commit, below, machine, uv, work / "images", output.report)
     shutil.rmtree(target.part(machine), ignore_errors=True)
     built, versions = builder.build(target.part(machine))
     record = PartRecord(
         architecture=machine,
         revision=commit,
         committed_at=checkout.committed_at(commit),
-        base=on.name,
+        base=below.name,
         versions=versions,
     )
     write_part(target, record, built)
-    if not part_only:
-        _assemble(target, as_json_)
+    return target
+
+
+def _derive(checkout: Checkout, dockerfile: Path, on: Path | None, name: str | None) -> Output:
+    """Build a derived image; return the output that it is part of."""
+    if on is None:
+        raise typer.BadParameter("--from names the build that a derived image is added to: --from dist")
+    target = Output(on.resolve())
+    # `tools.Dockerfile` and `tools/Dockerfile` are both the recipe of `tools`.
+    stem = dockerfile.name.removesuffix("Dockerfile").strip(".") or dockerfile.resolve().parent.name
+    recipe = Recipe.of(checkout, dockerfile, name or stem)
+    DerivedBuilder(checkout, target, _machine(), checkout.root / "build" / "derived", output.report).build(
+        recipe
+    )
+    return target
 
 
 def assemble_(out: Out = Path("dist"), as_json_: AsJson = False) -> None:
@@ -138,7 +175,7 @@ def _assemble(target: Output, as_json_: bool) -> None:
         return
     rows = [
         (name, architecture, image.digest, f"{part.compressed_bytes / 1e6:.0f}")
-        for name, image in made.release.images.items()
+        for name, image in made.release.all_images.items()
         for architecture, part in image.parts.items()
     ]
     output.result_table(("image", "for", "digest", "MB to pull"), rows)
@@ -231,7 +268,7 @@ def verify_published(
     release.verify(keys.load(trusted or checkout.root / keys.FILE))
     remote = Registry(registry, run, plain_http)
     require_published(remote, release, cosign_key)
-    for name, image in release.release.images.items() if pull_to else ():
+    for name, image in release.release.all_images.items() if pull_to else ():
         remote.pull(name, image.digest, Path(str(pull_to)) / name)
     output.report(f"{registry} holds release {release.release.digest}")
 

@@ -15,11 +15,12 @@ from airbridge.ci.cli import exit_codes, output
 from airbridge.ci.exceptions import CiError, PromotionRefused
 from airbridge.ci.release import keys, manifest, pins
 from airbridge.ci.release.manifest import Manifest
+from airbridge.ci.release.pins import WorkerImages
 from airbridge.ci.rollout.cdktf import Cdktf, with_progress
 from airbridge.ci.rollout.control_plane import ControlPlane, over_http
 from airbridge.ci.rollout.deployment import ControlPlaneTurn, Rollout
 from airbridge.ci.rollout.drift import find as find_drift
-from airbridge.ci.rollout.pools import AutoScalingPools, names
+from airbridge.ci.rollout.pools import AutoScalingPools, images
 from airbridge.ci.rollout.promotion import Direction, Promotion
 from airbridge.ci.rollout.rules import Rules
 from airbridge.ci.tools import run
@@ -174,12 +175,12 @@ def deploy(
         control_plane=health,
         deploy=with_progress(Cdktf(checkout, environment, tuple(cdktf.split())), output.report),
         step=step,
-        old=(before or release).release.images[pins.KEYS["worker"]].digest,
-        new=release.release.images[pins.KEYS["worker"]].digest,
+        old=WorkerImages.of((before or release).release),
+        new=WorkerImages.of(release.release),
         now=lambda: datetime.now(tz=UTC),
         sleep=time.sleep,
         report=output.report,
-        pools=AutoScalingPools(environment, names(pinned)) if aws_pools else None,
+        pools=AutoScalingPools(environment, images(pinned)) if aws_pools else None,
     )
     try:
         rollout.run(pinned.regions, _order(release, before, only_edge=only_edge))

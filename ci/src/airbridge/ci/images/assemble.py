@@ -13,8 +13,16 @@ from pydantic import BaseModel, ConfigDict
 from airbridge.ci.exceptions import BuildError
 from airbridge.ci.images.build import Built
 from airbridge.ci.images.layout import Layout, digest_of, write_list
-from airbridge.ci.images.specs import IMAGES, Architecture
-from airbridge.ci.release.manifest import Manifest, Part, Release, ReleasedImage, ReleaseVersions
+from airbridge.ci.images.specs import EDGE_WORKER, IMAGES, Architecture
+from airbridge.ci.release.manifest import (
+    DerivedImage,
+    DerivedName,
+    Manifest,
+    Part,
+    Release,
+    ReleasedImage,
+    ReleaseVersions,
+)
 
 MANIFEST = "release.json"
 
@@ -29,6 +37,8 @@ class PartRecord(BaseModel):
     committed_at: datetime
     base: str
     versions: ReleaseVersions
+    #: Paths of the Dockerfiles of derived images in the checkout, by name.
+    derived: dict[DerivedName, str] = {}
 
 
 @dataclass(frozen=True)
@@ -63,33 +73,53 @@ def write_part(output: Output, record: PartRecord, built: list[Built]) -> None:
     (folder / "part.json").write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
+def write_derived(output: Output, record: PartRecord, name: str, dockerfile: str, bill: bytes) -> None:
+    """Add a derived image, whose layout lies beside the others, to the record of its architecture."""
+    folder = output.part(record.architecture)
+    (folder / f"{name}.cdx.json").write_bytes(bill)
+    updated = record.model_copy(update={"derived": {**record.derived, name: dockerfile}})
+    (folder / "part.json").write_text(updated.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
 def assemble(output: Output) -> Manifest:
     """Join the parts; writes images, SBOMs and the unsigned manifest."""
-    records = _records(output)
+    records = read_records(output)
     first = next(iter(records.values()))
     for name in ("images", "sbom"):
         shutil.rmtree(output.folder / name, ignore_errors=True)
     (output.folder / "sbom").mkdir()
     images = {image.name: _join(output, image.name, list(records)) for image in IMAGES}
+    derived = {
+        name: DerivedImage(
+            **_join(output, name, list(records)).model_dump(),
+            base=images[EDGE_WORKER.name].digest,
+            dockerfile=dockerfile,
+        )
+        for name, dockerfile in sorted(first.derived.items())
+    }
     release = Release(
         revision=first.revision,
         committed_at=first.committed_at,
         versions=first.versions,
         base=first.base,
         images=images,
+        derived=derived,
     )
     manifest = Manifest(release=release)
     output.manifest.write_text(manifest.text(), encoding="utf-8")
     return manifest
 
 
-def _records(output: Output) -> dict[Architecture, PartRecord]:
+def read_records(output: Output) -> dict[Architecture, PartRecord]:
+    """Return the records of the parts, by architecture. Raises BuildError if there is none, or if they differ."""
     files = sorted((output.folder / "parts").glob("*/part.json"))
     records = [PartRecord.model_validate(json.loads(file.read_text(encoding="utf-8"))) for file in files]
     if not records:
         raise BuildError(f"{output.folder}/parts: no part to assemble; `airbridge-ci build` makes them")
     if len({record.model_copy(update={"architecture": "amd64"}).model_dump_json() for record in records}) > 1:
-        raise BuildError(f"{output.folder}/parts: the parts are of different revisions, bases or versions")
+        raise BuildError(
+            f"{output.folder}/parts: the parts are of different revisions, bases, versions or derived images"
+        )
     return {record.architecture: record for record in records}
 
 

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from airbridge.ci.exceptions import CiError
+from airbridge.ci.images import derived as derivation
 from airbridge.ci.images import inventory, sbom
 from airbridge.ci.images.assemble import Output
 from airbridge.ci.images.base import DEBIAN_SUITE, pinned
 from airbridge.ci.images.inventory import Inventory, normalise
 from airbridge.ci.images.layout import Layout, digest_of
-from airbridge.ci.images.specs import IMAGES, LICENCE, REPOSITORY, USER, Image
+from airbridge.ci.images.specs import EDGE_WORKER, IMAGES, LICENCE, REPOSITORY, USER, Image
 from airbridge.ci.parity.facts import Facts
 from airbridge.ci.parity.finding import Finding
 from airbridge.ci.release import manifest
-from airbridge.ci.release.manifest import Manifest, Part
+from airbridge.ci.release.manifest import DerivedImage, Manifest, Part
 
 _CORE = {
     "airflow": "apache-airflow-core",
@@ -58,6 +59,72 @@ def check(facts: Facts, output: Output) -> Iterator[Finding]:
             )
         for architecture in released.parts:
             yield from _part(facts, output, loaded, image, architecture)
+    for name, derived in loaded.release.derived.items():
+        yield from _derived(facts, output, loaded, name, derived)
+
+
+def _derived(
+    facts: Facts, output: Output, loaded: Manifest, name: str, derived: DerivedImage
+) -> Iterator[Finding]:
+    """Findings of a derived image: its base, its bytes, what it changed of the platform, its SBOM."""
+    path = str(output.manifest)
+    worker = loaded.release.images.get(EDGE_WORKER.name)
+    if worker is None or derived.base != worker.digest:
+        expected = f"must be on the release's {EDGE_WORKER.name}: run `airbridge-ci build {derived.dockerfile} --from`"
+        yield Finding(
+            path, _line(output.manifest, name), "derived-base", f"{name} is on {derived.base}", expected
+        )
+        return
+    if not facts.checkout.has(derived.dockerfile):
+        yield Finding(
+            path,
+            _line(output.manifest, name),
+            "derived-recipe",
+            f"{name} is made by {derived.dockerfile}",
+            "there is no such file",
+        )
+    folder = output.image(name)
+    if (actual := digest_of((folder / "manifest.json").read_bytes())) != derived.digest:
+        yield Finding(
+            path,
+            _line(output.manifest, name),
+            "image-digest",
+            f"{name} is {derived.digest}",
+            f"{folder} holds {actual}",
+        )
+    for architecture, part in derived.parts.items():
+        below = worker.parts.get(architecture)
+        stored, base = _stored(output, name, part), _stored(output, EDGE_WORKER.name, below)
+        if stored is None or base is None:
+            missing = name if stored is None else EDGE_WORKER.name
+            yield Finding(
+                str(folder),
+                1,
+                "image-digest",
+                f"there is no intact {missing} for {architecture}",
+                "run `airbridge-ci build`",
+            )
+            continue
+        for problem in derivation.problems(base, stored):
+            yield Finding(
+                derived.dockerfile, 1, "derived-image", f"{name} {problem}", "a derived image only adds"
+            )
+        yield from _bill(output, name, architecture, part, inventory.take(stored))
+
+
+def _stored(output: Output, name: str, part: Part | None) -> Layout | None:
+    """Return an image of one architecture; None if the output does not have all of its bytes."""
+    if part is None:
+        return None
+    folder = output.image(name)
+    stored = folder / f"{part.digest.removeprefix('sha256:')}.manifest.json"
+    if not stored.exists() or digest_of(stored.read_bytes()) != part.digest:
+        return None
+    layout = _View(folder, stored)
+    blobs = [str(blob["digest"]) for blob in (*layout.layers, layout.manifest["config"])]
+    paths = {digest: layout.blob_path(digest) for digest in blobs}
+    whole = all(path.exists() and digest_of(path.read_bytes()) == digest for digest, path in paths.items())
+    return layout if whole else None
 
 
 def _line(path: Path, text: str) -> int:
@@ -141,7 +208,7 @@ def _part(
     found = inventory.take(layout)
     yield from _installed(facts, str(folder), image, found)
     yield from _configured(loaded, str(folder), layout, image)
-    yield from _bill(output, image, architecture, part, found)
+    yield from _bill(output, image.name, architecture, part, found)
 
 
 class _View(Layout):
@@ -199,8 +266,8 @@ def _configured(loaded: Manifest, path: str, layout: Layout, image: Image) -> It
             yield Finding(path, 1, "image-label", f"{label} is {labels.get(label)}", f"must be {expected}")
 
 
-def _bill(output: Output, image: Image, architecture: str, part: Part, found: Inventory) -> Iterator[Finding]:
-    path = output.sbom(image.name, architecture)
+def _bill(output: Output, name: str, architecture: str, part: Part, found: Inventory) -> Iterator[Finding]:
+    path = output.sbom(name, architecture)
     content = path.read_bytes() if path.exists() else b""
     if digest_of(content) != part.sbom:
         yield Finding(
@@ -208,9 +275,10 @@ def _bill(output: Output, image: Image, architecture: str, part: Part, found: In
         )
         return
     listed, there = sbom.packages(content), {(p.kind, p.name, p.version) for p in found.packages}
-    for kind, name, version in sorted(listed ^ there):
-        actual = f"{'lists' if (kind, name, version) in listed else 'does not list'} {kind} {name} {version}"
-        yield Finding(str(path), _line_of(content, name), "sbom", actual, "must list what is installed")
+    for kind, package, version in sorted(listed ^ there):
+        lists = "lists" if (kind, package, version) in listed else "does not list"
+        actual = f"{lists} {kind} {package} {version}"
+        yield Finding(str(path), _line_of(content, package), "sbom", actual, "must list what is installed")
 
 
 def _line_of(content: bytes, name: str) -> int:

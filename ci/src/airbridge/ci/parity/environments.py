@@ -15,7 +15,7 @@ from airbridge.ci.parity.matrix import load as load_matrix
 from airbridge.ci.release import keys, manifest, pins
 from airbridge.ci.release.manifest import Manifest
 from airbridge.ci.release.pins import Pins
-from airbridge.ci.rollout import plan
+from airbridge.ci.rollout import plan, pools
 from airbridge.ci.rollout.plan import Plan
 from airbridge.core.compatibility import Matrix, Verdict
 from airbridge.core.protocol import Versions
@@ -64,20 +64,33 @@ def _plan(facts: Facts) -> Plan | Finding:
 
 
 def _references(found: Pins) -> Iterator[Finding]:
-    named = dict(pins.KEYS)
-    if pins.PREVIOUS in found.images:
-        named[pins.PREVIOUS] = pins.KEYS["worker"]
-    for key, image in named.items():
-        reference = found.images.get(key, "nothing")
-        matched = pins.BY_DIGEST.match(reference)
+    path = found.source.path
+    for reference in found.references():
+        key, image = reference.key, reference.image
+        matched = pins.BY_DIGEST.match(reference.text)
         if matched is None:
             expected = f"must be {image}@sha256:<digest>: a tag can be moved"
-            yield Finding(
-                found.source.path, found.line(key), "image-by-digest", f"{key} is {reference}", expected
-            )
+            yield Finding(path, reference.line, "image-by-digest", f"{key} is {reference.text}", expected)
         elif matched["repository"].rpartition("/")[2] != image:
             actual = f"{key} is an image of {matched['repository']}"
-            yield Finding(found.source.path, found.line(key), "image-name", actual, f"must be {image}")
+            yield Finding(path, reference.line, "image-name", actual, f"must be {image}")
+    yield from _pool_images(found)
+
+
+def _pool_images(found: Pins) -> Iterator[Finding]:
+    """Pools that name an image which the environment does not have."""
+    # Before its first release an environment has placeholders alone.
+    unreleased = pins.is_placeholder(found.digest("worker"))
+    known = found.derived() if unreleased else found.worker_images.derived
+    for region, images in pools.images(found).items():
+        for pool, image in images.items():
+            if image is not None and image not in known:
+                line = found.source.line(rf'^image\s*=\s*"{re.escape(str(image))}"')
+                actual = f"pool {pool} of {region} names image {image}"
+                expected = (
+                    f"[images.{pins.DERIVED}] has {', '.join(known) or 'no image'}; a promotion writes it"
+                )
+                yield Finding(found.source.path, line, "pool-image", actual, expected)
 
 
 def _release(
@@ -123,17 +136,36 @@ def _release(
             actual = f"{key} is {digest[:19]}…"
             expected = f"{path} has {released.digest[:19]}… of {image}: images move by promotion alone"
             yield Finding(found.source.path, found.line(key), "image-of-release", actual, expected)
+    yield from _derived_of_release(found, path, loaded)
+
+
+def _derived_of_release(found: Pins, path: str, loaded: Manifest) -> Iterator[Finding]:
+    """Derived images that the environment's file and its release do not share."""
+    released, named = loaded.release.derived, found.derived()
+    # One that has a repository, and no image yet, is no image of a release.
+    waiting = {name for name in named.keys() - released.keys() if pins.is_placeholder(named[name].digest)}
+    for name in sorted((released.keys() | named.keys()) - waiting):
+        digest = named[name].digest if name in named else "missing"
+        expected = released[name].digest if name in released else "no such image"
+        if digest != expected:
+            line = named[name].line if name in named else found.source.line(r"^\[images")
+            yield Finding(
+                found.source.path,
+                line,
+                "image-of-release",
+                f"{pins.DERIVED}.{name} is {digest[:19]}",
+                f"{path} has {expected[:19]}: images move by promotion alone",
+            )
 
 
 def _unreleased(found: Pins, path: str) -> Iterator[Finding]:
     if found.local:
         return
-    for key in (*pins.KEYS, pins.PREVIOUS):
-        digest = found.digest(key)
-        if digest and not pins.is_placeholder(digest):
-            actual = f"{key} is {digest[:19]}…, of no release"
+    for reference in found.references():
+        if reference.digest and not pins.is_placeholder(reference.digest):
+            actual = f"{reference.key} is {reference.digest[:19]}…, of no release"
             expected = f"there must be {path}, which `airbridge-ci promote` writes"
-            yield Finding(found.source.path, found.line(key), "image-of-release", actual, expected)
+            yield Finding(found.source.path, reference.line, "image-of-release", actual, expected)
 
 
 def _waves(facts: Facts, name: str, found: Pins, order: Plan) -> Iterator[Finding]:

@@ -26,7 +26,6 @@ _HAND_TYPED = re.compile(
     r"sha256:[0-9a-f]{64}|amazonaws\.com/[\w./-]+:[\w.-]+|\b(?:docker\.io|ghcr\.io|quay\.io|public\.ecr\.aws)/[\w./-]+|:latest\b"
 )
 _IMAGE_KEY = re.compile(r'\\?"image\\?":\s*\\?"(?P<image>[^"\\]+)')
-_KEY_OF = {image: key for key, image in pins.KEYS.items()}
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def _reference(facts: Facts, place: Location, key: tuple[str, str, str]) -> Iter
             source.path, line, "stack-environment", f"is of environment {environment}", f"there is no {path}"
         )
         return
-    pinned = pins.load(facts.checkout, environment).digest(_KEY_OF.get(image, image))
+    pinned = pins.load(facts.checkout, environment).digest_of(image)
     if rest.removeprefix("@") != pinned:
         actual, expected = (
             f"names {image}{rest[:20]}…",
@@ -108,7 +107,7 @@ def _pinned(facts: Facts) -> set[str]:
     found = [
         pins.load(facts.checkout, Path(path).stem) for path in facts.checkout.glob(f"{pins.FOLDER}/*.toml")
     ]
-    return {pinned.digest(key) for pinned in found for key in pins.KEYS}
+    return {reference.digest for pinned in found for reference in pinned.references()}
 
 
 def _texts(source: Source) -> Iterator[tuple[str, int]]:

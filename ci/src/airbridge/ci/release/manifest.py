@@ -13,11 +13,20 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from airbridge.ci.exceptions import ManifestError
 
@@ -25,6 +34,19 @@ CONTEXT = b"airbridge-release-v1\n"
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+# Names of the platform's images, and their keys in an environment's file.
+_TAKEN = ("control-plane", "control_plane", "edge-worker", "worker")
+
+
+def _require_free(name: str) -> str:
+    if name in _TAKEN:
+        raise ValueError(f"{name} is the platform's own; choose another")
+    return name
+
+
+DerivedName = Annotated[
+    str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=32), AfterValidator(_require_free)
+]
 
 
 class _Model(BaseModel):
@@ -57,6 +79,13 @@ class ReleasedImage(_Model):
     parts: Annotated[dict[str, Part], Field(min_length=1)]
 
 
+class DerivedImage(ReleasedImage):
+    """A worker image that was built on the release's own: `base` is the digest of that one, `dockerfile` its recipe."""
+
+    base: Digest
+    dockerfile: str
+
+
 class Release(_Model):
     """Everything a release is made of."""
 
@@ -66,6 +95,18 @@ class Release(_Model):
     versions: ReleaseVersions
     base: str
     images: Annotated[dict[str, ReleasedImage], Field(min_length=1)]
+    derived: dict[DerivedName, DerivedImage] = {}
+
+    @property
+    def all_images(self) -> Mapping[str, ReleasedImage]:
+        """Return the platform's images and the derived ones, by name."""
+        return {**self.images, **self.derived}
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `derived` out where there is none: such a release has the same bytes, and signature, as before there were any."""
+        content: dict[str, Any] = serialise(self)
+        return content if self.derived else {key: value for key, value in content.items() if key != "derived"}
 
     def canonical(self) -> bytes:
         """The bytes that are signed."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from airbridge.ci.checkout import Checkout
 from airbridge.ci.release import pins
+from airbridge.ci.release.pins import WorkerImages
 from airbridge.ci.rollout.deployment import Deploy
 
 FOLDER = "infra"
@@ -21,9 +22,9 @@ class Cdktf:
     environment: str
     command: tuple[str, ...] = ("npx", "--no-install", "cdktf", "deploy", "--auto-approve")
 
-    def __call__(self, stack: str, worker_digest: str) -> None:
+    def __call__(self, stack: str, images: WorkerImages) -> None:
         """Apply one stack; CiError (a ToolError) with cdktf's last words if it fails."""
-        with self._pinned(worker_digest):
+        with self._pinned(images):
             self.checkout.run(
                 "env",
                 f"AIRBRIDGE_ENV={self.environment}",
@@ -33,15 +34,15 @@ class Cdktf:
             )
 
     @contextmanager
-    def _pinned(self, worker_digest: str) -> Iterator[None]:
-        """The stacks read the environment's file: for the way back it names the old digest for as long as it takes."""
+    def _pinned(self, images: WorkerImages) -> Iterator[None]:
+        """The stacks read the environment's file: for the way back it names the old digests for as long as it takes."""
         path = self.checkout.root / pins.toml_path(self.environment)
         before = path.read_text(encoding="utf-8")
         found = pins.load(Checkout(self.checkout.root, self.checkout.run), self.environment)
-        if found.digest("worker") == worker_digest:
+        if found.worker_images == images:
             yield
             return
-        path.write_text(found.moved({"worker": worker_digest}), encoding="utf-8")
+        path.write_text(found.moved(images), encoding="utf-8")
         try:
             yield
         finally:
@@ -51,8 +52,8 @@ class Cdktf:
 def with_progress(deploy: Deploy, report: Callable[[str], None]) -> Deploy:
     """Deploy, and report progress."""
 
-    def reported(stack: str, worker_digest: str) -> None:
-        report(f"{stack}: applying with {worker_digest[:19]}…")
-        deploy(stack, worker_digest)
+    def reported(stack: str, images: WorkerImages) -> None:
+        report(f"{stack}: applying with {images.worker[:19]}…")
+        deploy(stack, images)
 
     return reported

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Protocol
 
 from airbridge.ci.exceptions import CiError, RolloutFailed
+from airbridge.ci.release.pins import WorkerImages
 from airbridge.ci.rollout.control_plane import ControlPlane, Worker
 from airbridge.ci.rollout.plan import Step
 from airbridge.ci.rollout.pools import Pool, Pools
@@ -35,9 +36,9 @@ class ControlPlaneTurn(Enum):
 
 
 class Deploy(Protocol):
-    """Applies one stack so that it runs the worker image of that digest."""
+    """Applies one stack so that it runs those worker images."""
 
-    def __call__(self, stack: str, worker_digest: str) -> None:
+    def __call__(self, stack: str, images: WorkerImages) -> None:
         """Return when the stack is applied; CiError if it could not be."""
 
 
@@ -53,13 +54,13 @@ class WaveResult:
 
 @dataclass
 class Rollout:
-    """One environment's move from `old` to `new`, both digests of the worker image."""
+    """One environment's move from the worker images `old` to `new`."""
 
     control_plane: ControlPlane
     deploy: Deploy
     step: Step
-    old: str
-    new: str
+    old: WorkerImages
+    new: WorkerImages
     now: Callable[[], datetime]
     sleep: Callable[[float], None]
     report: Callable[[str], None]
@@ -103,7 +104,7 @@ class Rollout:
             raise RolloutFailed(f"{', '.join(wave)}: {problem}") from error
         self.results.append(WaveResult(wave, "rolled back", problem, seconds))
         raise RolloutFailed(
-            f"{', '.join(wave)}: {problem}; rolled back to {self.old}, later waves were not begun"
+            f"{', '.join(wave)}: {problem}; rolled back to {self.old.worker}, later waves were not begun"
         )
 
     def _attempt(self, wave: tuple[str, ...], began: datetime) -> str | None:
@@ -123,7 +124,7 @@ class Rollout:
         if (problem := self._ready(wave, began)) is not None:
             return problem
         if self.old != self.new:
-            self._drain(wave, self.old, "replaced by a new release")
+            self._drain(wave, self.old.digests - self.new.digests, "replaced by a new release")
         return self._watch(wave, began)
 
     def _ready(self, wave: Collection[str], began: datetime) -> str | None:
@@ -137,24 +138,27 @@ class Rollout:
                 return problem
             if self.now() >= deadline:
                 names = ", ".join(missing)
-                return f"no healthy worker on {self.new} in {names} after {self.step.ready_minutes:g} min"
+                return (
+                    f"no healthy worker on {self.new.worker} in {names} after {self.step.ready_minutes:g} min"
+                )
             self.sleep(self.poll_seconds)
 
     def _missing(self, wave: Collection[str]) -> list[str]:
         """Return the pools that are not ready; regions, where the pools cannot be read."""
         workers = self._in(wave)
         ready = {
-            (worker.region, worker.pool)
-            for worker in self._on(workers, self.new)
+            (worker.region, worker.pool, worker.versions.image)
+            for worker in self._on(workers, self.new.digests)
             if worker.healthy(self.now(), SILENCE_SECONDS)
         }
         if self.pools is None:
-            return sorted(set(wave) - {region for region, _ in ready})
+            return sorted(set(wave) - {region for region, _, _ in ready})
         return [
-            pool.label
+            f"{pool.label} ({pool.image})" if pool.image else pool.label
             for region in wave
             for pool in self.pools(region)
-            if (region, pool.name) not in ready and not self._idle(pool, workers)
+            if (region, pool.name, self.new.of_pool(pool.image)) not in ready
+            and not self._idle(pool, workers)
         ]
 
     def _idle(self, pool: Pool, workers: Sequence[Worker]) -> bool:
@@ -164,12 +168,14 @@ class Rollout:
             for worker in workers
             if (worker.region, worker.pool) == (pool.region, pool.name)
         )
-        return pool.wanted == 0 and pool.digest == self.new and not at_work
+        return pool.wanted == 0 and pool.digest == self.new.of_pool(pool.image) and not at_work
 
     def _report_idle(self, wave: Collection[str]) -> None:
         for pool in (pool for region in wave for pool in (self.pools(region) if self.pools else ())):
             if pool.wanted == 0:
-                self.report(f"{pool.label}: idle; its next instance runs {self.new[:19]}…")
+                self.report(
+                    f"{pool.label}: idle; its next instance runs {self.new.of_pool(pool.image)[:19]}…"
+                )
 
     def _watch(self, wave: Collection[str], began: datetime) -> str | None:
         until = self.now() + timedelta(minutes=self.step.watch_minutes)
@@ -185,7 +191,7 @@ class Rollout:
         budget = self.step.error_budget
         mine = [
             worker
-            for worker in self._on(self._in(wave), self.new)
+            for worker in self._on(self._in(wave), self.new.digests)
             if worker.state not in ("draining", "stopping")
         ]
         sick = [worker.id for worker in mine if not worker.healthy(self.now(), SILENCE_SECONDS)]
@@ -199,10 +205,10 @@ class Rollout:
     def _roll_back(self, wave: Sequence[str]) -> None:
         for region in wave:
             self.deploy(f"edge-{region}", self.old)
-        self._drain(wave, self.new, "rolled back")
+        self._drain(wave, self.new.digests - self.old.digests, "rolled back")
 
-    def _drain(self, wave: Collection[str], digest: str, comment: str) -> None:
-        for worker in self._on(self._in(wave), digest):
+    def _drain(self, wave: Collection[str], digests: Collection[str], comment: str) -> None:
+        for worker in self._on(self._in(wave), digests):
             if worker.alive(self.now(), SILENCE_SECONDS):
                 self.report(f"draining {worker.id}")
                 self.control_plane.drain(worker.id, comment)
@@ -211,5 +217,5 @@ class Rollout:
         return [worker for worker in self.control_plane.workers() if worker.region in wave]
 
     @staticmethod
-    def _on(workers: Sequence[Worker], digest: str) -> list[Worker]:
-        return [worker for worker in workers if worker.versions.image == digest]
+    def _on(workers: Sequence[Worker], digests: Collection[str]) -> list[Worker]:
+        return [worker for worker in workers if worker.versions.image in digests]

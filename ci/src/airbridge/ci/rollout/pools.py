@@ -19,12 +19,13 @@ _DIGEST = re.compile(r"^AIRBRIDGE_WORKER_IMAGE_DIGEST=(sha256:[0-9a-f]{64})$", r
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool: instances that its group wants, and the digest in its launch template."""
+    """A pool: instances that its group wants, the digest in its launch template, and the derived image that it names."""
 
     region: str
     name: str
     wanted: int
     digest: str | None
+    image: str | None = None
 
     @property
     def label(self) -> str:
@@ -39,37 +40,38 @@ class Pools(Protocol):
         """Return the region's pools as they are now; CiError if they cannot be read."""
 
 
-def names(pins: Pins) -> dict[str, tuple[str, ...]]:
-    """Return the names of the pools in an environment's file, by region."""
+def images(pins: Pins) -> dict[str, dict[str, str | None]]:
+    """Return the derived image that each pool of an environment's file names, by region and pool."""
     return {
-        str(region["name"]): tuple(str(pool["name"]) for pool in region.get("pool", ()))
+        str(region["name"]): {str(pool["name"]): pool.get("image") for pool in region.get("pool", ())}
         for region in pins.source.toml.get("region", ())
     }
 
 
 @dataclass(frozen=True)
 class AutoScalingPools:
-    """Pools as EC2 Auto Scaling has them. `pools` are the names by region; `client` makes a client of a service in a region."""
+    """Pools as EC2 Auto Scaling has them. `pools` are their derived images by region and name; `client` makes a client of a service in a region."""
 
     environment: str
-    pools: Mapping[str, Sequence[str]]
+    pools: Mapping[str, Mapping[str, str | None]]
     client: Callable[[str, str], Any] = lambda service, region: boto3.client(service, region_name=region)
 
     def __call__(self, region: str) -> list[Pool]:
         """Return the region's pools; CiError names a pool without a group."""
         try:
-            return [self._pool(region, name) for name in self.pools[region]]
+            return [self._pool(region, name, image) for name, image in self.pools[region].items()]
         except (BotoCoreError, ClientError) as error:
             raise CiError(f"the pools of {region} cannot be read: {error}") from error
 
-    def _pool(self, region: str, name: str) -> Pool:
+    def _pool(self, region: str, name: str, image: str | None) -> Pool:
         group = f"airbridge-{self.environment}-{region}-{name}"
         found = self.client("autoscaling", region).describe_auto_scaling_groups(AutoScalingGroupNames=[group])
         if not found["AutoScalingGroups"]:
             raise CiError(f"{name}@{region}: there is no autoscaling group {group}; deploy edge-{region}")
         described = found["AutoScalingGroups"][0]
         template = described["MixedInstancesPolicy"]["LaunchTemplate"]["LaunchTemplateSpecification"]
-        return Pool(region, name, int(described["DesiredCapacity"]), self._digest(region, template))
+        digest = self._digest(region, template)
+        return Pool(region, name, int(described["DesiredCapacity"]), digest, image)
 
     def _digest(self, region: str, template: Mapping[str, str]) -> str | None:
         versions = self.client("ec2", region).describe_launch_template_versions(

@@ -59,8 +59,10 @@ class Promotion:
         rows += [
             (key, str(before.get(key, "")), str(value)) for key, value in new.versions.model_dump().items()
         ]
-        for name, image in new.images.items():
-            rows.append((name, old.images[name].digest if old and name in old.images else "", image.digest))
+        images = dict(old.all_images) if old else {}
+        for name, image in new.all_images.items():
+            rows.append((name, images[name].digest if name in images else "", image.digest))
+        rows += [(name, image.digest, "") for name, image in images.items() if name not in new.all_images]
         regions = ", ".join(f"edge-{region}" for region in pins.load(self.checkout, self.target).regions)
         rows.append(("stacks", "", f"control-plane, {regions}"))
         return [Change(what, was, is_) for what, was, is_ in rows if was != is_]
@@ -68,9 +70,11 @@ class Promotion:
     def write(self) -> list[str]:
         """Pin the release: two files, which are returned. PromotionRefused, and nothing is changed, if parity objects."""
         found = pins.load(self.checkout, self.target)
-        digests = {key: self.manifest.release.images[image].digest for key, image in pins.KEYS.items()}
         written = {
-            pins.toml_path(self.target): found.moved(digests),
+            pins.toml_path(self.target): found.moved(
+                pins.WorkerImages.of(self.manifest.release),
+                self.manifest.release.images[pins.KEYS["control_plane"]].digest,
+            ),
             pins.release_path(self.target): self.manifest.text(),
         }
         before = {path: self._read(path) for path in written}

@@ -14,6 +14,7 @@ from airbridge.ci.parity import checks
 from airbridge.ci.parity.finding import as_text
 from airbridge.ci.release import keys, manifest, pins
 from airbridge.ci.release.manifest import Manifest, Release
+from airbridge.ci.release.pins import WorkerImages
 from airbridge.ci.rollout.control_plane import ControlPlane, Worker
 from airbridge.ci.rollout.plan import FILE as PLAN_FILE
 from airbridge.ci.rollout.plan import Plan, parse
@@ -96,19 +97,26 @@ class Rules:
             ) from error
 
     def _previous(self, environment: str) -> None:
-        """Require that the second worker image that is admitted is one of an earlier release of the environment."""
+        """Require that the second worker images that are admitted are of an earlier release of the environment."""
         found = pins.load(self.checkout, environment)
-        if pins.PREVIOUS not in found.images:
-            return
-        trusted, image = self.trusted(), pins.KEYS["worker"]
+        named = [reference for reference in found.references() if reference.key == pins.PREVIOUS]
+        named += found.derived(pins.PREVIOUS_DERIVED).values()
+        for reference in named:
+            earlier = self._earlier_with(environment, reference)
+            if earlier is None:
+                raise PromotionRefused(
+                    f"{found.source.path}:{reference.line}: {reference.key} is {reference.text}, of no release "
+                    f"that {environment} was on: remove the line"
+                )
+            earlier.verify(self.trusted())
+
+    def _earlier_with(self, environment: str, reference: pins.Reference) -> Manifest | None:
+        """Return the last release that an environment was on with that image."""
         for earlier in self._history(environment):
-            if earlier.release.images[image].digest == found.digest(pins.PREVIOUS):
-                earlier.verify(trusted)
-                return
-        raise PromotionRefused(
-            f"{found.source.path}:{found.line(pins.PREVIOUS)}: {pins.PREVIOUS} is {found.images[pins.PREVIOUS]}, of no release "
-            f"that {environment} was on: remove the line"
-        )
+            image = earlier.release.all_images.get(reference.image)
+            if image is not None and image.digest == reference.digest:
+                return earlier
+        return None
 
     def _committed(self) -> None:
         """Require a work tree as it was committed: what is applied can be read in Git."""
@@ -167,6 +175,12 @@ class Rules:
             if found.digest(key) != released:
                 path = f"{found.source.path}:{found.line(key)}"
                 raise PromotionRefused(f"{path}: {key} is not {released}, the digest of its release")
+        released_derived = WorkerImages.of(release).derived
+        if dict(found.worker_images.derived) != dict(released_derived):
+            wanted = ", ".join(f"{name}@{digest}" for name, digest in sorted(released_derived.items()))
+            raise PromotionRefused(
+                f"{found.source.path}: [images.{pins.DERIVED}] is not what its release has: {wanted or 'no derived image'}"
+            )
 
     @staticmethod
     def _direction(promotion: Promotion) -> None:
@@ -196,10 +210,10 @@ class Rules:
             raise PromotionRefused(
                 f"{source} must have been healthy for {step.soak}: name its control plane with --url"
             )
-        digest = promotion.manifest.release.images[pins.KEYS["worker"]].digest
-        on_it = [worker for worker in health.workers() if worker.versions.image == digest]
+        images = WorkerImages.of(promotion.manifest.release)
+        on_it = [worker for worker in health.workers() if worker.versions.image in images.digests]
         if not on_it:
-            raise PromotionRefused(f"no worker of {source} runs {digest}")
+            raise PromotionRefused(f"no worker of {source} runs {images.worker}")
         if sick := [worker.id for worker in on_it if self._sick(worker)]:
             raise PromotionRefused(f"{source} is not healthy on this release: {', '.join(sorted(sick))}")
         since = min(worker.enrolled_at for worker in on_it if worker.enrolled_at)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from airbridge.ci.exceptions import ToolError
+from airbridge.ci.release.pins import WorkerImages
 from airbridge.ci.rollout.control_plane import Outcomes, RunningVersions, Worker
 from airbridge.ci.rollout.pools import Pool
 
@@ -42,18 +43,21 @@ class Fleet:
     workers_per_region: int = 2
     #: Pools of every region, of which `idle` ones (pool, region) want no instance and have no worker.
     pool_names: tuple[str, ...] = ("default",)
+    #: Derived images: the one that a pool names, and the digests in the regions' images at the beginning.
+    pool_images: Mapping[str, str] = field(default_factory=dict)
+    derived: Mapping[str, str] = field(default_factory=dict)
     idle: Collection[tuple[str, str]] = ()
     clock: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     deployed: list[tuple[str, str]] = field(default_factory=list)
     drained: list[str] = field(default_factory=list)
     _workers: list[_Simulated] = field(default_factory=list)
-    _templates: dict[str, str] = field(default_factory=dict)
+    _templates: dict[str, WorkerImages] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """The fleet as it was: every region on its image, for a day."""
-        self._templates.update(self.regions)
         for region, digest in self.regions.items():
-            self._start(region, digest, self.clock - timedelta(days=1))
+            self._templates[region] = WorkerImages(digest, self.derived)
+            self._start(region, self.clock - timedelta(days=1))
 
     def now(self) -> datetime:
         """The fleet's own time."""
@@ -63,18 +67,16 @@ class Fleet:
         """Let time pass."""
         self.clock += timedelta(seconds=seconds)
 
-    def __call__(self, stack: str, worker_digest: str) -> None:
-        """Apply a stack: a region gets workers of that image beside those it has."""
-        self.deployed.append((stack, worker_digest))
+    def __call__(self, stack: str, images: WorkerImages) -> None:
+        """Apply a stack: a region gets workers of those images beside those it has."""
+        self.deployed.append((stack, images.worker))
         self.sleep(60)
-        if (stack, worker_digest) in self.refusing:
+        if (stack, images.worker) in self.refusing:
             raise ToolError(f"`cdktf deploy {stack}` ended with 1")
         region = stack.removeprefix("edge-")
-        self._templates[region] = worker_digest
-        if region in self.regions and not any(
-            self._works(worker, region, worker_digest) for worker in self._workers
-        ):
-            self._start(region, worker_digest, self.clock)
+        self._templates[region] = images
+        if region in self.regions:
+            self._start(region, self.clock)
 
     def pools(self, region: str) -> list[Pool]:
         """The pools of a region."""
@@ -83,7 +85,8 @@ class Fleet:
                 region,
                 name,
                 0 if (name, region) in self.idle else self.workers_per_region,
-                self._templates[region],
+                self._digest(region, name),
+                self.pool_images.get(name),
             )
             for name in self.pool_names
         ]
@@ -119,17 +122,19 @@ class Fleet:
         now = self.clock
         return {w.versions.image or "" for w in self.workers() if w.region == region and w.healthy(now, 60)}
 
-    def _start(self, region: str, digest: str, at: datetime) -> None:
+    def _digest(self, region: str, pool: str) -> str:
+        return self._templates[region].of_pool(self.pool_images.get(pool))
+
+    def _start(self, region: str, at: datetime) -> None:
+        """Start the workers of each pool that has none on the image of its template."""
         for pool in self.pool_names:
-            if (pool, region) in self.idle:
+            wanted = (region, pool, self._digest(region, pool), False)
+            works = any((w.region, w.pool, w.digest, w.draining) == wanted for w in self._workers)
+            if (pool, region) in self.idle or works:
                 continue
             for _ in range(self.workers_per_region):
                 name = f"{region}-{len(self._workers) + 1}"
-                self._workers.append(_Simulated(name, region, pool, digest, at))
-
-    @staticmethod
-    def _works(worker: _Simulated, region: str, digest: str) -> bool:
-        return (worker.region, worker.digest, worker.draining) == (region, digest, False)
+                self._workers.append(_Simulated(name, region, pool, wanted[2], at))
 
     def _behaviour(self, worker: _Simulated) -> Behaviour:
         """An image's behaviour in a pool (`pool@region`), or else in the region."""

@@ -18,7 +18,7 @@ import structlog
 from airbridge.edge_worker import _airflow
 from airbridge.edge_worker.runner import messages, process
 from airbridge.edge_worker.runner.event_loop import ChildSignals, Waitable, wait_readable
-from airbridge.edge_worker.runner.forking import fork_safety
+from airbridge.edge_worker.runner.forking import fork_safety, huge_pages
 from airbridge.edge_worker.runner.messages import Exited, Expect, Fork, Forked, Parsed, Source
 from airbridge.edge_worker.runner.sandbox.sandbox import Sandbox
 
@@ -35,6 +35,7 @@ def run(source: Source, control: socket.socket, sandbox: Sandbox, *, parse: bool
     """Enter the sandbox, parse the file if wanted, report to the zygote, and fork tasks until it hangs up."""
     process.name_self(process.TEMPLATE, f"airbridge template {source.dag_rel_path}")
     process.adopt_orphans()
+    shared = huge_pages.private_memory()
     sandbox = sandbox.with_view(source).with_visible_paths()
     sandbox.restrict_template(source)
     parsed = None
@@ -47,6 +48,7 @@ def run(source: Source, control: socket.socket, sandbox: Sandbox, *, parse: bool
         # What the parse left as garbage would be collected in every task, and its pages copied.
         gc.collect()
         gc.freeze()
+        huge_pages.collapse(shared)
     messages.send(control, Parsed(pss_bytes=process.pss_bytes()))
     Template(control, parsed, sandbox).serve()
 

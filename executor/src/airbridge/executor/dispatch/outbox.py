@@ -1,4 +1,5 @@
-"""Outbox: sends placed work items to the regions' queues. One loop a region, so that one out of reach delays no other.
+"""Outbox: sends placed work items to the regions' queues. One loop a region, so that one out of reach delays no other; one backoff
+a pool, so that a queue that refuses its items delays no other of its region.
 
 The ledger's row is the outbox entry (the transactional outbox pattern). A row is reserved before the queue is called and sent
 again if the send was never confirmed, so a crash at any point loses nothing; a message sent twice is granted once.
@@ -42,10 +43,10 @@ LOST_CHECK_SECONDS = 15.0
 # Consecutive counts of zero before a message counts as lost: SQS's counts are approximate.
 LOST_CHECKS = 2
 
-# Prefix of a row's `detail` while its queue cannot be reached.
 # Work whose earlier attempt is being stopped is looked at again this long later.
 HELD_SECONDS = 1.0
 
+# Prefix of a row's `detail` while its queue cannot be reached.
 UNSENT = "did not take it: "
 
 SessionMaker = Callable[[], AbstractContextManager[Any]]
@@ -99,7 +100,12 @@ class RegionOutbox:
         self._new_session = new_session
         self._queue_of = queue_of
         self._wake_region = wake_region
-        self._backoff = Backoff(settings.outbox_backoff_base, settings.outbox_backoff_limit, random)
+        self._backoff = self._new_backoff(random)
+        self._random = random
+        self._monotonic = monotonic
+        self._backoffs: dict[str, Backoff] = {}
+        # Times, of `monotonic`, before which the queues of these pools are not tried again.
+        self._tried_again_at: dict[str, float] = {}
         self._requeue_timer = Timer(settings.outbox_interval, monotonic)
         self._lost_check_timer = Timer(LOST_CHECK_SECONDS, monotonic)
         self._empty_checks: defaultdict[str, int] = defaultdict(int)
@@ -111,25 +117,42 @@ class RegionOutbox:
         """Send what can be sent now, and return the pause before the next turn."""
         try:
             pause = self._send_due()
-        except QueueError as error:
-            return self._back_off(error=str(error))
         except Exception as error:
             log.exception("outbox.failed", region=self._region.name)
-            return self._back_off(error=type(error).__name__)
+            self.full = frozenset()
+            return Pause.unwakeable(self._back_off(self._backoff, type(error).__name__))
         self._backoff.succeeded()
         return pause
 
-    def _back_off(self, error: str) -> Pause:
-        self.full = frozenset()
-        seconds = self._backoff.failed()
+    def _new_backoff(self, random: Callable[[], float]) -> Backoff:
+        return Backoff(self._settings.outbox_backoff_base, self._settings.outbox_backoff_limit, random)
+
+    def _back_off(self, backoff: Backoff, error: str, **where: str) -> float:
+        seconds = backoff.failed()
         log.warning(
             "outbox.backoff",
             region=self._region.name,
-            failures=self._backoff.failures,
+            failures=backoff.failures,
             seconds=round(seconds, 3),
             error=error,
+            **where,
         )
-        return Pause.unwakeable(seconds)
+        return seconds
+
+    def _queue_failed(self, pool: str, error: QueueError) -> None:
+        """Leave a pool's queue alone for a while."""
+        backoff = self._backoffs.setdefault(pool, self._new_backoff(self._random))
+        seconds = self._back_off(backoff, str(error), pool=pool)
+        self._tried_again_at[pool] = self._monotonic() + seconds
+        # Work for it would wait behind a queue that nobody reaches: it may go elsewhere meanwhile, as to any other.
+        self.full = frozenset(ref for ref in self.full if ref[1] != pool)
+
+    def _queue_works(self, pool: str) -> None:
+        self._backoffs.pop(pool, None)
+        self._tried_again_at.pop(pool, None)
+
+    def _is_left_alone(self, pool: str) -> bool:
+        return self._monotonic() < self._tried_again_at.get(pool, 0.0)
 
     # --- One turn ---------------------------------------------------------------------------------
 
@@ -144,8 +167,13 @@ class RegionOutbox:
         if len(messages) == TURN_LIMIT:
             return Pause(0.0)
         if waiting > len(messages):
-            return Pause(self._settings.outbox_blocked_interval)
-        return Pause(self._settings.outbox_interval)
+            return Pause(self._at_most(self._settings.outbox_blocked_interval))
+        return Pause(self._at_most(self._settings.outbox_interval))
+
+    def _at_most(self, seconds: float) -> float:
+        """Return these seconds, or fewer if a queue that failed is tried again before."""
+        now = self._monotonic()
+        return min([seconds, *(max(0.0, at - now) for at in self._tried_again_at.values())])
 
     def _requeue(self) -> None:
         """Return expired items to the outbox, and move items to their fallback that no worker here has taken in time."""
@@ -171,6 +199,7 @@ class RegionOutbox:
                 session, region=self._region.name, alive_seconds=self._settings.worker_alive_seconds, at=now
             )
             free = capacity(backlog, self._region, self._settings)
+            backlog = {ref: each for ref, each in backlog.items() if not self._is_left_alone(ref[1])}
             self.full = frozenset(
                 ref for ref, each in backlog.items() if each.slots and each.placed > free.get(ref, 0)
             )
@@ -207,18 +236,17 @@ class RegionOutbox:
         return envelope
 
     def _send(self, messages: Sequence[SignedMessage]) -> None:
-        """Send pool by pool. Raises the first `QueueError` after all pools have been tried."""
+        """Send pool by pool; a queue that does not take its items is left alone for a while."""
         by_pool: defaultdict[str, list[SignedMessage]] = defaultdict(list)
         for signed in messages:
             by_pool[signed.row.pool].append(signed)
-        failure: QueueError | None = None
         for pool, mine in by_pool.items():
             try:
                 self._send_to(pool, mine)
             except QueueError as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
+                self._queue_failed(pool, error)
+            else:
+                self._queue_works(pool)
 
     def _send_to(self, pool: str, messages: Sequence[SignedMessage]) -> None:
         sent: list[SignedMessage] = []
@@ -270,7 +298,13 @@ class RegionOutbox:
             if not waiting:
                 self._empty_checks[pool.name] = 0
                 continue
-            depth = self._queue_of(self._region, pool).depth()
+            if self._is_left_alone(pool.name):
+                continue
+            try:
+                depth = self._queue_of(self._region, pool).depth()
+            except QueueError as error:
+                self._queue_failed(pool.name, error)
+                continue
             is_empty = depth.visible + depth.in_flight == 0
             self._empty_checks[pool.name] = self._empty_checks[pool.name] + 1 if is_empty else 0
             if self._empty_checks[pool.name] >= LOST_CHECKS:

@@ -120,7 +120,7 @@ class EdgeStack(Stack):
         )
 
     def _role(self, pool: Pool) -> Role:
-        image, _ = control_plane.split_image(self.environment.images.worker)
+        image, _ = control_plane.split_image(self.environment.worker_image(pool))
         return worker_role(
             self,
             f"{pool.name}-role",
@@ -156,7 +156,7 @@ class EdgeStack(Stack):
         )
         self.network.allow_aws(group)
         self.network.allow_out(group, "gateway", 443, target=self.link.group)
-        image, digest = control_plane.split_image(self.environment.images.worker)
+        image, digest = control_plane.split_image(self.environment.worker_image(pool))
         uri = self.names.image(self.region, image, digest)
         return WorkerPool(
             self,
@@ -202,7 +202,7 @@ class EdgeStack(Stack):
 
     def _settings(self, pool: Pool) -> dict[str, str]:
         host = control_plane.gateway_host(self.environment.trust_domain)
-        _, digest = control_plane.split_image(self.environment.images.worker)
+        _, digest = control_plane.split_image(self.environment.worker_image(pool))
         return {
             # A container cannot find out its own digest, and the gateway admits workers by it.
             "AIRBRIDGE_WORKER_IMAGE_DIGEST": digest,

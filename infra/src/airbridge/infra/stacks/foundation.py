@@ -12,7 +12,6 @@ from airbridge.infra.constructs.storage.secrets import Secrets, SecretsProps
 from airbridge.infra.stacks.base import Deployment, Stack
 
 NAME = "foundation"
-IMAGES = ("control_plane", "worker")
 
 
 class FoundationStack(Stack):
@@ -63,8 +62,7 @@ class FoundationStack(Stack):
         )
 
     def _registry(self) -> Registry:
-        images = self.environment.images
-        names = {image: getattr(images, image).partition("@")[0] for image in IMAGES}
+        names = self.environment.images.repositories
         return Registry(
             self,
             "registry",
