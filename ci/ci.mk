@@ -13,6 +13,17 @@ endif
 parity: $(STAMP) ## sources, lock, images, releases, environments, stacks and matrix agree
 	@$(AIRBRIDGE_CI) parity $(if $(PARITY_FORMAT),--format $(PARITY_FORMAT))
 
+.PHONY: parity-mutants proof-pipelines
+parity-mutants: $(STAMP) ## wrong values in every place that states a fact: which check finds each? (MUTANTS=200 for a sample, VERBOSE=1)
+	@$(RUN) python -m tests.parity_mutants $(if $(MUTANTS),--sample $(MUTANTS)) $(if $(VERBOSE),--verbose)
+
+PROOF_PIPELINES := tests/unit/ci/test_parity.py tests/unit/ci/test_parity_mutants.py tests/unit/ci/test_inventory.py \
+	tests/unit/ci/test_workflows.py tests/unit/ci/test_built.py tests/unit/ci/test_images.py tests/unit/ci/test_manifest.py \
+	tests/unit/ci/test_promotion.py tests/unit/ci/test_deployment.py tests/integration/ci
+
+proof-pipelines: $(STAMP) images-tools ## parity, its mutants, workflows, builds, signatures, promotion and rollout, on a registry and images that it makes
+	@$(RUN) python ci/scripts/proof.py pipelines $(PROOF_PIPELINES)
+
 images-tools: ## install buildah, podman, skopeo, docker-registry, cosign (Debian, Ubuntu)
 	@bash ci/scripts/images_tools.sh
 

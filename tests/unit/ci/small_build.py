@@ -13,7 +13,7 @@ from tests.unit.ci.tree import COMMITTED
 from airbridge.ci.images import inventory, sbom
 from airbridge.ci.images.assemble import Output, PartRecord, assemble
 from airbridge.ci.images.layout import VERSION_LINE, Layout, digest_of
-from airbridge.ci.images.specs import IMAGES
+from airbridge.ci.images.specs import IMAGES, LICENCE, REPOSITORY
 from airbridge.ci.parity.facts import Facts
 from airbridge.ci.release.manifest import ReleaseVersions
 
@@ -104,6 +104,9 @@ def write_build(
     """A whole build. `extra` adds files to an image, `labels` and `user` change both."""
     inside = versions or versions_of(facts)
     said = {
+        "org.opencontainers.image.source": REPOSITORY,
+        "org.opencontainers.image.licenses": LICENCE,
+        "org.opencontainers.image.version": inside.airbridge,
         "org.opencontainers.image.revision": revision,
         "org.opencontainers.image.base.name": base,
         "io.airbridge.airflow": inside.airflow,
@@ -111,7 +114,8 @@ def write_build(
     } | (labels or {})
     for image in IMAGES:
         files = files_of(facts, image.name) | (extra or {}).get(image.name, {})
-        layout = write_image(output.part("amd64") / image.name, files, said, user)
+        titled = {"org.opencontainers.image.title": f"airbridge-{image.name}"} | said
+        layout = write_image(output.part("amd64") / image.name, files, titled, user)
         bill = sbom.document(image.name, layout, inventory.take(layout))
         (output.part("amd64") / f"{image.name}.cdx.json").write_bytes(bill)
     record = PartRecord(

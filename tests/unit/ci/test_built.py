@@ -58,6 +58,13 @@ def test_matching_build_has_no_findings(facts: Facts, tmp_path: Path) -> None:
         ),
         ({"user": ""}, "image-user", "runs as root"),
         ({"labels": {"io.airbridge.airflow": "2.11.0"}}, "image-label", "io.airbridge.airflow is 2.11.0"),
+        ({"labels": {"org.opencontainers.image.version": "0.0.9"}}, "image-label", "version is 0.0.9"),
+        (
+            {"labels": {"org.opencontainers.image.source": "https://example.com"}},
+            "image-label",
+            "source is https",
+        ),
+        ({"labels": {"org.opencontainers.image.title": "nginx"}}, "image-label", "title is nginx"),
         ({"base": "python:3.12-slim-bookworm@" + digest(8)}, "build-base", "base is python:3.12"),
         ({"revision": "d" * 40}, "build-revision", "is a build of dddd"),
     ],

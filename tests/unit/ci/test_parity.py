@@ -103,7 +103,7 @@ TABLE = (
     Planted("the lock has a distribution's old version", edit("uv.lock", r'(name = "airbridge-edge-worker"\nversion = )"[^"]+"', r'\1"0.0.9"'), "lock-version", "uv.lock", "0.0.9"),
     Planted("the lock is for another Python", edit("uv.lock", r"^requires-python = .*", 'requires-python = ">=3.12, <3.13"'), "lock-python", "uv.lock", "^requires-python"),
     Planted("the lock is of another era", edit("uv.lock", r'^exclude-newer = ".*"', 'exclude-newer = "2025-09-01T00:00:00Z"'), "lock-era", "uv.lock", "^exclude-newer"),
-    Planted("a locked file has no hash", edit("uv.lock", r', hash = "sha256:[0-9a-f]{64}"', ""), "lock-hash", "uv.lock", "^version"),
+    Planted("a locked file has no hash", edit("uv.lock", r', hash = "sha256:[0-9a-f]{64}"', ""), "lock-hash", "uv.lock", "url = "),
     Planted("a member is missing from the lock", edit("uv.lock", r'^    "airbridge-infra",\n', ""), "lock-members", "uv.lock", "^members"),
     # The matrix and the protocol
     Planted("a matrix without the new version", _new_version_without_matrix, "matrix-current", "compatibility.toml", "."),

@@ -14,7 +14,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from airbridge.ci.checkout import Checkout
+from airbridge.ci.images.specs import ARCHITECTURES
 from airbridge.ci.parity.facts import Facts
+from airbridge.ci.parity.inventory import registry
 from airbridge.ci.release import keys, pins
 from airbridge.ci.release.manifest import (
     Manifest,
@@ -28,16 +30,16 @@ from airbridge.ci.release.manifest import (
 from airbridge.ci.tools import run
 
 ROOT = Path(__file__).parents[3]
+#: The files that parity compares; those that the inventory names come on top. Of the rest a scan would only take time.
 PATTERNS = (
     "pyproject.toml",
     "*/pyproject.toml",
-    "uv.lock",
     "Makefile",
     "CHANGELOG.md",
+    "README.md",
     "compatibility.toml",
     "images/*",
-    "ci/rollout.toml",
-    "infra/package.json",
+    "ci/*.toml",
     "infra/environments/*.toml",
     "infra/src/**/*.py",
     "core/src/airbridge/core/protocol.py",
@@ -150,23 +152,32 @@ def _commit_id(number: int) -> str:
 
 
 def _image(number: int) -> ReleasedImage:
-    part = Part(
-        digest=digest(number + 100),
-        config=digest(number + 200),
-        sbom=digest(number + 300),
-        compressed_bytes=1,
-    )
-    return ReleasedImage(digest=digest(number), parts={"amd64": part})
+    parts = {
+        architecture: Part(
+            digest=digest(number + 100 * step),
+            config=digest(number + 100 * step + 20),
+            sbom=digest(number + 100 * step + 40),
+            compressed_bytes=1,
+        )
+        for step, architecture in enumerate(ARCHITECTURES, start=1)
+    }
+    return ReleasedImage(digest=digest(number), parts=dict(parts))
+
+
+def files() -> list[str]:
+    """Paths of the project's files that the copy has."""
+    known = registry.load(Checkout(ROOT))
+    named = {entry.file for entry in (*known.place, *known.held, *known.lines)} | set(known.seal)
+    matched = {str(path.relative_to(ROOT)) for pattern in PATTERNS for path in ROOT.glob(pattern)}
+    return sorted(path for path in matched | (named - {None}) if (ROOT / path).is_file())
 
 
 def plant_tree(root: Path) -> Tree:
     """Copy the project; trust a new key; put all three environments on one release; synthesise a small stack."""
-    for pattern in PATTERNS:
-        for found in ROOT.glob(pattern):
-            if found.is_file() and "node_modules" not in found.parts:
-                target = root / found.relative_to(ROOT)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(found, target)
+    for path in files():
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, target)
     key = Ed25519PrivateKey.generate()
     tree = Tree(root, key)
     public = key.public_key()

@@ -7,12 +7,18 @@ import tarfile
 import tomllib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from airbridge.ci.exceptions import CheckoutError
 from airbridge.ci.tools import Run, run
+
+
+@lru_cache(maxsize=64)
+def _toml(text: str) -> dict[str, Any]:
+    """A TOML text, parsed once: the lock is large, and several checks read it in one process. Not to be changed."""
+    return tomllib.loads(text)
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Source:
     def toml(self) -> dict[str, Any]:
         """The file as TOML."""
         try:
-            return tomllib.loads(self.text)
+            return _toml(self.text)
         except tomllib.TOMLDecodeError as error:
             raise CheckoutError(f"{self.path}: {error}") from error
 
@@ -87,6 +93,29 @@ class Checkout:
         return tuple(
             sorted(str(found.relative_to(self.root)) for found in self.root.glob(pattern) if found.is_file())
         )
+
+    def tracked(self) -> tuple[str, ...]:
+        """Paths of the files that Git tracks or would track, in order, but no synthesised stacks. Without Git: all others."""
+        made = "infra/cdktf.out/"
+        if not (self.root / ".git").exists():
+            return tuple(path for path in self.glob("**/*") if not path.startswith(made))
+        listed = self.run(
+            "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=self.root
+        )
+        return tuple(
+            sorted(
+                {path for path in listed.split("\0") if path and not path.startswith(made) and self.has(path)}
+            )
+        )
+
+    def history(self, path: str) -> tuple[str, ...] | None:
+        """Earlier texts of a file, the last one first; None if Git's history is not here, or not all of it."""
+        if not (self.root / ".git").exists():
+            return None
+        if self.run("git", "rev-parse", "--is-shallow-repository", cwd=self.root).strip() == "true":
+            return None
+        commits = self.run("git", "log", "--format=%H", "--diff-filter=AM", "--", path, cwd=self.root).split()
+        return tuple(self.run("git", "show", f"{commit}:{path}", cwd=self.root) for commit in commits)
 
     def revision(self) -> str:
         """The commit that is checked out: 40 hexadecimal digits."""

@@ -23,6 +23,7 @@ from airbridge.ci.images.layout import Layout
 from airbridge.ci.images.specs import MACHINES, Architecture
 from airbridge.ci.parity import checks
 from airbridge.ci.parity.finding import as_annotations, as_json, as_text
+from airbridge.ci.parity.inventory import seal as seals
 from airbridge.ci.publish import Publisher, require_published
 from airbridge.ci.registry import Registry
 from airbridge.ci.release import keys, manifest
@@ -73,6 +74,15 @@ def parity(
     output.report(f"{len(findings)} disagreements" if findings else "all agree")
     if findings:
         raise typer.Exit(exit_codes.DISAGREEMENT)
+
+
+def seal(root: Root = Path()) -> None:
+    """Write the digests of the sealed files (uv.lock and others that tools make) into ci/inventory.toml anew.
+
+    Example: airbridge-ci seal
+    """
+    changed = seals.renew(Checkout.find(root.resolve()))
+    output.report(f"sealed {', '.join(changed)}" if changed else "all seals hold")
 
 
 def build(

@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(images.parity)
+app.command()(images.seal)
 app.command()(advisories.advisories)
 app.command()(images.build)
 app.command("assemble")(images.assemble_)

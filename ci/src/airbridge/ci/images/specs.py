@@ -14,6 +14,10 @@ MACHINES: dict[Architecture, str] = {"amd64": "x86_64", "arm64": "aarch64"}
 # The numeric user of both images. The boot script of a worker's instance gives its state folder to the same.
 USER = 10001
 
+# What the images say of their origin.
+REPOSITORY = "https://github.com/airbridge/airbridge"
+LICENCE = "Apache-2.0"
+
 
 @dataclass(frozen=True)
 class Image:

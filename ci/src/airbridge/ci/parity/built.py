@@ -13,7 +13,7 @@ from airbridge.ci.images.assemble import Output
 from airbridge.ci.images.base import DEBIAN_SUITE, pinned
 from airbridge.ci.images.inventory import Inventory, normalise
 from airbridge.ci.images.layout import Layout, digest_of
-from airbridge.ci.images.specs import EDGE_WORKER, IMAGES, USER, Image
+from airbridge.ci.images.specs import EDGE_WORKER, IMAGES, LICENCE, REPOSITORY, USER, Image
 from airbridge.ci.parity.facts import Facts
 from airbridge.ci.parity.finding import Finding
 from airbridge.ci.release import manifest
@@ -191,9 +191,9 @@ def _part(
         return
     layout = _View(folder, stored)
     altered = [
-        layer["digest"]
-        for layer in layout.layers
-        if digest_of(layout.blob_path(layer["digest"]).read_bytes()) != layer["digest"]
+        digest
+        for digest in (layout.config_digest, *(layer["digest"] for layer in layout.layers))
+        if digest_of(layout.blob_path(digest).read_bytes()) != digest
     ]
     for digest in altered:
         yield Finding(
@@ -207,7 +207,7 @@ def _part(
         return
     found = inventory.take(layout)
     yield from _installed(facts, str(folder), image, found)
-    yield from _configured(loaded, str(folder), layout)
+    yield from _configured(loaded, str(folder), layout, image)
     yield from _bill(output, image.name, architecture, part, found)
 
 
@@ -245,7 +245,7 @@ def _installed(facts: Facts, path: str, image: Image, found: Inventory) -> Itera
                 )
 
 
-def _configured(loaded: Manifest, path: str, layout: Layout) -> Iterator[Finding]:
+def _configured(loaded: Manifest, path: str, layout: Layout, image: Image) -> Iterator[Finding]:
     config = layout.config.get("config", {})
     if config.get("User") != f"{USER}:{USER}":
         yield Finding(
@@ -253,6 +253,10 @@ def _configured(loaded: Manifest, path: str, layout: Layout) -> Iterator[Finding
         )
     labels = config.get("Labels") or {}
     for label, expected in (
+        ("org.opencontainers.image.title", f"airbridge-{image.name}"),
+        ("org.opencontainers.image.source", REPOSITORY),
+        ("org.opencontainers.image.licenses", LICENCE),
+        ("org.opencontainers.image.version", loaded.release.versions.airbridge),
         ("org.opencontainers.image.revision", loaded.release.revision),
         ("org.opencontainers.image.base.name", loaded.release.base),
         ("io.airbridge.airflow", loaded.release.versions.airflow),

@@ -12,12 +12,23 @@ from airbridge.ci.checkout import Source
 from airbridge.ci.exceptions import BuildError
 from airbridge.ci.images import debs
 from airbridge.ci.images.base import DEBIAN_SUITE, PIN_FILE, PINNED
-from airbridge.ci.images.specs import ARCHITECTURES, IMAGES, USER
+from airbridge.ci.images.specs import ARCHITECTURES, IMAGES, LICENCE, REPOSITORY, USER, Image
 from airbridge.ci.parity.facts import Facts
 from airbridge.ci.parity.finding import Finding
 
 _BASE = "${BASE_IMAGE}"
-_LABELS = ("source", "revision", "version", "title", "licenses", "base.name")
+#: What a RUN may call: nothing that reaches a network, and nothing that runs what another step downloaded.
+_PROGRAMS = re.compile(
+    r"^(?:[A-Z_]+=\S+ )*(?:dpkg --install /debs/\*\.deb$|python3 -c '[^']*'(?: > \S+)?$|python3 -m compileall |/opt/airbridge/bin/python -m compileall "
+    r"|/opt/airbridge/bin/python -c '[^']*'|/context/tools/uv venv |/context/tools/uv pip install (?:--\S+ (?:/\S+ |copy )?)+--requirement /context/(?:third-party|own)\.txt$|echo '|install -d |find / -xdev |rm -r?f |cd /opt/airbridge/|sed -i )"
+)
+_OFFLINE = ("--offline", "--no-index", "--no-deps", "--require-hashes", "--requirement")
+#: Arguments with a value of their own in the Dockerfile; those of the build have none.
+_DEFAULTS = {"SOURCE_DATE_EPOCH": "0"}
+_WORDS = {
+    "ARG", "FROM", "RUN", "COPY", "ENV", "LABEL", "USER", "WORKDIR", "STOPSIGNAL", "HEALTHCHECK", "VOLUME", "ENTRYPOINT", "CMD",
+}  # fmt: skip
+_OWN = "ci/src/airbridge/ci/parity/dockerfiles.py has the list"
 _BOOT_SCRIPT = "infra/src/airbridge/infra/constructs/compute/worker_image.py"
 
 
@@ -54,8 +65,11 @@ def check(facts: Facts) -> Iterator[Finding]:
         source = facts.checkout.source(image.dockerfile)
         parsed = instructions(source)
         yield from _origins(source, parsed)
+        yield from _mounts(source, parsed)
         yield from _installs(source, parsed)
+        yield from _programs(source, parsed)
         yield from _runtime(source, parsed)
+        yield from _labels(source, parsed, image)
     yield from _debs(facts)
     yield from _owner_of_state(facts)
 
@@ -175,19 +189,124 @@ def _runtime(source: Source, parsed: list[Instruction]) -> Iterator[Finding]:
             actual,
             "must start tini, which reaps and forwards signals",
         )
-    if "HEALTHCHECK" not in last:
-        yield Finding(source.path, 1, "image-healthcheck", "there is no HEALTHCHECK", "must have one")
-    labels = " ".join(step.rest for step in parsed if step.word == "LABEL")
-    for label in _LABELS:
-        if f"org.opencontainers.image.{label}=" not in labels:
-            line = next((step.line for step in parsed if step.word == "LABEL"), 1)
+    check = last.get("HEALTHCHECK")
+    if check is None or not re.search(r'\bCMD \["[a-z-]+", ', check.rest):
+        actual = f"HEALTHCHECK is {check.rest if check else 'missing'}"
+        yield Finding(
+            source.path, check.line if check else 1, "image-healthcheck", actual, "must run a command"
+        )
+    for word in ("USER", "ENTRYPOINT", "HEALTHCHECK", "CMD", "STOPSIGNAL"):
+        if len(twice := [step for step in parsed if step.word == word]) > 1:
+            actual = f"has {word} {len(twice)} times"
+            yield Finding(
+                source.path, twice[-1].line, "image-twice", actual, "must have it once: the last one wins"
+            )
+
+
+def _labels(source: Source, parsed: list[Instruction], image: Image) -> Iterator[Finding]:
+    """The labels that the build fills in, and those that say what the image is; each once, none overwritten."""
+    expected = {
+        "org.opencontainers.image.title": f"airbridge-{image.name}",
+        "org.opencontainers.image.source": REPOSITORY,
+        "org.opencontainers.image.licenses": LICENCE,
+        "org.opencontainers.image.revision": "${REVISION}",
+        "org.opencontainers.image.version": "${VERSION}",
+        "org.opencontainers.image.base.name": "${BASE_NAME}",
+        "io.airbridge.airflow": "${AIRFLOW_VERSION}",
+        "io.airbridge.protocol": "${PROTOCOL_VERSION}",
+    }
+    labels = [step for step in parsed if step.word == "LABEL"]
+    line = labels[0].line if labels else 1
+    for label, value in expected.items():
+        found = [
+            each[1]
+            for step in labels
+            for each in re.finditer(rf'(?<![\w.]){re.escape(label)}=("[^"]*"|\S+)', step.rest)
+        ]
+        if found != [f'"{value}"']:
+            actual = f"there is no {label}" if not found else f"{label} is {', '.join(found)}"
+            at = next((n for n, text in enumerate(source.lines, start=1) if f"{label}=" in text), line)
+            yield Finding(source.path, at, "image-label", actual, f'must be "{value}", once')
+
+
+def _mounts(source: Source, parsed: list[Instruction]) -> Iterator[Finding]:
+    """Mounts are of the context alone, and the frontend is buildah's own."""
+    for step in (step for step in parsed if step.word == "RUN"):
+        for mount in re.findall(r"--mount=(\S+)", step.rest):
+            if not re.fullmatch(r"type=bind,source=(?:debs,target=/debs|\.,target=/context)", mount):
+                expected = "must be a bind mount of the context: type=bind,source=debs or source=."
+                yield Finding(source.path, step.line, "copy-origin", f"mounts {mount}", expected)
+        for option in re.findall(r"^((?:--(?!mount)\S+ ?)+)", step.rest):
             yield Finding(
                 source.path,
-                line,
-                "image-label",
-                f"there is no org.opencontainers.image.{label}",
-                "must be set",
+                step.line,
+                "copy-origin",
+                f"RUN {option.strip()}",
+                "must have no option but --mount",
             )
+    for number, line in enumerate(source.lines, start=1):
+        if found := re.match(r"^\s*#\s*(syntax|escape|check)\s*=", line):
+            yield Finding(
+                source.path,
+                number,
+                "copy-origin",
+                f"names a {found[1]}",
+                "must have no parser directive: a frontend is an image",
+            )
+
+
+def _programs(source: Source, parsed: list[Instruction]) -> Iterator[Finding]:
+    """Every command of every RUN is one of those that the build needs."""
+    for step in parsed:
+        if step.word not in _WORDS:
+            yield Finding(
+                source.path,
+                step.line,
+                "image-instruction",
+                f"has {step.word}",
+                f"must be one of {', '.join(sorted(_WORDS))}",
+            )
+        if step.word == "ARG" and "=" in step.rest:
+            name, _, value = step.rest.partition("=")
+            if _DEFAULTS.get(name) != value and name != "BASE_IMAGE":
+                yield Finding(
+                    source.path,
+                    step.line,
+                    "image-argument",
+                    f"ARG {step.rest}",
+                    "must have no default: the build says it",
+                )
+        if step.word != "RUN":
+            continue
+        script = re.sub(r"--mount=\S+ ", "", step.rest)
+        for command in _commands(script):
+            unfit = not _PROGRAMS.match(command) or "$(" in command.replace(
+                "$(command -v python3)", ""
+            ).replace("$(cat /tmp/stdlib)", "")
+            missing = (
+                [each for each in _OFFLINE if each not in command.split()]
+                if " pip install " in command
+                else []
+            )
+            if unfit or missing or re.search(r"https?:|urllib|socket|/dev/tcp|git\+", command):
+                actual = f"runs {command[:90]}"
+                expected = (
+                    f"must have {' '.join(missing)}"
+                    if missing
+                    else f"must be one of the build's own commands ({_OWN})"
+                )
+                yield Finding(source.path, step.line, "unhashed-install", actual, expected)
+
+
+def _commands(script: str) -> list[str]:
+    """A script's commands: what stands between operators that are not quoted."""
+    parts = [""]
+    for token in re.findall(r"""'[^']*'|"[^"]*"|&&|\|\||[;|&]|[^'"&|;]+|['"]""", script):
+        if token in ("&&", "||", ";", "|", "&"):
+            parts.append("")
+        else:
+            parts[-1] += token
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _debs(facts: Facts) -> Iterator[Finding]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,6 +14,9 @@ from airbridge.ci.images.inventory import normalise
 from airbridge.ci.parity.facts import LOCK, Distribution, Facts
 from airbridge.ci.parity.finding import Finding
 
+_REGISTRY = "https://pypi.org/simple"
+_FILES = "https://files.pythonhosted.org/"
+_SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _RELOCK = "run `uv lock`"
 
 
@@ -21,6 +26,8 @@ def check(facts: Facts) -> Iterator[Finding]:
     yield from _members(facts)
     for distribution in facts.distributions:
         yield from _room(facts, distribution)
+    yield from _groups(facts)
+    yield from _constraints(facts)
     yield from _hashes(facts)
 
 
@@ -78,6 +85,7 @@ def _room(facts: Facts, distribution: Distribution) -> Iterator[Finding]:
             actual,
             f"{distribution.source.path} says {distribution.version}; {_RELOCK}",
         )
+    yield from _twice(distribution)
     recorded = {_key(item) for item in entry.get("metadata", {}).get("requires-dist", ())}
     asked = {_requirement(requirement) for requirement in distribution.requirements}
     for name, specifier, extra in sorted(asked - recorded):
@@ -108,6 +116,71 @@ def _room(facts: Facts, distribution: Distribution) -> Iterator[Finding]:
     yield from _satisfied(facts, distribution)
 
 
+def _twice(distribution: Distribution) -> Iterator[Finding]:
+    """A requirement or a constraint that a file has twice: the two may come to differ."""
+    source = distribution.source
+    for text, count in Counter(
+        re.findall(r'^ +"([a-zA-Z0-9._-]+(?:\[[\w,]+\])?[<>=!~][^"]*)",', source.text, re.MULTILINE)
+    ).items():
+        if count > 1:
+            line = source.line(re.escape(f'"{text}"'))
+            yield Finding(
+                source.path, line, "requirement-twice", f"asks {count} times for {text}", "must ask once"
+            )
+
+
+def _groups(facts: Facts) -> Iterator[Finding]:
+    """The workspace's dependency groups are those that the lock was made from."""
+    root = facts.distributions[0]
+    recorded = facts.locked.get(root.name, {}).get("metadata", {}).get("requires-dev", {})
+    asked = facts.root.toml.get("dependency-groups", {})
+    for group in sorted({*recorded, *asked}):
+        locked = {_key(item) for item in recorded.get(group, ())}
+        wanted = {_requirement(Requirement(text)) for text in asked.get(group, ()) if isinstance(text, str)}
+        for name, specifier, _ in sorted(wanted ^ locked):
+            here = (name, specifier) in {(each, range_) for each, range_, _ in wanted}
+            line = (
+                facts.root.line(rf'"{re.escape(name)}(?=[\[<>=!~;" ])')
+                if here
+                else facts.lock_line(root.name)
+            )
+            path = facts.root.path if here else LOCK
+            actual = f"group {group} {'asks for' if here else 'is locked with'} {name}{specifier}"
+            yield Finding(
+                path,
+                line,
+                "lock-outdated",
+                actual,
+                f"{LOCK if here else facts.root.path} does not have it; {_RELOCK}",
+            )
+
+
+def _constraints(facts: Facts) -> Iterator[Finding]:
+    """Constraints and overrides of the workspace are those that the lock was made with."""
+    options = facts.root.toml["tool"]["uv"]
+    manifest = facts.lock.toml.get("manifest", {})
+    for key in ("constraints", "overrides", "build-constraints"):
+        setting = (
+            f"{key.removesuffix('s').removeprefix('build-')}-dependencies"
+            if key != "build-constraints"
+            else "build-constraint-dependencies"
+        )
+        wanted = {_requirement(Requirement(text)) for text in options.get(setting, ())}
+        locked = {_key(item) for item in manifest.get(key, ())}
+        for name, specifier, _ in sorted(wanted ^ locked):
+            here = (name, specifier) in {(each, range_) for each, range_, _ in wanted}
+            path, source = (facts.root.path, facts.root) if here else (LOCK, facts.lock)
+            line = source.line(rf'"{re.escape(name)}(?=[\[<>=!~;" ])')
+            other = LOCK if here else facts.root.path
+            yield Finding(
+                path,
+                line,
+                "lock-outdated",
+                f"{setting} has {name}{specifier}",
+                f"{other} does not; {_RELOCK}",
+            )
+
+
 def _satisfied(facts: Facts, distribution: Distribution) -> Iterator[Finding]:
     for requirement in distribution.requirements:
         version = facts.locked_version(requirement.name)
@@ -124,19 +197,37 @@ def _satisfied(facts: Facts, distribution: Distribution) -> Iterator[Finding]:
 
 
 def _hashes(facts: Facts) -> Iterator[Finding]:
-    for name, package in facts.locked.items():
-        if "registry" not in package.get("source", {}):
-            continue
-        files = [*package.get("wheels", ()), *([package["sdist"]] if "sdist" in package else [])]
-        if not files or not all(str(file.get("hash", "")).startswith("sha256:") for file in files):
-            line = facts.lock_line(name)
+    counted = Counter(str(package["name"]) for package in facts.lock.toml["package"])
+    for package in facts.lock.toml["package"]:
+        name, source = str(package["name"]), package.get("source", {})
+        if counted[name] > 1:
             yield Finding(
                 LOCK,
-                line,
-                "lock-hash",
-                f"{name} has a file without a SHA-256",
-                f"every file must have one; {_RELOCK}",
+                facts.lock_line(name),
+                "lock-twice",
+                f"{name} is locked {counted[name]} times",
+                f"must be once; {_RELOCK}",
             )
+        if "editable" in source or "virtual" in source:
+            continue
+        if source.get("registry") != _REGISTRY:
+            expected = f"must come from {_REGISTRY}; {_RELOCK}"
+            yield Finding(LOCK, facts.lock_line(name), "lock-source", f"{name} comes from {source}", expected)
+        files = [*package.get("wheels", ()), *([package["sdist"]] if "sdist" in package else [])]
+        for file in files or [{}]:
+            if not _SHA256.fullmatch(str(file.get("hash", ""))):
+                at = facts.lock.line(re.escape(file["url"])) if file.get("url") else facts.lock_line(name)
+                actual = f"{name} has a file without a SHA-256"
+                yield Finding(LOCK, at, "lock-hash", actual, f"every file must have one; {_RELOCK}")
+            elif not str(file.get("url", "")).startswith(_FILES):
+                at = facts.lock.line(re.escape(str(file.get("url", ""))))
+                yield Finding(
+                    LOCK,
+                    at,
+                    "lock-source",
+                    f"{name} has a file at {file.get('url')}",
+                    f"must be at {_FILES}; {_RELOCK}",
+                )
 
 
 _Entry = tuple[str, str, str]

@@ -1,0 +1,1 @@
+"""Mutation testing of parity: wrong values planted in every registered place, and which check finds each."""
