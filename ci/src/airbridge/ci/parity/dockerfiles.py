@@ -208,9 +208,9 @@ def _debs(facts: Facts) -> Iterator[Finding]:
             "must be",
         )
     for deb in (deb for found in listed.values() for deb in found):
-        if not deb.path.endswith(f"/{deb.name}_{deb.version}_{deb.architecture}.deb"):
+        if not deb.path.endswith(f"/{deb.file_name}"):
             line = source.line(rf'^path = "{re.escape(deb.path)}"')
-            expected = f"must be {deb.name}_{deb.version}_{deb.architecture}.deb"
+            expected = f"must be {deb.file_name}"
             yield Finding(debs.FILE, line, "deb-path", f"path is {deb.path}", expected)
 
 
