@@ -19,7 +19,9 @@ from airbridge.infra.exceptions import EnvironmentFileError
 from airbridge.infra.names import Names
 from airbridge.infra.ui_auth import Auth
 
-RegionName = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
+RegionName = Annotated[
+    str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$"), AfterValidator(validation.require_supported_region)
+]
 PoolName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=20)]
 ImageReference = Annotated[str, AfterValidator(validation.require_digest)]
 InstanceType = Annotated[str, AfterValidator(validation.require_instance_type)]
