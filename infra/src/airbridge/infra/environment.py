@@ -258,7 +258,7 @@ class Environment(_Model):
 
     @property
     def replicated(self) -> list[str]:
-        """Return the regions that ECR replicates images to; those beyond need a copy by digest, such as `skopeo copy --all`."""
+        """Return the regions that ECR replicates images to; those beyond need a copy by digest, `airbridge-ci copy`."""
         others = sorted({region.name for region in self.regions} - {self.home_region})
         return others[: aws_facts.REPLICATION_DESTINATIONS]
 
