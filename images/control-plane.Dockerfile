@@ -8,7 +8,7 @@ ARG SOURCE_DATE_EPOCH=0
 # Hash-based bytecode of the standard library: the root file system is read-only, so it is compiled now or at every start.
 # No program keeps the right to become another user.
 RUN --mount=type=bind,source=debs,target=/debs \
-    dpkg --install /debs/*.deb \
+    dpkg --path-exclude='/usr/share/doc/*' --path-exclude='/usr/share/man/*' --install /debs/*.deb \
  && python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))' > /tmp/stdlib \
  && PYTHONHASHSEED=0 python3 -m compileall -q -x '/(test|tests|idlelib|lib2to3|site-packages|dist-packages)/' \
       --invalidation-mode unchecked-hash "$(cat /tmp/stdlib)" \

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,15 @@ NEEDED = ("docker-registry", "skopeo")
 @pytest.fixture(scope="session")
 def registry_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Debian's docker-registry, on a free port of loopback."""
+    with serve_registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
+
+
+@contextmanager
+def serve_registry(folder: Path) -> Iterator[str]:
+    """Run a registry that keeps its blobs in `folder`; yields its address."""
     if missing := [tool for tool in NEEDED if shutil.which(tool) is None]:
         pytest.skip(f"{', '.join(missing)} not installed: make images-tools")
-    folder = tmp_path_factory.mktemp("registry")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

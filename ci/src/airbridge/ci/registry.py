@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ from airbridge.ci.tools import Run
 
 _OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+# What registries answer about a digest or a repository that they do not have; ECR's words are among them.
+_UNKNOWN = re.compile(
+    r"manifest unknown|name unknown|NAME_UNKNOWN|MANIFEST_UNKNOWN|requested image not found", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,42 @@ class Registry:
             "skopeo", "copy", "--quiet", "--all", "--preserve-digests", f"--dest-tls-verify={self._verify}",
             f"dir:{folder}", f"docker://{self.address}/{name}:{tag}",
         )  # fmt: skip
+
+    def copy_to(self, target: Registry, name: str, which: str, tag: str) -> None:
+        """Copy `name`, by `@digest` or `:tag`, with everything it lists, unchanged, to `target` under `tag`."""
+        self.run(
+            "skopeo", "copy", "--quiet", "--all", "--preserve-digests", f"--src-tls-verify={self._verify}",
+            f"--dest-tls-verify={target._verify}", f"docker://{self.address}/{name}{which}", f"docker://{target.address}/{name}:{tag}",
+        )  # fmt: skip
+
+    def holds(self, name: str, digest: str) -> bool:
+        """Return whether the registry has a digest. Raises RegistryError if it does not answer, or answers otherwise."""
+        try:
+            self.manifest(name, digest)
+        except RegistryError as error:
+            if _UNKNOWN.search(str(error)):
+                return False
+            raise
+        return True
+
+    def tags(self, name: str) -> list[str]:
+        """Return the tags of a repository."""
+        where = f"{self.address}/{name}"
+        try:
+            listed = self.run("skopeo", "list-tags", f"--tls-verify={self._verify}", f"docker://{where}")
+        except ToolError as error:
+            raise RegistryError(f"{where}: its tags cannot be read: {error}") from error
+        return [str(tag) for tag in json.loads(listed)["Tags"] or ()]
+
+    def tagged(self, name: str, tag: str) -> bytes:
+        """Return the manifest that a tag names. Raises RegistryError if there is none."""
+        where = f"{self.address}/{name}:{tag}"
+        try:
+            return self.run(
+                "skopeo", "inspect", "--raw", f"--tls-verify={self._verify}", f"docker://{where}"
+            ).encode()
+        except ToolError as error:
+            raise RegistryError(f"{where}: {error}") from error
 
     def manifest(self, name: str, digest: str) -> bytes:
         """Return the manifest of a digest. Raises RegistryError if it is missing or does not match."""

@@ -60,6 +60,14 @@ _DIRECTIONS = {
     "west": "w",
 }
 
+#: Partitions of isolated regions, by the first two words of a region's name. Source: partitions.json of botocore.
+_ISOLATED = {
+    ("us", "iso"): "aws-iso",
+    ("us", "isob"): "aws-iso-b",
+    ("eu", "isoe"): "aws-iso-e",
+    ("us", "isof"): "aws-iso-f",
+}
+
 #: Families of instances with NVIDIA GPUs. Unverified: compare with "Accelerated computing" in the EC2 instance types.
 GPU_FAMILIES = ("g4dn", "g5", "g6", "g6e", "gr6", "p3", "p3dn", "p4d", "p4de", "p5", "p5e", "p5en")
 
@@ -69,9 +77,22 @@ def zones(region: str) -> tuple[str, ...]:
     return ZONES.get(region, ("az1", "az2", "az3"))
 
 
+def partition(region: str) -> str:
+    """Return the partition of a region, by its name: `aws`, `aws-cn`, `aws-us-gov` or one of the isolated ones."""
+    area, second = region.split("-")[:2]
+    if area == "cn" or second == "gov":
+        return "aws-cn" if area == "cn" else "aws-us-gov"
+    return _ISOLATED.get((area, second), "aws")
+
+
 def zone_id(region: str, zone: str) -> str:
-    """Return the id of a zone, which is the same in every account: `euw1-az1` for `az1` of `eu-west-1`."""
+    """Return the id of a zone, which is the same in every account: `euw1-az1` for `az1` of `eu-west-1`.
+
+    Raises ValueError if the region's name does not say it.
+    """
     area, *directions, number = region.split("-")
+    if unknown := [each for each in directions if each not in _DIRECTIONS]:
+        raise ValueError(f"{region} is no region that AWS has: {unknown[0]!r} is no direction")
     return f"{area}{''.join(_DIRECTIONS[each] for each in directions)}{number}-{zone}"
 
 

@@ -19,7 +19,9 @@ from airbridge.infra.exceptions import EnvironmentFileError
 from airbridge.infra.names import Names
 from airbridge.infra.ui_auth import Auth
 
-RegionName = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
+RegionName = Annotated[
+    str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$"), AfterValidator(validation.require_supported_region)
+]
 PoolName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=20)]
 ImageReference = Annotated[str, AfterValidator(validation.require_digest)]
 DerivedImages = Annotated[dict[str, ImageReference], AfterValidator(validation.require_image_names)]
@@ -279,7 +281,7 @@ class Environment(_Model):
 
     @property
     def replicated(self) -> list[str]:
-        """Return the regions that ECR replicates images to; those beyond need a copy by digest, such as `skopeo copy --all`."""
+        """Return the regions that ECR replicates images to; those beyond need a copy by digest, `airbridge-ci copy`."""
         others = sorted({region.name for region in self.regions} - {self.home_region})
         return others[: aws_facts.REPLICATION_DESTINATIONS]
 

@@ -9,6 +9,7 @@ from ipaddress import IPv4Network
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from airbridge.infra import aws_facts
 from airbridge.infra.exceptions import UnsafeStackError
 
 if TYPE_CHECKING:
@@ -49,6 +50,16 @@ def require_instance_type(name: str) -> str:
         raise ValueError(
             "unknown instance type pattern: expected <family><generation>.<size>, as in m7g.large"
         )
+    return name
+
+
+def require_supported_region(name: str) -> str:
+    """The region, if it is one of the partition `aws` whose zones' ids can be derived; ValueError otherwise."""
+    if (partition := aws_facts.partition(name)) != "aws":
+        raise ValueError(
+            f"{name} is in the partition {partition}, and the stacks are for the partition aws alone: its ARNs and host names are written in them"
+        )
+    aws_facts.zone_id(name, "az1")
     return name
 
 

@@ -7,7 +7,7 @@ import sys
 import typer
 import typer.main
 
-from airbridge.ci.cli import advisories, exit_codes, images, output, releases
+from airbridge.ci.cli import advisories, copies, exit_codes, images, output, releases
 from airbridge.ci.exceptions import CiError
 from airbridge.core.command_tree import without_none
 
@@ -26,6 +26,8 @@ app.command("assemble")(images.assemble_)
 app.command()(images.inspect)
 app.command()(images.publish)
 app.command("verify-published")(images.verify_published)
+app.command()(copies.copy)
+app.command()(copies.registries)
 app.command()(releases.keygen)
 app.command()(releases.sign)
 app.command()(releases.verify)

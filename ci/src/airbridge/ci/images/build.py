@@ -74,7 +74,8 @@ class Builder:
         self.report(f"{image.name}: wheels by the lock's hashes")
         wheelhouse.fill(source, image, target, context, self.uv)
         with httpx.Client(timeout=60) as client:
-            debs.fetch(debs.listed(source, self.architecture), context / "debs", client)
+            packages = debs.listed(source, self.architecture, image.name)
+            debs.fetch(packages, context / "debs", client, debs.mirrors(source))
         (context / "tools").mkdir()
         shutil.copy(self.uv.resolve(), context / "tools" / "uv")
         shutil.copy(source.root / "compatibility.toml", context)

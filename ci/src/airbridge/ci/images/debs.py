@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,45 +16,76 @@ from airbridge.ci.exceptions import BuildError
 from airbridge.ci.images.specs import Architecture
 
 FILE = "images/debs.toml"
-MIRROR = "http://deb.debian.org/debian"  # plain: the hash, not the channel, vouches for the file
+# Plain HTTP: the hash, not the channel, vouches for a file.
+_POOL = "http://deb.debian.org/{archive}/{path}"
+# The pool loses a file when a newer version replaces it; the archive of a day keeps it.
+_SNAPSHOT = "http://snapshot.debian.org/archive/{archive}/SNAPSHOT/{path}"
 
 
 class Deb(BaseModel):
-    """One package file of Debian's pool."""
+    """One package file. `path` starts with its archive (debian, debian-security); no `images` means all of them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     version: str
-    architecture: Architecture
+    architecture: Architecture | Literal["all"]
     path: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    images: tuple[Literal["control-plane", "edge-worker"], ...] = ()
+
+    @property
+    def file_name(self) -> str:
+        """The file's name: without the version's epoch, as Debian writes it."""
+        return f"{self.name}_{self.version.partition(':')[2] or self.version}_{self.architecture}.deb"
 
 
 class _Debs(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    snapshot: Annotated[str, Field(pattern=r"^\d{8}T\d{6}Z$")]
     deb: tuple[Deb, ...]
 
 
-def listed(checkout: Checkout, architecture: Architecture) -> tuple[Deb, ...]:
-    """The packages of one architecture."""
+def _read(checkout: Checkout) -> _Debs:
     try:
-        debs = _Debs.model_validate(tomllib.loads(checkout.source(FILE).text)).deb
+        return _Debs.model_validate(tomllib.loads(checkout.source(FILE).text))
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise BuildError(f"{FILE}: {error}") from error
-    return tuple(deb for deb in debs if deb.architecture == architecture)
 
 
-def fetch(debs: tuple[Deb, ...], folder: Path, client: httpx.Client, mirror: str = MIRROR) -> None:
+def listed(checkout: Checkout, architecture: Architecture, image: str | None = None) -> tuple[Deb, ...]:
+    """The packages of one architecture, of one image or of all."""
+    return tuple(
+        deb
+        for deb in _read(checkout).deb
+        if deb.architecture in {architecture, "all"}
+        and (image is None or not deb.images or image in deb.images)
+    )
+
+
+def mirrors(checkout: Checkout) -> tuple[str, ...]:
+    """Where files are looked for, in this order: patterns with the fields `archive` and `path`."""
+    return (_POOL, _SNAPSHOT.replace("SNAPSHOT", _read(checkout).snapshot))
+
+
+def fetch(debs: tuple[Deb, ...], folder: Path, client: httpx.Client, mirrors: Sequence[str]) -> None:
     """Put the packages into `folder`; raises BuildError if a hash does not match."""
     folder.mkdir(parents=True, exist_ok=True)
     for deb in debs:
-        url = f"{mirror}/{deb.path}"
-        try:
-            content = client.get(url, follow_redirects=True).raise_for_status().content
-        except httpx.HTTPError as error:
-            raise BuildError(f"{url}: {error}") from error
+        url, content = _download(deb, client, mirrors)
         if (found := hashlib.sha256(content).hexdigest()) != deb.sha256:
             raise BuildError(f"{url}: its SHA-256 is {found}, {FILE} says {deb.sha256}")
         (folder / Path(deb.path).name).write_bytes(content)
+
+
+def _download(deb: Deb, client: httpx.Client, mirrors: Sequence[str]) -> tuple[str, bytes]:
+    archive, _, path = deb.path.partition("/")
+    failures = []
+    for mirror in mirrors:
+        url = mirror.format(archive=archive, path=path)
+        try:
+            return url, client.get(url, follow_redirects=True).raise_for_status().content
+        except httpx.HTTPError as error:
+            failures.append(f"{url}: {str(error).splitlines()[0]}")
+    raise BuildError("; ".join(failures))

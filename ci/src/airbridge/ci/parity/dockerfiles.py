@@ -19,7 +19,7 @@ from airbridge.ci.parity.finding import Finding
 _BASE = "${BASE_IMAGE}"
 #: What a RUN may call: nothing that reaches a network, and nothing that runs what another step downloaded.
 _PROGRAMS = re.compile(
-    r"^(?:[A-Z_]+=\S+ )*(?:dpkg --install /debs/\*\.deb$|python3 -c '[^']*'(?: > \S+)?$|python3 -m compileall |/opt/airbridge/bin/python -m compileall "
+    r"^(?:[A-Z_]+=\S+ )*(?:dpkg (?:--path-exclude='/usr/share/(?:doc|man)/\*' )*--install /debs/\*\.deb$|python3 -c '[^']*'(?: > \S+)?$|python3 -m compileall |/opt/airbridge/bin/python -m compileall "
     r"|/opt/airbridge/bin/python -c '[^']*'|/context/tools/uv venv |/context/tools/uv pip install (?:--\S+ (?:/\S+ |copy )?)+--requirement /context/(?:third-party|own)\.txt$|echo '|install -d |find / -xdev |rm -r?f |cd /opt/airbridge/|sed -i )"
 )
 _OFFLINE = ("--offline", "--no-index", "--no-deps", "--require-hashes", "--requirement")
@@ -327,9 +327,9 @@ def _debs(facts: Facts) -> Iterator[Finding]:
             "must be",
         )
     for deb in (deb for found in listed.values() for deb in found):
-        if not deb.path.endswith(f"/{deb.name}_{deb.version}_{deb.architecture}.deb"):
+        if not deb.path.endswith(f"/{deb.file_name}"):
             line = source.line(rf'^path = "{re.escape(deb.path)}"')
-            expected = f"must be {deb.name}_{deb.version}_{deb.architecture}.deb"
+            expected = f"must be {deb.file_name}"
             yield Finding(debs.FILE, line, "deb-path", f"path is {deb.path}", expected)
 
 

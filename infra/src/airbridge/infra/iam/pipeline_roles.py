@@ -114,7 +114,9 @@ def roles(environment: Environment, state_bucket_arn: str, state_key_arn: str) -
         )
 
     return {
-        "publish": role("publish", "Pushes images, and nothing else", PUBLISHING, _publish(environment)),
+        "publish": role(
+            "publish", "Pushes and copies images, and nothing else", PUBLISHING, _publish(environment)
+        ),
         "plan": role("plan", "Reads what is deployed, to plan a change", f"{deployed}-plan", plan),
         "deploy": role("deploy", "Deploys the stacks", deployed, deploy),
     }
@@ -132,7 +134,6 @@ def _actions() -> dict[str, list[str]]:
 
 
 def _publish(environment: Environment) -> Sequence[Statement]:
-    where = f"{environment.home_region}:{environment.account}"
     return (
         Statement(
             sid="Login",
@@ -146,13 +147,16 @@ def _publish(environment: Environment) -> Sequence[Statement]:
                 "ecr:BatchCheckLayerAvailability",
                 "ecr:BatchGetImage",
                 "ecr:CompleteLayerUpload",
+                "ecr:CreateRepository",
                 "ecr:DescribeImages",
                 "ecr:GetDownloadUrlForLayer",
                 "ecr:InitiateLayerUpload",
+                "ecr:ListImages",
                 "ecr:PutImage",
                 "ecr:UploadLayerPart",
             ),
-            resources=(f"arn:aws:ecr:{where}:repository/{environment.names.base}/*",),
+            # Of every region: a release is copied to one that came after replication was configured.
+            resources=(f"arn:aws:ecr:*:{environment.account}:repository/{environment.names.base}/*",),
         ),
     )
 
