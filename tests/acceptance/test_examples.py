@@ -188,7 +188,7 @@ def test_every_example_is_run_or_has_reason() -> None:
     assert set(examples()) <= {*CHOSEN, *NOT_RUN}
 
 
-@pytest.mark.slow("make proof-packages")
+@pytest.mark.slow("make proof-examples")
 @pytest.mark.timeout(600)
 def test_files_are_found_as_under_local_executor(
     placed: LocalPlatform, outcomes: dict[str, dict[str, Any]]
@@ -205,7 +205,7 @@ def test_files_are_found_as_under_local_executor(
     assert returned["edge"] == returned["local"]
 
 
-@pytest.mark.slow("make proof-packages")
+@pytest.mark.slow("make proof-examples")
 @pytest.mark.timeout(600)
 def test_examples_run_as_under_local_executor(outcomes: dict[str, dict[str, Any]]) -> None:
     """The state of each run, and the state and tries of each task, are the same under both executors."""
