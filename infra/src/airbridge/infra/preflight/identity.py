@@ -30,8 +30,8 @@ def credentials(account: Account) -> Iterator[Finding]:
         yield failed(
             "credentials",
             wanted,
-            f"AWS does not accept them: {error}",
-            "sign in, as with `aws sso login`, and set AWS_PROFILE",
+            f"they cannot be used: {error}",
+            "sign in, as with `aws sso login`, and set AWS_PROFILE; AWS must be reachable",
         )
         return
     if caller["Account"] != wanted:
