@@ -28,6 +28,10 @@ infra-cost: infra/.venv/.installed ## what ENV (dev) costs a month while idle, w
 	@cd infra && $(INFRA_PYTHON) -m airbridge.infra.tools.cost cdktf.out/$(ENV) $(patsubst %,cdktf.out/%,$(filter-out $(ENV),prod))
 .PHONY: infra-cost
 
+infra-preflight: infra/.venv/.installed ## what in ENV's (dev) account would make its deployment fail; reads only
+	@cd infra && $(INFRA_PYTHON) -m airbridge.infra.cli preflight $(ENV)
+.PHONY: infra-preflight
+
 infra-local: infra-install ## deploy the platform to an AWS emulator on this machine
 	cd infra && $(INFRA_PYTHON) -m airbridge.infra.tools.local up
 

@@ -534,6 +534,26 @@ def object_that_looks_like_json_is_an_object(client: Client) -> bool:
     return True
 
 
+def engine_lists_its_versions(client: Client) -> bool:
+    try:
+        answer = client("rds").describe_db_engine_versions(Engine="postgres")
+    except REFUSED:
+        return False
+    return any(one["EngineVersion"].startswith("16.") for one in answer["DBEngineVersions"])
+
+
+def compute_has_quotas(client: Client) -> bool:
+    quotas = client("service-quotas")
+    try:
+        found = [
+            quotas.get_service_quota(ServiceCode=service, QuotaCode=code)["Quota"]["Value"]
+            for service, code in (("ec2", "L-34B43A08"), ("fargate", "L-3032A538"), ("vpc", "L-F678F1CE"))
+        ]
+    except REFUSED:
+        return False
+    return all(value > 0 for value in found)
+
+
 GAPS = [
     batch_needs_the_right_to_its_single_calls,
     deletion_is_decided_by_each_key,
@@ -563,6 +583,8 @@ GAPS = [
     service_reaches_a_steady_state,
     task_needs_its_secrets,
     certificate_need_not_be_imported,
+    engine_lists_its_versions,
+    compute_has_quotas,
 ]
 
 

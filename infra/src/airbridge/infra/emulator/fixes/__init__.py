@@ -15,6 +15,7 @@ NAMES = (
     "route53",
     "s3",
     "security_groups",
+    "service_quotas",
     "sqs",
     "vpc_endpoints",
 )

@@ -1,7 +1,7 @@
-"""A database keeps its performance insights, and a parameter that was set has the source `user`.
+"""A database keeps its performance insights, a parameter that was set has the source `user`, and engines have versions.
 
 moto drops the performance insights settings, and does not return that a parameter's source is the user, so that
-Terraform takes every parameter for missing.
+Terraform takes every parameter for missing. It has no DescribeDBEngineVersions.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from moto.core.responses import ActionResult
 from moto.rds.models import DBInstance, DBParameterGroup, RDSBackend
+from moto.rds.responses import RDSResponse
 
 _KEPT = {
     "EnablePerformanceInsights": "performance_insights_enabled",
@@ -17,9 +19,27 @@ _KEPT = {
     "PerformanceInsightsRetentionPeriod": "performance_insights_retention_period",
 }
 
+#: Versions that engines are offered in.
+ENGINE_VERSIONS = {"postgres": ("13.22", "14.19", "15.14", "16.10", "17.6")}
+
 
 def apply() -> None:
-    """Keep the settings of the request."""
+    """Keep the settings of the request, and list the engines' versions."""
+    responses: Any = RDSResponse
+
+    def describe_db_engine_versions(self: Any) -> ActionResult:
+        engine = str(self.params.get("Engine"))
+        found = [
+            {
+                "Engine": engine,
+                "EngineVersion": version,
+                "DBParameterGroupFamily": f"{engine}{version.split('.')[0]}",
+            }
+            for version in ENGINE_VERSIONS.get(engine, ())
+        ]
+        return ActionResult({"DBEngineVersions": found})
+
+    responses.describe_db_engine_versions = describe_db_engine_versions
     group: Any = DBParameterGroup
     update = group.update_parameters
 
