@@ -52,7 +52,7 @@ class World:
         path, query = urlsplit(target).path, parse_qs(urlsplit(target).query)
         with self.lock:
             if path == "/cloud":
-                self.fleet(body["stack"], body["digest"])
+                self.fleet(body["stack"], pins.WorkerImages(body["digest"]))
                 return {}
             if path == "/operator/v1/workers":
                 self.fleet.sleep(20)
@@ -118,6 +118,8 @@ def project(tmp_path: Path) -> Tree:
     # Minutes of the real clock, which the rollout measures by; the fleet's runs a thousand times faster.
     tree.edit("ci/rollout.toml", r"^ready_minutes = .*", "ready_minutes = 0.3", count=0)
     tree.edit("ci/rollout.toml", r"^watch_minutes = .*", "watch_minutes = 0.02", count=0)
+    tree.edit("ci/inventory.toml", r"^watch_minutes = .*", "watch_minutes = 0.02", count=0)
+    tree.write(".gitignore", "dist/\n")
     key = tmp_path / "release.key"
     key.touch(mode=0o600)
     key.write_bytes(tree.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
