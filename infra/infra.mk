@@ -29,7 +29,7 @@ infra-cost: infra/.venv/.installed ## what ENV (dev) costs a month while idle, w
 .PHONY: infra-cost
 
 infra-preflight: infra/.venv/.installed ## what in ENV's (dev) account would make its deployment fail; reads only
-	@cd infra && $(INFRA_PYTHON) -m airbridge.infra.cli preflight $(ENV)
+	@cd infra && $(INFRA_PYTHON) -m airbridge.infra.preflight.cli preflight $(ENV)
 .PHONY: infra-preflight
 
 infra-local: infra-install ## deploy the platform to an AWS emulator on this machine

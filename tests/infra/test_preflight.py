@@ -18,12 +18,12 @@ from cryptography.x509.oid import NameOID
 from moto import mock_aws
 from tests.infra.factories import auth, environment, pool, region
 
-from airbridge.infra import aws_facts, cli, service_secrets
+from airbridge.infra import aws_facts, service_secrets
 from airbridge.infra import environment as environments
 from airbridge.infra.emulator import fixes
 from airbridge.infra.emulator.fixes import rds, service_quotas
 from airbridge.infra.environment import Environment
-from airbridge.infra.preflight import identity, run
+from airbridge.infra.preflight import cli, identity, run
 from airbridge.infra.preflight.finding import Account, Finding, Outcome
 
 HOME, OTHER = "eu-west-1", "us-west-2"
