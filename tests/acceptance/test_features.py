@@ -56,7 +56,7 @@ TRIGGERED = {"child_fails", "child_succeeds"}
 # In 3.0.4 LocalExecutor's success event of a task that deferred or rescheduled itself may come after the task is
 # scheduled again, which then fails it; a busy machine makes that likely. EdgeExecutor sends no such event, and has one try.
 RACED_BY_LOCAL_EXECUTOR = frozenset({"deferral", "reschedule"})
-LOCAL_TRIES = 4
+LOCAL_TRIES = 8
 
 
 @dataclass(frozen=True)
