@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.unit.ci.tree import ROOT, STACK, plant_tree
+from tests.unit.ci.tree import ROOT, STACK, plant_tree, stack
 
 from airbridge.ci.checkout import Checkout, Source
 from airbridge.ci.exceptions import CheckoutError
@@ -76,12 +76,5 @@ def released_project(scratch: Path) -> Overlay:
             continue
     earlier = {pins.release_path(each): (first.text(),) for each in ("dev", "staging", "prod")}
     # The stack was synthesised before the second release.
-    base[STACK] = Source(STACK, _of_second(tree, base))
+    base[STACK] = Source(STACK, stack(tree, "staging"))
     return Overlay(scratch, base=base, earlier=earlier)
-
-
-def _of_second(tree: object, base: Mapping[str, Source]) -> str:
-    from tests.unit.ci.tree import Tree, stack
-
-    assert isinstance(tree, Tree)
-    return stack(tree, "staging")

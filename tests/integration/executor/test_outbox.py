@@ -281,6 +281,18 @@ def test_unreachable_queue_stops_no_other(bench: Bench) -> None:
     assert pause.least_seconds == 0
 
 
+def test_failed_queue_without_work_costs_no_turns(bench: Bench, settings: Settings) -> None:
+    """Once nothing waits for a queue that has failed, the loop pauses as it does otherwise."""
+    bench.queues["default"].is_down = True
+    bench.place(new_item())
+    bench.loop.turn()
+    bench.change(state="settled")
+    for _ in range(3):
+        bench.now += 60
+        pause = bench.loop.turn()
+    assert pause.seconds == settings.outbox_interval
+
+
 def test_lost_messages_of_other_pools_are_found(bench: Bench, metadata: Metadata) -> None:
     """While one pool's queue answers nothing, the emptied queue of another is still noticed."""
     bench.place(new_item(), new_item(pool="gpu"))

@@ -22,7 +22,7 @@ from airbridge.ci.exceptions import BuildError, CiError, PromotionRefused
 from airbridge.ci.images import inventory, sbom
 from airbridge.ci.images.assemble import Output, assemble, read_records, write_derived
 from airbridge.ci.images.base import pinned
-from airbridge.ci.images.derived import Recipe, problems
+from airbridge.ci.images.derived import DerivedBuilder, Recipe, problems
 from airbridge.ci.images.layout import Layout, digest_of
 from airbridge.ci.parity import built, checks
 from airbridge.ci.parity.facts import Facts
@@ -311,6 +311,19 @@ def test_hand_edited_table_is_found(tree: Tree, old: str, new: str, says: str) -
     assert "infra/environments/dev.toml:" in found
 
 
+def test_architecture_of_a_derived_image_is_checked(tree: Tree) -> None:
+    """A pool of Graviton instances cannot run a derived image that was built for amd64 alone; one that no pool names may be so."""
+    made = with_tools(tree, 2)
+    tools = made.release.derived["tools"]
+    derived = {"tools": tools.model_copy(update={"parts": {"amd64": tools.parts["amd64"]}})}
+    release = made.release.model_copy(update={"derived": derived})
+    Promotion(tree.checkout, "dev", Manifest(release=release).signed(tree.key), None).write()
+    path = pins.toml_path("dev")
+    tree.write(path, tree.read(path).replace("[[region.pool]]\n", '[[region.pool]]\nimage = "tools"\n', 1))
+    found = as_text(checks.check(Checkout(tree.root), synthesised=False))
+    assert "tools has no image for arm64" in found
+
+
 def test_images_by_pool() -> None:
     """A pool's digest by the image that it names; a missing one is refused with those that there are."""
     images = WorkerImages(digest(1), {"tools": digest(2)})
@@ -325,3 +338,21 @@ def test_documented_recipe_is_the_tested_one() -> None:
     shown = re.search(r"```dockerfile\n(.*?)```", page, re.DOTALL)
     assert shown
     assert textwrap.dedent(shown[1]).strip() == (ROOT / "images/derived/tools.Dockerfile").read_text().strip()
+
+
+def test_refused_build_leaves_the_earlier_one(
+    facts: Facts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe that changes the platform is refused, and the image that an earlier recipe made stays part of the build."""
+    output = derived_build(facts, tmp_path)
+    before = output.manifest.read_text()
+    builder = DerivedBuilder(facts.checkout, output, "amd64", tmp_path / "work", lambda _: None)
+    base = Layout(output.part("amd64") / "edge-worker")
+    monkeypatch.setattr(DerivedBuilder, "_source", lambda *_: tmp_path)
+    monkeypatch.setattr(
+        DerivedBuilder, "_buildah", lambda *_: on_top(base, tmp_path / "bad", member("opt/airbridge/x"))
+    )
+    with pytest.raises(BuildError, match="writes /opt/airbridge/x"):
+        builder.build(Recipe("images/tools/Dockerfile", "tools"))
+    assemble(output)
+    assert output.manifest.read_text() == before

@@ -22,6 +22,7 @@ from airbridge.ci.images.layout import Layout, settle
 from airbridge.ci.images.specs import IMAGES, Architecture, Image
 from airbridge.ci.images.wheelhouse import Target
 from airbridge.ci.release.manifest import ReleaseVersions
+from airbridge.ci.tools import Run
 
 PROTOCOL_FILE = "core/src/airbridge/core/protocol.py"
 Reporter = Callable[[str], None]
@@ -102,20 +103,19 @@ class Builder:
             *(word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")),
             "--file", source.root / image.dockerfile, "--tag", tag, context,
         )  # fmt: skip
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        # skopeo compresses the layers, which local storage has uncompressed; the registry gets these very bytes.
-        run(
-            "skopeo",
-            "copy",
-            "--quiet",
-            "--dest-compress",
-            "--format",
-            "v2s2",
-            f"containers-storage:{tag}",
-            f"dir:{folder}",
-        )
-        return settle(folder)
+        return from_storage(run, tag, folder)
+
+
+def from_storage(run: Run, tag: str, folder: Path) -> Layout:
+    """Write an image of the local storage into `folder`, which is emptied before, as the registry will have it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    # skopeo compresses the layers, which local storage has uncompressed; the registry gets these very bytes.
+    run(
+        "skopeo", "copy", "--quiet", "--dest-compress", "--format", "v2s2",
+        f"containers-storage:{tag}", f"dir:{folder}",
+    )  # fmt: skip
+    return settle(folder)
 
 
 def versions(source: Checkout, python: str, built: list[Built]) -> ReleaseVersions:

@@ -65,7 +65,7 @@ def listed(checkout: Checkout, architecture: Architecture, image: str | None = N
 
 
 def mirrors(checkout: Checkout) -> tuple[str, ...]:
-    """Where files are looked for, in this order: patterns with the fields `archive` and `path`."""
+    """Return the mirrors, in the order in which they are tried: patterns with the fields `archive` and `path`."""
     return (_POOL, _SNAPSHOT.replace("SNAPSHOT", _read(checkout).snapshot))
 
 

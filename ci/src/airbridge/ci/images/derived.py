@@ -21,7 +21,8 @@ from airbridge.ci.checkout import Checkout
 from airbridge.ci.exceptions import BuildError
 from airbridge.ci.images import inventory, sbom
 from airbridge.ci.images.assemble import Output, PartRecord, read_records, write_derived
-from airbridge.ci.images.layout import Layout, settle
+from airbridge.ci.images.build import from_storage
+from airbridge.ci.images.layout import OPAQUE, WHITEOUT, Layout
 from airbridge.ci.images.specs import EDGE_WORKER, Architecture
 from airbridge.ci.release.manifest import DerivedName
 
@@ -37,8 +38,6 @@ _KEPT_SETTINGS = (
     "Volumes",
     "OnBuild",
 )
-_WHITEOUT = ".wh."
-_OPAQUE = ".wh..wh..opq"
 
 
 @dataclass(frozen=True)
@@ -77,15 +76,18 @@ class DerivedBuilder:
     report: Callable[[str], None]
 
     def build(self, recipe: Recipe) -> Layout:
-        """Build the image and record it. Raises BuildError, and records nothing, if it changes the platform's part."""
+        """Build the image and record it. Raises BuildError, and leaves the output as it was, if it changes the platform's part."""
         record = self._record()
         source = self._source(record.revision, recipe)
         base = Layout(self.output.part(self.architecture) / EDGE_WORKER.name)
         self.report(f"{recipe.name}: on {EDGE_WORKER.name} {base.digest}")
         made = self._buildah(source, recipe, base)
         if found := list(problems(base, made)):
-            shutil.rmtree(made.folder)
             raise BuildError("\n".join(f"{recipe.dockerfile}: {problem}" for problem in found))
+        folder = self.output.part(self.architecture) / recipe.name
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.move(made.folder, folder)
+        made = Layout(folder)
         bill = sbom.document(recipe.name, made, inventory.take(made))
         write_derived(self.output, record, recipe.name, recipe.dockerfile, bill)
         self.report(f"{recipe.name}: {made.digest}, {made.compressed_bytes / 1e6:.0f} MB to pull")
@@ -115,20 +117,13 @@ class DerivedBuilder:
         short = base.digest.removeprefix("sha256:")[:12]
         on = f"localhost/airbridge-{EDGE_WORKER.name}:{short}"
         tag = f"localhost/airbridge-{recipe.name}:{short}"
-        folder = self.output.part(self.architecture) / recipe.name
         run("skopeo", "copy", "--quiet", f"dir:{base.folder}", f"containers-storage:{on}")
         run(
             "buildah", "build", "--quiet", "--format", "docker", "--no-cache", "--layers", "--timestamp", "0",
             "--omit-history", "--identity-label=false", "--pull=never", "--build-arg", f"BASE_IMAGE={on}",
             "--build-arg", "SOURCE_DATE_EPOCH=0", "--file", dockerfile, "--tag", tag, dockerfile.parent,
         )  # fmt: skip
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        run(
-            "skopeo", "copy", "--quiet", "--dest-compress", "--format", "v2s2",
-            f"containers-storage:{tag}", f"dir:{folder}",
-        )  # fmt: skip
-        return settle(folder)
+        return from_storage(run, tag, self.work / "image")
 
 
 def problems(base: Layout, derived: Layout) -> Iterator[str]:
@@ -189,11 +184,11 @@ def _protected(base: Layout) -> tuple[PurePosixPath, ...]:
 
 def _member(member: tarfile.TarInfo, protected: tuple[PurePosixPath, ...]) -> Iterator[str]:
     path = PurePosixPath(posixpath.normpath(f"/{member.name}"))
-    removes = path.name.startswith(_WHITEOUT)
-    if path.name == _OPAQUE:
+    removes = path.name.startswith(WHITEOUT)
+    if path.name == OPAQUE:
         path = path.parent
     elif removes:
-        path = path.with_name(path.name.removeprefix(_WHITEOUT))
+        path = path.with_name(path.name.removeprefix(WHITEOUT))
     below = [mine for mine in protected if path.is_relative_to(mine)]
     # A directory above one of them may be written again, but neither removed nor replaced.
     above = [mine for mine in protected if mine.is_relative_to(path) and (removes or not member.isdir())]

@@ -17,8 +17,9 @@ from airbridge.ci.images.specs import Architecture
 LIST_TYPE = "application/vnd.docker.distribution.manifest.list.v2+json"
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 VERSION_LINE = "Directory Transport Version: 1.1\n"
-_WHITEOUT = ".wh."
-_OPAQUE = ".wh..wh..opq"
+# Names in a layer that remove a file of the layers below, and all of a directory.
+WHITEOUT = ".wh."
+OPAQUE = ".wh..wh..opq"
 
 
 def digest_of(content: bytes) -> str:
@@ -103,10 +104,10 @@ def _apply(found: dict[str, File], packed: tarfile.TarFile) -> None:
     added: dict[str, File] = {}
     for member in packed:
         path = PurePosixPath("/", member.name)
-        if path.name == _OPAQUE:
+        if path.name == OPAQUE:
             _remove(found, str(path.parent))
-        elif path.name.startswith(_WHITEOUT):
-            _remove(found, str(path.with_name(path.name.removeprefix(_WHITEOUT))))
+        elif path.name.startswith(WHITEOUT):
+            _remove(found, str(path.with_name(path.name.removeprefix(WHITEOUT))))
         elif member.isfile():
             added[str(path)] = File(str(path), member.size, _text(packed, member, path))
         elif not member.isdir():

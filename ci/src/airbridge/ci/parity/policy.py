@@ -21,8 +21,8 @@ from airbridge.ci.release.manifest import Release
 from airbridge.ci.rollout import plan
 from airbridge.ci.rollout.plan import Plan, Step
 
-#: A Graviton instance type has a "g" after the number of its generation: m7g, c7gn, im4gn; g5g.
-_GRAVITON = re.compile(r"^[a-z]+\d+g[a-z]*\.")
+#: A Graviton instance type has a "g" after the number of its generation: m7g, c7gn, im4gn; g5g. The first was a1.
+_GRAVITON = re.compile(r"^(?:a\d|[a-z]+\d+g[a-z]*)\.")
 #: The control plane's Fargate tasks.
 _CONTROL_PLANE_ARCHITECTURE = "arm64"
 _TIERS = {"dev": "development", "staging": "staging", "prod": "production"}
@@ -170,16 +170,13 @@ def _tier(known: Registry, environment: Environment, order: Plan) -> Iterator[Fi
 
 def _local(environment: Environment) -> Iterator[Finding]:
     """The emulator's environment takes no releases, so it names none."""
-    found = pins.Pins(environment.source)
-    for key in (*pins.KEYS, pins.PREVIOUS):
-        digest = found.digest(key)
-        if digest and not pins.is_placeholder(digest):
-            actual = f"{key} is {digest[:19]}…, of no release"
+    for reference in pins.Pins(environment.source).references():
+        if reference.digest and not pins.is_placeholder(reference.digest):
             yield Finding(
                 environment.source.path,
-                found.line(key),
+                reference.line,
                 "image-of-release",
-                actual,
+                f"{reference.key} is {reference.digest[:19]}…, of no release",
                 "must be a placeholder: one digit 64 times",
             )
 
@@ -241,28 +238,22 @@ def _release(environment: Environment, policy: Policy) -> Iterator[Finding]:
         )
     if not policy.every_architecture:
         return
-    types = [
-        each
-        for region in environment.settings.get("region", ())
-        for pool in region.get("pool", ())
-        for each in pool.get("instance_types", ())
-    ]
-    wanted = {
-        EDGE_WORKER.name: {architecture_of(each) for each in types},
-        CONTROL_PLANE.name: {_CONTROL_PLANE_ARCHITECTURE},
-    }
-    for name, architectures in wanted.items():
-        parts = set(release.images[name].parts) if name in release.images else architectures
-        for architecture in sorted(architectures - parts):
-            example = next((each for each in types if architecture_of(each) == architecture), "Fargate")
+    for (name, architecture), example in sorted(_run_on(environment).items()):
+        image = release.all_images.get(name)
+        if image is not None and architecture not in image.parts:
             actual = f"{name} has no image for {architecture}"
-            yield Finding(
-                path,
-                1,
-                "release-architecture",
-                actual,
-                f"{environment.name} runs it on {example}: build it for {architecture}, too",
-            )
+            expected = f"{environment.name} runs it on {example}: build it for {architecture}, too"
+            yield Finding(path, 1, "release-architecture", actual, expected)
+
+
+def _run_on(environment: Environment) -> dict[tuple[str, str], str]:
+    """The architectures that each image runs on, with an instance type of each; a pool may name a derived image."""
+    found = {(CONTROL_PLANE.name, _CONTROL_PLANE_ARCHITECTURE): "Fargate"}
+    for region in environment.settings.get("region", ()):
+        for pool in region.get("pool", ()):
+            for each in pool.get("instance_types", ()):
+                found.setdefault((pool.get("image", EDGE_WORKER.name), architecture_of(each)), each)
+    return found
 
 
 def architecture_of(instance_type: str) -> str:

@@ -171,9 +171,10 @@ class RegionOutbox:
         return Pause(self._at_most(self._settings.outbox_interval))
 
     def _at_most(self, seconds: float) -> float:
-        """Return these seconds, or fewer if a queue that failed is tried again before."""
+        """Return these seconds, or fewer if a queue that failed may be tried again before."""
         now = self._monotonic()
-        return min([seconds, *(max(0.0, at - now) for at in self._tried_again_at.values())])
+        # One whose time has come stays here until it is sent to: nothing may be waiting for it.
+        return min([seconds, *(at - now for at in self._tried_again_at.values() if at > now)])
 
     def _requeue(self) -> None:
         """Return expired items to the outbox, and move items to their fallback that no worker here has taken in time."""

@@ -24,7 +24,7 @@ _FARGATE_CPU = "L-3032A538"
 
 @dataclass(frozen=True)
 class _Need:
-    """What a deployment needs of a quota in a region, beside what others use."""
+    """Share of a quota that a deployment needs in a region, beside the use by others."""
 
     service: str
     code: str

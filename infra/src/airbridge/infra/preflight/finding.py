@@ -1,4 +1,4 @@
-"""What a check of an account found, and what checks work with."""
+"""Findings of checks, and the account that checks look at."""
 
 from __future__ import annotations
 
