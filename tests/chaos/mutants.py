@@ -66,12 +66,13 @@ GATEWAYS: dict[str, Callable[[], None]] = {
 def main() -> None:
     """Serve as the mutant of that name."""
     from airbridge.control_plane.dags import publisher
+    from airbridge.control_plane.environments import receiver
     from airbridge.control_plane.gateway import server
     from airbridge.executor import settings
 
     GATEWAYS[sys.argv[1]]()
     read = settings.load()
-    server.run(read, publisher(read))
+    server.run(read, publisher(read), receiver(read))
 
 
 if __name__ == "__main__":

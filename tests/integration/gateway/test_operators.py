@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from tests.integration.gateway.world import World
 from tests.security.attacks.operators import OPERATOR_ATTACKS
+
+from airbridge.core.code.environment import Build, Environment, this_platform
+from airbridge.core.code.snapshot import hex_of, pack
+from airbridge.executor.bundle_settings import PackageSettings
+from airbridge.executor.bundles.environments.inputs import Inputs
+from airbridge.executor.bundles.environments.requirements import RequirementFiles
 
 ROOT = "/operator/v1"
 
@@ -38,6 +45,12 @@ def test_without_a_live_token_nothing_answers(world: World) -> None:
         ("workers:drain region=us-*", "POST", "workers/any/drain", {}, 403),
         ("dags:push team-a", "PUT", "dags/team-b", None, 403),
         ("dags:push team-a", "PUT", "dags/.hidden", None, 400),
+        ("dags:push team-a", "PUT", "environments/team-a", None, 403),
+        ("dags:push team-a", "PUT", f"environments/team-a/{0:064x}", None, 403),
+        ("environments:push team-a", "PUT", "environments/team-b", None, 403),
+        ("environments:push team-a", "PUT", "dags/team-a", None, 403),
+        ("environments:push team-a", "PUT", "environments/team-a/ABC", None, 400),
+        ("environments:push team-a", "PUT", "environments/team-a", {"manifest": 1}, 400),
         (
             "tokens:create join region=eu-*",
             "POST",
@@ -187,6 +200,32 @@ def test_push_is_published_or_refused(world: World) -> None:
         bad = operator.put(f"{ROOT}/dags/team-a", content=b"broken")
     assert (bad.status_code, bad.json()["detail"]) == (422, "dag.py, line 3: SyntaxError: invalid syntax")
     assert [event.detail["bundle"] for event in world.events("dags.pushed")] == ["team-a"]
+
+
+def test_environment_is_taken_or_refused(world: World, tmp_path: Path) -> None:
+    """An environment is offered, its archive sent and the offer repeated: then it is kept, with an event. A wrong archive is refused."""
+    (tmp_path / "tiny.py").write_text("VERSION = 1\n")
+    archive = pack(tmp_path)
+    files = RequirementFiles("requirements.txt", {"requirements.txt": b"tiny\n"})
+    inputs = Inputs.here(files, PackageSettings())
+    manifest = Environment(
+        inputs.digest, (Build(*this_platform(), archive.version, 13),), {"tiny": "1.0"}
+    ).encoded()
+    offer = {"manifest": manifest.decode(), "lock": "tiny==1.0\n", "inputs": inputs.encoded().decode()}
+    path = f"{ROOT}/environments/team-a"
+    with world.operator(world.access_token("environments:push team-*")) as operator:
+        lacking = operator.put(path, json=offer)
+        assert (lacking.status_code, lacking.json()["missing"]) == (200, [archive.version])
+        assert not world.events("environment.pushed")
+        wrong = operator.put(f"{path}/{'0' * 64}", content=archive.compressed())
+        assert (wrong.status_code, "damaged or forged" in wrong.json()["detail"]) == (422, True)
+        sent = operator.put(f"{path}/{hex_of(archive.version)}", content=archive.compressed())
+        assert (sent.status_code, sent.json()["owed_to"]) == (200, [])
+        kept = operator.put(path, json=offer)
+        assert kept.json() == {"bundle": "team-a", "inputs": inputs.digest, "missing": []}
+        bad = operator.put(path, json={**offer, "inputs": "{}"})
+    assert (bad.status_code, "inputs.json" in bad.json()["detail"]) == (422, True)
+    assert [event.detail["inputs"] for event in world.events("environment.pushed")] == [inputs.digest]
 
 
 def test_listeners_do_not_share_endpoints(world: World) -> None:

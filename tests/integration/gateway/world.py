@@ -9,7 +9,7 @@ import shutil
 import ssl
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,6 +29,7 @@ from tests.support.airflow_home import Metadata
 
 from airbridge.control_plane import local, task_options
 from airbridge.control_plane.dags import Accepted
+from airbridge.control_plane.environments import EnvironmentReceiver
 from airbridge.control_plane.gateway.audit.denials import Rates
 from airbridge.control_plane.gateway.server import Gateway, GatewayComponents
 from airbridge.control_plane.identity import secrets, tokens
@@ -40,6 +41,7 @@ from airbridge.control_plane.policy.approved import policy_of
 from airbridge.control_plane.policy.reload import ReloadedPolicy
 from airbridge.control_plane.sign_in.rules import SignInRules
 from airbridge.core import rejoin
+from airbridge.core.aws.object_store import MemoryStore
 from airbridge.core.exceptions import BundleError
 from airbridge.core.protocol import (
     PROTOCOL_VERSION,
@@ -57,6 +59,9 @@ from airbridge.core.protocol import (
 )
 from airbridge.core.regions import Catalogue
 from airbridge.core.signing import Signer
+from airbridge.executor.bundle_settings import PackageSettings
+from airbridge.executor.bundles.registry import MemoryRegistry
+from airbridge.executor.bundles.store import BundleStore
 from airbridge.executor.ledger.identity import revocations
 from airbridge.executor.ledger.models import AuditRow, EventRow, RevocationRow, WorkItemRow
 from airbridge.executor.settings import Settings
@@ -407,12 +412,21 @@ def uuids(ids: Sequence[str]) -> list[UUID]:
     return [UUID(each) for each in ids]
 
 
+def environment_receiver(regions: Mapping[str, MemoryStore], registry: MemoryRegistry) -> EnvironmentReceiver:
+    """A receiver for every bundle, over buckets and a registry in memory."""
+    home = next(iter(regions))
+    return EnvironmentReceiver(
+        lambda bundle: BundleStore(bundle, home, regions, registry), lambda _: None, PackageSettings()
+    )
+
+
 @contextmanager
 def running(
     metadata: Metadata,
     directory: Path,
     catalogue: Catalogue = CATALOGUE,
     denial_rates: Rates | None = None,
+    environments: EnvironmentReceiver | None = None,
     **changes: Any,
 ) -> Iterator[World]:
     """A gateway in a thread of this process, on free ports."""
@@ -445,6 +459,8 @@ def running(
             catalogue=catalogue,
             parity=Parity.load(None, settings.worker_images or ()),
             publish=publish,
+            environments=environments
+            or environment_receiver({"us-east-1": MemoryStore("us-east-1")}, MemoryRegistry()),
             policy=policy,
             denial_rates=denial_rates or Rates(),
             clock=clock,

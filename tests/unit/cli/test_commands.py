@@ -127,6 +127,7 @@ def test_commands_match_documentation() -> None:
         "env build",
         "env show",
         "env diff",
+        "env push",
         "audit",
         "policy check",
         "policy explain",

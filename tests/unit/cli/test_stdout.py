@@ -23,8 +23,9 @@ from airbridge.control_plane.identity import rotation, tokens
 from airbridge.control_plane.local import demo, launch, shutdown, state
 from airbridge.control_plane.local.demo import Report
 from airbridge.control_plane.local.state import PlatformPhase, PlatformState
-from airbridge.core.code.environment import MANIFEST, Environment
+from airbridge.core.code.environment import LOCK, MANIFEST, Environment
 from airbridge.core.code.snapshot import RESERVED
+from airbridge.executor.bundles.environments import inputs
 from airbridge.executor.bundles.parsing import ParseReport
 
 NOW = "2026-01-01T00:00:00+00:00"
@@ -64,6 +65,7 @@ LINES: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "env build": (("FOLDER",), ()),
     "env show": (("BUILT",), ()),
     "env diff": (("BUILT", "BUILT"), ()),
+    "env push": (("BUILT",), ({"inputs": "ab", "missing": []}, {"inputs": "ab", "missing": []})),
     "policy check": (("--file", "POLICY"), ()),
     "policy explain": (("--dag", "d", "--connection", "c", "--region", "r", "--file", "POLICY"), ()),
     "policy show": ((), ({"file": None, "digest": None, "rules": []},)),
@@ -130,6 +132,8 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     built = tmp_path / "built"
     (built / RESERVED).mkdir(parents=True)
     (built / MANIFEST).write_bytes(Environment("", (), {}).encoded())
+    for name in (LOCK, inputs.FILE):
+        (built / name).touch()
     policy = tmp_path / "policy.toml"
     policy.write_text('schema = 1\n[[rule]]\nname = "all"\ndags = ["*"]\nconnections.read = ["*"]\n')
 

@@ -13,7 +13,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -134,7 +134,7 @@ class Publisher:
         builder = EnvironmentBuilder(scratch / "environments", self._packages, os.environ)
         try:
             with self._building:
-                return builder.prepare(tree, fetched)
+                return builder.prepare(tree, fetched, pushed=store.pushed_environment)
         except EnvironmentRefused as error:
             raise BundleRefused(store.bundle, error.failures) from error
 
@@ -204,6 +204,15 @@ def publisher(settings: Settings) -> Publisher:
 
 def check_configured(bundle: str) -> None:
     """Raise `BundleError` unless Airflow's configuration has a bundle of this name that takes pushes."""
+    source = source_of(bundle, check_airbridge_bundle(bundle))
+    if not isinstance(source, PushSource):
+        raise BundleError(
+            f'bundle {bundle!r} takes its code from {source.actor}, not from pushes: push to one whose source is {{"kind": "push"}}'
+        )
+
+
+def check_airbridge_bundle(bundle: str) -> Mapping[str, Any]:
+    """Return the source of a bundle of AirBridge's in Airflow's configuration. Raises `BundleError` if there is none."""
     entries = json.loads(airflow_option("dag_processor", "dag_bundle_config_list") or "[]")
     kwargs = {entry["name"]: entry.get("kwargs", {}) for entry in entries}
     if bundle not in kwargs:
@@ -213,11 +222,8 @@ def check_configured(bundle: str) -> None:
         )
     if "source" not in kwargs[bundle]:
         raise BundleError(f"bundle {bundle!r} is not an AirBridge bundle: nothing can be pushed to it")
-    source = source_of(bundle, kwargs[bundle]["source"])
-    if not isinstance(source, PushSource):
-        raise BundleError(
-            f'bundle {bundle!r} takes its code from {source.actor}, not from pushes: push to one whose source is {{"kind": "push"}}'
-        )
+    source: Mapping[str, Any] = kwargs[bundle]["source"]
+    return source
 
 
 # --- Without a platform -----------------------------------------------------------------------------

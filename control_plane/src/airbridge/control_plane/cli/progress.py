@@ -87,12 +87,15 @@ class ComponentDisplay:
         return grid
 
 
-class PushDisplay:
-    """Context manager that shows a push: the step and its seconds on a terminal, elsewhere one line."""
+class SendDisplay:
+    """Context manager that shows how archives are sent: the step and its seconds on a terminal, elsewhere a line for each.
 
-    def __init__(self, console: Console, folder: str, bundle: str) -> None:
+    `first` is the step before the first is sent, `last` what the gateway does after the last byte of each.
+    """
+
+    def __init__(self, console: Console, first: str, last: str) -> None:
         self._console = console
-        self._title = f"{folder} to bundle {bundle}"
+        self._last = last
         self._size = 0
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         # What goes to stdout is a result: see `ComponentDisplay`.
@@ -104,7 +107,7 @@ class PushDisplay:
             redirect_stderr=False,
             disable=not console.is_terminal,
         )
-        self._step = self._progress.add_task(f"packing {folder}", total=None)
+        self._step = self._progress.add_task(first, total=None)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -117,14 +120,25 @@ class PushDisplay:
         if self._console.is_terminal:  # elsewhere it would print an empty line
             self._progress.stop()
 
-    def packed(self, files: int, archive_bytes: int) -> None:
+    def sending(self, what: str, archive_bytes: int) -> None:
         """Show what is sent."""
         self._size = archive_bytes
-        title = f"pushing {self._title}: {files} files, {archive_bytes / 1024:.1f} KiB"
-        self._console.print(title, markup=False, soft_wrap=True)
+        self._console.print(f"pushing {what}, {archive_bytes / 1024:.1f} KiB", markup=False, soft_wrap=True)
 
     def sent(self, sent_bytes: int) -> None:
-        """Show how much is sent; after the last byte, that the gateway checks it."""
+        """Show how much is sent; after the last byte, what the gateway does with it."""
         done = f"sending: {sent_bytes * 100 // max(self._size, 1)} %"
+        self._progress.update(self._step, description=self._last if sent_bytes >= self._size else done)
+
+
+class PushDisplay(SendDisplay):
+    """Display of a push of DAG code."""
+
+    def __init__(self, console: Console, folder: str, bundle: str) -> None:
         checking = "the gateway builds the packages, parses the DAG files and publishes them"
-        self._progress.update(self._step, description=checking if sent_bytes >= self._size else done)
+        super().__init__(console, f"packing {folder}", checking)
+        self._title = f"{folder} to bundle {bundle}"
+
+    def packed(self, files: int, archive_bytes: int) -> None:
+        """Show what is sent."""
+        self.sending(f"{self._title}: {files} files", archive_bytes)

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from airbridge.control_plane import _airflow, task_options
 from airbridge.control_plane._airflow import ExecutionApp
+from airbridge.control_plane.environments import EnvironmentReceiver
 from airbridge.control_plane.gateway import logs
 from airbridge.control_plane.gateway.api.body_reader import BodyReader
 from airbridge.control_plane.gateway.api.edge import ENDPOINTS, ROOT, Edge
@@ -98,6 +99,7 @@ class GatewayComponents:
     catalogue: Catalogue
     parity: Parity
     publish: Publish
+    environments: EnvironmentReceiver
     policy: ReloadedPolicy
     clock: Clock = utc_now
     #: Options of Airflow's configuration that tasks on workers see.
@@ -106,7 +108,7 @@ class GatewayComponents:
     sign_in: SignInRules | None = None
 
     @classmethod
-    def load(cls, settings: Settings, publish: Publish) -> Self:
+    def load(cls, settings: Settings, publish: Publish, environments: EnvironmentReceiver) -> Self:
         """Read the files that the settings name. Raises `SecretsError` or `ConfigurationError`."""
         return cls(
             settings=settings,
@@ -114,6 +116,7 @@ class GatewayComponents:
             catalogue=Catalogue.read(settings.regions_file),
             parity=Parity.load(settings.compatibility_file, settings.worker_images or ()),
             publish=publish,
+            environments=environments,
             policy=policy_of(settings),
             sign_in=SignInRules.read(settings.oidc_file) if settings.oidc_file else None,
             task_options=task_options.load(settings.task_options_withheld or ()),
@@ -381,6 +384,7 @@ def _operator_app(
     status_api = StatusApi(components.platform, threads.operators)
     api = Operators(
         publish=components.publish,
+        environments=components.environments,
         bodies=BodyReader(BodyReads(OPERATOR_BODIES), threads.parsing),
         threads=threads.operators,
         authenticator=OperatorAuthenticator(threads.operator_tokens),
@@ -467,12 +471,12 @@ def _identity_rules(settings: Settings) -> IdentityRules:
     )
 
 
-def run(settings: Settings, publish: Publish) -> None:
+def run(settings: Settings, publish: Publish, environments: EnvironmentReceiver) -> None:
     """Serve until SIGTERM or SIGINT. Raises `SecretsError` or `ConfigurationError` before that."""
     logs.configure()
     hardening.harden()
     param_patterns.install()
-    gateway = Gateway(GatewayComponents.load(settings, publish))
+    gateway = Gateway(GatewayComponents.load(settings, publish, environments))
     # Airflow's objects live as long as the process: scanning them at each full collection would only delay requests.
     gc.collect()
     gc.freeze()

@@ -88,6 +88,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from airbridge.control_plane.dags import publisher
+    from airbridge.control_plane.environments import receiver
     from airbridge.control_plane.gateway import server
     from airbridge.control_plane.gateway.database import unit
     from airbridge.executor import settings
@@ -95,7 +96,7 @@ def main() -> None:
     with unit() as work:
         register_tokens(work.session, StateDir(arguments.directory), dict(map(_worker, arguments.workers)))
     read = settings.load()
-    server.run(read, publisher(read))
+    server.run(read, publisher(read), receiver(read))
 
 
 if __name__ == "__main__":

@@ -237,7 +237,10 @@ class AirBridgeBundle(BaseDagBundle):  # type: ignore[misc]  # Airflow publishes
         self._refused, self._prepared = None, Prepared()
         try:
             self._prepared = self._builder.prepare(
-                look.root, lambda: self._unpacked(pointer.version), patience=BUILD_PATIENCE_SECONDS
+                look.root,
+                lambda: self._unpacked(pointer.version),
+                pushed=self._store.pushed_environment,
+                patience=BUILD_PATIENCE_SECONDS,
             )
         except EnvironmentRefused as error:
             again = BUILD_AGAIN_SECONDS if error.transient else CHECK_AGAIN_SECONDS

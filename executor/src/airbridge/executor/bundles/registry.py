@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,6 +42,12 @@ class Registry(Protocol):
 
     def adopt(self, bundle: str, current: str, others: Iterable[str]) -> None:
         """Sign versions of before signatures, and make `current` current, unless the bundle has a version already."""
+
+    def keep_environment(self, bundle: str, inputs: str, files: Mapping[str, bytes], publisher: str) -> None:
+        """Keep the files of an environment that was pushed, by the digest of its inputs. Of a bundle the newest are kept."""
+
+    def environment(self, bundle: str, inputs: str) -> Mapping[str, bytes] | None:
+        """Return the files of the environment that was pushed for these inputs; None if there is none."""
 
     def record(self, event: str, bundle: str, **detail: Any) -> None:
         """Write an event about a bundle to the timeline and the audit trail."""
@@ -95,6 +101,16 @@ class DatabaseRegistry:
                     versions.sign(session, bundle, version, ADOPTED, signature)
         log.info("bundle.adopted", bundle=bundle, version=current)
 
+    def keep_environment(self, bundle: str, inputs: str, files: Mapping[str, bytes], publisher: str) -> None:
+        """See `Registry.keep_environment`."""
+        with self._new_session() as session:
+            versions.keep_environment(session, bundle, inputs, files, publisher)
+
+    def environment(self, bundle: str, inputs: str) -> Mapping[str, bytes] | None:
+        """See `Registry.environment`."""
+        with self._new_session() as session:
+            return versions.environment_of(session, bundle, inputs)
+
     def record(self, event: str, bundle: str, **detail: Any) -> None:
         """See `Registry.record`."""
         with self._new_session() as session:
@@ -113,6 +129,7 @@ class MemoryRegistry:
     signatures: dict[tuple[str, str], str] = field(default_factory=dict)
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     _current: dict[str, CurrentVersion] = field(default_factory=dict)
+    _environments: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def current(self, bundle: str) -> CurrentVersion | None:
@@ -138,6 +155,25 @@ class MemoryRegistry:
             return
         for version in filter(_is_version, others):
             self._sign(bundle, version, ADOPTED)
+
+    def keep_environment(
+        self,
+        bundle: str,
+        inputs: str,
+        files: Mapping[str, bytes],
+        publisher: str,  # noqa: ARG002 - nobody asks for it
+    ) -> None:
+        """See `Registry.keep_environment`."""
+        with self._lock:
+            self._environments.pop((bundle, inputs), None)
+            self._environments[bundle, inputs] = dict(files)
+            mine = [key for key in self._environments if key[0] == bundle]
+            for key in mine[: -versions.KEPT_ENVIRONMENTS]:
+                del self._environments[key]
+
+    def environment(self, bundle: str, inputs: str) -> Mapping[str, bytes] | None:
+        """See `Registry.environment`."""
+        return self._environments.get((bundle, inputs))
 
     def record(self, event: str, bundle: str, **detail: Any) -> None:
         """See `Registry.record`."""

@@ -32,7 +32,7 @@ from types import MappingProxyType
 import structlog
 
 from airbridge.core.aws.object_store import ObjectStore, connect
-from airbridge.core.code.environment import LIMITS, unpack_environment
+from airbridge.core.code.environment import LIMITS, MANIFEST, Environment, unpack_environment
 from airbridge.core.code.snapshot import Snapshot, decompress, hex_of, unpack
 from airbridge.core.exceptions import BundleError, PreconditionFailed, StoreError
 from airbridge.core.regions import Catalogue, Region
@@ -141,6 +141,40 @@ class BundleStore:
             unpack_environment(self._home.stream(self.key(version)), version, destination)
         except StoreError as error:
             raise self._home_error(f"environment {version} cannot be fetched", error) from error
+
+    def pushed_environment(self, inputs: str) -> Mapping[str, bytes] | None:
+        """Return the files of the environment that was pushed for these inputs; None without one, or if its archives are gone.
+
+        Raises `BundleError`.
+        """
+        files = self._registry.environment(self.bundle, inputs)
+        if files is None:
+            return None
+        builds = Environment.decode(files[MANIFEST]).builds
+        if gone := self.lacking(build.version for build in builds):
+            log.warning("bundle.environment_gone", bundle=self.bundle, inputs=inputs, archives=gone)
+            return None
+        return files
+
+    def lacking(self, environments: Iterable[str]) -> tuple[str, ...]:
+        """Return the archives that the home region does not have. Raises `BundleError`."""
+        try:
+            return tuple(each for each in environments if self._home.head(self.key(each)) is None)
+        except StoreError as error:
+            raise self._home_error("environments cannot be looked up", error) from error
+
+    def put_environment(
+        self, version: str, archive: bytes, wait_seconds: float = PUBLISH_WAIT_SECONDS
+    ) -> tuple[str, ...]:
+        """Put an environment's archive into every region; return those that have yet to get it. Raises `BundleError`."""
+        try:
+            return self._put_everywhere(version, archive, wait_seconds)
+        except StoreError as error:
+            raise self._home_error(f"environment {version} cannot be stored", error) from error
+
+    def keep_environment(self, inputs: str, files: Mapping[str, bytes], actor: str) -> None:
+        """Let a pushed environment be used for its inputs. Its archives are in the store. Raises `BundleError`."""
+        self._registry.keep_environment(self.bundle, inputs, files, actor)
 
     def publish(
         self,

@@ -1,16 +1,20 @@
-"""Bundles: the current version of each, and the signatures of their snapshots."""
+"""Bundles: the current version of each, the signatures of their snapshots, and the environments that were pushed for them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import exc, select, update
+from sqlalchemy import delete, exc, select, update
 
+from airbridge.core.code import environment
 from airbridge.executor.ledger import clock
-from airbridge.executor.ledger.models import BundleRow, SnapshotRow
+from airbridge.executor.ledger.models import BundleRow, EnvironmentRow, SnapshotRow
+
+# Environments that are kept of one bundle's pushes, the newest.
+KEPT_ENVIRONMENTS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +81,34 @@ def signatures(session: Any, snapshots: Iterable[tuple[str, str]]) -> dict[tuple
     )
     found = {(bundle, version): signature for bundle, version, signature in session.execute(query)}
     return {key: signature for key, signature in found.items() if key in wanted}
+
+
+def keep_environment(
+    session: Any, bundle: str, inputs: str, files: Mapping[str, bytes], publisher: str
+) -> None:
+    """Keep an environment's manifest and lock for what it was built from, in place of an older one; forget the oldest."""
+    row: EnvironmentRow | None = session.get(EnvironmentRow, (bundle, inputs))
+    if row is None:
+        row = EnvironmentRow(bundle=bundle, inputs=inputs)
+        session.add(row)
+    row.manifest = files[environment.MANIFEST].decode()
+    row.lock = files[environment.LOCK].decode()
+    row.publisher, row.pushed_at = publisher, clock.now(session)
+    session.flush()
+    newest = (
+        select(EnvironmentRow.inputs)
+        .where(EnvironmentRow.bundle == bundle)
+        .order_by(EnvironmentRow.pushed_at.desc(), EnvironmentRow.inputs)
+    )
+    if old := session.scalars(newest.offset(KEPT_ENVIRONMENTS)).all():
+        session.execute(
+            delete(EnvironmentRow).where(EnvironmentRow.bundle == bundle, EnvironmentRow.inputs.in_(old))
+        )
+
+
+def environment_of(session: Any, bundle: str, inputs: str) -> dict[str, bytes] | None:
+    """Return the files of the environment that was pushed for these inputs; None if there is none."""
+    row: EnvironmentRow | None = session.get(EnvironmentRow, (bundle, inputs), populate_existing=True)
+    if row is None:
+        return None
+    return {environment.MANIFEST: row.manifest.encode(), environment.LOCK: row.lock.encode()}

@@ -438,3 +438,16 @@ class BundleRow(Base):
     previous = Column(String(80), nullable=True)
     publisher = Column(String(250), nullable=False)
     published_at = Column(UtcDateTime, nullable=False)
+
+
+class EnvironmentRow(Base):
+    """Environment of a bundle that was built elsewhere and pushed: its manifest and lock. `inputs` is what it was built from."""
+
+    __tablename__ = "airbridge_environment"
+
+    bundle = Column(String(250), primary_key=True)
+    inputs = Column(String(64), primary_key=True)
+    manifest = Column(Text, nullable=False)
+    lock = Column(Text, nullable=False)
+    publisher = Column(String(250), nullable=False)
+    pushed_at = Column(UtcDateTime, nullable=False)

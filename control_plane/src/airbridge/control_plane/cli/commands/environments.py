@@ -1,4 +1,4 @@
-"""``airbridge env``: lock and build the packages of a bundle without a platform, and compare what was built."""
+"""``airbridge env``: lock and build the packages of a bundle without a platform, compare what was built, and push it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from airbridge.control_plane.cli import output
+from airbridge.control_plane.cli import connection, output
 from airbridge.control_plane.cli.arguments import Json
 from airbridge.control_plane.cli.exit_codes import Exit
+from airbridge.control_plane.cli.progress import SendDisplay
 
 if TYPE_CHECKING:
     from airbridge.core.code.environment import Environment
@@ -29,11 +30,19 @@ _Built = Annotated[
 
 def build() -> typer.Typer:
     """Return the command group."""
-    group = typer.Typer(help="Build the packages of a bundle.", no_args_is_help=True, rich_markup_mode="rich")
+    group = typer.Typer(
+        cls=connection.ConnectedGroup,
+        help="Build the packages of a bundle.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+    )
     group.callback()(_group)
     group.command(name="build", epilog="Example: airbridge env build ./dags --out ./built")(build_environment)
     group.command(epilog="Example: airbridge env show ./built")(show)
     group.command(epilog="Example: airbridge env diff ./built-main ./built")(diff)
+    group.command(
+        cls=connection.ConnectedCommand, epilog="Example: airbridge env push ./built --bundle pushed"
+    )(push)
     return group
 
 
@@ -60,6 +69,7 @@ def build_environment(
     from airbridge.core.code import environment
     from airbridge.core.exceptions import EnvironmentRefused
     from airbridge.executor.bundle_settings import load_packages
+    from airbridge.executor.bundles.environments import inputs
     from airbridge.executor.bundles.environments.builder import EnvironmentBuilder
 
     output.messages().print(f"locking and building the packages of {folder}", markup=False)
@@ -82,6 +92,8 @@ def build_environment(
                 (out / name).write_bytes(content)
             for version, archive in prepared.archives.items():
                 (out / f"{version.removeprefix('sha256:')}.tar.gz").write_bytes(archive.read_bytes())
+            if prepared.inputs is not None:
+                (out / inputs.FILE).write_bytes(prepared.inputs.encoded())
         _print(environment.Environment.decode(prepared.files[environment.MANIFEST]), json)
 
 
@@ -101,6 +113,31 @@ def diff(before: _Built, after: _Built, json: Json = False) -> None:
         return
     for name in names:
         output.emit_text(f"{name} {old.get(name, '-')} -> {new.get(name, '-')}")
+
+
+def push(
+    context: typer.Context,
+    built: _Built,
+    bundle: Annotated[str, typer.Option(help="The bundle that needs the packages.")] = "pushed",
+    json: Json = False,
+) -> None:
+    """Give a control plane without an index the packages of a bundle. It uses them wherever the bundle has these requirement files.
+
+    Build them in the control plane's image, with its [airbridge] package_* settings: others are refused with what differs. Scope: environments:push.
+    """
+    from airbridge.control_plane import environments
+
+    with (
+        connection.client(context) as client,
+        SendDisplay(
+            output.messages(), f"reading {built}", "the gateway verifies and stores the archive"
+        ) as display,
+    ):
+        pushed = environments.push(client, built, bundle, display)
+    if json:
+        output.emit_json(vars(pushed))
+    else:
+        output.emit_text(f"{pushed.bundle} {pushed.inputs} ({len(pushed.sent)} archives sent)")
 
 
 def _read(built: Path) -> Environment:

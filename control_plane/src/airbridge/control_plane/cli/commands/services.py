@@ -18,11 +18,12 @@ def register(app: typer.Typer) -> None:
 def gateway() -> None:
     """Serve workers and operators until SIGTERM. Settings: section [airbridge] of Airflow's configuration."""
     from airbridge.control_plane.dags import publisher
+    from airbridge.control_plane.environments import receiver
     from airbridge.control_plane.gateway import server
     from airbridge.executor import settings
 
     read = settings.load()
-    server.run(read, publisher(read))
+    server.run(read, publisher(read), receiver(read))
 
 
 def dag_processor(context: typer.Context) -> None:

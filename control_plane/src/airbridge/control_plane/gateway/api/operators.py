@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import Field
 from starlette.applications import Starlette
@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from airbridge.control_plane import audit_events, worker_commands
 from airbridge.control_plane.dags import Accepted
+from airbridge.control_plane.environments import ARCHIVE_BYTES, EnvironmentReceiver, Offer
 from airbridge.control_plane.exceptions import Refused, Unavailable
 from airbridge.control_plane.gateway.api import actions, documents, health, operator_endpoint, requests
 from airbridge.control_plane.gateway.api.actions import NewJoinToken, NewToken
@@ -42,12 +43,19 @@ from airbridge.executor.ledger import clock, workers
 from airbridge.executor.ledger.identity import tokens
 from airbridge.executor.ledger.models import WorkerRow
 
+Result = TypeVar("Result")
+
 ROOT: Final = "/operator/v1"
 SMALL_BODY: Final = BodyLimit(64 * 1024)
 PUSH_BODY: Final = BodyLimit(256 * 1024 * 1024, seconds=120.0)
+ENVIRONMENT_BODY: Final = BodyLimit(ARCHIVE_BYTES, seconds=240.0)
+# A manifest and a lock, and requirement files of up to 4 MiB each, as texts.
+OFFER_BODY: Final = BodyLimit(16 * 1024 * 1024)
 # Seconds for the upload and for parsing every DAG file in it.
 PUSH_ANSWER_SECONDS: Final = 300.0
 _BUNDLE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+
+_DIGITS: Final = re.compile(r"[0-9a-f]{64}")
 
 # (bundle, tar archive, actor) -> the published version; raises `BundleError` if it is refused.
 Publish = Callable[[str, bytes, str], Accepted]
@@ -61,6 +69,14 @@ class Comment(operator_endpoint.Body):
     break_glass: bool = False
 
 
+class EnvironmentOffer(operator_endpoint.Body):
+    """Body of an offered environment: the texts of `airbridge.control_plane.environments.Offer`."""
+
+    manifest: str
+    lock: str
+    inputs: str
+
+
 class TokenRevocation(operator_endpoint.Body):
     """Query of a token's revocation."""
 
@@ -72,6 +88,7 @@ class Operators:
     """Operator API over its components."""
 
     publish: Publish
+    environments: EnvironmentReceiver
     bodies: BodyReader
     threads: ThreadPool
     authenticator: OperatorAuthenticator
@@ -104,6 +121,8 @@ class Operators:
                 route("tokens", "POST", self._create_token),
                 route("tokens/{token}", "DELETE", self._revoke_token),
                 route("dags/{bundle}", "PUT", self._push, PUSH_ANSWER_SECONDS),
+                route("environments/{bundle}", "PUT", self._offer_environment),
+                route("environments/{bundle}/{digits}", "PUT", self._take_environment, PUSH_ANSWER_SECONDS),
                 route("metrics", "GET", self._metrics),
                 route("status", "GET", self.status_api.status),
                 route("timeline", "GET", self.status_api.timeline),
@@ -218,22 +237,47 @@ class Operators:
         return await self._answer(request, revoke)
 
     async def _push(self, request: Request) -> Response:
-        bundle = request.path_params["bundle"]
-        if not _BUNDLE.fullmatch(bundle):
-            raise Refused(
-                400,
-                RefusalReason.MALFORMED,
-                f"{bundle[:64]!r} is not a bundle name; expected {_BUNDLE.pattern}",
-            )
-        operator = await self.threads.run(_may_push, request, bundle)
+        bundle = _bundle(request)
+        operator = await self.threads.run(_may, request, "dags:push", bundle)
         async with self.bodies.read(request, PUSH_BODY) as archive:
-            accepted = await self._published(bundle, archive, operator)
-        await self.threads.run(_record_push, operator, bundle, accepted.version)
+            accepted = await self._published(self.publish, bundle, archive, operator.actor)
+        await self.threads.run(
+            _record_push, operator, "dags.pushed", "dags:push", bundle, {"version": accepted.version}
+        )
         return JSONResponse({"bundle": bundle, **asdict(accepted)})
 
-    async def _published(self, bundle: str, archive: bytes, operator: Operator) -> Accepted:
+    async def _offer_environment(self, request: Request) -> Response:
+        bundle = _bundle(request)
+        operator = await self.threads.run(_may, request, "environments:push", bundle)
+        given = await self.bodies.parse(request, EnvironmentOffer, OFFER_BODY)
+        offer = Offer(given.manifest, given.lock, given.inputs)
+        answer = await self._published(self.environments.offer, bundle, offer, operator.actor)
+        if not answer.missing:
+            await self.threads.run(
+                _record_push,
+                operator,
+                "environment.pushed",
+                "environments:push",
+                bundle,
+                {"inputs": answer.inputs},
+            )
+        return JSONResponse({"bundle": bundle, **asdict(answer)})
+
+    async def _take_environment(self, request: Request) -> Response:
+        bundle, digits = _bundle(request), request.path_params["digits"]
+        await self.threads.run(_may, request, "environments:push", bundle)
+        if not _DIGITS.fullmatch(digits):
+            raise Refused(
+                400, RefusalReason.MALFORMED, f"{digits[:64]!r} is not a SHA-256 in hexadecimal digits"
+            )
+        version = f"sha256:{digits}"
+        async with self.bodies.read(request, ENVIRONMENT_BODY) as archive:
+            owed_to = await self._published(self.environments.take, bundle, version, archive)
+        return JSONResponse({"bundle": bundle, "version": version, "owed_to": list(owed_to)})
+
+    async def _published(self, publish: Callable[..., Result], *what: Any) -> Result:
         try:
-            return await self.threads.run(self.publish, bundle, archive, operator.actor)
+            return await self.threads.run(publish, *what)
         except BundleError as error:
             if error.transient:
                 raise Unavailable(str(error)) from error
@@ -243,25 +287,37 @@ class Operators:
         return await operator_endpoint.answer(self.threads, request, work)
 
 
-def _may_push(request: Request, bundle: str) -> Operator:
+def _bundle(request: Request) -> str:
+    """Return the bundle of a path. Raises `Refused`."""
+    bundle: str = request.path_params["bundle"]
+    if not _BUNDLE.fullmatch(bundle):
+        raise Refused(
+            400,
+            RefusalReason.MALFORMED,
+            f"{bundle[:64]!r} is not a bundle name; expected {_BUNDLE.pattern}",
+        )
+    return bundle
+
+
+def _may(request: Request, action: str, bundle: str) -> Operator:
     with unit() as work:
         operator = authenticate_operator(work.session, request.scope)
-    operator.require("dags:push", bundle)
+    operator.require(action, bundle)
     return operator
 
 
-def _record_push(operator: Operator, bundle: str, digest: str) -> None:
+def _record_push(operator: Operator, event: str, scope: str, bundle: str, what: dict[str, Any]) -> None:
     with unit() as work:
         audit_events.record(
             work.session,
-            "dags.pushed",
+            event,
             "changed",
             operator.actor,
             address=operator.address,
-            rule="scope dags:push",
+            rule=f"scope {scope}",
             token=operator.token_id,
             bundle=bundle,
-            version=digest,
+            **what,
         )
 
 

@@ -8,7 +8,6 @@ too, so going back to earlier requirements needs no index either.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -25,8 +24,9 @@ from airbridge.core.code import environment
 from airbridge.core.code.environment import Build, Environment
 from airbridge.core.exceptions import BundleError, EnvironmentRefused, ParseFailure
 from airbridge.executor.bundle_settings import PackageSettings
-from airbridge.executor.bundles.environments import platform_packages, requirements
+from airbridge.executor.bundles.environments import requirements
 from airbridge.executor.bundles.environments.build_process import BuildProcess
+from airbridge.executor.bundles.environments.inputs import Inputs
 from airbridge.executor.bundles.environments.job import ARCHIVES, FILES, RESULT, Job
 from airbridge.executor.bundles.environments.locks import as_text
 from airbridge.executor.bundles.environments.requirements import RequirementFiles
@@ -37,9 +37,6 @@ log = structlog.get_logger(__name__)
 _KEPT: Final = 5
 _LEFT_SECONDS: Final = 3600.0
 _RESULT_BYTES: Final = 16 * 1024 * 1024
-
-# Raised when what a build makes of equal inputs changes.
-_RECIPE: Final = 1
 
 _INHERITED: Final = (
     *("PATH", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV"),
@@ -69,6 +66,7 @@ class Prepared:
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     archives: Mapping[str, Path] = field(default_factory=dict)
+    inputs: Inputs | None = None
 
 
 class EnvironmentPending(BundleError):  # noqa: N818 - what happens to the environment
@@ -96,10 +94,12 @@ class EnvironmentBuilder:
         root: Path,
         current: Callable[[], Path | None] = lambda: None,
         *,
+        pushed: Callable[[str], Mapping[str, bytes] | None] = lambda _: None,
         patience: float | None = None,
     ) -> Prepared:
         """Return what a source's environment adds to its snapshot. `current` gives the version before, unpacked.
 
+        `pushed` gives the files of an environment that was built elsewhere, by the digest of its inputs; it goes before all others.
         A build that is older than `patience` seconds goes on without being waited for; call again with equal requirements to
         have its result. Other requirements end it. Raises `EnvironmentPending` then, and `EnvironmentRefused` if the packages cannot be
         installed.
@@ -108,15 +108,17 @@ class EnvironmentBuilder:
         if files is None:
             self.close()
             return Prepared()
-        job = self._job(files)
-        inputs = _inputs(job, files)
-        kept = self._cache / inputs
+        inputs = Inputs.here(files, self._settings)
+        if (found := pushed(inputs.digest)) is not None:
+            self.close()
+            return Prepared(found, inputs=inputs)
+        kept = self._cache / inputs.digest
         if not (kept / "environment.json").is_file():
-            if (found := _same(current(), inputs)) is not None:
-                return Prepared(found)
-            self._build(job, files, inputs, kept, patience)
+            if (found := _same(current(), inputs.digest)) is not None:
+                return Prepared(found, inputs=inputs)
+            self._build(self._job(files, inputs), files, inputs.digest, kept, patience)
         os.utime(kept)
-        return _prepared(kept)
+        return _prepared(kept, inputs)
 
     def close(self) -> None:
         """End a build that goes on."""
@@ -124,16 +126,15 @@ class EnvironmentBuilder:
             self._running.close()
             self._running = None
 
-    def _job(self, files: RequirementFiles) -> Job:
+    def _job(self, files: RequirementFiles, inputs: Inputs) -> Job:
         settings = self._settings
-        python, machine = environment.this_platform()
         return Job(
             main=files.main,
-            constraints=_constraints(),
-            base=tuple(sorted(platform_packages.on_workers())),
-            python=python,
-            machines=tuple(sorted(map(str, settings.machines or (machine,)))),
-            sdists=settings.sdists,
+            constraints=inputs.constraints,
+            base=inputs.base,
+            python=inputs.python,
+            machines=inputs.machines,
+            sdists=inputs.sdists,
             max_bytes=min(int(settings.max_mb * 1024 * 1024), environment.LIMITS.total_bytes),
             has_index=settings.index != "none",
             readable=tuple(self._readable()),
@@ -222,22 +223,6 @@ class EnvironmentBuilder:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _constraints() -> dict[str, str]:
-    return dict(sorted(platform_packages.installed().items()))
-
-
-def _inputs(job: Job, files: RequirementFiles) -> str:
-    decides = {
-        "recipe": _RECIPE,
-        "files": {name: content.decode() for name, content in files.contents.items()},
-        "constraints": dict(job.constraints),
-        "base": job.base,
-        "platforms": [job.python, *job.machines],
-        "sdists": job.sdists,
-    }
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-
-
 def _same(current: Path | None, inputs: str) -> dict[str, bytes] | None:
     """Return the files of the current version's environment if it has these inputs."""
     if current is None:
@@ -251,14 +236,15 @@ def _same(current: Path | None, inputs: str) -> dict[str, bytes] | None:
         return None
 
 
-def _prepared(kept: Path) -> Prepared:
+def _prepared(kept: Path, inputs: Inputs) -> Prepared:
     """Return a kept environment; nothing if all of its packages are the platform's."""
     content = (kept / "environment.json").read_bytes()
     builds = Environment.decode(content).builds
     if not builds:
         return Prepared()
     files = {environment.MANIFEST: content, environment.LOCK: (kept / "requirements.lock").read_bytes()}
-    return Prepared(files, {build.version: kept / f"{build.version}.tar.gz" for build in builds})
+    archives = {build.version: kept / f"{build.version}.tar.gz" for build in builds}
+    return Prepared(files, archives, inputs)
 
 
 def _write_files(folder: Path, files: RequirementFiles) -> None:

@@ -92,6 +92,7 @@ airbridge_join_proof                -    -    -    -    SID
 airbridge_worker                    SU   S    -    -    SIUD
 airbridge_bundle                    S    S    SIU  -    SIU
 airbridge_snapshot                  S    S    SIU  -    SIU
+airbridge_environment               -    -    S    -    SIUD
 airbridge_work_item                 S    SIUD -    -    SU
 airbridge_record                    -    SD   -    -    SI
 airbridge_event                     SI   SID  SI   -    SI
