@@ -1,7 +1,7 @@
 """Platforms that modules share, one at a time; tests that need another one start it with `tests.support.platform.running`.
 
 A platform takes a minute of CPU to start and a fifth of a core when idle. So tests that share one run after each other, and it
-ends when the next test needs it no more. Tests marked `slow` need `--slow`, as `make test SLOW=1` and the proofs give it.
+ends when the next test needs it no more. Several run at once only where pytest runs in several processes. Tests marked `slow` need `--slow`, as `make test SLOW=1` and the proofs give it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,21 @@ _started: Final[dict[str, ExitStack]] = {}
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bring the tests of each shared platform together; the order is kept otherwise."""
+    """Bring the tests of each shared platform together, in one process of several; the order is kept otherwise."""
+    for item in items:
+        if (name := _shared_by(item)) is not None:
+            item.add_marker(pytest.mark.xdist_group(name))
     items.sort(key=_position)
 
 
-def _position(item: pytest.Item) -> int:
+def _shared_by(item: pytest.Item) -> str | None:
     needs = getattr(item, "fixturenames", ())
-    return next((number for number, name in enumerate(SHARED) if name in needs), len(SHARED))
+    return next((name for name in SHARED if name in needs), None)
+
+
+def _position(item: pytest.Item) -> int:
+    name = _shared_by(item)
+    return len(SHARED) if name is None else SHARED.index(name)
 
 
 @pytest.hookimpl(tryfirst=True)
