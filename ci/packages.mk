@@ -1,7 +1,8 @@
 # Evidence that a bundle's packages are locked, built, verified and kept apart. Included by the Makefile.
 
 PROOF_PACKAGES := tests/unit/executor/test_requirements.py tests/integration/environments \
-	tests/integration/bundles/test_environments.py tests/integration/runner/test_environments.py \
+	tests/integration/bundles/test_environments.py tests/integration/bundles/test_environment_push.py \
+	tests/integration/runner/test_environments.py \
 	tests/unit/edge_worker/test_environments.py \
 	tests/integration/runner/test_file_system.py \
 	tests/acceptance/test_first_real_dag.py tests/acceptance/test_packages.py \
