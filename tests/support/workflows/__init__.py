@@ -1,0 +1,1 @@
+"""GitHub's workflows on this machine: expressions, and a runner of jobs."""
