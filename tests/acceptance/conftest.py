@@ -19,6 +19,9 @@ from tests.support.wheels import Index
 SHARED: Final = ("platform", "plain_platform")
 """Fixtures whose platforms are shared, in the order in which they run."""
 
+TIMEOUT_SECONDS: Final = 600
+"""The first test of a shared platform waits for it to start, beside another one that starts."""
+
 _started: Final[dict[str, ExitStack]] = {}
 
 
@@ -26,6 +29,8 @@ _started: Final[dict[str, ExitStack]] = {}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Bring the tests of each shared platform together, in one process of several; the order is kept otherwise."""
     for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
         if (name := _shared_by(item)) is not None:
             item.add_marker(pytest.mark.xdist_group(name))
     items.sort(key=_position)

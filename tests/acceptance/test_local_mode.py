@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.support.platform import LocalPlatform, running, wait_for
+from tests.support.wheels import Index
 
 from airbridge.control_plane.airflow_settings import AT_CREATION
 
@@ -44,6 +45,19 @@ def airbridge(platform: LocalPlatform, *words: str) -> subprocess.CompletedProce
         timeout=120,
         check=False,
     )
+
+
+def build_environment(dags: Path, scratch: Path) -> Path:
+    """Build the packages of a folder as a CI job does that has an index of its own."""
+    index = Index(scratch / "ci-index")
+    index.add("tiny", "3.0")
+    settings = {
+        "AIRFLOW__AIRBRIDGE__PACKAGE_INDEX": "none",
+        "AIRFLOW__AIRBRIDGE__PACKAGE_FIND_LINKS": str(index.folder),
+    }
+    command = [*AIRBRIDGE, "env", "build", str(dags), "--out", str(scratch / "built")]
+    subprocess.run(command, check=True, timeout=300, env={**os.environ, **settings})
+    return scratch / "built"
 
 
 def processes_of(platform: LocalPlatform) -> list[psutil.Process]:
@@ -109,21 +123,27 @@ def test_second_up_is_refused(local: LocalPlatform) -> None:
 def test_two_environments_on_one_worker(local: LocalPlatform, tmp_path: Path) -> None:
     """Two bundles with conflicting versions of a package run side by side: one from the folder, one pushed, on the same worker.
 
-    Both import it at their top, where the control plane parses them too. A requirement that conflicts with Airflow's own is shown with
+    The pushed one's version is only in another index: its packages are built with that one, and pushed before the code. Both import it at their top, where the control plane parses them too. A requirement that conflicts with Airflow's own is shown with
     its line, and what was published stays.
     """
     local.add_dag("tiny_1", _TINY.format(dag_id="tiny_1"))
     requirements = Path(local.state.dags, "requirements.txt")
     requirements.write_text("tiny==1.0\n")
-    (tmp_path / "tiny_2.py").write_text(_TINY.format(dag_id="tiny_2"))
-    (tmp_path / "requirements.txt").write_text("tiny==2.0\n")
-    pushed = airbridge(local, "dags", "push", str(tmp_path))
-    assert pushed.returncode == 0, pushed.stderr
-    runs = {dag_id: local.trigger(dag_id) for dag_id in ("tiny_1", "tiny_2")}
+    dags = tmp_path / "dags"
+    dags.mkdir()
+    (dags / "tiny_3.py").write_text(_TINY.format(dag_id="tiny_3"))
+    (dags / "requirements.txt").write_text("tiny==3.0\n")
+    refused = airbridge(local, "dags", "push", str(dags))
+    assert "there is no version of tiny==3.0" in refused.stderr
+    built = build_environment(dags, tmp_path)
+    for words in (("env", "push", str(built)), ("dags", "push", str(dags))):
+        pushed = airbridge(local, *words)
+        assert pushed.returncode == 0, pushed.stderr
+    runs = {dag_id: local.trigger(dag_id) for dag_id in ("tiny_1", "tiny_3")}
     ended = {dag_id: local.finish(dag_id, run_id) for dag_id, run_id in runs.items()}
     assert {dag_id: local.xcom(run, "version") for dag_id, run in ended.items()} == {
         "tiny_1": "1.0",
-        "tiny_2": "2.0",
+        "tiny_3": "3.0",
     }
     assert len({place for run in ended.values() for place in local.places(run).values()}) == 1
 

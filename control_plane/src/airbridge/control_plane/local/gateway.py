@@ -23,6 +23,7 @@ OPERATOR_SCOPES = [
     "work:read",
     "tokens:*",
     "dags:*",
+    "environments:*",
     "metrics:read",
     "audit:read",
     "revocations:*",
