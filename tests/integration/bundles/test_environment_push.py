@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -259,6 +260,25 @@ def test_what_was_not_built_for_here_is_refused(
     with pytest.raises(BundleError, match=error):
         push(gateway, folder)
     assert cloud.keys("us-east-1") == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "error"),
+    [
+        ({"lock": "tiny==1.0\0"}, "requirements.lock is not text: it has a NUL character"),
+        ({"lock": "\ud800"}, "requirements.lock is not text: surrogates not allowed"),
+        ({"lock": "#" * 5_000_000}, "requirements.lock has 5000000 bytes; at most 4194304 are taken"),
+        ({"manifest": " " * 2_000_000}, "environment.json has 2000000 bytes; at most 1048576 are taken"),
+        ({"manifest": '{"v": 1, "inputs": "", "packages": {}, "builds": [{"python": "", "machine": "", "version": "", "bytes": Infinity}]}'}, "is not an environment manifest"),
+        ({"inputs": '{"recipe": Infinity, "sdists": 0, "files": {}, "constraints": {}, "base": [], "platforms": ["3"]}'}, "is not what 'airbridge env build"),
+        ({"inputs": '{"recipe": 1, "sdists": 0, "files": {"/etc/passwd": ""}, "constraints": {}, "base": [], "platforms": ["3"]}'}, "has files that name no packages: /etc/passwd"),
+    ],
+)  # fmt: skip
+def test_hostile_texts_are_refused(gateway: Gateway, folder: Path, texts: dict[str, str], error: str) -> None:
+    """What the database would not take, or no decoder expects, is refused with a sentence."""
+    offer = environments.Built.read(folder).offer
+    with pytest.raises(BundleError, match=re.escape(error)):
+        gateway.put("environments/dags", asdict(replace(offer, **texts)))
 
 
 def test_archive_is_read_within_bounds(cloud: Cloud, folder: Path) -> None:

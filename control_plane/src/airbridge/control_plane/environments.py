@@ -8,6 +8,7 @@ environment is kept, and every later publishing of the bundle with the same requ
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ from airbridge.executor.settings import Settings
 
 # What the gateway reads of one archive, compressed.
 ARCHIVE_BYTES: Final = 256 * 1024 * 1024
+# What is kept and read of the texts. Workers refuse a larger manifest.
+_LOCK_BYTES: Final = 4 * 1024 * 1024
+_INPUTS_BYTES: Final = 10 * 1024 * 1024
+_UNPACKED_AT_ONCE: Final = 2
 _HOW: Final = (
     "build it with 'airbridge env build' in the control plane's image, with the control plane's settings"
 )
@@ -65,10 +70,14 @@ class EnvironmentReceiver:
         self._store_of = store_of
         self._check_bundle = check_bundle
         self._packages = packages
+        self._unpacking = threading.BoundedSemaphore(_UNPACKED_AT_ONCE)
 
     def offer(self, bundle: str, offer: Offer, actor: str) -> Answer:
         """Keep an environment if the home region has its archives; return those that it lacks. Raises `BundleError`."""
         self._check_bundle(bundle)
+        _check_text(environment.MANIFEST, offer.manifest, environment.MANIFEST_BYTES)
+        _check_text(environment.LOCK, offer.lock, _LOCK_BYTES)
+        _check_text(recorded.FILE, offer.inputs, _INPUTS_BYTES)
         offered = Inputs.decode(offer.inputs.encode())
         found = Environment.decode(offer.manifest.encode())
         self._check(offered, found)
@@ -85,7 +94,7 @@ class EnvironmentReceiver:
         hex_of(version)
         bounds = environment.LIMITS
         limits = Limits(bounds.files, bounds.file_bytes, min(self._max_bytes, bounds.total_bytes))
-        with tempfile.TemporaryDirectory(prefix="airbridge-environment-") as scratch:
+        with self._unpacking, tempfile.TemporaryDirectory(prefix="airbridge-environment-") as scratch:
             unpack([archive], version, Path(scratch, "tree"), limits)
         return self._store_of(bundle).put_environment(version, archive)
 
@@ -109,6 +118,18 @@ class EnvironmentReceiver:
             raise BundleError(
                 f"the environment has {too_large[0].bytes / 1024 / 1024:.1f} MiB; [airbridge] package_max_mb allows {self._packages.max_mb:g}"
             )
+
+
+def _check_text(name: str, text: str, most: int) -> None:
+    """Raise `BundleError` for what the database would not take as text."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise BundleError(f"{name} is not text: {error.reason}") from error
+    if "\0" in text:
+        raise BundleError(f"{name} is not text: it has a NUL character")
+    if size > most:
+        raise BundleError(f"{name} has {size} bytes; at most {most} are taken")
 
 
 def receiver(settings: Settings) -> EnvironmentReceiver:

@@ -25,7 +25,7 @@ LOCK: Final = f"{RESERVED}/requirements.lock"
 # What a worker unpacks at most. The control plane has a setting below it: it packs in memory.
 LIMITS: Final = Limits(files=100_000, file_bytes=512 * 1024 * 1024, total_bytes=1024 * 1024 * 1024)
 
-_MANIFEST_BYTES: Final = 1024 * 1024
+MANIFEST_BYTES: Final = 1024 * 1024
 _COMPILE_SECONDS: Final = 300.0
 
 
@@ -69,7 +69,7 @@ class Environment:
             builds = tuple(_build(each) for each in data["builds"])
             packages = {str(name): str(version) for name, version in data["packages"].items()}
             return cls(str(data["inputs"]), builds, packages)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
             raise BundleError(f"{MANIFEST} is not an environment manifest: {error!r}") from error
 
     def version_for(self, python: str, machine: str) -> str:
@@ -94,8 +94,8 @@ def of_tree(root: Path) -> Environment | None:
     """Return the environment that an unpacked snapshot names; None if it has none. Raises `BundleError`."""
     manifest = root / MANIFEST
     try:
-        if manifest.stat().st_size > _MANIFEST_BYTES:
-            raise BundleError(f"{MANIFEST} has more than {_MANIFEST_BYTES} bytes")
+        if manifest.stat().st_size > MANIFEST_BYTES:
+            raise BundleError(f"{MANIFEST} has more than {MANIFEST_BYTES} bytes")
         return Environment.decode(manifest.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None

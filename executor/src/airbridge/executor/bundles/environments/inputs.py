@@ -92,7 +92,7 @@ class Inputs:
                 bool(data["sdists"]),
                 int(data["recipe"]),
             )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
             raise BundleError(f"{FILE} is not what 'airbridge env build --out' writes: {error!r}") from error
         if not found.files or not found.files.keys() <= {REQUIREMENTS, PROJECT, PROJECT_LOCK}:
             raise BundleError(f"{FILE} has files that name no packages: {', '.join(sorted(found.files))}")
