@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from airbridge.infra import environment as environments
-from airbridge.infra import task_policy
+from airbridge.infra import releases, task_policy
 from airbridge.infra.cdk import App
 from airbridge.infra.exceptions import InfraError
 from airbridge.infra.settings import Settings
@@ -33,6 +33,7 @@ def wire(app: App, deployment: Deployment) -> None:
 def synthesise(settings: Settings, outdir: Path | None = None) -> Path:
     """Write the stacks of the environment that `settings` names; return where they are."""
     environment = environments.load(settings.file)
+    verified = releases.load(environment, settings.environments, settings.release_keys)
     if outdir is not None:
         outdir.mkdir(parents=True, exist_ok=True)
     app = App(outdir=str(outdir)) if outdir else App()
@@ -44,6 +45,7 @@ def synthesise(settings: Settings, outdir: Path | None = None) -> Path:
         local_state=settings.local_state,
         python=os.path.relpath(sys.executable, stack_directory),
         policy=task_policy.load(settings.policy_file),
+        releases=verified,
     )
     wire(app, deployment)
     app.synth()

@@ -169,11 +169,16 @@ def deploy(
         )
     release = rules.check_deployment(environment)
     pinned = pins.load(checkout, environment)
-    before = _before(rules, environment)
+    before = rules.before(environment)
     health = _required(_control_plane(url, token_file, ca, airflow_url, airflow_token_file))
     rollout = Rollout(
         control_plane=health,
-        deploy=with_progress(Cdktf(checkout, environment, tuple(cdktf.split())), output.report),
+        deploy=with_progress(
+            Cdktf(
+                checkout, environment, tuple(cdktf.split()), tuple(each for each in (release, before) if each)
+            ),
+            output.report,
+        ),
         step=step,
         old=WorkerImages.of((before or release).release),
         new=WorkerImages.of(release.release),
@@ -192,13 +197,6 @@ def _required(found: ControlPlane | None) -> ControlPlane:
     if found is None:
         raise CiError("deploy watches the new workers: name the control plane with --url")
     return found
-
-
-def _before(rules: Rules, environment: str) -> Manifest | None:
-    try:
-        return rules.earlier(environment, None)
-    except PromotionRefused:
-        return None
 
 
 def _order(release: Manifest, before: Manifest | None, *, only_edge: bool) -> ControlPlaneTurn:
