@@ -109,7 +109,7 @@ def _derived(
             yield Finding(
                 derived.dockerfile, 1, "derived-image", f"{name} {problem}", "a derived image only adds"
             )
-        yield from _bill(output, name, architecture, part, inventory.take(stored))
+        yield from _bill(output, name, architecture, part, stored)
 
 
 def _stored(output: Output, name: str, part: Part | None) -> Layout | None:
@@ -208,7 +208,7 @@ def _part(
     found = inventory.take(layout)
     yield from _installed(facts, str(folder), image, found)
     yield from _configured(loaded, str(folder), layout, image)
-    yield from _bill(output, image.name, architecture, part, found)
+    yield from _bill(output, image.name, architecture, part, layout)
 
 
 class _View(Layout):
@@ -266,7 +266,8 @@ def _configured(loaded: Manifest, path: str, layout: Layout, image: Image) -> It
             yield Finding(path, 1, "image-label", f"{label} is {labels.get(label)}", f"must be {expected}")
 
 
-def _bill(output: Output, name: str, architecture: str, part: Part, found: Inventory) -> Iterator[Finding]:
+def _bill(output: Output, name: str, architecture: str, part: Part, layout: Layout) -> Iterator[Finding]:
+    found = inventory.take(layout)
     path = output.sbom(name, architecture)
     content = path.read_bytes() if path.exists() else b""
     if digest_of(content) != part.sbom:
@@ -279,6 +280,8 @@ def _bill(output: Output, name: str, architecture: str, part: Part, found: Inven
         lists = "lists" if (kind, package, version) in listed else "does not list"
         actual = f"{lists} {kind} {package} {version}"
         yield Finding(str(path), _line_of(content, package), "sbom", actual, "must list what is installed")
+    if listed == there and content != sbom.document(name, layout, found):
+        yield Finding(str(path), 1, "sbom", "has other hashes or edges", "must be what the image gives")
 
 
 def _line_of(content: bytes, name: str) -> int:
