@@ -8,7 +8,7 @@ from pathlib import Path
 
 from airbridge.ci.exceptions import CiError
 from airbridge.ci.images import derived as derivation
-from airbridge.ci.images import inventory, sbom
+from airbridge.ci.images import inventory, sbom, wheelhouse
 from airbridge.ci.images.assemble import Output
 from airbridge.ci.images.base import DEBIAN_SUITE, pinned
 from airbridge.ci.images.inventory import Inventory, normalise
@@ -237,6 +237,10 @@ def _installed(facts: Facts, path: str, image: Image, found: Inventory) -> Itera
     for name in image.own_packages:
         if normalise(name) not in found.versions("pypi"):
             yield Finding(path, 1, "image-package", f"{image.name} does not hold {name}", "must")
+    for name in sorted(set(wheelhouse.left_out(facts.checkout, image)) & found.versions("pypi").keys()):
+        yield Finding(
+            path, 1, "image-package", f"{image.name} holds {name}", f"{image.contents} leaves it out"
+        )
     if image.name == "edge-worker":
         for name in _NEVER_ON_THE_EDGE:
             if name in found.versions("pypi"):
