@@ -67,6 +67,7 @@ def _bootstrap(run: Run, archive: Path) -> None:
 
 
 def import_archive(run: Run, archive: Path, reference: str) -> None:
+    """Put a root file system into the local storage, as an image of one layer under `reference`."""
     container = run("buildah", "from", "scratch").strip()
     try:
         run("buildah", "add", "--quiet", container, archive, "/")
