@@ -18,12 +18,11 @@ pytest.importorskip("cdktf")
 from tests.infra.aws_rules.test_compute import Host, resources
 from tests.infra.conftest import ENVIRONMENTS, read
 
-from airbridge.infra import releases
 from airbridge.infra.app import synthesise
-from airbridge.infra.constructs.compute import release_check
 from airbridge.infra.exceptions import ReleaseError
-from airbridge.infra.releases import SignedRelease
 from airbridge.infra.settings import Settings
+from airbridge.infra.trust import release_check, releases
+from airbridge.infra.trust.releases import SignedRelease
 
 KEY = Ed25519PrivateKey.generate()
 OTHER_KEY = Ed25519PrivateKey.generate()

@@ -342,8 +342,8 @@ def instance(project: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.syspath_prepend(str(ROOT / "infra/src"))
     for name in [each for each in sys.modules if each.startswith("airbridge.infra")]:
         monkeypatch.delitem(sys.modules, name)
-    from airbridge.infra import environment, releases
-    from airbridge.infra.constructs.compute import release_check
+    from airbridge.infra import environment
+    from airbridge.infra.trust import release_check, releases
 
     folder = project.root / "infra/environments"
     found = releases.load(

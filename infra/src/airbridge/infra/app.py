@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from airbridge.infra import environment as environments
-from airbridge.infra import releases, task_policy
+from airbridge.infra import task_policy
 from airbridge.infra.cdk import App
 from airbridge.infra.exceptions import InfraError
 from airbridge.infra.settings import Settings
@@ -19,6 +19,7 @@ from airbridge.infra.stacks.bootstrap import BootstrapStack
 from airbridge.infra.stacks.control_plane import ControlPlaneStack
 from airbridge.infra.stacks.edge import EdgeStack
 from airbridge.infra.stacks.foundation import FoundationStack
+from airbridge.infra.trust import releases
 
 
 def wire(app: App, deployment: Deployment) -> None:

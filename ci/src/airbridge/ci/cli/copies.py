@@ -18,6 +18,10 @@ from airbridge.ci.registry import Registry
 from airbridge.ci.release import keys, manifest, pins, signers
 from airbridge.ci.tools import run
 
+Keys = Annotated[
+    Path | None, typer.Option("--keys", help="the trusted keys, if not the checkout's", show_default=False)
+]
+
 
 def copy(
     source: Annotated[str, typer.Argument(help="an environment, or host[:port][/prefix] of a registry")],
@@ -38,10 +42,7 @@ def copy(
         bool,
         typer.Option(help="the copies must be signed by the pipeline that images/release-keys.toml names"),
     ] = False,
-    trusted: Annotated[
-        Path | None,
-        typer.Option("--keys", help="the trusted keys, if not the checkout's", show_default=False),
-    ] = None,
+    trusted: Keys = None,
     as_json_: Annotated[bool, typer.Option("--json", help="the result as JSON")] = False,
 ) -> None:
     """Copy a release's images by digest, with signatures and SBOMs; what is there already is left alone. Needs logins of skopeo.

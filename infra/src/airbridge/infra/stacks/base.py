@@ -19,7 +19,7 @@ from airbridge.infra.cdk import (
 )
 from airbridge.infra.cdk import TerraformStack as _TerraformStack
 from airbridge.infra.environment import Environment
-from airbridge.infra.releases import Releases
+from airbridge.infra.trust.releases import Releases
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Template
 
-from airbridge.infra.constructs.compute import release_check
-from airbridge.infra.releases import SignedRelease
+from airbridge.infra.trust import release_check
+from airbridge.infra.trust.releases import SignedRelease
 
 #: AWS configuration of the agent and of tasks, on the host and in the container. Neither contains a secret.
 AGENT_AWS_CONFIG = "/etc/airbridge/aws-agent.config"

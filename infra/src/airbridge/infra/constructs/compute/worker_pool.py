@@ -11,8 +11,8 @@ from airbridge.infra.constructs.compute.worker_image import WorkerImage
 from airbridge.infra.constructs.monitoring.alarm import Alarm, AlarmProps
 from airbridge.infra.constructs.monitoring.log_group import log_group
 from airbridge.infra.exceptions import InfraError
-from airbridge.infra.releases import SignedRelease
 from airbridge.infra.scaling import BACKLOG, NAMESPACE, WORK, ScalingPlan
+from airbridge.infra.trust.releases import SignedRelease
 
 HOOK = "drain"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 from string import Template
 
-from airbridge.infra.releases import SignedRelease
+from airbridge.infra.trust.releases import SignedRelease
 
 PROGRAM = "/usr/local/bin/airbridge-verify"
 
