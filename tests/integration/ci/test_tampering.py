@@ -5,7 +5,9 @@ What is synthesised, and what runs on an instance, is refused by `tests/infra/te
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import shutil
 import stat
 import sys
@@ -32,6 +34,7 @@ from airbridge.ci.registry import Registry
 from airbridge.ci.release import pins
 from airbridge.ci.release.manifest import Manifest
 from airbridge.ci.release.signers import Signer
+from airbridge.ci.rollout.cdktf import Cdktf
 from airbridge.ci.rollout.rules import Rules
 from airbridge.ci.tools import run
 
@@ -387,3 +390,33 @@ def test_8_user_data(project: Tree, instance: Instance, what: str) -> None:
         )
     assert "is not run" in str(refused.value)
     assert isinstance(refused.value, CiError)
+
+
+def test_rolled_back_wave_is_synthesised(project: Tree) -> None:
+    """On the way back the stacks are made of the signed release of before, and the files are as they were afterwards."""
+    python = ROOT / "infra/.venv/bin/python"
+    if not python.exists():
+        pytest.skip("CDK for Terraform is not installed: make infra-install")
+    releases = (project.release(2), project.release(1))
+    command = (f"CDKTF_OUTDIR={project.root / 'out'}", str(python), "-m", "airbridge.infra.app")
+    apply = Cdktf(project.checkout, "prod", command, releases)
+    files = {path: path.read_text() for path in (project.root / "infra/environments").iterdir()}
+    old = pins.WorkerImages.of(releases[1].release)
+    apply("edge-eu-west-1", old)
+    assert files == {path: path.read_text() for path in (project.root / "infra/environments").iterdir()}
+    [stack] = (project.root / "out").glob("stacks/edge-eu-west-1/cdk.tf.json")
+    templates = json.loads(stack.read_text())["resource"]["aws_launch_template"].values()
+    for template in templates:
+        script = base64.b64decode(template["user_data"]).decode()
+        assert f"airbridge-verify {registry_of(script)}/edge-worker@{old.worker}\n" in script
+        assert releases[1].release.canonical().decode() in script
+    forged = pins.WorkerImages(f"sha256:{'ab' * 32}")
+    with pytest.raises(ToolError, match="in no signed release"):
+        apply("edge-eu-west-1", forged)
+
+
+def registry_of(script: str) -> str:
+    """Return the registry and prefix of the image that a boot script pulls."""
+    found = re.search(r"docker pull (\S+)/edge-worker@", script)
+    assert found
+    return found[1]
