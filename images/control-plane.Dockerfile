@@ -6,9 +6,10 @@ ARG BASE_IMAGE
 FROM ${BASE_IMAGE} AS base
 ARG SOURCE_DATE_EPOCH=0
 # Hash-based bytecode of the standard library: the root file system is read-only, so it is compiled now or at every start.
-# No program keeps the right to become another user.
+# No program keeps the right to become another user. Upstream's base brings pip: nothing installs packages in a running container.
 RUN --mount=type=bind,source=debs,target=/debs \
     dpkg --path-exclude='/usr/share/doc/*' --path-exclude='/usr/share/man/*' --install /debs/*.deb \
+ && rm -rf /usr/local/lib/python3.*/site-packages/* /usr/local/lib/python3.*/ensurepip /usr/local/bin/pip* /usr/local/bin/wheel \
  && python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))' > /tmp/stdlib \
  && PYTHONHASHSEED=0 python3 -m compileall -q -x '/(test|tests|idlelib|lib2to3|site-packages|dist-packages)/' \
       --invalidation-mode unchecked-hash "$(cat /tmp/stdlib)" \

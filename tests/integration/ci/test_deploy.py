@@ -23,6 +23,7 @@ from tests.unit.ci.tree import Tree, git, plant_tree, start_history
 
 from airbridge.ci.exceptions import CiError
 from airbridge.ci.release import pins
+from airbridge.ci.release.manifest import Manifest
 from airbridge.ci.rollout.testing import Behaviour, Fleet
 from airbridge.ci.tools import run
 
@@ -207,7 +208,8 @@ def test_rollback_deploys_control_plane_last(project: Tree, platform: World) -> 
     """On the way back the regions go first: the older control plane would not know the newer workers."""
     for name in ("dev", "staging", "prod"):
         project.pin(name, project.release(2))
-    git(project, "commit", "--quiet", "--all", "-m", "Release 2 everywhere")
+    git(project, "add", "-A")
+    git(project, "commit", "--quiet", "-m", "Release 2 everywhere")
     done = ci(project, "promote", "staging", "prod", "--rollback")
     assert done.returncode == 0, done.stderr
     done = deploy(project, platform)
@@ -215,6 +217,20 @@ def test_rollback_deploys_control_plane_last(project: Tree, platform: World) -> 
     old = project.release(1).release.images["edge-worker"].digest
     assert platform.fleet.deployed[-1] == ("control-plane", old)
     assert len(platform.fleet.deployed) == len(platform.fleet.regions) + 2
+
+
+def test_wave_never_goes_back_to_unsigned(project: Tree, platform: World) -> None:
+    """The release that a failed wave would go back to is verified before the first wave: its digests are applied, too."""
+    path = pins.release_path("prod")
+    for text, subject in (
+        (Manifest(release=project.release(2).release).text(), "A release that nobody signed"),
+        (project.release(1).text(), "Release 1 again"),
+    ):
+        project.write(path, text)
+        git(project, "commit", "--quiet", "--all", "-m", subject)
+    done = deploy(project, platform)
+    assert (done.returncode, platform.fleet.deployed) == (4, []), done.stderr
+    assert "the manifest is not signed" in done.stderr
 
 
 def test_deployment_needs_committed_files(project: Tree, platform: World) -> None:

@@ -16,6 +16,7 @@ from airbridge.ci.images.layout import digest_of
 from airbridge.ci.publish import Publisher, require_published
 from airbridge.ci.registry import Registry, tag_of
 from airbridge.ci.release.manifest import Manifest
+from airbridge.ci.release.signers import Signer
 from airbridge.ci.tools import run
 
 
@@ -154,12 +155,14 @@ def test_cosign_refuses_unsigned_image(registry: Registry, published: Manifest, 
     )
     image = published.release.images["edge-worker"]
     signed.sign("edge-worker", image.digest, str(tmp_path / "ours.key"))
-    signed.verify("edge-worker", image.digest, str(tmp_path / "ours.pub"))
+    signed.verify("edge-worker", image.digest, Signer(key=str(tmp_path / "ours.pub")))
     with pytest.raises(RegistryError, match="no signature"):
-        signed.verify("edge-worker", image.digest, str(tmp_path / "theirs.pub"))
+        signed.verify("edge-worker", image.digest, Signer(key=str(tmp_path / "theirs.pub")))
     with pytest.raises(RegistryError, match="no signature"):
         signed.verify(
-            "control-plane", published.release.images["control-plane"].digest, str(tmp_path / "ours.pub")
+            "control-plane",
+            published.release.images["control-plane"].digest,
+            Signer(key=str(tmp_path / "ours.pub")),
         )
 
 

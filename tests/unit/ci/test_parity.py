@@ -132,6 +132,7 @@ TABLE = (
     Planted("the images are swapped", edit(STAGING, r'^worker = "edge-worker@', 'worker = "control-plane@'), "image-name", STAGING, "^worker"),
     Planted("a digest of another build", edit(STAGING, r'^worker = ".*"', f'worker = "edge-worker@{digest(77)}"'), "image-of-release", STAGING, "^worker"),
     Planted("the previous worker by a tag", edit(STAGING, r'^(worker = .*)', r'\1\nprevious_worker = "edge-worker:0.0.9"'), "image-by-digest", STAGING, "^previous_worker"),
+    Planted("a previous worker of no signed release", edit(STAGING, r'^(worker = .*)', rf'\1\nprevious_worker = "edge-worker@{digest(77)}"'), "previous-release", STAGING, "^previous_worker"),
     Planted("a digest of no release at all", _unlist_release, "image-of-release", STAGING, "^control_plane|^worker"),
     Planted("an environment ahead of its predecessor", _release("prod", 2), "environment-ahead", PROD_RELEASE, "committed_at"),
     Planted("a release that was altered", _alter_release(r'"airflow": "3\.0\.4"', '"airflow": "3.0.5"'), "release-signature", PROD_RELEASE, "signatures"),

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.ci.tree import RELEASES, STACK, Tree, git, stack, start_history
 
 from airbridge.ci.exceptions import CiError, PromotionRefused, ToolError
-from airbridge.ci.release import manifest, pins
+from airbridge.ci.release import manifest, pins, previous
 from airbridge.ci.release.manifest import Manifest
 from airbridge.ci.rollout.promotion import Direction, Promotion
 from airbridge.ci.rollout.rules import Rules
@@ -57,6 +57,20 @@ def test_promotion_is_one_commit(history: Tree) -> None:
     changed = git(history, "show", "--name-only", "--format=%s", "HEAD").split()
     assert {pins.toml_path("staging"), pins.release_path("staging")} <= set(changed)
     assert git(history, "status", "--porcelain") == ""
+
+
+def test_previous_release_is_kept(history: Tree) -> None:
+    """The release that leaves stays beside the new one, signed, for as long as its worker is admitted; then it goes."""
+    _, move = promotion(history)
+    leaving = manifest.parse(history.read(pins.release_path("staging")), "")
+    move.commit(move.write())
+    assert previous.load(history.checkout, "staging") == (leaving,)
+    assert not list(
+        previous.problems(history.checkout, "staging", {leaving.signatures[0].kid: history.key.public_key()})
+    )
+    history.edit(previous.path("staging"), r'"schema": 1', '"schema": 1, "schema": 1')
+    with pytest.raises(CiError, match="more than once"):
+        previous.load(history.checkout, "staging")
 
 
 def test_promotion_edits_digests_only(history: Tree) -> None:
@@ -317,6 +331,20 @@ def _unreleased_previous(tree: Tree) -> None:
     git(tree, "commit", "--quiet", "--all", "-m", "Another worker")
 
 
+def _forged_previous(tree: Tree) -> None:
+    tree.pin("prod", tree.release(2))
+    tree.edit(previous.path("prod"), r'"python": "3\.12\.14"', '"python": "3.12.13"')
+    git(tree, "add", "-A")
+    git(tree, "commit", "--quiet", "-m", "A previous release, altered")
+
+
+def _lost_previous(tree: Tree) -> None:
+    tree.pin("prod", tree.release(2))
+    (tree.root / previous.path("prod")).unlink()
+    git(tree, "add", "-A")
+    git(tree, "commit", "--quiet", "-m", "A previous release, lost")
+
+
 def _prod_of_another_branch(tree: Tree) -> None:
     elsewhere = tree.release(RELEASES)
     tree.pin("prod", elsewhere)
@@ -335,6 +363,8 @@ def _prod_of_another_branch(tree: Tree) -> None:
             _unreleased_previous,
             r"prod\.toml:\d+: previous_worker is edge-worker@sha256:cdcd\w+, of no release",
         ),
+        (_forged_previous, r"prod\.toml:\d+: previous_worker: the signature of \w+ does not match"),
+        (_lost_previous, r"previous_worker: no release in infra/environments/prod\.previous\.json names"),
         (_prod_of_another_branch, "which is not in this branch"),
     ],
 )
@@ -349,7 +379,8 @@ def test_previous_worker_of_a_release_is_deployed(history: Tree) -> None:
     """The worker of the release before is admitted beside the current one."""
     for number in (2, 3):
         history.pin("prod", history.release(number))
-        git(history, "commit", "--quiet", "--all", "-m", f"Release {number} in prod")
+        git(history, "add", "-A")
+        git(history, "commit", "--quiet", "-m", f"Release {number} in prod")
     assert pins.PREVIOUS in pins.load(history.checkout, "prod").images
     found = Rules(history.checkout, Fleet({}).now()).check_deployment("prod")
     assert found.release.digest == history.release(3).release.digest

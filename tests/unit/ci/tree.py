@@ -13,11 +13,11 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from airbridge.ci.checkout import Checkout
+from airbridge.ci.checkout import Checkout, Source
 from airbridge.ci.images.specs import ARCHITECTURES
 from airbridge.ci.parity.facts import Facts
 from airbridge.ci.parity.inventory import registry
-from airbridge.ci.release import keys, pins
+from airbridge.ci.release import keys, pins, previous
 from airbridge.ci.release.manifest import (
     Manifest,
     Part,
@@ -26,6 +26,7 @@ from airbridge.ci.release.manifest import (
     ReleaseVersions,
     encode,
     key_id,
+    parse,
 )
 from airbridge.ci.tools import run
 
@@ -114,10 +115,16 @@ class Tree:
         """Put an environment on a release, as a promotion does."""
         found = pins.load(self.checkout, environment)
         control_plane = manifest.release.images[pins.KEYS["control_plane"]].digest
-        self.write(
-            pins.toml_path(environment), found.moved(pins.WorkerImages.of(manifest.release), control_plane)
+        path, release = pins.toml_path(environment), pins.release_path(environment)
+        moved = found.moved(pins.WorkerImages.of(manifest.release), control_plane)
+        known = [parse(self.read(release), release)] if (self.root / release).exists() else []
+        kept = previous.text_of(
+            pins.Pins(Source(path, moved)), [*known, *previous.load(self.checkout, environment)]
         )
-        self.write(pins.release_path(environment), manifest.text())
+        self.write(path, moved)
+        self.write(release, manifest.text())
+        if kept is not None:
+            self.write(previous.path(environment), kept)
 
 
 def start_history(tree: Tree, subject: str) -> None:

@@ -7,7 +7,6 @@ referrers API look. Artifacts that only the referrers API lists are not copied.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -47,16 +46,7 @@ class Copier:
         for digest in _subjects(image):
             self.source.manifest(name, digest)
         for part in image.parts.values():
-            self._require_sbom(self.source, name, part.digest, part.sbom)
-
-    def _require_sbom(self, registry: Registry, name: str, subject: str, sbom: str) -> None:
-        where = f"{registry.address}/{name}: {subject}: its SBOM"
-        try:
-            listed = json.loads(registry.tagged(name, registry.sbom_tag(subject)))["layers"]
-        except RegistryError as error:
-            raise RegistryError(f"{where} {sbom} cannot be read: {error}") from error
-        if [layer["digest"] for layer in listed] != [sbom]:
-            raise RegistryError(f"{where} is {listed}, and the release names {sbom}")
+            self.source.sbom(name, part.digest, part.sbom)
 
     def _image(self, name: str, image: ReleasedImage, tag: str) -> Copied:
         missing = [digest for digest in _subjects(image) if not self.target.holds(name, digest)]
@@ -67,12 +57,14 @@ class Copier:
             self.target.manifest(name, digest)
         artifacts = tuple(self._artifacts(name, image))
         for part in image.parts.values():
-            self._require_sbom(self.target, name, part.digest, part.sbom)
+            self.target.sbom(name, part.digest, part.sbom)
         return Copied(name, self.target.reference(name, image.digest), bool(missing), artifacts)
 
     def _artifacts(self, name: str, image: ReleasedImage) -> Iterator[str]:
         """Copy what belongs to the image, and yield the tags that were not yet there, or named something older."""
-        prefixes = tuple(digest.replace(":", "-") for digest in _subjects(image))
+        bills = [self.source.sbom(name, part.digest, part.sbom) for part in image.parts.values()]
+        # An SBOM is an artifact of its own, with a signature of its own.
+        prefixes = tuple(digest.replace(":", "-") for digest in (*_subjects(image), *bills))
         there = set(self.target.tags(name))
         for tag in sorted(tag for tag in self.source.tags(name) if tag.startswith(prefixes)):
             wanted = digest_of(self.source.tagged(name, tag))

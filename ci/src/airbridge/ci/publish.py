@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from airbridge.ci.exceptions import BuildError, RegistryError
+from airbridge.ci.images import provenance
 from airbridge.ci.images.assemble import Output
 from airbridge.ci.images.layout import digest_of
 from airbridge.ci.registry import Registry, tag_of
-from airbridge.ci.release.manifest import Manifest, ReleasedImage
+from airbridge.ci.release.manifest import Manifest, Release, ReleasedImage
+from airbridge.ci.release.signers import Signer
 
 
 @dataclass(frozen=True)
@@ -29,24 +31,28 @@ class Publisher:
     output: Output
     report: Callable[[str], None]
     sign: str | None = None
+    #: Builder that the provenance names.
+    builder: str = provenance.BY_HAND
 
     def publish(self, manifest: Manifest) -> list[Published]:
         """Publish all images of the manifest. Raises BuildError if the output does not match the manifest."""
         return [
-            self._image(name, image, tag_of(manifest.release))
-            for name, image in manifest.release.all_images.items()
+            self._image(name, image, manifest.release) for name, image in manifest.release.all_images.items()
         ]
 
-    def _image(self, name: str, image: ReleasedImage, tag: str) -> Published:
+    def _image(self, name: str, image: ReleasedImage, release: Release) -> Published:
         folder = self.output.image(name)
         if (found := digest_of((folder / "manifest.json").read_bytes())) != image.digest:
             raise BuildError(f"{folder}: holds {found}, the manifest says {image.digest}")
         self.report(f"{name}: pushing {image.digest}")
-        self.registry.push(folder, name, tag)
+        self.registry.push(folder, name, tag_of(release))
         self.registry.manifest(name, image.digest)
         if self.sign is not None:
             self.report(f"{name}: signing")
             self.registry.sign(name, image.digest, self.sign or None)
+            self.report(f"{name}: signing its provenance")
+            told = provenance.predicate(release, name, self.builder)
+            self.registry.attest(name, image.digest, provenance.COSIGN_TYPE, told, self.sign or None)
         bills = tuple(self._sbom(name, architecture, image) for architecture in image.parts)
         return Published(name, self.registry.reference(name, image.digest), bills)
 
@@ -57,11 +63,17 @@ class Publisher:
             raise BuildError(
                 f"{self.output.sbom(name, architecture)}: is not the SBOM that the manifest names"
             )
-        return self.registry.attach_sbom(name, part.digest, content)
+        attached = self.registry.attach_sbom(name, part.digest, content)
+        if self.sign is not None:
+            self.registry.sign(name, attached, self.sign or None)
+        return attached
 
 
-def require_published(registry: Registry, manifest: Manifest, cosign_key: str | None) -> None:
-    """RegistryError unless the registry holds every image of the release under its digest, signed if a key is given."""
+def require_published(registry: Registry, manifest: Manifest, signer: Signer | None) -> None:
+    """RegistryError unless the registry holds every image of the release under its digest, with its SBOM.
+
+    With a signer, images, SBOMs and provenance must be signed by that one, and the provenance must be that of the release.
+    """
     for name, image in manifest.release.all_images.items():
         registry.manifest(name, image.digest)
         for architecture, part in image.parts.items():
@@ -69,5 +81,15 @@ def require_published(registry: Registry, manifest: Manifest, cosign_key: str | 
                 registry.manifest(name, part.digest)
             except RegistryError as error:
                 raise RegistryError(f"{name} for {architecture}: {error}") from error
-        if cosign_key is not None:
-            registry.verify(name, image.digest, cosign_key)
+            bill = registry.sbom(name, part.digest, part.sbom)
+            if signer is not None:
+                registry.verify(name, bill, signer)
+        if signer is not None:
+            registry.verify(name, image.digest, signer)
+            _require_provenance(registry, manifest.release, name, signer)
+
+
+def _require_provenance(registry: Registry, release: Release, name: str, signer: Signer) -> None:
+    """RegistryError unless the signer signed provenance of this image, and all of it is what the release says."""
+    for statement in registry.attested(name, release.all_images[name].digest, provenance.COSIGN_TYPE, signer):
+        provenance.require(statement, release, name, signer.builder)

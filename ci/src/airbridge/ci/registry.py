@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from airbridge.ci.exceptions import RegistryError, ToolError
 from airbridge.ci.images import sbom
 from airbridge.ci.images.layout import VERSION_LINE, digest_of
 from airbridge.ci.release.manifest import Release
+from airbridge.ci.release.signers import Signer
 from airbridge.ci.tools import Run
 
 _OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -105,7 +108,7 @@ class Registry:
 
     def attach_sbom(self, name: str, subject: str, content: bytes) -> str:
         """Put an SBOM beside an image, as an artifact that refers to it; returns the artifact's digest."""
-        size = len(self.manifest(name, subject))
+        image = self.manifest(name, subject)
         config = b"{}"
         artifact = {
             "schemaVersion": 2,
@@ -113,7 +116,8 @@ class Registry:
             "artifactType": sbom.MEDIA_TYPE,
             "config": {"mediaType": _OCI_CONFIG, "digest": digest_of(config), "size": len(config)},
             "layers": [{"mediaType": sbom.MEDIA_TYPE, "digest": digest_of(content), "size": len(content)}],
-            "subject": {"mediaType": _OCI_MANIFEST, "digest": subject, "size": size},
+            # A registry lists the artifact among the image's referrers by this, which must be the image's own type.
+            "subject": {"mediaType": json.loads(image)["mediaType"], "digest": subject, "size": len(image)},
         }
         raw = json.dumps(artifact, indent=2).encode()
         with tempfile.TemporaryDirectory() as scratch:
@@ -125,6 +129,27 @@ class Registry:
             self.push(folder, name, self.sbom_tag(subject))
         return digest_of(raw)
 
+    def sbom(self, name: str, subject: str, expected: str) -> str:
+        """Return the digest of the artifact that has an image's SBOM. RegistryError unless it refers to the image and has those bytes."""
+        where = f"{self.address}/{name}: {subject}: its SBOM"
+        tag = self.sbom_tag(subject)
+        try:
+            raw = self.tagged(name, tag)
+            artifact = json.loads(raw)
+            with tempfile.TemporaryDirectory() as scratch:
+                self.run(
+                    "skopeo", "copy", "--quiet", "--preserve-digests", f"--src-tls-verify={self._verify}",
+                    f"docker://{self.reference(name, digest_of(raw))}", f"dir:{scratch}",
+                )  # fmt: skip
+        except (RegistryError, ToolError, ValueError) as error:
+            raise RegistryError(f"{where} {expected} cannot be read: {error}") from error
+        listed = [layer["digest"] for layer in artifact.get("layers", ())]
+        if listed != [expected]:
+            raise RegistryError(f"{where} is {listed}, and the release names {expected}")
+        if artifact.get("subject", {}).get("digest") != subject:
+            raise RegistryError(f"{where} refers to {artifact.get('subject')}")
+        return digest_of(raw)
+
     @staticmethod
     def sbom_tag(subject: str) -> str:
         """Return the tag of an image's SBOM, for clients without the referrers API."""
@@ -132,25 +157,45 @@ class Registry:
 
     def sign(self, name: str, digest: str, key: str | None) -> None:
         """Sign with cosign: with a key, or without one as the pipeline's own identity."""
-        how = ["--key", key, "--tlog-upload=false"] if key else ["--yes"]
-        insecure = ["--allow-insecure-registry", "--allow-http-registry"] if self.plain else []
-        self.run("cosign", "sign", *how, *insecure, self.reference(name, digest))
+        self.run("cosign", "sign", *self._how(key), *self._insecure, self.reference(name, digest))
 
-    def verify(self, name: str, digest: str, key: str) -> None:
-        """RegistryError unless cosign finds a signature of that key."""
-        insecure = ["--allow-insecure-registry", "--allow-http-registry"] if self.plain else []
-        try:
+    def attest(self, name: str, digest: str, kind: str, predicate: bytes, key: str | None) -> None:
+        """Sign an in-toto statement about an image with cosign, and store it beside the image."""
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+            file.write(predicate)
+            file.flush()
             self.run(
-                "cosign",
-                "verify",
-                "--key",
-                key,
-                "--insecure-ignore-tlog",
-                *insecure,
+                "cosign", "attest", "--type", kind, "--predicate", file.name, *self._how(key), *self._insecure,
                 self.reference(name, digest),
+            )  # fmt: skip
+
+    def verify(self, name: str, digest: str, signer: Signer) -> None:
+        """RegistryError unless cosign finds a signature of that signer."""
+        reference = self.reference(name, digest)
+        try:
+            self.run("cosign", "verify", *signer.options, *self._insecure, reference)
+        except ToolError as error:
+            raise RegistryError(f"{reference}: no signature of {signer}: {error}") from error
+
+    def attested(self, name: str, digest: str, kind: str, signer: Signer) -> list[dict[str, Any]]:
+        """Return the statements about an image that this signer signed. RegistryError if there is none."""
+        reference = self.reference(name, digest)
+        try:
+            written = self.run(
+                "cosign", "verify-attestation", "--type", kind, *signer.options, *self._insecure, reference
             )
         except ToolError as error:
-            raise RegistryError(f"{self.reference(name, digest)}: no signature of {key}: {error}") from error
+            raise RegistryError(f"{reference}: no {kind} signed by {signer}: {error}") from error
+        envelopes = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
+        return [json.loads(base64.b64decode(envelope["payload"])) for envelope in envelopes]
+
+    @staticmethod
+    def _how(key: str | None) -> list[str]:
+        return ["--key", key, "--tlog-upload=false"] if key else ["--yes"]
+
+    @property
+    def _insecure(self) -> list[str]:
+        return ["--allow-insecure-registry", "--allow-http-registry"] if self.plain else []
 
     @property
     def _verify(self) -> str:

@@ -19,6 +19,7 @@ from airbridge.infra.stacks.bootstrap import BootstrapStack
 from airbridge.infra.stacks.control_plane import ControlPlaneStack
 from airbridge.infra.stacks.edge import EdgeStack
 from airbridge.infra.stacks.foundation import FoundationStack
+from airbridge.infra.trust import releases
 
 
 def wire(app: App, deployment: Deployment) -> None:
@@ -33,6 +34,7 @@ def wire(app: App, deployment: Deployment) -> None:
 def synthesise(settings: Settings, outdir: Path | None = None) -> Path:
     """Write the stacks of the environment that `settings` names; return where they are."""
     environment = environments.load(settings.file)
+    verified = releases.load(environment, settings.environments, settings.release_keys)
     if outdir is not None:
         outdir.mkdir(parents=True, exist_ok=True)
     app = App(outdir=str(outdir)) if outdir else App()
@@ -44,6 +46,7 @@ def synthesise(settings: Settings, outdir: Path | None = None) -> Path:
         local_state=settings.local_state,
         python=os.path.relpath(sys.executable, stack_directory),
         policy=task_policy.load(settings.policy_file),
+        releases=verified,
     )
     wire(app, deployment)
     app.synth()

@@ -3,6 +3,7 @@
 InfraError
 ├── EnvironmentFileError    an environment file cannot be read, or a key in it is wrong
 ├── UnsafeStackError        the stacks refuse to be synthesised like this
+├── ReleaseError            an image is in no signed release, or a release is not signed by a trusted key
 ├── PolicyError             an IAM statement is broader than the project allows
 ├── CatalogueError          Terraform's outputs do not make a region catalogue
 ├── EmulatorError           the local emulator did not start, or answers wrongly
@@ -22,6 +23,10 @@ class EnvironmentFileError(InfraError):
 
 class UnsafeStackError(InfraError):
     """The stacks refuse to be synthesised like this."""
+
+
+class ReleaseError(InfraError):
+    """An image is in no signed release, or a release is not signed by a trusted key."""
 
 
 class PolicyError(InfraError):

@@ -34,6 +34,11 @@ class Settings:
         """The policy of the environment, beside the folder of environments; there need not be one."""
         return self.environments.parent / "policies" / f"{self.environment}.toml"
 
+    @property
+    def release_keys(self) -> Path:
+        """The keys that may sign releases, in the checkout that the folder of environments is in."""
+        return self.environments.absolute().parent.parent / "images" / "release-keys.toml"
+
     @classmethod
     def read(cls, variables: Mapping[str, str] = os.environ) -> Settings:
         """Settings from environment variables; InfraError names the variable that is wrong."""

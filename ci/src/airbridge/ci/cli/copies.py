@@ -15,8 +15,12 @@ from airbridge.ci.copies import Copier
 from airbridge.ci.exceptions import CiError
 from airbridge.ci.publish import require_published
 from airbridge.ci.registry import Registry
-from airbridge.ci.release import keys, manifest, pins
+from airbridge.ci.release import keys, manifest, pins, signers
 from airbridge.ci.tools import run
+
+Keys = Annotated[
+    Path | None, typer.Option("--keys", help="the trusted keys, if not the checkout's", show_default=False)
+]
 
 
 def copy(
@@ -34,10 +38,11 @@ def copy(
     cosign_key: Annotated[
         str | None, typer.Option(help="the copies must be signed by this cosign key")
     ] = None,
-    trusted: Annotated[
-        Path | None,
-        typer.Option("--keys", help="the trusted keys, if not the checkout's", show_default=False),
-    ] = None,
+    keyless: Annotated[
+        bool,
+        typer.Option(help="the copies must be signed by the pipeline that images/release-keys.toml names"),
+    ] = False,
+    trusted: Keys = None,
     as_json_: Annotated[bool, typer.Option("--json", help="the result as JSON")] = False,
 ) -> None:
     """Copy a release's images by digest, with signatures and SBOMs; what is there already is left alone. Needs logins of skopeo.
@@ -49,6 +54,7 @@ def copy(
     checkout = Checkout.find(root.resolve())
     release = manifest.load(file or _release_of(checkout, source))
     release.verify(keys.load(trusted or checkout.root / keys.FILE))
+    signer = signers.chosen(checkout, cosign_key, keyless=keyless)
     origin = Registry(_addresses(checkout, source)[0], run, plain_http)
     rows = []
     for place, address in enumerate(_addresses(checkout, target)):
@@ -59,7 +65,7 @@ def copy(
                 output.report(f"{address.partition('/')[0]}: made the repository {name}")
         there = Registry(address, run, plain_http)
         rows += [asdict(each) for each in Copier(origin, there, output.report).copy(release)]
-        require_published(there, release, cosign_key)
+        require_published(there, release, signer)
     if as_json_:
         output.result_json(rows)
     else:

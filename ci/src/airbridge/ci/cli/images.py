@@ -15,7 +15,7 @@ from airbridge.ci.checkout import Checkout
 from airbridge.ci.cli import exit_codes, output
 from airbridge.ci.exceptions import BuildError, CiError
 from airbridge.ci.images import base as bases
-from airbridge.ci.images import inventory
+from airbridge.ci.images import inventory, provenance
 from airbridge.ci.images.assemble import Output, PartRecord, assemble, write_part
 from airbridge.ci.images.build import Builder, require_uv
 from airbridge.ci.images.derived import DerivedBuilder, Recipe
@@ -26,7 +26,7 @@ from airbridge.ci.parity.finding import as_annotations, as_json, as_text
 from airbridge.ci.parity.inventory import seal as seals
 from airbridge.ci.publish import Publisher, require_published
 from airbridge.ci.registry import Registry
-from airbridge.ci.release import keys, manifest
+from airbridge.ci.release import keys, manifest, signers
 from airbridge.ci.tools import run
 
 Root = Annotated[Path, typer.Option("--root", help="the checkout", show_default=False)]
@@ -239,8 +239,10 @@ def publish(
     signed.verify(keys.load(trusted or checkout.root / keys.FILE))
     remote = Registry(registry, run, plain_http)
     sign = "" if keyless else cosign_key
-    published = Publisher(remote, target, output.report, sign).publish(signed)
-    require_published(remote, signed, None)
+    signer = signers.pipeline(checkout) if keyless else None
+    builder = signer.builder if signer else provenance.BY_HAND
+    published = Publisher(remote, target, output.report, sign, builder).publish(signed)
+    require_published(remote, signed, signer)
     if as_json_:
         output.result_json([{"image": p.name, "reference": p.reference, "sboms": p.sboms} for p in published])
     else:
@@ -256,10 +258,14 @@ def verify_published(
     cosign_key: Annotated[
         str | None, typer.Option(help="the images must be signed by this cosign key")
     ] = None,
+    keyless: Annotated[
+        bool,
+        typer.Option(help="the images must be signed by the pipeline that images/release-keys.toml names"),
+    ] = False,
     trusted: Keys = None,
     pull_to: Annotated[Path | None, typer.Option(help="also fetch every byte, into this folder")] = None,
 ) -> None:
-    """Check that a registry holds a release: the manifest's signature, every digest, and the bytes behind them.
+    """Check that a registry holds a release: the manifest's signature, every digest, SBOM and provenance, and the bytes behind them.
 
     Example: airbridge-ci verify-published registry.example.com/airbridge release.json --pull-to /tmp/pulled
     """
@@ -267,7 +273,7 @@ def verify_published(
     release = manifest.load(file)
     release.verify(keys.load(trusted or checkout.root / keys.FILE))
     remote = Registry(registry, run, plain_http)
-    require_published(remote, release, cosign_key)
+    require_published(remote, release, signers.chosen(checkout, cosign_key, keyless=keyless))
     for name, image in release.release.all_images.items() if pull_to else ():
         remote.pull(name, image.digest, Path(str(pull_to)) / name)
     output.report(f"{registry} holds release {release.release.digest}")

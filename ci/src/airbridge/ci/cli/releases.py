@@ -18,7 +18,7 @@ from airbridge.ci.release.manifest import Manifest
 from airbridge.ci.release.pins import WorkerImages
 from airbridge.ci.rollout.cdktf import Cdktf, with_progress
 from airbridge.ci.rollout.control_plane import ControlPlane, over_http
-from airbridge.ci.rollout.deployment import ControlPlaneTurn, Rollout
+from airbridge.ci.rollout.deployment import ControlPlaneTurn, Deploy, Rollout
 from airbridge.ci.rollout.drift import find as find_drift
 from airbridge.ci.rollout.pools import AutoScalingPools, images
 from airbridge.ci.rollout.promotion import Direction, Promotion
@@ -169,11 +169,11 @@ def deploy(
         )
     release = rules.check_deployment(environment)
     pinned = pins.load(checkout, environment)
-    before = _before(rules, environment)
+    before = rules.before(environment)
     health = _required(_control_plane(url, token_file, ca, airflow_url, airflow_token_file))
     rollout = Rollout(
         control_plane=health,
-        deploy=with_progress(Cdktf(checkout, environment, tuple(cdktf.split())), output.report),
+        deploy=_applying(checkout, environment, cdktf, release, before),
         step=step,
         old=WorkerImages.of((before or release).release),
         new=WorkerImages.of(release.release),
@@ -188,17 +188,18 @@ def deploy(
         _show(rollout, as_json_)
 
 
+def _applying(
+    checkout: Checkout, environment: str, command: str, release: Manifest, before: Manifest | None
+) -> Deploy:
+    """Return what applies a stack with the images of these releases."""
+    releases = (release, before) if before else (release,)
+    return with_progress(Cdktf(checkout, environment, tuple(command.split()), releases), output.report)
+
+
 def _required(found: ControlPlane | None) -> ControlPlane:
     if found is None:
         raise CiError("deploy watches the new workers: name the control plane with --url")
     return found
-
-
-def _before(rules: Rules, environment: str) -> Manifest | None:
-    try:
-        return rules.earlier(environment, None)
-    except PromotionRefused:
-        return None
 
 
 def _order(release: Manifest, before: Manifest | None, *, only_edge: bool) -> ControlPlaneTurn:

@@ -45,7 +45,7 @@ def debian(run: Run, folder: Path) -> Base:
         _bootstrap(run, archive)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     reference = f"localhost/airbridge-base:{digest[:16]}"
-    _import(run, archive, reference)
+    import_archive(run, archive, reference)
     return Base(reference, f"debian-{DEBIAN_SUITE}-packages@sha256:{digest}")
 
 
@@ -66,7 +66,8 @@ def _bootstrap(run: Run, archive: Path) -> None:
     half.rename(archive)
 
 
-def _import(run: Run, archive: Path, reference: str) -> None:
+def import_archive(run: Run, archive: Path, reference: str) -> None:
+    """Put a root file system into the local storage, as an image of one layer under `reference`."""
     container = run("buildah", "from", "scratch").strip()
     try:
         run("buildah", "add", "--quiet", container, archive, "/")

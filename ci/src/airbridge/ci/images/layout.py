@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,11 +30,13 @@ def digest_of(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class File:
-    """A file of an image. `text` is kept only for files that list installed packages."""
+    """A file of an image. `text` is kept only for files that tell what is installed; `openssl` is the version that a library carries."""
 
     path: str
     size: int
     text: str | None = None
+    sha256: str = ""
+    openssl: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def _apply(found: dict[str, File], packed: tarfile.TarFile) -> None:
         elif path.name.startswith(WHITEOUT):
             _remove(found, str(path.with_name(path.name.removeprefix(WHITEOUT))))
         elif member.isfile():
-            added[str(path)] = File(str(path), member.size, _text(packed, member, path))
+            added[str(path)] = _file(packed, member, str(path))
         elif not member.isdir():
             found.pop(str(path), None)
     found.update(added)
@@ -120,14 +123,21 @@ def _remove(found: dict[str, File], path: str) -> None:
         del found[gone]
 
 
-def _text(packed: tarfile.TarFile, member: tarfile.TarInfo, path: PurePosixPath) -> str | None:
-    telling = (path.name == "METADATA" and path.parent.name.endswith(".dist-info")) or str(path) in (
-        "/var/lib/dpkg/status",
-        "/etc/os-release",
-        "/usr/lib/os-release",
+_TELLING = re.compile(
+    r"/(?:[^/]+\.dist-info/(?:METADATA|RECORD)|var/lib/dpkg/status|var/lib/dpkg/info/[^/]+\.list"
+    r"|(?:etc|usr/lib)/os-release|usr/local/include/python3\.\d+/patchlevel\.h)$"
+)
+_OPENSSL = re.compile(rb"OpenSSL (\d+\.\d+\.\d+[a-z]?) +\d{1,2} [A-Z][a-z]{2} \d{4}")
+
+
+def _file(packed: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> File:
+    reader = packed.extractfile(member)
+    content = reader.read() if reader else b""
+    text = content.decode("utf-8", "replace") if _TELLING.search(path) else None
+    openssl = _OPENSSL.search(content) if ".so" in path else None
+    return File(
+        path, member.size, text, hashlib.sha256(content).hexdigest(), openssl[1].decode() if openssl else ""
     )
-    content = packed.extractfile(member) if telling else None
-    return content.read().decode("utf-8", "replace") if content else None
 
 
 def settle(folder: Path) -> Layout:

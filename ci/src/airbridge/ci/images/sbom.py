@@ -24,6 +24,7 @@ def document(name: str, layout: Layout, inventory: Inventory) -> bytes:
         "version": 1,
         "metadata": {"component": _image(name, layout)},
         "components": [_component(package, inventory.system) for package in inventory.packages],
+        "dependencies": _graph(name, layout, inventory),
     }
     return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
 
@@ -36,15 +37,35 @@ def packages(content: bytes) -> set[tuple[str, str, str]]:
     }
 
 
+def _graph(name: str, layout: Layout, inventory: Inventory) -> list[dict[str, Any]]:
+    """Return the edges of the image and of each component, by reference; a component without any is listed, too."""
+    refs: dict[tuple[str, str], list[str]] = {}
+    for package in inventory.packages:
+        ref = _purl(package, inventory.system)
+        refs.setdefault((package.kind, package.name), []).append(ref)
+        refs.setdefault((package.kind, f"{package.name}@{package.version}"), []).append(ref)
+    everything = sorted({_purl(package, inventory.system) for package in inventory.packages})
+    edges = {_image_ref(name, layout): everything}
+    for package in inventory.packages:
+        needed = {ref for each in package.requires for ref in refs.get(each, ())}
+        edges.setdefault(_purl(package, inventory.system), []).extend(sorted(needed))
+    return [{"ref": ref, "dependsOn": needed} for ref, needed in edges.items()]
+
+
+def _image_ref(name: str, layout: Layout) -> str:
+    return f"pkg:oci/{name}@{quote(layout.digest, safe='')}"
+
+
 def _image(name: str, layout: Layout) -> dict[str, Any]:
-    digest = layout.digest
+    digest, ref = layout.digest, _image_ref(name, layout)
     labels = layout.config.get("config", {}).get("Labels") or {}
     return {
         "type": "container",
-        "bom-ref": f"pkg:oci/{name}@{quote(digest, safe='')}",
+        "bom-ref": ref,
         "name": name,
         "version": digest,
-        "purl": f"pkg:oci/{name}@{quote(digest, safe='')}?arch={layout.config['architecture']}",
+        "hashes": [{"alg": "SHA-256", "content": digest.removeprefix("sha256:")}],
+        "purl": f"{ref}?arch={layout.config['architecture']}",
         "properties": [{"name": key, "value": value} for key, value in sorted(labels.items())],
     }
 
@@ -58,6 +79,9 @@ def _component(package: Package, system: str) -> dict[str, Any]:
         "version": package.version,
         "purl": purl,
     }
+    if package.files:
+        component["hashes"] = [{"alg": "SHA-256", "content": package.files}]
+        component["properties"] = [{"name": "airbridge:hash-of", "value": "sha256sum of its files, by path"}]
     if package.license:
         component["licenses"] = [{"license": {"name": package.license}}]
     return component
@@ -65,8 +89,8 @@ def _component(package: Package, system: str) -> dict[str, Any]:
 
 def _purl(package: Package, system: str) -> str:
     version = quote(package.version, safe=".-~")
-    if package.kind == "pypi":
-        return f"pkg:pypi/{package.name}@{version}"
+    if package.kind != "deb":
+        return f"pkg:{package.kind}/{package.name}@{version}"
     return (
         f"pkg:deb/debian/{quote(package.name, safe='.-')}@{version}"
         f"?arch={package.architecture}&distro=debian-{system}&upstream={quote(package.source, safe='.-')}"

@@ -32,6 +32,11 @@ class Image:
         """Path of the Dockerfile in the checkout."""
         return f"images/{self.name}.Dockerfile"
 
+    @property
+    def contents(self) -> str:
+        """Path of the file that says what of its locked dependencies it leaves out; there need not be one."""
+        return f"images/{self.name}.toml"
+
 
 CONTROL_PLANE = Image(
     "control-plane",

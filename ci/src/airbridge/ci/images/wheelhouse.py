@@ -53,10 +53,22 @@ def fill(source: Checkout, image: Image, target: Target, context: Path, uv: Path
     (context / "own.txt").write_text("".join(own), encoding="utf-8")
 
 
+def left_out(source: Checkout, image: Image) -> list[str]:
+    """Return the locked dependencies that an image does without. Raises BuildError if one is not in the lock."""
+    if not source.has(image.contents):
+        return []
+    names = sorted(source.source(image.contents).toml.get("left-out", {}))
+    locked = {str(package["name"]) for package in source.source("uv.lock").toml["package"]}
+    if unknown := sorted(set(names) - locked):
+        raise BuildError(f"{image.contents}: {', '.join(unknown)}: not in uv.lock; remove the entry")
+    return names
+
+
 def _locked(source: Checkout, image: Image, uv: Path) -> str:
     return source.run(
         uv, "export", "--quiet", "--frozen", "--no-header", "--no-annotate", "--no-emit-workspace",
         "--no-default-groups", "--package", image.package,
+        *(word for name in left_out(source, image) for word in ("--no-emit-package", name)),
         cwd=source.root,
     )  # fmt: skip
 

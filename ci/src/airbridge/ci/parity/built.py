@@ -8,7 +8,7 @@ from pathlib import Path
 
 from airbridge.ci.exceptions import CiError
 from airbridge.ci.images import derived as derivation
-from airbridge.ci.images import inventory, sbom
+from airbridge.ci.images import inventory, sbom, wheelhouse
 from airbridge.ci.images.assemble import Output
 from airbridge.ci.images.base import DEBIAN_SUITE, pinned
 from airbridge.ci.images.inventory import Inventory, normalise
@@ -109,7 +109,7 @@ def _derived(
             yield Finding(
                 derived.dockerfile, 1, "derived-image", f"{name} {problem}", "a derived image only adds"
             )
-        yield from _bill(output, name, architecture, part, inventory.take(stored))
+        yield from _bill(output, name, architecture, part, stored)
 
 
 def _stored(output: Output, name: str, part: Part | None) -> Layout | None:
@@ -208,7 +208,7 @@ def _part(
     found = inventory.take(layout)
     yield from _installed(facts, str(folder), image, found)
     yield from _configured(loaded, str(folder), layout, image)
-    yield from _bill(output, image.name, architecture, part, found)
+    yield from _bill(output, image.name, architecture, part, layout)
 
 
 class _View(Layout):
@@ -237,6 +237,10 @@ def _installed(facts: Facts, path: str, image: Image, found: Inventory) -> Itera
     for name in image.own_packages:
         if normalise(name) not in found.versions("pypi"):
             yield Finding(path, 1, "image-package", f"{image.name} does not hold {name}", "must")
+    for name in sorted(set(wheelhouse.left_out(facts.checkout, image)) & found.versions("pypi").keys()):
+        yield Finding(
+            path, 1, "image-package", f"{image.name} holds {name}", f"{image.contents} leaves it out"
+        )
     if image.name == "edge-worker":
         for name in _NEVER_ON_THE_EDGE:
             if name in found.versions("pypi"):
@@ -266,7 +270,8 @@ def _configured(loaded: Manifest, path: str, layout: Layout, image: Image) -> It
             yield Finding(path, 1, "image-label", f"{label} is {labels.get(label)}", f"must be {expected}")
 
 
-def _bill(output: Output, name: str, architecture: str, part: Part, found: Inventory) -> Iterator[Finding]:
+def _bill(output: Output, name: str, architecture: str, part: Part, layout: Layout) -> Iterator[Finding]:
+    found = inventory.take(layout)
     path = output.sbom(name, architecture)
     content = path.read_bytes() if path.exists() else b""
     if digest_of(content) != part.sbom:
@@ -279,6 +284,8 @@ def _bill(output: Output, name: str, architecture: str, part: Part, found: Inven
         lists = "lists" if (kind, package, version) in listed else "does not list"
         actual = f"{lists} {kind} {package} {version}"
         yield Finding(str(path), _line_of(content, package), "sbom", actual, "must list what is installed")
+    if listed == there and content != sbom.document(name, layout, found):
+        yield Finding(str(path), 1, "sbom", "has other hashes or edges", "must be what the image gives")
 
 
 def _line_of(content: bytes, name: str) -> int:

@@ -12,7 +12,7 @@ from airbridge.ci.exceptions import CiError, ManifestError
 from airbridge.ci.parity.facts import Facts
 from airbridge.ci.parity.finding import Finding
 from airbridge.ci.parity.matrix import load as load_matrix
-from airbridge.ci.release import keys, manifest, pins
+from airbridge.ci.release import keys, manifest, pins, previous
 from airbridge.ci.release.manifest import Manifest
 from airbridge.ci.release.pins import Pins
 from airbridge.ci.rollout import plan, pools
@@ -137,6 +137,9 @@ def _release(
             expected = f"{path} has {released.digest[:19]}… of {image}: images move by promotion alone"
             yield Finding(found.source.path, found.line(key), "image-of-release", actual, expected)
     yield from _derived_of_release(found, path, loaded)
+    for reference, problem in previous.problems(facts.checkout, name, trusted):
+        expected = "`airbridge-ci promote` writes it beside the release"
+        yield Finding(found.source.path, reference.line, "previous-release", problem, expected)
 
 
 def _derived_of_release(found: Pins, path: str, loaded: Manifest) -> Iterator[Finding]:

@@ -30,16 +30,28 @@ class _Key(BaseModel):
     owner: str
 
 
-class _Keys(BaseModel):
+class Keyless(BaseModel):
+    """Identity that cosign's certificates must have, and who vouches for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    identity: Annotated[str, Field(pattern=r"^https://[^\s@]+@refs/(heads|tags)/\S+$")]
+    issuer: Annotated[str, Field(pattern=r"^https://\S+$")]
+
+
+class Keys(BaseModel):
+    """images/release-keys.toml: keys that sign manifests, and the pipeline that signs images without a key."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: tuple[_Key, ...] = ()
+    keyless: Keyless | None = None
 
 
 def parse(text: str, source: str = FILE) -> dict[str, Ed25519PublicKey]:
     """The trusted keys by their ids; ManifestError names what is wrong."""
     try:
-        listed = _Keys.model_validate(tomllib.loads(text)).key
+        listed = Keys.model_validate(tomllib.loads(text)).key
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise ManifestError(f"{source}: {error}") from error
     return {entry.kid: _public(entry, source) for entry in listed}

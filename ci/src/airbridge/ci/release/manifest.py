@@ -173,7 +173,7 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 def parse(text: str, source: str) -> Manifest:
     """The manifest in `text`; ManifestError names `source` and every wrong key, one that stands there twice included."""
-    _refuse_duplicates(text, source)
+    refuse_duplicates(text, source)
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -181,7 +181,7 @@ def parse(text: str, source: str) -> Manifest:
         raise ManifestError("\n".join(problems)) from error
 
 
-def _refuse_duplicates(text: str, source: str) -> None:
+def refuse_duplicates(text: str, source: str) -> None:
     """Raise ManifestError if an object has a key twice: readers differ in which of the values they take."""
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

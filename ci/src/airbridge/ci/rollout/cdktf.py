@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from airbridge.ci.checkout import Checkout
-from airbridge.ci.release import pins
+from airbridge.ci.release import pins, previous
+from airbridge.ci.release.manifest import Manifest
 from airbridge.ci.release.pins import WorkerImages
 from airbridge.ci.rollout.deployment import Deploy
 
@@ -16,11 +17,15 @@ FOLDER = "infra"
 
 @dataclass(frozen=True)
 class Cdktf:
-    """Applies an environment's stacks. `command` is the program and its options before the stack's name."""
+    """Applies an environment's stacks. `command` is the program and its options before the stack's name.
+
+    `releases` are the verified releases of the rollout: the stacks are only synthesised with digests that a signed one names.
+    """
 
     checkout: Checkout
     environment: str
     command: tuple[str, ...] = ("npx", "--no-install", "cdktf", "deploy", "--auto-approve")
+    releases: tuple[Manifest, ...] = ()
 
     def __call__(self, stack: str, images: WorkerImages) -> None:
         """Apply one stack; CiError (a ToolError) with cdktf's last words if it fails."""
@@ -35,18 +40,35 @@ class Cdktf:
 
     @contextmanager
     def _pinned(self, images: WorkerImages) -> Iterator[None]:
-        """The stacks read the environment's file: for the way back it names the old digests for as long as it takes."""
-        path = self.checkout.root / pins.toml_path(self.environment)
-        before = path.read_text(encoding="utf-8")
-        found = pins.load(Checkout(self.checkout.root, self.checkout.run), self.environment)
+        """The stacks read the environment's files: for the way back they name the old digests for as long as it takes."""
+        checkout = Checkout(self.checkout.root, self.checkout.run)
+        found = pins.load(checkout, self.environment)
         if found.worker_images == images:
             yield
             return
-        path.write_text(found.moved(images), encoding="utf-8")
+        path = pins.toml_path(self.environment)
+        moved = found.moved(images)
+        known = (*self.releases, *previous.load(checkout, self.environment))
+        # Which release names which digest is the synthesis's to find out: it is given all of them.
+        texts = {path: moved, previous.path(self.environment): previous.text(known)}
+        before = {path: self._read(path) for path in texts}
+        self._write(texts)
         try:
             yield
         finally:
-            path.write_text(before, encoding="utf-8")
+            self._write(before)
+
+    def _read(self, path: str) -> str | None:
+        file = self.checkout.root / path
+        return file.read_text(encoding="utf-8") if file.exists() else None
+
+    def _write(self, texts: Mapping[str, str | None]) -> None:
+        for path, text in texts.items():
+            file = self.checkout.root / path
+            if text is None:
+                file.unlink(missing_ok=True)
+            else:
+                file.write_text(text, encoding="utf-8")
 
 
 def with_progress(deploy: Deploy, report: Callable[[str], None]) -> Deploy:

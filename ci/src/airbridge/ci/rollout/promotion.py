@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from airbridge.ci.checkout import Checkout
+from airbridge.ci.checkout import Checkout, Source
 from airbridge.ci.exceptions import PromotionRefused, ToolError
 from airbridge.ci.parity import checks
 from airbridge.ci.parity.finding import as_text
-from airbridge.ci.release import manifest, pins
+from airbridge.ci.release import manifest, pins, previous
 from airbridge.ci.release.manifest import Manifest, Release
+from airbridge.ci.release.pins import Pins
 
 
 @dataclass(frozen=True)
@@ -68,22 +69,31 @@ class Promotion:
         return [Change(what, was, is_) for what, was, is_ in rows if was != is_]
 
     def write(self) -> list[str]:
-        """Pin the release: two files, which are returned. PromotionRefused, and nothing is changed, if parity objects."""
-        found = pins.load(self.checkout, self.target)
-        written = {
-            pins.toml_path(self.target): found.moved(
-                pins.WorkerImages.of(self.manifest.release),
-                self.manifest.release.images[pins.KEYS["control_plane"]].digest,
-            ),
+        """Pin the release; return the files that changed. PromotionRefused, and nothing is changed, if parity objects."""
+        path = pins.toml_path(self.target)
+        moved = pins.load(self.checkout, self.target).moved(
+            pins.WorkerImages.of(self.manifest.release),
+            self.manifest.release.images[pins.KEYS["control_plane"]].digest,
+        )
+        wanted = {
+            path: moved,
             pins.release_path(self.target): self.manifest.text(),
+            previous.path(self.target): previous.text_of(Pins(Source(path, moved)), self._known()),
         }
-        before = {path: self._read(path) for path in written}
+        before = {path: self._read(path) for path in wanted}
+        written = {path: text for path, text in wanted.items() if text != before[path]}
         self._replace(written)
         # What was synthesised before names the images of before.
         if findings := checks.check(Checkout(self.checkout.root, self.checkout.run), synthesised=False):
-            self._replace(before)
+            self._replace({path: before[path] for path in written})
             raise PromotionRefused(f"{self.target} on this release breaks parity:\n{as_text(findings)}")
         return list(written)
+
+    def _known(self) -> list[Manifest]:
+        """Return the releases that may name the target's previous images: the one that it leaves, and those before."""
+        path = pins.release_path(self.target)
+        leaving = [manifest.parse(self.checkout.source(path).text, path)] if self.checkout.has(path) else []
+        return [*leaving, *previous.load(self.checkout, self.target)]
 
     def _read(self, path: str) -> str | None:
         return self.checkout.source(path).text if self.checkout.has(path) else None
@@ -92,7 +102,7 @@ class Promotion:
         for path, text in texts.items():
             target = self.checkout.root / path
             if text is None:
-                target.unlink()
+                target.unlink(missing_ok=True)
             else:
                 target.write_text(text, encoding="utf-8")
 
@@ -111,7 +121,7 @@ class Promotion:
             if run("git", "ls-files", "--", path, cwd=root):
                 run("git", "checkout", "--quiet", "--", path, cwd=root)
             else:
-                (root / path).unlink()
+                (root / path).unlink(missing_ok=True)
 
     def _commit(self, paths: list[str]) -> str:
         run, release = self.checkout.run, self.manifest.release

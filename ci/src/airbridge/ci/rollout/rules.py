@@ -12,7 +12,7 @@ from airbridge.ci.checkout import Checkout
 from airbridge.ci.exceptions import ManifestError, PromotionRefused, ToolError
 from airbridge.ci.parity import checks
 from airbridge.ci.parity.finding import as_text
-from airbridge.ci.release import keys, manifest, pins
+from airbridge.ci.release import keys, manifest, pins, previous
 from airbridge.ci.release.manifest import Manifest, Release
 from airbridge.ci.release.pins import WorkerImages
 from airbridge.ci.rollout.control_plane import ControlPlane, Worker
@@ -99,9 +99,7 @@ class Rules:
     def _previous(self, environment: str) -> None:
         """Require that the second worker images that are admitted are of an earlier release of the environment."""
         found = pins.load(self.checkout, environment)
-        named = [reference for reference in found.references() if reference.key == pins.PREVIOUS]
-        named += found.derived(pins.PREVIOUS_DERIVED).values()
-        for reference in named:
+        for reference in previous.references(found):
             earlier = self._earlier_with(environment, reference)
             if earlier is None:
                 raise PromotionRefused(
@@ -109,6 +107,17 @@ class Rules:
                     f"that {environment} was on: remove the line"
                 )
             earlier.verify(self.trusted())
+        for reference, problem in previous.problems(self.checkout, environment, self.trusted()):
+            raise PromotionRefused(f"{found.source.path}:{reference.line}: {reference.key}: {problem}")
+
+    def before(self, environment: str) -> Manifest | None:
+        """Return the release that a failed wave goes back to; None before the second. ManifestError if it is not signed."""
+        try:
+            found = self.earlier(environment, None)
+        except PromotionRefused:
+            return None
+        found.verify(self.trusted())
+        return found
 
     def _earlier_with(self, environment: str, reference: pins.Reference) -> Manifest | None:
         """Return the last release that an environment was on with that image."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
@@ -19,6 +19,7 @@ from airbridge.infra.cdk import (
 )
 from airbridge.infra.cdk import TerraformStack as _TerraformStack
 from airbridge.infra.environment import Environment
+from airbridge.infra.trust.releases import Releases
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Deployment:
     python: str = "python"
     # What tasks may do beyond their own (TOML); without one, nothing.
     policy: str | None = None
+    # The signed releases that name the environment's images.
+    releases: Releases = field(default_factory=Releases)
 
     @property
     def protect(self) -> bool:

@@ -188,6 +188,7 @@ class EdgeStack(Stack):
                 bundle_bucket=self.names.bundle_bucket(self.region),
                 task_role_arn=self.names.task_role_arn(self.region, pool.name),
                 ca_sha256=self.environment.ca_sha256,
+                release=self.deployment.releases.of(self.environment.worker_image(pool)),
                 key_arn=self.key.arn,
                 tags=self.tags,
             ),

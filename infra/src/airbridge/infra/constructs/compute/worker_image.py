@@ -1,6 +1,7 @@
 """User data of a pool's instances: boot and drain. It contains no secret.
 
-Two systemd units. `airbridge-worker` runs the worker's image by digest; it enrols by proving its IAM role.
+Two systemd units. `airbridge-worker` runs the worker's image by digest, which a signed release must name (`release_check`); it enrols
+by proving its IAM role.
 `airbridge-drain` watches the instance metadata for the three signs of an end (a Spot interruption, a rebalance
 recommendation, the autoscaling group's Terminated target state), then stops the worker, which drains on SIGTERM:
 it takes no new work and finishes what it runs. Only then is the lifecycle hook completed.
@@ -18,6 +19,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Template
+
+from airbridge.infra.trust import release_check
+from airbridge.infra.trust.releases import SignedRelease
 
 #: AWS configuration of the agent and of tasks, on the host and in the container. Neither contains a secret.
 AGENT_AWS_CONFIG = "/etc/airbridge/aws-agent.config"
@@ -50,7 +54,7 @@ give_up() {
 trap give_up ERR
 set -E
 install -d -m 0755 /etc/airbridge /var/lib/airbridge
-retry dnf install -y awscli
+retry dnf install -y $packages
 cat > /etc/airbridge/worker.env <<'END'
 $environment
 END
@@ -131,6 +135,7 @@ ExecStartPre=/bin/sh -c 'until [ -s $agent_credentials ] && [ -s $task_credentia
 # -C: the rule stands already after a restart of this unit.
 ExecStartPre=/bin/sh -c 'iptables -w -C DOCKER-USER -d 169.254.169.254 -j REJECT || iptables -w -I DOCKER-USER -d 169.254.169.254 -j REJECT'
 ExecStartPre=/bin/sh -c 'aws ecr get-login-password --region $region | docker login -u AWS --password-stdin $registry'
+$verify_image
 ExecStartPre=/usr/bin/docker pull $image
 ExecStart=/usr/bin/docker run --rm --name airbridge-worker$gpus --read-only --tmpfs /tmp \\
   --cap-drop ALL --security-opt no-new-privileges --env-file /etc/airbridge/worker.env \\
@@ -167,6 +172,7 @@ WantedBy=multi-user.target
 END
 retry aws s3 cp --region $region s3://$bundle_bucket/trust/ca.crt /etc/airbridge/ca.crt
 $verify_ca
+$install_release
 install -d -m 0700 /var/lib/airbridge/aws
 chown -R 10001:10001 /var/lib/airbridge
 systemctl daemon-reload
@@ -192,6 +198,7 @@ class WorkerImage:
     task_role_arn: str
     gpu: bool = False
     ca_sha256: str | None = None
+    release: SignedRelease | None = None
 
     def script(self) -> str:
         """The boot script."""
@@ -208,6 +215,10 @@ class WorkerImage:
             drain_seconds=self.drain_seconds,
             gpus=" --gpus all" if self.gpu else "",
             verify_ca=_verification(self.ca_sha256),
+            # openssl verifies the release; the machine image need not have its command.
+            packages="awscli openssl" if self.release else "awscli",
+            install_release=release_check.install(self.release),
+            verify_image=release_check.start_condition(self.release, self.image),
             task_role_arn=self.task_role_arn,
             agent_config=AGENT_AWS_CONFIG,
             task_config=TASK_AWS_CONFIG,

@@ -12,6 +12,7 @@ from airbridge.infra.constructs.monitoring.alarm import Alarm, AlarmProps
 from airbridge.infra.constructs.monitoring.log_group import log_group
 from airbridge.infra.exceptions import InfraError
 from airbridge.infra.scaling import BACKLOG, NAMESPACE, WORK, ScalingPlan
+from airbridge.infra.trust.releases import SignedRelease
 
 HOOK = "drain"
 
@@ -47,6 +48,7 @@ class WorkerPoolProps:
     log_days: int = 30
     gpu: bool = False
     ca_sha256: str | None = None
+    release: SignedRelease | None = None
     public_address: bool = False
 
 
@@ -80,6 +82,7 @@ class WorkerPool(Construct):
             settings=props.settings,
             gpu=props.gpu,
             ca_sha256=props.ca_sha256,
+            release=props.release,
         )
         return worker.script()
 

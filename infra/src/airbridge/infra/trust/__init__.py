@@ -1,0 +1,1 @@
+"""Signed releases: what may be synthesised, and what an instance may run."""
