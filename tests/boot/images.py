@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,9 @@ def repositories(account: Account, build: Build, folder: Path, regions: list[str
 
 
 def _put(ecr: Any, repository: str, build: Build, image: str) -> None:
-    """Tell the emulator's ECR that it has the image, as a push does."""
+    """Tell the emulator's ECR that it has the image, as a push does; and replication, which makes the repositories of other regions."""
+    with suppress(ecr.exceptions.RepositoryAlreadyExistsException):
+        ecr.create_repository(repositoryName=repository)
     manifest = build.manifest(image)
     ecr.put_image(
         repositoryName=repository,
