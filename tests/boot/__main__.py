@@ -23,7 +23,8 @@ def main() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airbridge-boot-")))
         made = deployments.prepare(folder, build)
         stack.callback(deployments.tear_down, made)
-        deployments.deploy(made, demo.note)
+        for line in deployments.deploy(made, demo.note):
+            demo.note(line)
         booting = stack.enter_context(platform(made, build, folder, demo.note))
         demo.boot(booting)
         green = demo.run(booting)

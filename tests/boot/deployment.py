@@ -11,16 +11,21 @@ import re
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tests.boot import tutorial
+from tests.boot.account import Account
 from tests.boot.images import IMAGES, Build
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
-NAME = "boot"
+NAME, HOME = "dev", "us-east-1"
 UI = "airflow.boot.test"
 ISSUER = "https://login.boot.test"
 _PLANE = f"""
@@ -40,12 +45,13 @@ owners = "admin"
 [images]"""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Deployment:
-    """A deployment on an emulator: its folder and its port."""
+    """A deployment on an emulator: its folder, which has what `infra/` has, and the emulator's port."""
 
     folder: Path
     port: int
+    emulator: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -53,37 +59,62 @@ class Deployment:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def outputs(self) -> dict[str, Any]:
-        """Return the stacks' outputs, by stack."""
-        found: dict[str, Any] = json.loads((self.folder / "local" / "outputs.json").read_text())
-        return found
+    def infra(self) -> Path:
+        """Return the directory in which the tutorial's commands run."""
+        return self.folder / "infra"
+
+    @property
+    def keys(self) -> Path:
+        """Return what `airbridge init` made."""
+        return self.folder / "keys"
+
+    @cached_property
+    def outputs(self) -> dict[str, dict[str, Any]]:
+        """Return the stacks' outputs by stack, from the states in the bucket."""
+        s3 = Account(self.url, HOME).client("s3")
+        bucket = next(each["Name"] for each in s3.list_buckets()["Buckets"] if each["Name"].startswith(f"airbridge-{NAME}-state-"))
+        keys = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket)["Contents"] if each["Key"].endswith(".tfstate")]
+        states = {Path(key).stem: json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read()) for key in keys}
+        return {
+            stack: {name: each["value"] for name, each in state["outputs"].items()} for stack, state in states.items()
+        }
 
     @property
     def plane(self) -> dict[str, Any]:
         """Return the outputs of the control plane."""
-        found: dict[str, Any] = self.outputs["control-plane"]
-        return found
+        return self.outputs["control-plane"]
 
     @property
     def regions(self) -> dict[str, dict[str, Any]]:
         """Return the outputs of the edge stacks, by region."""
-        return {name.removeprefix("edge-"): each for name, each in self.outputs.items() if name.startswith("edge-")}
+        found = {name.removeprefix("edge-"): each for name, each in self.outputs.items() if name.startswith("edge-")}
+        return dict(sorted(found.items()))
 
     @property
     def client_secret(self) -> str:
         """Return the secret of the UI's client at the issuer."""
-        return (self.folder / "keys" / "ui-oidc.secret").read_text()
+        return (self.keys / "ui-oidc.secret").read_text()
 
-    def infra(self, *words: str) -> None:
-        """Run `tools.local` on this deployment; RuntimeError with its last lines."""
-        command = [
-            str(INFRA / ".venv/bin/python"), "-m", "airbridge.infra.tools.local", *words, "--environment", NAME,
-            "--environments", str(self.folder / "environments"), "--directory", str(self.folder / "local"),
-            "--keys", str(self.folder / "keys"), "--port", str(self.port),
-        ]  # fmt: skip
-        done = subprocess.run(command, cwd=INFRA, text=True, check=False, stdout=subprocess.PIPE, stderr=sys.stderr)
-        if done.returncode:
-            raise RuntimeError(f"{words[0]}: {done.stdout[-2000:]}")
+    @property
+    def environ(self) -> dict[str, str]:
+        """Return the environment in which the tutorial's commands reach the emulator; the stacks are unchanged."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        return inherited | {
+            "PATH": f"{INFRA}/.venv/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "AIRBRIDGE_ENV": NAME,
+            "KEYS": str(self.keys),
+            "CLIENT_SECRET": "of-the-client",
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": HOME,
+            # An action that the emulator does not know is an error at once, not in ten minutes.
+            "AWS_MAX_ATTEMPTS": "2",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "CDKTF_SKIP_PROVIDER_LOCK": "true",
+            "CI": "true",
+            "CHECKPOINT_DISABLE": "1",
+        }
 
 
 def text(build: Build) -> str:
@@ -96,25 +127,40 @@ def text(build: Build) -> str:
 
 
 def prepare(folder: Path, build: Build) -> Deployment:
-    """Write the environment file and make the keys, as a first deployment does."""
-    (folder / "environments").mkdir(parents=True)
-    (folder / "environments" / f"{NAME}.toml").write_text(text(build))
-    init = ["-m", "airbridge.control_plane.cli", "init", str(folder / "keys"), "--trust-domain", "airbridge.local"]
-    subprocess.run([sys.executable, *init, "--root-dir", str(folder / "root")], check=True, capture_output=True)
-    (folder / "keys" / "ui-oidc.secret").write_text(os.urandom(16).hex())
+    """Lay out what the tutorial starts from: the repository's `infra/`, with an environment file that names the build's images."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        return Deployment(folder, int(probe.getsockname()[1]))
+        made = Deployment(folder, int(probe.getsockname()[1]))
+    made.infra.mkdir()
+    for name in (".venv", "cdktf.json", "node_modules", "package.json", "src"):
+        (made.infra / name).symlink_to(INFRA / name)
+    (made.infra / "environments").mkdir()
+    (made.infra / "environments" / f"{NAME}.toml").write_text(text(build))
+    return made
 
 
-def deploy(deployment: Deployment, note: Callable[[str], None]) -> None:
-    """Apply every stack to an emulator, which runs until `tear_down`."""
-    note("applying the stacks to the emulator")
-    deployment.infra("up")
+def deploy(deployment: Deployment, note: Callable[[str], None]) -> list[str]:
+    """Start an emulator and follow the tutorial on it; return what the commands did not print."""
+    command = [str(INFRA / ".venv/bin/python"), "-m", "airbridge.infra.emulator", "--port", str(deployment.port)]
+    with (deployment.folder / "emulator.log").open("wb") as log:
+        deployment.emulator = subprocess.Popen(command, stdout=log, stderr=log)
+    deadline = time.monotonic() + 120
+    while not _answers(deployment.url):
+        if deployment.emulator.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"the emulator did not start: {(deployment.folder / 'emulator.log').read_text()[-2000:]}")
+        time.sleep(0.2)
+    return tutorial.follow(deployment.infra, deployment.environ, note)
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{url}/moto-api/", timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def tear_down(deployment: Deployment) -> None:
     """End the emulator, which forgets the deployment."""
-    file = deployment.folder / "local" / "emulator.pid"
-    if file.exists():
-        os.kill(int(file.read_text()), 15)
-        file.unlink()
+    if deployment.emulator:
+        deployment.emulator.terminate()
+        deployment.emulator.wait(30)

@@ -144,12 +144,14 @@ def _root(ecs: Ecs, name: str) -> Iterator[Path]:
 
 def _settle(ecs: Ecs, root: Path, docker: Namespace, prefix: str, region: str) -> None:
     """Put in what a boot image brings, and what leads the programs to this network."""
-    for shim, name in (("systemctl.py", "systemctl"), ("docker.py", "docker"), ("dnf.sh", "dnf")):
-        target = root / "usr/bin" / name
-        target.unlink(missing_ok=True)
-        text = (_SHIMS / shim).read_text()
-        target.write_text(text.replace("#!/usr/bin/env python3", f"#!{sys.executable}", 1))
-        target.chmod(0o755)
+    for shim, name in (("systemctl.py", "systemctl"), ("docker.py", "docker"), ("dnf.sh", "dnf"), ("aws.py", "aws")):
+        text = (_SHIMS / shim).read_text().replace("#!/usr/bin/env python3", f"#!{sys.executable}", 1)
+        # By name and by path: the first place on PATH, and the one that the units name.
+        for place in ("usr/local/sbin", "usr/bin"):
+            target = root / place / name
+            target.unlink(missing_ok=True)
+            target.write_text(text)
+            target.chmod(0o755)
     for file in ("etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
         (root / file).unlink(missing_ok=True)
     (root / "etc/resolv.conf").write_text(ecs.network.resolver.read_text())
@@ -162,6 +164,7 @@ def _settle(ecs: Ecs, root: Path, docker: Namespace, prefix: str, region: str) -
         "prefix": prefix,
         "pid": os.getpid(),
         "environ": ecs.engine.variables,
+        "aws": ecs.aws,
         "options": [
             "--network", f"ns:{docker.path}", "--no-healthcheck", "--log-driver", "k8s-file", "--read-only-tmpfs=false",
             "--volume", resolver, *ecs.trust(_worker_image(ecs, region)),
@@ -178,7 +181,7 @@ def _worker_image(ecs: Ecs, region: str) -> str:
 def _boot(ecs: Ecs, root: Path, space: Namespace) -> subprocess.Popen[bytes]:
     """Run the user data as cloud-init does: as root, with a plain environment, its output in a log."""
     environ = {
-        "PATH": f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{ecs.aws_folder}",
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
         "LANG": "C.UTF-8",
         "AWS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt",

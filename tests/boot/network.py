@@ -120,7 +120,7 @@ def network(folder: Path, emulator_port: int) -> Iterator[Network]:
         space = stack.enter_context(namespace(f"{tag}-vpc"))
         made = Network(space, folder, tag, stack)
         _bridge(space)
-        made.resolver.write_text(f"nameserver {GATE}\noptions timeout:1\n")
+        made.resolver.write_text(f"nameserver {GATE}\noptions timeout:10 attempts:5\n")
         made.trusted.write_text(Path(certifi.where()).read_text() + made.authority.cert_pem.bytes().decode())
         _resolve(made)
         made.forward(GATE, 443, ("127.0.0.1", emulator_port), made.server_context(*_NAMES))

@@ -107,7 +107,7 @@ class Platform:
         given = self.ecs.folder / "operator"
         given.mkdir(exist_ok=True)
         (given / "token").write_text(token)
-        shutil.copyfile(self.deployment.folder / "keys" / "ca.crt", given / "ca.crt")
+        shutil.copyfile(self.deployment.keys / "ca.crt", given / "ca.crt")
         mounts = [f"{given}:/etc/operator:ro", f"{self.network.resolver}:/etc/resolv.conf:ro"]
         if folder:
             mounts.append(f"{folder}:/work:ro")
@@ -190,7 +190,7 @@ def platform(deployment: Deployment, build: Build, folder: Path, note: Callable[
         aws = shutil.which("aws")
         if aws is None:
             raise RuntimeError("the AWS command line is missing: pip install awscli")
-        ecs = Ecs(account, net, engine, directory, folder, images, str(Path(aws).parent))
+        ecs = Ecs(account, net, engine, directory, folder, images, aws)
         account.enforce()
         yield Platform(deployment, account, ecs, provider, stack, note)
 

@@ -67,8 +67,8 @@ class Ecs:
     folder: Path
     #: Images of the regions' workers, as their instances name them.
     worker_images: tuple[str, ...] = ()
-    #: Where this machine has the AWS command line.
-    aws_folder: str = ""
+    #: This machine's AWS command line.
+    aws: str = ""
     _packages: dict[str, str] = field(default_factory=dict)
 
     def definition(self, name: str) -> Definition:

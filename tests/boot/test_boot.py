@@ -25,7 +25,7 @@ DIST = Path(os.environ.get("AIRBRIDGE_IMAGES", deployments.ROOT / "dist"))
 
 @pytest.fixture(scope="module")
 def booting() -> Iterator[Platform]:
-    """The stacks on an emulator, and nothing booted yet."""
+    """The stacks on an emulator, applied by the tutorial's commands, which printed what it says; nothing booted yet."""
     if not is_root():
         pytest.skip("network namespaces and mounts need root")
     assert (DIST / "release.json").exists(), f"{DIST}: no images (make images)"
@@ -33,7 +33,8 @@ def booting() -> Iterator[Platform]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airbridge-boot-")))
         made = deployments.prepare(folder, Build(DIST))
         stack.callback(deployments.tear_down, made)
-        deployments.deploy(made, demo.note)
+        wrong = deployments.deploy(made, demo.note)
+        assert [] == wrong
         yield stack.enter_context(platform(made, Build(DIST), folder, demo.note))
 
 

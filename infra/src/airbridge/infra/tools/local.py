@@ -5,8 +5,8 @@
     python -m airbridge.infra.tools.local deploy edge-ap-southeast-2 ...         some stacks alone, and the catalogue anew
     python -m airbridge.infra.tools.local destroy edge-ap-southeast-2 ...
 
-Secrets are filled between `foundation` and `control-plane`, as in AWS, with keys that are none unless `--keys` names some: the
-platform on the emulator has its own. Leaves in `.local/`: outputs.json (by stack), regions.toml (the region catalogue), env (what a shell needs to talk to
+Secrets are filled between `foundation` and `control-plane`, as in AWS, with keys that are none: the platform on the emulator has
+its own. Leaves in `.local/`: outputs.json (by stack), regions.toml (the region catalogue), env (what a shell needs to talk to
 the emulator), emulator.log and emulator.pid. The emulator keeps running until `destroy`.
 """
 
@@ -43,8 +43,6 @@ class Local:
     directory: Path = Path(".local")
     port: int = 5600
     environments: Path = Path("environments")
-    #: What `airbridge init` made; without it, the secrets get values that are no keys.
-    keys: Path | None = None
 
     @property
     def endpoint_url(self) -> str:
@@ -164,9 +162,7 @@ def _secrets(local: Local, step: str, *options: str) -> list[str]:
 
 
 def _keys(local: Local) -> Path:
-    """Return the keys' directory: the given one, or one of files as `airbridge init` makes them, none of which is a key."""
-    if local.keys:
-        return local.keys
+    """Return a directory of files as `airbridge init` makes them, none of which is a key."""
     directory = local.directory / "keys"
     directory.mkdir(exist_ok=True)
     for file in secrets.FILES.values():
@@ -308,16 +304,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--environment", default="local")
     parser.add_argument("--environments", type=Path, default=Path("environments"))
     parser.add_argument("--port", type=int, default=5600)
-    parser.add_argument("--directory", type=Path, default=Path(".local"), help="where outputs and state are left")
-    parser.add_argument("--keys", type=Path, help="what `airbridge init` made; without it, secrets are no keys")
     options = parser.parse_args(arguments)
-    local = Local(
-        environment=options.environment,
-        directory=options.directory,
-        port=options.port,
-        environments=options.environments,
-        keys=options.keys,
-    )
+    local = Local(environment=options.environment, port=options.port, environments=options.environments)
     try:
         _do(local, options.what, options.stacks)
     except InfraError as error:
