@@ -62,7 +62,7 @@ class Session:
 
     def client(self, service: str, region: str | None = None) -> Any:
         """Return a client under the role."""
-        return self.account._client(service, region or self.account.home, self.keys)  # noqa: SLF001  # its other half
+        return self.account._client(service, region or self.account.home, self.keys)  # its other half
 
     @property
     def document(self) -> dict[str, str]:

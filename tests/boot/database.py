@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import trustme
-
-from airbridge.control_plane.local.process.privileges import child_setup, postgres_user
 from tests.boot.account import Account
 from tests.boot.network import Network
 from tests.boot.wires import command
+
+from airbridge.control_plane.local.process.privileges import child_setup, postgres_user
 
 ADDRESS = "10.77.0.3"
 _PORT = 5432
@@ -91,7 +91,9 @@ def _wait(data: Path, port: int, process: subprocess.Popen[bytes]) -> None:
     ready = str(programs() / "pg_isready")
     while subprocess.run([ready, "-q", "-h", str(data), "-p", str(port)], check=False).returncode:
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"Postgres did not start: {(data.parent / 'database.log').read_text()[-2000:]}")
+            raise RuntimeError(
+                f"Postgres did not start: {(data.parent / 'database.log').read_text()[-2000:]}"
+            )
         time.sleep(0.2)
 
 
@@ -112,7 +114,7 @@ def _as_postgres(*words: str | Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=child_setup(signal.SIGKILL, postgres_user()),  # noqa: PLW1509  # as above
+        preexec_fn=child_setup(signal.SIGKILL, postgres_user()),  # as above
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])

@@ -6,9 +6,10 @@ import json
 import sys
 import time
 
-from airbridge.control_plane import samples
 from tests.boot.platform import SERVICES, Platform
 from tests.boot.tasks import until
+
+from airbridge.control_plane import samples
 
 _BEGUN = time.monotonic()
 
@@ -30,7 +31,12 @@ def boot(booting: Platform) -> str:
     note("the demo's DAG is pushed")
     for region in booting.deployment.regions:
         booting.launch(region)
-    until("a worker in each region", lambda: len(booting.workers(token)) == len(booting.instances), lambda: logs(booting), 300)
+    until(
+        "a worker in each region",
+        lambda: len(booting.workers(token)) == len(booting.instances),
+        lambda: logs(booting),
+        300,
+    )
     for worker in booting.workers(token).values():
         note(f"worker {worker['id']}: {worker['state']}")
     return token

@@ -72,11 +72,22 @@ class Deployment:
     def outputs(self) -> dict[str, dict[str, Any]]:
         """Return the stacks' outputs by stack, from the states in the bucket."""
         s3 = Account(self.url, HOME).client("s3")
-        bucket = next(each["Name"] for each in s3.list_buckets()["Buckets"] if each["Name"].startswith(f"airbridge-{NAME}-state-"))
-        keys = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket)["Contents"] if each["Key"].endswith(".tfstate")]
-        states = {Path(key).stem: json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read()) for key in keys}
+        bucket = next(
+            each["Name"]
+            for each in s3.list_buckets()["Buckets"]
+            if each["Name"].startswith(f"airbridge-{NAME}-state-")
+        )
+        keys = [
+            each["Key"]
+            for each in s3.list_objects_v2(Bucket=bucket)["Contents"]
+            if each["Key"].endswith(".tfstate")
+        ]
+        states = {
+            Path(key).stem: json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read()) for key in keys
+        }
         return {
-            stack: {name: each["value"] for name, each in state["outputs"].items()} for stack, state in states.items()
+            stack: {name: each["value"] for name, each in state["outputs"].items()}
+            for stack, state in states.items()
         }
 
     @property
@@ -87,7 +98,11 @@ class Deployment:
     @property
     def regions(self) -> dict[str, dict[str, Any]]:
         """Return the outputs of the edge stacks, by region."""
-        found = {name.removeprefix("edge-"): each for name, each in self.outputs.items() if name.startswith("edge-")}
+        found = {
+            name.removeprefix("edge-"): each
+            for name, each in self.outputs.items()
+            if name.startswith("edge-")
+        }
         return dict(sorted(found.items()))
 
     @property
@@ -120,7 +135,9 @@ class Deployment:
 def text(build: Build) -> str:
     """Return the environment file: `local`, with sign-in, in another tier, and with the images of a build."""
     source = (INFRA / "environments" / "local.toml").read_text()
-    source = source.replace('name = "local"', f'name = "{NAME}"').replace('tier = "local"', 'tier = "development"')
+    source = source.replace('name = "local"', f'name = "{NAME}"').replace(
+        'tier = "local"', 'tier = "development"'
+    )
     for image in IMAGES:
         source = re.sub(rf'"{image}@sha256:[0-9a-f]{{64}}"', f'"{image}@{build.digest(image)}"', source)
     return source.replace("\n[images]", _PLANE, 1)
@@ -140,13 +157,21 @@ def prepare(folder: Path, build: Build) -> Deployment:
 
 def deploy(deployment: Deployment, note: Callable[[str], None]) -> list[str]:
     """Start an emulator and follow the tutorial on it; return what the commands did not print."""
-    command = [str(INFRA / ".venv/bin/python"), "-m", "airbridge.infra.emulator", "--port", str(deployment.port)]
+    command = [
+        str(INFRA / ".venv/bin/python"),
+        "-m",
+        "airbridge.infra.emulator",
+        "--port",
+        str(deployment.port),
+    ]
     with (deployment.folder / "emulator.log").open("wb") as log:
         deployment.emulator = subprocess.Popen(command, stdout=log, stderr=log)
     deadline = time.monotonic() + 120
     while not _answers(deployment.url):
         if deployment.emulator.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"the emulator did not start: {(deployment.folder / 'emulator.log').read_text()[-2000:]}")
+            raise RuntimeError(
+                f"the emulator did not start: {(deployment.folder / 'emulator.log').read_text()[-2000:]}"
+            )
         time.sleep(0.2)
     return tutorial.follow(deployment.infra, deployment.environ, note)
 

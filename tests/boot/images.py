@@ -67,18 +67,31 @@ class Engine:
 
 
 @contextmanager
-def repositories(account: Account, build: Build, folder: Path, regions: list[str], prefix: str) -> Iterator[Engine]:
+def repositories(
+    account: Account, build: Build, folder: Path, regions: list[str], prefix: str
+) -> Iterator[Engine]:
     """Registry with the build's images in every region's repository; yields the engine that pulls from it."""
     number = account.client("sts").get_caller_identity()["Account"]
     with _registry(folder) as address:
         entries = []
         for region in regions:
             host = f"{number}.dkr.ecr.{region}.amazonaws.com"
-            entries.append(f'[[registry]]\nprefix = "{host}"\nlocation = "{address}/{region}"\ninsecure = true\n')
+            entries.append(
+                f'[[registry]]\nprefix = "{host}"\nlocation = "{address}/{region}"\ninsecure = true\n'
+            )
             for image in IMAGES:
                 target = f"docker://{address}/{region}/{prefix}/{image}"
                 source = f"dir:{build.folder / 'images' / image}"
-                command("skopeo", "copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false", source, f"{target}:boot")
+                command(
+                    "skopeo",
+                    "copy",
+                    "--quiet",
+                    "--all",
+                    "--preserve-digests",
+                    "--dest-tls-verify=false",
+                    source,
+                    f"{target}:boot",
+                )
                 _put(account.client("ecr", region), f"{prefix}/{image}", build, image)
         (folder / "registries.conf").write_text("\n".join(entries))
         yield Engine(folder)
@@ -113,7 +126,9 @@ def _registry(folder: Path) -> Iterator[str]:
     }
     (folder / "registry.yml").write_text(json.dumps(settings))
     with (folder / "registry.log").open("wb") as log:
-        process = subprocess.Popen(["docker-registry", "serve", str(folder / "registry.yml")], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            ["docker-registry", "serve", str(folder / "registry.yml")], stdout=log, stderr=log
+        )
     try:
         host, _, port = address.partition(":")
         for _ in range(100):

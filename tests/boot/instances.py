@@ -43,8 +43,13 @@ class Instance:
     @property
     def log(self) -> str:
         """Return what the boot script, the units and the worker wrote."""
-        files = [self.root / "var/log/cloud-init-output.log", *sorted((self.root / "run/units").glob("*.log"))]
-        texts = [f"--- {file.name}\n{file.read_text(errors='replace')[-3000:]}" for file in files if file.exists()]
+        files = [
+            self.root / "var/log/cloud-init-output.log",
+            *sorted((self.root / "run/units").glob("*.log")),
+        ]
+        texts = [
+            f"--- {file.name}\n{file.read_text(errors='replace')[-3000:]}" for file in files if file.exists()
+        ]
         done = self.ecs.engine.attempt("logs", "--tail", "60", self.container)
         return "\n".join([*texts, f"--- {self.container}\n{done.stdout}{done.stderr}"])
 
@@ -94,15 +99,32 @@ def launch_template(ecs: Ecs, region: str, group: str) -> dict[str, Any]:
 
 def _identity(ecs: Ecs, region: str, template: dict[str, Any], instance_id: str) -> Identity:
     profile = template["IamInstanceProfile"]["Arn"].rpartition("/")[2]
-    role = ecs.account.client("iam").get_instance_profile(InstanceProfileName=profile)["InstanceProfile"]["Roles"][0]
-    return Identity(instance_id, region, role["RoleName"], partial(ecs.account.session, role["Arn"], instance_id))
+    role = ecs.account.client("iam").get_instance_profile(InstanceProfileName=profile)["InstanceProfile"][
+        "Roles"
+    ][0]
+    return Identity(
+        instance_id, region, role["RoleName"], partial(ecs.account.session, role["Arn"], instance_id)
+    )
 
 
 @contextmanager
 def _docker_network(space: Namespace, name: str) -> Iterator[Namespace]:
     """The namespace of an instance's containers, behind its addresses as Docker's bridge is."""
     with namespace(name[:60]) as inner:
-        ip("link", "add", "docker0", "netns", space.name, "type", "veth", "peer", "name", "eth0", "netns", inner.name)
+        ip(
+            "link",
+            "add",
+            "docker0",
+            "netns",
+            space.name,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            inner.name,
+        )
         ip("-n", space.name, "address", "add", f"{_DOCKER}.1/16", "dev", "docker0")
         ip("-n", space.name, "link", "set", "docker0", "up")
         ip("-n", inner.name, "address", "add", f"{_DOCKER}.2/16", "dev", "eth0")
@@ -112,7 +134,19 @@ def _docker_network(space: Namespace, name: str) -> Iterator[Namespace]:
         rules = (
             ("-N", "DOCKER-USER"),
             ("-I", "FORWARD", "-j", "DOCKER-USER"),
-            ("-t", "nat", "-A", "POSTROUTING", "-s", f"{_DOCKER}.0/16", "!", "-o", "docker0", "-j", "MASQUERADE"),
+            (
+                "-t",
+                "nat",
+                "-A",
+                "POSTROUTING",
+                "-s",
+                f"{_DOCKER}.0/16",
+                "!",
+                "-o",
+                "docker0",
+                "-j",
+                "MASQUERADE",
+            ),
         )
         for rule in rules:
             space.run("iptables", "-w", *rule)
@@ -135,7 +169,15 @@ def _root(ecs: Ecs, name: str) -> Iterator[Path]:
         for place in _BOUND:
             command("mount", "--rbind", "--make-rslave", place, str(merged / place[1:]))
         for place in ("run", "tmp"):
-            command("mount", "-t", "tmpfs", "-o", "mode=1777" if place == "tmp" else "mode=755", "tmpfs", str(merged / place))
+            command(
+                "mount",
+                "-t",
+                "tmpfs",
+                "-o",
+                "mode=1777" if place == "tmp" else "mode=755",
+                "tmpfs",
+                str(merged / place),
+            )
         yield merged
     finally:
         subprocess.run(["umount", "--recursive", "--lazy", str(merged)], check=False, capture_output=True)
@@ -144,7 +186,12 @@ def _root(ecs: Ecs, name: str) -> Iterator[Path]:
 
 def _settle(ecs: Ecs, root: Path, docker: Namespace, prefix: str, region: str) -> None:
     """Put in what a boot image brings, and what leads the programs to this network."""
-    for shim, name in (("systemctl.py", "systemctl"), ("docker.py", "docker"), ("dnf.sh", "dnf"), ("aws.py", "aws")):
+    for shim, name in (
+        ("systemctl.py", "systemctl"),
+        ("docker.py", "docker"),
+        ("dnf.sh", "dnf"),
+        ("aws.py", "aws"),
+    ):
         text = (_SHIMS / shim).read_text().replace("#!/usr/bin/env python3", f"#!{sys.executable}", 1)
         # By name and by path: the first place on PATH, and the one that the units name.
         for place in ("usr/local/sbin", "usr/bin"):
@@ -189,7 +236,9 @@ def _boot(ecs: Ecs, root: Path, space: Namespace) -> subprocess.Popen[bytes]:
     }
     log = (root / "var/log/cloud-init-output.log").open("wb")
     words = ["ip", "netns", "exec", space.name, "chroot", str(root), "/bin/bash", "/var/lib/cloud/user-data"]
-    return subprocess.Popen(words, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(
+        words, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def _end(booted: Instance) -> None:

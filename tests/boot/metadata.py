@@ -28,7 +28,9 @@ class Identity:
     role: str
     session: Callable[[], Session]
     #: Documents by path below `meta-data/`; a missing one is answered with 404.
-    documents: dict[str, str] = field(default_factory=lambda: {"autoscaling/target-lifecycle-state": "InService"})
+    documents: dict[str, str] = field(
+        default_factory=lambda: {"autoscaling/target-lifecycle-state": "InService"}
+    )
 
 
 @dataclass
@@ -107,5 +109,8 @@ def metadata(network: Network) -> Iterator[Directory]:
     credentials = type("Credentials", (_Credentials,), {"directory": directory})
     instances = type("Metadata", (_Metadata,), {"directory": directory})
     space = network.space
-    with serving(space.listen(TASK_CREDENTIALS, 80), credentials), serving(space.listen(METADATA, 80), instances):
+    with (
+        serving(space.listen(TASK_CREDENTIALS, 80), credentials),
+        serving(space.listen(METADATA, 80), instances),
+    ):
         yield directory

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import certifi
 import trustme
-
 from tests.boot.wires import Namespace, Wire, forwarding, ip, loopback, namespace
 
 GATE = "10.77.0.1"
@@ -27,11 +26,7 @@ TASK_CREDENTIALS = "169.254.170.2"
 REGIONS = ("us-east-1", "eu-west-1")
 _NAMES = (
     "*.amazonaws.com",
-    *(
-        f"*.{kind}{region}.amazonaws.com"
-        for region in REGIONS
-        for kind in ("", "s3.", "ecr.", "dkr.ecr.")
-    ),
+    *(f"*.{kind}{region}.amazonaws.com" for region in REGIONS for kind in ("", "s3.", "ecr.", "dkr.ecr.")),
     "*.s3.amazonaws.com",
 )
 
@@ -76,7 +71,20 @@ class Network:
 
     def _link(self, space: Namespace, address: str) -> None:
         end = f"{self.tag}{next(self._links)}"
-        ip("link", "add", end, "netns", self.space.name, "type", "veth", "peer", "name", "eth0", "netns", space.name)
+        ip(
+            "link",
+            "add",
+            end,
+            "netns",
+            self.space.name,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            space.name,
+        )
         ip("-n", self.space.name, "link", "set", end, "master", "vpc", "up")
         ip("-n", space.name, "address", "add", f"{address}/16", "dev", "eth0")
         ip("-n", space.name, "link", "set", "eth0", "up")
@@ -87,7 +95,9 @@ class Network:
         ip("-n", self.space.name, "address", "add", f"{address}/16", "dev", "vpc")
         self.names.update(dict.fromkeys(names, address))
 
-    def forward(self, address: str, port: int, to: tuple[str, int], tls: ssl.SSLContext | None = None) -> ExitStack:
+    def forward(
+        self, address: str, port: int, to: tuple[str, int], tls: ssl.SSLContext | None = None
+    ) -> ExitStack:
         """Forward a port of the network to one of this machine's loopback, until the network or what is returned is closed."""
         wire = Wire(self.space.listen(address, port), lambda: socket.create_connection(to, timeout=20), tls)
         return self._opened(wire)
@@ -97,7 +107,9 @@ class Network:
     ) -> ExitStack:
         """Forward a balancer's port to its targets, in turn."""
         turn = itertools.cycle(targets)
-        return self._opened(Wire(self.space.listen(address, port), lambda: self.space.connect(*next(turn)), tls))
+        return self._opened(
+            Wire(self.space.listen(address, port), lambda: self.space.connect(*next(turn)), tls)
+        )
 
     def expose(self, to: tuple[str, int]) -> int:
         """Return a port of this machine's loopback that leads to an address of the network."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airbridge.control_plane import samples
 from tests.boot import sign_in
 from tests.boot.account import Account
 from tests.boot.database import database
@@ -23,6 +22,8 @@ from tests.boot.metadata import metadata
 from tests.boot.network import Network, network
 from tests.boot.tasks import Ecs, Task, until
 from tests.boot.wires import Wire, forwarding, loopback
+
+from airbridge.control_plane import samples
 
 NETWORK_BALANCER, UI_BALANCER = "10.77.0.2", "10.77.0.5"
 #: In the order of the tutorial; the gateway first, because everything else can wait for it.
@@ -86,7 +87,9 @@ class Platform:
                 address = UI_BALANCER if ends_tls else NETWORK_BALANCER
                 self.network.names[balancer["DNSName"].lower()] = address
                 tls = self.network.server_context(UI) if ends_tls else None
-                self.network.balance(address, listener["Port"], [(task.address, joined["containerPort"])], tls)
+                self.network.balance(
+                    address, listener["Port"], [(task.address, joined["containerPort"])], tls
+                )
 
     def operator(self) -> Task:
         """Start the operators' task, in which a session can be opened."""
@@ -98,7 +101,9 @@ class Platform:
     def first_token(self) -> str:
         """Make the first token in a session of the operators' task."""
         scopes = [word for scope in _SCOPES for word in ("--scope", scope)]
-        made = self.operator().execute("airbridge", "token", "root", "--owner", "ann", *scopes, "--ttl", "2h", "--json")
+        made = self.operator().execute(
+            "airbridge", "token", "root", "--owner", "ann", *scopes, "--ttl", "2h", "--json"
+        )
         return str(json.loads(made)["token"])
 
     def command_line(self, token: str, *words: str, folder: Path | None = None) -> str:
@@ -167,7 +172,9 @@ def _healthy(task: Task) -> bool:
 
 
 @contextmanager
-def platform(deployment: Deployment, build: Build, folder: Path, note: Callable[[str], None]) -> Iterator[Platform]:
+def platform(
+    deployment: Deployment, build: Build, folder: Path, note: Callable[[str], None]
+) -> Iterator[Platform]:
     """What a deployment on an emulator needs to boot, with IAM enforced; nothing of it has started yet."""
     plane = deployment.plane
     account = Account(deployment.url, plane["home_region"])
@@ -179,7 +186,9 @@ def platform(deployment: Deployment, build: Build, folder: Path, note: Callable[
         note("filling the repositories")
         engine = stack.enter_context(repositories(account, build, folder, regions, prefix))
         note("starting the database")
-        stack.enter_context(database(account, net, folder, plane["database_secret_arn"], plane["database_address"]))
+        stack.enter_context(
+            database(account, net, folder, plane["database_secret_arn"], plane["database_address"])
+        )
         provider = stack.enter_context(sign_in.provider(net, ISSUER, deployment.client_secret))
         _lay_out(account, net, deployment)
         number = account.client("sts").get_caller_identity()["Account"]
@@ -207,6 +216,10 @@ def _lay_out(account: Account, net: Network, deployment: Deployment) -> None:
         s3 = account.client("s3", data.region)
         bucket = deployment.regions[data.region]["data"][0].removeprefix("s3://").split("/")[0]
         if bucket not in {each["Name"] for each in s3.list_buckets()["Buckets"]}:
-            place = {} if data.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": data.region}}
+            place = (
+                {}
+                if data.region == "us-east-1"
+                else {"CreateBucketConfiguration": {"LocationConstraint": data.region}}
+            )
             s3.create_bucket(Bucket=bucket, **place)
         s3.put_object(Bucket=bucket, Key=data.key, Body=data.path.read_bytes())

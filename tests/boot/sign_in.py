@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httpx
+from tests.boot.network import Network
 from tests.support.oidc_issuer import Issuer, issuing
 
 from airbridge.control_plane.local.services.airflow_rest import AirflowRest
-from tests.boot.network import Network
-
 
 ISSUER = "10.77.0.4"
 

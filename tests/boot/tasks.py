@@ -48,7 +48,9 @@ class Definition:
         left, done = list(self.document["containerDefinitions"]), []
         while left:
             known = {each["name"] for each in done}
-            ready = [each for each in left if known >= {one["containerName"] for one in each.get("dependsOn", ())}]
+            ready = [
+                each for each in left if known >= {one["containerName"] for one in each.get("dependsOn", ())}
+            ]
             if not ready:
                 raise RuntimeError(f"{self.family}: its containers wait for each other")
             done += ready
@@ -210,7 +212,10 @@ class Task:
             found[secret["name"]] = resolve(starter, secret["valueFrom"])
         role = self.definition.document["taskRoleArn"]
         path = self.ecs.directory.add_task(partial(self.ecs.session, role, self.name))
-        return found | {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": path, "AWS_EXECUTION_ENV": "AWS_ECS_FARGATE"}
+        return found | {
+            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": path,
+            "AWS_EXECUTION_ENV": "AWS_ECS_FARGATE",
+        }
 
     def _start(self, container: dict[str, Any], environment: dict[str, str]) -> None:
         name = self._container(container["name"])
@@ -273,7 +278,9 @@ def _look_up(starter: Session, image: str) -> None:
         raise RuntimeError(f"CannotPullContainerError: {image}: {answer['failures']}")
 
 
-def until(what: str, reached: Callable[[], bool], log: Callable[[], str], seconds: float = _WAIT_SECONDS) -> None:
+def until(
+    what: str, reached: Callable[[], bool], log: Callable[[], str], seconds: float = _WAIT_SECONDS
+) -> None:
     """Wait for a condition; RuntimeError with a log after too long."""
     deadline = time.monotonic() + seconds
     while not reached():

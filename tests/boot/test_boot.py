@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-
-from airbridge.control_plane import samples
-from tests.boot import deployment as deployments
 from tests.boot import demo
+from tests.boot import deployment as deployments
 from tests.boot.images import Build
 from tests.boot.platform import SERVICES, Platform, platform
 from tests.boot.tasks import until
 from tests.boot.wires import is_root
+
+from airbridge.control_plane import samples
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 DIST = Path(os.environ.get("AIRBRIDGE_IMAGES", deployments.ROOT / "dist"))
@@ -73,7 +72,9 @@ def test_code_is_pushed(booting: Platform, token: str) -> None:
     booting.push(token, samples.dags_folder())
     for region, outputs in booting.deployment.regions.items():
         s3 = booting.account.client("s3", region)
-        keys = [each["Key"] for each in s3.list_objects_v2(Bucket=outputs["bundle_bucket"]).get("Contents", ())]
+        keys = [
+            each["Key"] for each in s3.list_objects_v2(Bucket=outputs["bundle_bucket"]).get("Contents", ())
+        ]
         assert any(key.startswith("bundles/") for key in keys), region
 
 
@@ -84,7 +85,9 @@ def test_instance_joins_by_its_role(booting: Platform, token: str, region: str) 
     name = booted.identity.instance
     until(f"{name} joined", lambda: name in booting.workers(token), lambda: booted.log, 300)
     assert 0 == booted.process.wait(120), booted.log
-    assert {"active"} == {booted.unit(each) for each in ("airbridge-worker", "airbridge-drain", "airbridge-credentials")}
+    assert {"active"} == {
+        booted.unit(each) for each in ("airbridge-worker", "airbridge-drain", "airbridge-credentials")
+    }
 
 
 def test_tasks_do_not_reach_the_metadata(booting: Platform) -> None:
@@ -100,8 +103,4 @@ def test_tasks_do_not_reach_the_metadata(booting: Platform) -> None:
 
 def test_demo_is_green(booting: Platform) -> None:
     """A person signs in at the issuer and starts the demo: every task ran in the region of its data."""
-    try:
-        assert demo.run(booting)
-    except Exception:
-        traceback.print_exc()
-        pytest.fail("\n".join(each.log for each in booting.instances.values()))
+    assert demo.run(booting), demo.logs(booting)

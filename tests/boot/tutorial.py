@@ -24,7 +24,10 @@ class Step:
     def missing(self, output: str) -> list[str]:
         """Return the lines that were not printed; `...` in a line stands for anything."""
         text = " ".join(_COLOURS.sub("", output).split())
-        patterns = {line: r".*?".join(re.escape(part) for part in " ".join(line.split()).split("...")) for line in self.prints}
+        patterns = {
+            line: r".*?".join(re.escape(part) for part in " ".join(line.split()).split("..."))
+            for line in self.prints
+        }
         return [line for line, pattern in patterns.items() if not re.search(pattern, text)]
 
 
@@ -42,7 +45,12 @@ def follow(folder: Path, environ: Mapping[str, str], note: Callable[[str], None]
     for step in steps(PAGE.read_text()):
         began = time.monotonic()
         done = subprocess.run(
-            ["bash", "-c", step.command], cwd=folder, env=dict(environ), capture_output=True, text=True, check=False
+            ["bash", "-c", step.command],
+            cwd=folder,
+            env=dict(environ),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         output = done.stdout + done.stderr
         if done.returncode:

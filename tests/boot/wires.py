@@ -79,9 +79,7 @@ class Namespace:
 
         def enter() -> None:
             try:
-                with Path(self.path).open("rb") as file:
-                    if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _NETWORK):
-                        raise OSError(ctypes.get_errno(), f"setns {self.name}")
+                _enter(self.path)
                 made.append(make())
             except OSError as error:
                 failed.append(error)
@@ -92,6 +90,13 @@ class Namespace:
         if failed:
             raise failed[0]
         return made[0]
+
+
+def _enter(path: str) -> None:
+    """Move the calling thread into a namespace (setns(2))."""
+    with Path(path).open("rb") as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _NETWORK):
+            raise OSError(ctypes.get_errno(), f"setns {path}")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ def export() -> None:
 
     found = get_session().get_credentials()
     keys = found.get_frozen_credentials()
-    expires = found._expiry_time  # noqa: SLF001  # as the command itself does
+    expires = found._expiry_time  # as the command itself does
     document = {
         "Version": 1,
         "AccessKeyId": keys.access_key,

@@ -13,7 +13,17 @@ import sys
 from pathlib import Path
 
 SETTINGS = json.loads(Path("/run/docker-settings.json").read_text())
-VALUED = {"--name", "--tmpfs", "--cap-drop", "--security-opt", "--env-file", "--volume", "--log-driver", "--log-opt", "--stop-timeout"}
+VALUED = {
+    "--name",
+    "--tmpfs",
+    "--cap-drop",
+    "--security-opt",
+    "--env-file",
+    "--volume",
+    "--log-driver",
+    "--log-opt",
+    "--stop-timeout",
+}
 
 
 def outside(path: str) -> str:
@@ -58,7 +68,13 @@ def main() -> None:
     else:
         sys.exit(f"docker: unknown command {action}")
     environ = {**os.environ, **SETTINGS["environ"]}
-    nsenter = ["nsenter", f"--mount=/proc/{SETTINGS['pid']}/ns/mnt", f"--net=/proc/{SETTINGS['pid']}/ns/net", "--", "podman"]
+    nsenter = [
+        "nsenter",
+        f"--mount=/proc/{SETTINGS['pid']}/ns/mnt",
+        f"--net=/proc/{SETTINGS['pid']}/ns/net",
+        "--",
+        "podman",
+    ]
     os.execvpe("nsenter", [*nsenter, *command], environ)
 
 

@@ -75,7 +75,10 @@ def supervise(unit: str) -> None:
     restarts = wanted.get("Restart", ["no"])[0]
     while not stopping:
         write(unit, pid=os.getpid(), active="activating")
-        ready = all(not subprocess.run(shlex.split(each), stdout=log, stderr=log, check=False).returncode for each in wanted.get("ExecStartPre", ()))
+        ready = all(
+            not subprocess.run(shlex.split(each), stdout=log, stderr=log, check=False).returncode
+            for each in wanted.get("ExecStartPre", ())
+        )
         code = 1
         if ready and not stopping:
             child = subprocess.Popen(shlex.split(wanted["ExecStart"][0]), stdout=log, stderr=log)
@@ -92,7 +95,12 @@ def supervise(unit: str) -> None:
 def start(unit: str) -> int:
     if state(unit).get("active") in {None, "inactive"}:
         write(unit, active="activating")
-        subprocess.Popen([sys.executable, __file__, "supervise", unit], start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        subprocess.Popen(
+            [sys.executable, __file__, "supervise", unit],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
     seconds = float(read(unit).get("TimeoutStartSec", ["90"])[0])
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
