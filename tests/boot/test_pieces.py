@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.boot import tutorial
 from tests.boot.network import GATE, reply
 from tests.boot.tasks import Definition
