@@ -1,7 +1,8 @@
-"""Run a named body of evidence: ``python ci/scripts/proof.py NAME PATH...``. Each PATH is a test file or a node of one.
+"""Run a named body of evidence: ``python ci/scripts/proof.py NAME PATH... [--infra PATH...]``. Each PATH is a test file or a node of one.
 
-The tests run one after the other in one pytest session, without second attempts. The last line is
-``proof-NAME: N checks, F failed``; the exit status is 1 if F is not 0 or if no check ran.
+The tests run one after the other in one pytest session, without second attempts; those of `--infra` in a session of their own before, in
+the infrastructure's environment. The last line is
+``proof-NAME: N checks, F failed``; the exit status is 1 if F is not 0 or if a session ran no check.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 REPORTS = Path(".reports")
+OPTIONS = ("-n", "0", "--no-retries", "--slow")
+# CDK for Terraform is in an environment of its own, which has none of the options above.
+INFRA = ("infra/.venv/bin/python", "-m", "pytest", "--confcutdir=tests/infra")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,30 +24,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run a named body of evidence.")
     parser.add_argument("name")
     parser.add_argument("paths", nargs="+", metavar="PATH")
+    parser.add_argument("--infra", nargs="+", default=[], metavar="PATH")
     given = parser.parse_args(arguments)
+    sessions = [run(f"{given.name}-infra", [*INFRA, *given.infra])] if given.infra else []
+    sessions.append(run(given.name, [sys.executable, "-m", "pytest", *OPTIONS, *given.paths]))
+    checks, failed = (sum(counts) for counts in zip(*sessions, strict=True))
+    print(f"proof-{given.name}: {checks} checks, {failed} failed")
+    # A session that ran nothing leaves out its part of the evidence.
+    return 0 if all(ran for ran, _ in sessions) and not failed else 1
+
+
+def run(name: str, command: list[str]) -> tuple[int, int]:
+    """Run a session of pytest; return how many checks ran and how many failed."""
     REPORTS.mkdir(exist_ok=True)
-    report = REPORTS / f"proof-{given.name}.xml"
+    report = REPORTS / f"proof-{name}.xml"
     report.unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-n",
-        "0",
-        "-q",
-        "--no-retries",
-        "--slow",
-        f"--junit-xml={report}",
-        *given.paths,
-    ]
     # The paths come from a make target of this repository.
-    status = subprocess.run(command, check=False).returncode
+    status = subprocess.run([*command, "-q", f"--junit-xml={report}"], check=False).returncode
     checks, failed = outcomes(report)
     # A usage or internal error of pytest leaves no failed check, and is a failure all the same.
-    if status not in {0, 1}:
-        failed = max(failed, 1)
-    print(f"proof-{given.name}: {checks} checks, {failed} failed")
-    return 0 if checks and not failed else 1
+    return checks, failed if status in {0, 1} else max(failed, 1)
 
 
 def outcomes(report: Path) -> tuple[int, int]:

@@ -522,6 +522,24 @@ def deletion_is_decided_by_each_key(client: Client) -> bool:
         end()
 
 
+def parameters_are_decided_one_by_one(client: Client) -> bool:
+    for name in ("/mine", "/other"):
+        client("ssm").put_parameter(Name=name, Value="x", Type="String")
+    arn = "arn:aws:ssm:eu-west-1:123456789012:parameter/mine"
+    under, end = _as_role(client, "reader", {"Action": "ssm:GetParameters", "Resource": arn})
+
+    def reads(*names: str) -> bool:
+        try:
+            return len(under("ssm").get_parameters(Names=list(names))["Parameters"]) == len(names)
+        except REFUSED:
+            return False
+
+    try:
+        return reads("/mine") and not reads("/mine", "/other")
+    finally:
+        end()
+
+
 def object_that_looks_like_json_is_an_object(client: Client) -> bool:
     client("s3").create_bucket(Bucket="lines", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     under, end = _as_role(client, "shipper", {"Action": "s3:PutObject", "Resource": "arn:aws:s3:::lines/logs/*"})  # fmt: skip
@@ -557,6 +575,7 @@ def compute_has_quotas(client: Client) -> bool:
 GAPS = [
     batch_needs_the_right_to_its_single_calls,
     deletion_is_decided_by_each_key,
+    parameters_are_decided_one_by_one,
     group_keeps_its_mixed_instances,
     policy_has_no_empty_prediction,
     zone_with_a_vpc_is_private,

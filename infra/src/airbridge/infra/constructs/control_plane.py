@@ -349,8 +349,8 @@ def settings(
         "AIRFLOW__AIRBRIDGE__SANDBOX": sandbox,
         "AIRFLOW__AIRBRIDGE__SECRETS_DIR": RUN_DIRECTORY,
         "AIRFLOW__AIRBRIDGE__WORKER_IMAGES": ",".join(worker_images),
-        # Airflow's default of four needs about 2 GiB alone.
-        "AIRFLOW__API__WORKERS": "2",
+        # uvicorn's supervisor of several kills each that imports Airflow for longer than 5 s, as on a small task; copies scale.
+        "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__CORE__EXECUTOR": "airbridge.executor.EdgeExecutor",
         # User and password come as PGUSER and PGPASSWORD, from the secret that AWS rotates.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database_host}/airflow?sslmode=require",

@@ -118,8 +118,11 @@ def _action_and_targets(response: Any, service: str, region: str, resource: str)
         keys = _keys_to_delete(response) if "delete" in query else [key]
         targets = [f"arn:aws:s3:::{bucket}" + (f"/{each}" if each else "") for each in keys]
         return s3_action(response.method, key, action, query), targets
-    arn = resource_arn(service, region, response.current_account, _parameters(response))
-    return call_action(service, action), [arn]
+    given, account = _parameters(response), response.current_account
+    # GetParameters names several, and AWS decides on each.
+    several = [{"Name": name} for name in given.get("Names", ())] if service == "ssm" else []
+    arns = [resource_arn(service, region, account, each) for each in several or [given]]
+    return call_action(service, action), arns
 
 
 def _keys_to_delete(response: Any) -> list[str]:

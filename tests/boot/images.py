@@ -1,0 +1,143 @@
+"""Image repositories: a build's images in a registry on this machine, under the names that ECR gives them, and in the emulator's ECR.
+
+The container engine is told where the ECR hosts' images are; the digests are those that the definitions name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.boot.account import Account
+from tests.boot.wires import command
+
+IMAGES = ("control-plane", "edge-worker")
+
+
+@dataclass(frozen=True)
+class Build:
+    """What `airbridge-ci build` left in a folder."""
+
+    folder: Path
+
+    def digest(self, image: str) -> str:
+        """Return an image's digest."""
+        release = json.loads((self.folder / "release.json").read_text())["release"]
+        release = json.loads(release) if isinstance(release, str) else release
+        return str(release["images"][image]["digest"])
+
+    def manifest(self, image: str) -> str:
+        """Return an image's manifest, whose digest is the image's."""
+        return (self.folder / "images" / image / "manifest.json").read_text()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The container engine, with the registries that it pulls from."""
+
+    folder: Path
+
+    def run(self, *words: str, env: dict[str, str] | None = None) -> str:
+        """Run podman and return what it prints; RuntimeError with its error."""
+        done = self.attempt(*words, env=env)
+        if done.returncode:
+            raise RuntimeError(f"podman {' '.join(words)[:200]}: {done.stderr.strip()[-3000:]}")
+        return done.stdout.strip()
+
+    def attempt(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run podman, which may fail."""
+        environ = {**os.environ, **self.variables, **(env or {})}
+        return subprocess.run(["podman", *words], capture_output=True, text=True, check=False, env=environ)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Return the environment of the engine."""
+        return {"CONTAINERS_REGISTRIES_CONF": str(self.folder / "registries.conf")}
+
+    def inspect(self, kind: str, name: str) -> dict[str, Any]:
+        """Return what the engine knows of a container, image or volume."""
+        found: list[dict[str, Any]] = json.loads(self.run(kind, "inspect", name))
+        return found[0]
+
+
+@contextmanager
+def repositories(
+    account: Account, build: Build, folder: Path, regions: list[str], prefix: str
+) -> Iterator[Engine]:
+    """Registry with the build's images in every region's repository; yields the engine that pulls from it."""
+    number = account.client("sts").get_caller_identity()["Account"]
+    with _registry(folder) as address:
+        entries = []
+        for region in regions:
+            host = f"{number}.dkr.ecr.{region}.amazonaws.com"
+            entries.append(
+                f'[[registry]]\nprefix = "{host}"\nlocation = "{address}/{region}"\ninsecure = true\n'
+            )
+            for image in IMAGES:
+                target = f"docker://{address}/{region}/{prefix}/{image}"
+                source = f"dir:{build.folder / 'images' / image}"
+                command(
+                    "skopeo",
+                    "copy",
+                    "--quiet",
+                    "--all",
+                    "--preserve-digests",
+                    "--dest-tls-verify=false",
+                    source,
+                    f"{target}:boot",
+                )
+                _put(account.client("ecr", region), f"{prefix}/{image}", build, image)
+        (folder / "registries.conf").write_text("\n".join(entries))
+        yield Engine(folder)
+
+
+def _put(ecr: Any, repository: str, build: Build, image: str) -> None:
+    """Tell the emulator's ECR that it has the image, as a push does; and replication, which makes the repositories of other regions."""
+    with suppress(ecr.exceptions.RepositoryAlreadyExistsException):
+        ecr.create_repository(repositoryName=repository)
+    manifest = build.manifest(image)
+    ecr.put_image(
+        repositoryName=repository,
+        imageManifest=manifest,
+        imageManifestMediaType=json.loads(manifest)["mediaType"],
+        imageDigest=build.digest(image),
+        imageTag="boot",
+    )
+
+
+@contextmanager
+def _registry(folder: Path) -> Iterator[str]:
+    import socket
+    import time
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    settings = {
+        "version": 0.1,
+        "log": {"level": "error"},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "registry")}},
+        "http": {"addr": address},
+    }
+    (folder / "registry.yml").write_text(json.dumps(settings))
+    with (folder / "registry.log").open("wb") as log:
+        process = subprocess.Popen(
+            ["docker-registry", "serve", str(folder / "registry.yml")], stdout=log, stderr=log
+        )
+    try:
+        host, _, port = address.partition(":")
+        for _ in range(100):
+            try:
+                socket.create_connection((host, int(port)), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(10)

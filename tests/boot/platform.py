@@ -1,0 +1,225 @@
+"""The whole platform, booted from what stands in an emulator."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.boot import sign_in
+from tests.boot.account import Account
+from tests.boot.database import database
+from tests.boot.deployment import ISSUER, UI, Deployment
+from tests.boot.images import Build, repositories
+from tests.boot.instances import Instance, instance
+from tests.boot.metadata import metadata
+from tests.boot.network import Network, network
+from tests.boot.tasks import Ecs, Task, until
+from tests.boot.wires import Wire, forwarding, loopback
+
+from airbridge.control_plane import samples
+
+NETWORK_BALANCER, UI_BALANCER = "10.77.0.2", "10.77.0.5"
+#: In the order of the tutorial; the gateway first, because everything else can wait for it.
+SERVICES = ("gateway", "api-server", "scheduler", "dag-processor", "triggerer")
+_SCOPES = ("dags:*", "workers:*", "tokens:*", "audit:read")
+
+
+@dataclass
+class Platform:
+    """What booted so far, and the means to boot more of it."""
+
+    deployment: Deployment
+    account: Account
+    ecs: Ecs
+    provider: sign_in.Provider
+    stack: ExitStack
+    note: Callable[[str], None]
+    tasks: dict[str, Task] = field(default_factory=dict)
+    instances: dict[str, Instance] = field(default_factory=dict)
+
+    @property
+    def prefix(self) -> str:
+        """Return how the names of everything begin."""
+        return str(self.deployment.plane["cluster_name"])
+
+    @property
+    def network(self) -> Network:
+        """Return the network."""
+        return self.ecs.network
+
+    def migrate(self) -> str:
+        """Run the migration task to its end; return its log. RuntimeError if it failed."""
+        with self.ecs.task(self.ecs.definition(f"{self.prefix}-migrate")) as task:
+            code = task.run_to_end()
+            log = task.log()
+        if code:
+            raise RuntimeError(f"the migration task ended with {code}\n{log}")
+        return log
+
+    def start(self, service: str) -> Task:
+        """Start a service's task from the definition that the service names, and wait until it is healthy."""
+        described = self.ecs.services(self.prefix)[f"{self.prefix}-{service}"]
+        began = time.monotonic()
+        task = self.stack.enter_context(self.ecs.task(self.ecs.definition(described["taskDefinition"])))
+        self.tasks[service] = task
+        until(f"{service} healthy", lambda: _healthy(task), task.log, 300)
+        for joined in described["loadBalancers"]:
+            self._balance(task, joined)
+        self.note(f"{service}: healthy after {time.monotonic() - began:.0f} s")
+        return task
+
+    def _balance(self, task: Task, joined: dict[str, Any]) -> None:
+        """Open the ports of the listeners that forward to a target group."""
+        elb = self.account.client("elbv2")
+        for balancer in elb.describe_load_balancers()["LoadBalancers"]:
+            listeners = elb.describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])["Listeners"]
+            for listener in listeners:
+                if joined["targetGroupArn"] not in json.dumps(listener["DefaultActions"]):
+                    continue
+                ends_tls = listener["Protocol"] == "HTTPS"
+                address = UI_BALANCER if ends_tls else NETWORK_BALANCER
+                self.network.names[balancer["DNSName"].lower()] = address
+                tls = self.network.server_context(UI) if ends_tls else None
+                self.network.balance(
+                    address, listener["Port"], [(task.address, joined["containerPort"])], tls
+                )
+
+    def operator(self) -> Task:
+        """Start the operators' task, in which a session can be opened."""
+        if "operator" not in self.tasks:
+            definition = self.ecs.definition(f"{self.prefix}-operator")
+            self.tasks["operator"] = self.stack.enter_context(self.ecs.task(definition))
+        return self.tasks["operator"]
+
+    def first_token(self) -> str:
+        """Make the first token in a session of the operators' task."""
+        scopes = [word for scope in _SCOPES for word in ("--scope", scope)]
+        made = self.operator().execute(
+            "airbridge", "token", "root", "--owner", "ann", *scopes, "--ttl", "2h", "--json"
+        )
+        return str(json.loads(made)["token"])
+
+    def command_line(self, token: str, *words: str, folder: Path | None = None) -> str:
+        """Run `airbridge` as an operator whose machine reaches the gateway's operator port; `folder` is mounted as /work."""
+        image = self.tasks["gateway"].definition.ordered[-1]["image"]
+        given = self.ecs.folder / "operator"
+        given.mkdir(exist_ok=True)
+        (given / "token").write_text(token)
+        shutil.copyfile(self.deployment.keys / "ca.crt", given / "ca.crt")
+        mounts = [f"{given}:/etc/operator:ro", f"{self.network.resolver}:/etc/resolv.conf:ro"]
+        if folder:
+            mounts.append(f"{folder}:/work:ro")
+        host = self.deployment.plane["gateway_host"]
+        environ = {
+            "AIRBRIDGE_URL": f"https://{host}:8444",
+            "AIRBRIDGE_TOKEN_FILE": "/etc/operator/token",
+            "AIRBRIDGE_CA_FILE": "/etc/operator/ca.crt",
+        }
+        options = [word for mount in mounts for word in ("--volume", mount)]
+        options += [word for pair in environ.items() for word in ("--env", "=".join(pair))]
+        at = ["--network", f"ns:{self.operator().space.path}", "--no-healthcheck", "--user", "0"]
+        return self.ecs.engine.run("run", "--rm", *at, *options, image, "airbridge", *words)
+
+    def person(self) -> sign_in.Person:
+        """Sign in to the UI, and return the person with Airflow's REST API."""
+        trusted = ssl.create_default_context()
+        self.network.authority.configure_trust(trusted)
+        listener = loopback()
+        tls = self.network.server_context(UI, "127.0.0.1")
+        target = (self.tasks["api-server"].address, 8080)
+        self.stack.enter_context(forwarding(Wire(listener, lambda: self.network.space.connect(*target), tls)))
+        token = sign_in.sign_in(f"https://127.0.0.1:{listener.getsockname()[1]}", trusted, self.provider)
+        return sign_in.Person(f"http://127.0.0.1:{self.network.expose(target)}", token)
+
+    def push(self, token: str, folder: Path) -> str:
+        """Push a folder of DAG files."""
+        return self.command_line(token, "dags", "push", "/work", "--json", folder=folder)
+
+    def scale(self, region: str, pool: str, size: int) -> list[str]:
+        """Set the size of a pool's group; return the ids of the instances that it then has."""
+        group = self.deployment.regions[region]["groups"][pool]
+        scaling = self.account.client("autoscaling", region)
+        scaling.set_desired_capacity(AutoScalingGroupName=group, DesiredCapacity=size)
+        found = scaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group])["AutoScalingGroups"][0]
+        return [each["InstanceId"] for each in found["Instances"]]
+
+    def launch(self, region: str, pool: str = "default") -> Instance:
+        """Scale a pool to one, and boot the instance that its group then has."""
+        group = self.deployment.regions[region]["groups"][pool]
+        (instance_id,) = self.scale(region, pool, 1)
+        booted = self.stack.enter_context(instance(self.ecs, region, group, instance_id))
+        self.instances[region] = booted
+        return booted
+
+    def workers(self, token: str) -> dict[str, dict[str, Any]]:
+        """Return what `airbridge worker list` shows, by worker."""
+        listed = json.loads(self.command_line(token, "worker", "list", "--json"))
+        entries = listed["workers"] if isinstance(listed, dict) else listed
+        return {each["id"]: each for each in entries}
+
+
+def _healthy(task: Task) -> bool:
+    if not task.is_running():
+        raise RuntimeError(f"{task.name}: its essential container has ended\n{task.log()}")
+    return task.is_healthy()
+
+
+@contextmanager
+def platform(
+    deployment: Deployment, build: Build, folder: Path, note: Callable[[str], None]
+) -> Iterator[Platform]:
+    """What a deployment on an emulator needs to boot, with IAM enforced; nothing of it has started yet."""
+    plane = deployment.plane
+    account = Account(deployment.url, plane["home_region"])
+    with ExitStack() as stack:
+        net = stack.enter_context(network(folder, deployment.port))
+        directory = stack.enter_context(metadata(net))
+        regions = sorted({plane["home_region"], *deployment.regions})
+        prefix = plane["cluster_name"]
+        note("filling the repositories")
+        engine = stack.enter_context(repositories(account, build, folder, regions, prefix))
+        note("starting the database")
+        stack.enter_context(
+            database(account, net, folder, plane["database_secret_arn"], plane["database_address"])
+        )
+        provider = stack.enter_context(sign_in.provider(net, ISSUER, deployment.client_secret))
+        _lay_out(account, net, deployment)
+        number = account.client("sts").get_caller_identity()["Account"]
+        worker = f"{prefix}/edge-worker@{build.digest('edge-worker')}"
+        images = tuple(f"{number}.dkr.ecr.{region}.amazonaws.com/{worker}" for region in deployment.regions)
+        for image in images:
+            engine.run("pull", "--quiet", image)
+        aws = shutil.which("aws")
+        if aws is None:
+            raise RuntimeError("the AWS command line is missing: pip install awscli")
+        ecs = Ecs(account, net, engine, directory, folder, images, aws)
+        account.enforce()
+        yield Platform(deployment, account, ecs, provider, stack, note)
+
+
+def _lay_out(account: Account, net: Network, deployment: Deployment) -> None:
+    """Resolve the gateway's name where a region's private zone has it; put the sample data in the buckets of its owner."""
+    host = deployment.plane["gateway_host"]
+    zones = account.client("route53").list_hosted_zones()["HostedZones"]
+    if sum(zone["Name"].rstrip(".") == host for zone in zones) != len(deployment.regions):
+        raise RuntimeError(f"not every region has a private zone {host}")
+    net.add_address(NETWORK_BALANCER, host)
+    net.add_address(UI_BALANCER, UI)
+    for data in samples.data_objects():
+        s3 = account.client("s3", data.region)
+        bucket = deployment.regions[data.region]["data"][0].removeprefix("s3://").split("/")[0]
+        if bucket not in {each["Name"] for each in s3.list_buckets()["Buckets"]}:
+            place = (
+                {}
+                if data.region == "us-east-1"
+                else {"CreateBucketConfiguration": {"LocationConstraint": data.region}}
+            )
+            s3.create_bucket(Bucket=bucket, **place)
+        s3.put_object(Bucket=bucket, Key=data.key, Body=data.path.read_bytes())
