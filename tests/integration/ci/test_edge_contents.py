@@ -43,7 +43,7 @@ def test_left_out_is_not_exported() -> None:
     assert not set(names) & locked(*names)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("make demo-images")
 def test_each_distribution_has_a_reason() -> None:
     """Followed from what runs on an edge host, imports reach all that is in the image but what is kept for a reason."""
     # What the lock has for other systems is in no image.
