@@ -120,7 +120,9 @@ def _action_and_targets(response: Any, service: str, region: str, resource: str)
         return s3_action(response.method, key, action, query), targets
     given, account = _parameters(response), response.current_account
     # GetParameters names several, and AWS decides on each.
-    several = [{"Name": name} for name in given.get("Names", ())] if service == "ssm" else []
+    several: list[Mapping[str, Any]] = (
+        [{"Name": name} for name in given.get("Names", ())] if service == "ssm" else []
+    )
     arns = [resource_arn(service, region, account, each) for each in several or [given]]
     return call_action(service, action), arns
 
