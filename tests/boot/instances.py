@@ -234,11 +234,11 @@ def _boot(ecs: Ecs, root: Path, space: Namespace) -> subprocess.Popen[bytes]:
         "AWS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt",
         **({"CONTAINERS_CONF": os.environ["CONTAINERS_CONF"]} if "CONTAINERS_CONF" in os.environ else {}),
     }
-    log = (root / "var/log/cloud-init-output.log").open("wb")
     words = ["ip", "netns", "exec", space.name, "chroot", str(root), "/bin/bash", "/var/lib/cloud/user-data"]
-    return subprocess.Popen(
-        words, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-    )
+    with (root / "var/log/cloud-init-output.log").open("wb") as log:
+        return subprocess.Popen(
+            words, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+        )
 
 
 def _end(booted: Instance) -> None:
