@@ -75,6 +75,7 @@ def test_what_is_not_passed_is_named(runs: tuple[LocalPlatform, Run, Run]) -> No
     assert "hush" not in gateway + worker
 
 
+@pytest.mark.slow("make test SLOW=1, every night")
 def test_escaped_values_arrive_or_fail(runs: tuple[LocalPlatform, Run, Run]) -> None:
     """A value arrives whole, or the task that pushes it fails with the limit in its log: never success without the value."""
     platform, *_ = runs

@@ -174,6 +174,7 @@ def workers_of(fleet: Fleet, run: object) -> set[str | None]:
     return {worker for _, worker in fleet.platform.places(run).values()}  # type: ignore[arg-type]
 
 
+@pytest.mark.slow("make test SLOW=1, every night")
 def test_fleet_upgrade_fails_no_task(fleet: Fleet) -> None:
     """n-1 workers under an n control plane; n workers join, the old ones drain; no task fails or is tried twice."""
     fleet.add_dag("upgrade", HERE, count=120, seconds=2)
