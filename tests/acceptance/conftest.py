@@ -6,7 +6,7 @@ ends when the next test needs it no more. Several run at once only where pytest 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
@@ -25,14 +25,18 @@ TIMEOUT_SECONDS: Final = 600
 _started: Final[dict[str, ExitStack]] = {}
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bring the tests of each shared platform together, in one process of several; the order is kept otherwise."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """Bring the tests of each shared platform together, in one process of several; the order is kept otherwise.
+
+    Groups are read by xdist, and the order is changed by pytest, so these come before, and the order afterwards.
+    """
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
-        if (name := _shared_by(item)) is not None:
-            item.add_marker(pytest.mark.xdist_group(name))
+        # Those of a module stay together too: they share a platform of their own.
+        item.add_marker(pytest.mark.xdist_group(_shared_by(item) or item.path.stem))
+    yield
     items.sort(key=_position)
 
 
