@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Every test, in two pytest runs: those of components, then the acceptance suite, two platforms at a time.
-# A platform waits for half of its time, so two keep two cores busy.
+# Every test, in two pytest runs: the parallel ones, then those that each need the whole machine.
 # A failed test is tried once more under the same conditions, at most RETRIES tests over both runs: tests/support/retries.py.
 # The outcomes, with the first attempts of retried tests, are kept as JUnit XML in .reports/.
 # Usage: [SLOW=1] test.sh [WORKERS [RETRIES]]   (called by `make test`)
@@ -17,4 +16,4 @@ rm -f "$reports"/*.xml
 pytest tests/unit tests/contract tests/integration tests/chaos -q "${slow[@]}" -n "$workers" --dist loadgroup \
   --retries "$retries" --junit-xml "$reports/parallel.xml"
 retried=$({ grep -o 'property name="first_attempt"' "$reports/parallel.xml" || true; } | wc -l)
-pytest tests/acceptance -q "${slow[@]}" -n 2 --dist loadgroup --retries "$((retries - retried))" --junit-xml "$reports/acceptance.xml"
+pytest tests/acceptance -q "${slow[@]}" --retries "$((retries - retried))" --junit-xml "$reports/acceptance.xml"
