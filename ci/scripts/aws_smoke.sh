@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The steps of aws-smoke.yml, in the order of docs/tutorials/first-deploy.md, on a sandbox account: aws_smoke.sh STEP.
-# The environment file infra/environments/sandbox.toml names its images with the digest `BUILD`, which `foundation` replaces.
+# The environment file infra/environments/sandbox.toml names its images with the digest `BUILD`, which `foundation` replaces. It signs the
+# release with a key of this run: no stack is synthesised with an image that no signed release names.
 # Not yet run: this project has had no AWS account.
 set -euo pipefail
 cd "$(dirname "$0")/../../infra"
@@ -28,6 +29,9 @@ foundation() {
     digest=$(python -c "import json, sys; print(json.load(open('../dist/release.json'))['release']['images'][sys.argv[1]]['digest'])" "$image")
     sed -i "s/$image@BUILD/$image@$digest/" "$file"
   done
+  airbridge-ci keygen "$keys-release.key" --owner aws-smoke >> ../images/release-keys.toml
+  airbridge-ci sign --key "$keys-release.key" ../dist/release.json
+  cp ../dist/release.json environments/sandbox.release.json
   AIRBRIDGE_STATE=local "${cdktf[@]}" deploy --auto-approve bootstrap
   "${cdktf[@]}" deploy --auto-approve --migrate-state bootstrap
   "${cdktf[@]}" deploy --auto-approve foundation
@@ -94,7 +98,7 @@ destroy() {
   "${cdktf[@]}" destroy --auto-approve "${stacks[@]}" || true
   "${cdktf[@]}" destroy --auto-approve control-plane || true
   "${cdktf[@]}" destroy --auto-approve foundation
-  rm -rf "$keys" "$keys-root"
+  rm -rf "$keys" "$keys-root" "$keys-release.key"
 }
 
 case ${1:-} in

@@ -13,7 +13,7 @@ slow=()
 mkdir -p "$reports"
 rm -f "$reports"/*.xml
 
-pytest tests/unit tests/contract tests/integration tests/chaos -q "${slow[@]}" -n "$workers" --dist loadgroup \
+pytest tests/unit tests/contract tests/integration tests/chaos tests/boot -q "${slow[@]}" -n "$workers" --dist loadgroup \
   --retries "$retries" --junit-xml "$reports/parallel.xml"
 retried=$({ grep -o 'property name="first_attempt"' "$reports/parallel.xml" || true; } | wc -l)
 pytest tests/acceptance -q "${slow[@]}" --retries "$((retries - retried))" --junit-xml "$reports/acceptance.xml"

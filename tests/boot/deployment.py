@@ -23,6 +23,8 @@ from tests.boot import tutorial
 from tests.boot.account import Account
 from tests.boot.images import IMAGES, Build
 
+from airbridge.ci.release import keys, manifest
+
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 NAME, HOME = "dev", "us-east-1"
@@ -144,7 +146,7 @@ def text(build: Build) -> str:
 
 
 def prepare(folder: Path, build: Build) -> Deployment:
-    """Lay out what the tutorial starts from: the repository's `infra/`, with an environment file that names the build's images."""
+    """Lay out what the tutorial starts from: the repository's `infra/`, and an environment on a release of the build, which is signed."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         made = Deployment(folder, int(probe.getsockname()[1]))
     made.infra.mkdir()
@@ -152,7 +154,18 @@ def prepare(folder: Path, build: Build) -> Deployment:
         (made.infra / name).symlink_to(INFRA / name)
     (made.infra / "environments").mkdir()
     (made.infra / "environments" / f"{NAME}.toml").write_text(text(build))
+    _release(made, build)
     return made
+
+
+def _release(made: Deployment, build: Build) -> None:
+    """Sign the build with a key of this deployment, as `airbridge-ci sign` and `promote` do: no other image is synthesised."""
+    private = made.folder / "release.key"
+    trusted = made.folder / keys.FILE
+    trusted.parent.mkdir()
+    trusted.write_text(keys.create(private, "this deployment"))
+    signed = manifest.load(build.folder / "release.json").signed(keys.private(private))
+    (made.infra / "environments" / f"{NAME}.release.json").write_text(signed.text())
 
 
 def deploy(deployment: Deployment, note: Callable[[str], None]) -> list[str]:

@@ -18,7 +18,7 @@ from tests.boot.wires import is_root
 
 from airbridge.control_plane import samples
 
-pytestmark = [pytest.mark.slow("tests/infra/aws_rules"), pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow("make proof-aws"), pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.boot import tutorial
+from tests.boot.deployment import INFRA, prepare
+from tests.boot.images import Build
 from tests.boot.network import GATE, reply
 from tests.boot.tasks import Definition
+from tests.unit.ci.tree import Tree
+
+from airbridge.ci.release.manifest import Manifest
 
 _QUESTION = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00"
 
@@ -42,6 +49,29 @@ def test_tutorial_deploys_every_stack() -> None:
     ]
     found = [next(i for i, command in enumerate(commands) if word in command) for word in order]
     assert sorted(found) == found
+
+
+def test_environment_is_synthesised(tmp_path: Path) -> None:
+    """What is booted passes the gate of every deployment: its images are those of a signed release, and no others."""
+    python = INFRA / ".venv/bin/python"
+    if not python.exists():
+        pytest.skip("the infrastructure has no environment: make infra-test makes it")
+    (tmp_path / "dist").mkdir()
+    release = Tree(INFRA.parent, Ed25519PrivateKey.generate()).release().release
+    (tmp_path / "dist" / "release.json").write_text(Manifest(release=release).text())
+    (tmp_path / "deployment").mkdir()
+    made = prepare(tmp_path / "deployment", Build(tmp_path / "dist"))
+    command = [str(python), "-m", "airbridge.infra.app"]
+    for digest, status in ((release.images["edge-worker"].digest, 0), ("sha256:" + 32 * "0a", 1)):
+        file = made.infra / "environments" / "dev.toml"
+        file.write_text(
+            re.sub(r'"edge-worker@sha256:[0-9a-f]+"', f'"edge-worker@{digest}"', file.read_text())
+        )
+        done = subprocess.run(
+            command, cwd=made.infra, env=made.environ, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stderr
+    assert "is in no signed release" in done.stderr
 
 
 def test_missing_lines_are_named() -> None:

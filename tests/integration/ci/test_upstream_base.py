@@ -25,7 +25,7 @@ from airbridge.ci.parity.built import _installed
 from airbridge.ci.parity.facts import Facts
 from airbridge.ci.tools import run
 
-pytestmark = [pytest.mark.slow("tests/unit/ci/test_sbom.py"), pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow("make proof-pipelines"), pytest.mark.timeout(1200)]
 
 #: What CPython's extension modules link to.
 LIBRARIES = "ca-certificates,libbz2-1.0,libexpat1,libffi8,libgdbm6,liblzma5,libncursesw6,libreadline8,libsqlite3-0,libssl3,libuuid1,netbase,tzdata,zlib1g"
