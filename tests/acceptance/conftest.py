@@ -1,12 +1,12 @@
 """Platforms that modules share, one at a time; tests that need another one start it with `tests.support.platform.running`.
 
 A platform takes a minute of CPU to start and a fifth of a core when idle. So tests that share one run after each other, and it
-ends when the next test needs it no more. Several run at once only where pytest runs in several processes. Tests marked `slow` need `--slow`, as `make test SLOW=1` and the proofs give it.
+ends when the next test needs it no more. Tests marked `slow` need `--slow`, as `make test SLOW=1` and the proofs give it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
@@ -19,35 +19,18 @@ from tests.support.wheels import Index
 SHARED: Final = ("platform", "plain_platform")
 """Fixtures whose platforms are shared, in the order in which they run."""
 
-TIMEOUT_SECONDS: Final = 600
-"""The first test of a shared platform waits for it to start, beside another one that starts."""
-
 _started: Final[dict[str, ExitStack]] = {}
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
-    """Bring the tests of each shared platform together, in one process of several; the order is kept otherwise.
-
-    Groups are read by xdist, and the order is changed by pytest, so these come before, and the order afterwards.
-    """
-    for item in items:
-        if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
-        # Those of a module stay together too: they share a platform of their own.
-        item.add_marker(pytest.mark.xdist_group(_shared_by(item) or item.path.stem))
-    yield
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the tests of each shared platform together; the order is kept otherwise."""
     items.sort(key=_position)
 
 
-def _shared_by(item: pytest.Item) -> str | None:
-    needs = getattr(item, "fixturenames", ())
-    return next((name for name in SHARED if name in needs), None)
-
-
 def _position(item: pytest.Item) -> int:
-    name = _shared_by(item)
-    return len(SHARED) if name is None else SHARED.index(name)
+    needs = getattr(item, "fixturenames", ())
+    return next((number for number, name in enumerate(SHARED) if name in needs), len(SHARED))
 
 
 @pytest.hookimpl(tryfirst=True)

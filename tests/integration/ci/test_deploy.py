@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -111,6 +112,17 @@ class World:
         return ["--url", self.url, "--airflow-url", self.url]
 
 
+@contextmanager
+def serving(world: World) -> Iterator[World]:
+    """The platform, answering until the block ends."""
+    thread = threading.Thread(target=world.server.serve_forever, daemon=True)
+    thread.start()
+    yield world
+    world.server.shutdown()
+    world.server.server_close()
+    thread.join()
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Tree:
     """Release 1 everywhere, in git; quick waves; the signing key in a file."""
@@ -132,13 +144,8 @@ def project(tmp_path: Path) -> Tree:
 def platform(project: Tree) -> Iterator[World]:
     """An environment with prod's regions, for a day on release 1."""
     digest = project.release(1).release.images["edge-worker"].digest
-    world = World(Fleet(dict.fromkeys(pins.load(project.checkout, "prod").regions, digest)))
-    thread = threading.Thread(target=world.server.serve_forever, daemon=True)
-    thread.start()
-    yield world
-    world.server.shutdown()
-    world.server.server_close()
-    thread.join()
+    with serving(World(Fleet(dict.fromkeys(pins.load(project.checkout, "prod").regions, digest)))) as world:
+        yield world
 
 
 def ci(tree: Tree, *words: str) -> subprocess.CompletedProcess[str]:
@@ -154,14 +161,9 @@ def promoted(tree: Tree, platform: World) -> None:
     assert ci(tree, "promote", "build", "dev").returncode == 0
     for source, target in (("dev", "staging"), ("staging", "prod")):
         digest = tree.release(2).release.images["edge-worker"].digest
-        proving = World(Fleet({"eu-west-1": digest}))
-        proving.fleet.sleep(timedelta(days=1).total_seconds())
-        thread = threading.Thread(target=proving.server.serve_forever, daemon=True)
-        thread.start()
-        done = ci(tree, "promote", source, target, *proving.options)
-        proving.server.shutdown()
-        proving.server.server_close()
-        thread.join()
+        with serving(World(Fleet({"eu-west-1": digest}))) as proving:
+            proving.fleet.sleep(timedelta(days=1).total_seconds())
+            done = ci(tree, "promote", source, target, *proving.options)
         assert done.returncode == 0, done.stderr
 
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import stat
 import sys
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.integration.ci.test_deploy import CI, World, project
+from tests.integration.ci.test_deploy import CI, World, project, serving
 from tests.support.workflows.hub import Hub
 from tests.support.workflows.runner import Job, WorkflowRunner
 from tests.unit.ci.tree import ROOT, Tree, git
@@ -82,16 +80,6 @@ class Pipeline:
         """What runs has proven itself."""
         for world in self.worlds.values():
             world.fleet.sleep(DAY)
-
-
-@contextmanager
-def serving(world: World) -> Iterator[World]:
-    thread = threading.Thread(target=world.server.serve_forever, daemon=True)
-    thread.start()
-    yield world
-    world.server.shutdown()
-    world.server.server_close()
-    thread.join()
 
 
 def program(folder: Path, name: str, text: str) -> None:

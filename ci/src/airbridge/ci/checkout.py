@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tarfile
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
@@ -54,6 +55,16 @@ class Source:
         return start
 
 
+def replace(root: Path, texts: Mapping[str, str | None]) -> None:
+    """Write files of a checkout by their paths; None removes one. What was read of them before is not read again."""
+    for path, text in texts.items():
+        target = root / path
+        if text is None:
+            target.unlink(missing_ok=True)
+        else:
+            target.write_text(text, encoding="utf-8")
+
+
 @dataclass(frozen=True)
 class Checkout:
     """The project's files under `root`. Files are read once."""
@@ -87,6 +98,10 @@ class Checkout:
                 raise CheckoutError(f"{path}: is not text: {error}") from error
             self._cache[path] = Source(path, text)
         return self._cache[path]
+
+    def text(self, path: str) -> str | None:
+        """Return a file's text; None if there is no such file."""
+        return self.source(path).text if self.has(path) else None
 
     def glob(self, pattern: str) -> tuple[str, ...]:
         """Paths of the files that match, in order."""

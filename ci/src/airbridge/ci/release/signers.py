@@ -19,7 +19,7 @@ from airbridge.ci.release import keys
 
 @dataclass(frozen=True)
 class Signer:
-    """Who must have signed: `key` is a public key of cosign, `identity` and `issuer` are those of a certificate.
+    """Signer of images: `key` is a public key of cosign, `identity` and `issuer` are those of a certificate.
 
     `roots` is a PEM file of the authorities that issue certificates, where they are not Sigstore's own: then there is neither
     transparency log nor timestamp to be asked.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from airbridge.ci.checkout import Checkout
+from airbridge.ci.checkout import Checkout, replace
 from airbridge.ci.release import pins, previous
 from airbridge.ci.release.manifest import Manifest
 from airbridge.ci.release.pins import WorkerImages
@@ -51,24 +51,12 @@ class Cdktf:
         known = (*self.releases, *previous.load(checkout, self.environment))
         # Which release names which digest is the synthesis's to find out: it is given all of them.
         texts = {path: moved, previous.path(self.environment): previous.text(known)}
-        before = {path: self._read(path) for path in texts}
-        self._write(texts)
+        before = {path: checkout.text(path) for path in texts}
+        replace(checkout.root, texts)
         try:
             yield
         finally:
-            self._write(before)
-
-    def _read(self, path: str) -> str | None:
-        file = self.checkout.root / path
-        return file.read_text(encoding="utf-8") if file.exists() else None
-
-    def _write(self, texts: Mapping[str, str | None]) -> None:
-        for path, text in texts.items():
-            file = self.checkout.root / path
-            if text is None:
-                file.unlink(missing_ok=True)
-            else:
-                file.write_text(text, encoding="utf-8")
+            replace(checkout.root, before)
 
 
 def with_progress(deploy: Deploy, report: Callable[[str], None]) -> Deploy:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from airbridge.ci.checkout import Checkout, Source
+from airbridge.ci.checkout import Checkout, Source, replace
 from airbridge.ci.exceptions import PromotionRefused, ToolError
 from airbridge.ci.parity import checks
 from airbridge.ci.parity.finding import as_text
@@ -80,12 +79,12 @@ class Promotion:
             pins.release_path(self.target): self.manifest.text(),
             previous.path(self.target): previous.text_of(Pins(Source(path, moved)), self._known()),
         }
-        before = {path: self._read(path) for path in wanted}
+        before = {path: self.checkout.text(path) for path in wanted}
         written = {path: text for path, text in wanted.items() if text != before[path]}
-        self._replace(written)
+        replace(self.checkout.root, written)
         # What was synthesised before names the images of before.
         if findings := checks.check(Checkout(self.checkout.root, self.checkout.run), synthesised=False):
-            self._replace({path: before[path] for path in written})
+            replace(self.checkout.root, {path: before[path] for path in written})
             raise PromotionRefused(f"{self.target} on this release breaks parity:\n{as_text(findings)}")
         return list(written)
 
@@ -94,17 +93,6 @@ class Promotion:
         path = pins.release_path(self.target)
         leaving = [manifest.parse(self.checkout.source(path).text, path)] if self.checkout.has(path) else []
         return [*leaving, *previous.load(self.checkout, self.target)]
-
-    def _read(self, path: str) -> str | None:
-        return self.checkout.source(path).text if self.checkout.has(path) else None
-
-    def _replace(self, texts: Mapping[str, str | None]) -> None:
-        for path, text in texts.items():
-            target = self.checkout.root / path
-            if text is None:
-                target.unlink(missing_ok=True)
-            else:
-                target.write_text(text, encoding="utf-8")
 
     def commit(self, paths: list[str]) -> str:
         """One commit of these files; returns its id. ToolError, and the files are as they were, if Git refuses it."""
