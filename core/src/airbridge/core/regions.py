@@ -1,4 +1,4 @@
-"""The region catalogue: regions, pools, and the location of data. Read from TOML."""
+"""The region catalogue: regions, pools, the location of data, and the teams that share pools. Read from TOML."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from airbridge.core.hints import suggestion
 from airbridge.core.protocol import Name
 
 DEFAULT_POOL = "default"
+# Team of every bundle that no team names.
+DEFAULT_TEAM = "default"
 
 T = TypeVar("T")
 
@@ -83,11 +85,27 @@ class Region(_Entry):
         return max((len(data) for data in self.data if uri == data or uri.startswith(data + "/")), default=0)
 
 
+class Team(_Entry):
+    """A group of bundles whose tasks share pools with those of other teams.
+
+    Where several teams have work for a pool, each gets slots in proportion to its `weight`; within a team, priority counts.
+    """
+
+    name: Name
+    #: Names of the team's bundles. Empty only for the team `DEFAULT_TEAM`, which has all that no other team names.
+    bundles: tuple[str, ...] = ()
+    weight: float = Field(default=1.0, ge=0.001, le=1000)
+    #: Slots that the team's work may have at one time, by queue (``region`` or ``pool@region``). A task that needs more than
+    #: all of them runs alone.
+    quota: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+
+
 class Catalogue(_Entry):
     """All regions. `read` gives errors that name the file, the entry and what would be right."""
 
     home_region: Name
     regions: tuple[Region, ...] = Field(alias="region", min_length=1)
+    teams: tuple[Team, ...] = Field(default=(), alias="team")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -152,6 +170,10 @@ class Catalogue(_Entry):
             for pool in region.pools:
                 yield region, pool
 
+    def team_of(self, bundle: str) -> str:
+        """Return the name of the team that a bundle belongs to."""
+        return next((team.name for team in self.teams if bundle in team.bundles), DEFAULT_TEAM)
+
     def problems(self) -> Iterator[str]:
         """Yield what is wrong between entries that are right by themselves."""
         if self.region(self.home_region) is None:
@@ -167,6 +189,29 @@ class Catalogue(_Entry):
         ]
         for _, url in _repeated(queues):
             yield f"queue {url!r} serves two pools; each pool needs a queue of its own"
+        yield from self._team_problems()
+
+    def _team_problems(self) -> Iterator[str]:
+        for name in _repeated(team.name for team in self.teams):
+            yield f"team {name!r} is there twice; names must differ"
+        for bundle in _repeated(bundle for team in self.teams for bundle in team.bundles):
+            yield f"bundle {bundle!r} is in two teams, or twice in one; it belongs to one team"
+        for team in self.teams:
+            if not team.bundles and team.name != DEFAULT_TEAM:
+                yield f"team {team.name!r} has no bundles; name those whose tasks are its own"
+            for queue in team.quota:
+                region, pool = place_of(queue)
+                problem = self.lacks(region, pool)
+                if problem is not None:
+                    yield f"team {team.name!r}, quota {queue!r}: {problem}"
+            for place in _repeated(place_of(queue) for queue in team.quota):
+                yield f"team {team.name!r} has two quotas for pool {place[1]!r} of region {place[0]!r}"
+
+
+def place_of(queue: str) -> tuple[str, str]:
+    """Return the region and the pool that a queue's name means: ``region`` or ``pool@region``."""
+    pool, _, region = queue.rpartition("@")
+    return region, pool or DEFAULT_POOL
 
 
 def _repeated(values: Iterable[T]) -> list[T]:

@@ -18,6 +18,7 @@ from airbridge.executor.dispatch.scaling import RegionSignal, Scaling, cloudwatc
 from airbridge.executor.dispatch.signing_key import ReloadingSigner
 from airbridge.executor.executor import Components
 from airbridge.executor.ledger import notices
+from airbridge.executor.ledger.fair_shares import FairShares
 from airbridge.executor.ledger.manager import LedgerDBManager
 from airbridge.executor.placement.placement import Placement
 from airbridge.executor.placement.workloads import Workloads
@@ -45,6 +46,7 @@ def build(owner_job_id: int | None) -> Components:
         new_session=_airflow.new_session,
         queue_of=sqs_queues(catalogue.regions),
         random=random.random,
+        shares=FairShares(catalogue.teams) if catalogue.teams else None,
     )
     listener = NotificationListener(
         owner_job_id=owner_job_id,
@@ -53,7 +55,7 @@ def build(owner_job_id: int | None) -> Components:
         backoff=Backoff(LISTENER_RETRY_SECONDS, LISTENER_RETRY_LIMIT_SECONDS, random.random),
     )
     return Components(
-        workloads=Workloads(Placement(catalogue, configured, unset_queues())),
+        workloads=Workloads(Placement(catalogue, configured, unset_queues()), catalogue.team_of),
         outbox=outbox,
         reconciler=Reconciler(
             settings=configured,

@@ -80,10 +80,21 @@ class Forked(msgspec.Struct, frozen=True, tag=True):
     pid: int
 
 
+class Used(msgspec.Struct, frozen=True):
+    """What a process and the children that it has waited for used, as its parent is told by the kernel.
+
+    A task's parent is its template, which runs the task's own code: it is an account, not a proof.
+    """
+
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+
 class Exited(msgspec.Struct, frozen=True, tag=True):
     """Template to supervisor: the task has ended, and all that it left running is killed."""
 
     status: int
+    used: Used | None = None
 
 
 class Running(msgspec.Struct, frozen=True, tag=True):
@@ -117,6 +128,7 @@ class Reaped(msgspec.Struct, frozen=True, tag=True):
 
     pid: int
     status: int
+    used: Used | None = None
 
 
 class Unshared(msgspec.Struct, frozen=True, tag=True):
@@ -149,6 +161,7 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
     detail: str = ""
     #: Class of the exception that failed the task, if one did.
     exception: str = ""
+    used: Used | None = None
 
 
 Message = (

@@ -16,6 +16,7 @@ import psutil
 from setproctitle import setproctitle
 
 from airbridge.core.sandbox import hardening
+from airbridge.edge_worker.runner.messages import Used
 
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -138,12 +139,17 @@ def oom_kills() -> int:
     return 0
 
 
-def reap() -> list[tuple[int, int]]:
-    """Return (pid, status) of every child that has ended, so that none stays a zombie."""
+def reap() -> list[tuple[int, int, Used]]:
+    """Return pid, status and use of every child that has ended, so that none stays a zombie."""
     ended = []
     with suppress(ChildProcessError):
-        while (result := os.waitpid(-1, os.WNOHANG))[0] != 0:
-            ended.append(result)
+        while True:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if not pid:
+                break
+            # The kernel gives the largest resident size in KiB.
+            used = Used(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+            ended.append((pid, status, used))
     return ended
 
 

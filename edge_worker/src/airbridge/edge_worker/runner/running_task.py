@@ -86,7 +86,7 @@ class WarmTask:
                 self.template_pid = message.template
                 self._confirm_start(message.pid)
             case Ended():
-                self._finish(Exit(message.code, None, message.detail, message.exception))
+                self._finish(Exit(message.code, None, message.detail, message.exception, message.used))
             case _:
                 self._on_eof()
 

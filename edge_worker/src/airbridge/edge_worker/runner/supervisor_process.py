@@ -94,7 +94,7 @@ def _supervise(take: Take, fds: list[int], zygote: socket.socket) -> None:
         if handle.ended:
             return
         if _start_confirmed(status, Started(os.getpid(), take.warm, take.template)):
-            ended = replace(_run(job, task, proxy, log), exception=note.exception)
+            ended = replace(_run(job, task, proxy, log), exception=note.exception, used=handle.used)
             proxy.close()
             with suppress(OSError):
                 messages.send(status, ended)

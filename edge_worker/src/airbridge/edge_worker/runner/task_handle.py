@@ -15,7 +15,7 @@ import psutil
 
 from airbridge.edge_worker.runner import messages, process
 from airbridge.edge_worker.runner.event_loop import wait_readable
-from airbridge.edge_worker.runner.messages import Exited, Fork, Forked, Reaped
+from airbridge.edge_worker.runner.messages import Exited, Fork, Forked, Reaped, Used
 
 # Seconds after a task's end within which its template, or the zygote, must have sent the exit status.
 _EXIT_STATUS_SECONDS: Final = 30.0
@@ -41,6 +41,7 @@ class TaskHandle:
         self.zygote = zygote
         self._template = template
         self.status: int | None = None
+        self.used: Used | None = None
         self._task = 0
 
     def fileno(self) -> int:
@@ -77,14 +78,14 @@ class TaskHandle:
         """Receive the task's exit status from the template. Always False: no message follows it."""
         message, _fds = messages.receive_or_eof(self._sock)
         if isinstance(message, Exited):
-            self.status = message.status
+            self.status, self.used = message.status, message.used
         return False
 
     def receive_from_zygote(self) -> bool:
         """Receive a message of the zygote. False once it is gone."""
         message, _fds = messages.receive_or_eof(self.zygote)
         if isinstance(message, Reaped) and message.pid == self._task:
-            self.status = message.status
+            self.status, self.used = message.status, message.used
         return message is not None
 
 

@@ -156,16 +156,16 @@ class Template:
     def _reap(self) -> None:
         """Send the exit status of tasks that have ended, once what they left running is killed."""
         ended = process.reap()
-        handles = [(self._tasks.pop(pid, None), status) for pid, status in ended]
+        handles = [(self._tasks.pop(pid, None), Exited(status, used)) for pid, status, used in ended]
         # A task adopts the orphans beneath it, so any other child of this process was left by a task that has ended.
         for pid in process.children():
             if pid not in self._tasks:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        for handle, status in handles:
+        for handle, exited in handles:
             if handle is not None and handle in self._handles:
                 with suppress(OSError):
-                    messages.send(handle.sock, Exited(status))
+                    messages.send(handle.sock, exited)
                 self._handles.remove(handle)
                 handle.sock.close()
 

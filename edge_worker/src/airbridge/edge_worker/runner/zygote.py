@@ -42,6 +42,7 @@ from airbridge.edge_worker.runner.messages import (
     Spawn,
     Take,
     Unshared,
+    Used,
 )
 from airbridge.edge_worker.runner.sandbox.sandbox import Sandbox, decode
 
@@ -230,20 +231,20 @@ class Zygote:
         # A supervisor may have sent its task's process id just now: without it the task would count as an orphan.
         for supervisor in wait_readable(self._supervisors, 0):
             self._handle_supervisor(supervisor)
-        for pid, status in ended:
+        for pid, status, _used in ended:
             self._templates.pids.discard(pid)
             if self._supervisors.reaped(pid) and status != 0:
                 self._notify_agent(Reaped(pid, status))
         self._kill_orphans()
-        for pid, status in ended:
-            self._notify_supervisor(pid, status)
+        for pid, status, used in ended:
+            self._notify_supervisor(pid, status, used)
 
-    def _notify_supervisor(self, task: int, status: int) -> None:
+    def _notify_supervisor(self, task: int, status: int, used: Used) -> None:
         """Send a task's exit status to its supervisor, if the task had become this process's child."""
         for supervisor in self._supervisors:
             if supervisor.task == task:
                 with suppress(OSError):
-                    messages.send(supervisor.control, Reaped(task, status))
+                    messages.send(supervisor.control, Reaped(task, status, used))
 
     def _kill_orphans(self) -> None:
         known = {*self._templates.pids, *self._supervisors.known_pids}

@@ -302,6 +302,8 @@ class Launcher:
             signal=exited.signal,
             reported=attempt.finished,
             exception=exited.exception or None,
+            cpu_seconds=round(exited.used.cpu_seconds, 6) if exited.used else None,
+            peak_memory_bytes=exited.used.peak_memory_bytes if exited.used else None,
         )
         log.info(
             "task.ended",

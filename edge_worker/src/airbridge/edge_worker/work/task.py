@@ -10,6 +10,7 @@ from uuid import UUID
 
 from airbridge.core.protocol import Grant
 from airbridge.core.task_options import Options
+from airbridge.edge_worker.runner.messages import Used
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,15 @@ class TaskSpec:
 class Exit:
     """Exit code of a task's supervisor, or the signal that killed it. `detail` is for the task's log.
 
-    `exception` is the class of the exception that failed the task, if one did.
+    `exception` is the class of the exception that failed the task, if one did. `used` is what the task's process used, if its parent
+    has said so.
     """
 
     code: int | None
     signal: int | None
     detail: str = ""
     exception: str = ""
+    used: Used | None = None
 
     @property
     def clean(self) -> bool:

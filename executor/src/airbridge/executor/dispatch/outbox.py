@@ -28,6 +28,7 @@ from airbridge.executor.background_loop import BackgroundLoop, Pause, Timer, sto
 from airbridge.executor.dispatch.signing_key import MessageSigner
 from airbridge.executor.ledger import backlogs, clock, events, items, leases
 from airbridge.executor.ledger.backlogs import Backlog, PoolRef
+from airbridge.executor.ledger.fair_shares import FairShares
 from airbridge.executor.ledger.models import Outcome, WorkItemRow
 from airbridge.executor.settings import Settings
 
@@ -92,9 +93,11 @@ class RegionOutbox:
         queue_of: QueueFinder,
         wake_region: Callable[[str], None],
         random: Callable[[], float],
+        shares: FairShares | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._region = region
+        self._shares = shares
         self._settings = settings
         self._signer = signer
         self._new_session = new_session
@@ -208,7 +211,7 @@ class RegionOutbox:
             if not waiting:
                 return [], 0
             wanted = {ref: free[ref] for ref, each in backlog.items() if each.placed and ref in free}
-            rows = items.sendable(session, wanted, TURN_LIMIT, at=now)
+            rows = items.sendable(session, wanted, TURN_LIMIT, shares=self._shares, at=now)
             held = items.running_before(session, rows, now)
             if held:
                 later = now + timedelta(seconds=HELD_SECONDS)
@@ -321,7 +324,7 @@ class RegionOutbox:
 
 
 class Outbox:
-    """Outbox of all regions: one loop each."""
+    """Outbox of all regions: one loop each. Without `shares`, work is sent by priority and age alone."""
 
     def __init__(
         self,
@@ -332,6 +335,7 @@ class Outbox:
         new_session: SessionMaker,
         queue_of: QueueFinder,
         random: Callable[[], float],
+        shares: FairShares | None = None,
     ) -> None:
         self._regions = {
             region.name: RegionOutbox(
@@ -342,6 +346,7 @@ class Outbox:
                 queue_of=queue_of,
                 wake_region=self.wake,
                 random=random,
+                shares=shares,
             )
             for region in regions
         }

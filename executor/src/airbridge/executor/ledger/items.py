@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
+from itertools import zip_longest
 from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import and_, delete, or_, select, tuple_
 from sqlalchemy.orm import defer
 
-from airbridge.executor.ledger import clock, events
+from airbridge.core.regions import DEFAULT_TEAM
+from airbridge.executor.ledger import clock, events, usage
 from airbridge.executor.ledger._locking import for_update, write
 from airbridge.executor.ledger.backlogs import PoolRef
+from airbridge.executor.ledger.fair_shares import FairShares
 from airbridge.executor.ledger.leases import settle, to_placed
 from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow, WorkItemRow
 
 # Columns that are read only where they are needed; a row loads them on access.
 BIG = (WorkItemRow.workload, WorkItemRow.placement, WorkItemRow.started)
+
+# Rows that are deleted by one statement.
+PURGE_BATCH = 1000
 
 # Outcomes that are reported to the scheduler as a failure, for as long as Airflow still has the task queued
 # or running.
@@ -44,6 +50,7 @@ class NewItem:
     placement: dict[str, Any]
     disconnect: dict[str, Any]
     warm: bool = True
+    team: str = DEFAULT_TEAM
     trace: dict[str, str] = field(default_factory=dict)
     id: str = field(default_factory=lambda: str(uuid4()))
 
@@ -252,30 +259,51 @@ def stranded(session: Any, region: str, limit: int) -> list[WorkItemRow]:
 
 
 def sendable(
-    session: Any, capacity: Mapping[PoolRef, int], limit: int, *, at: datetime | None = None
+    session: Any,
+    capacity: Mapping[PoolRef, int],
+    limit: int,
+    *,
+    shares: FairShares | None = None,
+    at: datetime | None = None,
 ) -> list[WorkItemRow]:
-    """Return placed rows that may be sent now, locked, by priority and then age, within each pool's capacity.
+    """Return placed rows that may be sent now, locked, within each pool's capacity.
 
+    In a pool the teams take turns by their `shares`; a team's rows stand by priority and then age. The pools take turns as well.
     `at` saves another query of the database's clock.
     """
     now = at or clock.now(session)
-    found: list[WorkItemRow] = []
-    for (region, pool), free in capacity.items():
-        if free > 0:
-            query = (
-                select(WorkItemRow)
-                .where(
-                    WorkItemRow.state == ItemState.PLACED,
-                    WorkItemRow.region == region,
-                    WorkItemRow.pool == pool,
-                    WorkItemRow.not_before <= now,
-                )
-                .order_by(WorkItemRow.priority.desc(), WorkItemRow.placed_at, WorkItemRow.id)
-                .limit(min(free, limit))
-            )
-            found.extend(session.scalars(for_update(session, query, skip_locked=True)))
-    found.sort(key=lambda row: (-row.priority, row.placed_at, row.id))
-    return found[:limit]
+    free = {ref: min(each, limit) for ref, each in capacity.items() if each > 0}
+    loads = shares.loads(session, free) if shares is not None else {}
+    by_pool = []
+    for ref, wanted in free.items():
+        waiting = [load.team for load in loads.get(ref, ()) if load.waiting]
+        if shares is None or not shares.applies(ref, waiting):
+            by_pool.append(_waiting(session, ref, now, wanted))
+        else:
+            of_team = {team: _waiting(session, ref, now, wanted, team) for team in waiting}
+            by_pool.append(shares.in_turn(ref, of_team, loads[ref], wanted))
+    in_turns = [row for turn in zip_longest(*by_pool) for row in turn if row is not None]
+    return in_turns[:limit]
+
+
+def _waiting(
+    session: Any, ref: PoolRef, now: datetime, limit: int, team: str | None = None
+) -> list[WorkItemRow]:
+    """Return placed rows of a pool, or of one team there, locked, by priority and then age."""
+    row = WorkItemRow
+    query = (
+        select(row)
+        .where(
+            row.state == ItemState.PLACED,
+            row.region == ref[0],
+            row.pool == ref[1],
+            row.not_before <= now,
+            *([row.team == team] if team is not None else []),
+        )
+        .order_by(row.priority.desc(), row.placed_at, row.id)
+        .limit(limit)
+    )
+    return list(session.scalars(for_update(session, query, skip_locked=True)))
 
 
 def reserve(session: Any, ids: Collection[str], until: datetime) -> None:
@@ -380,14 +408,24 @@ def acknowledge(session: Any, ids: Collection[str]) -> None:
 
 
 def purge(session: Any, before: datetime) -> int:
-    """Delete rows settled before then, and their records; return how many rows."""
-    old = select(WorkItemRow.id).where(
-        WorkItemRow.state == ItemState.SETTLED, WorkItemRow.settled_at < before
+    """Delete rows settled before then, and their records, and keep what they used; return how many rows."""
+    purged = 0
+    while ids := _old(session, before):
+        usage.keep(session, ids)
+        for table, column in ((RecordRow, RecordRow.item_id), (WorkItemRow, WorkItemRow.id)):
+            session.execute(
+                delete(table).where(column.in_(ids)).execution_options(synchronize_session=False)
+            )
+        purged += len(ids)
+    return purged
+
+
+def _old(session: Any, before: datetime) -> list[str]:
+    """Return the ids of a batch of rows settled before then, locked: another scheduler may purge as well."""
+    query = (
+        select(WorkItemRow.id)
+        .where(WorkItemRow.state == ItemState.SETTLED, WorkItemRow.settled_at < before)
+        .order_by(WorkItemRow.id)
+        .limit(PURGE_BATCH)
     )
-    session.execute(
-        delete(RecordRow).where(RecordRow.item_id.in_(old)).execution_options(synchronize_session=False)
-    )
-    result = session.execute(
-        delete(WorkItemRow).where(WorkItemRow.id.in_(old)).execution_options(synchronize_session=False)
-    )
-    return int(result.rowcount)
+    return list(session.scalars(for_update(session, query, skip_locked=True)))

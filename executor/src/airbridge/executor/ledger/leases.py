@@ -104,7 +104,9 @@ def _renew(
 
 def release(session: Any, row: WorkItemRow, detail: str) -> None:
     """Put a claimed row back to be sent. The epoch stays: the next grant raises it."""
-    to_placed(row, clock.now(session))
+    now = clock.now(session)
+    _add_used(row, now)
+    to_placed(row, now)
     row.worker_id = None
     row.claimed_at = row.renewed_at = row.lease_until = row.lost_at = None
     row.started = None
@@ -117,6 +119,7 @@ def settle(
 ) -> None:
     """Close a row. What a worker still writes under its epoch is refused from now on. With `at`, the caller flushes."""
     now = at or clock.now(session)
+    _add_used(row, now)
     row.state = ItemState.SETTLED
     row.outcome = outcome
     row.settled_at = now
@@ -125,6 +128,14 @@ def settle(
     notices.announce(session, row)
     if at is None:
         session.flush()
+
+
+def _add_used(row: WorkItemRow, now: datetime) -> None:
+    """Add what the claim that ends now has used."""
+    if row.state == ItemState.CLAIMED:
+        row.slot_seconds = (row.slot_seconds or 0.0) + row.slots * max(
+            0.0, (now - row.claimed_at).total_seconds()
+        )
 
 
 def overdue(session: Any, limit: int) -> list[WorkItemRow]:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     Float,
     Index,
     Integer,
@@ -81,7 +82,11 @@ class WorkItemRow(Base):
     queue = Column(String(256), nullable=False)
     region = Column(String(63), nullable=False)
     pool = Column(String(63), nullable=False)
+    # Team of the bundle, by the catalogue at the time of placing.
+    team = Column(String(63), nullable=False, server_default="default")
     slots = Column(Integer, nullable=False)
+    # Slot-seconds of the claims that have ended: slots times the time from grant to report, release or fencing.
+    slot_seconds = Column(Float, nullable=False, server_default="0")
     priority = Column(Integer, nullable=False)
     state = Column(String(16), nullable=False)
     epoch = Column(Integer, nullable=False, server_default="0")
@@ -281,6 +286,9 @@ class EventRow(Base):
     received_at = Column(UtcDateTime, nullable=True)
     # Lead of the edge's clock over the database's at the time of the report, in seconds.
     skew_seconds = Column(Float, nullable=True)
+    # Of ``task.ended``: what the task's process used, as its worker reports it.
+    cpu_seconds = Column(Float, nullable=True)
+    peak_memory_bytes = Column(BigInteger, nullable=True)
 
     __table_args__ = (
         Index("idx_airbridge_event_ti", "ti_id"),
@@ -290,6 +298,22 @@ class EventRow(Base):
         Index("idx_airbridge_event_worker", "worker_id", "at"),
         Index("uq_airbridge_event_uid", "uid", unique=True),
     )
+
+
+class UsageRow(Base):
+    """What work items used that the retention has deleted, by the day on which they were settled (UTC)."""
+
+    __tablename__ = "airbridge_usage"
+
+    day = Column(Date, primary_key=True)
+    team = Column(String(63), primary_key=True)
+    dag_id = Column(String(250), primary_key=True)
+    region = Column(String(63), primary_key=True)
+    pool = Column(String(63), primary_key=True)
+    items = Column(BigInteger, nullable=False)
+    slot_seconds = Column(Float, nullable=False)
+    cpu_seconds = Column(Float, nullable=False)
+    peak_memory_bytes = Column(BigInteger, nullable=False)
 
 
 class GatewayRow(Base):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from airbridge.core.exceptions import PlacementError
+from airbridge.core.regions import DEFAULT_TEAM
 from airbridge.executor.ledger.items import NewItem
 from airbridge.executor.placement.placement import Decision, Load, Placement
 
@@ -25,15 +26,18 @@ class Refused:
 
 
 class Workloads:
-    """Reads workloads against one placement. `bundles` gives the current version of a bundle."""
+    """Reads workloads against one placement. `team_of` returns the team that a bundle belongs to."""
 
-    def __init__(self, placement: Placement) -> None:
+    def __init__(
+        self, placement: Placement, team_of: Callable[[str], str] = lambda _bundle: DEFAULT_TEAM
+    ) -> None:
         self._placement = placement
+        self._team_of = team_of
 
     def read(
         self, workloads: Sequence[Any], load: Load, bundles: Mapping[str, str | None]
     ) -> tuple[list[NewItem], list[Refused]]:
-        """Return the items to place and those refused."""
+        """Return the items to place and those refused. `bundles` gives the current version of a bundle."""
         items: list[NewItem] = []
         refused: list[Refused] = []
         for workload in workloads:
@@ -47,11 +51,14 @@ class Workloads:
         ti = workload.ti
         decision = self._placement.decide(ti.queue, ti.executor_config, load)
         version = _version(workload.bundle_info, bundles)
-        return _new_item(workload, decision, version)
+        return self._new_item(workload, decision, version)
 
     def _stand_in(self, workload: Any) -> NewItem:
         decision = self._placement.decide(None, None, {})
-        return _new_item(workload, decision, workload.bundle_info.version)
+        return self._new_item(workload, decision, workload.bundle_info.version)
+
+    def _new_item(self, workload: Any, decision: Decision, version: str | None) -> NewItem:
+        return _new_item(workload, decision, version, self._team_of(workload.bundle_info.name))
 
 
 def _version(bundle: Any, current: Mapping[str, str | None]) -> str:
@@ -67,7 +74,7 @@ def _version(bundle: Any, current: Mapping[str, str | None]) -> str:
     return version
 
 
-def _new_item(workload: Any, decision: Decision, version: str | None) -> NewItem:
+def _new_item(workload: Any, decision: Decision, version: str | None, team: str) -> NewItem:
     ti = workload.ti
     item_id = str(uuid4())
     return NewItem(
@@ -96,6 +103,7 @@ def _new_item(workload: Any, decision: Decision, version: str | None) -> NewItem
         },
         disconnect=decision.disconnect.model_dump(mode="json"),
         warm=decision.warm,
+        team=team,
         trace=_trace(ti, item_id),
         id=item_id,
     )

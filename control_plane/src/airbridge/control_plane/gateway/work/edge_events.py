@@ -20,7 +20,7 @@ from sqlalchemy import select
 from airbridge.control_plane.gateway.auth.authentication import Caller
 from airbridge.control_plane.gateway.database import unit
 from airbridge.core.protocol import EdgeEvent, exception_name
-from airbridge.executor.ledger import audit, events
+from airbridge.executor.ledger import audit, events, usage
 from airbridge.executor.ledger.models import EventRow, WorkItemRow
 
 log = structlog.get_logger()
@@ -33,6 +33,8 @@ ALLOWED_PREFIXES: Final = frozenset(
 REJECTED: Final = "message.rejected"
 # Detail that must be the name of a class.
 EXCEPTION: Final = "exception"
+# Details of ``task.ended`` that are numbers, summed and compared: each has a column of its own, and a largest value.
+LARGEST: Final = {"cpu_seconds": 1e9, "peak_memory_bytes": 2**50}
 MAX_DETAILS: Final = 20
 MAX_TEXT: Final = 500
 
@@ -129,7 +131,7 @@ def _values(
     detail = {
         name[:64]: value[:MAX_TEXT] if isinstance(value, str) else value
         for name, value in list(reported.detail.items())[:MAX_DETAILS]
-        if name != EXCEPTION or exception_name(value)
+        if name not in LARGEST and (name != EXCEPTION or exception_name(value))
     }
     row = item.row if item is not None else None
     earliest = row.placed_at if row is not None else at - LONGEST_SILENCE
@@ -152,7 +154,17 @@ def _values(
         "uid": str(reported.uid),
         "received_at": at,
         "skew_seconds": skew_seconds,
+        "cpu_seconds": _amount(reported, "cpu_seconds"),
+        "peak_memory_bytes": _amount(reported, "peak_memory_bytes"),
     }
+
+
+def _amount(reported: EdgeEvent, name: str) -> float | None:
+    """Return how much of something a task's process used; None for what is no such number."""
+    value = reported.detail.get(name) if reported.event == usage.TASK_ENDED else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST[name]:
+        return None
+    return value
 
 
 def _plausible(said: datetime, earliest: datetime, latest: datetime, skew_seconds: float) -> datetime:

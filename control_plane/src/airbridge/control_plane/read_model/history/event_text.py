@@ -32,7 +32,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "bundle.fetched": "DAG code {bundle} fetched by {worker}",
     "bundle.failing": "DAG code {bundle} cannot be fetched by {worker}: {why}",
     "task.forked": "process started on {worker}",
-    "task.ended": "process ended on {worker} ({exception})",
+    "task.ended": "process ended on {worker} ({exception}){used}",
     "task.stopping": "being stopped on {worker}: {reason} ({why})",
     "task.failed": "failed by {worker}: {why}",
     "report.delivered": "{reports} delivered by {worker}",
@@ -83,6 +83,9 @@ def of(event: str, detail: Mapping[str, Any], region: str | None = None, worker:
     if event == "item.settled" and words.get("reason"):
         reported = words["reason"]
         words["reason"] = "" if reported == words.get("outcome") else f" ({reported})"
+    if "cpu_seconds" in words:
+        peak = words.get("peak_memory_bytes") or 0
+        words["used"] = f", used {words['cpu_seconds']:.3g} s of CPU and {peak / 2**20:.0f} MiB"
     if "records" in words:
         words["reports"] = count(words["records"], "report")
     filled = sentence.format_map(_Blanks(words | {"region": region or "", "worker": worker or "a worker"}))

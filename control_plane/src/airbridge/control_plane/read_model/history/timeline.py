@@ -130,13 +130,14 @@ def _events(session: Any, task: TaskView, items: Sequence[ItemView]) -> list[Eve
 
 def _step(row: EventRow, tries: Mapping[str, int]) -> Step:
     edge = row.source == "edge"
+    detail = _detail(row)
     ahead = row.skew_seconds if edge else None
     return Step(
         at=clock_skew.corrected(row.at, ahead),
         began_at=clock_skew.corrected(row.began_at, ahead) if row.began_at is not None else None,
         side="edge" if edge else "control",
         event=row.event,
-        what=event_text.of(row.event, row.detail or {}, row.region, row.worker_id),
+        what=event_text.of(row.event, detail, row.region, row.worker_id),
         actor=row.actor,
         region=row.region,
         worker=row.worker_id,
@@ -145,9 +146,15 @@ def _step(row: EventRow, tries: Mapping[str, int]) -> Step:
         try_number=tries.get(row.item_id) if row.item_id else None,
         edge_at=row.at if edge else None,
         skew_seconds=row.skew_seconds if edge else None,
-        trouble=event_text.is_trouble(row.event, row.detail or {}),
-        detail=row.detail or {},
+        trouble=event_text.is_trouble(row.event, detail),
+        detail=detail,
     )
+
+
+def _detail(row: EventRow) -> dict[str, Any]:
+    """Return an event's detail, with what stands in columns of its own."""
+    used = {"cpu_seconds": row.cpu_seconds, "peak_memory_bytes": row.peak_memory_bytes}
+    return {**(row.detail or {}), **{name: value for name, value in used.items() if value is not None}}
 
 
 def _of_airflow(each: Try) -> Iterator[Step]:

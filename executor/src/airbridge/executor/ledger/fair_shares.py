@@ -1,0 +1,100 @@
+"""Fair shares: which team's work goes next to a pool that several teams have work for.
+
+Weighted max-min fairness by slots: the next item is of the team whose work on the queue and on workers takes the fewest slots for its
+weight. What a team does not use, the others share; what it holds counts, so a team that has only begun to use the pool catches up
+at once, and long tasks count for as long as they run. There is no memory but the ledger's rows: schedulers come to the same
+decision, and a restart changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import func, select
+
+from airbridge.core.regions import Team, place_of
+from airbridge.executor.ledger.backlogs import PoolRef
+from airbridge.executor.ledger.models import ItemState, WorkItemRow
+
+
+class _HasSlots(Protocol):
+    slots: Any
+
+
+ItemT = TypeVar("ItemT", bound=_HasSlots)
+
+
+@dataclass(frozen=True, slots=True)
+class TeamLoad:
+    """Work of one team in one pool: slots of what is sent or claimed, and the number of items that wait in the ledger."""
+
+    team: str
+    held: int
+    waiting: int
+
+
+class FairShares:
+    """Shares of the catalogue's teams. A team that the catalogue does not name (any more) has weight 1 and no quota."""
+
+    def __init__(self, teams: Iterable[Team]) -> None:
+        self._weights: dict[str, float] = {}
+        self._quotas: dict[tuple[PoolRef, str], int] = {}
+        for team in teams:
+            self._weights[team.name] = team.weight
+            for queue, slots in team.quota.items():
+                self._quotas[place_of(queue), team.name] = slots
+
+    def applies(self, ref: PoolRef, waiting: Collection[str]) -> bool:
+        """Return whether it makes a difference that these teams have work that waits for the pool."""
+        return len(waiting) > 1 or any((ref, team) in self._quotas for team in waiting)
+
+    def loads(self, session: Any, refs: Collection[PoolRef]) -> dict[PoolRef, list[TeamLoad]]:
+        """Return the load of every team that has open work in these pools."""
+        row = WorkItemRow
+        query = (
+            select(row.region, row.pool, row.team, row.state, func.count(), func.sum(row.slots))
+            .where(
+                row.state.in_((ItemState.PLACED, ItemState.SENT, ItemState.CLAIMED)),
+                row.region.in_({region for region, _ in refs}),
+                row.pool.in_({pool for _, pool in refs}),
+            )
+            .group_by(row.region, row.pool, row.team, row.state)
+        )
+        held: defaultdict[tuple[PoolRef, str], int] = defaultdict(int)
+        waiting: defaultdict[tuple[PoolRef, str], int] = defaultdict(int)
+        for region, pool, team, state, count, slots in session.execute(query):
+            if state == ItemState.PLACED:
+                waiting[(region, pool), team] += count
+            else:
+                held[(region, pool), team] += int(slots)
+        found: defaultdict[PoolRef, list[TeamLoad]] = defaultdict(list)
+        for ref, team in sorted({*held, *waiting}):
+            found[ref].append(TeamLoad(team, held[ref, team], waiting[ref, team]))
+        return found
+
+    def in_turn(
+        self, ref: PoolRef, of_team: Mapping[str, Sequence[ItemT]], loads: Iterable[TeamLoad], limit: int
+    ) -> list[ItemT]:
+        """Return up to `limit` of the teams' items, each team's in their order, as the teams take turns at the pool."""
+        held = {load.team: load.held for load in loads}
+        rest = {team: list(reversed(items)) for team, items in of_team.items() if items}
+        chosen: list[ItemT] = []
+        while rest and len(chosen) < limit:
+            team = min(rest, key=lambda name: (held.get(name, 0) / self._weights.get(name, 1.0), name))
+            if self._exceeds_quota(ref, team, held.get(team, 0), rest[team][-1].slots):
+                del rest[team]
+                continue
+            item = rest[team].pop()
+            chosen.append(item)
+            held[team] = held.get(team, 0) + item.slots
+            if not rest[team]:
+                del rest[team]
+        return chosen
+
+    def _exceeds_quota(self, ref: PoolRef, team: str, held: int, slots: int) -> bool:
+        """Return whether the team must wait. A task that needs more than the quota runs when nothing else of the team does."""
+        quota = self._quotas.get((ref, team))
+        return quota is not None and held > 0 and held + slots > quota

@@ -1,0 +1,165 @@
+"""Usage: what work items took, by team, DAG, region and pool.
+
+Slot-seconds are the ledger's own: an item's slots times the time from each grant to the report, the release or the fencing that ended
+it. CPU time and peak memory are the workers' reports of the task's process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import case, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from airbridge.executor.ledger import clock
+from airbridge.executor.ledger.models import EventRow, ItemState, UsageRow, WorkItemRow
+
+# The event that carries what a task's process used.
+TASK_ENDED = "task.ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whose usage it is."""
+
+    team: str
+    dag_id: str
+    region: str
+    pool: str
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much was used. `peak_memory_bytes` is the largest of any one task's process."""
+
+    items: int = 0
+    slot_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(
+            self.items + other.items,
+            self.slot_seconds + other.slot_seconds,
+            self.cpu_seconds + other.cpu_seconds,
+            max(self.peak_memory_bytes, other.peak_memory_bytes),
+        )
+
+
+def between(session: Any, since: datetime, until: datetime) -> dict[Subject, Amount]:
+    """Return what items used that were settled from `since` to before `until`, and what those use that are claimed now.
+
+    An item counts whole at the time it is settled. Of items that the retention has deleted, whole days are counted: those from
+    the day of `since` to the one of `until`, in UTC.
+    """
+    row = WorkItemRow
+    settled = (row.state == ItemState.SETTLED, row.settled_at >= since, row.settled_at < until)
+    found = _of_items(session, *settled)
+    now = clock.now(session)
+    if since <= now < until:
+        _add(found, _running(session, now))
+    kept = select(UsageRow).where(UsageRow.day >= since.date(), UsageRow.day <= until.date())
+    _add(
+        found,
+        [
+            (
+                Subject(each.team, each.dag_id, each.region, each.pool),
+                Amount(each.items, each.slot_seconds, each.cpu_seconds, each.peak_memory_bytes),
+            )
+            for each in session.scalars(kept)
+        ],
+    )
+    return found
+
+
+def _of_items(session: Any, *conditions: Any) -> dict[Subject, Amount]:
+    """Return what the items that meet the conditions used."""
+    row, event = WorkItemRow, EventRow
+    subject = (row.team, row.dag_id, row.region, row.pool)
+    slots = select(*subject, func.count(), func.sum(row.slot_seconds)).where(*conditions).group_by(*subject)
+    processes = (
+        select(
+            *subject,
+            func.coalesce(func.sum(event.cpu_seconds), 0.0),
+            func.coalesce(func.max(event.peak_memory_bytes), 0),
+        )
+        .join(event, event.item_id == row.id)
+        .where(*conditions, event.event == TASK_ENDED, event.source == "edge")
+        .group_by(*subject)
+    )
+    found = {
+        Subject(*of): Amount(count, float(seconds)) for *of, count, seconds in session.execute(slots)
+    }
+    _add(
+        found,
+        [
+            (Subject(*of), Amount(cpu_seconds=float(cpu), peak_memory_bytes=int(peak)))
+            for *of, cpu, peak in session.execute(processes)
+        ],
+    )
+    return found
+
+
+def _running(session: Any, now: datetime) -> list[tuple[Subject, Amount]]:
+    row = WorkItemRow
+    query = select(
+        row.team, row.dag_id, row.region, row.pool, row.slots, row.slot_seconds, row.claimed_at
+    ).where(row.state == ItemState.CLAIMED)
+    return [
+        (
+            Subject(*of),
+            Amount(1, float(used) + slots * max(0.0, (now - claimed_at).total_seconds())),
+        )
+        for *of, slots, used, claimed_at in session.execute(query)
+    ]
+
+
+def _add(found: dict[Subject, Amount], more: Iterable[tuple[Subject, Amount]]) -> None:
+    for subject, amount in more:
+        found[subject] = found.get(subject, Amount()) + amount
+
+
+def keep(session: Any, ids: Collection[str]) -> None:
+    """Keep what these settled items used, which the caller is about to delete."""
+    row = WorkItemRow
+    days = select(func.date(row.settled_at)).where(row.id.in_(ids)).distinct()
+    for day in session.scalars(days).all():
+        used = _of_items(session, row.id.in_(ids), func.date(row.settled_at) == day)
+        _keep_day(session, date.fromisoformat(str(day)), used)
+
+
+def _keep_day(session: Any, day: date, used: dict[Subject, Amount]) -> None:
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(UsageRow.__table__)
+    new = statement.excluded
+    statement = statement.on_conflict_do_update(
+        index_elements=["day", "team", "dag_id", "region", "pool"],
+        set_={
+            "items": UsageRow.items + new["items"],
+            "slot_seconds": UsageRow.slot_seconds + new.slot_seconds,
+            "cpu_seconds": UsageRow.cpu_seconds + new.cpu_seconds,
+            "peak_memory_bytes": case(
+                (new.peak_memory_bytes > UsageRow.peak_memory_bytes, new.peak_memory_bytes),
+                else_=UsageRow.peak_memory_bytes,
+            ),
+        },
+    )
+    rows = [
+        {
+            "day": day,
+            "team": subject.team,
+            "dag_id": subject.dag_id,
+            "region": subject.region,
+            "pool": subject.pool,
+            "items": amount.items,
+            "slot_seconds": amount.slot_seconds,
+            "cpu_seconds": amount.cpu_seconds,
+            "peak_memory_bytes": amount.peak_memory_bytes,
+        }
+        for subject, amount in used.items()
+    ]
+    if rows:
+        session.execute(statement, rows)

@@ -1,0 +1,163 @@
+"""Teams that share a pool, over a real database: whose work is sent next, and what each has used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event, select, update
+from tests.integration.executor.test_outbox import Bench
+from tests.support.airflow_home import Metadata
+from tests.support.items import new_item
+
+from airbridge.core.regions import Team
+from airbridge.executor.ledger import clock, items, leases, usage
+from airbridge.executor.ledger.fair_shares import FairShares
+from airbridge.executor.ledger.models import EventRow, Outcome, UsageRow, WorkItemRow
+from airbridge.executor.ledger.usage import Amount, Subject
+from airbridge.executor.settings import Settings
+
+TEAMS = (
+    Team(name="large", bundles=("large-dags",)),
+    Team(name="small", bundles=("small-dags",), weight=3.0),
+    Team(name="capped", bundles=("capped-dags",), quota={"eu-west-1": 2}),
+)
+
+
+@pytest.fixture
+def bench(metadata: Metadata, settings: Settings) -> Bench:
+    found = Bench(metadata, settings)
+    found.loop._shares = FairShares(TEAMS)
+    return found
+
+
+def sent(bench: Bench) -> Counter[str]:
+    return Counter(row.team for row in bench.hand.rows("sent"))
+
+
+def test_teams_take_turns_by_weight(bench: Bench) -> None:
+    """Of ten messages of a pool, a team with three times the weight has about three times as many, though its work came last."""
+    bench.place(*(new_item(team="large", priority=9) for _ in range(50)))
+    bench.place(*(new_item(team="small") for _ in range(50)))
+    bench.loop.turn()
+    assert sent(bench) == {"large": 3, "small": 7}
+
+
+def test_what_a_team_has_running_counts(bench: Bench) -> None:
+    """A team that has taken the whole pool gets nothing more while another has work, and its rest follows."""
+    bench.place(*(new_item(team="large") for _ in range(30)))
+    bench.loop.turn()
+    bench.hand.claim_only(bench.hand.rows("sent"))
+    bench.place(*(new_item(team="small") for _ in range(4)))
+    bench.loop.turn()
+    assert sent(bench) == {"small": 4, "large": 6}
+
+
+def test_priority_counts_within_a_team(bench: Bench) -> None:
+    """Of a team, the items of the highest priority go first, and then the oldest."""
+    low = bench.place(*(new_item(team="small", task_id=f"low-{n}") for n in range(3)))
+    high = bench.place(*(new_item(team="small", priority=5, task_id=f"high-{n}") for n in range(3)))
+    bench.place(*(new_item(team="large") for _ in range(3)))
+    bench.loop.turn()
+    queued = [str(item.item_id) for item in bench.queued()]
+    mine = [each for each in queued if each in {row.id for row in (*low, *high)}]
+    assert set(mine[:3]) == {row.id for row in high}
+
+
+def test_quota_is_not_exceeded(bench: Bench) -> None:
+    """A team with a quota of two slots has no more than two items out, alone in the pool as well; others fill the rest."""
+    bench.place(*(new_item(team="capped") for _ in range(5)))
+    bench.loop.turn()
+    assert sent(bench) == {"capped": 2}
+    bench.hand.claim_only(bench.hand.rows("sent"))
+    bench.place(*(new_item(team="large") for _ in range(3)))
+    bench.loop.turn()
+    assert sent(bench) == {"large": 3}
+
+
+def test_one_team_costs_no_further_query(bench: Bench, metadata: Metadata) -> None:
+    """Without teams in the catalogue, a turn asks for rows once a pool, and for no loads."""
+    bench.loop._shares = None
+    bench.place(*(new_item(team="large") for _ in range(3)))
+    asked: list[str] = []
+    event.listen(metadata.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    bench.loop.turn()
+    assert not [each for each in asked if "airbridge_work_item.team, airbridge_work_item.state" in each]
+
+
+# --- Usage ------------------------------------------------------------------------------------------
+
+
+def all_used(session: Any) -> dict[Subject, Amount]:
+    now = clock.now(session)
+    return usage.between(session, now - timedelta(days=400), now + timedelta(days=1))
+
+
+def age(session: Any, row: WorkItemRow, seconds: float) -> None:
+    """Move a claim back by so many seconds."""
+    row.claimed_at -= timedelta(seconds=seconds)
+    session.flush()
+
+
+def claim(session: Any, row: WorkItemRow) -> None:
+    leases.claim(session, row, "w1", 60.0, 600.0, {"start_date": "now"})
+
+
+def test_usage_adds_every_claim_of_an_item(metadata: Metadata) -> None:
+    """What a released claim held and what the last one held are added, times the slots; a running one counts until now."""
+    with metadata.session() as session:
+        done, running = items.place(session, [new_item(team="small", slots=2), new_item(team="small")], 1)
+        session.flush()
+        claim(session, done)
+        age(session, done, 10)
+        leases.release(session, done, "drained")
+        claim(session, done)
+        age(session, done, 5)
+        leases.settle(session, done, Outcome.SUCCESS, "success")
+        claim(session, running)
+        age(session, running, 7)
+        [(subject, amount)] = all_used(session).items()
+        session.rollback()
+    assert subject == Subject("small", "dag", "eu-west-1", "default")
+    assert amount.items == 2
+    assert amount.slot_seconds == pytest.approx(2 * 15 + 7, abs=1)
+
+
+def test_usage_survives_the_retention(metadata: Metadata) -> None:
+    """What is deleted is kept by day: the sums stay, also when another purge adds to the same day."""
+    with metadata.session() as session:
+        rows = items.place(session, [new_item(team="large", dag_id=f"dag-{n % 2}") for n in range(6)], 1)
+        session.flush()
+        for n, row in enumerate(rows):
+            claim(session, row)
+            age(session, row, 10 + n)
+            leases.settle(session, row, Outcome.LOST if n == 0 else Outcome.SUCCESS, "over")
+            session.add(
+                EventRow(
+                    at=clock.now(session), event="task.ended", actor="w1", item_id=row.id, detail={},
+                    source="edge", cpu_seconds=0.5, peak_memory_bytes=1000 * (n + 1),
+                )
+            )
+        session.flush()
+        before = all_used(session)
+        month = timedelta(days=40)
+        for each in rows[:3], rows[3:]:
+            ids = [row.id for row in each]
+            session.execute(
+                update(WorkItemRow)
+                .where(WorkItemRow.id.in_(ids))
+                .values(settled_at=clock.now(session) - month)
+                .execution_options(synchronize_session="fetch")
+            )
+            assert items.purge(session, clock.now(session) - timedelta(days=30)) == 3
+        assert session.scalars(select(WorkItemRow)).all() == []
+        assert len(session.scalars(select(UsageRow)).all()) == 2
+        after = all_used(session)
+        session.rollback()
+    assert after.keys() == before.keys()
+    for subject, amount in after.items():
+        assert amount.slot_seconds == pytest.approx(before[subject].slot_seconds)
+        assert (amount.items, amount.cpu_seconds) == (3, 1.5)
+        assert amount.peak_memory_bytes == before[subject].peak_memory_bytes
