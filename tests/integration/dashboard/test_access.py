@@ -14,7 +14,7 @@ from airbridge.executor.ledger import workers
 from airbridge.executor.ledger.identity import revocations
 from airbridge.executor.ledger.models import EventRow
 
-PAGES = ("/", "/workers", "/workers/us-east-1-default-1", "/work", "/timeline", "/parity", "/audit")
+PAGES = ("/", "/workers", "/workers/us-east-1-default-1", "/work", "/timeline", "/usage", "/parity", "/audit")
 
 
 def form_token(page: str) -> str:

@@ -14,7 +14,7 @@ from tests.support.fleet import Fleet
 from airbridge.executor.ledger import events
 from airbridge.executor.ledger.models import EventRow, WorkItemRow
 
-PAGES = ("/", "/workers", "/work", "/parity", "/audit")
+PAGES = ("/", "/workers", "/work", "/usage", "/parity", "/audit")
 
 
 def timeline(fleet: Fleet, task: str) -> str:

@@ -136,8 +136,14 @@ def test_usage_survives_the_retention(metadata: Metadata) -> None:
             leases.settle(session, row, Outcome.LOST if n == 0 else Outcome.SUCCESS, "over")
             session.add(
                 EventRow(
-                    at=clock.now(session), event="task.ended", actor="w1", item_id=row.id, detail={},
-                    source="edge", cpu_seconds=0.5, peak_memory_bytes=1000 * (n + 1),
+                    at=clock.now(session),
+                    event="task.ended",
+                    actor="w1",
+                    item_id=row.id,
+                    detail={},
+                    source="edge",
+                    cpu_seconds=0.5,
+                    peak_memory_bytes=1000 * (n + 1),
                 )
             )
         session.flush()

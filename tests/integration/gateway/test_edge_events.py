@@ -70,6 +70,33 @@ def test_exception_is_a_class_name(world: World, claimed: Any, kept: dict[str, s
     assert kept == row.detail
 
 
+@pytest.mark.parametrize(
+    ("claimed", "kept"),
+    [
+        (1.25, 1.25),
+        (0, 0.0),
+        (-0.5, None),
+        (1e300, None),
+        (True, None),
+        ("1.25", None),
+        ("NaN", None),
+        (None, None),
+    ],
+)
+def test_use_is_a_number_in_a_column(world: World, claimed: Any, kept: float | None) -> None:
+    """What a task's process used is summed: a number in its bounds is kept, in a column of its own, and nothing else is."""
+    worker = world.worker()
+    said = event("task.ended", detail={"cpu_seconds": claimed, "peak_memory_bytes": claimed, "code": 0})
+    other = event("task.forked", detail={"cpu_seconds": 3.0})
+    worker.beat(events=(said, other))
+    [row] = written(world, uid=str(said.uid))
+    assert row.cpu_seconds == kept
+    assert row.peak_memory_bytes == (None if kept is None else int(kept))
+    assert {"code": 0} == row.detail
+    [row] = written(world, uid=str(other.uid))
+    assert row.cpu_seconds is None
+
+
 def test_repeated_event_is_written_once(world: World) -> None:
     """A heartbeat whose answer was lost is sent again with the same events."""
     worker = world.worker()

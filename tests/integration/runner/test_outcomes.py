@@ -48,6 +48,17 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1), params={"p": 7},
     succeeds("{{ ds }}")
 
     @task
+    def works_hard():
+        import subprocess, sys, time
+        ballast = bytearray(b"x") * (300 << 20)
+        until = time.process_time() + 0.5
+        while time.process_time() < until:
+            pass
+        subprocess.run([sys.executable, "-c", "import time; any(time.process_time() >= 0.5 for _ in iter(int, 1))"], check=True)
+        return len(ballast)
+    works_hard()
+
+    @task
     def fails():
         raise ValueError("as it must")
     fails()
@@ -190,6 +201,15 @@ def test_successful_task_has_full_context(world: World, warm: bool) -> None:
     assert "//dags" not in value["log_url"]
     assert done.proxy.pushed("extra") == [1, 2]
     assert done.proxy.bodies("/rtif")[0]["op_args"] == ["2025-08-10"]
+
+
+def test_use_of_the_process_is_known(world: World, warm: bool) -> None:
+    """CPU time of the task's process and of what it has waited for, and its peak memory, come with the exit."""
+    run(world, warm, "works_hard")
+    used = world.exit.used
+    assert used is not None
+    assert 1.0 <= used.cpu_seconds < 30
+    assert 300 << 20 <= used.peak_memory_bytes < 1 << 30
 
 
 def test_log_has_import_task_and_callbacks(world: World, warm: bool) -> None:

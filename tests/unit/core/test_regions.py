@@ -85,3 +85,49 @@ def test_emulated_regions_share_an_address() -> None:
     assert Catalogue.parse(text).names == ("us-east-1", "eu-west-1")
     with pytest.raises(ConfigurationError, match="serves two pools"):
         Catalogue.parse(text.replace("/1/eu-gpu", "/1/eu"))
+
+
+TEAMS = """
+[[team]]
+name = "finance"
+bundles = ["finance-dags", "ledger-dags"]
+weight = 2.5
+[team.quota]
+"eu-west-1" = 4
+"gpu@eu-west-1" = 1
+
+[[team]]
+name = "default"
+weight = 0.5
+"""
+
+
+def test_bundles_belong_to_teams() -> None:
+    """A bundle is its team's; all that no team names are those of the default team, whose weight may be set."""
+    found = Catalogue.parse(TOML + TEAMS)
+    assert [found.team_of(each) for each in ("ledger-dags", "other")] == ["finance", "default"]
+    assert [(team.name, team.weight) for team in found.teams] == [("finance", 2.5), ("default", 0.5)]
+    assert catalogue().team_of("ledger-dags") == "default"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "finance"', 'name = "default"', "team 'default' is there twice"),
+        ('name = "default"', 'name = "others"', "team 'others' has no bundles"),
+        ('"ledger-dags"', '"finance-dags"', "bundle 'finance-dags' is in two teams, or twice in one"),
+        ("weight = 2.5", "weight = 0", "team 'finance', weight: Input should be greater than or equal to 0.001"),
+        ("weight = 2.5", "weight = nan", "team 'finance', weight: Input should be"),
+        ("weight = 2.5", "wait = 2", "team 'finance', wait: Extra inputs are not permitted"),
+        ('"eu-west-1" = 4', '"eu-west-1" = 0', "quota, eu-west-1: Input should be greater than or equal to 1"),
+        ('"gpu@eu-west-1"', '"gpu@us-east-1"', "team 'finance', quota 'gpu@us-east-1': region 'us-east-1' has no pool 'gpu'"),
+        ('"gpu@eu-west-1"', '"mars-1"', "team 'finance', quota 'mars-1': there is no region 'mars-1'"),
+        ('"gpu@eu-west-1"', '"default@eu-west-1"', "two quotas for pool 'default' of region 'eu-west-1'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_team_is_named(old: str, new: str, message: str) -> None:
+    """The error names the team and what would be right."""
+    assert old in TEAMS
+    with pytest.raises(ConfigurationError) as caught:
+        Catalogue.parse(TOML + TEAMS.replace(old, new), source="regions.toml")
+    assert message in str(caught.value)

@@ -48,7 +48,7 @@ def test_no_team_waits_while_another_exceeds_its_share(
 ) -> None:
     """Whoever was served had, without its last item, no more for its weight than anyone who waits; nothing idles, none overtakes."""
     of_team = work(waits, sizes)
-    loads = [TeamLoad(team, holds.get(team, 0), len(of_team.get(team, ()))) for team in TEAMS]
+    loads = {team: TeamLoad(sent=holds.get(team, 0)) for team in TEAMS}
     chosen = shares(weight).in_turn(POOL, of_team, loads, limit)
 
     assert len(chosen) == min(limit, sum(waits.values()))
@@ -69,7 +69,7 @@ def test_quota_holds_and_starves_nobody(
 ) -> None:
     """No team gets beyond its quota, except for one large task alone; whoever has room and work gets some."""
     of_team = work(waits, [1, 2, 5])
-    loads = [TeamLoad(team, holds.get(team, 0), len(of_team.get(team, ()))) for team in TEAMS]
+    loads = {team: TeamLoad(sent=holds.get(team, 0)) for team in TEAMS}
     chosen = shares(weight, quotas).in_turn(POOL, of_team, loads, 1000)
     for team in TEAMS:
         mine = [item.slots for item in chosen if item.team == team]
@@ -90,7 +90,9 @@ class Pool:
     slots: int
     per_slot: float = 2.0
 
-    def run(self, fair: FairShares | None, of_team: dict[str, list[Item]], seconds: int) -> tuple[dict[Item, int], int]:
+    def run(
+        self, fair: FairShares | None, of_team: dict[str, list[Item]], seconds: int
+    ) -> tuple[dict[Item, int], int]:
         """Return when each item started, in seconds, and how many slot-seconds were used; every task takes one second."""
         waiting = {team: deque(items) for team, items in of_team.items()}
         queue: deque[Item] = deque()
@@ -109,10 +111,7 @@ class Pool:
         if fair is None:
             first = [item for items in waiting.values() for item in items][:free]
         else:
-            loads = [
-                TeamLoad(team, sum(item.team == team for item in queue), len(items))
-                for team, items in waiting.items()
-            ]
+            loads = {team: TeamLoad(sent=sum(item.team == team for item in queue)) for team in waiting}
             of_team = {team: list(items)[:free] for team, items in waiting.items()}
             first = fair.in_turn(POOL, of_team, loads, free)
         for item in first:

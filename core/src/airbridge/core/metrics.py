@@ -113,6 +113,20 @@ SLOTS: Final = _gateway(
     "airbridge_slots", _G, "slots", "Slots of the workers that take new work", "region", "pool"
 )
 SLOTS_USED: Final = _gateway("airbridge_slots_used", _G, "slots", "Of these, those in use", "region", "pool")
+TEAM_SLOTS: Final = _gateway(
+    "airbridge_team_slots",
+    _G,
+    "slots",
+    "Slots of the work items of a team that are on the queue (sent) or held by a worker (claimed): its share of the pool",
+    *("team", "region", "pool", "state"),
+)
+TEAM_WAITING: Final = _gateway(
+    "airbridge_team_waiting_work_items",
+    _G,
+    "work items",
+    "Work items of a team that wait for their turn at a pool",
+    *("team", "region", "pool"),
+)
 WORKERS: Final = _gateway(
     "airbridge_workers",
     _G,

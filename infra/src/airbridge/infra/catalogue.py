@@ -94,10 +94,23 @@ class CatalogueRegion:
         return "\n".join(lines) + "\n"
 
 
-def render(home_region: str, regions: Iterable[CatalogueRegion]) -> str:
-    """The catalogue, in TOML."""
+def render(
+    home_region: str, regions: Iterable[CatalogueRegion], teams: Iterable[Mapping[str, Any]] = ()
+) -> str:
+    """The catalogue, in TOML. A team has the keys of the environment file."""
     entries = [region.toml() for region in sorted(regions, key=lambda region: region.name)]
-    return "\n".join([_line("home_region", home_region) + "\n", *entries])
+    return "\n".join([_line("home_region", home_region) + "\n", *entries, *map(_team, teams)])
+
+
+def _team(team: Mapping[str, Any]) -> str:
+    lines = ["[[team]]", *(_line(key, team[key]) for key in ("name", "bundles", "weight"))]
+    if team["quota"]:
+        lines += [
+            "",
+            "[team.quota]",
+            *(_line(json.dumps(queue), slots) for queue, slots in team["quota"].items()),
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def split(text: str, limit: int = PARAMETER_BYTES) -> list[str]:
@@ -127,7 +140,7 @@ def from_outputs(outputs: Mapping[str, Any], endpoint_url: str = "") -> str:
         raise CatalogueError(
             "there is no edge stack in the outputs; deploy at least one, as in edge-eu-west-1"
         )
-    return render(control_plane["home_region"], regions)
+    return render(control_plane["home_region"], regions, control_plane.get("teams", ()))
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +151,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _line(key: str, value: str | int | Sequence[str]) -> str:
+def _line(key: str, value: str | float | Sequence[str]) -> str:
     # A JSON string, number or list of strings is also a TOML one.
     return f"{key} = {json.dumps(value, ensure_ascii=False)}"
 

@@ -94,6 +94,27 @@ class RegionConfig(_Model):
     pools: Annotated[tuple[Pool, ...], Field(alias="pool", min_length=1)]
 
 
+class Team(_Model):
+    """Bundles whose tasks share pools with those of other teams."""
+
+    name: PoolName = Field(
+        description="name of the team; `default` has every bundle that no other team names"
+    )
+    bundles: tuple[str, ...] = Field(default=(), description="names of the team's DAG bundles")
+    weight: Annotated[
+        float,
+        Field(
+            ge=0.001,
+            le=1000,
+            description="share of a pool that several teams have work for, beside the others' weights",
+        ),
+    ] = 1.0
+    quota: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description="slots that the team's work may have at one time, by queue: `region` or `pool@region`",
+    )
+
+
 class Database(_Model):
     """The control plane's Postgres."""
 
@@ -273,6 +294,7 @@ class Environment(_Model):
     pipelines: Pipelines
     protection: Protection = Protection()
     regions: Annotated[tuple[RegionConfig, ...], Field(alias="region", min_length=1)]
+    teams: Annotated[tuple[Team, ...], Field(alias="team")] = ()
 
     @property
     def is_economical(self) -> bool:

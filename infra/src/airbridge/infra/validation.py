@@ -173,6 +173,7 @@ def _problems(environment: Environment) -> Iterator[str]:
         for pool in region.pools:
             yield from _pool_problems(region, pool)
             yield from _unknown_image(environment, region, pool)
+    yield from _team_problems(environment)
     yield from _unreachable_operators(environment)
     yield from _password_files(environment)
     yield from _unprotected(environment)
@@ -240,6 +241,24 @@ def _unknown_image(environment: Environment, region: RegionConfig, pool: Pool) -
             f"{', '.join(sorted(known)) or 'none'}); build it with `airbridge-ci build {pool.image}.Dockerfile --from dist` and promote it, "
             "or leave image out for the worker image"
         )
+
+
+def _team_problems(environment: Environment) -> Iterator[str]:
+    teams = environment.teams
+    yield from _repeated("team", (team.name for team in teams))
+    yield from _repeated("team: bundles", (bundle for team in teams for bundle in team.bundles))
+    queues = [
+        name
+        for region in environment.regions
+        for pool in region.pools
+        for name in ([region.name] if pool.name == "default" else [f"{pool.name}@{region.name}"])
+    ]
+    for team in teams:
+        if not team.bundles and team.name != "default":
+            yield f"team {team.name}: bundles: is empty; name those whose tasks are the team's own"
+        for queue in team.quota:
+            if queue.removeprefix("default@") not in queues:
+                yield f"team {team.name}: quota: {queue!r} is no queue (there are {', '.join(queues)})"
 
 
 def _is_placeholder(image: str) -> bool:

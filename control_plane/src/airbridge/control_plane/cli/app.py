@@ -26,6 +26,7 @@ from airbridge.control_plane.cli.commands import (
     status,
     tokens,
     trace,
+    usage,
     workers,
 )
 from airbridge.control_plane.cli.exit_codes import Exit, exit_for
@@ -62,7 +63,7 @@ def build() -> typer.Typer:
         rich_markup_mode="rich",
     )
     app.callback()(_options)
-    for module in (init, local, login, status, trace, services, audit):
+    for module in (init, local, login, status, trace, usage, services, audit):
         module.register(app)
     app.add_typer(workers.build(), name="worker")
     app.add_typer(tokens.build(), name="token")

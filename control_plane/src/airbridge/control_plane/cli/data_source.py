@@ -1,4 +1,4 @@
-"""Data source of `status`, `top` and `trace`: the gateway, or Airflow's database while no gateway answers."""
+"""Data source of `status`, `top`, `trace` and `usage`: the gateway, or Airflow's database while no gateway answers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -34,6 +35,9 @@ class Reader(Protocol):
 
     def status(self) -> dict[str, Any]:
         """Return the platform's status document."""
+
+    def usage(self, **asked: str) -> dict[str, Any]:
+        """Return what work items used: `by`, and optionally `since` and `until` in ISO 8601. Raises `Refused` (400)."""
 
     def timeline(self, dag_id: str, run_id: str | None, task_id: str, map_index: int) -> dict[str, Any]:
         """Return a task's timeline. Raises `Refused` (404) if there is no such task."""
@@ -75,6 +79,13 @@ class _Gateway:
             return self._fall_back(error).status()
         return found
 
+    def usage(self, **asked: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self.client.get("usage", **asked)
+        except PlatformUnreachable as error:
+            return self._fall_back(error).usage(**asked)
+        return found
+
     def timeline(self, dag_id: str, run_id: str | None, task_id: str, map_index: int) -> dict[str, Any]:
         names = {"dag_id": dag_id, "task_id": task_id, "map_index": str(map_index)}
         try:
@@ -109,6 +120,13 @@ class _Database:
 
         with _session() as (session, platform):
             return document.status(session, platform)
+
+    def usage(self, **asked: str) -> dict[str, Any]:
+        from airbridge.control_plane.read_model import document
+
+        times = {name: datetime.fromisoformat(asked[name]) for name in ("since", "until") if name in asked}
+        with _session() as (session, _platform):
+            return document.usage(session, asked["by"].split(","), **times)
 
     def timeline(self, dag_id: str, run_id: str | None, task_id: str, map_index: int) -> dict[str, Any]:
         from airbridge.control_plane.read_model import document, tasks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Final
 
 from airbridge.control_plane import worker_commands
@@ -11,7 +12,7 @@ from airbridge.control_plane.dashboard import _airflow
 from airbridge.control_plane.dashboard.drawings import gantt, network
 from airbridge.control_plane.dashboard.queries import Query
 from airbridge.control_plane.dashboard.sessions import Viewer
-from airbridge.control_plane.read_model import overview, tasks, throughput, versions, work, workers
+from airbridge.control_plane.read_model import overview, tasks, throughput, usage, versions, work, workers
 from airbridge.control_plane.read_model.diagnosis import causes
 from airbridge.control_plane.read_model.diagnosis.cause import Code
 from airbridge.control_plane.read_model.history import audit_log, changes
@@ -19,8 +20,10 @@ from airbridge.control_plane.read_model.history.changes import EventFilter
 from airbridge.control_plane.read_model.paging import PageRequest
 from airbridge.control_plane.read_model.platform import Platform
 from airbridge.control_plane.read_model.standing import Standing
+from airbridge.control_plane.read_model.usage import By
 from airbridge.control_plane.read_model.work import ItemView, WorkFilter
 from airbridge.control_plane.read_model.workers import WorkerFilter
+from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.audit import Filter
 from airbridge.executor.ledger.models import ItemState
 
@@ -30,6 +33,18 @@ Values = Mapping[str, Any]
 MATCHES: Final = 50
 # Causes that say since when the worker of a claimed item has sent no heartbeat.
 _SILENT: Final = (Code.PARTITION, Code.GATEWAY_DOWN, Code.CERTIFICATE)
+
+
+# Periods of the Usage page, in hours.
+PERIODS: Final = {
+    "1": "the last hour",
+    "24": "the last day",
+    "168": "the last week",
+    "720": "the last 30 days",
+}
+DEFAULT_PERIOD: Final = "24"
+# Groups that the Usage page shows.
+MAX_GROUPS: Final = 200
 
 
 class NotFound(Exception):  # noqa: N818 - says what was found
@@ -179,6 +194,20 @@ def _search(context: PageContext) -> Values:
     return {"matches": [*reversed(names.values())]}
 
 
+def used(context: PageContext) -> Values:
+    """Return what work items used, grouped, of the DAGs that the viewer may read."""
+    asked = context.query.text("period")
+    period = asked if asked in PERIODS else DEFAULT_PERIOD
+    words = {*(context.query.text("by") or "").split(",")}
+    by = [each for each in By if each in words] or [By.TEAM]
+    since = clock.now(context.session) - timedelta(hours=int(period))
+    return {
+        "usage": usage.take(context.session, by, since, dag_ids=context.dags),
+        "period": PERIODS[period],
+        "most": MAX_GROUPS,
+    }
+
+
 def parity(context: PageContext) -> Values:
     """Return the versions in use, with the compatibility matrix's verdict on each."""
     matrix = context.platform.parity.matrix
@@ -243,6 +272,7 @@ WORKERS: Final = Page("workers", "Workers", "/workers", fleet)
 WORKER: Final = Page("worker", "Worker", "/workers/{worker}", worker, menu=False)
 WORK: Final = Page("work", "Work", "/work", items)
 TIMELINE: Final = Page("timeline", "Timeline", "/timeline", task)
+USAGE: Final = Page("usage", "Usage", "/usage", used)
 PARITY: Final = Page("parity", "Parity", "/parity", parity)
 AUDIT: Final = Page("audit", "Audit", "/audit", audit, audit=True)
-PAGES: Final = (REGIONS, WORKERS, WORKER, WORK, TIMELINE, PARITY, AUDIT)
+PAGES: Final = (REGIONS, WORKERS, WORKER, WORK, TIMELINE, USAGE, PARITY, AUDIT)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from airbridge.control_plane.read_model import overview, tasks, workers
+from airbridge.control_plane.read_model import usage as usage_report
 from airbridge.control_plane.read_model.diagnosis import causes
 from airbridge.control_plane.read_model.history.timeline import Step
 from airbridge.control_plane.read_model.paging import LARGEST, PageRequest
 from airbridge.control_plane.read_model.platform import Platform
 from airbridge.control_plane.read_model.regions import PoolView, RegionView
+from airbridge.control_plane.read_model.usage import By
 
 
 def plain(value: Any) -> Any:
@@ -47,6 +49,27 @@ def status(session: Any, platform: Platform) -> dict[str, Any]:
         **plain(overview.take(session, platform)),
         "workers": plain(listed.rows),
         "workers_total": listed.total,
+    }
+
+
+def usage(
+    session: Any, by: Sequence[str], since: datetime | None = None, until: datetime | None = None
+) -> dict[str, Any]:
+    """Return what work items used in a period, grouped."""
+    found = usage_report.take(session, [By(each) for each in dict.fromkeys(by)], since, until)
+    return {
+        "since": plain(found.since),
+        "until": plain(found.until),
+        "by": plain(found.by),
+        "lines": [
+            {
+                **{each.value: getattr(line, each.value) for each in found.by},
+                **plain(line.amount),
+                "share": line.share,
+            }
+            for line in found.lines
+        ],
+        "total": plain(found.total),
     }
 
 

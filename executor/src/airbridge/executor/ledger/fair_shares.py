@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import func, select
 
@@ -24,16 +24,49 @@ class _HasSlots(Protocol):
     slots: Any
 
 
+_FIELDS: Final = {ItemState.PLACED: "waiting", ItemState.SENT: "sent", ItemState.CLAIMED: "claimed"}
+
 ItemT = TypeVar("ItemT", bound=_HasSlots)
 
 
 @dataclass(frozen=True, slots=True)
 class TeamLoad:
-    """Work of one team in one pool: slots of what is sent or claimed, and the number of items that wait in the ledger."""
+    """Work of one team in one pool: slots of what is sent and of what is claimed, and the number of items that wait in the ledger."""
 
-    team: str
-    held: int
-    waiting: int
+    sent: int = 0
+    claimed: int = 0
+    waiting: int = 0
+
+    @property
+    def held(self) -> int:
+        """Slots of all work that the ledger has let go."""
+        return self.sent + self.claimed
+
+
+# Loads by pool and team.
+Loads = Mapping[PoolRef, Mapping[str, TeamLoad]]
+
+
+def loads(session: Any, refs: Collection[PoolRef] | None = None) -> Loads:
+    """Return the load of every team that has open work, in these pools or in all."""
+    row = WorkItemRow
+    query = (
+        select(row.region, row.pool, row.team, row.state, func.count(), func.sum(row.slots))
+        .where(row.state.in_((ItemState.PLACED, ItemState.SENT, ItemState.CLAIMED)))
+        .group_by(row.region, row.pool, row.team, row.state)
+    )
+    if refs is not None:
+        query = query.where(
+            row.region.in_({region for region, _ in refs}), row.pool.in_({pool for _, pool in refs})
+        )
+    found: defaultdict[PoolRef, defaultdict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
+    for region, pool, team, state, count, slots in session.execute(query):
+        amount = count if state == ItemState.PLACED else int(slots)
+        found[region, pool][team][_FIELDS[state]] = amount
+    return {
+        ref: {team: TeamLoad(**amounts) for team, amounts in sorted(teams.items())}
+        for ref, teams in sorted(found.items())
+    }
 
 
 class FairShares:
@@ -51,35 +84,15 @@ class FairShares:
         """Return whether it makes a difference that these teams have work that waits for the pool."""
         return len(waiting) > 1 or any((ref, team) in self._quotas for team in waiting)
 
-    def loads(self, session: Any, refs: Collection[PoolRef]) -> dict[PoolRef, list[TeamLoad]]:
-        """Return the load of every team that has open work in these pools."""
-        row = WorkItemRow
-        query = (
-            select(row.region, row.pool, row.team, row.state, func.count(), func.sum(row.slots))
-            .where(
-                row.state.in_((ItemState.PLACED, ItemState.SENT, ItemState.CLAIMED)),
-                row.region.in_({region for region, _ in refs}),
-                row.pool.in_({pool for _, pool in refs}),
-            )
-            .group_by(row.region, row.pool, row.team, row.state)
-        )
-        held: defaultdict[tuple[PoolRef, str], int] = defaultdict(int)
-        waiting: defaultdict[tuple[PoolRef, str], int] = defaultdict(int)
-        for region, pool, team, state, count, slots in session.execute(query):
-            if state == ItemState.PLACED:
-                waiting[(region, pool), team] += count
-            else:
-                held[(region, pool), team] += int(slots)
-        found: defaultdict[PoolRef, list[TeamLoad]] = defaultdict(list)
-        for ref, team in sorted({*held, *waiting}):
-            found[ref].append(TeamLoad(team, held[ref, team], waiting[ref, team]))
-        return found
-
     def in_turn(
-        self, ref: PoolRef, of_team: Mapping[str, Sequence[ItemT]], loads: Iterable[TeamLoad], limit: int
+        self,
+        ref: PoolRef,
+        of_team: Mapping[str, Sequence[ItemT]],
+        load: Mapping[str, TeamLoad],
+        limit: int,
     ) -> list[ItemT]:
         """Return up to `limit` of the teams' items, each team's in their order, as the teams take turns at the pool."""
-        held = {load.team: load.held for load in loads}
+        held = {team: each.held for team, each in load.items()}
         rest = {team: list(reversed(items)) for team, items in of_team.items() if items}
         chosen: list[ItemT] = []
         while rest and len(chosen) < limit:

@@ -13,7 +13,7 @@ from sqlalchemy import and_, delete, or_, select, tuple_
 from sqlalchemy.orm import defer
 
 from airbridge.core.regions import DEFAULT_TEAM
-from airbridge.executor.ledger import clock, events, usage
+from airbridge.executor.ledger import clock, events, fair_shares, usage
 from airbridge.executor.ledger._locking import for_update, write
 from airbridge.executor.ledger.backlogs import PoolRef
 from airbridge.executor.ledger.fair_shares import FairShares
@@ -273,10 +273,10 @@ def sendable(
     """
     now = at or clock.now(session)
     free = {ref: min(each, limit) for ref, each in capacity.items() if each > 0}
-    loads = shares.loads(session, free) if shares is not None else {}
+    loads = fair_shares.loads(session, free) if shares is not None else {}
     by_pool = []
     for ref, wanted in free.items():
-        waiting = [load.team for load in loads.get(ref, ()) if load.waiting]
+        waiting = [team for team, load in loads.get(ref, {}).items() if load.waiting]
         if shares is None or not shares.applies(ref, waiting):
             by_pool.append(_waiting(session, ref, now, wanted))
         else:
@@ -413,9 +413,7 @@ def purge(session: Any, before: datetime) -> int:
     while ids := _old(session, before):
         usage.keep(session, ids)
         for table, column in ((RecordRow, RecordRow.item_id), (WorkItemRow, WorkItemRow.id)):
-            session.execute(
-                delete(table).where(column.in_(ids)).execution_options(synchronize_session=False)
-            )
+            session.execute(delete(table).where(column.in_(ids)).execution_options(synchronize_session=False))
         purged += len(ids)
     return purged
 

@@ -90,9 +90,7 @@ def _of_items(session: Any, *conditions: Any) -> dict[Subject, Amount]:
         .where(*conditions, event.event == TASK_ENDED, event.source == "edge")
         .group_by(*subject)
     )
-    found = {
-        Subject(*of): Amount(count, float(seconds)) for *of, count, seconds in session.execute(slots)
-    }
+    found = {Subject(*of): Amount(count, float(seconds)) for *of, count, seconds in session.execute(slots)}
     _add(
         found,
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from airbridge.infra import aws_facts, catalogue
 from airbridge.infra.cdk import Construct, aws
@@ -178,7 +179,10 @@ class ControlPlaneStack(Stack):
         regions = [
             catalogue.CatalogueRegion.expected(self.names, region) for region in self.environment.regions
         ]
-        return catalogue.render(self.region, regions)
+        return catalogue.render(self.region, regions, self._teams())
+
+    def _teams(self) -> list[dict[str, Any]]:
+        return [team.model_dump(mode="json") for team in self.environment.teams]
 
     def _parameter(self, name: str, description: str, value: str) -> aws.ssm_parameter.SsmParameter:
         """A file that services are given when they start; none of it is secret."""
@@ -333,6 +337,7 @@ class ControlPlaneStack(Stack):
         self.outputs(
             {
                 "home_region": (self.region, "Where the control plane is"),
+                **({"teams": (self._teams(), "Who shares the pools")} if self.environment.teams else {}),
                 "ui_address": (self.ui.balancer.dns_name, "The UI's balancer: what its host name points to"),
                 "gateway_address": (
                     self.entrance.balancer.dns_name,

@@ -126,6 +126,7 @@ class Operators:
                 route("metrics", "GET", self._metrics),
                 route("status", "GET", self.status_api.status),
                 route("timeline", "GET", self.status_api.timeline),
+                route("usage", "GET", self.status_api.usage),
                 route("policy", "GET", self._policy),
                 route("policy", "PUT", proposals_api.change_policy),
                 route("proposals", "GET", proposals_api.listing),

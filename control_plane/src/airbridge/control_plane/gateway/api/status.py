@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,9 +25,17 @@ class TaskQuery(operator_endpoint.Body):
     map_index: int = -1
 
 
+class UsageQuery(operator_endpoint.Body):
+    """Period and grouping of a usage report: by default the last day, by team. `by` is a list with commas."""
+
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    by: str = Field(default="team", pattern=r"^(team|dag|region|pool)(,(team|dag|region|pool))*$")
+
+
 @dataclass(frozen=True, slots=True)
 class StatusApi:
-    """Endpoints ``status`` (scope ``platform:read``) and ``timeline`` (scope ``work:read``)."""
+    """Endpoints ``status`` (scope ``platform:read``), ``timeline`` and ``usage`` (scope ``work:read``)."""
 
     platform: Platform
     threads: ThreadPool
@@ -38,6 +46,16 @@ class StatusApi:
         def read(session: Any, operator: Operator) -> Any:
             operator.require("platform:read")
             return document.status(session, self.platform)
+
+        return await operator_endpoint.answer(self.threads, request, read)
+
+    async def usage(self, request: Request) -> Response:
+        """Return what work items used, of all DAGs."""
+        wanted = operator_endpoint.query(request, UsageQuery)
+
+        def read(session: Any, operator: Operator) -> Any:
+            operator.require("work:read")
+            return document.usage(session, wanted.by.split(","), wanted.since, wanted.until)
 
         return await operator_endpoint.answer(self.threads, request, read)
 

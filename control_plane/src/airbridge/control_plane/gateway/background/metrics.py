@@ -27,7 +27,7 @@ from airbridge.control_plane.read_model.platform import Platform
 from airbridge.control_plane.read_model.regions import PoolView
 from airbridge.core import metrics
 from airbridge.core.metrics import Metric as Spec
-from airbridge.executor.ledger import audit, clock
+from airbridge.executor.ledger import audit, clock, fair_shares
 
 log = structlog.get_logger()
 
@@ -141,6 +141,7 @@ class DatabaseGauges(Collector):
         places = sorted({pool.region for pool in pools})
         return [
             *_of_pools(pools, now),
+            *_of_teams(session),
             *_of_workers(session, self._platform),
             _of_identities(session, places, now),
         ]
@@ -168,6 +169,16 @@ def _of_pools(pools: list[PoolView], now: Any) -> list[Metric]:
         for standing, count in pool.workers.items():
             workers.add_metric([*place, str(standing)], count)
     return [items, age, backlog, unserved, slots, used, workers]
+
+
+def _of_teams(session: Any) -> list[Metric]:
+    slots, waiting = _family(metrics.TEAM_SLOTS), _family(metrics.TEAM_WAITING)
+    for (region, pool), teams in fair_shares.loads(session).items():
+        for team, load in teams.items():
+            slots.add_metric([team, region, pool, "sent"], load.sent)
+            slots.add_metric([team, region, pool, "claimed"], load.claimed)
+            waiting.add_metric([team, region, pool], load.waiting)
+    return [slots, waiting]
 
 
 def _of_workers(session: Any, platform: Platform) -> list[Metric]:

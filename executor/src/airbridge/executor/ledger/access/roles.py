@@ -96,7 +96,7 @@ airbridge_environment               -    -    S    -    SIUD
 airbridge_work_item                 S    SIUD -    -    SU
 airbridge_record                    -    SD   -    -    SI
 airbridge_event                     SI   SID  SI   -    SI
-airbridge_usage                     -    SIU  -    -    S
+airbridge_usage                     S    SIU  -    -    S
 airbridge_gateway                   S    -    -    -    SIUD
 airbridge_export                    -    -    -    -    SIU
 """

@@ -1,0 +1,35 @@
+"""Teams of an environment file reach the region catalogue, and the platform reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.infra.factories import environment, pool, region
+
+from airbridge.infra import catalogue
+from airbridge.infra import environment as environments
+
+TEAMS: list[dict[str, Any]] = [
+    {"name": "default", "weight": 0.5},
+    {"name": "finance", "bundles": ["finance-dags"], "quota": {"eu-west-1": 3, "gpu@eu-west-1": 1}},
+]
+
+
+def test_teams_are_in_the_catalogue() -> None:
+    """The catalogue has each team with its bundles, weight and quota, as valid TOML."""
+    import tomllib
+
+    made = environments.parse(
+        environment(team=TEAMS, region=[region(pool=[pool(), pool("gpu")])]), "test.toml"
+    )
+    regions = [catalogue.CatalogueRegion.expected(made.names, each) for each in made.regions]
+    text = catalogue.render("eu-west-1", regions, [team.model_dump(mode="json") for team in made.teams])
+    assert tomllib.loads(text)["team"] == [
+        {"name": "default", "bundles": [], "weight": 0.5},
+        {
+            "name": "finance",
+            "bundles": ["finance-dags"],
+            "weight": 1.0,
+            "quota": {"eu-west-1": 3, "gpu@eu-west-1": 1},
+        },
+    ]
