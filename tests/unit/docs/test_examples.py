@@ -72,9 +72,23 @@ def test_catalogue_example_is_a_catalogue() -> None:
     whole = text.replace('"http://..."', '"http://127.0.0.1/queue"').replace(
         "iam::...", "iam::123456789012:role/edge"
     )
-    home = whole[whole.index("[[region]]") :].replace("eu-west-1", "us-east-1").replace("/queue", "/home")
+    region = whole[whole.index("[[region]]") : whole.index("[[team]]")]
+    home = region.replace("eu-west-1", "us-east-1").replace("/queue", "/home")
     catalogue = Catalogue.parse(f"{whole}\n{home}")
     assert catalogue.names == ("eu-west-1", "us-east-1")
+    assert catalogue.team_of("finance-dags") == "finance"
+
+
+def test_team_example_is_of_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teams of the guide have only keys that exist, with allowed values."""
+    monkeypatch.syspath_prepend(str(ROOT / "infra" / "src"))
+    import tomllib
+
+    from airbridge.infra.environment import Team
+
+    [text] = page("docs/how-to/share-pools.md").blocks("toml")
+    teams = [Team.model_validate(each) for each in tomllib.loads(text)["team"]]
+    assert [(team.name, team.weight) for team in teams] == [("finance", 2.0), ("research", 1.0)]
 
 
 def test_environment_example_is_a_region(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,13 +39,17 @@ RECOMMENDED = (
     Setting("core", "executor", EXECUTOR, "tasks run on edge workers; add others after a comma"),
     Setting("core", "load_examples", "False", "Airflow's examples are not this platform's work"),
     Setting(
-        "core", "parallelism", "1024", "bounds a whole fleet, not one machine; each region's slots bound it"
+        "core",
+        "parallelism",
+        "32768",
+        "bounds what is queued and running in a whole fleet; each region's slots bound what runs. One team's backlog must not fill it: the "
+        "ledger shares pools fairly among what Airflow has queued",
     ),
     Setting("core", "max_active_tasks_per_dag", "256", "as above; Airflow's default of 16 suits one machine"),
     Setting(
         "core",
         "default_pool_task_slot_count",
-        "1024",
+        "32768",
         "as above; 128 by default. Read once, when the database is made: later it is `airflow pools set default_pool`",
     ),
     Setting(

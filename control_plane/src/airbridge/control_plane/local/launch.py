@@ -103,6 +103,8 @@ def _command(options: Options) -> list[str]:
     words += ["--schedulers", str(options.schedulers), "--slots", str(options.slots)]
     if options.dags:
         words += ["--dags", str(options.dags)]
+    if options.teams:
+        words += ["--teams", str(options.teams)]
     if options.port:
         words += ["--port", str(options.port)]
     for name, value in options.airflow.items():

@@ -26,6 +26,8 @@ class Options:
     #: Output directory of `make infra-local`: run on its queues and buckets, each process with its role. The
     #: regions are then the deployment's.
     terraform: Path | None = None
+    #: File with the ``[[team]]`` entries of the catalogue.
+    teams: Path | None = None
     #: Airflow settings of the user, as ``{"section.option": value}``.
     airflow: Mapping[str, str] = field(default_factory=dict)
     #: More variables for the workers' environment (AIRBRIDGE_WORKER_...).

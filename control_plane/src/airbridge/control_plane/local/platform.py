@@ -24,6 +24,7 @@ from airbridge.control_plane.local.options import Options
 from airbridge.control_plane.local.process.child import Spawn
 from airbridge.control_plane.local.process.supervisor import Clock, Supervisor
 from airbridge.control_plane.local.services import airflow_config, aws, credentials, postgres, terraform
+from airbridge.control_plane.local.services.teams import with_teams
 from airbridge.control_plane.local.state import ComponentState, Phase, PlatformPhase, PlatformState
 from airbridge.control_plane.observability import alarms
 
@@ -100,9 +101,10 @@ class Platform:
         the_plan.dags.mkdir(parents=True, exist_ok=True)
         if applied is None:
             aws.write(directory.aws_resources_file, the_plan.resources)
-            directory.regions_file.write_text(aws.catalogue(the_plan.resources, keys.ports["aws"]))
+            regions = aws.catalogue(the_plan.resources, keys.ports["aws"])
         else:
-            directory.regions_file.write_text(applied.deployed.text)
+            regions = applied.deployed.text
+        directory.regions_file.write_text(with_teams(regions, self._options.teams))
         own = {} if applied is None else {"airbridge.scaling_namespace": alarms.NAMESPACE}
         if not directory.policy_file.exists():
             shutil.copyfile(Path(__file__).with_name("policy.toml"), directory.policy_file)

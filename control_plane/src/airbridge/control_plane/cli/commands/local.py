@@ -58,6 +58,12 @@ def up(  # noqa: PLR0917 - typer fills them by name
     ] = None,
     airflow: Annotated[list[str], typer.Option(help="An Airflow setting, as section.option=value.")] = [],  # noqa: B006 - as above
     worker_env: Annotated[list[str], typer.Option(help="A variable for the workers, as NAME=VALUE.")] = [],  # noqa: B006 - as above
+    teams: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file of [[team]] entries: bundles whose tasks share the pools.", resolve_path=True
+        ),
+    ] = None,
     from_terraform: FromTerraform = False,
     terraform_dir: TerraformDirectory = DEFAULT_TERRAFORM,
     detach: Annotated[
@@ -83,6 +89,7 @@ def up(  # noqa: PLR0917 - typer fills them by name
         slots=slots,
         dags=dags,
         port=port,
+        teams=teams,
         airflow=arguments.pairs(airflow, "--airflow"),
         worker_env=arguments.pairs(worker_env, "--worker-env"),
     )

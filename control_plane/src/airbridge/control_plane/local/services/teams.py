@@ -1,0 +1,28 @@
+"""Teams of a local platform: entries that a user's file adds to the region catalogue."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from airbridge.core.exceptions import ConfigurationError
+from airbridge.core.regions import Catalogue
+
+
+def with_teams(catalogue: str, file: Path | None) -> str:
+    """Return a catalogue with the teams of `file`. Raises `ConfigurationError`, which names the file."""
+    if file is None:
+        return catalogue
+    try:
+        text = file.read_text()
+        keys = tomllib.loads(text).keys()
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"--teams {file}: {error}") from error
+    if keys != {"team"}:
+        found = ", ".join(sorted(keys - {"team"})) or "nothing"
+        raise ConfigurationError(f"--teams {file} must have [[team]] entries alone; it has {found}")
+    if "team" in tomllib.loads(catalogue):
+        raise ConfigurationError(f"--teams {file}: the deployment's catalogue has teams of its own")
+    joined = f"{catalogue}\n{text}"
+    Catalogue.parse(joined, source=f"--teams {file}")
+    return joined
