@@ -110,6 +110,7 @@ def test_commands_match_documentation() -> None:
         "status",
         "top",
         "trace",
+        "usage",
         "demo",
         "gateway",
         "dag-processor",
@@ -519,6 +520,7 @@ STATUS = {
     ],
     "workers_total": 41,
 }
+STATUS |= {"workers_troubled": STATUS["workers"], "workers_troubled_total": 1}
 
 
 def test_trace_output_content(gateway: Any, tmp_path: Path) -> None:
@@ -538,12 +540,53 @@ def test_trace_output_content(gateway: Any, tmp_path: Path) -> None:
 def test_status_output_content(gateway: Any, tmp_path: Path) -> None:
     """Status lists regions with their health, workers with the matrix's verdict on them, and the number of workers left out."""
     gateway((200, STATUS))
-    text = invoke("status", "--dir", str(tmp_path)).stdout
+    text = invoke("status", "--all", "--dir", str(tmp_path)).stdout
     assert "scheduler seen 5 s ago   gateways 1 up" in text
     assert "cut_off" in text
     assert "AirBridge is 0.0.9, must be ==0.1.*" in text
     assert "ended 60 s ago" in text
     assert "... and 40 more workers" in text
+
+
+def test_status_of_a_large_platform_fits_a_screen(gateway: Any, tmp_path: Path) -> None:
+    """Of fifty regions and a thousand workers, those in trouble are listed, and the totals; --all lists the rest."""
+    [cut_off], [refused] = STATUS["regions"], STATUS["workers"]
+    calm = {
+        **cut_off,
+        "home": False,
+        "health": "healthy",
+        "alive": 20,
+        "slots": 160,
+        "slots_used": 80,
+        "why": "",
+    }
+    large = {
+        **STATUS,
+        "regions": [cut_off, *({**calm, "name": f"region-{n}", "running": 80} for n in range(49))],
+        "workers": [
+            refused,
+            *({**refused, "id": f"w{n}", "standing": "serving", "why": ""} for n in range(499)),
+        ],
+        "workers_total": 1000,
+        "workers_troubled": [{**refused, "id": f"bad-{n}"} for n in range(50)],
+        "workers_troubled_total": 70,
+    }
+    gateway(
+        (200, large), (200, large), (200, {**large, "regions": large["regions"][1:], "workers_troubled": []})
+    )
+    text = invoke("status", "--dir", str(tmp_path)).stdout
+    assert len(text.splitlines()) < 40
+    assert "regions 50, 1 in trouble   workers 1000, 70 in trouble   slots 3920/7840" in text
+    assert "running 3920" in text
+    assert "eu-west-1 (home)" in text
+    assert "region-7" not in text
+    assert text.count("bad-") == 12
+    assert "... and 58 more in trouble" in text
+    assert "region-48" in invoke("status", "--all", "--dir", str(tmp_path)).stdout
+    assert (
+        "none of 49 regions is in trouble (--all lists them)"
+        in invoke("status", "--dir", str(tmp_path)).stdout
+    )
 
 
 def test_top_refreshes(gateway: Any, tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ LINES: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "status": (("--dir", "STATE"), (STATUS,)),
     "top": (("--times", "1", "--dir", "STATE"), (STATUS,)),
     "trace": (("d", "r", "t", "--dir", "STATE"), ({"entries": []},)),
+    "usage": (("--dir", "STATE"), ({"lines": []},)),
     "audit": ((), ({"rows": [], "next": None},)),
     "worker list": ((), ({"workers": [WORKER]},)),
     **{

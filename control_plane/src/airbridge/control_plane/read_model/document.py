@@ -19,6 +19,10 @@ from airbridge.control_plane.read_model.regions import PoolView, RegionView
 from airbridge.control_plane.read_model.usage import By
 
 
+# Workers in trouble in a status document.
+TROUBLES = 50
+
+
 def plain(value: Any) -> Any:
     """Return a value of the read model as JSON types. Times are ISO 8601 in UTC."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -43,12 +47,15 @@ _COMPUTED: Mapping[type, tuple[str, ...]] = {
 
 
 def status(session: Any, platform: Platform) -> dict[str, Any]:
-    """Return the platform's status: scheduler, gateways, regions, and the first `LARGEST` workers."""
+    """Return the platform's status: scheduler, gateways, regions, the first `LARGEST` workers, and the first `TROUBLES` in trouble."""
     listed = workers.listing(session, platform, page=PageRequest(1, LARGEST))
+    troubled = workers.troubled(session, platform, PageRequest(1, TROUBLES))
     return {
         **plain(overview.take(session, platform)),
         "workers": plain(listed.rows),
         "workers_total": listed.total,
+        "workers_troubled": plain(troubled.rows),
+        "workers_troubled_total": troubled.total,
     }
 
 

@@ -43,6 +43,10 @@ class Standing(StrEnum):
         return _STANDING_TEXT[self]
 
 
+# Standings that an operator should look into.
+TROUBLED: Final = frozenset(
+    {Standing.SILENT, Standing.STALE, Standing.REFUSED, Standing.DRAIN_ONLY, Standing.NO_QUEUE}
+)
 # Standings of workers that should send heartbeats and do not.
 MISSING: Final = (Standing.SILENT, Standing.STALE)
 

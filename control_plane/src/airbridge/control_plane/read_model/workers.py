@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from sqlalchemy import Text, case, cast, func, or_, select
 from airbridge.control_plane.read_model import paging
 from airbridge.control_plane.read_model.paging import FIRST, Page, PageRequest
 from airbridge.control_plane.read_model.platform import CERTIFICATE_WARNING, Platform
-from airbridge.control_plane.read_model.standing import MISSING, Report, Standing, standing_of
+from airbridge.control_plane.read_model.standing import MISSING, TROUBLED, Report, Standing, standing_of
 from airbridge.core.compatibility import Verdict
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import WorkerRow
@@ -91,11 +92,24 @@ def listing(
     now = clock.now(session)
     query = _chosen(which).order_by(WorkerRow.region, WorkerRow.pool, WorkerRow.id)
     if which.standing is not None:
-        ids = _ids_of_standing(session, query, platform, which.standing, now)
-        shown = select(WorkerRow).where(WorkerRow.id.in_(ids[page.offset : page.offset + page.size]))
-        rows = session.scalars(shown.order_by(WorkerRow.region, WorkerRow.pool, WorkerRow.id))
-        return Page(tuple(view(row, platform, now) for row in rows), page.number, page.size, len(ids))
+        return _of_standings(session, platform, query, {which.standing}, page)
     return paging.fetch(session, query, page, lambda row: view(row[0], platform, now))
+
+
+def troubled(session: Any, platform: Platform, page: PageRequest = FIRST) -> Page[WorkerView]:
+    """Return a page of the workers that an operator should look into. Reads the whole fleet."""
+    query = select(WorkerRow).order_by(WorkerRow.region, WorkerRow.pool, WorkerRow.id)
+    return _of_standings(session, platform, query, TROUBLED, page)
+
+
+def _of_standings(
+    session: Any, platform: Platform, query: Any, standings: Collection[str], page: PageRequest
+) -> Page[WorkerView]:
+    now = clock.now(session)
+    ids = _ids_of_standings(session, query, platform, standings, now)
+    shown = select(WorkerRow).where(WorkerRow.id.in_(ids[page.offset : page.offset + page.size]))
+    rows = session.scalars(shown.order_by(WorkerRow.region, WorkerRow.pool, WorkerRow.id))
+    return Page(tuple(view(row, platform, now) for row in rows), page.number, page.size, len(ids))
 
 
 def get(session: Any, platform: Platform, worker_id: str) -> WorkerView | None:
@@ -223,7 +237,9 @@ def _chosen(which: WorkerFilter) -> Any:
     return query
 
 
-def _ids_of_standing(session: Any, query: Any, platform: Platform, standing: str, now: datetime) -> list[str]:
+def _ids_of_standings(
+    session: Any, query: Any, platform: Platform, standings: Collection[str], now: datetime
+) -> list[str]:
     row, verdicts = WorkerRow, dict[str, Verdict]()
     columns = (
         *(row.id, cast(row.versions, Text)),
@@ -233,7 +249,7 @@ def _ids_of_standing(session: Any, query: Any, platform: Platform, standing: str
     for name, versions, *reported in session.execute(query.with_only_columns(*columns)):
         verdict = verdicts.get(versions) or platform.judge(json.loads(versions)).verdict
         verdicts[versions] = verdict
-        if standing_of(Report(*reported), verdict, platform, now) == standing:
+        if standing_of(Report(*reported), verdict, platform, now) in standings:
             found.append(name)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +36,11 @@ _WORKERS = (
     "certificate",
     "why",
 )
+# Without --all, so many regions or workers are listed; of more, only those in trouble, and the totals.
+SHOWN = 12
+# With --all, workers beyond these are counted.
 SHOWN_WORKERS = 40
+_GOOD_HEALTH = frozenset({"healthy", "idle"})
 
 
 def register(app: typer.Typer) -> None:
@@ -47,10 +51,13 @@ def register(app: typer.Typer) -> None:
 
 def status(
     context: typer.Context,
+    everything: Annotated[
+        bool, typer.Option("--all", help="List all regions, and workers that are well.")
+    ] = False,
     database: FromDatabase = False,
     json: Json = False,
 ) -> None:
-    """Show the platform on one screen: gateways, regions, work, and every worker with its compatibility verdict."""
+    """Show the platform on one screen: what is in trouble, then regions, work and workers; of a large platform the totals."""
     with data_source.reader(context, database=database) as reader:
         found = reader.status()
     given = connection.options(context)
@@ -62,7 +69,7 @@ def status(
     if local is not None:
         console.print(_components(local))
         console.print()
-    console.print(screen(found))
+    console.print(screen(found, everything=everything))
 
 
 def top(
@@ -98,20 +105,59 @@ def _poll(reader: data_source.Reader, every: float, times: int) -> Iterator[dict
         time.sleep(every)
 
 
-def screen(found: dict[str, Any]) -> RenderableType:
-    """Return a status document as tables for the terminal."""
+def screen(found: dict[str, Any], *, everything: bool = False) -> RenderableType:
+    """Return a status document as tables for the terminal: all of a small platform, the troubles and totals of a large one."""
     now = datetime.fromisoformat(found["now"])
-    parts: list[RenderableType] = [
-        Text(_summary(found, now)),
-        Text(),
-        output.table(None, _REGIONS, (_region(row, now) for row in found["regions"])),
-        Text(),
-        output.table(None, _WORKERS, map(_worker, found["workers"][:SHOWN_WORKERS])),
-    ]
-    hidden = found["workers_total"] - min(len(found["workers"]), SHOWN_WORKERS)
-    if hidden:
-        parts.append(Text(f"... and {hidden} more workers (airbridge worker list)"))
+    parts: list[RenderableType] = [Text(_summary(found, now)), Text(_totals(found))]
+    regions = found["regions"]
+    if not everything and len(regions) > SHOWN:
+        regions = [row for row in regions if row["health"] not in _GOOD_HEALTH]
+    parts += _listed(regions, len(found["regions"]), _REGIONS, lambda row: _region(row, now), "regions")
+    parts += _workers(found, everything=everything)
     return Group(*parts)
+
+
+def _workers(found: dict[str, Any], *, everything: bool) -> list[RenderableType]:
+    total = found["workers_total"]
+    if everything or total <= SHOWN:
+        listed = output.table(None, _WORKERS, map(_worker, found["workers"][:SHOWN_WORKERS]))
+        parts: list[RenderableType] = [Text(), listed]
+        hidden = total - min(len(found["workers"]), SHOWN_WORKERS)
+        if hidden:
+            parts.append(Text(f"... and {hidden} more workers (airbridge worker list)"))
+        return parts
+    troubled = found["workers_troubled"][:SHOWN]
+    hidden = found["workers_troubled_total"] - len(troubled)
+    parts = _listed(troubled, total, _WORKERS, _worker, "workers")
+    return [*parts, Text(f"... and {hidden} more in trouble (airbridge worker list)")] if hidden else parts
+
+
+def _listed(
+    rows: list[dict[str, Any]],
+    total: int,
+    columns: tuple[str, ...],
+    row: Callable[[dict[str, Any]], tuple[Any, ...]],
+    what: str,
+) -> list[RenderableType]:
+    """Return a table of the rows, or the sentence that there is none in trouble."""
+    if not rows and total:
+        return [Text(), Text(f"none of {total} {what} is in trouble (--all lists them)")]
+    return [Text(), output.table(None, columns, map(row, rows))]
+
+
+def _totals(found: dict[str, Any]) -> str:
+    regions = found["regions"]
+
+    def add(name: str) -> int:
+        return sum(row[name] for row in regions)
+
+    bad = sum(row["health"] not in _GOOD_HEALTH for row in regions)
+    failed = sum(pool["failed"] for row in regions for pool in row["pools"])
+    return (
+        f"regions {len(regions)}, {bad} in trouble   workers {found['workers_total']}, {found['workers_troubled_total']} in trouble   "
+        f"slots {add('slots_used')}/{add('slots')}   waiting {add('waiting')}   running {add('running')}   "
+        f"ended (5 min) {add('settled')}, {failed} bad"
+    )
 
 
 def _summary(found: dict[str, Any], now: datetime) -> str:

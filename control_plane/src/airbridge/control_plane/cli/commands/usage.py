@@ -61,8 +61,10 @@ def usage(  # noqa: PLR0917 - typer fills them by name
         output.emit_text(as_csv(found).rstrip("\n"))
     else:
         console = output.results()
-        since, until = (datetime.fromisoformat(found[each]) for each in ("since", "until"))
-        console.print(f"{since:%Y-%m-%d %H:%M:%S} to {until:%Y-%m-%d %H:%M:%S} UTC")
+        first, last = (
+            f"{datetime.fromisoformat(found[each]):%Y-%m-%d %H:%M:%S}" for each in ("since", "until")
+        )
+        console.print(f"{first} to {last} UTC")
         console.print(output.table(None, (*found["by"], *_COLUMNS), _rows(found)))
 
 
