@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
 from airbridge.control_plane import worker_commands
 from airbridge.control_plane.dashboard import _airflow
-from airbridge.control_plane.dashboard.drawings import gantt, network
+from airbridge.control_plane.dashboard.drawings import gantt, network, sparkline, world
 from airbridge.control_plane.dashboard.queries import Query
 from airbridge.control_plane.dashboard.sessions import Viewer
 from airbridge.control_plane.read_model import overview, tasks, throughput, usage, versions, work, workers
@@ -19,6 +19,7 @@ from airbridge.control_plane.read_model.history import audit_log, changes
 from airbridge.control_plane.read_model.history.changes import EventFilter
 from airbridge.control_plane.read_model.paging import PageRequest
 from airbridge.control_plane.read_model.platform import Platform
+from airbridge.control_plane.read_model.regions import TROUBLED, RegionView
 from airbridge.control_plane.read_model.standing import Standing
 from airbridge.control_plane.read_model.usage import By
 from airbridge.control_plane.read_model.work import ItemView, WorkFilter
@@ -28,6 +29,11 @@ from airbridge.executor.ledger.audit import Filter
 from airbridge.executor.ledger.models import ItemState
 
 Values = Mapping[str, Any]
+
+# So many regions are drawn as boxes; more as a map of the world.
+FEW_REGIONS: Final = 8
+# Regions with a line of their own in the chart of throughput; the others share one.
+CHART_LINES: Final = 5
 
 # Work items among which the Timeline page's search finds tasks.
 MATCHES: Final = 50
@@ -78,20 +84,40 @@ class Page:
 
 
 def regions(context: PageContext) -> Values:
-    """Return every region on one screen, with the network drawing."""
+    """Return every region on one screen, those in trouble first, with a drawing: the network, or of many regions the world."""
     now = overview.take(context.session, context.platform)
     series = throughput.series(context.session)
+    large = len(now.regions) > FEW_REGIONS
+    most = max((max(counts) for counts in series.regions.values()), default=0)
     return {
         "screen": now,
-        "network": network.draw(now.regions),
+        "network": None if large else network.draw(now.regions),
+        "world": world.draw(now.regions) if large else None,
         "gateways_alive": sum(gateway.alive for gateway in now.gateways),
         "series": series,
+        "sparklines": {name: sparkline.points(counts, most) for name, counts in series.regions.items()},
         "chart": {
             "minutes": [int(each.timestamp()) for each in series.minutes],
-            "regions": {name: list(counts) for name, counts in series.regions.items()},
+            "regions": throughput.largest(series, CHART_LINES),
         },
+        "listed": _listed_regions(now.regions, context.query),
+        "filtered": any(context.query.text(name) for name in ("q", "health")),
         "own_version": context.platform.parity.control_plane,
     }
+
+
+def _listed_regions(found: Sequence[RegionView], query: Query) -> list[RegionView]:
+    """Return the regions that the query chooses: of many, those in trouble come first."""
+    text, health = (query.text("q") or "").lower(), query.text("health")
+    chosen = [
+        region
+        for region in found
+        if text in region.name
+        and (health is None or (health == "trouble" and region.health in TROUBLED) or region.health == health)
+    ]
+    if len(found) <= FEW_REGIONS:
+        return chosen
+    return sorted(chosen, key=lambda region: (region.health not in TROUBLED, not region.home, region.name))
 
 
 def fleet(context: PageContext) -> Values:

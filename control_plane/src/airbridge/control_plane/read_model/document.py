@@ -18,7 +18,6 @@ from airbridge.control_plane.read_model.platform import Platform
 from airbridge.control_plane.read_model.regions import PoolView, RegionView
 from airbridge.control_plane.read_model.usage import By
 
-
 # Workers in trouble in a status document.
 TROUBLES = 50
 

@@ -146,6 +146,10 @@ _WORST: Final = (
 )
 
 
+# Health that an operator should look into.
+TROUBLED: Final = frozenset(Health) - {Health.HEALTHY, Health.IDLE, Health.DRAINING}
+
+
 def listing(session: Any, platform: Platform) -> tuple[RegionView, ...]:
     """Return every region of the catalogue, the home region first, and any other that has work or workers."""
     now = clock.now(session)

@@ -48,6 +48,17 @@ def series(session: Any, minutes: int = 60) -> Throughput:
     )
 
 
+def largest(found: Throughput, lines: int) -> dict[str, list[int]]:
+    """Return the counts of the `lines` regions with the most work, by name, and those of all others together."""
+    ranked = sorted(found.regions, key=lambda name: -sum(found.regions[name]))
+    shown, others = sorted(ranked[:lines]), ranked[lines:]
+    counts = {name: list(found.regions[name]) for name in shown}
+    if others:
+        together = zip(*(found.regions[name] for name in others), strict=True)
+        counts[f"{len(others)} others"] = [sum(each) for each in together]
+    return counts
+
+
 def _minute(session: Any, column: Any) -> Any:
     """Return the SQL expression of a time in whole minutes since the epoch, for the session's database."""
     if session.get_bind().dialect.name == "postgresql":

@@ -40,7 +40,7 @@ _WORKERS = (
 SHOWN = 12
 # With --all, workers beyond these are counted.
 SHOWN_WORKERS = 40
-_GOOD_HEALTH = frozenset({"healthy", "idle"})
+_GOOD_HEALTH = frozenset({"healthy", "idle", "draining"})
 
 
 def register(app: typer.Typer) -> None:

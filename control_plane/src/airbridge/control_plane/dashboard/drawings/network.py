@@ -59,13 +59,14 @@ def _links(regions: Sequence[RegionView], centre: int, height: int) -> Iterator[
     top = (height - len(regions) * ROW_HEIGHT) // 2
     for number, region in enumerate(regions):
         middle = top + number * ROW_HEIGHT + ROW_HEIGHT // 2
-        kind, label = _link(region)
+        kind, label = link_of(region)
         yield NetworkLink(
             region, kind, label, middle, f"M150 {centre} C 230 {centre}, 230 {middle}, 320 {middle}"
         )
 
 
-def _link(region: RegionView) -> tuple[str, str]:
+def link_of(region: RegionView) -> tuple[str, str]:
+    """Return the style and the label of the line to a region."""
     # Workers that send heartbeats and may not claim are no fault of the link.
     if region.health is Health.NO_WORKERS and region.alive:
         return "degraded", "no worker may claim"
