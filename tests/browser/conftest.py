@@ -39,6 +39,8 @@ KEPT = frozenset(
             "timeline-waiting-light",
         ),
         *(
+            "usage-light",
+            *("fifty-regions-light", "fifty-regions-dark", "fifty-regions-phone"),
             "parity-light",
             "audit-light",
             "empty-light",

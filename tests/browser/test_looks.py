@@ -12,6 +12,7 @@ PAGES = {
     "work": "/work",
     "timeline": "extract",
     "timeline-waiting": "load",
+    "usage": "/usage?by=team,dag",
     "parity": "/parity",
     "audit": "/audit",
     "empty": "/work?q=no_such_dag",

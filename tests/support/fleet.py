@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -86,10 +86,17 @@ class Fleet:
     silent_worker: str
 
 
-def settings(directory: Path) -> dict[str, str]:
-    """Write the region catalogue; return the environment that points a control plane at it."""
+def settings(directory: Path, more_regions: Sequence[str] = ()) -> dict[str, str]:
+    """Write the region catalogue, with a pool in each further region; return the environment that points a control plane at it."""
     catalogue = directory / "regions.toml"
-    catalogue.write_text(CATALOGUE)
+    catalogue.write_text(
+        CATALOGUE
+        + "".join(
+            f'[[region]]\nname = "{name}"\nlog_bucket = "{name}-logs"\nbundle_bucket = "{name}-dags"\n'
+            f'[[region.pool]]\nqueue_url = "http://127.0.0.1:1/{name}"\n'
+            for name in more_regions
+        )
+    )
     return {
         "AIRFLOW__AIRBRIDGE__REGIONS_FILE": str(catalogue),
         "AIRFLOW__AIRBRIDGE__SECRETS_DIR": str(directory),
@@ -121,6 +128,36 @@ def seed(session: Any, *, workers: int = 14, items: int = 300) -> Fleet:
         worker=names[0],
         silent_worker="ap-south-1-default-1",
     )
+
+
+def seed_regions(session: Any, regions: Sequence[str], *, workers: int, items: int) -> None:
+    """Write workers and an hour's work in further regions, and commit; of every 17th region no worker sends heartbeats."""
+    now, dice = clock.now(session), random.Random(11)
+    names = [
+        (regions[number % len(regions)], f"{regions[number % len(regions)]}-default-{number}")
+        for number in range(workers)
+    ]
+    session.execute(
+        insert(WorkerRow),
+        [
+            _worker(
+                now,
+                name,
+                region,
+                used=dice.randrange(9),
+                heard=now - timedelta(hours=8) if regions.index(region) % 17 == 5 else None,
+            )
+            for region, name in names
+        ],
+    )
+    history = []
+    for number in range(items):
+        # A few regions do most of the work.
+        region, name = names[min(dice.randrange(workers), dice.randrange(workers))]
+        placed = now - timedelta(seconds=dice.randrange(120, 3_600))
+        history.append(_item(placed, region, "default", ItemState.SETTLED, name, number, dice))
+    session.execute(insert(WorkItemRow), history)
+    session.commit()
 
 
 def _workers(now: datetime, count: int, dice: random.Random) -> Iterator[dict[str, Any]]:
@@ -211,7 +248,9 @@ def _item(
         "queue": region,
         "region": region,
         "pool": pool,
+        "team": ("finance", "research", "default")[number % 3],
         "slots": 1,
+        "slot_seconds": (settled - claimed).total_seconds() if over else 0.0,
         "priority": 1,
         "state": state,
         "epoch": 1 if has_claim else 0,
