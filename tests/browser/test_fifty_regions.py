@@ -61,7 +61,9 @@ def test_troubles_come_first_and_are_found(large: Stage) -> None:
     """The table begins with the regions in trouble; search and health choose; the server's times are printed."""
     with large.view() as view:
         view.open("/")
-        health = view.page.locator("#live .scroll tbody tr:first-child td:first-of-type .badge").all_text_contents()
+        health = view.page.locator(
+            "#live .scroll tbody tr:first-child td:first-of-type .badge"
+        ).all_text_contents()
         bad = [each not in {"healthy", "idle", "draining"} for each in health]
         assert any(bad)
         assert bad == sorted(bad, reverse=True)

@@ -49,6 +49,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(formatting.FILTERS)
+    # The order of a chart's lines is that of the page.
+    made.policies["json.dumps_kwargs"] = {"sort_keys": False}
     return made
 
 

@@ -15,7 +15,7 @@ HEIGHT: Final = 530
 _UNITS: Final = 4
 _NORTH: Final = 75.0
 # Regions whose place is not known stand below the land, in a row of so many.
-_ROW: Final = 8
+_ROW: Final = 6
 _ROW_HEIGHT: Final = 56
 
 # Latitude and longitude of AWS's regions, to the degree, by the city or area that AWS names them by.
@@ -35,7 +35,7 @@ PLACES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Region on the map, with the line to the home region; no line for the home region itself."""
+    """Region on the map, with the line to the home region; no line for the home region itself, and for one below the land."""
 
     region: RegionView
     #: Style: connected, draining, degraded, cut, idle.
@@ -91,7 +91,7 @@ def _spot(
 ) -> Spot:
     kind, label = link_of(region)
     x, y = at
-    path = "" if home is None or region.home else " ".join(_arc(home, at))
+    path = "" if home is None or region.home or below else " ".join(_arc(home, at))
     troubled = kind in {"cut", "degraded"}
     return Spot(
         region=region,
@@ -102,7 +102,7 @@ def _spot(
         path=path,
         width=round(2 + 8 * region.settled / most, 1) if most else 2.0,
         named=region.home or troubled or below,
-        anchor="end" if x > WIDTH * 0.8 else "start",
+        anchor="end" if x > WIDTH * 0.8 and not below else "start",
     )
 
 

@@ -1,0 +1,52 @@
+"""The map of many regions, and the line of each in the table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from tests.unit.dashboard.test_network import region
+
+from airbridge.control_plane.dashboard.drawings import sparkline, world
+from airbridge.control_plane.read_model.regions import Health
+from airbridge.control_plane.read_model.throughput import Throughput, largest
+
+
+def test_every_region_has_a_place_of_its_own() -> None:
+    """All of AWS's regions and others lie within the drawing, at different points; others below the land."""
+    names = [*world.PLACES, *(f"factory-{n}" for n in range(13))]
+    drawn = world.draw([region(name, Health.HEALTHY) for name in names])
+    points = {spot.region.name: (spot.x, spot.y) for spot in drawn.spots}
+    assert len(set(points.values())) == len(names)
+    assert all(0 <= x <= world.WIDTH and 0 <= y <= drawn.height for x, y in points.values())
+    assert all((y > world.HEIGHT) == name.startswith("factory") for name, (_, y) in points.items())
+    assert drawn.description == f"{len(names)} regions. None is in trouble."
+
+
+def test_regions_in_trouble_are_named_and_on_top() -> None:
+    """A name stands at the home region and at those in trouble, which are drawn last."""
+    regions = [
+        region("eu-west-1", Health.CUT_OFF),
+        replace(region("us-east-1", Health.HEALTHY), home=True),
+        region("ap-south-1", Health.HEALTHY),
+    ]
+    drawn = world.draw(regions)
+    assert [spot.region.name for spot in drawn.spots] == ["us-east-1", "ap-south-1", "eu-west-1"]
+    assert [spot.named for spot in drawn.spots] == [True, False, True]
+    assert [bool(spot.path) for spot in drawn.spots] == [False, True, True]
+    assert drawn.description == "3 regions. eu-west-1: cut off"
+
+
+def test_sparkline_fits_its_cell() -> None:
+    """The points lie in the cell, the largest of all lines at its top; nothing ended is no line."""
+    points = [tuple(map(int, each.split(","))) for each in sparkline.points([0, 10, 5], 10).split()]
+    assert points == [(0, 23), (60, 1), (120, 12)]
+    assert sparkline.points([0, 0], 10) == ""
+
+
+def test_smaller_regions_share_a_line() -> None:
+    """The chart has the regions with the most work, in order of name, and then the sum of all others."""
+    counts = {"a": (1, 1), "b": (9, 9), "c": (0, 5), "d": (1, 0)}
+    found = Throughput((datetime(2026, 1, 1, tzinfo=UTC),) * 2, counts)
+    assert list(largest(found, 2).items()) == [("b", [9, 9]), ("c", [0, 5]), ("2 others", [2, 1])]
+    assert list(largest(found, 4)) == ["a", "b", "c", "d"]
