@@ -13,10 +13,11 @@ from tests.support.airflow_home import Metadata
 from tests.support.items import new_item
 
 from airbridge.core.regions import Team
-from airbridge.executor.ledger import clock, items, leases, usage
-from airbridge.executor.ledger.fair_shares import FairShares
+from airbridge.executor.ledger import clock, items, leases
 from airbridge.executor.ledger.models import EventRow, Outcome, UsageRow, WorkItemRow
-from airbridge.executor.ledger.usage import Amount, Subject
+from airbridge.executor.ledger.sharing import usage
+from airbridge.executor.ledger.sharing.fair_shares import FairShares
+from airbridge.executor.ledger.sharing.usage import Amount, Subject
 from airbridge.executor.settings import Settings
 
 TEAMS = (

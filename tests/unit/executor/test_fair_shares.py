@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airbridge.core.regions import Team
-from airbridge.executor.ledger.fair_shares import FairShares, TeamLoad
+from airbridge.executor.ledger.sharing.fair_shares import FairShares, TeamLoad
 
 POOL = ("eu-west-1", "default")
 TEAMS = ("a", "b", "c", "d")

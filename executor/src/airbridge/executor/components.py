@@ -18,8 +18,8 @@ from airbridge.executor.dispatch.scaling import RegionSignal, Scaling, cloudwatc
 from airbridge.executor.dispatch.signing_key import ReloadingSigner
 from airbridge.executor.executor import Components
 from airbridge.executor.ledger import notices
-from airbridge.executor.ledger.fair_shares import FairShares
 from airbridge.executor.ledger.manager import LedgerDBManager
+from airbridge.executor.ledger.sharing.fair_shares import FairShares
 from airbridge.executor.placement.placement import Placement
 from airbridge.executor.placement.workloads import Workloads
 from airbridge.executor.scheduling.listener import NotificationListener

@@ -23,12 +23,10 @@ from airbridge.control_plane.cli.commands import (
     policy,
     revocations,
     services,
-    status,
     tokens,
-    trace,
-    usage,
     workers,
 )
+from airbridge.control_plane.cli.commands.views import status, trace, usage
 from airbridge.control_plane.cli.exit_codes import Exit, exit_for
 from airbridge.control_plane.exceptions import Proposed
 from airbridge.core.command_tree import without_none

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from airbridge.executor.ledger import clock, usage
-from airbridge.executor.ledger.usage import Amount, Subject
+from airbridge.executor.ledger import clock
+from airbridge.executor.ledger.sharing import usage
+from airbridge.executor.ledger.sharing.usage import Amount, Subject
 
 # Period that is shown if none is asked for.
 DEFAULT_PERIOD: Final = timedelta(days=1)

@@ -28,8 +28,8 @@ from airbridge.executor.background_loop import BackgroundLoop, Pause, Timer, sto
 from airbridge.executor.dispatch.signing_key import MessageSigner
 from airbridge.executor.ledger import backlogs, clock, events, items, leases
 from airbridge.executor.ledger.backlogs import Backlog, PoolRef
-from airbridge.executor.ledger.fair_shares import FairShares
 from airbridge.executor.ledger.models import Outcome, WorkItemRow
+from airbridge.executor.ledger.sharing.fair_shares import FairShares
 from airbridge.executor.settings import Settings
 
 log = structlog.get_logger(__name__)

@@ -13,12 +13,13 @@ from sqlalchemy import and_, delete, or_, select, tuple_
 from sqlalchemy.orm import defer
 
 from airbridge.core.regions import DEFAULT_TEAM
-from airbridge.executor.ledger import clock, events, fair_shares, usage
+from airbridge.executor.ledger import clock, events
 from airbridge.executor.ledger._locking import for_update, write
 from airbridge.executor.ledger.backlogs import PoolRef
-from airbridge.executor.ledger.fair_shares import FairShares
 from airbridge.executor.ledger.leases import settle, to_placed
 from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow, WorkItemRow
+from airbridge.executor.ledger.sharing import fair_shares, usage
+from airbridge.executor.ledger.sharing.fair_shares import FairShares
 
 # Columns that are read only where they are needed; a row loads them on access.
 BIG = (WorkItemRow.workload, WorkItemRow.placement, WorkItemRow.started)

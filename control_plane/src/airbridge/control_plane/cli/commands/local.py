@@ -24,6 +24,16 @@ _REGION_HELP = (
 )
 
 
+DagFolder = Annotated[
+    Path | None, typer.Option(help="Folder of DAG files.", show_default="DIR/dags", resolve_path=True)
+]
+Port = Annotated[int | None, typer.Option(help="Port of the UI.", show_default="the last one, or a free one")]
+TeamsFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="TOML file of [[team]] entries: bundles whose tasks share the pools.", resolve_path=True
+    ),
+]
 FromTerraform = Annotated[
     bool,
     typer.Option(
@@ -50,20 +60,11 @@ def up(  # noqa: PLR0917 - typer fills them by name
     workers_per_region: Annotated[int, typer.Option(min=0, help="Workers of each pool of each region.")] = 1,
     schedulers: Annotated[int, typer.Option(min=1, help="Scheduler processes.")] = 1,
     slots: Annotated[int, typer.Option(min=1, help="Task slots of each worker.")] = 8,
-    dags: Annotated[
-        Path | None, typer.Option(help="Folder of DAG files.", show_default="DIR/dags", resolve_path=True)
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Port of the UI.", show_default="the last one, or a free one")
-    ] = None,
+    dags: DagFolder = None,
+    port: Port = None,
     airflow: Annotated[list[str], typer.Option(help="An Airflow setting, as section.option=value.")] = [],  # noqa: B006 - as above
     worker_env: Annotated[list[str], typer.Option(help="A variable for the workers, as NAME=VALUE.")] = [],  # noqa: B006 - as above
-    teams: Annotated[
-        Path | None,
-        typer.Option(
-            help="TOML file of [[team]] entries: bundles whose tasks share the pools.", resolve_path=True
-        ),
-    ] = None,
+    teams: TeamsFile = None,
     from_terraform: FromTerraform = False,
     terraform_dir: TerraformDirectory = DEFAULT_TERRAFORM,
     detach: Annotated[

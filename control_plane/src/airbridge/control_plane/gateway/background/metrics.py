@@ -27,7 +27,8 @@ from airbridge.control_plane.read_model.platform import Platform
 from airbridge.control_plane.read_model.regions import PoolView
 from airbridge.core import metrics
 from airbridge.core.metrics import Metric as Spec
-from airbridge.executor.ledger import audit, clock, fair_shares
+from airbridge.executor.ledger import audit, clock
+from airbridge.executor.ledger.sharing import fair_shares
 
 log = structlog.get_logger()
 

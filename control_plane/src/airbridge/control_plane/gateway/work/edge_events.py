@@ -20,8 +20,9 @@ from sqlalchemy import select
 from airbridge.control_plane.gateway.auth.authentication import Caller
 from airbridge.control_plane.gateway.database import unit
 from airbridge.core.protocol import EdgeEvent, exception_name
-from airbridge.executor.ledger import audit, events, usage
+from airbridge.executor.ledger import audit, events
 from airbridge.executor.ledger.models import EventRow, WorkItemRow
+from airbridge.executor.ledger.sharing import usage
 
 log = structlog.get_logger()
 

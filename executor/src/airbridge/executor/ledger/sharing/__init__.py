@@ -1,0 +1,1 @@
+"""Teams that share pools, and what each uses."""
