@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select, update
+from sqlalchemy import event, select, text, update
 from tests.integration.executor.test_outbox import Bench
 from tests.support.airflow_home import Metadata
 from tests.support.items import new_item
@@ -124,6 +124,27 @@ def test_usage_adds_every_claim_of_an_item(metadata: Metadata) -> None:
     assert subject == Subject("small", "dag", "eu-west-1", "default")
     assert amount.items == 2
     assert amount.slot_seconds == pytest.approx(2 * 15 + 7, abs=1)
+
+
+def test_days_are_in_utc(metadata: Metadata) -> None:
+    """The day on which usage is kept, and those that a period means, are UTC's, whatever zone the database or the asker has."""
+    tokyo = timezone(timedelta(hours=9))
+    with metadata.session() as session:
+        if metadata.engine.dialect.name == "postgresql":
+            session.execute(text("SET LOCAL TIME ZONE 'Asia/Tokyo'"))
+        [row] = items.place(session, [new_item()], 1)
+        session.flush()
+        claim(session, row)
+        leases.settle(session, row, Outcome.SUCCESS, "success")
+        row.settled_at = datetime(2025, 3, 1, 20, 0, tzinfo=UTC)
+        session.flush()
+        items.purge(session, datetime(2025, 4, 1, tzinfo=UTC))
+        [kept] = session.scalars(select(UsageRow)).all()
+        assert kept.day == date(2025, 3, 1)
+        since = datetime(2025, 3, 2, 5, 0, tzinfo=tokyo)
+        assert usage.between(session, since, since + timedelta(hours=1))
+        assert not usage.between(session, since + timedelta(days=1), since + timedelta(days=2))
+        session.rollback()
 
 
 def test_usage_survives_the_retention(metadata: Metadata) -> None:

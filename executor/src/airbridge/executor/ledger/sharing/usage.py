@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from sqlalchemy import case, func, select
@@ -61,7 +61,8 @@ def between(session: Any, since: datetime, until: datetime) -> dict[Subject, Amo
     now = clock.now(session)
     if since <= now < until:
         _add(found, _running(session, now))
-    kept = select(UsageRow).where(UsageRow.day >= since.date(), UsageRow.day <= until.date())
+    first, last = (at.astimezone(UTC).date() for at in (since, until))
+    kept = select(UsageRow).where(UsageRow.day >= first, UsageRow.day <= last)
     _add(
         found,
         [
@@ -123,10 +124,17 @@ def _add(found: dict[Subject, Amount], more: Iterable[tuple[Subject, Amount]]) -
 def keep(session: Any, ids: Collection[str]) -> None:
     """Keep what these settled items used, which the caller is about to delete."""
     row = WorkItemRow
-    days = select(func.date(row.settled_at)).where(row.id.in_(ids)).distinct()
-    for day in session.scalars(days).all():
-        used = _of_items(session, row.id.in_(ids), func.date(row.settled_at) == day)
+    day_of = _utc_day(session, row.settled_at)
+    for day in session.scalars(select(day_of).where(row.id.in_(ids)).distinct()).all():
+        used = _of_items(session, row.id.in_(ids), day_of == day)
         _keep_day(session, date.fromisoformat(str(day)), used)
+
+
+def _utc_day(session: Any, column: Any) -> Any:
+    """Return the SQL expression of a time's day in UTC, whatever time zone the session has."""
+    if session.get_bind().dialect.name == "postgresql":
+        return func.date(func.timezone("UTC", column))
+    return func.date(column)
 
 
 def _keep_day(session: Any, day: date, used: dict[Subject, Amount]) -> None:
