@@ -73,7 +73,8 @@ class Builder:
     def _image(self, source: Checkout, image: Image, target: Target, folder: Path) -> Built:
         context = self.work / "context" / image.name
         self.report(f"{image.name}: wheels by the lock's hashes")
-        wheelhouse.fill(source, image, target, context, self.uv)
+        others = [self.work / "context" / other.name for other in IMAGES if other is not image]
+        wheelhouse.fill(source, image, target, context, self.uv, others)
         with httpx.Client(timeout=60) as client:
             packages = debs.listed(source, self.architecture, image.name)
             debs.fetch(packages, context / "debs", client, debs.mirrors(source))
