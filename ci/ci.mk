@@ -9,7 +9,7 @@ ifeq ($(wildcard /run/systemd/system),)
 export CONTAINERS_CONF ?= $(CURDIR)/images/containers.conf
 endif
 
-.PHONY: parity images images-tools images-verify images-test demo-images rollout-local images-lint workflows-lint
+.PHONY: parity images base-debs images-tools images-verify images-test demo-images rollout-local images-lint workflows-lint
 parity: $(STAMP) ## sources, lock, images, releases, environments, stacks and matrix agree
 	@$(AIRBRIDGE_CI) parity $(if $(PARITY_FORMAT),--format $(PARITY_FORMAT))
 
@@ -32,6 +32,9 @@ images: $(STAMP) ## build both images into dist/ (BASE=debian where no registry 
 	@$(AIRBRIDGE_CI) build --base $(BASE) --out $(IMAGES_OUT)
 	@$(AIRBRIDGE_CI) parity --built $(IMAGES_OUT)
 	@$(AIRBRIDGE_CI) inspect --out $(IMAGES_OUT)
+
+base-debs: $(STAMP) ## move the packages of the Debian base to today's versions: images/base-debs.toml
+	@$(RUN) python ci/scripts/base_debs.py
 
 images-verify: $(STAMP) ## build twice, from two clones in different folders, compare the digests, keep one in dist/
 	@$(RUN) bash ci/scripts/images_verify.sh $(BASE) $(IMAGES_OUT)

@@ -9,7 +9,9 @@ from airbridge.ci.images.wheelhouse import share
 
 
 def requirement(name: str, content: bytes) -> str:
-    return f"{name}==1 ; sys_platform == 'linux' \\\n    --hash=sha256:{hashlib.sha256(content).hexdigest()}\n"
+    return (
+        f"{name}==1 ; sys_platform == 'linux' \\\n    --hash=sha256:{hashlib.sha256(content).hexdigest()}\n"
+    )
 
 
 def test_wheels_are_shared_by_hash(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Target:
 
 
 def fill(
-    source: Checkout, image: Image, target: Target, context: Path, uv: Path, others: Iterable[Path] = ()
+    source: Checkout, image: Image, target: Target, context: Path, uv: Path, *, others: Iterable[Path] = ()
 ) -> None:
     """Write `wheels/`, `third-party.txt` and `own.txt` into the context. `others` are contexts whose wheels may be shared."""
     wheels = context / "wheels"
