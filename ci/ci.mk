@@ -22,7 +22,7 @@ PROOF_PIPELINES := tests/unit/ci/test_parity.py tests/unit/ci/test_parity_mutant
 	tests/unit/ci/test_images.py tests/unit/ci/test_manifest.py \
 	tests/unit/ci/test_promotion.py tests/unit/ci/test_deployment.py tests/integration/ci
 
-proof-pipelines: $(STAMP) images-tools ## parity, its mutants, workflows, builds, signatures, promotion and rollout, on a registry and images that it makes
+proof-pipelines: $(STAMP) infra-install images-tools ## parity, its mutants, workflows, builds, signatures, promotion and rollout, on a registry and images that it makes
 	@$(RUN) python ci/scripts/proof.py pipelines $(PROOF_PIPELINES)
 
 images-tools: ## install buildah, podman, skopeo, docker-registry, cosign (Debian, Ubuntu)
