@@ -3,7 +3,7 @@
 # `airbridge-ci build` makes the context: wheels/ (third-party wheels by the lock's hashes, and ours), third-party.txt
 # and own.txt (the same, for --require-hashes), debs/, tools/uv. Nothing here reaches the network.
 ARG BASE_IMAGE
-FROM ${BASE_IMAGE} AS base
+FROM ${BASE_IMAGE}
 ARG SOURCE_DATE_EPOCH=0
 # Hash-based bytecode of the standard library: the root file system is read-only, so it is compiled now or at every start.
 # No program keeps the right to become another user. Upstream's base brings pip: nothing installs packages in a running container.
@@ -19,8 +19,6 @@ RUN --mount=type=bind,source=debs,target=/debs \
  && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
  && rm -rf /tmp/stdlib /var/log/* /var/cache/ldconfig/aux-cache /var/cache/debconf/*-old /var/lib/dpkg/*-old
 
-FROM base AS packages
-ARG SOURCE_DATE_EPOCH=0
 # What would make two builds differ is taken out: two packages bring a script called fastapi, of which either may win, and
 # what uv notes for itself (uv_cache.json) has a time in it.
 RUN --mount=type=bind,source=.,target=/context \
@@ -32,9 +30,6 @@ RUN --mount=type=bind,source=.,target=/context \
  && sed -i -e '/uv_cache\.json,/d' -e '/bin\/fastapi,/d' ./*.dist-info/RECORD \
  && PYTHONHASHSEED=0 /opt/airbridge/bin/python -m compileall -q --invalidation-mode unchecked-hash .
 
-FROM base
-ARG SOURCE_DATE_EPOCH=0
-COPY --from=packages /opt/airbridge /opt/airbridge
 RUN --mount=type=bind,source=.,target=/context \
     /context/tools/uv pip install --quiet --no-cache --offline --python /opt/airbridge/bin/python --link-mode copy \
       --no-index --find-links /context/wheels --no-deps --require-hashes --requirement /context/own.txt \

@@ -312,9 +312,11 @@ class Traffic(Loop):
         self.airflow.__exit__(None, None, None)
 
 
-def open_environments(root: Path, folder: Path, references: dict[str, str], stack: ExitStack) -> list[Place]:
-    """All three, each without a release yet, until the stack is closed. Their stacks are applied at the same time."""
-    places = [Place(name, root, folder / name) for name in ("dev", "staging", "prod")]
+def open_environments(
+    root: Path, folder: Path, references: dict[str, str], stack: ExitStack, count: int
+) -> list[Place]:
+    """The first of the three, each without a release yet, until the stack is closed. Their stacks are applied at the same time."""
+    places = [Place(name, root, folder / name) for name in ("dev", "staging", "prod")[:count]]
     for place in places:
         place.folder.mkdir()
         stack.enter_context(emulator(place))

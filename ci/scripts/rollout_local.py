@@ -1,4 +1,4 @@
-"""Two releases on their way through three environments, on this machine: ``rollout_local.py [pinned|debian] [--keep DIR]``.
+"""Two releases on their way through three environments, on this machine: ``rollout_local.py [pinned|debian] [--keep DIR] [--only N]``.
 
 Real are the images, the registry, git, `airbridge-ci promote` and `deploy`, `cdktf deploy` with Terraform's AWS provider, the control plane
 of each environment (a local platform) and its workers (containers of the image, by the digest that the deployed launch template
@@ -6,6 +6,7 @@ names). Emulated is AWS, by one emulator an environment; `Instances` does what E
 
 The first release goes to dev, staging and prod, wave by wave, under work. The second has a fault that shows in one region only: dev
 takes it and drains its old workers, staging's canary fails and is rolled back by itself, and the rest of staging and prod never see it.
+Then staging and dev, the last one first, are put back on the first release, and dev is deployed once more.
 Prints a table of what happened; exit code 0 if everything went as it should.
 """
 
@@ -185,11 +186,14 @@ def roll_out(project: Project, places: list[Place], manifest: Path, number: int,
 
 def fail_in_canary(project: Project, places: list[Place], manifest: Path, outcome: Outcome) -> None:
     """dev takes the second release; staging's canary rolls it back, and it goes no further."""
-    dev, staging, _ = places
+    dev = places[0]
     outcome.note(
         "release 2: promote to dev", 0, project.ci("promote", "build", "dev", "--manifest", manifest)
     )
     outcome.note("release 2: deploy dev", 0, project.ci("deploy", "dev", *dev.options, env=dev.variables))
+    if len(places) == 1:
+        return
+    staging = places[1]
     time.sleep(SOAK_SECONDS)
     outcome.note("release 2: promote to staging", 0, project.ci("promote", "dev", "staging", *dev.options))
     done = project.ci("deploy", "staging", *staging.options, env=staging.variables)
@@ -201,11 +205,32 @@ def fail_in_canary(project: Project, places: list[Place], manifest: Path, outcom
     )
 
 
+def go_back(project: Project, places: list[Place], outcome: Outcome) -> None:
+    """Both that have the second release go back, the last one first; a deployment can be repeated, and before the first release is none."""
+    dev = places[0]
+    # prod never had the second release.
+    for place in reversed(places[:2]):
+        done = project.ci("promote", "build", place.name, "--rollback")
+        outcome.note(f"{place.name}: roll back", 0, done)
+        done = project.ci("deploy", place.name, *place.options, env=place.variables)
+        outcome.note(f"{place.name}: deploy release 1", 0, done)
+    outcome.note("dev: deploy again", 0, project.ci("deploy", "dev", *dev.options, env=dev.variables))
+    done = project.ci("promote", "build", "dev", "--rollback")
+    outcome.note("dev: roll back once more", exit_codes.REFUSED, done)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Two releases through three environments, on this machine.")
     parser.add_argument("base", nargs="?", default="pinned", choices=("pinned", "debian"))
     parser.add_argument(
         "--keep", type=Path, help="a folder for the builds, which a later run takes from there"
+    )
+    parser.add_argument(
+        "--only",
+        type=int,
+        default=3,
+        choices=(1, 2, 3),
+        help="so many environments, from dev on: each needs a core",
     )
     options = parser.parse_args()
     outcome = Outcome()
@@ -220,9 +245,10 @@ def main() -> int:
         for manifest in manifests:
             digest = json.loads(manifest.read_text())["release"]["images"]["edge-worker"]["digest"]
             references[digest] = f"{address}/airbridge/edge-worker@{digest}"
-        places = open_environments(project.root, folder, references, stack)
+        places = open_environments(project.root, folder, references, stack, options.only)
         roll_out(project, places, manifests[0], 1, outcome)
         fail_in_canary(project, places, manifests[1], outcome)
+        go_back(project, places, outcome)
         print(run("git", "-C", project.root, "log", "--format=%h %s", "--", "infra/environments"))
         for row in outcome.rows:
             print("  ".join((f"{row[0]:34}", f"{row[1]:34}", row[2])))

@@ -95,7 +95,7 @@ EDITS: tuple[tuple[str, str, str, str], ...] = (
     ("a label twice", PLANE, r"^USER ", 'LABEL org.opencontainers.image.version="1"\nUSER '),
     ("a default of an argument", PLANE, r"^ARG AIRFLOW_VERSION$", "ARG AIRFLOW_VERSION=3.0.5"),
     ("a platform", WORKER, r"^FROM \$\{BASE_IMAGE\}", "FROM --platform=linux/amd64 ${BASE_IMAGE}"),
-    ("a copy by number", WORKER, r"--from=packages", "--from=0"),
+    ("a copy by number", WORKER, r"^USER ", "COPY --from=0 /bin /bin\nUSER "),
     ("an instruction for later", WORKER, r"^USER ", "ONBUILD RUN curl x\nUSER "),
     ("another shell", WORKER, r"^USER ", 'SHELL ["/bin/evil"]\nUSER '),
     ("another base by digest", "images/base.Dockerfile", r"782412e8", "782412e9"),

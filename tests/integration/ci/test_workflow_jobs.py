@@ -145,7 +145,7 @@ def pipeline(project: Tree, tmp_path: Path) -> Iterator[Pipeline]:
     }
     urls = {name: world.url for name, world in worlds.items()}
 
-    def assume(role: str, _region: str, seconds: int) -> dict[str, str]:
+    def assume(role: str, _region: str, seconds: int, _subject: str) -> dict[str, str]:
         name = role.rpartition("-")[2]
         assert seconds == (21600 if role.startswith("deployer") else 3600)
         return {"ENVIRONMENT_OF_ROLE": name, "CLOUD": urls[name]}

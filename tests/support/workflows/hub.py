@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-NAME: Final = "example/airbridge"
+NAME: Final = "airbridge/airbridge"
 TOKEN: Final = "ghs_of_this_run"
 
 
@@ -24,7 +24,8 @@ class Hub:
     """One repository, bare, and its settings.
 
     `variables` and `secrets` are by environment; those of ``""`` are the repository's. `path` comes before the machine's PATH, `machine` are
-    variables that every step has. `restore` puts into a checkout what a cache would, and `assume` returns the variables of a role's credentials.
+    variables that every step has. `restore` puts into a checkout what a cache would, and `assume` returns the variables of a role's credentials,
+    by role, region, seconds and the subject of the job's token.
     """
 
     repository: Path
@@ -34,7 +35,7 @@ class Hub:
     path: Sequence[Path] = ()
     machine: Mapping[str, str] = field(default_factory=dict)
     restore: Callable[[Path], None] = lambda _: None
-    assume: Callable[[str, str, int], Mapping[str, str]] = lambda *_: {}
+    assume: Callable[[str, str, int, str], Mapping[str, str]] = lambda *_: {}
     event: Mapping[str, Any] = field(default_factory=dict)
     ref: str = "refs/heads/main"
     _machines: Iterator[int] = field(default_factory=itertools.count)
@@ -66,6 +67,9 @@ class Machine:
     hub: Hub
     folder: Path
     permissions: Mapping[str, str]
+    workflow: str = ""
+    deployment_environment: str = ""
+    labels: str = ""
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,12 +86,24 @@ class Machine:
             "GITHUB_REPOSITORY": NAME,
             "GITHUB_REF": self.hub.ref,
             "GITHUB_SHA": self.hub.revision,
+            "GITHUB_WORKFLOW_REF": f"{NAME}/.github/workflows/{self.workflow}@{self.hub.ref}",
+            "RUNNER_ARCH": "ARM64" if self.labels.endswith("-arm") else "X64",
             "GITHUB_WORKSPACE": str(self.workspace),
             "RUNNER_TEMP": str(self.temp),
             "GIT_TERMINAL_PROMPT": "0",
             **self.hub.machine,
         }
         self._configure_git()
+
+    @property
+    def subject(self) -> str:
+        """The subject of the job's OpenID Connect token."""
+        where = (
+            f"environment:{self.deployment_environment}"
+            if self.deployment_environment
+            else f"ref:{self.hub.ref}"
+        )
+        return f"repo:{NAME}:{where}"
 
     @property
     def workspace(self) -> Path:
@@ -172,10 +188,8 @@ class Machine:
                 raise StepFailed(f"{name} is empty")
         seconds = int(given.get("role-duration-seconds", "3600"))
         region = dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION"), given["aws-region"])
-        self.environment |= {
-            **self.hub.assume(given["role-to-assume"], given["aws-region"], seconds),
-            **region,
-        }
+        credentials = self.hub.assume(given["role-to-assume"], given["aws-region"], seconds, self.subject)
+        self.environment |= {**credentials, **region}
 
     def find(self, program: str) -> None:
         """Take a program that a set-up action would install from this machine. Raises `StepFailed`."""

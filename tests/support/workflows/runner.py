@@ -50,11 +50,14 @@ class WorkflowRunner:
     def __init__(self, hub: Hub, workflows: Path) -> None:
         self._hub = hub
         self._workflows = workflows
+        self._started = ""
 
     def run(
         self, workflow: str, inputs: Mapping[str, Any], *, only: str | None = None, called: bool = False
     ) -> dict[str, Job]:
         """Run a workflow's jobs, or one of them; return their results by name. `called` as a job of another workflow."""
+        # A called workflow's token names the workflow that was started.
+        self._started = self._started if called and self._started else workflow
         text = (self._workflows / workflow).read_text()
         # YAML 1.1 reads the key `on` as true.
         document: dict[Any, Any] = yaml.safe_load(text)
@@ -115,7 +118,10 @@ class WorkflowRunner:
         environment = Context(values).fill(named["name"] if isinstance(named, Mapping) else named)
         secrets = self._hub.of(self._hub.secrets, environment)
         values = {**values, "vars": self._hub.of(self._hub.variables, environment), "secrets": secrets}
-        machine = Machine(self._hub, self._hub.new_machine(name), permissions)
+        labels = Context(values).fill(job.get("runs-on", ""))
+        machine = Machine(
+            self._hub, self._hub.new_machine(name), permissions, self._started, environment, labels
+        )
         result = Job(name, "success")
         for step in job["steps"]:
             context = Context(values, failed=result.result == "failure")

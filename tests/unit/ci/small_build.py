@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import tarfile
+from datetime import datetime
 from pathlib import Path
 
 from tests.unit.ci.tree import COMMITTED
@@ -13,7 +14,7 @@ from tests.unit.ci.tree import COMMITTED
 from airbridge.ci.images import inventory, sbom
 from airbridge.ci.images.assemble import Output, PartRecord, assemble
 from airbridge.ci.images.layout import VERSION_LINE, Layout, digest_of
-from airbridge.ci.images.specs import IMAGES, LICENCE, REPOSITORY
+from airbridge.ci.images.specs import IMAGES, LICENCE, REPOSITORY, Architecture
 from airbridge.ci.parity.facts import Facts
 from airbridge.ci.release.manifest import ReleaseVersions
 
@@ -22,7 +23,11 @@ REVISION = "c" * 40
 
 
 def write_image(
-    folder: Path, files: dict[str, str], labels: dict[str, str], user: str = "10001:10001"
+    folder: Path,
+    files: dict[str, str],
+    labels: dict[str, str],
+    user: str = "10001:10001",
+    architecture: str = "amd64",
 ) -> Layout:
     """A one-layer image as skopeo would leave it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +40,7 @@ def write_image(
     layer = gzip.compress(packed.getvalue(), mtime=0)
     config = json.dumps(
         {
-            "architecture": "amd64",
+            "architecture": architecture,
             "os": "linux",
             "config": {"User": user, "Labels": labels},
             "rootfs": {"type": "layers", "diff_ids": [digest_of(packed.getvalue())]},
@@ -100,6 +105,8 @@ def write_build(
     user: str = "10001:10001",
     labels: dict[str, str] | None = None,
     versions: ReleaseVersions | None = None,
+    architecture: Architecture = "amd64",
+    committed_at: datetime = COMMITTED,
 ) -> Output:
     """A whole build. `extra` adds files to an image, `labels` and `user` change both."""
     inside = versions or versions_of(facts)
@@ -115,12 +122,12 @@ def write_build(
     for image in IMAGES:
         files = files_of(facts, image.name) | (extra or {}).get(image.name, {})
         titled = {"org.opencontainers.image.title": f"airbridge-{image.name}"} | said
-        layout = write_image(output.part("amd64") / image.name, files, titled, user)
+        layout = write_image(output.part(architecture) / image.name, files, titled, user, architecture)
         bill = sbom.document(image.name, layout, inventory.take(layout))
-        (output.part("amd64") / f"{image.name}.cdx.json").write_bytes(bill)
+        (output.part(architecture) / f"{image.name}.cdx.json").write_bytes(bill)
     record = PartRecord(
-        architecture="amd64", revision=revision, committed_at=COMMITTED, base=base, versions=inside
+        architecture=architecture, revision=revision, committed_at=committed_at, base=base, versions=inside
     )
-    (output.part("amd64") / "part.json").write_text(record.model_dump_json(), encoding="utf-8")
+    (output.part(architecture) / "part.json").write_text(record.model_dump_json(), encoding="utf-8")
     assemble(output)
     return output

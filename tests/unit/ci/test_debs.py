@@ -59,14 +59,23 @@ def test_a_superseded_file_comes_from_the_snapshot(tmp_path: Path) -> None:
 
 
 def test_a_file_that_no_mirror_has_is_named(tmp_path: Path) -> None:
-    """The error names every address that was tried."""
-    with pytest.raises(BuildError, match=r"mirror\.test.*404.*snapshot\.test.*404"):
+    """The error names the package, and every address that was tried."""
+    with pytest.raises(BuildError, match=r"demo 1:2\.0 is gone.*mirror\.test.*404.*snapshot\.test.*404"):
         debs.fetch((PACKAGE,), tmp_path, client({}, []), MIRRORS)
 
 
 def test_an_altered_file_is_refused(tmp_path: Path) -> None:
     """Another content under the right name is not used, from whichever mirror."""
     url = "http://mirror.test/debian-security/pool/updates/main/d/demo/demo_2.0_all.deb"
-    with pytest.raises(BuildError, match="its SHA-256 is"):
+    with pytest.raises(BuildError, match=r"demo 1:2\.0: .* has the SHA-256"):
         debs.fetch((PACKAGE,), tmp_path, client({url: CONTENT + b"!"}, []), MIRRORS)
     assert not list(tmp_path.glob("*.deb"))
+
+
+def test_base_is_exactly_its_packages() -> None:
+    """The Debian base is made of named files; the packages that an image adds stand beside it in a version of their own."""
+    for architecture in ARCHITECTURES:
+        found = debs.of_base(Checkout(ROOT), architecture)
+        names = [deb.name for deb in found]
+        assert len(set(names)) == len(names) > 100
+        assert {"apt", "base-files", "python3-minimal", "ca-certificates"} <= set(names)

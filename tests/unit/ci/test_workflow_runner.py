@@ -110,7 +110,7 @@ def test_artifacts_pass_between_jobs(hub: Hub, tmp_path: Path) -> None:
 
 def test_permissions(hub: Hub, tmp_path: Path) -> None:
     """A clone is one commit deep; only a job that may write pushes, with its token; credentials need the job's identity."""
-    push = f"git push --quiet https://x-access-token:{TOKEN}@github.com/example/airbridge.git HEAD:other"
+    push = f"git push --quiet https://x-access-token:{TOKEN}@github.com/airbridge/airbridge.git HEAD:other"
     found = jobs(
         hub,
         tmp_path,

@@ -130,8 +130,12 @@ def _build(checkout: Checkout, revision: str, base: BaseChoice, target: Output) 
     commit = checkout.run("git", "rev-parse", f"{revision}^{{commit}}", cwd=checkout.root).strip()
     uv = _uv(checkout)
     work = checkout.root / "build"
-    below = bases.debian(run, work / "base") if base is BaseChoice.DEBIAN else bases.pinned(checkout)
     machine = _machine()
+    below = (
+        bases.debian(checkout, machine, work / "base")
+        if base is BaseChoice.DEBIAN
+        else bases.pinned(checkout)
+    )
     builder = Builder(checkout, commit, below, machine, uv, work / "images", output.report)
     shutil.rmtree(target.part(machine), ignore_errors=True)
     built, versions = builder.build(target.part(machine))

@@ -7,7 +7,7 @@ import sys
 import typer
 import typer.main
 
-from airbridge.ci.cli import advisories, copies, exit_codes, images, output, releases
+from airbridge.ci.cli import advisories, copies, exit_codes, images, output, releases, status
 from airbridge.ci.exceptions import CiError
 from airbridge.core.command_tree import without_none
 
@@ -34,6 +34,7 @@ app.command()(releases.verify)
 app.command()(releases.promote)
 app.command()(releases.deploy)
 app.command()(releases.drift)
+app.add_typer(status.app, name="release")
 
 
 def main() -> None:

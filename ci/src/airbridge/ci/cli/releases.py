@@ -115,7 +115,7 @@ def promote(
     if to is not None and not rollback:
         raise typer.BadParameter("--to goes with --rollback")
     promotion = _promotion(rules, source, target, file=file, to=to, rollback=rollback)
-    rules.check(promotion, _control_plane(url, token_file, ca, airflow_url, airflow_token_file))
+    rules.check(promotion, control_plane(url, token_file, ca, airflow_url, airflow_token_file))
     changes = promotion.changes()
     if as_json_:
         output.result_json([asdict(change) for change in changes])
@@ -170,7 +170,7 @@ def deploy(
     release = rules.check_deployment(environment)
     pinned = pins.load(checkout, environment)
     before = rules.before(environment)
-    health = _required(_control_plane(url, token_file, ca, airflow_url, airflow_token_file))
+    health = _required(control_plane(url, token_file, ca, airflow_url, airflow_token_file))
     rollout = Rollout(
         control_plane=health,
         deploy=_applying(checkout, environment, cdktf, release, before),
@@ -218,13 +218,14 @@ def _show(rollout: Rollout, as_json_: bool) -> None:
     output.result_table(("wave", "outcome", "seconds", "detail"), rows)
 
 
-def _control_plane(
+def control_plane(
     url: str | None,
     token_file: Path | None,
     ca: str | None,
     airflow_url: str | None,
     airflow_token_file: Path | None,
 ) -> ControlPlane | None:
+    """Return the control plane that a command's options name; None if they name none."""
     if url is None:
         return None
     return over_http(url, _token(token_file), ca, airflow_url, _token(airflow_token_file))

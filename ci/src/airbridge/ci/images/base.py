@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from airbridge.ci.checkout import Checkout
 from airbridge.ci.exceptions import BuildError
+from airbridge.ci.images import debs
+from airbridge.ci.images.specs import Architecture
 from airbridge.ci.tools import Run
 
 PIN_FILE = "images/base.Dockerfile"
@@ -16,7 +21,13 @@ PINNED = re.compile(
     r"^FROM\s+(?P<name>[a-z0-9./-]+):(?P<tag>[\w.-]+)@(?P<digest>sha256:[0-9a-f]{64})\s*$", re.MULTILINE
 )
 DEBIAN_SUITE = "bookworm"
-_DEBIAN_PACKAGES = ("python3", "ca-certificates")
+#: What is asked of apt; what these need is in images/base-debs.toml.
+DEBIAN_PACKAGES = ("python3", "ca-certificates")
+_SOURCES = (
+    f"http://deb.debian.org/debian {DEBIAN_SUITE} main",
+    f"http://deb.debian.org/debian {DEBIAN_SUITE}-updates main",
+    f"http://security.debian.org/debian-security {DEBIAN_SUITE}-security main",
+)
 _LEFT_OUT = ("doc", "man", "locale", "info", "lintian")
 
 
@@ -37,31 +48,56 @@ def pinned(checkout: Checkout) -> Base:
     return Base(f"docker.io/library/{reference}" if "/" not in found["name"] else reference, reference)
 
 
-def debian(run: Run, folder: Path) -> Base:
-    """A base from Debian's packages, for where no registry can be reached. The same packages give the same digest."""
-    folder.mkdir(parents=True, exist_ok=True)
-    archive = folder / f"{DEBIAN_SUITE}.tar"
+def debian(checkout: Checkout, architecture: Architecture, folder: Path) -> Base:
+    """A base of exactly the packages in images/base-debs.toml, for where no registry can be reached.
+
+    The same file gives the same digest. Raises BuildError, which names the package, if one is neither in Debian's pool nor in its archive.
+    """
+    sealed = checkout.source(debs.BASE_FILE).text.encode()
+    archive = folder / f"{DEBIAN_SUITE}-{hashlib.sha256(sealed).hexdigest()[:16]}.tar"
     if not archive.exists():
-        _bootstrap(run, archive)
+        shutil.rmtree(folder, ignore_errors=True)
+        repository = folder / "repository"
+        with httpx.Client(timeout=60) as client:
+            packages = debs.of_base(checkout, architecture)
+            debs.fetch(packages, repository, client, debs.mirrors(checkout, debs.BASE_FILE))
+        _index(checkout.run, repository)
+        _bootstrap(checkout.run, repository, archive)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     reference = f"localhost/airbridge-base:{digest[:16]}"
-    import_archive(run, archive, reference)
+    import_archive(checkout.run, archive, reference)
     return Base(reference, f"debian-{DEBIAN_SUITE}-packages@sha256:{digest}")
 
 
-def _bootstrap(run: Run, archive: Path) -> None:
+def _index(run: Run, repository: Path) -> None:
+    """Make apt see a folder of packages as a repository."""
+    entries = []
+    for package in sorted(repository.glob("*.deb")):
+        content = package.read_bytes()
+        place = (
+            f"Filename: ./{package.name}\nSize: {len(content)}\nSHA256: {hashlib.sha256(content).hexdigest()}"
+        )
+        entries.append(f"{run('dpkg-deb', '--field', package).rstrip()}\n{place}\n")
+    (repository / "Packages").write_text("\n".join(entries), encoding="utf-8")
+
+
+def _bootstrap(run: Run, repository: Path, archive: Path) -> None:
     half = archive.with_suffix(".half.tar")
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _LEFT_OUT]
     # Bytecode with timestamps would be stale in the image, where every file is of 1970.
     hook = '--customize-hook=find "$1/usr/lib/python3" "$1"/usr/lib/python3.* -name __pycache__ -prune -exec rm -rf {} +'
+    # The folder is of this machine; apt in an image that is derived from this base asks Debian.
+    sources = "\\n".join(f"deb {source}" for source in _SOURCES) + "\\n"
     environment = {
         "SOURCE_DATE_EPOCH": "0",
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "DEBIAN_FRONTEND": "noninteractive",
     }
     run(
-        "mmdebstrap", "--variant=apt", f"--include={','.join(_DEBIAN_PACKAGES)}", *excluded, hook,
-        DEBIAN_SUITE, half, env=environment,
+        "mmdebstrap", "--variant=apt", f"--include={','.join(DEBIAN_PACKAGES)}", *excluded, hook,
+        f"--customize-hook=printf '{sources}' > \"$1/etc/apt/sources.list\"", "--hook-dir=/usr/share/mmdebstrap/hooks/file-mirror-automount",
+        # What was fetched by hash needs no signature.
+        DEBIAN_SUITE, half, f"deb [trusted=yes allow-insecure=yes] file://{repository} ./", env=environment,
     )  # fmt: skip
     half.rename(archive)
 

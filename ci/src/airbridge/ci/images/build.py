@@ -7,6 +7,7 @@ no network inside the build; file times of 1970; hash-based bytecode; no history
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ class Builder:
     def _image(self, source: Checkout, image: Image, target: Target, folder: Path) -> Built:
         context = self.work / "context" / image.name
         self.report(f"{image.name}: wheels by the lock's hashes")
-        wheelhouse.fill(source, image, target, context, self.uv)
+        others = [self.work / "context" / other.name for other in IMAGES if other is not image]
+        wheelhouse.fill(source, image, target, context, self.uv, others=others)
         with httpx.Client(timeout=60) as client:
             packages = debs.listed(source, self.architecture, image.name)
             debs.fetch(packages, context / "debs", client, debs.mirrors(source))
@@ -111,11 +113,17 @@ def from_storage(run: Run, tag: str, folder: Path) -> Layout:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     # skopeo compresses the layers, which local storage has uncompressed; the registry gets these very bytes.
-    run(
-        "skopeo", "copy", "--quiet", "--dest-compress", "--format", "v2s2",
-        f"containers-storage:{tag}", f"dir:{folder}",
-    )  # fmt: skip
+    copy_image(run, "--dest-compress", "--format", "v2s2", f"containers-storage:{tag}", f"dir:{folder}")
     return settle(folder)
+
+
+def copy_image(run: Run, *words: str) -> None:
+    """Copy an image from or into the local storage, with skopeo. Without root, in the user name space that buildah may make.
+
+    Ubuntu's AppArmor has no profile that lets skopeo make one itself: it fails on hosted runners.
+    """
+    within = () if os.geteuid() == 0 else ("buildah", "unshare", "--")
+    run(*within, "skopeo", "copy", "--quiet", *words)
 
 
 def versions(source: Checkout, python: str, built: list[Built]) -> ReleaseVersions:

@@ -1,4 +1,4 @@
-"""Debian packages that the images add to their base: named by hash in images/debs.toml, fetched into the context."""
+"""Debian packages by hash: those that the images add to their base (images/debs.toml), and those of the Debian base itself."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from airbridge.ci.exceptions import BuildError
 from airbridge.ci.images.specs import Architecture
 
 FILE = "images/debs.toml"
+BASE_FILE = "images/base-debs.toml"
 # Plain HTTP: the hash, not the channel, vouches for a file.
 _POOL = "http://deb.debian.org/{archive}/{path}"
 # The pool loses a file when a newer version replaces it; the archive of a day keeps it.
@@ -47,11 +48,11 @@ class _Debs(BaseModel):
     deb: tuple[Deb, ...]
 
 
-def _read(checkout: Checkout) -> _Debs:
+def _read(checkout: Checkout, file: str = FILE) -> _Debs:
     try:
-        return _Debs.model_validate(tomllib.loads(checkout.source(FILE).text))
+        return _Debs.model_validate(tomllib.loads(checkout.source(file).text))
     except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise BuildError(f"{FILE}: {error}") from error
+        raise BuildError(f"{file}: {error}") from error
 
 
 def listed(checkout: Checkout, architecture: Architecture, image: str | None = None) -> tuple[Deb, ...]:
@@ -64,9 +65,14 @@ def listed(checkout: Checkout, architecture: Architecture, image: str | None = N
     )
 
 
-def mirrors(checkout: Checkout) -> tuple[str, ...]:
+def of_base(checkout: Checkout, architecture: Architecture) -> tuple[Deb, ...]:
+    """Return the packages of the Debian base."""
+    return tuple(deb for deb in _read(checkout, BASE_FILE).deb if deb.architecture in {architecture, "all"})
+
+
+def mirrors(checkout: Checkout, file: str = FILE) -> tuple[str, ...]:
     """Return the mirrors, in the order in which they are tried: patterns with the fields `archive` and `path`."""
-    return (_POOL, _SNAPSHOT.replace("SNAPSHOT", _read(checkout).snapshot))
+    return (_POOL, _SNAPSHOT.replace("SNAPSHOT", _read(checkout, file).snapshot))
 
 
 def fetch(debs: tuple[Deb, ...], folder: Path, client: httpx.Client, mirrors: Sequence[str]) -> None:
@@ -75,7 +81,7 @@ def fetch(debs: tuple[Deb, ...], folder: Path, client: httpx.Client, mirrors: Se
     for deb in debs:
         url, content = _download(deb, client, mirrors)
         if (found := hashlib.sha256(content).hexdigest()) != deb.sha256:
-            raise BuildError(f"{url}: its SHA-256 is {found}, {FILE} says {deb.sha256}")
+            raise BuildError(f"{deb.name} {deb.version}: {url} has the SHA-256 {found}, not {deb.sha256}")
         (folder / Path(deb.path).name).write_bytes(content)
 
 
@@ -88,4 +94,4 @@ def _download(deb: Deb, client: httpx.Client, mirrors: Sequence[str]) -> tuple[s
             return url, client.get(url, follow_redirects=True).raise_for_status().content
         except httpx.HTTPError as error:
             failures.append(f"{url}: {str(error).splitlines()[0]}")
-    raise BuildError("; ".join(failures))
+    raise BuildError(f"{deb.name} {deb.version} is gone: {'; '.join(failures)}")

@@ -21,7 +21,7 @@ from airbridge.ci.checkout import Checkout
 from airbridge.ci.exceptions import BuildError
 from airbridge.ci.images import inventory, sbom
 from airbridge.ci.images.assemble import Output, PartRecord, read_records, write_derived
-from airbridge.ci.images.build import from_storage
+from airbridge.ci.images.build import copy_image, from_storage
 from airbridge.ci.images.layout import OPAQUE, WHITEOUT, Layout
 from airbridge.ci.images.specs import EDGE_WORKER, Architecture
 from airbridge.ci.release.manifest import DerivedName
@@ -117,7 +117,7 @@ class DerivedBuilder:
         short = base.digest.removeprefix("sha256:")[:12]
         on = f"localhost/airbridge-{EDGE_WORKER.name}:{short}"
         tag = f"localhost/airbridge-{recipe.name}:{short}"
-        run("skopeo", "copy", "--quiet", f"dir:{base.folder}", f"containers-storage:{on}")
+        copy_image(run, f"dir:{base.folder}", f"containers-storage:{on}")
         run(
             "buildah", "build", "--quiet", "--format", "docker", "--no-cache", "--layers", "--timestamp", "0",
             "--omit-history", "--identity-label=false", "--pull=never", "--build-arg", f"BASE_IMAGE={on}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,14 +44,34 @@ class Target:
         ]  # fmt: skip
 
 
-def fill(source: Checkout, image: Image, target: Target, context: Path, uv: Path) -> None:
-    """Write `wheels/`, `third-party.txt` and `own.txt` into the context."""
+def fill(
+    source: Checkout, image: Image, target: Target, context: Path, uv: Path, *, others: Iterable[Path] = ()
+) -> None:
+    """Write `wheels/`, `third-party.txt` and `own.txt` into the context. `others` are contexts whose wheels may be shared."""
     wheels = context / "wheels"
     wheels.mkdir(parents=True)
-    (context / "third-party.txt").write_text(_locked(source, image, uv), encoding="utf-8")
-    _download(source, target, context / "third-party.txt", wheels, uv)
+    locked = _locked(source, image, uv)
+    (context / "third-party.txt").write_text(locked, encoding="utf-8")
+    there = [wheel for other in others for wheel in sorted((other / "wheels").glob("*.whl"))]
+    if missing := share(locked, there, wheels):
+        (context / "missing.txt").write_text(missing, encoding="utf-8")
+        _download(source, target, context / "missing.txt", wheels, uv)
+        (context / "missing.txt").unlink()
     own = [_build(source, package, wheels, uv) for package in image.own_packages]
     (context / "own.txt").write_text("".join(own), encoding="utf-8")
+
+
+def share(requirements: str, there: Iterable[Path], wheels: Path) -> str:
+    """Link the wheels that requirements name by hash into `wheels`; return the requirements that none of them fulfils."""
+    by_digest = {hashlib.sha256(wheel.read_bytes()).hexdigest(): wheel for wheel in there}
+    missing = []
+    for requirement in re.split(r"\n(?=\S)", requirements.strip()):
+        found = by_digest.keys() & set(re.findall(r"--hash=sha256:([0-9a-f]{64})", requirement))
+        for digest in found:
+            (wheels / by_digest[digest].name).hardlink_to(by_digest[digest])
+        if not found:
+            missing.append(requirement)
+    return "".join(f"{requirement}\n" for requirement in missing)
 
 
 def left_out(source: Checkout, image: Image) -> list[str]:

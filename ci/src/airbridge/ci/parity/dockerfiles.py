@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from packaging.specifiers import SpecifierSet
@@ -12,7 +12,7 @@ from airbridge.ci.checkout import Source
 from airbridge.ci.exceptions import BuildError
 from airbridge.ci.images import debs
 from airbridge.ci.images.base import DEBIAN_SUITE, PIN_FILE, PINNED
-from airbridge.ci.images.specs import ARCHITECTURES, IMAGES, LICENCE, REPOSITORY, USER, Image
+from airbridge.ci.images.specs import ARCHITECTURES, IMAGES, LICENCE, REPOSITORY, USER, Architecture, Image
 from airbridge.ci.parity.facts import Facts
 from airbridge.ci.parity.finding import Finding
 
@@ -310,17 +310,25 @@ def _commands(script: str) -> list[str]:
 
 
 def _debs(facts: Facts) -> Iterator[Finding]:
-    source = facts.checkout.source(debs.FILE)
+    yield from _packages(facts, debs.FILE, lambda each: debs.listed(facts.checkout, each))
+    yield from _packages(facts, debs.BASE_FILE, lambda each: debs.of_base(facts.checkout, each))
+
+
+def _packages(
+    facts: Facts, file: str, packages: Callable[[Architecture], tuple[debs.Deb, ...]]
+) -> Iterator[Finding]:
+    """Findings in a list of Debian packages."""
+    source = facts.checkout.source(file)
     try:
-        listed = {architecture: debs.listed(facts.checkout, architecture) for architecture in ARCHITECTURES}
+        listed = {architecture: packages(architecture) for architecture in ARCHITECTURES}
     except BuildError as error:
-        yield Finding(debs.FILE, 1, "deb-file", str(error).replace("\n", "; "), "must be a valid list")
+        yield Finding(file, 1, "deb-file", str(error).replace("\n", "; "), "must be a valid list")
         return
     versions = {name: {(deb.name, deb.version) for deb in found} for name, found in listed.items()}
     for name, version in sorted(set.symmetric_difference(*versions.values())):
         line = source.line(rf'^version = "{re.escape(version)}"')
         yield Finding(
-            debs.FILE,
+            file,
             line,
             "deb-architectures",
             f"{name} {version} is not there for every architecture",
@@ -330,7 +338,7 @@ def _debs(facts: Facts) -> Iterator[Finding]:
         if not deb.path.endswith(f"/{deb.file_name}"):
             line = source.line(rf'^path = "{re.escape(deb.path)}"')
             expected = f"must be {deb.file_name}"
-            yield Finding(debs.FILE, line, "deb-path", f"path is {deb.path}", expected)
+            yield Finding(file, line, "deb-path", f"path is {deb.path}", expected)
 
 
 def _owner_of_state(facts: Facts) -> Iterator[Finding]:

@@ -50,11 +50,19 @@ class Keys(BaseModel):
 
 def parse(text: str, source: str = FILE) -> dict[str, Ed25519PublicKey]:
     """The trusted keys by their ids; ManifestError names what is wrong."""
+    return {entry.kid: _public(entry, source) for entry in _listed(text, source)}
+
+
+def owners(text: str, source: str = FILE) -> dict[str, str]:
+    """Return the owners of the trusted keys by the keys' ids."""
+    return {entry.kid: entry.owner for entry in _listed(text, source)}
+
+
+def _listed(text: str, source: str) -> tuple[_Key, ...]:
     try:
-        listed = Keys.model_validate(tomllib.loads(text)).key
+        return Keys.model_validate(tomllib.loads(text)).key
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise ManifestError(f"{source}: {error}") from error
-    return {entry.kid: _public(entry, source) for entry in listed}
 
 
 def load(path: Path) -> dict[str, Ed25519PublicKey]:

@@ -51,7 +51,7 @@ class Rules:
         `older`: the last one that is older than today's, so that going back twice goes back two releases.
         """
         now = self.of_environment(target).release
-        for found in self._history(target):
+        for found in self.history(target):
             release = found.release
             if (
                 release.digest != now.digest
@@ -64,8 +64,8 @@ class Rules:
             f"{f' of {revision}' if revision else ''} before"
         )
 
-    def _history(self, target: str) -> Iterator[Manifest]:
-        """Manifests that an environment's file had in Git, the last one first."""
+    def history(self, target: str) -> Iterator[Manifest]:
+        """Yield the manifests that an environment's file had in Git, the last one first."""
         path, run, root = pins.release_path(target), self.checkout.run, self.checkout.root
         commits = run("git", "log", "--format=%H", "--diff-filter=AM", "--", path, cwd=root).split()
         for commit in commits:
@@ -121,7 +121,7 @@ class Rules:
 
     def _earlier_with(self, environment: str, reference: pins.Reference) -> Manifest | None:
         """Return the last release that an environment was on with that image."""
-        for earlier in self._history(environment):
+        for earlier in self.history(environment):
             image = earlier.release.all_images.get(reference.image)
             if image is not None and image.digest == reference.digest:
                 return earlier
