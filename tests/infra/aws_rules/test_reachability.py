@@ -136,7 +136,11 @@ def edges(stacks: Stacks) -> Iterator[tuple[str, Resource]]:
 def test_callers_reach_aws(prod: Stacks) -> None:
     """Services and workers reach every interface endpoint of their network, and workers the gateway's among them."""
     for name, stack in [*edges(prod), ("control-plane", prod["control-plane"])]:
-        sources = {one for service in stack["resource"].get("aws_ecs_service", {}).values() for one in groups(service)}
+        sources = {
+            one
+            for service in stack["resource"].get("aws_ecs_service", {}).values()
+            for one in groups(service)
+        }
         for template in stack["resource"].get("aws_launch_template", {}).values():
             sources |= set(template["network_interfaces"][0]["security_groups"])
         assert sources, name
@@ -210,7 +214,9 @@ def test_called_services_have_an_endpoint(prod: Stacks) -> None:
             for statement in statements(policy):
                 for service in {action.split(":")[0] for action in listed(statement["Action"])}:
                     missing = set(ENDPOINTS.get(service, ())) - present
-                    assert not missing, f"{name}: {policy['//']['metadata']['path']} calls {service}; no endpoint {missing}"
+                    assert not missing, (
+                        f"{name}: {policy['//']['metadata']['path']} calls {service}; no endpoint {missing}"
+                    )
 
 
 def keys(stack: Resource) -> dict[str, str]:
