@@ -108,6 +108,11 @@ class Deployment:
         return dict(sorted(found.items()))
 
     @property
+    def release_key(self) -> Path:
+        """Return the private key that signs releases of this deployment."""
+        return self.folder / "release.key"
+
+    @property
     def client_secret(self) -> str:
         """Return the secret of the UI's client at the issuer."""
         return (self.keys / "ui-oidc.secret").read_text()
@@ -153,19 +158,32 @@ def prepare(folder: Path, build: Build) -> Deployment:
     for name in (".venv", "cdktf.json", "node_modules", "package.json", "src"):
         (made.infra / name).symlink_to(INFRA / name)
     (made.infra / "environments").mkdir()
-    (made.infra / "environments" / f"{NAME}.toml").write_text(text(build))
-    _release(made, build)
+    trusted = made.folder / keys.FILE
+    trusted.parent.mkdir()
+    trusted.write_text(keys.create(made.release_key, "this deployment"))
+    put_on(made, build)
     return made
 
 
-def _release(made: Deployment, build: Build) -> None:
-    """Sign the build with a key of this deployment, as `airbridge-ci sign` and `promote` do: no other image is synthesised."""
-    private = made.folder / "release.key"
-    trusted = made.folder / keys.FILE
-    trusted.parent.mkdir()
-    trusted.write_text(keys.create(private, "this deployment"))
-    signed = manifest.load(build.folder / "release.json").signed(keys.private(private))
+def put_on(made: Deployment, build: Build) -> None:
+    """Put the environment on a build, signed with the deployment's key, as `airbridge-ci sign` and `promote` do: no other image is synthesised."""
+    signed = manifest.load(build.folder / "release.json").signed(keys.private(made.release_key))
     (made.infra / "environments" / f"{NAME}.release.json").write_text(signed.text())
+    (made.infra / "environments" / f"{NAME}.toml").write_text(text(build))
+
+
+def apply(made: Deployment, *stacks: str) -> None:
+    """Apply stacks again; RuntimeError with cdktf's last words."""
+    done = subprocess.run(
+        ["npx", "--no-install", "cdktf", "deploy", "--auto-approve", *stacks],
+        cwd=made.infra,
+        env=made.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"cdktf deploy {' '.join(stacks)}: {(done.stdout + done.stderr)[-4000:]}")
 
 
 def deploy(deployment: Deployment, note: Callable[[str], None]) -> list[str]:

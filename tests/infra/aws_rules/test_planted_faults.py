@@ -22,7 +22,7 @@ EDGE, PLANE = "edge-eu-west-1", "control-plane"
 
 def at(stacks: Stacks, kind: str, path: str, section: str = "resource") -> dict[str, Any]:
     """Return a resource by its path."""
-    known: dict[str, dict[str, Any]] = stacks[path.split("/")[0]][section][kind]
+    known: dict[str, dict[str, Any]] = stacks[path.split("/", maxsplit=1)[0]][section][kind]
     [found] = [one for one in known.values() if one["//"]["metadata"]["path"] == path]
     return found
 
@@ -31,7 +31,7 @@ def without(kind: str, path: str) -> Plant:
     """Return what takes a resource out of its stack."""
 
     def plant(stacks: Stacks) -> None:
-        known = stacks[path.split("/")[0]]["resource"][kind]
+        known = stacks[path.split("/", maxsplit=1)[0]]["resource"][kind]
         [name] = [name for name, one in known.items() if one["//"]["metadata"]["path"] == path]
         del known[name]
 

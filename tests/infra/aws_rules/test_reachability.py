@@ -17,7 +17,7 @@ from tests.infra.conftest import ENVIRONMENTS, Stacks
 
 from airbridge.infra import environment as environments
 
-POSTGRES, HTTPS, ANYWHERE = 5432, 443, "0.0.0.0/0"  # noqa: S104  # a destination of rules, not an address to bind
+POSTGRES, HTTPS, ANYWHERE = 5432, 443, "0.0.0.0/0"  # a destination of rules, not an address to bind
 PUT, TAKE = {"kms:Decrypt", "kms:GenerateDataKey"}, {"kms:Decrypt"}
 #: Rights on keys that a call needs which writes or reads something encrypted.
 #: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-key-management.html
