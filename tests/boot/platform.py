@@ -169,9 +169,9 @@ class Platform:
         return booted
 
     def release(self, build: Build, region: str) -> None:
-        """Push a build to a region's repositories, and deploy it to the region's pools."""
+        """Push a build to a region's repositories, and deploy it to the region's pools: the control plane admits it already."""
         push(self.account, build, self.ecs.engine.registry, region, self.prefix)
-        deployments.put_on(self.deployment, build)
+        deployments.put_on(self.deployment, build, self.build)
         deployments.apply(self.deployment, f"edge-{region}")
 
     def power_off(self, booted: Instance) -> None:

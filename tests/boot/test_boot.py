@@ -30,10 +30,11 @@ def booting() -> Iterator[Platform]:
     if images is None:
         pytest.skip("make proof-aws boots what Terraform made")
     assert is_root(), "network namespaces and mounts need root"
-    build = Build(Path(images))
+    build = Build(Path(images).resolve())
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airbridge-boot-")))
-        made = deployments.prepare(folder, build)
+        # As a rollout leaves it: the digest before is admitted, and a wave can go back to it.
+        made = deployments.prepare(folder, build, rebuilt(build, "edge-worker", folder / "other"))
         stack.callback(deployments.tear_down, made)
         wrong = deployments.deploy(made, demo.note)
         assert [] == wrong
@@ -153,7 +154,7 @@ def test_spot_notice_loses_no_task(pool: Pool, airflow: Person) -> None:
 def test_digest_rolls_under_a_task(booting: Platform, pool: Pool, airflow: Person, token: str) -> None:
     """Another digest is deployed while a task runs: the task ends where it began, the next one on the new digest."""
     (old,) = pool.running
-    build = rebuilt(booting.build, "edge-worker", booting.ecs.folder / "second")
+    build = Build(booting.ecs.folder / "other")
     before = work.start(airflow, 60)
     assert old.identity.instance == work.runs_on(airflow, before)
     booting.release(build, work.REGION)

@@ -6,7 +6,6 @@ import pytest
 from tests.autoscaling.model import Group, Sample, Scaler
 from tests.infra.conftest import Stacks
 
-
 BACKLOG, WORK = "BacklogPerSlot", "WorkPerSlot"
 
 
