@@ -112,7 +112,7 @@ def test_packages_of_the_user_data_are_found(tmp_path: Path) -> None:
         (tmp_path / command).touch(0o755)
         (tmp_path / command).chmod(0o755)
     shim = Path(__file__).parent / "root" / "dnf.sh"
-    for packages, status in (*((each, 0) for each in named),) + (("awscli nowhere", 1),):
+    for packages, status in [*((each, 0) for each in named), ("awscli nowhere", 1)]:
         done = subprocess.run(
             ["/bin/sh", str(shim), "install", "-y", *packages.split()],
             env={"PATH": str(tmp_path)},
