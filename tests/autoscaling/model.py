@@ -17,8 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from airbridge.infra.exceptions import CatalogueError
-
 REPEAT_SECONDS = 60.0
 """Interval at which an alarm that stays in ALARM repeats its scaling action."""
 _FAST_SECONDS, _SLOW_SECONDS = 10.0, 60.0
@@ -118,7 +116,7 @@ class Group:
 
     @classmethod
     def read(cls, stack: Mapping[str, Any], pool: str) -> Group:
-        """The group of a pool in an edge stack's JSON; CatalogueError if there is none."""
+        """The group of a pool in an edge stack's JSON; LookupError if there is none."""
         named = stack.get("resource", {}).get("aws_autoscaling_group", {})
         for one in named.values():
             if one["//"]["metadata"]["path"].split("/")[1] == f"pool-{pool}":
@@ -130,7 +128,7 @@ class Group:
                     alarms=tuple(_alarms(stack, prefix)),
                     boot_script=next(_under(stack, "aws_launch_template", prefix))["user_data"],
                 )
-        raise CatalogueError(f"there is no autoscaling group of a pool {pool!r} in this stack")
+        raise LookupError(f"there is no autoscaling group of a pool {pool!r} in this stack")
 
     def bounded(self, capacity: int) -> int:
         """The capacity within the group's bounds."""
@@ -166,7 +164,7 @@ def _policy(one: Mapping[str, Any]) -> Policy:
         Step(
             lower=float(step.get("metric_interval_lower_bound") or -math.inf),
             # An interval has its lower end and not its upper one; one that ends at the threshold itself has it.
-            upper=_upper(step.get("metric_interval_upper_bound")),
+            upper=upper_bound(step.get("metric_interval_upper_bound")),
             adjustment=int(step["scaling_adjustment"]),
         )
         for step in one["step_adjustment"]
@@ -180,7 +178,8 @@ def _policy(one: Mapping[str, Any]) -> Policy:
     )
 
 
-def _upper(bound: str | None) -> float:
+def upper_bound(bound: str | float | None) -> float:
+    """Return an interval's upper end as the steps compare it."""
     if bound is None:
         return math.inf
     return math.nextafter(0.0, 1.0) if float(bound) == 0 else float(bound)

@@ -24,6 +24,7 @@ from tests.boot.account import Account
 from tests.boot.images import IMAGES, Build
 
 from airbridge.ci.release import keys, manifest
+from airbridge.ci.release import previous as releases
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -108,6 +109,11 @@ class Deployment:
         return dict(sorted(found.items()))
 
     @property
+    def release_key(self) -> Path:
+        """Return the private key that signs releases of this deployment."""
+        return self.folder / "release.key"
+
+    @property
     def client_secret(self) -> str:
         """Return the secret of the UI's client at the issuer."""
         return (self.keys / "ui-oidc.secret").read_text()
@@ -134,18 +140,19 @@ class Deployment:
         }
 
 
-def text(build: Build) -> str:
-    """Return the environment file: `local`, with sign-in, in another tier, and with the images of a build."""
+def text(build: Build, previous: Build | None = None) -> str:
+    """Return the environment file: `local`, with sign-in, in another tier, and with the images of a build; a previous one's workers are admitted."""
     source = (INFRA / "environments" / "local.toml").read_text()
     source = source.replace('name = "local"', f'name = "{NAME}"').replace(
         'tier = "local"', 'tier = "development"'
     )
     for image in IMAGES:
         source = re.sub(rf'"{image}@sha256:[0-9a-f]{{64}}"', f'"{image}@{build.digest(image)}"', source)
-    return source.replace("\n[images]", _PLANE, 1)
+    admitted = f'\nprevious_worker = "edge-worker@{previous.digest("edge-worker")}"' if previous else ""
+    return source.replace("\n[images]", _PLANE + admitted, 1)
 
 
-def prepare(folder: Path, build: Build) -> Deployment:
+def prepare(folder: Path, build: Build, previous: Build | None = None) -> Deployment:
     """Lay out what the tutorial starts from: the repository's `infra/`, and an environment on a release of the build, which is signed."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         made = Deployment(folder, int(probe.getsockname()[1]))
@@ -153,19 +160,40 @@ def prepare(folder: Path, build: Build) -> Deployment:
     for name in (".venv", "cdktf.json", "node_modules", "package.json", "src"):
         (made.infra / name).symlink_to(INFRA / name)
     (made.infra / "environments").mkdir()
-    (made.infra / "environments" / f"{NAME}.toml").write_text(text(build))
-    _release(made, build)
+    trusted = made.folder / keys.FILE
+    trusted.parent.mkdir()
+    trusted.write_text(keys.create(made.release_key, "this deployment"))
+    put_on(made, build, previous)
     return made
 
 
-def _release(made: Deployment, build: Build) -> None:
-    """Sign the build with a key of this deployment, as `airbridge-ci sign` and `promote` do: no other image is synthesised."""
-    private = made.folder / "release.key"
-    trusted = made.folder / keys.FILE
-    trusted.parent.mkdir()
-    trusted.write_text(keys.create(private, "this deployment"))
-    signed = manifest.load(build.folder / "release.json").signed(keys.private(private))
-    (made.infra / "environments" / f"{NAME}.release.json").write_text(signed.text())
+def put_on(made: Deployment, build: Build, previous: Build | None = None) -> None:
+    """Put the environment on a build, signed with the deployment's key, as `airbridge-ci sign` and `promote` do: no other image is synthesised."""
+    environments = made.infra / "environments"
+    private = keys.private(made.release_key)
+    (environments / f"{NAME}.release.json").write_text(_release(build).signed(private).text())
+    if previous:
+        signed = _release(previous).signed(private)
+        (environments / f"{NAME}.previous.json").write_text(releases.text([signed]))
+    (environments / f"{NAME}.toml").write_text(text(build, previous))
+
+
+def _release(build: Build) -> manifest.Manifest:
+    return manifest.load(build.folder / "release.json")
+
+
+def apply(made: Deployment, *stacks: str) -> None:
+    """Apply stacks again; RuntimeError with cdktf's last words."""
+    done = subprocess.run(
+        ["npx", "--no-install", "cdktf", "deploy", "--auto-approve", *stacks],
+        cwd=made.infra,
+        env=made.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"cdktf deploy {' '.join(stacks)}: {(done.stdout + done.stderr)[-4000:]}")
 
 
 def deploy(deployment: Deployment, note: Callable[[str], None]) -> list[str]:

@@ -5,8 +5,10 @@ The container engine is told where the ECR hosts' images are; the digests are th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,11 +39,30 @@ class Build:
         return (self.folder / "images" / image / "manifest.json").read_text()
 
 
+def rebuilt(build: Build, image: str, folder: Path) -> Build:
+    """Return a build in which an image has another digest: its index is written without white space."""
+    text = json.dumps(json.loads(build.manifest(image)), separators=(",", ":"))
+    shutil.copytree(build.folder.resolve(), folder, copy_function=os.symlink)
+    for file, content in (
+        (folder / "images" / image / "manifest.json", text),
+        (folder / "release.json", _moved(build, image, text)),
+    ):
+        file.unlink()
+        file.write_text(content)
+    return Build(folder)
+
+
+def _moved(build: Build, image: str, manifest: str) -> str:
+    digest = f"sha256:{hashlib.sha256(manifest.encode()).hexdigest()}"
+    return (build.folder / "release.json").read_text().replace(build.digest(image), digest)
+
+
 @dataclass(frozen=True)
 class Engine:
     """The container engine, with the registries that it pulls from."""
 
     folder: Path
+    registry: str
 
     def run(self, *words: str, env: dict[str, str] | None = None) -> str:
         """Run podman and return what it prints; RuntimeError with its error."""
@@ -79,22 +100,19 @@ def repositories(
             entries.append(
                 f'[[registry]]\nprefix = "{host}"\nlocation = "{address}/{region}"\ninsecure = true\n'
             )
-            for image in IMAGES:
-                target = f"docker://{address}/{region}/{prefix}/{image}"
-                source = f"dir:{build.folder / 'images' / image}"
-                command(
-                    "skopeo",
-                    "copy",
-                    "--quiet",
-                    "--all",
-                    "--preserve-digests",
-                    "--dest-tls-verify=false",
-                    source,
-                    f"{target}:boot",
-                )
-                _put(account.client("ecr", region), f"{prefix}/{image}", build, image)
+            push(account, build, address, region, prefix)
         (folder / "registries.conf").write_text("\n".join(entries))
-        yield Engine(folder)
+        yield Engine(folder, address)
+
+
+def push(account: Account, build: Build, address: str, region: str, prefix: str) -> None:
+    """Push a build's images by digest to a region's repositories."""
+    for image in IMAGES:
+        source = f"dir:{build.folder / 'images' / image}"
+        target = f"docker://{address}/{region}/{prefix}/{image}:boot"
+        options = ("--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false")
+        command("skopeo", "copy", *options, source, target)
+        _put(account.client("ecr", region), f"{prefix}/{image}", build, image)
 
 
 def _put(ecr: Any, repository: str, build: Build, image: str) -> None:

@@ -86,12 +86,12 @@ def instance(ecs: Ecs, region: str, group: str, instance_id: str) -> Iterator[In
 
 
 def launch_template(ecs: Ecs, region: str, group: str) -> dict[str, Any]:
-    """Return the data of the launch template that a group's instances are started from."""
+    """Return the data of the launch template that a group's instances are started from, in the version that the group names."""
     scaling, ec2 = ecs.account.client("autoscaling", region), ecs.account.client("ec2", region)
     found = scaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group])["AutoScalingGroups"][0]
     named = found["MixedInstancesPolicy"]["LaunchTemplate"]["LaunchTemplateSpecification"]
     versions = ec2.describe_launch_template_versions(
-        LaunchTemplateId=named["LaunchTemplateId"], Versions=["$Latest"]
+        LaunchTemplateId=named["LaunchTemplateId"], Versions=[named["Version"]]
     )["LaunchTemplateVersions"]
     data: dict[str, Any] = versions[0]["LaunchTemplateData"]
     return data

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.boot import deployment as deployments
 from tests.boot import sign_in
 from tests.boot.account import Account
 from tests.boot.database import database
 from tests.boot.deployment import ISSUER, UI, Deployment
-from tests.boot.images import Build, repositories
+from tests.boot.images import Build, push, repositories
 from tests.boot.instances import Instance, instance
 from tests.boot.metadata import metadata
 from tests.boot.network import Network, network
@@ -36,13 +37,16 @@ class Platform:
     """What booted so far, and the means to boot more of it."""
 
     deployment: Deployment
+    build: Build
     account: Account
     ecs: Ecs
     provider: sign_in.Provider
     stack: ExitStack
     note: Callable[[str], None]
     tasks: dict[str, Task] = field(default_factory=dict)
+    #: The newest instance of each region.
     instances: dict[str, Instance] = field(default_factory=dict)
+    _ends: dict[str, ExitStack] = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:
@@ -152,11 +156,27 @@ class Platform:
 
     def launch(self, region: str, pool: str = "default") -> Instance:
         """Scale a pool to one, and boot the instance that its group then has."""
-        group = self.deployment.regions[region]["groups"][pool]
         (instance_id,) = self.scale(region, pool, 1)
-        booted = self.stack.enter_context(instance(self.ecs, region, group, instance_id))
-        self.instances[region] = booted
+        return self.boot(region, pool, instance_id)
+
+    def boot(self, region: str, pool: str, instance_id: str) -> Instance:
+        """Boot an instance that a group has."""
+        group = self.deployment.regions[region]["groups"][pool]
+        own = ExitStack()
+        self.stack.push(own)
+        booted = own.enter_context(instance(self.ecs, region, group, instance_id))
+        self.instances[region], self._ends[instance_id] = booted, own
         return booted
+
+    def release(self, build: Build, region: str) -> None:
+        """Push a build to a region's repositories, and deploy it to the region's pools: the control plane admits it already."""
+        push(self.account, build, self.ecs.engine.registry, region, self.prefix)
+        deployments.put_on(self.deployment, build, self.build)
+        deployments.apply(self.deployment, f"edge-{region}")
+
+    def power_off(self, booted: Instance) -> None:
+        """Cut the power of an instance."""
+        self._ends.pop(booted.identity.instance).close()
 
     def workers(self, token: str) -> dict[str, dict[str, Any]]:
         """Return what `airbridge worker list` shows, by worker."""
@@ -201,7 +221,7 @@ def platform(
             raise RuntimeError("the AWS command line is missing: pip install awscli")
         ecs = Ecs(account, net, engine, directory, folder, images, aws)
         account.enforce()
-        yield Platform(deployment, account, ecs, provider, stack, note)
+        yield Platform(deployment, build, account, ecs, provider, stack, note)
 
 
 def _lay_out(account: Account, net: Network, deployment: Deployment) -> None:

@@ -9,10 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.boot import demo
+from tests.boot import demo, work
 from tests.boot import deployment as deployments
-from tests.boot.images import Build
+from tests.boot.images import Build, rebuilt
 from tests.boot.platform import SERVICES, Platform, platform
+from tests.boot.scaling import Pool
+from tests.boot.sign_in import Person
 from tests.boot.tasks import until
 from tests.boot.wires import is_root
 
@@ -28,10 +30,11 @@ def booting() -> Iterator[Platform]:
     if images is None:
         pytest.skip("make proof-aws boots what Terraform made")
     assert is_root(), "network namespaces and mounts need root"
-    build = Build(Path(images))
+    build = Build(Path(images).resolve())
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airbridge-boot-")))
-        made = deployments.prepare(folder, build)
+        # As a rollout leaves it: the digest before is admitted, and a wave can go back to it.
+        made = deployments.prepare(folder, build, rebuilt(build, "edge-worker", folder / "other"))
         stack.callback(deployments.tear_down, made)
         wrong = deployments.deploy(made, demo.note)
         assert [] == wrong
@@ -105,3 +108,63 @@ def test_tasks_do_not_reach_the_metadata(booting: Platform) -> None:
 def test_demo_is_green(booting: Platform) -> None:
     """A person signs in at the issuer and starts the demo: every task ran in the region of its data."""
     assert demo.run(booting), demo.logs(booting)
+
+
+@pytest.fixture(scope="module")
+def pool(booting: Platform) -> Pool:
+    """The pool that the demo's European tasks ran on."""
+    return Pool(booting, work.REGION, "default", [booting.instances[work.REGION]])
+
+
+@pytest.fixture(scope="module")
+def airflow(booting: Platform, token: str) -> Iterator[Person]:
+    """A person whose DAG has a task in the pool."""
+    booting.push(token, work.dags_folder(booting.ecs.folder))
+    with booting.person() as person:
+        person.wait_for_dag(work.STEADY, 180)
+        person.unpause(work.STEADY)
+        yield person
+
+
+def test_idle_pool_drains_to_zero(pool: Pool) -> None:
+    """The idle alarm's policy takes the last instance away, whose drain unit completes the hook."""
+    pool.until_capacity(0, 300)
+    assert [] == pool.instance_ids()
+
+
+def test_waiting_work_starts_an_instance(pool: Pool, airflow: Person) -> None:
+    """The backlog of one task rings the alarm of an empty pool; the instance that it starts runs the task."""
+    run = work.start(airflow, 1)
+    pool.until_capacity(1, 120)
+    assert [work.done_by(airflow, run)] == pool.instance_ids()
+
+
+def test_spot_notice_loses_no_task(pool: Pool, airflow: Person) -> None:
+    """The noticed instance finishes its task and is replaced; what comes after the notice runs on the replacement."""
+    (noticed,) = pool.running
+    before = work.start(airflow, 25)
+    assert noticed.identity.instance == work.runs_on(airflow, before)
+    pool.notify(noticed)
+    after = work.start(airflow, 1)
+    (replacement,) = pool.boot_new()
+    assert noticed.identity.instance == work.done_by(airflow, before)
+    assert replacement.identity.instance == work.done_by(airflow, after)
+
+
+def test_digest_rolls_under_a_task(booting: Platform, pool: Pool, airflow: Person, token: str) -> None:
+    """Another digest is deployed while a task runs: the task ends where it began, the next one on the new digest."""
+    (old,) = pool.running
+    build = Build(booting.ecs.folder / "other")
+    before = work.start(airflow, 60)
+    assert old.identity.instance == work.runs_on(airflow, before)
+    booting.release(build, work.REGION)
+    # An instance refresh of a group of one launches before it terminates: at least 75 % are healthy.
+    pool.platform.scale(work.REGION, "default", 2)
+    (new,) = pool.boot_new()
+    name = new.identity.instance
+    until(f"{name} joined", lambda: name in booting.workers(token), lambda: new.log, 300)
+    pool.end(old)
+    after = work.start(airflow, 1)
+    assert old.identity.instance == work.done_by(airflow, before)
+    assert name == work.done_by(airflow, after)
+    assert build.digest("edge-worker") in str(booting.workers(token)[name])

@@ -101,3 +101,24 @@ def test_unknown_directive_is_refused(tmp_path: Path) -> None:
     )
     assert "it: unknown directive ProtectHome" in done.stderr
     assert done.returncode
+
+
+def test_packages_of_the_user_data_are_found(tmp_path: Path) -> None:
+    """`dnf` of an instance's root installs what the user data names, and fails by the name of what the root lacks."""
+    source = (INFRA / "src/airbridge/infra/constructs/compute/worker_image.py").read_text()
+    named = re.findall(r'"(awscli[a-z ]*)"', source)
+    assert "awscli openssl" in named
+    for command in ("aws", "openssl"):
+        (tmp_path / command).touch(0o755)
+        (tmp_path / command).chmod(0o755)
+    shim = Path(__file__).parent / "root" / "dnf.sh"
+    for packages, status in [*((each, 0) for each in named), ("awscli nowhere", 1)]:
+        done = subprocess.run(
+            ["/bin/sh", str(shim), "install", "-y", *packages.split()],
+            env={"PATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, packages
+    assert "dnf: nowhere is not in this root" in done.stderr

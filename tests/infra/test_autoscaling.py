@@ -6,8 +6,6 @@ import pytest
 from tests.autoscaling.model import Group, Sample, Scaler
 from tests.infra.conftest import Stacks
 
-from airbridge.infra.exceptions import CatalogueError
-
 BACKLOG, WORK = "BacklogPerSlot", "WorkPerSlot"
 
 
@@ -83,5 +81,5 @@ def test_silence_grows_nothing(group: Group) -> None:
 
 def test_unknown_pool_is_named(prod: Stacks) -> None:
     """The error names the pool."""
-    with pytest.raises(CatalogueError, match="pool 'gpu'"):
+    with pytest.raises(LookupError, match="pool 'gpu'"):
         Group.read(prod["edge-ap-southeast-2"], "gpu")

@@ -1,3 +1,10 @@
 #!/bin/sh
-# `dnf install -y awscli`: the AWS command line is in this root already.
-[ "$*" = "install -y awscli" ] && command -v aws >/dev/null
+# `dnf install -y PACKAGE...`: what the packages bring is in this root already, or the installation fails.
+[ "$1 $2" = "install -y" ] || exit 1
+shift 2
+for package in "$@"; do
+  case $package in
+    awscli) command -v aws ;;
+    *) command -v "$package" ;;
+  esac >/dev/null || { echo "dnf: $package is not in this root" >&2; exit 1; }
+done

@@ -39,8 +39,8 @@ def test_boot_scripts_are_resolved(prod: Stacks) -> None:
 
 def test_database_version_can_be_created(prod: Stacks) -> None:
     """RDS retires minor versions, and then creates none of them: only the major version is named."""
-    [(_, database)] = resources(prod, "aws_db_instance")
-    assert aws_facts.POSTGRES == database["engine_version"]
+    [(path, database)] = resources(prod, "aws_db_instance")
+    assert aws_facts.POSTGRES == database["engine_version"], path
     assert database["auto_minor_version_upgrade"] is True
 
 
@@ -56,11 +56,12 @@ def test_database_leaves_a_snapshot(environment: str, request: pytest.FixtureReq
 
 def test_machine_images_were_released(prod: Stacks) -> None:
     """Each parameter names a release of the public change log, of the right architecture and kind."""
-    names = {one["name"] for _, one in resources(prod, "aws_ssm_parameter", "data")}
+    names = {path: one["name"] for path, one in resources(prod, "aws_ssm_parameter", "data")}
     assert names
-    for name in names:
-        assert any(f"-2023.0.{release}-" in name for release in aws_facts.ECS_AMI_RELEASES), name
-    assert any("/gpu/" in name for name in names)
+    for path, name in names.items():
+        known = any(f"-2023.0.{release}-" in name for release in aws_facts.ECS_AMI_RELEASES)
+        assert known, f"{path}: {name} is of no known release"
+    assert any("/gpu/" in name for name in names.values())
 
 
 def test_tasks_are_always_confined(prod: Stacks) -> None:

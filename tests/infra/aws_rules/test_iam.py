@@ -59,7 +59,11 @@ def actions_of(stacks: Stacks, role: str) -> set[str]:
 @pytest.mark.parametrize("environment", ["prod", "local"])
 def test_every_action_exists(environment: str, request: pytest.FixtureRequest) -> None:
     """IAM accepts a misspelt action and never grants it."""
-    stacks: Stacks = request.getfixturevalue(environment)
+    only_known_actions(request.getfixturevalue(environment))
+
+
+def only_known_actions(stacks: Stacks) -> None:
+    """Fail with every policy that has an action which its service does not know."""
     unknown = set()
     for path, one in statements(stacks):
         for action in listed(one["Action"]):
@@ -179,7 +183,7 @@ def test_roles_have_the_boundary(prod: Stacks) -> None:
     ]
     assert len(roles) > 10
     for path, role in roles:
-        assert role["permissions_boundary"].endswith(":policy/airbridge-prod-boundary"), path
+        assert role.get("permissions_boundary", "").endswith(":policy/airbridge-prod-boundary"), path
 
 
 def test_boundary_covers_runtime_actions(prod: Stacks) -> None:

@@ -269,6 +269,11 @@ class Environment(_Model):
         description="kind of environment; production has additional checks"
     )
     account: Annotated[str, Field(pattern=r"^\d{12}$", description="AWS account")]
+    shares_account: bool = Field(
+        default=False,
+        description="whether another environment of the account has made what an account has one of: GitHub's OpenID Connect provider, which "
+        "is used, and the registry's replication, in place of which `airbridge-ci copy` copies the images to each region",
+    )
     shape: Literal["standard", "development"] = Field(
         default="standard",
         description="`development` costs less while idle: no NAT, no interface endpoints (services and workers have public addresses "
@@ -304,6 +309,8 @@ class Environment(_Model):
     @property
     def replicated(self) -> list[str]:
         """Return the regions that ECR replicates images to; those beyond need a copy by digest, `airbridge-ci copy`."""
+        if self.shares_account:
+            return []
         others = sorted({region.name for region in self.regions} - {self.home_region})
         return others[: aws_facts.REPLICATION_DESTINATIONS]
 

@@ -62,6 +62,8 @@ class PipelineProps:
     roles: Mapping[str, PipelineRole]
     boundary: str
     boundary_statements: Sequence[Statement]
+    #: ARN of a provider that the account has already; None makes it.
+    provider_arn: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,7 @@ class Pipelines(Construct):
 
     def __init__(self, scope: Construct, id_: str, props: PipelineProps) -> None:
         super().__init__(scope, id_)
-        provider = aws.iam_openid_connect_provider.IamOpenidConnectProvider(
-            self, "provider", url=f"https://{ISSUER}", client_id_list=["sts.amazonaws.com"]
-        )
+        provider_arn = props.provider_arn or self._provider()
         boundary = aws.iam_policy.IamPolicy(
             self, "boundary", name=props.boundary, policy=policy_document(props.boundary_statements)
         )
@@ -104,7 +104,7 @@ class Pipelines(Construct):
                 RoleProps(
                     name=role.name,
                     description=role.description,
-                    trust=(_trust(provider.arn, props.repository, role.deployment_environment),),
+                    trust=(_trust(provider_arn, props.repository, role.deployment_environment),),
                     statements=role.statements,
                     max_session_seconds=role.max_session_seconds,
                     managed=True,
@@ -112,6 +112,12 @@ class Pipelines(Construct):
             )
             for purpose, role in props.roles.items()
         }
+
+    def _provider(self) -> str:
+        made = aws.iam_openid_connect_provider.IamOpenidConnectProvider(
+            self, "provider", url=f"https://{ISSUER}", client_id_list=["sts.amazonaws.com"]
+        )
+        return str(made.arn)
 
 
 def _trust(provider_arn: str, repository: str, deployment_environment: str) -> Statement:

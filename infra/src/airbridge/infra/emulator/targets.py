@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from moto.autoscaling.models import autoscaling_backends
+
 _Arn = Callable[[str, str, Mapping[str, Any]], str | None]
 
 
@@ -67,6 +69,24 @@ def _named(template: str, *keys: str) -> _Arn:
     return find
 
 
+def _group(region: str, account: str, parameters: Mapping[str, Any]) -> str | None:
+    """A group's ARN. A call on an instance (TerminateInstanceInAutoScalingGroup, SetInstanceHealth) is one on the instance's group."""
+    name = parameters.get("AutoScalingGroupName") or _group_of(region, account, parameters.get("InstanceId"))
+    return (
+        f"arn:aws:autoscaling:{region}:{account}:autoScalingGroup:*:autoScalingGroupName/{name}"
+        if name
+        else None
+    )
+
+
+def _group_of(region: str, account: str, instance_id: str | None) -> str | None:
+    groups: Mapping[str, Any] = autoscaling_backends[account][region].autoscaling_groups
+    for name, group in groups.items():
+        if instance_id in {state.instance.id for state in group.instance_states}:
+            return name
+    return None
+
+
 def _iam(_region: str, account: str, parameters: Mapping[str, Any]) -> str | None:
     for key, kind in (("RoleName", "role"), ("InstanceProfileName", "instance-profile")):
         if parameters.get(key):
@@ -88,10 +108,7 @@ _FINDERS: Mapping[str, _Arn] = {
     "sns": _named("arn:aws:sns:{region}:{account}:{name}", "TopicArn", "ResourceArn", "Name"),
     "ecr": _named("arn:aws:ecr:{region}:{account}:repository/{name}", "repositoryName", "resourceArn"),
     "sts": _named("{name}", "RoleArn"),
-    "autoscaling": _named(
-        "arn:aws:autoscaling:{region}:{account}:autoScalingGroup:*:autoScalingGroupName/{name}",
-        "AutoScalingGroupName",
-    ),
+    "autoscaling": _group,
 }
 _S3_ACTIONS = {
     "GetBucketEncryption": "GetEncryptionConfiguration",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from airbridge.infra.cdk import Construct
-from airbridge.infra.constructs.bootstrap import PipelineProps, Pipelines, State, StateProps
+from airbridge.infra.constructs.bootstrap import ISSUER, PipelineProps, Pipelines, State, StateProps
 from airbridge.infra.iam import pipeline_roles
 from airbridge.infra.stacks.base import Deployment, Stack, state_alias
 
@@ -34,6 +34,11 @@ class BootstrapStack(Stack):
                 roles=pipeline_roles.roles(environment, state.bucket.arn, state.key.arn),
                 boundary=self.names.boundary,
                 boundary_statements=pipeline_roles.boundary(environment),
+                provider_arn=(
+                    f"arn:aws:iam::{environment.account}:oidc-provider/{ISSUER}"
+                    if environment.shares_account
+                    else None
+                ),
             ),
         )
         self.outputs(

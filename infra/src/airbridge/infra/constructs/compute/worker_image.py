@@ -82,8 +82,10 @@ systemctl stop airbridge-worker
 kill $$beat
 # Not yet terminating (a notice came first): the group replaces the instance now that it is idle.
 if [ "$$(read_metadata autoscaling/target-lifecycle-state)" != Terminated ]; then
-  aws autoscaling terminate-instance-in-auto-scaling-group --region $region --instance-id "$$instance" \\
-    --no-should-decrement-desired-capacity
+  # A call that is throttled or refused is made again: nothing else ends an instance that idles after a recommendation.
+  until aws autoscaling terminate-instance-in-auto-scaling-group --region $region --instance-id "$$instance" \\
+      --no-should-decrement-desired-capacity \\
+    || [ "$$(read_metadata autoscaling/target-lifecycle-state)" = Terminated ]; do sleep 5; done
   until [ "$$(read_metadata autoscaling/target-lifecycle-state)" = Terminated ]; do sleep 2; done
 fi
 aws autoscaling complete-lifecycle-action --region $region --auto-scaling-group-name $group \\
