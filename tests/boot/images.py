@@ -109,7 +109,7 @@ def push(account: Account, build: Build, address: str, region: str, prefix: str)
     """Push a build's images by digest to a region's repositories."""
     for image in IMAGES:
         source = f"dir:{build.folder / 'images' / image}"
-        target = f"docker://{address}/{region}/{prefix}/{image}:boot"
+        target = f"docker://{address}/{region}/{prefix}/{image}:{_tag(build, image)}"
         options = ("--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false")
         command("skopeo", "copy", *options, source, target)
         _put(account.client("ecr", region), f"{prefix}/{image}", build, image)
@@ -119,14 +119,21 @@ def _put(ecr: Any, repository: str, build: Build, image: str) -> None:
     """Tell the emulator's ECR that it has the image, as a push does; and replication, which makes the repositories of other regions."""
     with suppress(ecr.exceptions.RepositoryAlreadyExistsException):
         ecr.create_repository(repositoryName=repository)
-    manifest = build.manifest(image)
+    manifest, digest = build.manifest(image), build.digest(image)
+    if ecr.batch_get_image(repositoryName=repository, imageIds=[{"imageDigest": digest}])["images"]:
+        return
     ecr.put_image(
         repositoryName=repository,
         imageManifest=manifest,
         imageManifestMediaType=json.loads(manifest)["mediaType"],
-        imageDigest=build.digest(image),
-        imageTag="boot",
+        imageDigest=digest,
+        imageTag=_tag(build, image),
     )
+
+
+def _tag(build: Build, image: str) -> str:
+    """Return an image's tag; tags of the repositories are not moved."""
+    return f"boot-{build.digest(image).removeprefix('sha256:')[:12]}"
 
 
 @contextmanager

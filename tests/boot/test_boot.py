@@ -152,12 +152,12 @@ def test_spot_notice_loses_no_task(pool: Pool, airflow: Person) -> None:
 
 
 def test_digest_rolls_under_a_task(booting: Platform, pool: Pool, airflow: Person, token: str) -> None:
-    """Another digest is deployed while a task runs: the task ends where it began, the next one on the new digest."""
+    """Another digest is deployed, and the old instance leaves while a task runs: it ends where it began, the next one on the new digest."""
     (old,) = pool.running
     build = Build(booting.ecs.folder / "other")
+    booting.release(build, work.REGION)
     before = work.start(airflow, 60)
     assert old.identity.instance == work.runs_on(airflow, before)
-    booting.release(build, work.REGION)
     # An instance refresh of a group of one launches before it terminates: at least 75 % are healthy.
     pool.platform.scale(work.REGION, "default", 2)
     (new,) = pool.boot_new()
