@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,11 +29,19 @@ exec %s "$@"
 """
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users reach: pytest's own are closed to them, at a depth that differs with the number of workers."""
+    with tempfile.TemporaryDirectory(prefix="airbridge-rootless-", dir="/var/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 @pytest.mark.skipif(any(shutil.which(each) is None for each in NEEDED), reason="make images-tools")
-def test_image_leaves_storage_without_root(tmp_path: Path) -> None:
+def test_image_leaves_storage_without_root(open_folder: Path) -> None:
     """An image of the local storage is written to a folder where skopeo itself may make no user name space."""
-    home = tmp_path / "home"
+    home = open_folder / "home"
     (home / ".config/containers").mkdir(parents=True)
     (home / ".config/containers/storage.conf").write_text(
         f'[storage]\ndriver = "vfs"\nrunroot = "{home}/run"\ngraphroot = "{home}/storage"\n'
@@ -44,8 +54,6 @@ def test_image_leaves_storage_without_root(tmp_path: Path) -> None:
     (home / "bin/skopeo").write_text(SKOPEO % shutil.which("skopeo"))
     (home / "bin/skopeo").chmod(0o755)
     run("chown", "--recursive", "nobody", home)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
     variables = {
         "HOME": str(home),
         "XDG_RUNTIME_DIR": str(home),
