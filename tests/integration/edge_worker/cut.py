@@ -89,6 +89,8 @@ class Cut:
             down, up = await asyncio.open_connection("127.0.0.1", self._target_port)
             self._writers.add(up)
             writers.append(up)
+            if self.link_state is LinkState.REFUSE:  # type: ignore[comparison-overlap] # set while it was being opened
+                return
             pumps = [
                 asyncio.ensure_future(self._pump(reader, up, answers=False)),
                 asyncio.ensure_future(self._pump(down, writer, answers=True)),
