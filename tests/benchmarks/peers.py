@@ -185,6 +185,8 @@ class Peer:
             "api.base_url": self._api("api"),
             "api.secret_key": self._secret,
             "api_auth.jwt_secret": self._secret,
+            # Unset, Airflow signs with an empty list as issuer, which later versions of PyJWT refuse.
+            "api_auth.jwt_issuer": "bench",
             "logging.base_log_folder": str(self.home / "logs"),
             "usage_data_collection.enabled": "False",
         }
