@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from tests.support.platform import LocalPlatform, running, wait_for
+from tests.support.teams import two_teams
 
-from airbridge.control_plane.airflow_settings import Bundle, dag_bundles
 from airbridge.control_plane.local.services.aws import parse_regions
 
 SLOTS = 8
@@ -36,40 +36,22 @@ with DAG({dag_id!r}, schedule=None, max_active_tasks=1000, max_active_runs=100,
 
         work()
 """
-_TEAMS = """
-[[team]]
-name = "large"
-bundles = ["large-dags"]
-
-[[team]]
-name = "small"
-bundles = ["small-dags"]
-"""
 
 
 @pytest.fixture(scope="module")
 def teams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform]:
-    root = tmp_path_factory.mktemp("teams")
-    bundles = []
-    for dag_id, tasks, fails in (("large", TASKS, "number % 20 == 0"), ("small", 10, "False")):
-        folder = root / dag_id
-        folder.mkdir()
-        (folder / f"{dag_id}.py").write_text(_FILE.format(dag_id=dag_id, tasks=tasks, fails=fails))
-        bundles.append(Bundle(f"{dag_id}-dags", {"kind": "folder", "path": str(folder)}))
-    (root / "teams.toml").write_text(_TEAMS)
-    settings = {
-        "dag_processor.dag_bundle_config_list": dag_bundles(bundles).value,
-        # A killed worker's tasks are lost soon, and tried again.
+    sources = {
+        "large": _FILE.format(dag_id="large", tasks=TASKS, fails="number % 20 == 0"),
+        "small": _FILE.format(dag_id="small", tasks=10, fails="False"),
+    }
+    # A killed worker's tasks are lost soon, and tried again.
+    soon = {
         "airbridge.lost_after": "20",
         "airbridge.heartbeat_interval": "2",
         "airbridge.lease_seconds": "10",
     }
-    with running(
-        regions=parse_regions(["us-east-1"]),
-        slots=SLOTS,
-        airflow=settings,
-        teams=root / "teams.toml",
-    ) as platform:
+    choices = two_teams(tmp_path_factory.mktemp("teams"), sources, **soon)
+    with running(regions=parse_regions(["us-east-1"]), slots=SLOTS, **choices) as platform:
         yield platform
 
 

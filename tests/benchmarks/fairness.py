@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.support.platform import LocalPlatform, running, wait_for
+from tests.support.teams import two_teams
 
-from airbridge.control_plane.airflow_settings import Bundle, dag_bundles
 from airbridge.control_plane.local.services.aws import parse_regions
 
 SLOTS = 8
@@ -41,15 +41,6 @@ with DAG({dag_id!r}, schedule=None, max_active_tasks=100_000, max_active_runs=10
             time.sleep({seconds})
 
         work()
-"""
-_TEAMS = """
-[[team]]
-name = "large"
-bundles = ["large-dags"]
-
-[[team]]
-name = "small"
-bundles = ["small-dags"]
 """
 
 
@@ -109,22 +100,14 @@ def measure(large: int, small: int, *, fair: bool, task_seconds: float = 0.2) ->
 @contextmanager
 def _platform(small: int, task_seconds: float, *, fair: bool) -> Iterator[LocalPlatform]:
     with tempfile.TemporaryDirectory(prefix="fairness-", dir="/var/tmp") as below:
-        root = Path(below)
-        bundles = []
-        for dag_id, tasks in (("large", RUN_TASKS), ("small", small)):
-            folder = root / dag_id
-            folder.mkdir()
-            text = _DAG.format(dag_id=dag_id, tasks=tasks, seconds=task_seconds)
-            (folder / f"{dag_id}.py").write_text(text)
-            bundles.append(Bundle(f"{dag_id}-dags", {"kind": "folder", "path": str(folder)}))
-        teams = root / "teams.toml"
-        teams.write_text(_TEAMS)
-        choices = {
-            "regions": parse_regions(["us-east-1"]),
-            "slots": SLOTS,
-            "airflow": {"dag_processor.dag_bundle_config_list": dag_bundles(bundles).value},
-            "teams": teams if fair else None,
+        sources = {
+            dag_id: _DAG.format(dag_id=dag_id, tasks=tasks, seconds=task_seconds)
+            for dag_id, tasks in (("large", RUN_TASKS), ("small", small))
         }
+        choices = two_teams(Path(below), sources)
+        if not fair:
+            del choices["teams"]
+        choices |= {"regions": parse_regions(["us-east-1"]), "slots": SLOTS}
         with running(below=below, **choices) as platform:
             yield platform
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,17 +159,27 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@contextmanager
+def served(
+    postgres: Postgres, template: str, directory: Path, browser: Any, regions: Sequence[str] = ()
+) -> Iterator[Stage]:
+    """The platform of `tests.support.fleet`, served by a real api-server; with further regions, a thousand workers in these."""
+    name = postgres.create(template)
+    with pointed_at(postgres.url(name)) as metadata:
+        with metadata.session() as session:
+            written = fleet.seed(session)
+            if regions:
+                fleet.seed_regions(session, regions, workers=1_000, items=6_000)
+        settings = fleet.settings(directory, regions)
+        with api_server.serve(postgres.url(name), directory / "home", settings=settings) as server:
+            yield Stage(server, written, metadata, browser)
+    postgres.drop(name)
+
+
 @pytest.fixture(scope="session")
 def stage(
     postgres: Postgres, postgres_template: str, tmp_path_factory: pytest.TempPathFactory, browser: Any
 ) -> Iterator[Stage]:
-    """The platform of `tests.support.fleet`, served by a real api-server."""
-    name = postgres.create(postgres_template)
-    directory = tmp_path_factory.mktemp("dashboard")
-    with pointed_at(postgres.url(name)) as metadata:
-        with metadata.session() as session:
-            written = fleet.seed(session)
-        settings = fleet.settings(directory)
-        with api_server.serve(postgres.url(name), directory / "home", settings=settings) as server:
-            yield Stage(server, written, metadata, browser)
-    postgres.drop(name)
+    """A platform of a few regions."""
+    with served(postgres, postgres_template, tmp_path_factory.mktemp("dashboard"), browser) as stage:
+        yield stage

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.browser.conftest import LOOKS, Stage
-from tests.support import api_server, fleet
-from tests.support.airflow_home import pointed_at
+from tests.browser.conftest import LOOKS, Stage, served
 from tests.support.postgres import Postgres
 
 from airbridge.control_plane.dashboard.drawings import world
@@ -23,16 +21,8 @@ PAGES = ("/", "/?health=trouble", "/workers", "/work", "/usage?by=region,pool", 
 def large(
     postgres: Postgres, postgres_template: str, tmp_path_factory: pytest.TempPathFactory, browser: Any
 ) -> Iterator[Stage]:
-    name = postgres.create(postgres_template)
-    directory = tmp_path_factory.mktemp("large")
-    with pointed_at(postgres.url(name)) as metadata:
-        with metadata.session() as session:
-            written = fleet.seed(session)
-            fleet.seed_regions(session, REGIONS, workers=1_000, items=6_000)
-        settings = fleet.settings(directory, REGIONS)
-        with api_server.serve(postgres.url(name), directory / "home", settings=settings) as server:
-            yield Stage(server, written, metadata, browser)
-    postgres.drop(name)
+    with served(postgres, postgres_template, tmp_path_factory.mktemp("large"), browser, REGIONS) as stage:
+        yield stage
 
 
 @pytest.mark.slow("make proof-scale")

@@ -1,4 +1,4 @@
-"""Teams of an environment file reach the region catalogue, and the platform reads them."""
+"""Teams of an environment file reach the region catalogue. tests/unit/docs/test_examples.py has the platform read one."""
 
 from __future__ import annotations
 

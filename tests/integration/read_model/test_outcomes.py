@@ -65,6 +65,14 @@ def test_end_names_the_exception() -> None:
         == "process ended on w (ValueError)"
     )
     assert event_text.of("task.ended", {}, worker="w") == "process ended on w"
+    used = {"cpu_seconds": 0.256, "peak_memory_bytes": 300 << 20}
+    assert (
+        event_text.of("task.ended", used, worker="w") == "process ended on w, used 0.256 s of CPU and 300 MiB"
+    )
+    assert (
+        event_text.of("task.ended", {"cpu_seconds": "<b>", "peak_memory_bytes": None}, worker="w")
+        == "process ended on w"
+    )
 
 
 def test_retried_failure_is_trouble() -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from tests.unit.dashboard.test_network import region
 
 from airbridge.control_plane.dashboard.drawings import sparkline, world
-from airbridge.control_plane.read_model.regions import Health
+from airbridge.control_plane.dashboard.queries import Query
+from airbridge.control_plane.dashboard.rendering import render
+from airbridge.control_plane.read_model.overview import Overview
+from airbridge.control_plane.read_model.regions import Health, PoolView
 from airbridge.control_plane.read_model.throughput import Throughput, largest
+
+POOL = PoolView("factory-1", "default", Health.HEALTHY, "", 0, 0, 0, None, 8, 0, Counter(), 0, 0)
 
 
 def test_every_region_has_a_place_of_its_own() -> None:
@@ -50,3 +56,30 @@ def test_smaller_regions_share_a_line() -> None:
     found = Throughput((datetime(2026, 1, 1, tzinfo=UTC),) * 2, counts)
     assert list(largest(found, 2).items()) == [("b", [9, 9]), ("c", [0, 5]), ("2 others", [2, 1])]
     assert list(largest(found, 4)) == ["a", "b", "c", "d"]
+
+
+def test_page_of_many_regions_is_rendered() -> None:
+    """The page has the map, a line of the last hour, and the regions that were chosen."""
+    regions = [replace(region(name, Health.HEALTHY), pools=(POOL,)) for name in ("us-east-1", "factory-1")]
+    found = Throughput((datetime(2026, 1, 1, tzinfo=UTC),) * 2, {"us-east-1": (3, 4)})
+    html = render(
+        "regions_live.html",
+        {
+            "root": "/airbridge",
+            "query": Query({}),
+            "screen": Overview(datetime.now(UTC), None, (), tuple(regions)),
+            "network": None,
+            "world": world.draw(regions),
+            "gateways_alive": 1,
+            "series": found,
+            "sparklines": {"us-east-1": sparkline.points((3, 4), 4)},
+            "chart": {"minutes": [0, 60], "regions": largest(found, 5)},
+            "listed": regions[1:],
+            "filtered": True,
+            "own_version": "0.1.0",
+        },
+    )
+    assert 'href="/airbridge/static/world.svg?v=' in html
+    assert 'class="start">factory-1</text>' in html
+    assert 'id="pool-factory-1-default"' in html
+    assert 'id="pool-us-east-1-default"' not in html

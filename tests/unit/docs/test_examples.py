@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from tests.unit.docs.pages import ROOT, Page, current
+from tests.unit.executor.catalogues import TOML
 
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.policy.rules import RulePolicy
@@ -84,11 +85,17 @@ def test_team_example_is_of_an_environment(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.syspath_prepend(str(ROOT / "infra" / "src"))
     import tomllib
 
+    from airbridge.infra.catalogue import render
     from airbridge.infra.environment import Team
 
     [text] = page("docs/how-to/share-pools.md").blocks("toml")
     teams = [Team.model_validate(each) for each in tomllib.loads(text)["team"]]
     assert [(team.name, team.weight) for team in teams] == [("finance", 2.0), ("research", 1.0)]
+    _home, _, rendered = render("", [], [team.model_dump(mode="json") for team in teams]).partition(
+        "[[team]]"
+    )
+    catalogue = Catalogue.parse(f"{TOML}\n[[team]]{rendered}")
+    assert [team.model_dump() for team in catalogue.teams] == [team.model_dump() for team in teams]
 
 
 def test_environment_example_is_a_region(monkeypatch: pytest.MonkeyPatch) -> None:

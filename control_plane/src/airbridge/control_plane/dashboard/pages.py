@@ -19,7 +19,7 @@ from airbridge.control_plane.read_model.history import audit_log, changes
 from airbridge.control_plane.read_model.history.changes import EventFilter
 from airbridge.control_plane.read_model.paging import PageRequest
 from airbridge.control_plane.read_model.platform import Platform
-from airbridge.control_plane.read_model.regions import TROUBLED, RegionView
+from airbridge.control_plane.read_model.regions import RegionView
 from airbridge.control_plane.read_model.standing import Standing
 from airbridge.control_plane.read_model.usage import By
 from airbridge.control_plane.read_model.work import ItemView, WorkFilter
@@ -113,11 +113,11 @@ def _listed_regions(found: Sequence[RegionView], query: Query) -> list[RegionVie
         region
         for region in found
         if text in region.name
-        and (health is None or (health == "trouble" and region.health in TROUBLED) or region.health == health)
+        and (health is None or (health == "trouble" and region.troubled) or region.health == health)
     ]
     if len(found) <= FEW_REGIONS:
         return chosen
-    return sorted(chosen, key=lambda region: (region.health not in TROUBLED, not region.home, region.name))
+    return sorted(chosen, key=lambda region: (not region.troubled, not region.home, region.name))
 
 
 def fleet(context: PageContext) -> Values:

@@ -40,7 +40,16 @@ def plain(value: Any) -> Any:
 
 _COMPUTED: Mapping[type, tuple[str, ...]] = {
     PoolView: ("waiting", "alive", "backlog_per_slot"),
-    RegionView: ("waiting", "running", "slots", "slots_used", "alive", "settled", "oldest_waiting_since"),
+    RegionView: (
+        "troubled",
+        "waiting",
+        "running",
+        "slots",
+        "slots_used",
+        "alive",
+        "settled",
+        "oldest_waiting_since",
+    ),
     Step: ("seconds",),
 }
 

@@ -104,6 +104,11 @@ class RegionView:
     pools: tuple[PoolView, ...]
 
     @property
+    def troubled(self) -> bool:
+        """True if an operator should look into it."""
+        return self.health not in {Health.HEALTHY, Health.IDLE, Health.DRAINING}
+
+    @property
     def waiting(self) -> int:
         """Number of unclaimed items in all pools."""
         return sum(pool.waiting for pool in self.pools)
@@ -144,10 +149,6 @@ _WORST: Final = (
     *(Health.NO_GATEWAY, Health.NO_WORKERS, Health.CUT_OFF, Health.STALE, Health.NO_QUEUE),
     *(Health.DEGRADED, Health.DRAINING, Health.HEALTHY, Health.IDLE),
 )
-
-
-# Health that an operator should look into.
-TROUBLED: Final = frozenset(Health) - {Health.HEALTHY, Health.IDLE, Health.DRAINING}
 
 
 def listing(session: Any, platform: Platform) -> tuple[RegionView, ...]:

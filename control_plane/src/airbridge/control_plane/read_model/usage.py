@@ -17,7 +17,7 @@ DEFAULT_PERIOD: Final = timedelta(days=1)
 
 
 class By(StrEnum):
-    """What usage is grouped by."""
+    """Keys that usage is grouped by."""
 
     TEAM = "team"
     DAG = "dag"

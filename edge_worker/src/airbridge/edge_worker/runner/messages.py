@@ -81,7 +81,7 @@ class Forked(msgspec.Struct, frozen=True, tag=True):
 
 
 class Used(msgspec.Struct, frozen=True):
-    """What a process and the children that it has waited for used, as its parent is told by the kernel.
+    """CPU time and memory of a process and of the children that it has waited for, as the kernel tells its parent.
 
     A task's parent is its template, which runs the task's own code: it is an account, not a proof.
     """

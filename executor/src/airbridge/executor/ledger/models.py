@@ -301,7 +301,7 @@ class EventRow(Base):
 
 
 class UsageRow(Base):
-    """What work items used that the retention has deleted, by the day on which they were settled (UTC)."""
+    """Usage of work items that the retention has deleted, by the day on which they were settled (UTC)."""
 
     __tablename__ = "airbridge_usage"
 

@@ -83,9 +83,10 @@ def of(event: str, detail: Mapping[str, Any], region: str | None = None, worker:
     if event == "item.settled" and words.get("reason"):
         reported = words["reason"]
         words["reason"] = "" if reported == words.get("outcome") else f" ({reported})"
-    if "cpu_seconds" in words:
-        peak = words.get("peak_memory_bytes") or 0
-        words["used"] = f", used {words['cpu_seconds']:.3g} s of CPU and {peak / 2**20:.0f} MiB"
+    cpu, peak = words.get("cpu_seconds"), words.get("peak_memory_bytes")
+    # Not what a worker could have put there before the gateway kept numbers alone.
+    if isinstance(cpu, int | float) and isinstance(peak, int):
+        words["used"] = f", used {cpu:.3g} s of CPU and {peak / 2**20:.0f} MiB"
     if "records" in words:
         words["reports"] = count(words["records"], "report")
     filled = sentence.format_map(_Blanks(words | {"region": region or "", "worker": worker or "a worker"}))

@@ -33,7 +33,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much was used. `peak_memory_bytes` is the largest of any one task's process."""
+    """Quantities used. `peak_memory_bytes` is the largest of any one task's process."""
 
     items: int = 0
     slot_seconds: float = 0.0
@@ -61,19 +61,24 @@ def between(session: Any, since: datetime, until: datetime) -> dict[Subject, Amo
     now = clock.now(session)
     if since <= now < until:
         _add(found, _running(session, now))
-    first, last = (at.astimezone(UTC).date() for at in (since, until))
-    kept = select(UsageRow).where(UsageRow.day >= first, UsageRow.day <= last)
-    _add(
-        found,
-        [
-            (
-                Subject(each.team, each.dag_id, each.region, each.pool),
-                Amount(each.items, each.slot_seconds, each.cpu_seconds, each.peak_memory_bytes),
-            )
-            for each in session.scalars(kept)
-        ],
-    )
+    _add(found, _kept(session, *(at.astimezone(UTC).date() for at in (since, until))))
     return found
+
+
+def _kept(session: Any, first: date, last: date) -> list[tuple[Subject, Amount]]:
+    """Return what is kept of the days from `first` to `last`."""
+    row = UsageRow
+    subject = (row.team, row.dag_id, row.region, row.pool)
+    sums = (func.sum(row.items), func.sum(row.slot_seconds), func.sum(row.cpu_seconds))
+    query = (
+        select(*subject, *sums, func.max(row.peak_memory_bytes))
+        .where(row.day >= first, row.day <= last)
+        .group_by(*subject)
+    )
+    return [
+        (Subject(*of), Amount(int(items), float(slots), float(cpu), int(peak)))
+        for *of, items, slots, cpu, peak in session.execute(query)
+    ]
 
 
 def _of_items(session: Any, *conditions: Any) -> dict[Subject, Amount]:

@@ -40,7 +40,6 @@ _WORKERS = (
 SHOWN = 12
 # With --all, workers beyond these are counted.
 SHOWN_WORKERS = 40
-_GOOD_HEALTH = frozenset({"healthy", "idle", "draining"})
 
 
 def register(app: typer.Typer) -> None:
@@ -111,7 +110,7 @@ def screen(found: dict[str, Any], *, everything: bool = False) -> RenderableType
     parts: list[RenderableType] = [Text(_summary(found, now)), Text(_totals(found))]
     regions = found["regions"]
     if not everything and len(regions) > SHOWN:
-        regions = [row for row in regions if row["health"] not in _GOOD_HEALTH]
+        regions = [row for row in regions if row["troubled"]]
     parts += _listed(regions, len(found["regions"]), _REGIONS, lambda row: _region(row, now), "regions")
     parts += _workers(found, everything=everything)
     return Group(*parts)
@@ -151,7 +150,7 @@ def _totals(found: dict[str, Any]) -> str:
     def add(name: str) -> int:
         return sum(row[name] for row in regions)
 
-    bad = sum(row["health"] not in _GOOD_HEALTH for row in regions)
+    bad = sum(row["troubled"] for row in regions)
     failed = sum(pool["failed"] for row in regions for pool in row["pools"])
     return (
         f"regions {len(regions)}, {bad} in trouble   workers {found['workers_total']}, {found['workers_troubled_total']} in trouble   "
