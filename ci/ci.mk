@@ -46,6 +46,7 @@ images-test: $(STAMP) ## publish dist/ to a registry on this machine, pull by di
 demo-images: $(STAMP) ## the demo with every worker in its container
 	@$(RUN) python ci/scripts/demo_images.py $(IMAGES_OUT)
 
+rollout-local: export BASE = debian
 rollout-local: $(STAMP) infra-install ## two releases through dev, staging and prod on this machine; a canary that fails and is rolled back (ONLY=1: dev alone; KEEP=dir keeps the builds)
 	@$(RUN) python ci/scripts/rollout_local.py $(BASE) $(if $(ONLY),--only $(ONLY)) $(if $(KEEP),--keep $(KEEP))
 

@@ -86,13 +86,15 @@ infra-test: infra/.venv/.installed ## the infrastructure's tests, in one process
 
 IMAGES_OUT ?= dist
 .PHONY: infra-boot proof-aws
-infra-boot: $(STAMP) infra-install ## boot what Terraform made on an emulator, from task definitions and user data, and run the demo on it (root; BASE as in images)
+# They need no container registry unless they are told so (BASE=pinned).
+infra-boot proof-aws: export BASE = debian
+infra-boot: $(STAMP) infra-install ## boot what Terraform made on an emulator, from task definitions and user data, and run the demo on it (root)
 	@test -e $(IMAGES_OUT)/release.json || $(MAKE) images
 	@$(RUN) python -m tests.boot $(IMAGES_OUT)
 
 PROOF_AWS_INFRA := tests/infra/aws_rules tests/infra/test_preflight.py tests/infra/test_cost.py tests/infra/test_emulator_fixes.py tests/infra/test_emulator_targets.py
 
-proof-aws: $(STAMP) infra-install ## AWS's rules, preflight with planted faults, cost, and the boot of what Terraform made with the demo (root; BASE as in images)
+proof-aws: $(STAMP) infra-install ## AWS's rules, preflight with planted faults, cost, and the boot of what Terraform made with the demo (root)
 	@for tool in buildah podman skopeo docker-registry; do command -v $$tool >/dev/null || { $(MAKE) images-tools; break; }; done
 	@test -e $(IMAGES_OUT)/release.json || $(MAKE) images
 	@AIRBRIDGE_IMAGES=$(abspath $(IMAGES_OUT)) $(RUN) python ci/scripts/proof.py aws tests/boot --infra $(PROOF_AWS_INFRA)

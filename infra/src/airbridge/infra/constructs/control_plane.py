@@ -352,7 +352,7 @@ def settings(
         # uvicorn's supervisor of several kills each that imports Airflow for longer than 5 s, as on a small task; copies scale.
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__CORE__EXECUTOR": "airbridge.executor.EdgeExecutor",
-        # User and password come as PGUSER and PGPASSWORD, from the secret that AWS rotates.
+        # User and password come as PGUSER and PGPASSWORD: each service's own role, not the owner, whose password AWS rotates.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database_host}/airflow?sslmode=require",
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": bundles or json.dumps([_PUSHED]),
         "AWS_REGION": home_region,
