@@ -99,17 +99,18 @@ def test_team_example_is_of_an_environment(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_environment_example_is_a_region(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The region of the AWS guide has only keys that exist, with allowed values."""
+    """The regions of the AWS guide have only keys that exist, with allowed values."""
     monkeypatch.syspath_prepend(str(ROOT / "infra" / "src"))
     import tomllib
 
     from airbridge.infra.environment import RegionConfig
     from airbridge.infra.ui_auth import Auth
 
-    [text, sign_in] = page("docs/how-to/deploy-on-aws.md").blocks("toml")
+    plain, sign_in, brought = page("docs/how-to/deploy-on-aws.md").blocks("toml")
     assert Auth.model_validate(tomllib.loads(sign_in)["control_plane"]["auth"]).is_oidc
-    [region] = tomllib.loads(text)["region"]
-    assert RegionConfig.model_validate(region).name == "eu-west-1"
+    for text in (plain, brought):
+        [region] = tomllib.loads(text)["region"]
+        assert RegionConfig.model_validate(region).name == "eu-west-1"
 
 
 @pytest.mark.parametrize("each", PAGES, ids=lambda each: each.name)

@@ -71,6 +71,22 @@ _ISOLATED = {
 #: Families of instances with NVIDIA GPUs. Unverified: compare with "Accelerated computing" in the EC2 instance types.
 GPU_FAMILIES = ("g4dn", "g5", "g6", "g6e", "gr6", "p3", "p3dn", "p4d", "p4de", "p5", "p5e", "p5en")
 
+# What a worker calls: its queue, its image, its logs, its keys, its identity, and how operators reach it.
+WORKER_ENDPOINTS = (
+    "autoscaling",
+    "ec2messages",
+    "ecr.api",
+    "ecr.dkr",
+    "kms",
+    "logs",
+    "secretsmanager",
+    "sqs",
+    "ssm",
+    "ssmmessages",
+    "sts",
+)
+CONTROL_PLANE_ENDPOINTS = ("ecr.api", "ecr.dkr", "kms", "logs", "monitoring", "secretsmanager", "sqs", "sts")
+
 
 def zones(region: str) -> tuple[str, ...]:
     """Return the zones that are used where none are named."""

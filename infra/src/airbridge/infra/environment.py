@@ -11,6 +11,7 @@ from functools import cached_property
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -36,8 +37,105 @@ AirflowOptions = Annotated[dict[str, str], AfterValidator(validation.require_air
 Variables = Annotated[dict[str, str], AfterValidator(validation.require_variables)]
 
 
+TaskAction = Annotated[
+    str, Field(pattern=r"^[a-z0-9-]+:[A-Za-z0-9]+$"), AfterValidator(validation.require_task_action)
+]
+SubnetId = Annotated[str, Field(pattern=r"^subnet-[0-9a-f]{8,17}$")]
+EndpointName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*(\.[a-z0-9-]+)*$")]
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskStatement(_Model):
+    """What the role of a pool's tasks allows beyond the region's data."""
+
+    actions: Annotated[
+        tuple[TaskAction, ...],
+        Field(min_length=1, description="actions, each in full, as in `dynamodb:GetItem`"),
+    ]
+    resources: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^arn:aws:\S+$")], ...],
+        Field(min_length=1, description="ARNs"),
+    ]
+    conditions: dict[str, dict[str, str | list[str]]] = Field(
+        default={}, description="conditions, by operator and key, as IAM writes them"
+    )
+
+
+class Egress(_Model):
+    """A network beyond AWS's services that tasks of a region reach: a database, an API, a data centre."""
+
+    name: PoolName = Field(description="name of the network, unique in its region")
+    cidr: IPv4Network = Field(description="its range")
+    ports: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=65535)], ...], Field(min_length=1, description="TCP ports there")
+    ]
+    via: Annotated[
+        str | None,
+        Field(
+            pattern=r"^(nat|tgw-[0-9a-f]{17}|pcx-[0-9a-f]{8,17})$",
+            description="the way there: a transit gateway (`tgw-…`), to which the network is attached; an accepted peering (`pcx-…`); or "
+            "`nat`, NAT gateways of the region's own, one a zone. An existing network has routes of its own: left out there",
+        ),
+    ] = None
+
+
+class GivenNetwork(_Model):
+    """A VPC that exists, in place of one that the stacks make: its subnets and routes stay as they are."""
+
+    vpc: Annotated[
+        str, Field(pattern=r"^vpc-[0-9a-f]{8,17}$", description="id of the VPC; `cidr` is its range")
+    ]
+    subnets: Annotated[
+        tuple[SubnetId, ...],
+        Field(
+            min_length=2, description="private subnets, in different zones: of machines, endpoints, balancers"
+        ),
+    ]
+    public_subnets: tuple[SubnetId, ...] = Field(
+        default=(),
+        description="public subnets of the UI's balancer, in different zones; the control plane's network has them",
+    )
+    route_tables: tuple[Annotated[str, Field(pattern=r"^rtb-[0-9a-f]{8,17}$")], ...] = Field(
+        default=(), description="route tables of the subnets, which S3's endpoint joins"
+    )
+    endpoints: bool = Field(
+        default=True,
+        description="whether the stacks make the endpoints to AWS's services; `false` where the VPC has those that the reference lists, "
+        "with private names",
+    )
+
+
+class Dns(_Model):
+    """A hosted zone in which the stacks write records."""
+
+    zone: Annotated[str, Field(pattern=r"^Z[A-Z0-9]{5,31}$", description="id of the hosted zone in Route 53")]
+    domain: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$",
+            description="its domain: the host of `auth.url` and the gateway's name get records if they lie in it",
+        ),
+    ]
+
+    def has(self, host: str) -> bool:
+        """Return whether a host name lies in the domain."""
+        return host == self.domain or host.endswith(f".{self.domain}")
+
+
+class Subscription(_Model):
+    """Who gets alarms."""
+
+    protocol: Literal["email", "https", "sqs", "lambda"] = Field(description="how")
+    endpoint: Annotated[
+        str,
+        Field(
+            pattern=r"^\S+$",
+            description="address, URL or ARN; an address must confirm each region's topic",
+        ),
+    ]
 
 
 class Pool(_Model):
@@ -56,6 +154,13 @@ class Pool(_Model):
         default=None,
         description="derived image of this pool's workers, by its name in `images.derived`; the worker image without",
     )
+    ami: Annotated[
+        str | None,
+        Field(
+            pattern=r"^ami-[0-9a-f]{8,17}$",
+            description="machine image, with what the ECS-optimised one of Amazon Linux 2023 has; that one without",
+        ),
+    ] = None
     slots: Annotated[int, Field(ge=1, le=256, description="tasks that one instance runs at a time")]
     min_instances: Annotated[int, Field(ge=0, le=500, description="instances that always run")] = 0
     max_instances: Annotated[int, Field(ge=1, le=500, description="upper limit of autoscaling")]
@@ -69,6 +174,9 @@ class Pool(_Model):
     ] = 3600
     data_write: tuple[DataPrefix, ...] = Field(
         default=(), description="prefixes of S3 that tasks of this pool may write, and read"
+    )
+    task_statements: tuple[TaskStatement, ...] = Field(
+        default=(), description="what tasks of this pool may do beyond the region's data"
     )
     task_env: Variables = Field(
         default={}, description="environment variables of this pool's tasks; they are no place for secrets"
@@ -91,6 +199,11 @@ class RegionConfig(_Model):
         default=(), description="prefixes of data in this region; its workers may read them"
     )
     log_days: Annotated[int, Field(ge=1, le=3650, description="retention of task logs")] = 90
+    network: GivenNetwork | None = None
+    endpoints: tuple[EndpointName, ...] = Field(
+        default=(), description="endpoints to further services of AWS that tasks call, as in `dynamodb`"
+    )
+    egress: tuple[Egress, ...] = ()
     pools: Annotated[tuple[Pool, ...], Field(alias="pool", min_length=1)]
 
 
@@ -172,6 +285,8 @@ class ControlPlane(_Model):
             description="ACM certificate of the UI",
         ),
     ]
+    network: GivenNetwork | None = None
+    dns: Dns | None = None
     ui_cidrs: Annotated[
         tuple[IPv4Network, ...], Field(min_length=1, description="networks that may reach the UI")
     ]
@@ -300,11 +415,23 @@ class Environment(_Model):
     protection: Protection = Protection()
     regions: Annotated[tuple[RegionConfig, ...], Field(alias="region", min_length=1)]
     teams: Annotated[tuple[Team, ...], Field(alias="team")] = ()
+    alarm_subscriptions: Annotated[tuple[Subscription, ...], Field(alias="alarm_subscription")] = ()
 
     @property
     def is_economical(self) -> bool:
         """Return whether the networks do without NAT and interface endpoints."""
         return self.shape == "development"
+
+    @property
+    def task_services(self) -> list[str]:
+        """Return the services of AWS that the statements of pools name."""
+        statements = [
+            statement
+            for region in self.regions
+            for pool in region.pools
+            for statement in pool.task_statements
+        ]
+        return sorted({action.partition(":")[0] for each in statements for action in each.actions})
 
     @property
     def replicated(self) -> list[str]:
@@ -314,9 +441,24 @@ class Environment(_Model):
         others = sorted({region.name for region in self.regions} - {self.home_region})
         return others[: aws_facts.REPLICATION_DESTINATIONS]
 
+    def alarm_endpoints(self, region: str) -> list[tuple[str, str]]:
+        """Return who is told of a region's alarms, as protocol and endpoint; SNS calls functions of its own region alone."""
+        return [
+            (each.protocol, each.endpoint)
+            for each in self.alarm_subscriptions
+            if each.protocol != "lambda" or each.endpoint.split(":")[3] == region
+        ]
+
     def worker_image(self, pool: Pool) -> str:
         """Return the image of a pool's workers, by digest."""
         return self.images.worker if pool.image is None else self.images.derived[pool.image]
+
+    @property
+    def hosts(self) -> dict[str, str]:
+        """Return the host names of the UI (empty without sign-in) and of the gateway."""
+        auth = self.control_plane.auth
+        ui = (urlsplit(auth.url).hostname or "") if auth else ""
+        return {"ui": ui, "gateway": f"gateway.{self.trust_domain}"}
 
     @cached_property
     def names(self) -> Names:

@@ -13,7 +13,7 @@ from airbridge.infra import aws_facts
 from airbridge.infra.exceptions import UnsafeStackError
 
 if TYPE_CHECKING:
-    from airbridge.infra.environment import Environment, Pool, RegionConfig
+    from airbridge.infra.environment import Egress, Environment, Pool, RegionConfig
 
 _IMAGE = re.compile(r"^[a-z0-9]+(?:[._/-][a-z0-9]+)*@sha256:[0-9a-f]{64}$")
 _INSTANCE_TYPE = re.compile(
@@ -134,6 +134,25 @@ def require_variables(variables: dict[str, str]) -> dict[str, str]:
     return variables
 
 
+# What no role of tasks is given: it would change who may do what, in the account or beyond.
+_CLOSED_SERVICES = (
+    "account",
+    "iam",
+    "organizations",
+    "sso",
+    "identitystore",
+    "kms:CreateGrant",
+    "kms:PutKeyPolicy",
+)
+
+
+def require_task_action(action: str) -> str:
+    """The action, if tasks may be given it; ValueError otherwise."""
+    if action in _CLOSED_SERVICES or action.partition(":")[0] in _CLOSED_SERVICES:
+        raise ValueError(f"{action} changes who may do what; no task gets it")
+    return action
+
+
 def require_fargate_size(cpu: int, memory: int) -> None:
     """Raise ValueError, with the sizes that there are, unless Fargate offers tasks of this CPU and memory."""
     if cpu / 1024 not in _FARGATE_SIZES:
@@ -174,6 +193,9 @@ def _problems(environment: Environment) -> Iterator[str]:
             yield from _pool_problems(region, pool)
             yield from _unknown_image(environment, region, pool)
     yield from _team_problems(environment)
+    yield from _network_problems(environment)
+    yield from _record_problems(environment)
+    yield from _subscription_problems(environment)
     yield from _unreachable_operators(environment)
     yield from _password_files(environment)
     yield from _unprotected(environment)
@@ -259,6 +281,63 @@ def _team_problems(environment: Environment) -> Iterator[str]:
         for queue in team.quota:
             if queue.removeprefix("default@") not in queues:
                 yield f"team {team.name}: quota: {queue!r} is no queue (there are {', '.join(queues)})"
+
+
+def _network_problems(environment: Environment) -> Iterator[str]:
+    given = environment.control_plane.network
+    if given and len(given.public_subnets) < 2:
+        yield "control_plane.network.public_subnets: the UI's balancer needs two or more, in different zones"
+    if given and environment.is_economical:
+        yield "control_plane.network: the development shape makes networks of its own; choose shape standard"
+    for region in environment.regions:
+        where = f"region {region.name}"
+        if region.network and environment.is_economical:
+            yield f"{where}: network: the development shape makes networks of its own; choose shape standard"
+        if region.network and region.network.public_subnets:
+            yield f"{where}: network.public_subnets: nothing of an edge region is public; leave them out"
+        if twice := sorted({*region.endpoints} & {*aws_facts.WORKER_ENDPOINTS, "s3"}):
+            yield f"{where}: endpoints: {', '.join(twice)} is made for every region; leave it out"
+        if region.endpoints and environment.is_economical:
+            yield f"{where}: endpoints: machines of the development shape reach AWS by the internet; leave them out"
+        yield from _repeated(f"{where}: endpoints", region.endpoints)
+        yield from _repeated(f"{where}: egress", (each.name for each in region.egress))
+        for each in region.egress:
+            yield from _egress_problems(environment, region, each)
+
+
+def _egress_problems(environment: Environment, region: RegionConfig, each: Egress) -> Iterator[str]:
+    where = f"region {region.name}: egress {each.name}"
+    if each.cidr.overlaps(region.cidr) and each.via != "nat":
+        yield f"{where}: cidr: {each.cidr} overlaps the region's own {region.cidr}"
+    others = [other for other in region.egress if other.cidr == each.cidr and other.via != each.via]
+    if others and each.name < others[0].name:
+        yield f"{where}: via: {each.cidr} has another way in {others[0].name}; a range has one"
+    if region.network and each.via is not None:
+        yield f"{where}: via: the existing network's own routes lead there; leave via out"
+    elif environment.is_economical and each.via is not None:
+        yield f"{where}: via: machines of the development shape reach the internet themselves, and nothing else; leave via out"
+    elif not region.network and not environment.is_economical and each.via is None:
+        yield f"{where}: via: is missing, and the network routes nothing there; name a tgw-…, a pcx-…, or nat"
+
+
+def _record_problems(environment: Environment) -> Iterator[str]:
+    dns = environment.control_plane.dns
+    if dns and not any(dns.has(host) for host in environment.hosts.values()):
+        names = " and ".join(host for host in environment.hosts.values() if host)
+        yield f"control_plane.dns.domain: {dns.domain} has neither of the names there are, {names}"
+
+
+def _subscription_problems(environment: Environment) -> Iterator[str]:
+    forms = {
+        "email": (r"[^@\s]+@[^@\s]+\.[^@\s]+", "an address"),
+        "https": (r"https://\S+", "an https URL"),
+        "sqs": (r"arn:aws:sqs:[a-z0-9-]+:\d{12}:[\w-]+", "a queue's ARN"),
+        "lambda": (r"arn:aws:lambda:[a-z0-9-]+:\d{12}:function:[\w:-]+", "a function's ARN"),
+    }
+    for each in environment.alarm_subscriptions:
+        form, what = forms[each.protocol]
+        if not re.fullmatch(form, each.endpoint):
+            yield f"alarm_subscription: endpoint: {each.endpoint!r} is not {what}, which {each.protocol} needs"
 
 
 def _is_placeholder(image: str) -> bool:

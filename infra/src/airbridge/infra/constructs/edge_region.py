@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from airbridge.infra import observability_definitions
@@ -49,6 +49,8 @@ class EdgeRegionProps:
     bundle_bucket: str
     log_days: int
     alarm_prefix: str
+    #: Protocol and endpoint of each.
+    alarm_subscriptions: Sequence[tuple[str, str]] = ()
     protect: bool = True
 
 
@@ -66,7 +68,12 @@ class EdgeRegion(Construct):
         self.topic = AlarmTopic(
             self,
             "alarms",
-            TopicProps(f"{props.alarm_prefix}-alarms", key_arn=props.key_arn, account=props.account),
+            TopicProps(
+                f"{props.alarm_prefix}-alarms",
+                key_arn=props.key_arn,
+                account=props.account,
+                subscriptions=props.alarm_subscriptions,
+            ),
         )
         self._alarms()
 

@@ -269,9 +269,10 @@ def boundary(environment: Environment) -> Sequence[Statement]:
 
     A boundary grants nothing; it caps what the roles' own policies grant.
     """
+    services = sorted({*_RUNTIME_SERVICES, *environment.task_services})
     return (
         _BoundaryStatement(
-            sid="Services", actions=[f"{service}:*" for service in _RUNTIME_SERVICES], resources=("*",)
+            sid="Services", actions=[f"{service}:*" for service in services], resources=("*",)
         ),
         Statement(
             sid="NotTheState",

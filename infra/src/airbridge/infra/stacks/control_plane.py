@@ -27,20 +27,18 @@ from airbridge.infra.constructs.network.balancers import (
     Ui,
     UiProps,
 )
-from airbridge.infra.constructs.network.network import CONTROL_PLANE_ENDPOINTS, Network, NetworkProps
+from airbridge.infra.constructs.network.network import Network
+from airbridge.infra.constructs.network.new_network import NewNetwork, NewNetworkProps
+from airbridge.infra.constructs.network.records import alias
 from airbridge.infra.constructs.storage.database import PORT, Database, DatabaseProps
 from airbridge.infra.iam import regions as iam_regions
 from airbridge.infra.stacks import foundation
 from airbridge.infra.stacks.base import Deployment, Stack
 from airbridge.infra.stacks.foundation import Foundation
+from airbridge.infra.stacks.networks import Common, existing
 from airbridge.infra.ui_auth import RULES_FILE, Auth
 
 NAME = "control-plane"
-
-
-def gateway_host(trust_domain: str) -> str:
-    """The name in the gateway's certificate."""
-    return f"gateway.{trust_domain}"
 
 
 def split_image(reference: str) -> tuple[str, str]:
@@ -80,26 +78,38 @@ class ControlPlaneStack(Stack):
         self.topic = AlarmTopic(
             self,
             "alarms",
-            TopicProps(f"{self.names.base}-alarms", self.foundation.key_arn, environment.account),
+            TopicProps(
+                f"{self.names.base}-alarms",
+                self.foundation.key_arn,
+                environment.account,
+                environment.alarm_endpoints(self.region),
+            ),
         )
         self.database = self._database()
         self.ui, self.entrance = self._balancers()
+        self._records()
         self.control_plane = self._services()
         self._observability()
         self._outputs()
 
     def _network(self) -> Network:
+        """Make the control plane's network, or take the one that the environment gives."""
         plane = self.environment.control_plane
-        return Network(
+        common: Common = {
+            "name": f"{self.names.base}-control-plane",
+            "region": self.region,
+            "account": self.environment.account,
+            "cidr": plane.cidr,
+        }
+        if plane.network:
+            return existing(self, plane.network, aws_facts.CONTROL_PLANE_ENDPOINTS, common)
+        return NewNetwork(
             self,
             "network",
-            NetworkProps(
-                name=f"{self.names.base}-control-plane",
-                region=self.region,
-                account=self.environment.account,
-                cidr=plane.cidr,
+            NewNetworkProps(
+                **common,
                 zones=plane.zones or aws_facts.zones(self.region),
-                endpoints=() if self.environment.is_economical else CONTROL_PLANE_ENDPOINTS,
+                endpoints=() if self.environment.is_economical else aws_facts.CONTROL_PLANE_ENDPOINTS,
                 key_arn=self.foundation.key_arn,
                 public=True,
                 nat=not self.environment.is_economical,
@@ -174,6 +184,16 @@ class ControlPlaneStack(Stack):
         self.network.allow_in(entrance.group, "sessions", OPERATOR_PORT, source=self.operator_group)
         return ui, entrance
 
+    def _records(self) -> None:
+        """Point the names that lie in the environment's domain at the balancers."""
+        plane = self.environment.control_plane
+        for name, balancer in (
+            ("ui", self.ui.balancer),
+            ("gateway", self.entrance.balancer),
+        ):
+            if plane.dns and (host := self.environment.hosts[name]) and plane.dns.has(host):
+                alias(self, f"{name}-record", plane.dns.zone, host, balancer)
+
     def _regions(self) -> str:
         """The region catalogue, in TOML."""
         regions = [
@@ -233,7 +253,7 @@ class ControlPlaneStack(Stack):
             image=self.names.image(self.region, image, digest),
             repository_arn=self.foundation.repository_arn("control_plane"),
             key_arn=self.foundation.key_arn,
-            subnet_ids=[subnet.id for subnet in self.network.machine_subnets],
+            subnet_ids=self.network.machine_subnet_ids,
             public_addresses=self.network.has_addresses,
             environment={
                 **environment.control_plane.environment,
@@ -244,7 +264,7 @@ class ControlPlaneStack(Stack):
                     self.region,
                     environment.images.admitted,
                     trust_domain=environment.trust_domain,
-                    gateway_name=gateway_host(environment.trust_domain),
+                    gateway_name=environment.hosts["gateway"],
                     sandbox=environment.control_plane.sandbox,
                     policy=self.deployment.policy is not None,
                     bundles=environment.control_plane.airflow.get("dag_processor.dag_bundle_config_list"),
@@ -344,7 +364,7 @@ class ControlPlaneStack(Stack):
                     f"The gateway's balancer (port {EDGE_PORT} behind 443)",
                 ),
                 "gateway_host": (
-                    gateway_host(self.environment.trust_domain),
+                    self.environment.hosts["gateway"],
                     "The name in the gateway's certificate",
                 ),
                 "gateway_service_name": (self.entrance.service.service_name, "What edge networks connect to"),

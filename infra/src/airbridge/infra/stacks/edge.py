@@ -15,14 +15,17 @@ from airbridge.infra.constructs.compute.worker_role import (
     worker_role,
 )
 from airbridge.infra.constructs.edge_region import EdgeRegion, EdgeRegionProps, PoolQueue
+from airbridge.infra.constructs.iam.policy import Statement
 from airbridge.infra.constructs.iam.role import Role
 from airbridge.infra.constructs.network.gateway_link import GatewayLink, GatewayLinkProps
-from airbridge.infra.constructs.network.network import WORKER_ENDPOINTS, Network, NetworkProps
+from airbridge.infra.constructs.network.network import Network
+from airbridge.infra.constructs.network.new_network import NewNetwork, NewNetworkProps, Route
 from airbridge.infra.constructs.storage.key import Key, KeyProps
 from airbridge.infra.environment import Pool, RegionConfig
 from airbridge.infra.scaling import ScalingPlan
 from airbridge.infra.stacks import control_plane
 from airbridge.infra.stacks.base import Deployment, Stack
+from airbridge.infra.stacks.networks import Common, existing
 from airbridge.infra.validation import architecture
 
 
@@ -59,21 +62,35 @@ class EdgeStack(Stack):
         )
 
     def _network(self) -> Network:
-        return Network(
+        """Make the region's network, or take the one that the environment gives."""
+        region = self._region
+        common: Common = {
+            "name": self._prefix,
+            "region": self.region,
+            "account": self.environment.account,
+            "cidr": region.cidr,
+            "foreign_buckets": [_bucket(prefix) for prefix in region.data],
+            "written_buckets": [_bucket(each) for pool in region.pools for each in pool.data_write],
+        }
+        endpoints = (*aws_facts.WORKER_ENDPOINTS, *region.endpoints)
+        if region.network:
+            return existing(self, region.network, endpoints, common)
+        nat = any(each.via == "nat" for each in region.egress)
+        return NewNetwork(
             self,
             "network",
-            NetworkProps(
-                name=self._prefix,
-                region=self.region,
-                account=self.environment.account,
-                cidr=self._region.cidr,
-                zones=self._region.zones or aws_facts.zones(self.region),
-                endpoints=() if self.environment.is_economical else WORKER_ENDPOINTS,
-                public=self.environment.is_economical,
-                nat=False,
+            NewNetworkProps(
+                **common,
+                zones=region.zones or aws_facts.zones(self.region),
+                endpoints=() if self.environment.is_economical else endpoints,
+                public=self.environment.is_economical or nat,
+                nat=nat,
                 key_arn=self.key.arn,
-                foreign_buckets=[_bucket(prefix) for prefix in self._region.data],
-                written_buckets=[_bucket(each) for pool in self._region.pools for each in pool.data_write],
+                routes=[
+                    Route(each.name, str(each.cidr), each.via)
+                    for each in region.egress
+                    if each.via is not None and each.via != "nat"
+                ],
             ),
         )
 
@@ -85,7 +102,7 @@ class EdgeStack(Stack):
             GatewayLinkProps(
                 service_name=self._control_plane.get_string("gateway_service_name"),
                 service_region=self.environment.home_region,
-                host=control_plane.gateway_host(self.environment.trust_domain),
+                host=self.environment.hosts["gateway"],
                 region=self.region,
                 cidr=str(self._region.cidr),
                 zones=1 if self.environment.is_economical else None,
@@ -115,6 +132,7 @@ class EdgeStack(Stack):
                 bundle_bucket=names.bundle_bucket(self.region),
                 log_days=self._region.log_days,
                 alarm_prefix=self._prefix,
+                alarm_subscriptions=self.environment.alarm_endpoints(self.region),
                 protect=self.deployment.protect,
             ),
         )
@@ -147,6 +165,15 @@ class EdgeStack(Stack):
                 worker_role_arn=self.roles[pool.name].arn,
                 data=self._region.data,
                 writes=pool.data_write,
+                statements=[
+                    Statement(
+                        sid=f"Pool{index}",
+                        actions=each.actions,
+                        resources=each.resources,
+                        conditions=each.conditions,
+                    )
+                    for index, each in enumerate(pool.task_statements)
+                ],
             ),
         )
 
@@ -156,6 +183,9 @@ class EdgeStack(Stack):
         )
         self.network.allow_aws(group)
         self.network.allow_out(group, "gateway", 443, target=self.link.group)
+        for each in self._region.egress:
+            for port in each.ports:
+                self.network.allow_out(group, f"{each.name}-{port}", port, cidr=str(each.cidr))
         image, digest = control_plane.split_image(self.environment.worker_image(pool))
         uri = self.names.image(self.region, image, digest)
         return WorkerPool(
@@ -166,7 +196,7 @@ class EdgeStack(Stack):
                 region=self.region,
                 pool=pool.name,
                 role_name=self.roles[pool.name].name,
-                subnet_ids=[subnet.id for subnet in self.network.machine_subnets],
+                subnet_ids=self.network.machine_subnet_ids,
                 public_address=self.network.has_addresses,
                 security_group_id=group.id,
                 machine_image=self._machine_image(pool),
@@ -196,13 +226,15 @@ class EdgeStack(Stack):
 
     def _machine_image(self, pool: Pool) -> str:
         """Look the AMI up when Terraform plans: a launch template that names a parameter cannot be rolled back to."""
+        if pool.ami is not None:
+            return pool.ami
         kind = pool.instance_types[0]
         parameter = aws_facts.ecs_ami_parameter(architecture(kind), gpu=aws_facts.has_gpu(kind))
         found = aws.data_aws_ssm_parameter.DataAwsSsmParameter(self, f"image-{pool.name}", name=parameter)
         return str(found.insecure_value)
 
     def _settings(self, pool: Pool) -> dict[str, str]:
-        host = control_plane.gateway_host(self.environment.trust_domain)
+        host = self.environment.hosts["gateway"]
         _, digest = control_plane.split_image(self.environment.worker_image(pool))
         return {
             # A container cannot find out its own digest, and the gateway admits workers by it.

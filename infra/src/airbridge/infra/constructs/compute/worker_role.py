@@ -53,6 +53,8 @@ class TaskRoleProps:
     data: Sequence[str]
     #: Prefixes that the pool's tasks may write, and read.
     writes: Sequence[str] = ()
+    #: What the environment's file allows beyond.
+    statements: Sequence[Statement] = ()
 
 
 def task_role(scope: Construct, id_: str, props: TaskRoleProps) -> Role:
@@ -65,7 +67,7 @@ def task_role(scope: Construct, id_: str, props: TaskRoleProps) -> Role:
             name=props.name,
             description="Tasks of one pool",
             trust=(trust,),
-            statements=(*_data(props.data), *_writes(props.writes)),
+            statements=(*_data(props.data), *_writes(props.writes), *props.statements),
         ),
     )
 

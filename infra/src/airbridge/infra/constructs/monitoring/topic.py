@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from airbridge.infra.cdk import Construct, aws
 from airbridge.infra.constructs.iam.policy import Statement, policy_document, tls_only
@@ -10,15 +12,16 @@ from airbridge.infra.constructs.iam.policy import Statement, policy_document, tl
 
 @dataclass(frozen=True)
 class TopicProps:
-    """A topic's name, its key, and the account whose alarms may publish to it."""
+    """A topic's name, its key, the account whose alarms may publish to it, and who is told (protocol and endpoint)."""
 
     name: str
     key_arn: str
     account: str
+    subscriptions: Sequence[tuple[str, str]] = ()
 
 
 class AlarmTopic(Construct):
-    """Topic of the alarms; subscriptions are made outside of these stacks."""
+    """Topic of the alarms, and its subscriptions."""
 
     def __init__(self, scope: Construct, id_: str, props: TopicProps) -> None:
         super().__init__(scope, id_)
@@ -36,6 +39,15 @@ class AlarmTopic(Construct):
             arn=self.arn,
             policy=policy_document([publish, tls_only("sns:Publish", (self.arn,))]),
         )
+        for protocol, endpoint in props.subscriptions:
+            aws.sns_topic_subscription.SnsTopicSubscription(
+                self,
+                # By what it is, not by its place in a list, which a removed one would move.
+                f"subscription-{sha256(f'{protocol} {endpoint}'.encode()).hexdigest()[:8]}",
+                topic_arn=self.arn,
+                protocol=protocol,
+                endpoint=endpoint,
+            )
 
     @property
     def arn(self) -> str:

@@ -31,14 +31,14 @@ class GatewayLink(Construct):
         self.endpoint = aws.vpc_endpoint.VpcEndpoint(
             self,
             "endpoint",
-            vpc_id=network.vpc.id,
+            vpc_id=network.vpc_id,
             service_name=props.service_name,
             service_region=props.service_region,
             vpc_endpoint_type="Interface",
-            subnet_ids=[subnet.id for subnet in network.private_subnets[: props.zones]],
+            subnet_ids=network.private_subnet_ids[: props.zones],
             security_group_ids=[self.group.id],
         )
-        zone_vpc = aws.route53_zone.Route53ZoneVpc(vpc_id=network.vpc.id, vpc_region=props.region)
+        zone_vpc = aws.route53_zone.Route53ZoneVpc(vpc_id=network.vpc_id, vpc_region=props.region)
         zone = aws.route53_zone.Route53Zone(
             self,
             "zone",

@@ -1,9 +1,6 @@
-"""A VPC whose private subnets reach AWS through endpoints, and nothing else unless a public side is requested.
+"""What every network of a region offers: security groups, rules, endpoints to AWS's services.
 
-Without NAT and endpoints (the development shape), machines stand in public subnets with addresses of their own, which
-security groups close to everything that comes in.
-
-Layout: the network is cut into eight. Zone i has private share i; if there is a public side, public share 4 + i.
+A `NewNetwork` is made by the stacks, an `ExistingNetwork` is there already.
 """
 
 from __future__ import annotations
@@ -12,49 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
-from airbridge.infra import aws_facts
 from airbridge.infra.cdk import Construct, ITerraformDependable, aws
-from airbridge.infra.constructs.iam.policy import (
-    EndpointStatement,
-    Statement,
-    assumed_by_service,
-    policy_document,
-)
-from airbridge.infra.constructs.iam.role import Role, RoleProps
-from airbridge.infra.constructs.monitoring.log_group import log_group
-
-# What a worker calls: its queue, its image, its logs, its keys, its identity, and how operators reach it.
-WORKER_ENDPOINTS = (
-    "autoscaling",
-    "ec2messages",
-    "ecr.api",
-    "ecr.dkr",
-    "kms",
-    "logs",
-    "secretsmanager",
-    "sqs",
-    "ssm",
-    "ssmmessages",
-    "sts",
-)
-CONTROL_PLANE_ENDPOINTS = ("ecr.api", "ecr.dkr", "kms", "logs", "monitoring", "secretsmanager", "sqs", "sts")
+from airbridge.infra.constructs.iam.policy import EndpointStatement, Statement, policy_document
 
 
 @dataclass(frozen=True)
 class NetworkProps:
-    """A network's range, its zones (`az1`), its endpoints, and whether it has a public side with NAT."""
+    """A network's range, and its endpoints to AWS's services."""
 
     name: str
     region: str
     account: str
     cidr: IPv4Network
-    zones: Sequence[str]
     endpoints: Sequence[str]
-    key_arn: str
-    public: bool = False
-    #: NAT gateways of the public side, one a zone.
-    nat: bool = True
-    flow_log_days: int = 30
     #: Buckets outside of the account whose objects this network's machines may read.
     foreign_buckets: Sequence[str] = ()
     #: Buckets in which they may write as well.
@@ -62,43 +29,32 @@ class NetworkProps:
 
 
 class Network(Construct):
-    """Private subnets over two or three zones, endpoints, flow logs, and optionally a public side."""
+    """Subnets of one VPC by their ids, and what may pass between its machines and others."""
+
+    #: The VPC's id.
+    vpc_id: str
+    #: Subnets of endpoints, balancers and the database, by id.
+    private_subnet_ids: list[str]
+    #: Subnets of balancers that the internet reaches, by id.
+    public_subnet_ids: list[str]
+    #: The security group of the interface endpoints.
+    endpoints_group: aws.security_group.SecurityGroup
 
     def __init__(self, scope: Construct, id_: str, props: NetworkProps) -> None:
         super().__init__(scope, id_)
         self._props = props
-        self._shares = list(props.cidr.subnets(prefixlen_diff=3))
-        self.vpc = aws.vpc.Vpc(
-            self,
-            "vpc",
-            cidr_block=str(props.cidr),
-            enable_dns_hostnames=True,
-            enable_dns_support=True,
-            tags={"Name": props.name},
-        )
-        # The group that AWS makes with the VPC allows everything inside it; this empties it.
-        aws.default_security_group.DefaultSecurityGroup(self, "default-group", vpc_id=self.vpc.id)
-        self._record_flows()
-        self._route_tables: list[aws.route_table.RouteTable] = []
         #: Routes, endpoints and rules. No reference of a task names them, but it has no way out before they exist.
         self.ways: list[ITerraformDependable] = []
-        gateways = self._public_side() if props.public else []
-        self._route_tables += [
-            self._private_zone(i, gateways[i] if gateways else None) for i in range(len(props.zones))
-        ]
-        self.endpoints_group = self.security_group("endpoints", "HTTPS from this network to AWS")
-        self.allow_in(self.endpoints_group, "https", 443, cidr=str(props.cidr))
-        self._endpoints()
 
     @property
-    def machine_subnets(self) -> list[aws.subnet.Subnet]:
-        """Subnets of services and workers."""
-        return self.public_subnets if self.has_addresses else self.private_subnets
+    def machine_subnet_ids(self) -> list[str]:
+        """Subnets of services and workers, by id."""
+        return self.public_subnet_ids if self.has_addresses else self.private_subnet_ids
 
     @property
     def has_addresses(self) -> bool:
         """Return whether machines reach the internet by public addresses of their own."""
-        return self._props.public and not self._props.nat
+        return False
 
     def security_group(self, id_: str, description: str) -> aws.security_group.SecurityGroup:
         """A security group of this network, which allows nothing until rules are added."""
@@ -107,7 +63,7 @@ class Network(Construct):
             f"{id_}-group",
             name=f"{self._props.name}-{id_}",
             description=description,
-            vpc_id=self.vpc.id,
+            vpc_id=self.vpc_id,
             # Replaced with its users still attached, a group could not be deleted.
             lifecycle={"create_before_destroy": True},
         )
@@ -167,93 +123,20 @@ class Network(Construct):
         self.allow_out(group, "endpoints", 443, target=self.endpoints_group)
         self.allow_out(group, "s3", 443, prefix_list=self.s3_endpoint.prefix_list_id)
 
-    def _private_zone(self, index: int, nat: aws.nat_gateway.NatGateway | None) -> aws.route_table.RouteTable:
-        zone = self._props.zones[index]
-        subnet = aws.subnet.Subnet(
-            self,
-            f"private-{zone}",
-            vpc_id=self.vpc.id,
-            availability_zone_id=aws_facts.zone_id(self._props.region, zone),
-            cidr_block=str(self._shares[index]),
-            tags={"Name": f"{self._props.name}-private-{zone}"},
-        )
-        self.private_subnets = [*getattr(self, "private_subnets", []), subnet]
-        table = aws.route_table.RouteTable(
-            self,
-            f"private-{zone}-routes",
-            vpc_id=self.vpc.id,
-            tags={"Name": f"{self._props.name}-private-{zone}"},
-        )
-        if nat is not None:
-            route = aws.route.Route(
-                self,
-                f"private-{zone}-out",
-                route_table_id=table.id,
-                destination_cidr_block="0.0.0.0/0",
-                nat_gateway_id=nat.id,
-            )
-            self.ways.append(route)
-        routed = aws.route_table_association.RouteTableAssociation(
-            self, f"private-{zone}-routed", subnet_id=subnet.id, route_table_id=table.id
-        )
-        self.ways.append(routed)
-        return table
+    def _open_endpoints(self, route_table_ids: Sequence[str]) -> None:
+        """Make the endpoints, and their group; S3's is reached through these route tables."""
+        self.endpoints_group = self.security_group("endpoints", "HTTPS from this network to AWS")
+        self.allow_in(self.endpoints_group, "https", 443, cidr=str(self._props.cidr))
+        self._endpoints(route_table_ids)
 
-    def _public_side(self) -> list[aws.nat_gateway.NatGateway]:
-        internet = aws.internet_gateway.InternetGateway(
-            self, "internet", vpc_id=self.vpc.id, tags={"Name": self._props.name}
-        )
-        table = aws.route_table.RouteTable(
-            self, "public-routes", vpc_id=self.vpc.id, tags={"Name": f"{self._props.name}-public"}
-        )
-        route = aws.route.Route(
-            self,
-            "public-out",
-            route_table_id=table.id,
-            destination_cidr_block="0.0.0.0/0",
-            gateway_id=internet.id,
-        )
-        self.ways.append(route)
-        zones = range(len(self._props.zones))
-        self.public_subnets = [self._public_zone(index, table) for index in zones]
-        if self._props.nat:
-            return [self._nat(index, internet) for index in zones]
-        # S3's endpoint costs nothing, and its policy holds here too.
-        self._route_tables.append(table)
-        return []
-
-    def _public_zone(self, index: int, table: aws.route_table.RouteTable) -> aws.subnet.Subnet:
-        zone = self._props.zones[index]
-        subnet = aws.subnet.Subnet(
-            self,
-            f"public-{zone}",
-            vpc_id=self.vpc.id,
-            availability_zone_id=aws_facts.zone_id(self._props.region, zone),
-            cidr_block=str(self._shares[4 + index]),
-            map_public_ip_on_launch=False,
-            tags={"Name": f"{self._props.name}-public-{zone}"},
-        )
-        routed = aws.route_table_association.RouteTableAssociation(
-            self, f"public-{zone}-routed", subnet_id=subnet.id, route_table_id=table.id
-        )
-        self.ways.append(routed)
-        return subnet
-
-    def _nat(self, index: int, internet: aws.internet_gateway.InternetGateway) -> aws.nat_gateway.NatGateway:
-        zone, subnet = self._props.zones[index], self.public_subnets[index]
-        address = aws.eip.Eip(self, f"nat-{zone}-address", domain="vpc", depends_on=[internet])
-        return aws.nat_gateway.NatGateway(
-            self, f"nat-{zone}", subnet_id=subnet.id, allocation_id=address.id, depends_on=[internet]
-        )
-
-    def _endpoints(self) -> None:
+    def _endpoints(self, route_table_ids: Sequence[str]) -> None:
         self.s3_endpoint = aws.vpc_endpoint.VpcEndpoint(
             self,
             "s3",
-            vpc_id=self.vpc.id,
+            vpc_id=self.vpc_id,
             service_name=f"com.amazonaws.{self._props.region}.s3",
             vpc_endpoint_type="Gateway",
-            route_table_ids=[table.id for table in self._route_tables],
+            route_table_ids=list(route_table_ids),
             policy=policy_document((*endpoint_policy(self._props.account), *self._foreign_buckets())),
         )
         self.ways.append(self.s3_endpoint)
@@ -261,11 +144,11 @@ class Network(Construct):
             endpoint = aws.vpc_endpoint.VpcEndpoint(
                 self,
                 f"endpoint-{service.replace('.', '-')}",
-                vpc_id=self.vpc.id,
+                vpc_id=self.vpc_id,
                 service_name=f"com.amazonaws.{self._props.region}.{service}",
                 vpc_endpoint_type="Interface",
                 private_dns_enabled=True,
-                subnet_ids=[subnet.id for subnet in self.private_subnets],
+                subnet_ids=self.private_subnet_ids,
                 security_group_ids=[self.endpoints_group.id],
                 policy=policy_document(endpoint_policy(self._props.account)),
             )
@@ -284,36 +167,6 @@ class Network(Construct):
             writing = ("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject")
             read.append(_anybody("WriteData", writing, [f"arn:aws:s3:::{name}/*" for name in written]))
         return tuple(read)
-
-    def _record_flows(self) -> None:
-        name = f"/airbridge/{self._props.name}/flows"
-        group = log_group(self, "flows", name, self._props.key_arn, self._props.flow_log_days)
-        role = Role(
-            self,
-            "flows-role",
-            RoleProps(
-                name=f"{self._props.name}-flows",
-                description="VPC flow logs write to their log group",
-                trust=(assumed_by_service("vpc-flow-logs.amazonaws.com", self._props.account),),
-                statements=(
-                    Statement(
-                        sid="WriteFlows",
-                        actions=("logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"),
-                        resources=(f"{group.arn}:*",),
-                    ),
-                ),
-            ),
-        )
-        aws.flow_log.FlowLog(
-            self,
-            "flow-log",
-            vpc_id=self.vpc.id,
-            traffic_type="ALL",
-            log_destination=group.arn,
-            iam_role_arn=role.arn,
-            max_aggregation_interval=600,
-            depends_on=role.policies,
-        )
 
 
 def endpoint_policy(account: str) -> tuple[Statement, ...]:

@@ -67,7 +67,7 @@ class Database(Construct):
 
     def _instance(self, network: Network, props: DatabaseProps) -> aws.db_instance.DbInstance:
         subnets = aws.db_subnet_group.DbSubnetGroup(
-            self, "subnets", name=props.name, subnet_ids=[subnet.id for subnet in network.private_subnets]
+            self, "subnets", name=props.name, subnet_ids=network.private_subnet_ids
         )
         instance = self._resource(props, subnets.name)
         if not props.multi_az:
