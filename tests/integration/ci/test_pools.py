@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
 from tests.unit.ci.tree import digest
 
@@ -53,6 +54,28 @@ def test_pool_has_capacity_and_digest(wanted: int) -> None:
     """Desired capacity and the digest of the user data, of the version that the group names."""
     group(wanted, digest(2))
     assert [Pool(REGION, "default", wanted, digest(2))] == POOLS(REGION)
+
+
+def test_capacity_is_set() -> None:
+    """A pool gets an instance for its wave; what AWS refuses is the pool's error."""
+    group(0, digest(2))
+    [idle] = POOLS(REGION)
+    POOLS.want(idle, 1)
+    assert [Pool(REGION, "default", 1, digest(2))] == POOLS(REGION)
+
+
+def test_refused_capacity_names_the_pool() -> None:
+    """What AWS refuses, as without credentials, is the pool's error."""
+    refusing = AutoScalingPools("dev", {}, lambda service, region: Refusing())
+    with pytest.raises(CiError, match=r"default@eu-west-1: its capacity cannot be set to 1: .*AccessDenied"):
+        refusing.want(Pool(REGION, "default", 0, None), 1)
+
+
+class Refusing:
+    """EC2 Auto Scaling for a role that may not."""
+
+    def set_desired_capacity(self, **_: object) -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "SetDesiredCapacity")
 
 
 def test_missing_group_is_named() -> None:

@@ -217,6 +217,90 @@ def test_idle_pool_needs_the_new_template() -> None:
         move.run(("ap-southeast-2",))
 
 
+def lending(simulated: Fleet, log: list[str] | None = None) -> Rollout:
+    """From OLD to NEW, with a reader of the pools that sets their capacity too."""
+    move = with_pools(simulated, log)
+    move.want = simulated.want
+    return move
+
+
+def test_idle_pool_gets_an_instance_for_its_wave() -> None:
+    """The new image is tried where there is no work; afterwards no pool wants more than before."""
+    simulated = Fleet(dict.fromkeys(REGIONS, OLD), idle={("default", region) for region in REGIONS})
+    log: list[str] = []
+    assert ["done"] * 3 == [result.outcome for result in lending(simulated, log).run(REGIONS)]
+    assert {0} == set(simulated.wanted.values())
+    assert simulated.wanted.keys() == {("default", region) for region in REGIONS}
+    assert "default@eu-west-1: idle; one instance for this wave" in log
+    assert "default@eu-west-1: its instance is given back" in log
+
+
+def test_bad_image_is_found_in_an_idle_pool() -> None:
+    """An image that does not come up is rolled back at the first idle pool, which gives its instance back."""
+    bad = {("ap-southeast-2", NEW): Behaviour(comes_up=False)}
+    simulated = Fleet(dict.fromkeys(REGIONS, OLD), bad, idle={("default", "ap-southeast-2")})
+    with pytest.raises(RolloutFailed, match=r"no healthy worker on .* in default@ap-southeast-2"):
+        lending(simulated).run(REGIONS)
+    assert {("default", "ap-southeast-2"): 0} == simulated.wanted
+
+
+def test_pool_that_has_grown_keeps_its_instances() -> None:
+    """Work that came during the wave needs the instances that the pool's own scaling added."""
+    simulated = Fleet(dict.fromkeys(REGIONS, OLD), idle={("default", "us-west-2")})
+    move = lending(simulated)
+
+    def grow(pool: Pool, instances: int) -> None:
+        simulated.want(pool, instances + 2)
+
+    move.want = grow
+    move.run(("us-west-2",))
+    assert {("default", "us-west-2"): 3} == simulated.wanted
+
+
+def test_instance_that_cannot_be_given_back_is_reported() -> None:
+    """The rollout is done, whatever the cloud says then: the pool's own scaling takes an idle instance away."""
+    simulated = Fleet(dict.fromkeys(REGIONS, OLD), idle={("default", "us-west-2")})
+    log: list[str] = []
+    move = lending(simulated, log)
+
+    def once(pool: Pool, instances: int) -> None:
+        if instances == 0:
+            raise CiError("throttled")
+        simulated.want(pool, instances)
+
+    move.want = once
+    assert ["done"] == [result.outcome for result in move.run(("us-west-2",))]
+    assert "default@us-west-2: throttled" in log
+
+
+def test_canary_capacity_is_a_choice() -> None:
+    """Without it, an idle pool stays as it is."""
+    simulated = Fleet(dict.fromkeys(REGIONS, OLD), idle={("default", "us-west-2")})
+    move = lending(simulated)
+    move.step = STEP.model_copy(update={"canary_capacity": False})
+    move.run(REGIONS)
+    assert {} == simulated.wanted
+
+
+def test_slow_image_is_rolled_back() -> None:
+    """Tasks that succeed, and take three times as long as before, end the canary's wave."""
+    simulated = fleet(ap_southeast_2=Behaviour(slowdown=3.0))
+    with pytest.raises(
+        RolloutFailed, match=r"tasks take 3\.0 times as long as before the wave \(median of \d+ runs\)"
+    ):
+        rollout(simulated).run(REGIONS)
+    assert {OLD} == simulated.running("eu-west-1")
+
+
+@pytest.mark.parametrize(
+    "behaviour", [Behaviour(slowdown=1.9), Behaviour(slowdown=9.0, tasks_per_minute=0.0)]
+)
+def test_little_slower_is_accepted(behaviour: Behaviour) -> None:
+    """Nor are a few runs a reason to go back."""
+    simulated = fleet(ap_southeast_2=behaviour)
+    assert ["done"] * 3 == [result.outcome for result in rollout(simulated).run(REGIONS)]
+
+
 def test_old_worker_keeps_a_pool_from_idle() -> None:
     """A group may want no instance while an old worker still takes work: the pool is not done."""
     simulated = Fleet(dict.fromkeys(REGIONS, OLD), {("ap-southeast-2", NEW): Behaviour(comes_up=False)})

@@ -20,6 +20,7 @@ from airbridge.ci.rollout.cdktf import Cdktf, with_progress
 from airbridge.ci.rollout.control_plane import ControlPlane, over_http
 from airbridge.ci.rollout.deployment import ControlPlaneTurn, Deploy, Rollout
 from airbridge.ci.rollout.drift import find as find_drift
+from airbridge.ci.rollout.plan import Step
 from airbridge.ci.rollout.pools import AutoScalingPools, images
 from airbridge.ci.rollout.promotion import Direction, Promotion
 from airbridge.ci.rollout.rules import Rules
@@ -162,15 +163,12 @@ def deploy(
     """
     checkout = Checkout.find(root.resolve())
     rules = Rules(checkout, datetime.now(tz=UTC))
-    step = rules.plan().environment.get(environment)
-    if step is None:
-        raise PromotionRefused(
-            f"{environment} is not in ci/rollout.toml; there are: {', '.join(rules.plan().order())}"
-        )
+    step = _step(rules, environment)
     release = rules.check_deployment(environment)
     pinned = pins.load(checkout, environment)
     before = rules.before(environment)
     health = _required(control_plane(url, token_file, ca, airflow_url, airflow_token_file))
+    pools = AutoScalingPools(environment, images(pinned)) if aws_pools else None
     rollout = Rollout(
         control_plane=health,
         deploy=_applying(checkout, environment, cdktf, release, before),
@@ -180,12 +178,22 @@ def deploy(
         now=lambda: datetime.now(tz=UTC),
         sleep=time.sleep,
         report=output.report,
-        pools=AutoScalingPools(environment, images(pinned)) if aws_pools else None,
+        pools=pools,
+        want=pools.want if pools else None,
     )
     try:
         rollout.run(pinned.regions, _order(release, before, only_edge=only_edge))
     finally:
         _show(rollout, as_json_)
+
+
+def _step(rules: Rules, environment: str) -> Step:
+    step = rules.plan().environment.get(environment)
+    if step is None:
+        raise PromotionRefused(
+            f"{environment} is not in ci/rollout.toml; there are: {', '.join(rules.plan().order())}"
+        )
+    return step
 
 
 def _applying(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ssl
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import median
 from typing import Annotated, Any, Protocol
 
 import httpx
@@ -64,6 +66,20 @@ class Outcomes:
         return self.failed / self.finished if self.finished else 0.0
 
 
+_TASK_INSTANCES = "/api/v2/dags/~/dagRuns/~/taskInstances"
+# A task is compared if it ran so often before; this is added to every duration, so that those of short tasks are not all noise.
+_LEAST_EARLIER_RUNS = 3
+_NOISE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Slowdown:
+    """Durations of tasks beside those of earlier runs of the same tasks: runs that could be compared, and the median of their ratios."""
+
+    runs: int = 0
+    ratio: float = 1.0
+
+
 class ControlPlane(Protocol):
     """Interface to a control plane, as promotion and deployment use it."""
 
@@ -75,6 +91,9 @@ class ControlPlane(Protocol):
 
     def outcomes(self, regions: Collection[str], since: datetime) -> Outcomes:
         """Return the outcomes of the tasks of these regions' queues since then."""
+
+    def slowdown(self, regions: Collection[str], since: datetime) -> Slowdown:
+        """Return how long tasks of these regions' queues take since then, beside their runs before."""
 
 
 @dataclass(frozen=True)
@@ -107,19 +126,44 @@ class OverHttp:
         failed = counts["failed"] + counts["up_for_retry"]
         return Outcomes(finished=counts["success"] + failed, failed=failed)
 
+    def slowdown(self, regions: Collection[str], since: datetime) -> Slowdown:
+        """Ratios of durations, from the last successful runs of each queue in Airflow's REST API; none without a client for it."""
+        if self.airflow is None:
+            return Slowdown()
+        ratios: list[float] = []
+        for queue in self._queues(regions):
+            before = self._durations(self.airflow, queue, {"end_date_lte": since.isoformat()})
+            usual = {task: median(runs) for task, runs in before.items() if len(runs) >= _LEAST_EARLIER_RUNS}
+            for task, runs in self._durations(
+                self.airflow, queue, {"end_date_gte": since.isoformat()}
+            ).items():
+                ratios += [
+                    (run + _NOISE_SECONDS) / (usual[task] + _NOISE_SECONDS) for run in runs if task in usual
+                ]
+        return Slowdown(len(ratios), median(ratios)) if ratios else Slowdown()
+
+    def _durations(
+        self, client: httpx.Client, queue: str, when: dict[str, str]
+    ) -> dict[tuple[str, str], list[float]]:
+        """Return the durations, in seconds, of the last successful runs of a queue, by DAG and task."""
+        query = {"state": "success", "queue": queue, "order_by": "-end_date", "limit": 100, **when}
+        found: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for run in self._call(client, "GET", _TASK_INSTANCES, params=query)["task_instances"]:
+            if run["duration"] is not None:
+                found[run["dag_id"], run["task_id"]].append(float(run["duration"]))
+        return found
+
+    def _queues(self, regions: Collection[str]) -> list[str]:
+        """Return the queues of these regions: of each region, and of each pool that has a worker."""
+        pools = {f"{each.pool}@{each.region}" for each in self.workers() if each.region in regions}
+        return sorted({*regions, *pools})
+
     def _count(self, client: httpx.Client, regions: Collection[str], since: datetime, state: str) -> int:
         query: dict[str, Any] = {"state": state, "end_date_gte": since.isoformat(), "limit": 1}
-        total = 0
-        for region in regions:
-            for queue in {
-                region,
-                *(f"{worker.pool}@{region}" for worker in self.workers() if worker.region == region),
-            }:
-                path = "/api/v2/dags/~/dagRuns/~/taskInstances"
-                total += int(
-                    self._call(client, "GET", path, params={**query, "queue": queue})["total_entries"]
-                )
-        return total
+        return sum(
+            int(self._call(client, "GET", _TASK_INSTANCES, params={**query, "queue": queue})["total_entries"])
+            for queue in self._queues(regions)
+        )
 
     @staticmethod
     def _call(client: httpx.Client, method: str, path: str, **options: Any) -> Any:

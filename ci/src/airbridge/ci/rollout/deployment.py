@@ -3,8 +3,9 @@
 For each wave: apply its regions' stacks, wait until every pool is ready, drain the old workers, watch. The clock, the sleep and
 what deploys are handed in.
 
-A pool is ready with a healthy worker on the new digest. A pool that wants no instance is ready without one if its launch template
-names the new digest and no worker on another takes work: its next instance runs the new release, and nothing runs the old one.
+A pool is ready with a healthy worker on the new digest. A pool that wants no instance gets one for its wave, and gives it back; without
+canary capacity it is ready without one if its launch template names the new digest and no worker on another takes work: its next
+instance runs the new release, and nothing runs the old one.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from airbridge.ci.exceptions import CiError, RolloutFailed
 from airbridge.ci.release.pins import WorkerImages
 from airbridge.ci.rollout.control_plane import ControlPlane, Worker
 from airbridge.ci.rollout.plan import Step
-from airbridge.ci.rollout.pools import Pool, Pools
+from airbridge.ci.rollout.pools import Pool, Pools, Want
 
 CONTROL_PLANE_STACK = "control-plane"
 #: In order: the control plane reads the foundation's outputs.
 HOME_STACKS = ("foundation", CONTROL_PLANE_STACK)
 SILENCE_SECONDS = 60.0
+#: Runs from which on their median duration is judged.
+LEAST_RUNS = 20
 
 
 class ControlPlaneTurn(Enum):
@@ -66,8 +69,12 @@ class Rollout:
     report: Callable[[str], None]
     #: Reader of the pools; without one, a region is ready with one healthy worker.
     pools: Pools | None = None
+    #: What sets a pool's capacity; without it, no pool gets any.
+    want: Want | None = None
     poll_seconds: float = 5.0
     results: list[WaveResult] = field(default_factory=list)
+    #: Pools that have an instance for their wave alone.
+    _lent: list[Pool] = field(default_factory=list)
 
     def run(
         self, regions: Sequence[str], control_plane: ControlPlaneTurn = ControlPlaneTurn.FIRST
@@ -91,6 +98,7 @@ class Rollout:
     def _wave(self, wave: tuple[str, ...]) -> None:
         began = self.now()
         problem = self._attempt(wave, began)
+        self._give_back()
         seconds = (self.now() - began).total_seconds()
         if problem is None:
             self.results.append(WaveResult(wave, "done", "all workers healthy on the new digest", seconds))
@@ -115,9 +123,35 @@ class Rollout:
         except CiError as error:
             return f"a stack could not be applied: {error}"
         try:
+            self._lend(wave)
             return self._follow(wave, began)
         except CiError as error:
             return f"the wave could not be followed: {error}"
+
+    def _lend(self, wave: Collection[str]) -> None:
+        """Give every pool of the wave that wants no instance one: its release is tried before there is work."""
+        if self.pools is None or self.want is None or not self.step.canary_capacity:
+            return
+        for pool in (pool for region in wave for pool in self.pools(region) if pool.wanted == 0):
+            self.report(f"{pool.label}: idle; one instance for this wave")
+            self.want(pool, 1)
+            self._lent.append(pool)
+
+    def _give_back(self) -> None:
+        """Take the instances back, but of a pool that has grown meanwhile: its work needs them."""
+        lent, self._lent = self._lent, []
+        for pool in lent:
+            try:
+                self._take_back(pool)
+            except CiError as error:
+                # The pool's own scaling takes an idle instance away as well.
+                self.report(f"{pool.label}: {error}")
+
+    def _take_back(self, pool: Pool) -> None:
+        now = {each.name: each.wanted for each in self.pools(pool.region)} if self.pools else {}
+        if self.want is not None and now.get(pool.name) == 1:
+            self.want(pool, 0)
+            self.report(f"{pool.label}: its instance is given back")
 
     def _follow(self, wave: tuple[str, ...], began: datetime) -> str | None:
         """Wait for the wave, drain the old workers and watch; return the reason to roll back."""
@@ -200,7 +234,17 @@ class Rollout:
         outcomes = self.control_plane.outcomes(wave, began)
         if outcomes.share_failed > budget:
             return f"{outcomes.failed} of {outcomes.finished} tasks failed since the wave began, the budget is {budget:.0%}"
-        return None
+        return self._slow(wave, began)
+
+    def _slow(self, wave: Collection[str], began: datetime) -> str | None:
+        """Return how much longer tasks take than before, if that is too much."""
+        found = self.control_plane.slowdown(wave, began)
+        if found.runs < LEAST_RUNS or found.ratio <= self.step.slowdown:
+            return None
+        return (
+            f"tasks take {found.ratio:.1f} times as long as before the wave (median of {found.runs} runs), "
+            f"{self.step.slowdown:g} times is allowed"
+        )
 
     def _roll_back(self, wave: Sequence[str]) -> None:
         for region in wave:

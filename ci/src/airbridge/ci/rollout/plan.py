@@ -26,6 +26,8 @@ class Step(BaseModel):
     ready_minutes: Minutes = 15
     watch_minutes: Annotated[float, Field(ge=0)] = 10
     error_budget: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    slowdown: Annotated[float, Field(gt=1)] = 2.0
+    canary_capacity: bool = True
 
     @property
     def soak(self) -> timedelta:

@@ -40,6 +40,13 @@ class Pools(Protocol):
         """Return the region's pools as they are now; CiError if they cannot be read."""
 
 
+class Want(Protocol):
+    """Sets the capacity of pools."""
+
+    def __call__(self, pool: Pool, instances: int) -> None:
+        """Have a pool want that many instances; CiError if it cannot be changed."""
+
+
 def images(pins: Pins) -> dict[str, dict[str, str | None]]:
     """Return the derived image that each pool of an environment's file names, by region and pool."""
     return {
@@ -63,8 +70,20 @@ class AutoScalingPools:
         except (BotoCoreError, ClientError) as error:
             raise CiError(f"the pools of {region} cannot be read: {error}") from error
 
+    def want(self, pool: Pool, instances: int) -> None:
+        """Set the group's desired capacity; CiError with AWS's reason. An instance too many drains before it ends."""
+        try:
+            self.client("autoscaling", pool.region).set_desired_capacity(
+                AutoScalingGroupName=self._group(pool.region, pool.name), DesiredCapacity=instances
+            )
+        except (BotoCoreError, ClientError) as error:
+            raise CiError(f"{pool.label}: its capacity cannot be set to {instances}: {error}") from error
+
+    def _group(self, region: str, name: str) -> str:
+        return f"airbridge-{self.environment}-{region}-{name}"
+
     def _pool(self, region: str, name: str, image: str | None) -> Pool:
-        group = f"airbridge-{self.environment}-{region}-{name}"
+        group = self._group(region, name)
         found = self.client("autoscaling", region).describe_auto_scaling_groups(AutoScalingGroupNames=[group])
         if not found["AutoScalingGroups"]:
             raise CiError(f"{name}@{region}: there is no autoscaling group {group}; deploy edge-{region}")

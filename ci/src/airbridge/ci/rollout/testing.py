@@ -8,19 +8,20 @@ from datetime import UTC, datetime, timedelta
 
 from airbridge.ci.exceptions import ToolError
 from airbridge.ci.release.pins import WorkerImages
-from airbridge.ci.rollout.control_plane import Outcomes, RunningVersions, Worker
+from airbridge.ci.rollout.control_plane import Outcomes, RunningVersions, Slowdown, Worker
 from airbridge.ci.rollout.pools import Pool
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Behaviour of workers of one image: boot time, whether they start, share of failing tasks."""
+    """Behaviour of workers of one image: boot time, whether they start, share of failing tasks, how long tasks take beside before."""
 
     boot_seconds: float = 20.0
     comes_up: bool = True
     beats_for_seconds: float | None = None
     tasks_per_minute: float = 6.0
     share_failed: float = 0.0
+    slowdown: float = 1.0
 
 
 @dataclass
@@ -50,6 +51,8 @@ class Fleet:
     clock: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     deployed: list[tuple[str, str]] = field(default_factory=list)
     drained: list[str] = field(default_factory=list)
+    #: Instances that idle pools were told to want, by name and region.
+    wanted: dict[tuple[str, str], int] = field(default_factory=dict)
     _workers: list[_Simulated] = field(default_factory=list)
     _templates: dict[str, WorkerImages] = field(default_factory=dict)
 
@@ -84,12 +87,25 @@ class Fleet:
             Pool(
                 region,
                 name,
-                0 if (name, region) in self.idle else self.workers_per_region,
+                self.wanted.get((name, region), 0)
+                if (name, region) in self.idle
+                else self.workers_per_region,
                 self._digest(region, name),
                 self.pool_images.get(name),
             )
             for name in self.pool_names
         ]
+
+    def want(self, pool: Pool, instances: int) -> None:
+        """A pool without instances gets some; those that are not wanted any more go away."""
+        self.wanted[pool.name, pool.region] = instances
+        mine = [each for each in self._workers if (each.pool, each.region) == (pool.name, pool.region)]
+        for each in mine[instances:]:
+            self._workers.remove(each)
+        for _ in range(instances - len(mine)):
+            digest = self._digest(pool.region, pool.name)
+            name = f"{pool.region}-{pool.name}-lent"
+            self._workers.append(_Simulated(name, pool.region, pool.name, digest, self.clock))
 
     def workers(self) -> list[Worker]:
         """All that have enrolled."""
@@ -116,6 +132,17 @@ class Fleet:
             finished += minutes * behaviour.tasks_per_minute
             failed += minutes * behaviour.tasks_per_minute * behaviour.share_failed
         return Outcomes(finished=int(finished), failed=int(failed))
+
+    def slowdown(self, regions: Collection[str], since: datetime) -> Slowdown:
+        """Return how long tasks take on the workers of these regions that came since then."""
+        came = [each for each in self._workers if each.region in regions and self._enrolled(each) >= since]
+        runs = sum(
+            max(0.0, (self.clock - self._enrolled(each)).total_seconds() / 60)
+            * self._behaviour(each).tasks_per_minute
+            for each in came
+        )
+        ratios = [self._behaviour(each).slowdown for each in came]
+        return Slowdown(int(runs), max(ratios, default=1.0))
 
     def running(self, region: str) -> set[str]:
         """The images that take work in a region."""
