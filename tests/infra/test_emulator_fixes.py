@@ -197,6 +197,27 @@ def template_keeps_its_tags_to_itself(client: Client) -> bool:
     return not versions[0]["LaunchTemplateData"].get("TagSpecifications")
 
 
+def group_starts_a_later_version(client: Client) -> bool:
+    ec2, autoscaling = client("ec2"), client("autoscaling")
+    data = {"InstanceType": "m7g.large", "ImageId": "ami-12c6146b", "UserData": "IyEvYmluL3NoCg=="}
+    ec2.create_launch_template(LaunchTemplateName="moving", LaunchTemplateData=data)
+    ec2.create_launch_template_version(LaunchTemplateName="moving", LaunchTemplateData=data)
+    template = {"LaunchTemplateName": "moving", "Version": "2"}
+    autoscaling.create_auto_scaling_group(
+        AutoScalingGroupName="moving",
+        MinSize=0,
+        MaxSize=1,
+        AvailabilityZones=["eu-west-1a"],
+        LaunchTemplate=template,
+    )
+    try:
+        autoscaling.set_desired_capacity(AutoScalingGroupName="moving", DesiredCapacity=1)
+    except REFUSED:
+        return False
+    groups = autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=["moving"])["AutoScalingGroups"]
+    return len(groups[0]["Instances"]) == 1
+
+
 def _task_definition(client: Client) -> Any:
     ecs = client("ecs")
     ecs.create_cluster(clusterName="c")
@@ -597,6 +618,7 @@ GAPS = [
     draining_can_end,
     group_can_be_refreshed,
     template_keeps_its_tags_to_itself,
+    group_starts_a_later_version,
     service_keeps_its_settings,
     containers_may_share_the_tasks_memory,
     service_reaches_a_steady_state,
