@@ -1,4 +1,4 @@
-"""Teams of an environment file reach the region catalogue. tests/unit/docs/test_examples.py has the platform read one."""
+"""Teams and prices of an environment file reach the region catalogue. tests/unit/docs/test_examples.py has the platform read one."""
 
 from __future__ import annotations
 
@@ -33,3 +33,18 @@ def test_teams_are_in_the_catalogue() -> None:
             "quota": {"eu-west-1": 3, "gpu@eu-west-1": 1},
         },
     ]
+
+
+def test_prices_are_in_the_catalogue() -> None:
+    """Each table that has prices, as valid TOML."""
+    import tomllib
+
+    prices = {"egress": {"*": 0.09, "eu-west-1": 0.02}, "slot_hour": {"gpu@eu-west-1": 0.5}}
+    made = environments.parse(
+        environment(prices=prices, region=[region(pool=[pool(), pool("gpu")])]), "test.toml"
+    )
+    assert made.prices is not None
+    regions = [catalogue.CatalogueRegion.expected(made.names, each) for each in made.regions]
+    text = catalogue.render("eu-west-1", regions, (), made.prices.model_dump(mode="json"))
+    assert tomllib.loads(text)["prices"] == prices
+    assert "prices" not in tomllib.loads(catalogue.render("eu-west-1", regions, (), {"egress": {}}))

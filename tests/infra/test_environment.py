@@ -75,6 +75,8 @@ UNSAFE: list[tuple[str, dict[str, Any], str]] = [
     ("a bundle of two teams", {"team": [{"name": "a", "bundles": ["x"]}, {"name": "b", "bundles": ["x"]}]}, "team: bundles: x is given 2 times"),
     ("a team without bundles", {"team": [{"name": "a"}]}, "team a: bundles: is empty; name those whose tasks are the team's own"),
     ("a quota of no pool", {"team": [{"name": "a", "bundles": ["x"], "quota": {"gpu@eu-west-1": 2}}]}, "team a: quota: 'gpu@eu-west-1' is no queue (there are eu-west-1)"),
+    ("a price of no region", {"prices": {"egress": {"eu-west-9": 1}}}, "prices.egress: 'eu-west-9' is no region (there are eu-west-1)"),
+    ("a price of no queue", {"prices": {"slot_hour": {"gpu@eu-west-1": 1}}}, "prices.slot_hour: 'gpu@eu-west-1' is no queue (there are eu-west-1)"),
     ("two architectures in a pool", {"region": [region(pool=[pool(instance_types=["m7g.large", "m7i.large"])])]}, "region eu-west-1: pool default: instance_types mix arm64 and x86_64"),
     ("an image outside the release", {"region": [region(pool=[pool(image="tools")])]}, "region eu-west-1: pool default: image: the release has no derived image 'tools' (images.derived has none)"),
     ("an image without a release", {"images": {"control_plane": f"control-plane@sha256:{DIGEST}", "worker": f"edge-worker@sha256:{32 * 'ab'}", "derived": {"tools": f"tools@sha256:{64 * '0'}"}}, "region": [region(pool=[pool(image="tools")])]}, "region eu-west-1: pool default: image: tools has a repository, and no image yet"),

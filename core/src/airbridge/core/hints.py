@@ -5,12 +5,21 @@ DAG files import this on the worker too, so it imports nothing of regions, setti
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Protocol, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from airbridge.core.exceptions import PlacementError
 
@@ -29,6 +38,19 @@ def _hint(value: str) -> str:
     return value
 
 
+_UNITS = {"KiB": 2.0**-20, "MiB": 2.0**-10, "GiB": 1.0, "TiB": 2.0**10}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(KiB|MiB|GiB|TiB)")
+
+
+def _gib(value: Any) -> Any:
+    if isinstance(value, str):
+        found = _SIZE.fullmatch(value)
+        if found is None:
+            raise ValueError("must be a size, such as 40GiB or 300MiB")
+        return float(found[1]) * _UNITS[found[2]]
+    return value
+
+
 def _queue(value: str) -> str:
     return value.removeprefix(REGION_SCHEME)
 
@@ -41,6 +63,8 @@ def _sequence(value: Any) -> Any:
 
 NearHints = Annotated[tuple[Annotated[str, AfterValidator(_hint)], ...], BeforeValidator(_sequence)]
 Queues = Annotated[tuple[Annotated[str, AfterValidator(_queue)], ...], BeforeValidator(_sequence)]
+#: In GiB; written as a number of them, or as text with a unit.
+Size = Annotated[float, BeforeValidator(_gib), Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -60,11 +84,23 @@ class Hints(_Hints):
     """Hints of one task."""
 
     near: NearHints = ()
+    sizes: dict[str, Size] = Field(default_factory=dict)
+    hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     pool: str | None = None
     fallback: Queues = ()
     fallback_after: Seconds | None = None
     warm: bool | None = None
     disconnect: Disconnect = Disconnect()
+
+    @model_validator(mode="after")
+    def _sizes_are_of_hints(self) -> Self:
+        for data in self.sizes:
+            if data not in self.near or data.startswith(REGION_SCHEME):
+                known = [hint for hint in self.near if not hint.startswith(REGION_SCHEME)]
+                raise ValueError(
+                    f"sizes has {data!r}, which is no data of near{suggestion(data, 'data', known)}"
+                )
+        return self
 
     @classmethod
     def read(cls, executor_config: Mapping[str, Any] | None) -> Self:
@@ -82,8 +118,18 @@ class Hints(_Hints):
             raise PlacementError(_explain(error)) from error
 
 
+class HasUri(Protocol):
+    """An asset, as Airflow's `Asset`."""
+
+    @property
+    def uri(self) -> str:
+        """The address of the data."""
+
+
 def near(
-    *where: str,
+    *where: str | HasUri,
+    sizes: Mapping[str, float | str] | None = None,
+    hours: float | None = None,
     pool: str | None = None,
     fallback: Sequence[str] = (),
     fallback_after: float | None = None,
@@ -94,7 +140,10 @@ def near(
 ) -> dict[str, Any]:
     """Return an ``executor_config`` that places a task near its data.
 
-    :param where: data (``s3://bucket/prefix``) or regions (``region:eu-west-1``); earlier ones weigh more
+    :param where: data (``s3://bucket/prefix``, or an `Asset`) or regions (``region:eu-west-1``); earlier ones weigh more
+    :param sizes: how much the task reads of each, in GiB or with a unit (``{"s3://bucket/prefix": "40GiB"}``); 1 GiB if left
+        out. It counts where the catalogue has prices: the cheapest region that holds one of them is taken
+    :param hours: how long the task runs, in hours; 1 if left out. It counts where the catalogue has prices of slots
     :param pool: which pool of the region; its ``default`` pool if left out
     :param fallback: ``region`` or ``pool@region`` to go to, in order, when no worker takes the task
     :param fallback_after: seconds to wait before each fallback
@@ -111,7 +160,9 @@ def near(
     """
     disconnect = _given(lost_after=lost_after, stop_after=stop_after, replace=replace)
     hints = _given(
-        near=list(where) or None,
+        near=[each if isinstance(each, str) else each.uri for each in where] or None,
+        sizes=dict(sizes) if sizes else None,
+        hours=hours,
         pool=pool,
         fallback=fallback if isinstance(fallback, str) else (list(fallback) or None),
         fallback_after=fallback_after,
@@ -146,4 +197,6 @@ def _explain(error: ValidationError) -> str:
         name, known = str(first["loc"][-1]), sorted(owner.model_fields)
         return f"executor_config{path} is not known{suggestion(name, 'known hints', known)}"
     what = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return f"executor_config{path}: {what}"
     return f"executor_config{path} is {first['input']!r}: {what[0].lower()}{what[1:]}"

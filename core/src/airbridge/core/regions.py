@@ -100,12 +100,36 @@ class Team(_Entry):
     quota: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
 
 
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+#: Stands for every name that a table of prices does not have.
+ANY = "*"
+
+
+class Prices(_Entry):
+    """Prices that placement weighs, all in one currency; what has no price is free."""
+
+    #: A GiB that another region reads, by the region that it leaves.
+    egress: dict[str, Price] = Field(default_factory=dict)
+    #: An hour of one slot, by queue (``region`` or ``pool@region``).
+    slot_hour: dict[str, Price] = Field(default_factory=dict)
+
+    def of_egress(self, region: str) -> float:
+        """Return the price of a GiB that leaves a region."""
+        return self.egress.get(region, self.egress.get(ANY, 0.0))
+
+    def of_slot(self, region: str, pool: str) -> float:
+        """Return the price of an hour of one slot of a pool."""
+        queue = region if pool == DEFAULT_POOL else f"{pool}@{region}"
+        return self.slot_hour.get(queue, self.slot_hour.get(ANY, 0.0))
+
+
 class Catalogue(_Entry):
     """All regions. `read` gives errors that name the file, the entry and what would be right."""
 
     home_region: Name
     regions: tuple[Region, ...] = Field(alias="region", min_length=1)
     teams: tuple[Team, ...] = Field(default=(), alias="team")
+    prices: Prices | None = None
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -190,6 +214,21 @@ class Catalogue(_Entry):
         for _, url in _repeated(queues):
             yield f"queue {url!r} serves two pools; each pool needs a queue of its own"
         yield from self._team_problems()
+        yield from self._price_problems()
+
+    def _price_problems(self) -> Iterator[str]:
+        if self.prices is None:
+            return
+        for name in self.prices.egress:
+            if name not in {ANY, *self.names}:
+                yield f"prices.egress: there is no region {name!r}{suggestion(name, 'regions', self.names)}"
+        queues = [
+            region.name if pool.name == DEFAULT_POOL else f"{pool.name}@{region.name}"
+            for region, pool in self.places()
+        ]
+        for queue in self.prices.slot_hour:
+            if queue not in {ANY, *queues}:
+                yield f"prices.slot_hour: there is no queue {queue!r}{suggestion(queue, 'queues', queues)}"
 
     def _team_problems(self) -> Iterator[str]:
         for name in _repeated(team.name for team in self.teams):

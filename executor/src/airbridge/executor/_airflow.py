@@ -5,7 +5,8 @@ Imports of Airflow are inside the functions: reading one option must not load th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -273,6 +274,58 @@ def bundle_versions(session: Any, names: Collection[str]) -> Mapping[str, str | 
 
     query = select(DagBundleModel.name, DagBundleModel.version).where(DagBundleModel.name.in_(list(names)))
     return dict(session.execute(query).all())
+
+
+class DeclaredAssets:
+    """Assets that tasks declare, from the serialised DAGs. Each version of a DAG is read once; of the DAGs used last, `kept`."""
+
+    def __init__(self, kept: int = 1000) -> None:
+        self._kept = kept
+        self._by_dag: OrderedDict[str, tuple[str, dict[str, tuple[str, ...]]]] = OrderedDict()
+
+    def reader(self, session: Any) -> Callable[[str, str], Sequence[str]]:
+        """Return a finder of the URIs of a task's inlets, then its outlets, by DAG and task. It looks at each DAG once."""
+        seen: dict[str, dict[str, tuple[str, ...]]] = {}
+
+        def find(dag_id: str, task_id: str) -> Sequence[str]:
+            if dag_id not in seen:
+                seen[dag_id] = self._tasks(session, dag_id)
+            return seen[dag_id].get(task_id, ())
+
+        return find
+
+    def _tasks(self, session: Any, dag_id: str) -> dict[str, tuple[str, ...]]:
+        from airflow.models.serialized_dag import SerializedDagModel
+
+        version = SerializedDagModel.get_latest_version_hash(dag_id, session=session)
+        if version is None:
+            return {}
+        known = self._by_dag.get(dag_id)
+        if known is None or known[0] != version:
+            model = SerializedDagModel.get(dag_id, session=session)
+            known = (version, _assets_by_task(model.data if model else None))
+            self._by_dag[dag_id] = known
+        self._by_dag.move_to_end(dag_id)
+        while len(self._by_dag) > self._kept:
+            self._by_dag.popitem(last=False)
+        return known[1]
+
+
+def _assets_by_task(data: Mapping[str, Any] | None) -> dict[str, tuple[str, ...]]:
+    """Return the URIs of each task that has any. Of a mapped task they are among the arguments that its runs share."""
+    found = {}
+    for entry in (data or {}).get("dag", {}).get("tasks", ()):
+        task = entry["__var"]
+        declared = {**(task.get("partial_kwargs") or {}), **task}
+        uris = [
+            str(each["__var"]["uri"])
+            for side in ("inlets", "outlets")
+            for each in declared.get(side) or ()
+            if each.get("__type") in {"asset", "asset_ref"} and "uri" in each.get("__var", {})
+        ]
+        if uris:
+            found[str(task["task_id"])] = tuple(dict.fromkeys(uris))
+    return found
 
 
 def recorded_versions(bundle: str) -> tuple[str | None, list[str]]:

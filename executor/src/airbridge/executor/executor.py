@@ -57,6 +57,7 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._components: Components | None = None
+        self._assets = _airflow.DeclaredAssets()
         self._reported_at: dict[str, float] = {}
         self._to_adopt: set[str] = set()
         self._event_logs: deque[Any] = deque(maxlen=1000)
@@ -139,7 +140,9 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
 
         with _airflow.new_session() as session:
             versions = _airflow.bundle_versions(session, {each.bundle_info.name for each in workloads})
-            placed, refused = self._started.workloads.read(workloads, backlogs.backlog(session), versions)
+            placed, refused = self._started.workloads.read(
+                workloads, backlogs.backlog(session), versions, self._assets.reader(session)
+            )
             items.place(session, placed, self._job_id)
             for each in refused:
                 items.refuse(session, each.item, self._job_id, each.reason)

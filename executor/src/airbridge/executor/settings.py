@@ -54,6 +54,12 @@ class Settings:
             example="us-east-1",
         ),
     )
+    near_assets: bool = field(
+        default=True,
+        metadata=_about(
+            "Whether a task that names neither a queue nor data runs near the assets that it declares as inlets and outlets.",
+        ),
+    )
     fallback_after: float = field(
         default=60.0,
         metadata=_about(

@@ -95,11 +95,23 @@ class CatalogueRegion:
 
 
 def render(
-    home_region: str, regions: Iterable[CatalogueRegion], teams: Iterable[Mapping[str, Any]] = ()
+    home_region: str,
+    regions: Iterable[CatalogueRegion],
+    teams: Iterable[Mapping[str, Any]] = (),
+    prices: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
-    """The catalogue, in TOML. A team has the keys of the environment file."""
+    """The catalogue, in TOML. A team and the prices have the keys of the environment file."""
     entries = [region.toml() for region in sorted(regions, key=lambda region: region.name)]
-    return "\n".join([_line("home_region", home_region) + "\n", *entries, *map(_team, teams)])
+    entries += [
+        *map(_team, teams),
+        *(_prices(name, table) for name, table in (prices or {}).items() if table),
+    ]
+    return "\n".join([_line("home_region", home_region) + "\n", *entries])
+
+
+def _prices(name: str, table: Mapping[str, float]) -> str:
+    lines = [f"[prices.{name}]", *(_line(json.dumps(of), price) for of, price in table.items())]
+    return "\n".join(lines) + "\n"
 
 
 def _team(team: Mapping[str, Any]) -> str:
@@ -140,7 +152,9 @@ def from_outputs(outputs: Mapping[str, Any], endpoint_url: str = "") -> str:
         raise CatalogueError(
             "there is no edge stack in the outputs; deploy at least one, as in edge-eu-west-1"
         )
-    return render(control_plane["home_region"], regions, control_plane.get("teams", ()))
+    return render(
+        control_plane["home_region"], regions, control_plane.get("teams", ()), control_plane.get("prices")
+    )
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

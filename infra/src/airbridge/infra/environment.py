@@ -228,6 +228,21 @@ class Team(_Model):
     )
 
 
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Prices(_Model):
+    """Prices that placement weighs, all in one currency; what has no price is free."""
+
+    egress: dict[str, Price] = Field(
+        default={}, description="a GiB that leaves a region, by region; `*` is every other one"
+    )
+    slot_hour: dict[str, Price] = Field(
+        default={},
+        description="an hour of one slot, by queue (`region` or `pool@region`); `*` is every other one",
+    )
+
+
 class Database(_Model):
     """The control plane's Postgres."""
 
@@ -415,6 +430,7 @@ class Environment(_Model):
     protection: Protection = Protection()
     regions: Annotated[tuple[RegionConfig, ...], Field(alias="region", min_length=1)]
     teams: Annotated[tuple[Team, ...], Field(alias="team")] = ()
+    prices: Prices | None = None
     alarm_subscriptions: Annotated[tuple[Subscription, ...], Field(alias="alarm_subscription")] = ()
 
     @property

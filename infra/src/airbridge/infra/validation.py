@@ -193,6 +193,7 @@ def _problems(environment: Environment) -> Iterator[str]:
             yield from _pool_problems(region, pool)
             yield from _unknown_image(environment, region, pool)
     yield from _team_problems(environment)
+    yield from _price_problems(environment)
     yield from _network_problems(environment)
     yield from _record_problems(environment)
     yield from _subscription_problems(environment)
@@ -269,12 +270,7 @@ def _team_problems(environment: Environment) -> Iterator[str]:
     teams = environment.teams
     yield from _repeated("team", (team.name for team in teams))
     yield from _repeated("team: bundles", (bundle for team in teams for bundle in team.bundles))
-    queues = [
-        name
-        for region in environment.regions
-        for pool in region.pools
-        for name in ([region.name] if pool.name == "default" else [f"{pool.name}@{region.name}"])
-    ]
+    queues = _queues(environment)
     for team in teams:
         if not team.bundles and team.name != "default":
             yield f"team {team.name}: bundles: is empty; name those whose tasks are the team's own"
@@ -338,6 +334,26 @@ def _subscription_problems(environment: Environment) -> Iterator[str]:
         form, what = forms[each.protocol]
         if not re.fullmatch(form, each.endpoint):
             yield f"alarm_subscription: endpoint: {each.endpoint!r} is not {what}, which {each.protocol} needs"
+
+
+def _queues(environment: Environment) -> list[str]:
+    return [
+        region.name if pool.name == "default" else f"{pool.name}@{region.name}"
+        for region in environment.regions
+        for pool in region.pools
+    ]
+
+
+def _price_problems(environment: Environment) -> Iterator[str]:
+    if environment.prices is None:
+        return
+    regions, queues = [region.name for region in environment.regions], _queues(environment)
+    for name in environment.prices.egress:
+        if name not in {"*", *regions}:
+            yield f"prices.egress: {name!r} is no region (there are {', '.join(regions)})"
+    for name in environment.prices.slot_hour:
+        if name not in {"*", *queues}:
+            yield f"prices.slot_hour: {name!r} is no queue (there are {', '.join(queues)})"
 
 
 def _is_placeholder(image: str) -> bool:

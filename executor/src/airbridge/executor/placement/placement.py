@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,11 @@ from airbridge.executor.settings import Settings
 
 if TYPE_CHECKING:
     from airbridge.executor.ledger.backlogs import Backlog
+
+
+#: What a task is taken to read of data whose size it does not name, in GiB, and how long it is taken to run.
+UNKNOWN_GIB = 1.0
+UNKNOWN_HOURS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class Placement:
         self._catalogue = catalogue
         self._settings = settings
         self._unset_queues = frozenset(unset_queues)
+        self._has_data = any(region.data for region in catalogue.regions)
         try:
             self._default = self._place(settings.default_queue or catalogue.home_region)
         except PlacementError as error:
@@ -66,10 +72,20 @@ class Placement:
         """Default region and pool of a task without hints."""
         return self._default
 
-    def decide(self, queue: str | None, executor_config: Mapping[str, Any] | None, load: Load) -> Decision:
-        """Place a task. Raises `PlacementError`, which names the fault and a valid value."""
+    def decide(
+        self,
+        queue: str | None,
+        executor_config: Mapping[str, Any] | None,
+        load: Load,
+        assets: Callable[[], Sequence[str]] = tuple,
+    ) -> Decision:
+        """Place a task. Raises `PlacementError`, which names the fault and a valid value.
+
+        `assets` returns the URIs of what the task reads and writes. It is called for a task with neither queue nor hint of
+        data; what no region holds, or no region that has the task's pool, does not count.
+        """
         hints = Hints.read(executor_config)
-        place, why = self._choose(queue, hints, load)
+        place, why = self._choose(queue, hints, load, assets)
         return Decision(
             place=place,
             why=why,
@@ -79,12 +95,17 @@ class Placement:
             warm=self._settings.warm if hints.warm is None else hints.warm,
         )
 
-    def _choose(self, queue: str | None, hints: Hints, load: Load) -> tuple[PoolRef, str]:
+    def _choose(
+        self, queue: str | None, hints: Hints, load: Load, assets: Callable[[], Sequence[str]]
+    ) -> tuple[PoolRef, str]:
         near = self._near(hints.near)
         if queue and queue not in self._unset_queues:
             return self._place(queue, pool=hints.pool), f"its queue is {queue!r}"
         if near:
             return self._nearest(near, hints, load)
+        if self._settings.near_assets and (held := self._held(assets, hints.pool or DEFAULT_POOL)):
+            place, why = self._nearest(held, hints, load)
+            return place, f"{why}, which it declares as assets"
         if hints.pool:
             return self._in_region(self._default.region, hints.pool), f"its pool is {hints.pool!r}"
         return self._default, "it names neither a queue nor a hint"
@@ -123,6 +144,19 @@ class Placement:
     def _near(self, hints: Sequence[str]) -> list[tuple[str, tuple[Region, ...]]]:
         return [(hint, self._holders(hint)) for hint in hints]
 
+    def _held(self, assets: Callable[[], Sequence[str]], pool: str) -> list[tuple[str, tuple[Region, ...]]]:
+        """Return the assets that regions with this pool hold, with these regions."""
+        if not self._has_data:
+            return []
+        found = []
+        for uri in assets():
+            holders = tuple(
+                region for region in self._catalogue.regions_with(uri) if region.pool(pool) is not None
+            )
+            if holders:
+                found.append((uri, holders))
+        return found
+
     def _holders(self, hint: str) -> tuple[Region, ...]:
         """Return the regions a hint points to."""
         subject = f"executor_config['airbridge']['near'] hint {hint!r}"
@@ -140,16 +174,50 @@ class Placement:
     def _nearest(
         self, near: Sequence[tuple[str, tuple[Region, ...]]], hints: Hints, load: Load
     ) -> tuple[PoolRef, str]:
-        """Most hints first, then the earlier hint, then live workers, then the shorter wait for each slot."""
+        """The cheapest where there are prices; then most hints, the earlier hint, live workers, the shorter wait for a slot."""
         pool = hints.pool or DEFAULT_POOL
         candidates = {region.name: region for _, regions in near for region in regions}
         serving = [name for name, region in candidates.items() if region.pool(pool) is not None]
         if not serving:
             return self._in_region(next(iter(candidates)), pool, subject="the hint"), ""
-        ranked = sorted(serving, key=lambda name: (*_rank(name, near), *_wait(load.get((name, pool)))))
-        best = ranked[0]
+        costs = self._costs(serving, near, hints, pool)
+        best = min(
+            serving,
+            key=lambda name: (costs.get(name, 0.0), *_rank(name, near), *_wait(load.get((name, pool)))),
+        )
         matched = [hint for hint, regions in near if best in {region.name for region in regions}]
-        return PoolRef(best, pool), f"near {', '.join(matched)}"
+        return PoolRef(best, pool), f"near {', '.join(matched)}{_compared(best, costs)}"
+
+    def _costs(
+        self,
+        names: Sequence[str],
+        near: Sequence[tuple[str, tuple[Region, ...]]],
+        hints: Hints,
+        pool: str,
+    ) -> dict[str, float]:
+        """Return what a run costs in each region: its slot, and the data that it reads from elsewhere; empty without prices."""
+        prices = self._catalogue.prices
+        if prices is None:
+            return {}
+        data = [
+            (hints.sizes.get(hint, UNKNOWN_GIB), [region.name for region in regions])
+            for hint, regions in near
+            if not hint.startswith(REGION_SCHEME)
+        ]
+        hours = hints.hours or UNKNOWN_HOURS
+        return {
+            # Rounded: sums of the same prices in another order are no difference.
+            name: round(
+                hours * prices.of_slot(name, pool)
+                + sum(
+                    size * min(prices.of_egress(holder) for holder in holders)
+                    for size, holders in data
+                    if name not in holders
+                ),
+                9,
+            )
+            for name in names
+        }
 
     def _fallback(self, queues: Sequence[str], place: PoolRef) -> tuple[PoolRef, ...]:
         found: list[PoolRef] = []
@@ -178,6 +246,15 @@ class Placement:
             stop_after=None if stop_after is None else min(stop_after, lost_after),
             replace=settings.replace if requested.replace is None else requested.replace,
         )
+
+
+def _compared(best: str, costs: Mapping[str, float]) -> str:
+    """Return the costs of the regions that were compared, the chosen one first."""
+    if len(costs) < 2:
+        return ""
+    others = sorted((cost, name) for name, cost in costs.items() if name != best)
+    listed = ", ".join(f"{name} {cost:.4g}" for cost, name in others[:3])
+    return f"; costs {costs[best]:.4g} there, {listed}{', …' if len(others) > 3 else ''}"
 
 
 def _rank(name: str, near: Sequence[tuple[str, tuple[Region, ...]]]) -> tuple[int, int]:

@@ -35,21 +35,36 @@ class Workloads:
         self._team_of = team_of
 
     def read(
-        self, workloads: Sequence[Any], load: Load, bundles: Mapping[str, str | None]
+        self,
+        workloads: Sequence[Any],
+        load: Load,
+        bundles: Mapping[str, str | None],
+        assets: Callable[[str, str], Sequence[str]] = lambda _dag, _task: (),
     ) -> tuple[list[NewItem], list[Refused]]:
-        """Return the items to place and those refused. `bundles` gives the current version of a bundle."""
+        """Return the items to place and those refused.
+
+        `bundles` gives the current version of a bundle, `assets` the URIs that a task of a DAG declares as inlets and outlets.
+        """
         items: list[NewItem] = []
         refused: list[Refused] = []
         for workload in workloads:
             try:
-                items.append(self._read_one(workload, load, bundles))
+                items.append(self._read_one(workload, load, bundles, assets))
             except PlacementError as error:
                 refused.append(Refused(self._stand_in(workload), str(error)))
         return items, refused
 
-    def _read_one(self, workload: Any, load: Load, bundles: Mapping[str, str | None]) -> NewItem:
+    def _read_one(
+        self,
+        workload: Any,
+        load: Load,
+        bundles: Mapping[str, str | None],
+        assets: Callable[[str, str], Sequence[str]],
+    ) -> NewItem:
         ti = workload.ti
-        decision = self._placement.decide(ti.queue, ti.executor_config, load)
+        decision = self._placement.decide(
+            ti.queue, ti.executor_config, load, lambda: assets(ti.dag_id, ti.task_id)
+        )
         version = _version(workload.bundle_info, bundles)
         return self._new_item(workload, decision, version)
 

@@ -199,10 +199,14 @@ class ControlPlaneStack(Stack):
         regions = [
             catalogue.CatalogueRegion.expected(self.names, region) for region in self.environment.regions
         ]
-        return catalogue.render(self.region, regions, self._teams())
+        return catalogue.render(self.region, regions, self._teams(), self._prices())
 
     def _teams(self) -> list[dict[str, Any]]:
         return [team.model_dump(mode="json") for team in self.environment.teams]
+
+    def _prices(self) -> dict[str, Any] | None:
+        prices = self.environment.prices
+        return prices.model_dump(mode="json") if prices else None
 
     def _parameter(self, name: str, description: str, value: str) -> aws.ssm_parameter.SsmParameter:
         """A file that services are given when they start; none of it is secret."""
@@ -358,6 +362,7 @@ class ControlPlaneStack(Stack):
             {
                 "home_region": (self.region, "Where the control plane is"),
                 **({"teams": (self._teams(), "Who shares the pools")} if self.environment.teams else {}),
+                **({"prices": (prices, "What placement weighs")} if (prices := self._prices()) else {}),
                 "ui_address": (self.ui.balancer.dns_name, "The UI's balancer: what its host name points to"),
                 "gateway_address": (
                     self.entrance.balancer.dns_name,
