@@ -231,7 +231,7 @@ def test_reason_stands_once(session: Any, seed: Seed) -> None:
     task = tasks.of_instance(session, row.ti_id)
     assert task is not None
     steps = timeline.of(session, task).steps
-    assert ["settled: failed"] == [step.what for step in steps if step.event == "item.settled"]
+    assert ["ended: failed"] == [step.what for step in steps if step.event == "item.settled"]
     assert 1 == sum(why in step.what for step in steps)
 
 

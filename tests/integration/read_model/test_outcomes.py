@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from tests.integration.read_model.conftest import Seed
 
 from airbridge.control_plane import _airflow, task_locations
@@ -76,10 +77,28 @@ def test_end_names_the_exception() -> None:
 
 
 def test_retried_failure_is_trouble() -> None:
-    """The timeline marks it, with its state."""
+    """The timeline marks it, in the words of every other end."""
     detail = {"outcome": "failed", "reason": "up_for_retry"}
     assert event_text.is_trouble("item.settled", detail)
-    assert event_text.of("item.settled", detail) == "settled: failed (up_for_retry)"
+    assert event_text.of("item.settled", detail) == "ended: failed, to be retried"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "sentence"),
+    [
+        ("success", "success", "ended: success"),
+        ("success", "deferred", "ended: deferred until its trigger fires"),
+        ("success", "up_for_reschedule", "ended: to be started again later"),
+        ("success", "skipped", "ended: skipped"),
+        ("failed", None, "ended: failed"),
+        ("failed", "the process was killed", "ended: failed (the process was killed)"),
+        ("lost", "no heartbeat", "ended: lost (no heartbeat)"),
+        ("cancelled", None, "ended: cancelled"),
+    ],
+)
+def test_ends_have_one_vocabulary(outcome: str, reason: str | None, sentence: str) -> None:
+    """How an attempt ended is a sentence: no state of Airflow's stands beside an outcome of ours that contradicts it."""
+    assert event_text.of("item.settled", {"outcome": outcome, "reason": reason}) == sentence
 
 
 def test_mapped_indexes_are_named(session: Any, seed: Seed) -> None:

@@ -17,7 +17,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "item.cancelled": "cancelled: {reason}",
     "item.lost": "fenced off: {reason}",
     "item.released": "given back by {worker}: {why}",
-    "item.settled": "settled: {outcome}{reason}",
+    "item.settled": "{ended}",
     "enrol.refused": "{worker} on {runs} was refused an identity: {why}",
     "claim.granted": "granted to {worker}",
     "claim.refused": "refused to {worker}: {reason} ({why})",
@@ -45,6 +45,20 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "clock.skewed": "the clock of {worker} is off",
     "journal.damaged": "the journal of {worker} was damaged: {why}",
     "write.accepted_locally": "{method} {path} accepted on {worker} during a cut",
+}
+
+# Ends of an attempt, by the state that the task reported, or else by the outcome of the work item.
+_ENDS: Final[Mapping[str, str]] = {
+    "success": "ended: success",
+    "skipped": "ended: skipped",
+    "failed": "ended: failed",
+    "up_for_retry": "ended: failed, to be retried",
+    "deferred": "ended: deferred until its trigger fires",
+    "up_for_reschedule": "ended: to be started again later",
+    "removed": "ended: removed from its DAG",
+    "lost": "ended: lost",
+    "cancelled": "ended: cancelled",
+    "unplaceable": "ended: not placed",
 }
 
 _TROUBLES: Final = frozenset(
@@ -80,9 +94,8 @@ def of(event: str, detail: Mapping[str, Any], region: str | None = None, worker:
     if sentence is None:
         return event.replace(".", " ").replace("_", " ")
     words = {key: value for key, value in detail.items() if value is not None}
-    if event == "item.settled" and words.get("reason"):
-        reported = words["reason"]
-        words["reason"] = "" if reported == words.get("outcome") else f" ({reported})"
+    if event == "item.settled":
+        words["ended"] = _ended(str(words.get("outcome", "")), str(words.get("reason") or ""))
     cpu, peak = words.get("cpu_seconds"), words.get("peak_memory_bytes")
     # Not what a worker could have put there before the gateway kept numbers alone.
     if isinstance(cpu, int | float) and isinstance(peak, int):
@@ -91,6 +104,13 @@ def of(event: str, detail: Mapping[str, Any], region: str | None = None, worker:
         words["reports"] = count(words["records"], "report")
     filled = sentence.format_map(_Blanks(words | {"region": region or "", "worker": worker or "a worker"}))
     return filled.replace(" ()", "").rstrip(": ")
+
+
+def _ended(outcome: str, reason: str) -> str:
+    """Return how an attempt ended: by the state that the task reported, else by the outcome, with the reason for it."""
+    if reason in _ENDS:
+        return _ENDS[reason]
+    return _ENDS.get(outcome, f"ended: {outcome}") + (f" ({reason})" if reason else "")
 
 
 def is_trouble(event: str, detail: Mapping[str, Any]) -> bool:
