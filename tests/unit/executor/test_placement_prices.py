@@ -176,7 +176,7 @@ def by_assets(
     *uris: str, config: dict[str, Any] | None = None, queue: str = "default", on: bool = True
 ) -> Decision:
     placement = Placement(Catalogue.parse(TOML), replace(SETTINGS, near_assets=on))
-    return placement.decide(queue, config, {}, lambda: uris)
+    return placement.decide(queue, config, {}, assets=lambda: uris)
 
 
 def test_a_task_goes_near_its_assets() -> None:

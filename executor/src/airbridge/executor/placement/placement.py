@@ -77,6 +77,7 @@ class Placement:
         queue: str | None,
         executor_config: Mapping[str, Any] | None,
         load: Load,
+        *,
         assets: Callable[[], Sequence[str]] = tuple,
     ) -> Decision:
         """Place a task. Raises `PlacementError`, which names the fault and a valid value.

@@ -63,7 +63,7 @@ class Workloads:
     ) -> NewItem:
         ti = workload.ti
         decision = self._placement.decide(
-            ti.queue, ti.executor_config, load, lambda: assets(ti.dag_id, ti.task_id)
+            ti.queue, ti.executor_config, load, assets=lambda: assets(ti.dag_id, ti.task_id)
         )
         version = _version(workload.bundle_info, bundles)
         return self._new_item(workload, decision, version)
