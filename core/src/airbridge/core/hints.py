@@ -38,7 +38,7 @@ def _hint(value: str) -> str:
     return value
 
 
-_UNITS = {"KiB": 2.0**-20, "MiB": 2.0**-10, "GiB": 1.0, "TiB": 2.0**10}
+_SIZE_UNITS = {"KiB": 2.0**-20, "MiB": 2.0**-10, "GiB": 1.0, "TiB": 2.0**10}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(KiB|MiB|GiB|TiB)")
 
 
@@ -47,7 +47,7 @@ def _gib(value: Any) -> Any:
         found = _SIZE.fullmatch(value)
         if found is None:
             raise ValueError("must be a size, such as 40GiB or 300MiB")
-        return float(found[1]) * _UNITS[found[2]]
+        return float(found[1]) * _SIZE_UNITS[found[2]]
     return value
 
 
