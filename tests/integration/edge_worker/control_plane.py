@@ -53,6 +53,7 @@ from airbridge.core.protocol import (
     ReleaseRequest,
     ReleaseResponse,
     RenewRequest,
+    Resources,
     StartedAs,
     TrustBundle,
     WorkItem,
@@ -77,6 +78,7 @@ class Item:
     outcome: str | None = None
     answers: dict[tuple[int, int], RecordResult] = field(default_factory=dict)
     applied: list[Record] = field(default_factory=list)
+    resources: Resources = field(default_factory=Resources)
     xcoms: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -136,6 +138,7 @@ class ControlPlane:
         *,
         task_id: str = "task",
         slots: int = 1,
+        resources: Resources | None = None,
         should_retry: bool = False,
         disconnect: DisconnectPolicy | None = None,
         context: dict[str, Any] | None = None,
@@ -158,6 +161,7 @@ class ControlPlane:
             bundle,
             disconnect or DisconnectPolicy(),
             slots,
+            resources=resources or Resources(),
         )
         self.items[item.item_id] = item
         return item, self.envelope(item)
@@ -334,6 +338,7 @@ class ControlPlane:
             epoch=item.epoch,
             lease_seconds=60,
             slots=item.slots,
+            resources=item.resources,
             ti=item.ti,
             ti_context=item.ti_context,
             start_date=datetime(2025, 1, 1, tzinfo=UTC),

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 from uuid import UUID, uuid4
 
-from airbridge.core.protocol import BundleRef, Grant, StartedAs
+from airbridge.core.protocol import BundleRef, Grant, Resources, StartedAs
 from airbridge.edge_worker.proxy import protocol
 from airbridge.edge_worker.proxy.protocol import Call, Cancel, Reply
 from airbridge.edge_worker.runner.running_task import WarmTask
@@ -221,6 +221,8 @@ class World:
         try_number: int = 1,
         rel_path: str = "dag.py",
         environment: Path | None = None,
+        slots: int = 1,
+        resources: Resources | None = None,
         **context: Any,
     ) -> TaskSpec:
         item_id, ti_id = uuid4(), uuid4()
@@ -240,6 +242,8 @@ class World:
             ti_id=ti_id,
             epoch=1,
             lease_seconds=60,
+            slots=slots,
+            resources=resources or Resources(),
             ti=ti,
             ti_context=ti_context(dag_id, **context),
             start_date=datetime.now(tz=UTC),

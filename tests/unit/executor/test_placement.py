@@ -219,3 +219,71 @@ def test_protocol_imports_no_executor() -> None:
         "print([m for m in sys.modules if m.startswith(('airflow', 'sqlalchemy', 'airbridge.executor.ledger'))])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+# --- Memory and processors
+
+
+def sized(slots: int = 4) -> Placement:
+    """The usual catalogue, whose pools' slots have 2 GiB and half a core."""
+    regions = tuple(
+        region.model_copy(
+            update={
+                "pools": tuple(
+                    pool.model_copy(update={"slots": slots, "slot_memory": 2 * 2**30, "slot_cpus": 0.5})
+                    for pool in region.pools
+                )
+            }
+        )
+        for region in catalogue().regions
+    )
+    return Placement(catalogue().model_copy(update={"regions": regions}), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("config", "pool_slots", "slots"),
+    [
+        (near(), 1, 1),
+        (near(memory="2GiB"), 1, 1),
+        (near(memory="5GiB"), 1, 3),
+        (near(cpus=2), 1, 4),
+        (near(memory="2GiB", cpus=0.5), 3, 3),
+        (near(), 9, 9),
+    ],
+)
+def test_slots_follow_what_a_task_asks_for(config: dict[str, Any], pool_slots: int, slots: int) -> None:
+    """A task that asks for more than a slot has takes more slots; what it asks for goes to the worker."""
+    decision = sized().decide("default", config, {}, pool_slots)
+    assert slots == decision.slots
+    asked = config["airbridge"]
+    assert (asked.get("cpus"), "memory" in asked) == (
+        decision.resources.cpus,
+        bool(decision.resources.memory),
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (
+            near(memory="9GiB"),
+            r"memory of 9 GiB \(a slot has 2 GiB\) takes 5 slots of pool 'default', and .* has 4",
+        ),
+        (near(cpus=2.5), r"cpus of 2.5 \(a slot has 0.5\) takes 5 slots"),
+        (
+            {"airbridge": {"memory": "4G"}},
+            r"\['memory'\] is '4G': must be an amount of memory, such as '4GiB'",
+        ),
+        ({"airbridge": {"memory": 1}}, r"\['memory'\] is 1: "),
+        ({"airbridge": {"cpus": 0}}, r"\['cpus'\] is 0: "),
+    ],
+)
+def test_task_that_fits_no_worker_is_refused(config: dict[str, Any], why: str) -> None:
+    """It is refused when it is placed, and when its file is published, with the numbers; it would wait for ever."""
+    with pytest.raises(PlacementError, match=why):
+        sized().decide("default", config, {})
+
+
+def test_pools_without_sizes_count_no_slots() -> None:
+    """Where the catalogue does not say what a slot has, the worker counts for itself."""
+    assert 1 == decide(config=near(memory="64GiB")).slots

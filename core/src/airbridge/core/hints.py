@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, Final, Protocol, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -25,6 +25,46 @@ from airbridge.core.exceptions import PlacementError
 
 KEY = "airbridge"
 REGION_SCHEME = "region:"
+
+_UNITS: Final = {
+    "B": 1,
+    "kB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+    "TB": 1000**4,
+    "KiB": 1024,
+    "MiB": 1024**2,
+    "GiB": 1024**3,
+    "TiB": 1024**4,
+}
+_AMOUNT: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([A-Za-z]+)")
+
+
+def parse_memory(value: Any) -> Any:
+    """Return an amount of memory in bytes. Raises `ValueError` for text that is none; what is no text is returned as it is."""
+    if not isinstance(value, str):
+        return value
+    match = _AMOUNT.fullmatch(value.strip())
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(
+            f"must be an amount of memory, such as '4GiB'; its unit is one of {', '.join(_UNITS)}"
+        )
+    return round(float(match[1]) * _UNITS[match[2]])
+
+
+def memory_text(amount: int) -> str:
+    """Return an amount of memory in words, in the largest unit that it is at least one of."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if amount >= _UNITS[unit]:
+            return f"{amount / _UNITS[unit]:.6g} {unit}"
+    return f"{amount} B"
+
+
+#: Memory in bytes, or as text. At least 16 MiB: a task's process is not smaller.
+Memory = Annotated[int, BeforeValidator(parse_memory), Field(ge=16 * 1024**2, le=2**50)]
+
+#: Processors, in cores.
+Cpus = Annotated[float, Field(ge=0.01, le=100_000, allow_inf_nan=False)]
 
 
 def _hint(value: str) -> str:
@@ -90,6 +130,8 @@ class Hints(_Hints):
     fallback: Queues = ()
     fallback_after: Seconds | None = None
     warm: bool | None = None
+    memory: Memory | None = None
+    cpus: Cpus | None = None
     disconnect: Disconnect = Disconnect()
 
     @model_validator(mode="after")
@@ -134,6 +176,8 @@ def near(
     fallback: Sequence[str] = (),
     fallback_after: float | None = None,
     warm: bool | None = None,
+    memory: str | int | None = None,
+    cpus: float | None = None,
     lost_after: float | None = None,
     stop_after: float | None = None,
     replace: bool | None = None,
@@ -148,6 +192,8 @@ def near(
     :param fallback: ``region`` or ``pool@region`` to go to, in order, when no worker takes the task
     :param fallback_after: seconds to wait before each fallback
     :param warm: false starts the task from a process that has not parsed its DAG file
+    :param memory: memory of the task and all that it starts, as ``"4GiB"`` or in bytes; it takes as many slots as have that much
+    :param cpus: processors of the task, in cores; slots are counted likewise
     :param lost_after: seconds without the worker's heartbeat after which the attempt is fenced and failed
     :param stop_after: seconds a cut may last before the worker stops the task itself
     :param replace: false lets no lost attempt be retried
@@ -167,6 +213,8 @@ def near(
         fallback=fallback if isinstance(fallback, str) else (list(fallback) or None),
         fallback_after=fallback_after,
         warm=warm,
+        memory=memory,
+        cpus=cpus,
         disconnect=disconnect or None,
     )
     config = {KEY: hints}

@@ -235,6 +235,22 @@ W_REPORT_DELAY: Final = _worker(
     "seconds",
     "From when a task's write was journalled to when the gateway answered it, by this machine's clock",
 )
+W_TASK_CPU: Final = _worker(
+    "airbridge_worker_task_cpu_seconds_total",
+    _C,
+    "seconds",
+    "CPU time of tasks that have ended, with all that they started where cgroups hold their limits",
+)
+W_TASK_MEMORY: Final = _worker(
+    "airbridge_worker_task_peak_memory_bytes", _H, "bytes", "Peak memory of tasks that have ended, as above"
+)
+W_LIMITS: Final = _worker(
+    "airbridge_worker_limits_reached_total",
+    _C,
+    "tasks",
+    "Tasks that ran into a limit of theirs: memory, processes or disk",
+    "limit",
+)
 W_SKEW: Final = _worker(
     "airbridge_worker_skew_seconds", _G, "seconds", "How far this machine's clock is ahead of the database's"
 )
@@ -246,6 +262,9 @@ ALL: Final = tuple(value for value in dict(globals()).values() if isinstance(val
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # Up to a cut of an hour.
 DELAY_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
+
+# From 64 MiB to 64 GiB.
+MEMORY_BUCKETS: Final = tuple(float((64 << 20) << exponent) for exponent in range(11))
 
 
 def problems(metric: Metric) -> list[str]:

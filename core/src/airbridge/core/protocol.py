@@ -133,6 +133,13 @@ class DisconnectPolicy(Message):
     replace: bool = True
 
 
+class Resources(Message):
+    """Request of a task beyond its slots' share: memory in bytes, processors in cores."""
+
+    memory: int | None = Field(default=None, ge=1)
+    cpus: float | None = Field(default=None, gt=0)
+
+
 class StartedAs(Message):
     """The (hostname, unixname, pid) under which the gateway started the task instance in Airflow."""
 
@@ -153,6 +160,7 @@ class Grant(Message):
     epoch: int = Field(ge=1)
     lease_seconds: float
     slots: int = 1
+    resources: Resources = Resources()
     ti: JsonObject
     ti_context: JsonObject
     start_date: AwareDatetime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -11,8 +12,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from airbridge.core.exceptions import ConfigurationError
-from airbridge.core.hints import suggestion
+from airbridge.core.exceptions import ConfigurationError, PlacementError
+from airbridge.core.hints import Cpus, Memory, memory_text, suggestion
 from airbridge.core.protocol import Name
 
 DEFAULT_POOL = "default"
@@ -59,9 +60,34 @@ class Pool(_Entry):
     queue_url: Url
     #: Of one worker: what the backlog is measured by while no worker of the pool is alive.
     slots: int = Field(default=1, ge=1)
+    #: What one slot of a worker has, as in the workers' own settings: a task that requests more takes more slots.
+    slot_memory: Memory | None = None
+    slot_cpus: Cpus | None = None
     #: The IAM role of the pool's hosts: a host that proves to AWS that it has this role may join (method
     #: ``aws_iam``).
     role_arn: RoleArn | None = None
+
+    def slots_for(self, slots: int, memory: int | None, cpus: float | None) -> int:
+        """Return the slots of a task that requests this much. Raises `PlacementError` if no worker can have it."""
+        needed = max(slots, _shares(memory, self.slot_memory), _shares(cpus, self.slot_cpus))
+        if needed > max(slots, self.slots):
+            raise PlacementError(
+                f"{self._asked(memory, cpus)} takes {needed} slots of pool {self.name!r}, and a worker of it has {self.slots}; "
+                "request less, or name a pool of larger workers (its slots, slot_memory and slot_cpus are in the catalogue)"
+            )
+        return needed
+
+    def _asked(self, memory: int | None, cpus: float | None) -> str:
+        asked = []
+        if memory is not None and self.slot_memory is not None:
+            asked.append(f"memory of {memory_text(memory)} (a slot has {memory_text(self.slot_memory)})")
+        if cpus is not None and self.slot_cpus is not None:
+            asked.append(f"cpus of {cpus:g} (a slot has {self.slot_cpus:g})")
+        return " with ".join(asked)
+
+
+def _shares(wanted: float | None, share: float | None) -> int:
+    return 0 if wanted is None or share is None else math.ceil(wanted / share)
 
 
 class Region(_Entry):

@@ -41,6 +41,16 @@ class TaskSandbox(StrEnum):
     OFF = "off"
 
 
+class TaskCgroups(StrEnum):
+    """Use of cgroups for the limits of tasks."""
+
+    #: Where this worker may make them.
+    AUTO = "auto"
+    #: A host where it may not is refused.
+    REQUIRE = "require"
+    OFF = "off"
+
+
 def default_name() -> str:
     """Return the host's name as a DNS label, the default of `name`."""
     # 63 is the longest DNS label.
@@ -104,6 +114,24 @@ class WorkerSettings(BaseSettings):
         default=(),
         description="Paths hidden from tasks, in addition to the worker's own files (needs Landlock)",
     )
+    slot_memory_mib: Mebibytes | None = Field(
+        default=None,
+        description="Memory of one slot: a task may use that of its slots, or what it requests. Unset: no limit",
+    )
+    slot_cpus: Annotated[float, Field(ge=0.01)] | None = Field(
+        default=None, description="Processors of one slot, in cores (needs cgroups). Unset: no limit"
+    )
+    slot_processes: Annotated[int, Field(ge=8)] | None = Field(
+        default=None, description="Processes and threads of one slot (needs cgroups). Unset: no limit"
+    )
+    slot_disk_mib: Mebibytes | None = Field(
+        default=None,
+        description="Space of one slot in a task's working directory, and the size of any file that it writes. Unset: no limit",
+    )
+    task_cgroups: TaskCgroups = Field(
+        default=TaskCgroups.AUTO,
+        description="Cgroups that hold tasks to their limits: where this worker may make them, required, or off",
+    )
     max_templates: int = Field(
         default=16,
         ge=1,
@@ -152,7 +180,11 @@ class WorkerSettings(BaseSettings):
     )
 
     metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
-        default=None, description="Loopback port of the Prometheus endpoint. Unset: none"
+        default=None, description="Port of the Prometheus endpoint. Unset: none"
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        description="Address of the Prometheus endpoint, which has neither TLS nor a password; 0.0.0.0 in a pod",
     )
 
     journal_max_mib: Mebibytes = Field(

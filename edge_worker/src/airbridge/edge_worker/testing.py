@@ -17,7 +17,8 @@ from typing import Any
 from airbridge.core.task_options import Options
 from airbridge.edge_worker.proxy import protocol
 from airbridge.edge_worker.proxy.protocol import Call, Cancel, Reply
-from airbridge.edge_worker.work.task import Exit, TaskSpec
+from airbridge.edge_worker.runner.limits.limits import Hit
+from airbridge.edge_worker.work.task import Exit, HeldBy, TaskSpec
 
 Script = Callable[["FakeSupervisor"], None]
 
@@ -33,6 +34,8 @@ class FakeSupervisor:
         self.spec = spec
         self.cancelled = threading.Event()
         self.cancel: Cancel | None = None
+        #: The limit that the task is to have run into.
+        self.hit: Hit | None = None
         self._sock = sock
         self._ids = itertools.count(1)
         self._replies: dict[int, Reply] = {}
@@ -137,7 +140,7 @@ class FakeTask:
         except Exception as error:  # noqa: BLE001 - what a supervisor would exit with
             found = Exit(1, None, repr(error))
         else:
-            found = Exit(0, None)
+            found = Exit(0, None, hit=self._supervisor.hit)
         with suppress(RuntimeError):  # the loop may be closed
             self._loop.call_soon_threadsafe(self._end, found)
 
@@ -157,6 +160,8 @@ class FakeRunner:
         self.tasks: list[FakeTask] = []
         self.specs: list[TaskSpec] = []
         self.options: Options = {}
+        #: See `task.Runner.limits`.
+        self.limits = HeldBy("nothing", "there are no processes")
 
     def configure(self, options: Options) -> None:
         """See `task.Runner.configure`."""

@@ -29,10 +29,13 @@ from airbridge.edge_worker.ops.metrics import WorkerMetrics
 from airbridge.edge_worker.ops.versions import installed
 from airbridge.edge_worker.proxy.read_cache import ReadCache
 from airbridge.edge_worker.proxy.recorder import Recorder
+from airbridge.edge_worker.runner.limits import cgroups
+from airbridge.edge_worker.runner.limits.cgroups import Cgroups, NoCgroups
+from airbridge.edge_worker.runner.limits.limits import Limits, Share
 from airbridge.edge_worker.runner.sandbox.task_user import TaskUser
 from airbridge.edge_worker.runner.settings import RunnerSettings
 from airbridge.edge_worker.runner.warm_runner import WarmRunner
-from airbridge.edge_worker.settings import MIB, TaskSandbox, WorkerSettings, environment
+from airbridge.edge_worker.settings import MIB, TaskCgroups, TaskSandbox, WorkerSettings, environment
 from airbridge.edge_worker.storage.bundles import Bundles
 from airbridge.edge_worker.storage.disk import Disk
 from airbridge.edge_worker.storage.disk_watch import DiskWatch
@@ -92,7 +95,30 @@ def runner_settings(settings: WorkerSettings) -> RunnerSettings:
         hidden=settings.hidden_from_tasks,
         landlock=_landlock_wanted(settings),
         task_user=TaskUser.named(settings.task_user) if settings.task_user else None,
+        share=share(settings),
+        cgroups=_cgroups(settings),
     )
+
+
+def share(settings: WorkerSettings) -> Share:
+    """Return what a slot's task may use."""
+    memory, disk = settings.slot_memory_mib, settings.slot_disk_mib
+    limits = Limits(
+        memory=None if memory is None else memory * MIB,
+        cpus=settings.slot_cpus,
+        processes=settings.slot_processes,
+        disk=None if disk is None else disk * MIB,
+    )
+    return Share(settings.slots, limits)
+
+
+def _cgroups(settings: WorkerSettings) -> Cgroups | NoCgroups:
+    if settings.task_cgroups is TaskCgroups.OFF:
+        return NoCgroups("task_cgroups is 'off'")
+    found = cgroups.find()
+    if settings.task_cgroups is TaskCgroups.REQUIRE and isinstance(found, NoCgroups):
+        raise SettingsError(f"task_cgroups is 'require', but {found.reason}; 'auto' runs tasks without")
+    return found
 
 
 def _landlock_wanted(settings: WorkerSettings) -> bool:
@@ -196,6 +222,7 @@ def wire(
 def _metrics(base: _Base, logs: LogShipper, heartbeat: HeartbeatLoop) -> WorkerMetrics:
     return WorkerMetrics(
         port=base.settings.metrics_port,
+        host=base.settings.metrics_host,
         attempts=base.attempts,
         connectivity=base.connectivity,
         journal=base.journal,
@@ -223,7 +250,7 @@ def _base(
         timeout_seconds=settings.request_timeout_seconds,
         connect_timeout_seconds=settings.connect_timeout_seconds,
     )
-    attempts = Attempts(settings.slots, settings.prefetch)
+    attempts = Attempts(settings.slots, settings.prefetch, share(settings).slots_for)
     return _Base(settings, components, journal, region, lifecycle, events, connectivity, attempts, gateway)
 
 

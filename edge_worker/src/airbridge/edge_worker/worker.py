@@ -106,6 +106,7 @@ class Worker:
             objects.logs,
             self._disk,
             queue_error=objects.polling.queue_error,
+            limits=self._components.runner.limits,
         )
         return {
             "worker": self._settings.name,

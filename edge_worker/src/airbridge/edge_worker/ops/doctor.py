@@ -13,14 +13,24 @@ from pathlib import Path
 
 import httpx
 
+from airbridge.core.sandbox import landlock
 from airbridge.edge_worker.exceptions import IdentityError, SettingsError
 from airbridge.edge_worker.gateway_client import tls
 from airbridge.edge_worker.ops import health, region_checks
 from airbridge.edge_worker.ops.check_result import CheckResult
 from airbridge.edge_worker.ops.versions import installed
+from airbridge.edge_worker.runner.limits import cgroups
 from airbridge.edge_worker.runner.sandbox import sandbox_check, short_path
 from airbridge.edge_worker.runner.settings import NEEDED_FOR_SOCKETS, room_for_sockets
-from airbridge.edge_worker.settings import MIB, JoinMethod, WorkerSettings, environment, load
+from airbridge.edge_worker.settings import (
+    MIB,
+    JoinMethod,
+    TaskCgroups,
+    TaskSandbox,
+    WorkerSettings,
+    environment,
+    load,
+)
 from airbridge.edge_worker.storage import disk
 
 SKEW_SECONDS = 30.0
@@ -41,6 +51,7 @@ def run_checks(config: Path | None) -> list[CheckResult]:
         return [CheckResult("settings", False, str(error)), *results]
     results.insert(0, CheckResult("settings", True, f"{settings.name} in {settings.pool}@{settings.region}"))
     results += [_from_sandbox_check(check) for check in sandbox_check.check_tasks(settings)]
+    results.append(_limits(settings))
     for examine in (_state_dir, _socket_room, _disk, _journal, _join_token, _agent, _gateway):
         results.append(examine(settings))
     return [*results, *region_checks.check(settings)]
@@ -66,6 +77,44 @@ def _host() -> Iterator[CheckResult]:
 
 def _from_sandbox_check(check: sandbox_check.SandboxCheck) -> CheckResult:
     return CheckResult(check.name, check.active, check.detail)
+
+
+def _limits(settings: WorkerSettings) -> CheckResult:
+    """Check what holds tasks to their limits: of the running agent, or else as it would be for this process."""
+    try:
+        held = health.read_status(settings.status_socket).get("limits", {})
+        name, why = held.get("held_by", "unknown"), held.get("why_no_cgroup")
+    except (SettingsError, OSError):
+        found = cgroups.find()
+        name, why = (found.name, None) if isinstance(found, cgroups.Cgroups) else ("", found.reason)
+    if settings.task_cgroups is TaskCgroups.OFF:
+        why = "task_cgroups is 'off'"
+    if why is None:
+        return CheckResult("task limits", True, f"{name}: {_slot(settings)}{_open_to_tasks(settings)}")
+    detail = f"no cgroups: {why}. Each process of a task is limited by itself, and their number is not"
+    wanted = settings.slot_cpus is not None or settings.slot_processes is not None
+    required = settings.task_cgroups is TaskCgroups.REQUIRE
+    return CheckResult("task limits", not (wanted or required), detail)
+
+
+def _open_to_tasks(settings: WorkerSettings) -> str:
+    """Return that tasks can change their cgroups, if they can: they run as the agent's user, and nothing closes its files."""
+    closed = settings.task_user or (landlock.abi() and settings.task_sandbox is not TaskSandbox.OFF)
+    return "" if closed else "; without Landlock or a task_user, a task that means to can leave them"
+
+
+def _slot(settings: WorkerSettings) -> str:
+    """Return a slot's limits in words."""
+    parts = {
+        "memory": settings.slot_memory_mib and f"{settings.slot_memory_mib} MiB",
+        "cpus": settings.slot_cpus and f"{settings.slot_cpus:g}",
+        "processes": settings.slot_processes,
+        "disk": settings.slot_disk_mib and f"{settings.slot_disk_mib} MiB",
+    }
+    said = ", ".join(f"{name} {value}" for name, value in parts.items() if value)
+    return (
+        f"a slot has {said}" if said else "a slot has no limits (slot_memory_mib, slot_cpus, slot_processes)"
+    )
 
 
 def _state_dir(settings: WorkerSettings) -> CheckResult:

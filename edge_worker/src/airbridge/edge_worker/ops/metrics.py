@@ -1,10 +1,10 @@
-"""Prometheus metrics of a worker, on loopback and only if a port is set; most are counted from its events."""
+"""Prometheus metrics of a worker, only if a port is set, and on loopback by default; most are counted from its events."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import structlog
 from prometheus_client import (
@@ -29,8 +29,6 @@ from airbridge.edge_worker.work.attempts import Attempts
 
 log = structlog.get_logger(__name__)
 
-LOOPBACK: Final = "127.0.0.1"
-
 
 class WorkerMetrics(Collector):
     """One worker's metrics, in a registry of their own."""
@@ -39,6 +37,7 @@ class WorkerMetrics(Collector):
         self,
         *,
         port: int | None,
+        host: str,
         attempts: Attempts,
         connectivity: Connectivity,
         journal: Journal,
@@ -47,6 +46,7 @@ class WorkerMetrics(Collector):
         heartbeat: HeartbeatLoop,
     ) -> None:
         self._port = port
+        self._host = host
         self._attempts = attempts
         self._connectivity = connectivity
         self._journal = journal
@@ -63,6 +63,12 @@ class WorkerMetrics(Collector):
         self._delay = Histogram(
             spec.name, spec.meaning, buckets=metrics.DELAY_BUCKETS, registry=self.registry
         )
+        self._cpu = self._counter(metrics.W_TASK_CPU)
+        self._limits = self._counter(metrics.W_LIMITS)
+        spec = metrics.W_TASK_MEMORY
+        self._memory = Histogram(
+            spec.name, spec.meaning, buckets=metrics.MEMORY_BUCKETS, registry=self.registry
+        )
         self.registry.register(self)
         events.on_event = self.count
 
@@ -74,10 +80,10 @@ class WorkerMetrics(Collector):
         if self._port is None:
             return
         try:
-            server, thread = start_http_server(self._port, LOOPBACK, self.registry)
+            server, thread = start_http_server(self._port, self._host, self.registry)
         except OSError as error:
             raise SettingsError(
-                f"metrics_port {self._port}: {error.strerror}; it must be a free port of this host"
+                f"metrics_port {self._port} of {self._host}: {error.strerror}; it must be a free port of an address of this host"
             ) from error
         log.info("metrics.started", port=server.server_port)
         try:
@@ -98,8 +104,19 @@ class WorkerMetrics(Collector):
             case "bundle.fetched":
                 self._lookups.labels("miss").inc()
                 self._fetched.add(str(event.item_id))
+            case "task.ended":
+                self._count_use(event.detail)
             case "report.delivered" if event.began_at is not None:
                 self._delay.observe(max(0.0, (event.at - event.began_at).total_seconds()))
+
+    def _count_use(self, detail: Mapping[str, Any]) -> None:
+        """Take what an ended task has used into account, and the limit that it ran into."""
+        if (seconds := detail.get("cpu_seconds")) is not None:
+            self._cpu.inc(seconds)
+        if (peak := detail.get("peak_memory_bytes")) is not None:
+            self._memory.observe(peak)
+        if (limit := detail.get("limit")) is not None:
+            self._limits.labels(limit).inc()
 
     def describe(self) -> list[Metric]:
         """Return nothing: the names are known without looking."""

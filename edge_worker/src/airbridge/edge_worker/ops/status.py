@@ -9,6 +9,7 @@ from airbridge.edge_worker.journal.journal import Journal
 from airbridge.edge_worker.storage.disk import Disk
 from airbridge.edge_worker.storage.logs import LogShipper
 from airbridge.edge_worker.work.attempts import Attempt, Attempts
+from airbridge.edge_worker.work.task import HeldBy
 
 Status = dict[str, Any]
 
@@ -21,12 +22,14 @@ def describe(
     disk: Disk,
     *,
     queue_error: str | None,
+    limits: HeldBy,
 ) -> Status:
     """Return the state of the worker's components as a JSON object."""
     return {
         "link": {"up": connectivity.up, "silent_seconds": round(connectivity.silent_for(), 3)},
         "queue": {"error": queue_error},
         "slots": {"total": attempts.slots, "used": attempts.used, "held": attempts.held},
+        "limits": {"held_by": limits.name, "why_no_cgroup": limits.why_no_cgroup or None},
         "tasks": [_task(one) for one in attempts],
         "journal": {
             "bytes": journal.bytes,

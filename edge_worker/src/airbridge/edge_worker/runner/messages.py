@@ -38,6 +38,15 @@ class Source(msgspec.Struct, frozen=True):
         return (self.bundle_path, self.environment) if self.environment else (self.bundle_path,)
 
 
+class ProcessLimits(msgspec.Struct, frozen=True):
+    """Limits that a task's process sets for itself and for each that it starts, in bytes; 0 limits nothing."""
+
+    #: Memory that it may have beyond what it begins with.
+    memory: int = 0
+    #: The largest file.
+    file: int = 0
+
+
 class Job(msgspec.Struct, frozen=True):
     """Description of a task for its supervisor and its process. `ti` and `ti_context` are JSON objects of the Task SDK's models."""
 
@@ -50,6 +59,7 @@ class Job(msgspec.Struct, frozen=True):
     #: The task's own working directory, and the only place among the worker's files that it may write to.
     working_dir: str
     kill_grace_seconds: float
+    limits: ProcessLimits = ProcessLimits()
 
 
 class Spawn(msgspec.Struct, frozen=True, tag=True):
@@ -145,6 +155,8 @@ class Started(msgspec.Struct, frozen=True, tag=True):
     #: Whether its template has the DAG file parsed.
     warm: bool = False
     template: int = 0
+    #: The task's own process.
+    task: int = 0
 
 
 class Go(msgspec.Struct, frozen=True, tag=True):

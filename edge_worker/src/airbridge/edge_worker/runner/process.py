@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import resource
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ import psutil
 from setproctitle import setproctitle
 
 from airbridge.core.sandbox import hardening
-from airbridge.edge_worker.runner.messages import Used
+from airbridge.edge_worker.runner.messages import ProcessLimits, Used
 
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -55,6 +56,21 @@ def prefer_for_oom_kill() -> None:
     """Make the kernel kill this process, a task, before a supervisor or the agent when memory runs out."""
     with suppress(OSError), hardening.own_proc_entries():
         Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def limit_self(limits: ProcessLimits) -> None:
+    """Limit what this process, and each that it starts, may use; neither can raise it again."""
+    if limits.memory:
+        pages = int(Path("/proc/self/statm").read_text().split()[5])
+        _limit(resource.RLIMIT_DATA, limits.memory + pages * resource.getpagesize())
+    if limits.file:
+        _limit(resource.RLIMIT_FSIZE, limits.file)
+
+
+def _limit(which: int, most: int) -> None:
+    hard = resource.getrlimit(which)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(which, (most, most))
 
 
 def children() -> list[int]:

@@ -11,19 +11,26 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+import structlog
+
 from airbridge.edge_worker.runner import messages, process
+from airbridge.edge_worker.runner.limits.enforcer import Held
+from airbridge.edge_worker.runner.limits.limits import Hit
 from airbridge.edge_worker.runner.messages import Ended, Go, Started
 from airbridge.edge_worker.work.task import Exit
 
 # Seconds to wait for the zygote's `Reaped` after a supervisor's death.
 _REAP_SECONDS: Final = 1.0
 
+log = structlog.get_logger()
+
 
 class WarmTask:
     """A supervisor and the task beneath it."""
 
-    def __init__(self, status: socket.socket) -> None:
+    def __init__(self, status: socket.socket, held: Held) -> None:
         self._status = status
+        self._held = held
         self._started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._status_at_death: int | None = None
@@ -62,6 +69,11 @@ class WarmTask:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
+    def exceed(self, hit: Hit) -> None:
+        """Kill the task because of a limit that it has exceeded."""
+        self._held.exceed(hit)
+        self.kill()
+
     def record_wait_status(self, status: int) -> None:
         """Take note of how the supervisor ended, from a process that could wait for it."""
         self._status_at_death = status
@@ -84,17 +96,23 @@ class WarmTask:
             case Started():
                 self._warm = message.warm
                 self.template_pid = message.template
-                self._confirm_start(message.pid)
+                self._confirm_start(message)
             case Ended():
                 self._finish(Exit(message.code, None, message.detail, message.exception, message.used))
             case _:
                 self._on_eof()
 
-    def _confirm_start(self, pid: int) -> None:
-        self._pid = pid
+    def _confirm_start(self, started: Started) -> None:
+        self._pid = pid = started.pid
         # Before the start is confirmed: until then the supervisor waits, so the process id is its own.
         with suppress(ProcessLookupError):
             self._pidfd = os.pidfd_open(pid)
+        try:
+            self._held.admit(started.task, started.template)
+        except OSError as error:
+            log.warning("runner.not_limited", pid=started.task, detail=str(error))
+            self._started.set_result(0)
+            return
         with suppress(OSError):  # it has died already, which the next read shows
             messages.send(self._status, Go())
         self._started.set_result(pid)
@@ -123,7 +141,7 @@ class WarmTask:
     def _finish(self, exit_: Exit) -> None:
         self._close()
         if not self._exit.done():
-            self._exit.set_result(exit_)
+            self._exit.set_result(self._held.settle(exit_))
 
     def _close(self) -> None:
         if self._status.fileno() >= 0:

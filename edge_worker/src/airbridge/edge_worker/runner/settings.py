@@ -13,6 +13,8 @@ from typing import Final
 from airbridge.core.sandbox import landlock, mounts
 from airbridge.core.task_options import CERTIFICATE_VARIABLES, of_variable, why_never, why_refused, why_secret
 from airbridge.edge_worker.exceptions import SettingsError
+from airbridge.edge_worker.runner.limits.cgroups import Cgroups, NoCgroups
+from airbridge.edge_worker.runner.limits.limits import Share
 from airbridge.edge_worker.runner.sandbox import view
 from airbridge.edge_worker.runner.sandbox.sandbox import Sandbox, build, real
 from airbridge.edge_worker.runner.sandbox.task_user import TaskUser
@@ -65,6 +67,12 @@ class RunnerSettings:
     landlock: bool = True
     #: The user that everything but the agent runs as; None for the agent's own.
     task_user: TaskUser | None = None
+    #: What a slot's task may use, and how many slots there are.
+    share: Share = field(default_factory=Share)
+    #: Where tasks get cgroups, or why they do not.
+    cgroups: Cgroups | NoCgroups = field(default_factory=lambda: NoCgroups("they are not wanted"))
+    #: Directories of cgroups that tasks may read, and not write to.
+    cgroup_mounts: tuple[Path, ...] = ()
     #: A short link to `tasks_dir`; the runner makes it when it starts, if there is need of one.
     tasks_link: Path | None = None
 
@@ -90,12 +98,13 @@ class RunnerSettings:
         version = landlock.abi() if self.landlock else 0
         links = (self.tasks_link.parent,) if self.tasks_link else ()
         return build(
-            (*self.hidden, *links),
+            (*self.hidden, *links, *self.cgroup_mounts),
             self.airflow_home,
             self.tasks_dir,
             version=version,
             can_mount=self.can_mount,
             tasks_link=self.tasks_link,
+            readable=self.cgroup_mounts,
         )
 
     @cached_property

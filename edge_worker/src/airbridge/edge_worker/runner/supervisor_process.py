@@ -93,7 +93,7 @@ def _supervise(take: Take, fds: list[int], zygote: socket.socket) -> None:
             messages.send(zygote, Running(task.pid))
         if handle.ended:
             return
-        if _start_confirmed(status, Started(os.getpid(), take.warm, take.template)):
+        if _start_confirmed(status, Started(os.getpid(), take.warm, take.template, task.pid)):
             ended = replace(_run(job, task, proxy, log), exception=note.exception, used=handle.used)
             proxy.close()
             with suppress(OSError):

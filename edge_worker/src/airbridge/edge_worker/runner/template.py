@@ -201,6 +201,7 @@ class Template:
                 process.adopt_orphans()
                 process.prefer_for_oom_kill()
                 process.reseed()
+                process.limit_self(job.limits)
                 self._sandbox.restrict_task(job.source, Path(job.working_dir))
 
             _airflow.run_as_task(sockets, job, self._parsed, enter_sandbox)

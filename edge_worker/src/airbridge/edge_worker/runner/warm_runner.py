@@ -16,12 +16,14 @@ import structlog
 from airbridge.core.task_options import Options
 from airbridge.edge_worker.exceptions import RunnerError
 from airbridge.edge_worker.runner import airflow_home, messages, process
+from airbridge.edge_worker.runner.limits.disk_meter import DiskMeter, Metered
+from airbridge.edge_worker.runner.limits.enforcer import Enforcer, Held
 from airbridge.edge_worker.runner.messages import Job, Reaped, Source, Spawn
 from airbridge.edge_worker.runner.running_task import WarmTask
 from airbridge.edge_worker.runner.sandbox import short_path
 from airbridge.edge_worker.runner.settings import NEEDED_FOR_SOCKETS, RunnerSettings, room_for_sockets
 from airbridge.edge_worker.runner.zygote_client import ZygoteClient
-from airbridge.edge_worker.work.task import TaskSpec
+from airbridge.edge_worker.work.task import HeldBy, TaskSpec
 
 _APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -45,6 +47,14 @@ class WarmRunner:
         self._starting = asyncio.Lock()
         self._stopped = False
         self._lost_zygote = False
+        self._enforcer = Enforcer(settings.share, settings.cgroups)
+        self._metered: dict[WarmTask, Metered] = {}
+        self._metering: asyncio.Task[None] | None = None
+
+    @property
+    def limits(self) -> HeldBy:
+        """See `airbridge.edge_worker.work.task.Runner`."""
+        return self._enforcer.held_by
 
     @property
     def zygote_pid(self) -> int | None:
@@ -66,23 +76,27 @@ class WarmRunner:
         self._reset_tasks_dir()
         self._link_tasks_dir()
         process.adopt_orphans()
+        self._limit_tasks()
         self._name_what_tasks_lack()
         await self._ensure_zygote()
 
     async def spawn(self, spec: TaskSpec, proxy_socket: socket.socket) -> WarmTask:
         """Start the task; see `airbridge.edge_worker.work.task.Runner`."""
         working_dir = job_fd = log_fd = None
+        held: Held | None = None
         try:
+            held = self._enforcer.hold(f"{spec.item_id}-{spec.epoch}", spec.grant)
             log_fd = os.open(spec.log_file, _APPEND, 0o600)
             working_dir = self._make_working_dir(_source(spec))
-            job_fd = messages.write_job(_job(spec, working_dir, self._settings.kill_grace_seconds))
+            job_fd = messages.write_job(_job(spec, working_dir, self._settings.kill_grace_seconds, held))
             for _attempt in range(_ATTEMPTS):
                 task = await self._try_spawn(
-                    _source(spec), spec.warm, (proxy_socket.fileno(), job_fd, log_fd)
+                    _source(spec), spec.warm, (proxy_socket.fileno(), job_fd, log_fd), held
                 )
                 if task is not None:
+                    self._meter(task, working_dir, held)
                     task.on_exit(partial(self._remove_working_dir, working_dir))
-                    working_dir = None
+                    working_dir = held = None
                     return task
         except OSError as error:
             raise RunnerError(f"work item {spec.item_id} has no place to run in: {error}") from error
@@ -93,12 +107,16 @@ class WarmRunner:
             proxy_socket.close()
             if working_dir is not None:
                 self._remove_working_dir(working_dir)
+            if held is not None:
+                held.release()
         raise RunnerError(f"no supervisor came up for work item {spec.item_id} in {_ATTEMPTS} attempts")
 
     async def stop(self) -> None:
         """Kill every running task and end the zygote and its templates."""
         self._stopped = True
         running = list(self._tasks.values())
+        if self._metering is not None:
+            self._metering.cancel()
         for task in running:
             task.kill()
         if self._configuring is not None:
@@ -107,16 +125,19 @@ class WarmRunner:
             await zygote.stop()
         await asyncio.gather(*(task.wait() for task in running))
         self._kill_leftovers()
+        self._enforcer.close()
         await asyncio.to_thread(shutil.rmtree, self._settings.tasks_dir, ignore_errors=True)
         if self._settings.tasks_link is not None:
             short_path.remove(self._settings.tasks_link)
 
-    async def _try_spawn(self, source: Source, warm: bool, fds: tuple[int, int, int]) -> WarmTask | None:
+    async def _try_spawn(
+        self, source: Source, warm: bool, fds: tuple[int, int, int], held: Held
+    ) -> WarmTask | None:
         zygote = await self._ensure_zygote()
         zygote.users += 1
         task = None
         try:
-            task = await self._spawn_from(zygote, source, warm, fds)
+            task = await self._spawn_from(zygote, source, warm, fds, held)
         finally:
             if task is None:
                 self._release(zygote)
@@ -125,11 +146,11 @@ class WarmRunner:
         return task
 
     async def _spawn_from(
-        self, zygote: ZygoteClient, source: Source, warm: bool, fds: tuple[int, int, int]
+        self, zygote: ZygoteClient, source: Source, warm: bool, fds: tuple[int, int, int], held: Held
     ) -> WarmTask | None:
         proxy_fd, job_fd, log_fd = fds
         ours, theirs = messages.socket_pair()
-        task = WarmTask(ours)
+        task = WarmTask(ours, held)
         try:
             with theirs:
                 await zygote.send(Spawn(source, warm), (proxy_fd, theirs.fileno(), job_fd, log_fd))
@@ -164,6 +185,24 @@ class WarmRunner:
         if link is None and room < NEEDED_FOR_SOCKETS:
             log.warning("runner.state_dir_long", room_for_sockets=room, needed=NEEDED_FOR_SOCKETS)
         self._settings = replace(self._settings, tasks_link=link)
+
+    def _limit_tasks(self) -> None:
+        """Make ready what holds tasks to their limits, and close to them what it can be changed by."""
+        self._enforcer.start()
+        self._settings = replace(self._settings, cgroup_mounts=self._enforcer.mounts)
+        held_by = self._enforcer.held_by
+        log.info("runner.limits", held_by=held_by.name, why_no_cgroup=held_by.why_no_cgroup or None)
+        if self._settings.share.limits.disk is not None:
+            meter = DiskMeter(self._metered.values)
+            self._metering = asyncio.get_running_loop().create_task(meter.run())
+
+    def _meter(self, task: WarmTask, working_dir: Path, held: Held) -> None:
+        if held.limits.disk is not None:
+            self._metered[task] = Metered(working_dir, held.limits.disk, task.exceed)
+            task.on_exit(self._unmeter)
+
+    def _unmeter(self, task: WarmTask) -> None:
+        self._metered.pop(task, None)
 
     def _make_working_dir(self, source: Source) -> Path:
         working_dir, shared = self._settings.sandbox.make_working_dir(source)
@@ -266,7 +305,7 @@ def _source(spec: TaskSpec) -> Source:
     return Source(bundle.name, bundle.version, str(spec.bundle_path), spec.grant.dag_rel_path, packages)
 
 
-def _job(spec: TaskSpec, working_dir: Path, kill_grace_seconds: float) -> Job:
+def _job(spec: TaskSpec, working_dir: Path, kill_grace_seconds: float, held: Held) -> Job:
     return Job(
         item_id=str(spec.item_id),
         epoch=spec.epoch,
@@ -276,4 +315,5 @@ def _job(spec: TaskSpec, working_dir: Path, kill_grace_seconds: float) -> Job:
         source=_source(spec),
         working_dir=str(working_dir),
         kill_grace_seconds=kill_grace_seconds,
+        limits=held.of_process,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -212,10 +212,16 @@ class Attempt:
 
 
 class Attempts:
-    """All attempts of the worker, by key, and the slots that they take."""
+    """All attempts of the worker, by key, and the slots that they take.
 
-    def __init__(self, slots: int, prefetch: int = 0) -> None:
+    `slots_for` returns what a granted task takes: more than those of its work item if what it requests exceeds those slots' share.
+    """
+
+    def __init__(
+        self, slots: int, prefetch: int = 0, slots_for: Callable[[Grant], int] = lambda grant: grant.slots
+    ) -> None:
         self.slots = slots
+        self._slots_for = slots_for
         self.prefetch = prefetch
         self._by_key: dict[Key, Attempt] = {}
         self._changed = asyncio.Event()
@@ -248,15 +254,19 @@ class Attempts:
         """Return the slots that a task takes here: all of them if it wants more than there are."""
         return min(slots, self.slots)
 
+    def slots_taken(self, attempt: Attempt) -> int:
+        """Return the slots that a granted task takes here."""
+        return self.slots_of(self._slots_for(attempt.grant))
+
     @property
     def used(self) -> int:
         """Slots that running tasks take, and those about to run."""
-        return sum(self.slots_of(one.grant.slots) for one in self._by_key.values() if one.occupies)
+        return sum(self.slots_taken(one) for one in self._by_key.values() if one.occupies)
 
     @property
     def held(self) -> int:
         """Slots that tasks running and waiting to run take."""
-        return sum(self.slots_of(one.grant.slots) for one in self._by_key.values() if not one.ended)
+        return sum(self.slots_taken(one) for one in self._by_key.values() if not one.ended)
 
     @property
     def capacity(self) -> int:

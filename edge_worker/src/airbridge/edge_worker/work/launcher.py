@@ -162,7 +162,7 @@ class Launcher:
         for attempt in self._attempts.unstarted:
             if not self._may_start(attempt):
                 continue
-            slots = self._attempts.slots_of(attempt.grant.slots)
+            slots = self._attempts.slots_taken(attempt)
             # Not `continue`: an attempt of many slots must not be overtaken for ever by those of few.
             if self._attempts.used + slots > self._attempts.slots:
                 return
@@ -266,7 +266,7 @@ class Launcher:
             )
             exited = await self._ended(attempt, process)
             await asyncio.wait({serving}, timeout=HANG_UP_SECONDS)
-            await self._close(attempt, exited, forked_at)
+            await self._close(attempt, exited, forked_at, row)
         finally:
             self._proxies.pop(attempt.key, None)
             self._processes.pop(attempt.key, None)
@@ -293,7 +293,7 @@ class Launcher:
             process.kill()
         return await process.wait()
 
-    async def _close(self, attempt: Attempt, exited: Exit, forked_at: datetime) -> None:
+    async def _close(self, attempt: Attempt, exited: Exit, forked_at: datetime, row: LogRow) -> None:
         self._events.emit(
             "task.ended",
             attempt.key,
@@ -304,6 +304,8 @@ class Launcher:
             exception=exited.exception or None,
             cpu_seconds=round(exited.used.cpu_seconds, 6) if exited.used else None,
             peak_memory_bytes=exited.used.peak_memory_bytes if exited.used else None,
+            limit=exited.hit.limit.value if exited.hit else None,
+            why=exited.hit.detail if exited.hit else None,
         )
         log.info(
             "task.ended",
@@ -312,6 +314,7 @@ class Launcher:
             code=exited.code,
             signal=exited.signal,
             reported=attempt.finished,
+            limit=exited.hit.limit.value if exited.hit else None,
         )
         if attempt.stop is not None:
             if attempt.stop.report:
@@ -323,6 +326,8 @@ class Launcher:
             bare = outcome.explain(replace(exited, detail=""))
             await self.log_failure(attempt, outcome.explain(exited), public=bare)
             await self.report_failure(attempt, interrupted=False)
+        elif exited.hit is not None:
+            await asyncio.to_thread(self._append_to_log, row, exited.hit.detail)
 
     async def _kill_after_grace(self, key: Key) -> None:
         await asyncio.sleep(self._cancel_grace)

@@ -33,6 +33,8 @@ def failure_instead(call: Call, grant: Grant, at: datetime) -> Call:
 
 def explain(exited: Exit) -> str:
     """Return why a supervisor that reported no final state ended, for the task's log."""
+    if exited.hit is not None:
+        return exited.hit.detail
     if exited.signal == 9:
         cause = "was killed (SIGKILL); out of memory?"
     elif exited.signal is not None:

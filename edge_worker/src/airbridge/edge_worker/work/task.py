@@ -10,6 +10,7 @@ from uuid import UUID
 
 from airbridge.core.protocol import Grant
 from airbridge.core.task_options import Options
+from airbridge.edge_worker.runner.limits.limits import Hit
 from airbridge.edge_worker.runner.messages import Used
 
 
@@ -43,11 +44,21 @@ class Exit:
     detail: str = ""
     exception: str = ""
     used: Used | None = None
+    #: The limit that the task ran into, if it did.
+    hit: Hit | None = None
 
     @property
     def clean(self) -> bool:
         """Return whether the supervisor has reported the task's final state itself."""
         return self.code == 0
+
+
+@dataclass(frozen=True)
+class HeldBy:
+    """What holds tasks to their limits, and why it is not a cgroup; `why_no_cgroup` is empty if it is one."""
+
+    name: str
+    why_no_cgroup: str = ""
 
 
 class RunningTask(Protocol):
@@ -76,6 +87,10 @@ class Runner(Protocol):
 
     async def start(self) -> None:
         """Make ready: called once, before any `spawn`."""
+
+    @property
+    def limits(self) -> HeldBy:
+        """What holds tasks to their limits."""
 
     async def spawn(self, spec: TaskSpec, proxy_socket: socket.socket) -> RunningTask:
         """Start the task and take over `proxy`, the supervisor's end. Raises `RunnerError`; closes `proxy` either way."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airbridge.core.exceptions import ConfigurationError, PlacementError
 from airbridge.core.hints import REGION_SCHEME, Disconnect, Hints, suggestion
-from airbridge.core.protocol import DisconnectPolicy
+from airbridge.core.protocol import DisconnectPolicy, Resources
 from airbridge.core.regions import DEFAULT_POOL, Catalogue, Region
 from airbridge.executor.settings import Settings
 
@@ -42,6 +42,8 @@ class Decision:
     fallback_after: float
     disconnect: DisconnectPolicy
     warm: bool
+    slots: int = 1
+    resources: Resources = field(default_factory=Resources)
 
 
 # Backlog and live workers by (region, pool).
@@ -77,20 +79,24 @@ class Placement:
         queue: str | None,
         executor_config: Mapping[str, Any] | None,
         load: Load,
+        slots: int = 1,
         *,
         assets: Callable[[], Sequence[str]] = tuple,
     ) -> Decision:
-        """Place a task. Raises `PlacementError`, which names the fault and a valid value.
+        """Place a task of at least `slots` slots. Raises `PlacementError`, which names the fault and a valid value.
 
         `assets` returns the URIs of what the task reads and writes. It is called for a task with neither queue nor hint of
         data; what no region holds, or no region that has the task's pool, does not count.
         """
         hints = Hints.read(executor_config)
         place, why = self._choose(queue, hints, load, assets)
+        fallback = self._fallback(hints.fallback, place)
         return Decision(
             place=place,
             why=why,
-            fallback=self._fallback(hints.fallback, place),
+            fallback=fallback,
+            slots=self._slots((place, *fallback), slots, hints),
+            resources=Resources(memory=hints.memory, cpus=hints.cpus),
             fallback_after=hints.fallback_after or self._settings.fallback_after,
             disconnect=self._disconnect(hints.disconnect),
             warm=self._settings.warm if hints.warm is None else hints.warm,
@@ -232,6 +238,16 @@ class Placement:
             if other != place and other not in found:
                 found.append(other)
         return tuple(found)
+
+    def _slots(self, places: Sequence[PoolRef], slots: int, hints: Hints) -> int:
+        """Return the slots that a task takes in whichever of the pools it comes to. Raises `PlacementError` if one cannot have it."""
+        needed = slots
+        for place in places:
+            region = self._catalogue.region(place.region)
+            pool = region.pool(place.pool) if region is not None else None
+            if pool is not None:
+                needed = max(needed, pool.slots_for(slots, hints.memory, hints.cpus))
+        return needed
 
     def _disconnect(self, requested: Disconnect) -> DisconnectPolicy:
         settings = self._settings

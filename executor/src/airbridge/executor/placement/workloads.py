@@ -63,7 +63,11 @@ class Workloads:
     ) -> NewItem:
         ti = workload.ti
         decision = self._placement.decide(
-            ti.queue, ti.executor_config, load, assets=lambda: assets(ti.dag_id, ti.task_id)
+            ti.queue,
+            ti.executor_config,
+            load,
+            max(1, ti.pool_slots),
+            assets=lambda: assets(ti.dag_id, ti.task_id),
         )
         version = _version(workload.bundle_info, bundles)
         return self._new_item(workload, decision, version)
@@ -102,13 +106,14 @@ def _new_item(workload: Any, decision: Decision, version: str | None, team: str)
         queue=ti.queue,
         region=decision.place.region,
         pool=decision.place.pool,
-        slots=max(1, ti.pool_slots),
+        slots=max(decision.slots, ti.pool_slots),
         priority=ti.priority_weight,
         workload={
             "ti": ti.model_dump(mode="json"),
             "dag_rel_path": str(workload.dag_rel_path),
             "bundle": {"name": workload.bundle_info.name, "version": version},
             "log_path": workload.log_path,
+            **_asked(decision),
         },
         placement={
             "fallback": [{"region": place.region, "pool": place.pool} for place in decision.fallback],
@@ -122,6 +127,11 @@ def _new_item(workload: Any, decision: Decision, version: str | None, team: str)
         trace=_trace(ti, item_id),
         id=item_id,
     )
+
+
+def _asked(decision: Decision) -> dict[str, Any]:
+    asked = decision.resources.model_dump(mode="json", exclude_none=True)
+    return {"resources": asked} if asked else {}
 
 
 def _trace(ti: Any, item_id: str) -> dict[str, str]:

@@ -31,6 +31,7 @@ from airbridge.core.protocol import (
     Grant,
     Refusal,
     RefusalReason,
+    Resources,
     StartedAs,
     WorkItem,
 )
@@ -257,6 +258,7 @@ class _Batch:
             epoch=row.epoch,
             lease_seconds=self.claims.lease_seconds,
             slots=row.slots,
+            resources=Resources.model_validate(workload.get("resources", {})),
             ti=workload["ti"],
             ti_context=row.started["ti_context"],
             start_date=row.started["start_date"],

@@ -32,7 +32,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "bundle.fetched": "DAG code {bundle} fetched by {worker}",
     "bundle.failing": "DAG code {bundle} cannot be fetched by {worker}: {why}",
     "task.forked": "process started on {worker}",
-    "task.ended": "process ended on {worker} ({exception}){used}",
+    "task.ended": "process ended on {worker} ({exception}){used}{ran_into}",
     "task.stopping": "being stopped on {worker}: {reason} ({why})",
     "task.failed": "failed by {worker}: {why}",
     "report.delivered": "{reports} delivered by {worker}",
@@ -100,6 +100,8 @@ def of(event: str, detail: Mapping[str, Any], region: str | None = None, worker:
     # Not what a worker could have put there before the gateway kept numbers alone.
     if isinstance(cpu, int | float) and isinstance(peak, int):
         words["used"] = f", used {cpu:.3g} s of CPU and {peak / 2**20:.0f} MiB"
+    if event == "task.ended" and words.get("why"):
+        words["ran_into"] = f". {words['why']}"
     if "records" in words:
         words["reports"] = count(words["records"], "report")
     filled = sentence.format_map(_Blanks(words | {"region": region or "", "worker": worker or "a worker"}))
@@ -117,4 +119,4 @@ def is_trouble(event: str, detail: Mapping[str, Any]) -> bool:
     """Return whether an event is a refusal, a failure or a loss."""
     if event == "item.settled":
         return detail.get("outcome") in {"failed", "lost", "unplaceable"} or detail.get("reason") == "failed"
-    return event in _TROUBLES
+    return event in _TROUBLES or (event == "task.ended" and bool(detail.get("limit")))

@@ -42,6 +42,8 @@ class Sandbox(msgspec.Struct, frozen=True):
     mounts: bool = False
     #: A short link to `tasks_dir`, where that is too long for UNIX sockets in a task's TMPDIR, or tasks may write above it.
     tasks_link: str = ""
+    #: Paths among those that are hidden that can be read all the same.
+    readable: tuple[str, ...] = ()
 
     #: The directory of the working directories of a DAG file's tasks, once `with_view`.
     work: str = ""
@@ -79,7 +81,7 @@ class Sandbox(msgspec.Struct, frozen=True):
         """
         if not self.mounts:
             return self
-        readable = (*source.code_paths, self.airflow_home)
+        readable = (*source.code_paths, self.airflow_home, *self.readable)
         planned = view.plan(self.hidden, readable, self.directory_of(source), self.tasks_link)
         mounts.enter(planned.mounts)
         return msgspec.structs.replace(self, work=planned.work, closed=planned.closed, listed=planned.listed)
@@ -152,7 +154,7 @@ class Sandbox(msgspec.Struct, frozen=True):
         if not self.landlock:
             return
         domain = self._visible_domain()
-        for readable in (*source.code_paths, self.airflow_home):
+        for readable in (*source.code_paths, self.airflow_home, *self.readable):
             domain.grant(readable, READ)
         domain.grant(writable, landlock.everything(self.landlock))
         domain.enter()
@@ -193,6 +195,7 @@ def build(
     version: int,
     can_mount: bool = False,
     tasks_link: Path | None = None,
+    readable: tuple[Path, ...] = (),
 ) -> Sandbox:
     """Return the sandbox for these paths."""
     return Sandbox(
@@ -202,6 +205,7 @@ def build(
         version,
         can_mount,
         str(tasks_link or ""),
+        tuple(map(real, readable)),
     )
 
 
