@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import shutil
@@ -15,12 +16,14 @@ from airbridge.ci.checkout import Checkout
 from airbridge.ci.cli import exit_codes, output
 from airbridge.ci.exceptions import BuildError, CiError
 from airbridge.ci.images import base as bases
+from airbridge.ci.images import host_package as packages
 from airbridge.ci.images import inventory, provenance
 from airbridge.ci.images.assemble import Output, PartRecord, assemble, write_part
 from airbridge.ci.images.build import Builder, require_uv
 from airbridge.ci.images.derived import DerivedBuilder, Recipe
 from airbridge.ci.images.layout import Layout
-from airbridge.ci.images.specs import MACHINES, Architecture
+from airbridge.ci.images.specs import ARCHITECTURES, MACHINES, Architecture
+from airbridge.ci.images.wheelhouse import Target
 from airbridge.ci.parity import checks
 from airbridge.ci.parity.finding import as_annotations, as_json, as_text
 from airbridge.ci.parity.inventory import seal as seals
@@ -123,6 +126,42 @@ def build(
         target = _build(checkout, revision, base, Output(out.resolve()))
     if not part_only:
         _assemble(target, as_json_)
+
+
+def host_package(
+    *,
+    root: Root = Path(),
+    out: Out = Path("dist/host"),
+    revision: Annotated[str, typer.Option(help="the commit to build")] = "HEAD",
+    python: Annotated[str, typer.Option(help="the version of Python on the hosts, in two parts")] = "3.11",
+    architecture: Annotated[
+        str | None, typer.Option(help="amd64 or arm64, if not this machine's", show_default=False)
+    ] = None,
+    as_json_: AsJson = False,
+) -> None:
+    """Build the package of a worker for hosts with systemd: wheels by the lock's hashes, the installer and the unit.
+
+    Example: airbridge-ci host-package --python 3.12
+    """
+    checkout = Checkout.find(root.resolve())
+    machine = _machine() if architecture is None else _architecture(architecture)
+    commit = checkout.run("git", "rev-parse", f"{revision}^{{commit}}", cwd=checkout.root).strip()
+    work = checkout.root / "build" / "host"
+    shutil.rmtree(work, ignore_errors=True)
+    source = checkout.export(commit, work / "source")
+    output.report(f"wheels for Python {python}, {machine}")
+    found = packages.build(source, commit, Target(python, machine), _uv(checkout), work)
+    out.mkdir(parents=True, exist_ok=True)
+    archive = shutil.move(found.archive, out.resolve() / found.archive.name)
+    entry = {"archive": str(archive), "release": found.release}
+    output.result(json.dumps(entry) if as_json_ else entry["archive"])
+
+
+def _architecture(name: str) -> Architecture:
+    for known in ARCHITECTURES:
+        if name == known:
+            return known
+    raise typer.BadParameter(f"{name!r} is no architecture; it is one of {', '.join(ARCHITECTURES)}")
 
 
 def _build(checkout: Checkout, revision: str, base: BaseChoice, target: Output) -> Output:
