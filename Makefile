@@ -186,5 +186,6 @@ include ci/security.mk
 include ci/faults.mk
 include ci/scale.mk
 include ci/packages.mk
+include ci/host.mk
 include infra/infra.mk
 include tests/mutation/mutants.mk

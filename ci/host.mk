@@ -1,0 +1,22 @@
+# Workers on hosts and on Kubernetes. Included by the Makefile.
+
+# Helm's library and Kubernetes' schemas, for the chart's tests: no helm is installed.
+HELM_SDK_VERSION := 0.2.2
+KUBERNETES_VALIDATE_VERSION := 1.37.0
+CHART_PYTHON := .tools/chart/bin/python
+
+.tools/chart/.installed: $(STAMP)
+	@$(UV) venv --quiet --allow-existing .tools/chart
+	@$(UV) pip install --quiet --no-config --python $(CHART_PYTHON) helm-python-sdk==$(HELM_SDK_VERSION) \
+		kubernetes-validate==$(KUBERNETES_VALIDATE_VERSION) 'pytest>=8' 'pyyaml>=6'
+	@touch $@
+
+.PHONY: chart
+chart: .tools/chart/.installed ## the Helm chart: lint, schema, manifests against Kubernetes' schemas and their snapshots
+	@PYTHONPATH=$(CURDIR) $(CHART_PYTHON) -m pytest -q -p no:cacheprovider --rootdir tests/chart -c /dev/null \
+		--confcutdir=tests/chart tests/chart/test_rendering.py
+	@$(RUN) pytest tests/chart/test_manifests.py -q -n 0
+
+# What `make proof-anywhere` runs of this page: limits of tasks, the chart, the unit.
+PROOF_HOST := tests/integration/runner/test_limits.py tests/contract/test_leaves.py tests/integration/edge_worker/test_limits.py \
+	tests/chart tests/host
