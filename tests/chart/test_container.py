@@ -26,6 +26,14 @@ import os
 from pathlib import Path
 from airflow.sdk import DAG, task
 
+def opens(path):
+    # Not os.access: Landlock has no say in it.
+    try:
+        open(path).close()
+    except OSError:
+        return False
+    return True
+
 with DAG("in_a_pod"):
     @task(queue="eu-west-1")
     def looks():
@@ -36,7 +44,7 @@ with DAG("in_a_pod"):
             "no_new_privileges": int(status["NoNewPrivs"]),
             "seccomp": int(status["Seccomp"]),
             "root_is_writable": os.access("/opt", os.W_OK) or os.access("/usr", os.W_OK),
-            "sees_token": os.access("/etc/airbridge/join/token", os.R_OK),
+            "sees_token": opens("/etc/airbridge/join/token"),
         })
     looks()
 """

@@ -51,7 +51,7 @@ def run_checks(config: Path | None) -> list[CheckResult]:
         return [CheckResult("settings", False, str(error)), *results]
     results.insert(0, CheckResult("settings", True, f"{settings.name} in {settings.pool}@{settings.region}"))
     results += [_from_sandbox_check(check) for check in sandbox_check.check_tasks(settings)]
-    results.append(_limits(settings))
+    results.append(check_limits(settings))
     for examine in (_state_dir, _socket_room, _disk, _journal, _join_token, _agent, _gateway):
         results.append(examine(settings))
     return [*results, *region_checks.check(settings)]
@@ -79,7 +79,7 @@ def _from_sandbox_check(check: sandbox_check.SandboxCheck) -> CheckResult:
     return CheckResult(check.name, check.active, check.detail)
 
 
-def _limits(settings: WorkerSettings) -> CheckResult:
+def check_limits(settings: WorkerSettings) -> CheckResult:
     """Check what holds tasks to their limits: of the running agent, or else as it would be for this process."""
     try:
         held = health.read_status(settings.status_socket).get("limits", {})
