@@ -24,7 +24,12 @@ def settings(tmp_path: Path, **changes: object) -> WorkerSettings:
 
 @pytest.mark.parametrize(
     ("changes", "ok"),
-    [({}, True), ({"slot_memory_mib": 512}, True), ({"slot_cpus": 1}, False), ({"slot_processes": 50}, False)],
+    [
+        ({}, True),
+        ({"slot_memory_mib": 512}, True),
+        ({"slot_cpus": 1}, False),
+        ({"slot_processes": 50}, False),
+    ],
 )
 def test_limits_that_need_cgroups_fail_without(tmp_path: Path, changes: dict[str, object], ok: bool) -> None:
     """Without cgroups, limits of processors and processes cannot be held, which is a failure; that of memory can."""
