@@ -16,6 +16,7 @@ from airbridge.core.exceptions import PlacementError
 
 KEY = "airbridge"
 REGION_SCHEME = "region:"
+_JDBC = "jdbc:"
 
 
 def _hint(value: str) -> str:
@@ -23,10 +24,22 @@ def _hint(value: str) -> str:
         if value == REGION_SCHEME:
             raise ValueError("names no region; write region:NAME")
         return value
-    parts = urlsplit(value)
-    if not parts.scheme or not parts.netloc:
+    if not names_data(value):
         raise ValueError("must be data, such as s3://bucket/prefix, or region:NAME")
     return value
+
+
+def names_data(value: str) -> bool:
+    """Return whether a URI names data: ``s3://bucket``, ``file:///path``, ``jdbc:postgresql://host/database``."""
+    if value.startswith(_JDBC):
+        # JDBC puts its own scheme before the driver's URL, which need not be a URI.
+        driver, colon, rest = value.removeprefix(_JDBC).partition(":")
+        return bool(driver and colon and rest.strip("/"))
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return False
+    return bool(parts.scheme and (parts.netloc or (parts.scheme == "file" and parts.path.strip("/"))))
 
 
 def _queue(value: str) -> str:

@@ -33,6 +33,9 @@ JsonObject = dict[str, Any]
 # A region, pool or worker name: a DNS label, so that it fits a SPIFFE path, a queue name and a metric label.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
+# Way of a worker to its queue and buckets: with AWS credentials of its own, or through the gateway.
+Transport = Literal["direct", "gateway"]
+
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
@@ -470,8 +473,16 @@ class RegionSettings(Message):
     log_bucket: str
     bundle_bucket: str
     endpoint_url: str | None = None
+    #: AWS region of queue and buckets; empty if it is `region`.
+    aws_region: str = ""
+    transport: Transport = "direct"
     #: Options of Airflow's configuration that tasks see, by section, see `airbridge.core.task_options`.
     task_options: dict[str, dict[str, str]] = Field(default_factory=dict)
+
+    @property
+    def aws(self) -> str:
+        """AWS region of queue and buckets."""
+        return self.aws_region or self.region
 
 
 class Credentials(Message):

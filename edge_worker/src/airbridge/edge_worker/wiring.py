@@ -52,7 +52,7 @@ from airbridge.edge_worker.work.task import Runner
 
 def regional_store(region: RegionSettings, bucket: str) -> ObjectStore:
     """Return a bucket of the worker's region."""
-    return connect(region.region, bucket, endpoint_url=region.endpoint_url)
+    return connect(region.aws, bucket, endpoint_url=region.endpoint_url)
 
 
 @dataclass(frozen=True)

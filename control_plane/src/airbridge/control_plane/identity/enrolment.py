@@ -255,6 +255,8 @@ class Enrolment:
             log_bucket=region.log_bucket,
             bundle_bucket=region.bundle_bucket,
             endpoint_url=region.endpoint_url,
+            aws_region=region.aws_region or "",
+            transport=region.transport_of(pool),
             task_options={section: dict(values) for section, values in self.task_options.items()},
         )
 

@@ -94,7 +94,7 @@ def regional_queue(settings: RegionSettings) -> AsyncQueue:
     """Return the queue of a worker's region and pool."""
 
     def connect() -> WorkQueue:
-        return SqsQueue(sqs_client(settings.region, settings.endpoint_url), settings.queue_url)
+        return SqsQueue(sqs_client(settings.aws, settings.endpoint_url), settings.queue_url)
 
     return AsyncQueue(connect)
 
