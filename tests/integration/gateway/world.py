@@ -32,6 +32,7 @@ from airbridge.control_plane.dags import Accepted
 from airbridge.control_plane.environments import EnvironmentReceiver
 from airbridge.control_plane.gateway.audit.denials import Rates
 from airbridge.control_plane.gateway.server import Gateway, GatewayComponents
+from airbridge.control_plane.gateway.transfer.sources import Sources
 from airbridge.control_plane.identity import secrets, tokens
 from airbridge.control_plane.identity.ca import CertificateAuthority
 from airbridge.control_plane.identity.keyring import Keyring
@@ -427,6 +428,7 @@ def running(
     catalogue: Catalogue = CATALOGUE,
     denial_rates: Rates | None = None,
     environments: EnvironmentReceiver | None = None,
+    sources: Sources | None = None,
     **changes: Any,
 ) -> Iterator[World]:
     """A gateway in a thread of this process, on free ports."""
@@ -462,6 +464,7 @@ def running(
             environments=environments
             or environment_receiver({"us-east-1": MemoryStore("us-east-1")}, MemoryRegistry()),
             policy=policy,
+            sources=sources,
             denial_rates=denial_rates or Rates(),
             clock=clock,
             sign_in=SignInRules.read(settings.oidc_file) if settings.oidc_file else None,

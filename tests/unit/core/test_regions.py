@@ -180,7 +180,8 @@ def test_free_names_have_queues_in_aws() -> None:
 def test_transport_of_pool_overrides_region() -> None:
     """A pool has its region's transport, unless it names another; regions are direct if they say nothing."""
     transports = {
-        f"{pool.name}@{region.name}": region.transport_of(pool) for region, pool in Catalogue.parse(FREE).places()
+        f"{pool.name}@{region.name}": region.transport_of(pool)
+        for region, pool in Catalogue.parse(FREE).places()
     }
     assert transports == {
         "default@eu-central-1": "direct",
