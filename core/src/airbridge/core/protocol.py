@@ -25,6 +25,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, Field
 
 from airbridge.core.wire.joining import JoinByAwsIam as JoinByAwsIam  # noqa: PLC0414 - exported
+from airbridge.core.wire.joining import JoinByBoundKey as JoinByBoundKey  # noqa: PLC0414 - exported
 from airbridge.core.wire.joining import JoinByToken as JoinByToken  # noqa: PLC0414 - exported
 from airbridge.core.wire.joining import RejoinProof as RejoinProof  # noqa: PLC0414 - exported
 from airbridge.core.wire.message import Digest as Digest  # noqa: PLC0414 - exported
@@ -406,7 +407,7 @@ class EnrolRequest(Message):
     pool: Name
     worker: Name
     csr_pem: str
-    join: Annotated[JoinByToken | JoinByAwsIam, Field(discriminator="method")]
+    join: Annotated[JoinByToken | JoinByAwsIam | JoinByBoundKey, Field(discriminator="method")]
     rejoin: RejoinProof | None = None
     versions: Versions
 

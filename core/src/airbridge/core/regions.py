@@ -83,6 +83,8 @@ class Pool(_Entry):
     role_arn: RoleArn | None = None
     #: In place of the region's.
     transport: Transport | None = None
+    #: Days after which a host with a bound key does not join by itself any more; unset: it always does.
+    max_absence_days: float | None = Field(default=None, gt=0)
 
 
 class Region(_Entry):

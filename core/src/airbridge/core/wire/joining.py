@@ -30,3 +30,17 @@ class RejoinProof(Message):
 
     public_key: str = Field(max_length=64)
     signature: str = Field(max_length=128)
+
+
+class JoinByBoundKey(Message):
+    """Proof of a key that is bound to the worker's name, with the count of the host's joins, see `airbridge.core.rejoin`.
+
+    `attempt` is the same in each repetition of one join. `token` binds the key at first use; later it is not looked at.
+    """
+
+    method: Literal["bound_key"] = "bound_key"
+    public_key: str = Field(max_length=64)
+    counter: int = Field(ge=1, le=2**62)
+    attempt: str = Field(pattern=r"^[0-9a-f]{32}$")
+    signature: str = Field(max_length=128)
+    token: str | None = Field(default=None, repr=False, max_length=256)
