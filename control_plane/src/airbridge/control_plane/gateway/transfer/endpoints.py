@@ -313,7 +313,7 @@ class _Archive(StreamingResponse):
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` returns; cancel it, and raise `Refused`, if the client goes away meanwhile."""
+    """Return what `work` returns; cancel it, and raise `Unavailable`, if the client goes away meanwhile."""
     task = asyncio.create_task(work)
     gone = asyncio.ensure_future(request.receive())
     try:
@@ -322,7 +322,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-            raise Refused(400, RefusalReason.MALFORMED, "the client went away")
+            raise Unavailable("the client went away")
         return task.result()
     finally:
         gone.cancel()

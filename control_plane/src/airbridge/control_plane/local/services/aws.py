@@ -38,6 +38,12 @@ class EmulatedRegion(BaseModel):
     through: str | None = None
 
     @property
+    def word(self) -> str:
+        """The region as `parse_regions` reads it."""
+        place = f"{self.name}@{self.through}" if self.through else self.name
+        return f"{place}:{','.join(self.pools)}"
+
+    @property
     def aws_region(self) -> str:
         """Region of AWS in which the queues and buckets are."""
         return self.through or self.name
@@ -142,8 +148,10 @@ def parse_regions(words: Sequence[str]) -> tuple[EmulatedRegion, ...]:
                 "lower-case letters, digits and hyphens that is no region of AWS, such as factory-7@us-east-1"
             )
         if (through or name) not in known:
-            wrong = through or name
-            raise ConfigurationError(f"--region {word!r}: unknown region {wrong!r}{_similar(wrong, known)}")
+            unknown = through or name
+            raise ConfigurationError(
+                f"--region {word!r}: unknown region {unknown!r}{_similar(unknown, known)}"
+            )
         if any(region.name == name for region in regions):
             raise ConfigurationError(
                 f"--region {name} is given twice; name its pools once, as {name}:default,gpu"
