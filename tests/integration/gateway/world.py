@@ -43,6 +43,7 @@ from airbridge.control_plane.policy.reload import ReloadedPolicy
 from airbridge.control_plane.sign_in.rules import SignInRules
 from airbridge.core import rejoin
 from airbridge.core.aws.object_store import MemoryStore
+from airbridge.core.aws.queue import MemoryQueue
 from airbridge.core.exceptions import BundleError
 from airbridge.core.protocol import (
     PROTOCOL_VERSION,
@@ -77,12 +78,14 @@ CATALOGUE = Catalogue.parse(
     home_region = "us-east-1"
     [[region]]
     name = "us-east-1"
+    transport = "gateway"
     log_bucket = "us-logs"
     bundle_bucket = "us-dags"
     [[region.pool]]
     queue_url = "http://127.0.0.1:1/us"
     [[region]]
     name = "eu-west-1"
+    transport = "gateway"
     log_bucket = "eu-logs"
     bundle_bucket = "eu-dags"
     [[region.pool]]
@@ -421,6 +424,11 @@ def environment_receiver(regions: Mapping[str, MemoryStore], registry: MemoryReg
     )
 
 
+def memory_sources(catalogue: Catalogue) -> Sources:
+    """Return empty queues and buckets in memory."""
+    return Sources(catalogue, lambda *_: MemoryQueue(), lambda _, bucket: MemoryStore(bucket))
+
+
 @contextmanager
 def running(
     metadata: Metadata,
@@ -464,7 +472,7 @@ def running(
             environments=environments
             or environment_receiver({"us-east-1": MemoryStore("us-east-1")}, MemoryRegistry()),
             policy=policy,
-            sources=sources,
+            sources=sources or memory_sources(catalogue),
             denial_rates=denial_rates or Rates(),
             clock=clock,
             sign_in=SignInRules.read(settings.oidc_file) if settings.oidc_file else None,

@@ -85,14 +85,15 @@ class Receiving:
 
         `queue` is called in a thread. What a cancelled call is given goes back to the queue.
         """
+        if wait_seconds < SHORT_WAIT_SECONDS:
+            return await self._receive_now(queue, limit)
         polled = self._pools.setdefault(pool, _PoolPoll(queue))
         waiter = _Waiter(limit, asyncio.get_running_loop().create_future())
         polled.waiting.append(waiter)
         if polled.loop is None:
             polled.loop = asyncio.create_task(self._poll(pool, polled))
         try:
-            # Every answer needs a round trip to the queue, also one with a wait of 0.
-            await asyncio.wait({waiter.messages}, timeout=max(wait_seconds, SHORT_WAIT_SECONDS))
+            await asyncio.wait({waiter.messages}, timeout=wait_seconds)
         except asyncio.CancelledError:
             if waiter.messages.done() and waiter.messages.exception() is None:
                 self.give_back(queue, [message.receipt for message in waiter.messages.result()])
@@ -101,6 +102,15 @@ class Receiving:
             if waiter in polled.waiting:
                 polled.waiting.remove(waiter)
         return waiter.messages.result() if waiter.messages.done() else []
+
+    async def _receive_now(self, queue: Callable[[], WorkQueue], limit: int) -> list[Received]:
+        try:
+            async with self._polls:
+                return await in_daemon_thread(
+                    lambda: queue().receive(limit=limit, visibility_seconds=VISIBILITY_SECONDS)
+                )
+        except QueueError as error:
+            raise Unavailable(str(error), retry_after=2.0) from error
 
     async def _poll(self, pool: tuple[str, str], polled: _PoolPoll) -> None:
         try:
