@@ -235,9 +235,13 @@ def _survives(factory: Factory, seconds: int) -> None:
     run = platform.finish("long_and_loud", run_id, seconds + 180)
     assert run.state == "success", factory.log()[-3000:]
     assert run.task("talk")["try_number"] == 1
-    text = platform.task_log(run, "talk")
-    missing = [second for second in range(seconds + 20) if f"second {second} of" not in text]
-    assert not missing
+
+    def missing() -> list[int]:
+        text = platform.task_log(run, "talk")
+        return [second for second in range(seconds + 20) if f"second {second} of" not in text]
+
+    # The result is reported first; the log follows as its connection comes back.
+    wait_for(lambda: not missing(), "every line of the log", 60)
 
 
 def test_cut_of_a_minute(factory: Factory) -> None:

@@ -53,8 +53,8 @@ from airbridge.edge_worker.work.queue import AsyncQueue, regional_queue
 from airbridge.edge_worker.work.results import Results
 from airbridge.edge_worker.work.task import Runner
 
-# A gateway answers once it has the whole of a log's part, which takes time over a slow line.
-TRANSFER_SECONDS = 150.0
+# A gateway answers once it has the whole of a log's part, of which the last of the kernel's buffer takes time over a slow line.
+TRANSFER_SECONDS = 60.0
 
 
 def regional_store(region: RegionSettings, bucket: str) -> RegionStore:

@@ -6,6 +6,7 @@ delays no heartbeat, and a long poll is no sign of a silent gateway.
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,14 @@ ROOT: Final = "/edge/v1/"
 _LIMITS: Final = httpx.Limits(max_connections=8, max_keepalive_connections=4, keepalive_expiry=75.0)
 # Largest answer that is read as a whole: ten messages of 256 KiB, as JSON.
 _LARGEST_ANSWER: Final = 32 * 1024 * 1024
+# A connection that a cut has killed is given up after about 20 s, whether it sends, waits for an answer, or polls.
+_ALIVE: Final = (
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2),
+)
 _BUSY: Final = frozenset({429, 503})
 _UNAVAILABLE: Final = frozenset({502, 504})
 _JSON: Final = "application/json"
@@ -42,7 +51,9 @@ class _Channel:
     """Connections under one identity. Closed when it is replaced and its last request has ended."""
 
     def __init__(self, context: ssl.SSLContext, headers: Mapping[str, str]) -> None:
-        self.transport = httpx.HTTPTransport(verify=context, limits=_LIMITS, trust_env=False)
+        self.transport = httpx.HTTPTransport(
+            verify=context, limits=_LIMITS, trust_env=False, socket_options=_ALIVE
+        )
         self.headers = dict(headers)
         self.users = 0
         self.retired = False

@@ -114,9 +114,7 @@ class Operators:
         keys_api = BoundKeysApi(self.threads, self.bodies, self.approvals, self.status_api.platform.catalogue)
         return application(
             [
-                route("bound-keys", "GET", keys_api.listing),
-                route("bound-keys", "POST", keys_api.bind),
-                route("bound-keys/{worker}", "DELETE", keys_api.unbind),
+                *keys_api.routes(route),
                 route("workers", "GET", self._list_workers),
                 *(
                     route(f"workers/{{worker}}/{command.name}", "POST", self._command(command))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from airbridge.control_plane.exceptions import Refused
 from airbridge.control_plane.gateway.api import operator_endpoint
 from airbridge.control_plane.gateway.api.body_reader import BodyLimit, BodyReader
+from airbridge.control_plane.gateway.api.handling import Handler
 from airbridge.control_plane.gateway.approvals import Approvals
 from airbridge.control_plane.gateway.auth.authentication import Operator
 from airbridge.control_plane.gateway.hosts import binding
@@ -30,6 +33,14 @@ class BoundKeysApi:
     bodies: BodyReader
     approvals: Approvals
     catalogue: Catalogue
+
+    def routes(self, route: Callable[[str, str, Handler], Route]) -> list[Route]:
+        """Return the routes, made by `route` of path, method and handler."""
+        return [
+            route("bound-keys", "GET", self.listing),
+            route("bound-keys", "POST", self.bind),
+            route("bound-keys/{worker}", "DELETE", self.unbind),
+        ]
 
     async def listing(self, request: Request) -> Response:
         """Return all bound keys."""
