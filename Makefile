@@ -184,6 +184,7 @@ proof-names: $(STAMP) ## readability limits, import directions, docs, reference 
 include ci/ci.mk
 include ci/security.mk
 include ci/faults.mk
+include ci/anywhere.mk
 include ci/scale.mk
 include ci/packages.mk
 include ci/host.mk

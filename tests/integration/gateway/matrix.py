@@ -43,6 +43,9 @@ ACTIONS: Final = {
     "claim": "claim a work item",
     "heartbeat": "renew its lease",
     "release": "give it back",
+    "receive": "receive through the gateway, from the queue of the caller's own pool",
+    "code": "read the region's DAG code through the gateway (there is none by this digest)",
+    "log": "begin to write its log through the gateway",
     "state": "report its final state",
     "xcom": "write its XCom",
     "variable": "write a variable that the policy allows",
@@ -59,7 +62,7 @@ OBJECTS: Final = {
     "ended": "one that the right worker held and that is settled",
     "unknown": "one that there is not",
 }
-EXCHANGED: Final = frozenset(ACTIONS) - {"renew", "claim", "heartbeat", "release"}
+EXCHANGED: Final = frozenset(ACTIONS) - {"renew", "claim", "heartbeat", "release", "receive", "code", "log"}
 _BY_POLICY: Final = frozenset({"forbidden-connection", "trigger"})
 HOSTILE: Final = frozenset({"hostile-state", "hostile-xcom", "hostile-fields"})
 """Actions that fail the task when its right worker sends them."""
@@ -81,6 +84,8 @@ OK: Final = Answer("ok")
 HANDSHAKE: Final = Answer("no handshake", "handshake.refused")
 UNAUTHENTICATED: Final = Answer("401 forbidden", "request.refused")
 NO_SCOPE: Final = Answer("403 forbidden", "request.refused")
+NO_CODE: Final = Answer("404 unknown", "request.refused")
+NOT_ITS_LOG: Final = Answer("403 not_holder", "request.refused")
 REVOKED: Final = Answer("403 revoked", "request.refused")
 
 
@@ -110,8 +115,12 @@ def expected(cell: Cell) -> Answer:
         return UNAUTHENTICATED
     if cell.caller == "revoked":
         return REVOKED
-    if cell.action == "renew":
-        return OK  # a caller renews only itself: the action has no object
+    if cell.action in {"renew", "receive"}:
+        return OK  # a caller renews only itself, and receives for its own pool: these actions have no object
+    if cell.action == "code":
+        return NO_CODE
+    if cell.action == "log":
+        return OK if cell.caller == "right" and cell.object in {"own", "ended"} else NOT_ITS_LOG
     return _claim(cell) if cell.action == "claim" else _under_lease(cell)
 
 

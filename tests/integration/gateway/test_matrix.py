@@ -193,6 +193,13 @@ class Scene:
                 return "heartbeat", {**said, "leases": [lease]}
             case "release":
                 return "release", {"items": [lease]}
+            case "receive":
+                return "queue/receive", {}
+            case "code":
+                return "code", {"bundle": "main", "version": f"sha256:{'0' * 64}"}
+            case "log":
+                segment = f"{grant.start_date:%Y%m%dT%H%M%S.%fZ}-{grant.epoch}-{grant.item_id}"
+                return "logs/begin", {"key": f"logs/{grant.log_path.strip('/')}/{segment}/full.log"}
         method, path, content = _call(cell.action, grant)
         record = {"seq": next(_SEQ), "method": method, "path": path, "body": content, "recorded_at": now}
         return "exchange", {"records": [{**lease, **record}]}
@@ -296,7 +303,11 @@ def _read_exchange(answer: dict[str, Any]) -> str:
     return f"{result['status']} {'body refused' if by_body else 'forbidden by policy'}"
 
 
-_READERS = {"renew": lambda _answer: "ok", "claim": _read_claim, "heartbeat": _read_heartbeat}
+_READERS = {
+    **dict.fromkeys(("renew", "queue/receive", "logs/begin"), lambda _answer: "ok"),
+    "claim": _read_claim,
+    "heartbeat": _read_heartbeat,
+}
 
 
 def audited(world: World) -> Counter[str]:
@@ -382,4 +393,4 @@ def _settle(world: World, before: Counter[str], wanted: Counter[str]) -> None:
 def test_matrix_page_is_current() -> None:
     """docs/reference/security-matrix.md is generated, and up to date; there are thousands of cells."""
     assert matrix.PAGE.read_text() == matrix.summary(), "run: python -m tests.integration.gateway.matrix"
-    assert len(list(matrix.cells())) == 3328
+    assert len(list(matrix.cells())) == 4096

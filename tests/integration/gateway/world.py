@@ -32,6 +32,7 @@ from airbridge.control_plane.dags import Accepted
 from airbridge.control_plane.environments import EnvironmentReceiver
 from airbridge.control_plane.gateway.audit.denials import Rates
 from airbridge.control_plane.gateway.server import Gateway, GatewayComponents
+from airbridge.control_plane.gateway.transfer.sources import Sources
 from airbridge.control_plane.identity import secrets, tokens
 from airbridge.control_plane.identity.ca import CertificateAuthority
 from airbridge.control_plane.identity.keyring import Keyring
@@ -42,6 +43,7 @@ from airbridge.control_plane.policy.reload import ReloadedPolicy
 from airbridge.control_plane.sign_in.rules import SignInRules
 from airbridge.core import rejoin
 from airbridge.core.aws.object_store import MemoryStore
+from airbridge.core.aws.queue import MemoryQueue
 from airbridge.core.exceptions import BundleError
 from airbridge.core.protocol import (
     PROTOCOL_VERSION,
@@ -76,12 +78,14 @@ CATALOGUE = Catalogue.parse(
     home_region = "us-east-1"
     [[region]]
     name = "us-east-1"
+    transport = "gateway"
     log_bucket = "us-logs"
     bundle_bucket = "us-dags"
     [[region.pool]]
     queue_url = "http://127.0.0.1:1/us"
     [[region]]
     name = "eu-west-1"
+    transport = "gateway"
     log_bucket = "eu-logs"
     bundle_bucket = "eu-dags"
     [[region.pool]]
@@ -420,6 +424,11 @@ def environment_receiver(regions: Mapping[str, MemoryStore], registry: MemoryReg
     )
 
 
+def memory_sources(catalogue: Catalogue) -> Sources:
+    """Return empty queues and buckets in memory."""
+    return Sources(catalogue, lambda *_: MemoryQueue(), lambda _, bucket: MemoryStore(bucket))
+
+
 @contextmanager
 def running(
     metadata: Metadata,
@@ -427,6 +436,7 @@ def running(
     catalogue: Catalogue = CATALOGUE,
     denial_rates: Rates | None = None,
     environments: EnvironmentReceiver | None = None,
+    sources: Sources | None = None,
     **changes: Any,
 ) -> Iterator[World]:
     """A gateway in a thread of this process, on free ports."""
@@ -462,6 +472,7 @@ def running(
             environments=environments
             or environment_receiver({"us-east-1": MemoryStore("us-east-1")}, MemoryRegistry()),
             policy=policy,
+            sources=sources or memory_sources(catalogue),
             denial_rates=denial_rates or Rates(),
             clock=clock,
             sign_in=SignInRules.read(settings.oidc_file) if settings.oidc_file else None,

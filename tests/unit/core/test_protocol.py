@@ -27,6 +27,7 @@ MODELS = sorted(
 
 names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 event_names = st.from_regex(r"[a-z][a-z_]{0,20}\.[a-z][a-z_]{0,20}", fullmatch=True)
+attempts = st.from_regex(r"[0-9a-f]{32}", fullmatch=True)
 digests = st.from_regex(r"sha256:[0-9a-f]{64}", fullmatch=True)
 moments = st.datetimes(timezones=st.just(UTC))
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=40)
@@ -61,7 +62,10 @@ def _strategy(model: type[BaseModel]) -> st.SearchStrategy[Any]:
         if info.annotation is str and any(getattr(meta, "pattern", None) for meta in info.metadata):
             is_event = model is protocol.EdgeEvent and field == "event"
             is_digest = "sha256" in str(info.metadata)
-            overrides[field] = digests if is_digest else event_names if is_event else names
+            is_attempt = model is protocol.JoinByBoundKey and field == "attempt"
+            overrides[field] = (
+                digests if is_digest else event_names if is_event else attempts if is_attempt else names
+            )
         elif info.annotation == protocol.JsonObject:
             overrides[field] = json_objects
         elif field == "image":
@@ -90,7 +94,11 @@ _NESTED: dict[str, Any] = {
     "verify_keys": lambda: _tuples(protocol.VerifyKey),
     "commands": lambda: _tuples(protocol.CancelCommand),
     "events": lambda: _tuples(protocol.EdgeEvent),
-    "join": lambda: _strategy(protocol.JoinByToken) | _strategy(protocol.JoinByAwsIam),
+    "join": lambda: (
+        _strategy(protocol.JoinByToken)
+        | _strategy(protocol.JoinByAwsIam)
+        | _strategy(protocol.JoinByBoundKey)
+    ),
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 from tests.unit.executor.catalogues import TOML, catalogue
 
 from airbridge.core.exceptions import ConfigurationError
+from airbridge.core.hints import near
 from airbridge.core.regions import Catalogue
 
 
@@ -53,7 +54,7 @@ def test_the_longest_prefix_wins() -> None:
     [
         ('home_region = "us-east-1"', 'home_region = "mars-1"', "home_region is 'mars-1'; it must be one of us-east-1, eu-west-1"),
         ('name = "eu-west-1"', 'name = "us-east-1"', "region 'us-east-1' is there twice"),
-        ('name = "eu-west-1"', 'name = "EU West"', "region 'EU West', name: String should match pattern"),
+        ('name = "eu-west-1"', 'name = "EU West"', "region 'EU West', name: must be 1 to 63 lower-case letters, digits and hyphens, and begin and end with a letter or digit, such as factory-7"),
         ('log_bucket = "eu-logs"', "", "region 'eu-west-1', log_bucket: Field required"),
         ('log_bucket = "eu-logs"', 'log_buket = "eu-logs"', "log_bucket: Field required"),
         ('"http://127.0.0.1:5000/1/us"', '"us"', "pool number 1, queue_url: Value error, must be a URL"),
@@ -131,3 +132,93 @@ def test_what_is_wrong_with_a_team_is_named(old: str, new: str, message: str) ->
     with pytest.raises(ConfigurationError) as caught:
         Catalogue.parse(TOML + TEAMS.replace(old, new), source="regions.toml")
     assert message in str(caught.value)
+
+
+FREE = """
+home_region = "eu-central-1"
+
+[[region]]
+name = "eu-central-1"
+log_bucket = "home-logs"
+bundle_bucket = "home-dags"
+[[region.pool]]
+queue_url = "https://sqs.eu-central-1.amazonaws.com/1/home"
+
+[[region]]
+name = "factory-7"
+transport = "gateway"
+log_bucket = "factory-logs"
+bundle_bucket = "factory-dags"
+data = ["file:///data/press", "jdbc:postgresql://plc.factory/line", "gs://factory", "abfss://raw@factory.dfs.core.windows.net"]
+[[region.pool]]
+queue_url = "https://sqs.eu-central-1.amazonaws.com/1/factory"
+[[region.pool]]
+name = "cloud"
+transport = "direct"
+queue_url = "https://sqs.eu-central-1.amazonaws.com/1/cloud"
+
+[[region]]
+name = "gcp-europe-west4"
+aws_region = "eu-west-1"
+log_bucket = "gcp-logs"
+bundle_bucket = "gcp-dags"
+[[region.pool]]
+queue_url = "https://sqs.eu-west-1.amazonaws.com/1/gcp"
+"""
+
+
+def test_free_names_have_queues_in_aws() -> None:
+    """A region with a free name has its queues where `aws_region` says; through the gateway, beside the home region's."""
+    read = Catalogue.parse(FREE)
+    assert {region.name: region.aws for region in read.regions} == {
+        "eu-central-1": "eu-central-1",
+        "factory-7": "eu-central-1",
+        "gcp-europe-west4": "eu-west-1",
+    }
+
+
+def test_transport_of_pool_overrides_region() -> None:
+    """A pool has its region's transport, unless it names another; regions are direct if they say nothing."""
+    transports = {
+        f"{pool.name}@{region.name}": region.transport_of(pool)
+        for region, pool in Catalogue.parse(FREE).places()
+    }
+    assert transports == {
+        "default@eu-central-1": "direct",
+        "default@factory-7": "gateway",
+        "cloud@factory-7": "direct",
+        "default@gcp-europe-west4": "direct",
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('aws_region = "eu-west-1"\n', "", "region 'gcp-europe-west4': .* is not an AWS region's, .* set aws_region"),
+        ('aws_region = "eu-west-1"', 'aws_region = "europe"', "aws_region: Value error, 'europe' is no AWS region"),
+        ('name = "gcp-europe-west4"\naws_region = "eu-west-1"', 'name = "eu-wset-1"', "region 'eu-wset-1': .* correct the name"),
+        ('transport = "gateway"', 'transport = "pigeon"', "region 'factory-7', transport: Input should be 'direct' or 'gateway'"),
+        ('"gs://factory"', '"factory"', "data number 3: Value error, must be a URI such as .* jdbc:postgresql"),
+    ],
+)  # fmt: skip
+def test_bad_places_are_refused(old: str, new: str, message: str) -> None:
+    """A place without queues, or an unknown word, is refused with its name and what would be right."""
+    with pytest.raises(ConfigurationError, match=message):
+        Catalogue.parse(FREE.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("uri", "names"),
+    [
+        ("file:///data/press/2026.csv", ["factory-7"]),
+        ("file:///data/pressure.csv", []),
+        ("jdbc:postgresql://plc.factory/line?user=x", ["factory-7"]),
+        ("jdbc:postgresql://plc.factory/line2", []),
+        ("gs://factory/raw", ["factory-7"]),
+        ("abfss://raw@factory.dfs.core.windows.net/2026", ["factory-7"]),
+    ],
+)
+def test_data_of_any_scheme_is_found(uri: str, names: list[str]) -> None:
+    """Data on a disk, in a database or in another cloud belongs to the region whose entry is its prefix."""
+    assert [region.name for region in Catalogue.parse(FREE).regions_with(uri)] == names
+    assert near(uri)["airbridge"]["near"] == [uri]

@@ -27,6 +27,10 @@ from airbridge.core.exceptions import ConfigurationError
         (["eu-west-1:"], "'' cannot be a pool's name here; write NAME:POOL,POOL"),
         (["eu-west-1:a,a"], "'a' cannot be a pool's name here"),
         (["eu-west-1:GPU"], "'GPU' cannot be a pool's name here"),
+        (["us-east-1", "factory-7@mars"], "--region 'factory-7@mars': unknown region 'mars'"),
+        (["us-east-1", "Factory@us-east-1"], "'Factory' cannot be the name of a place without AWS"),
+        (["us-east-1", "eu-west-1@us-east-1"], "'eu-west-1' cannot be the name of a place without AWS"),
+        (["factory-7@us-east-1"], "the first region is the control plane's own"),
     ],
 )
 def test_wrong_region_is_named(words: list[str], message: str) -> None:

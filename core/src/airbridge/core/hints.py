@@ -25,6 +25,7 @@ from airbridge.core.exceptions import PlacementError
 
 KEY = "airbridge"
 REGION_SCHEME = "region:"
+_JDBC = "jdbc:"
 
 _UNITS: Final = {
     "B": 1,
@@ -72,8 +73,7 @@ def _hint(value: str) -> str:
         if value == REGION_SCHEME:
             raise ValueError("names no region; write region:NAME")
         return value
-    parts = urlsplit(value)
-    if not parts.scheme or not parts.netloc:
+    if not names_data(value):
         raise ValueError("must be data, such as s3://bucket/prefix, or region:NAME")
     return value
 
@@ -89,6 +89,19 @@ def _gib(value: Any) -> Any:
             raise ValueError("must be a size, such as 40GiB or 300MiB")
         return float(found[1]) * _SIZE_UNITS[found[2]]
     return value
+
+
+def names_data(value: str) -> bool:
+    """Return whether a URI names data: ``s3://bucket``, ``file:///path``, ``jdbc:postgresql://host/database``."""
+    if value.startswith(_JDBC):
+        # JDBC puts its own scheme before the driver's URL, which need not be a URI.
+        driver, colon, rest = value.removeprefix(_JDBC).partition(":")
+        return bool(driver and colon and rest.strip("/"))
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return False
+    return bool(parts.scheme and (parts.netloc or (parts.scheme == "file" and parts.path.strip("/"))))
 
 
 def _queue(value: str) -> str:

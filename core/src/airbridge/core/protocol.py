@@ -22,24 +22,22 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
+
+from airbridge.core.wire.joining import JoinByAwsIam as JoinByAwsIam  # noqa: PLC0414 - exported
+from airbridge.core.wire.joining import JoinByBoundKey as JoinByBoundKey  # noqa: PLC0414 - exported
+from airbridge.core.wire.joining import JoinByToken as JoinByToken  # noqa: PLC0414 - exported
+from airbridge.core.wire.joining import RejoinProof as RejoinProof  # noqa: PLC0414 - exported
+from airbridge.core.wire.message import Digest as Digest  # noqa: PLC0414 - exported
+from airbridge.core.wire.message import Message as Message  # noqa: PLC0414 - exported
+from airbridge.core.wire.message import Name as Name  # noqa: PLC0414 - exported
+from airbridge.core.wire.message import Transport as Transport  # noqa: PLC0414 - exported
 
 PROTOCOL_VERSION = 1
 SUPPORTED_VERSIONS = frozenset({1})
 VERSION_HEADER = "AirBridge-Protocol"
 
 JsonObject = dict[str, Any]
-
-# A region, pool or worker name: a DNS label, so that it fits a SPIFFE path, a queue name and a metric label.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-
-
-class Message(BaseModel):
-    """Base of all wire models: immutable, and tolerant of fields added by a newer version."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 # --- The work item: the message on a regional queue -------------------------------------------------
@@ -410,29 +408,6 @@ class ReleaseResponse(Message):
 # --- Enrolment and renewal ------------------------------------------------------------------------
 
 
-class JoinByToken(Message):
-    """A join token: one use or counted, scoped to region and pool, with a TTL."""
-
-    method: Literal["token"] = "token"
-    token: str = Field(repr=False)
-
-
-class JoinByAwsIam(Message):
-    """A signed STS GetCallerIdentity request that the gateway sends on and judges the answer of."""
-
-    method: Literal["aws_iam"] = "aws_iam"
-    url: str
-    headers: dict[str, str] = Field(repr=False, max_length=32)
-    body: str
-
-
-class RejoinProof(Message):
-    """Proof of the rejoin key of a host, see `airbridge.core.rejoin`."""
-
-    public_key: str = Field(max_length=64)
-    signature: str = Field(max_length=128)
-
-
 class EnrolRequest(Message):
     """Request for an identity. The private key never leaves the worker."""
 
@@ -440,7 +415,7 @@ class EnrolRequest(Message):
     pool: Name
     worker: Name
     csr_pem: str
-    join: Annotated[JoinByToken | JoinByAwsIam, Field(discriminator="method")]
+    join: Annotated[JoinByToken | JoinByAwsIam | JoinByBoundKey, Field(discriminator="method")]
     rejoin: RejoinProof | None = None
     versions: Versions
 
@@ -478,8 +453,16 @@ class RegionSettings(Message):
     log_bucket: str
     bundle_bucket: str
     endpoint_url: str | None = None
+    #: AWS region of queue and buckets; empty if it is `region`.
+    aws_region: str = ""
+    transport: Transport = "direct"
     #: Options of Airflow's configuration that tasks see, by section, see `airbridge.core.task_options`.
     task_options: dict[str, dict[str, str]] = Field(default_factory=dict)
+
+    @property
+    def aws(self) -> str:
+        """AWS region of queue and buckets."""
+        return self.aws_region or self.region
 
 
 class Credentials(Message):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from airbridge.core.exceptions import ConfigurationError, PlacementError
-from airbridge.core.hints import Cpus, Memory, memory_text, suggestion
-from airbridge.core.protocol import Name
+from airbridge.core.hints import Cpus, Memory, memory_text, names_data, suggestion
+from airbridge.core.protocol import Name, Transport
 
 DEFAULT_POOL = "default"
 # Team of every bundle that no team names.
@@ -30,15 +31,33 @@ def _http_url(value: str) -> str:
     return value
 
 
+# Shape of the names of AWS's regions, in all of its partitions.
+_AWS_REGION: Final = re.compile(
+    r"(af|ap|ca|cn|eu|il|me|mx|sa|us)(-gov|-iso[a-z]?)?-(north|south|east|west|central)+-[0-9]{1,2}"
+)
+# What a region's name is by AWS's shape: a typing error in it is refused, instead of being asked for in DNS.
+_AWS_LIKE: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]")
+# Characters that may follow a prefix of data: its rest is then below the prefix, and not a longer name.
+_BELOW: Final = frozenset("/?;#")
+
+
 def _data_uri(value: str) -> str:
-    parts = urlsplit(value)
-    if not parts.scheme or not parts.netloc:
-        raise ValueError("must be a URI such as s3://bucket or s3://bucket/prefix")
+    if not names_data(value):
+        raise ValueError(
+            "must be a URI such as s3://bucket/prefix, gs://bucket, file:///data or jdbc:postgresql://host/database"
+        )
     return value.rstrip("/")
+
+
+def _aws_region(value: str) -> str:
+    if not _AWS_REGION.fullmatch(value):
+        raise ValueError(f"{value!r} is no AWS region; write one such as eu-central-1")
+    return value
 
 
 Url = Annotated[str, AfterValidator(_http_url)]
 DataUri = Annotated[str, AfterValidator(_data_uri)]
+AwsRegion = Annotated[str, AfterValidator(_aws_region)]
 
 
 class _Entry(BaseModel):
@@ -66,6 +85,10 @@ class Pool(_Entry):
     #: The IAM role of the pool's hosts: a host that proves to AWS that it has this role may join (method
     #: ``aws_iam``).
     role_arn: RoleArn | None = None
+    #: In place of the region's.
+    transport: Transport | None = None
+    #: Days after which a host with a bound key does not join by itself any more; unset: it always does.
+    max_absence_days: float | None = Field(default=None, gt=0)
 
     def slots_for(self, slots: int, memory: int | None, cpus: float | None) -> int:
         """Return the slots of a task that requests this much. Raises `PlacementError` if no worker can have it."""
@@ -91,9 +114,13 @@ def _shares(wanted: float | None, share: float | None) -> int:
 
 
 class Region(_Entry):
-    """A place tasks can run."""
+    """A place tasks can run: a region of AWS, or any other place under a free name."""
 
     name: Name
+    #: Where the region's queues and buckets are, if its name is not AWS's.
+    aws_region: AwsRegion | None = None
+    #: ``direct``: workers reach their queue and buckets themselves; ``gateway``: all goes through the gateway.
+    transport: Transport = "direct"
     log_bucket: str = Field(min_length=1)
     bundle_bucket: str = Field(min_length=1)
     dead_letter_queue_url: Url | None = None
@@ -105,10 +132,29 @@ class Region(_Entry):
         """Return a pool by name."""
         return next((pool for pool in self.pools if pool.name == name), None)
 
+    @property
+    def aws(self) -> str:
+        """AWS region of the queues and buckets."""
+        return self.aws_region or self.name
+
+    def transport_of(self, pool: Pool) -> Transport:
+        """Return how a pool's workers reach their queue and buckets."""
+        return pool.transport or self.transport
+
     def holds(self, uri: str) -> int:
         """Return how many characters of `uri` name data of this region; 0 if it is data of another region."""
         uri = uri.rstrip("/")
-        return max((len(data) for data in self.data if uri == data or uri.startswith(data + "/")), default=0)
+        return max((len(data) for data in self.data if _is_below(uri, data)), default=0)
+
+    def place_problem(self) -> str | None:
+        """Return why nothing says where the region's queues and buckets are; None if it is known."""
+        if self.aws_region is not None or self.endpoint_url is not None or _AWS_REGION.fullmatch(self.name):
+            return None
+        where = f"region {self.name!r}: the name is not an AWS region's, and nothing says where its queues and buckets are; "
+        advice = 'set aws_region to the AWS region that has them, such as aws_region = "eu-central-1"'
+        if _AWS_LIKE.fullmatch(self.name):
+            return f"{where}correct the name, or {advice}"
+        return f'{where}{advice}, and transport = "gateway" if its workers have no access to AWS'
 
 
 class Team(_Entry):
@@ -156,6 +202,22 @@ class Catalogue(_Entry):
     regions: tuple[Region, ...] = Field(alias="region", min_length=1)
     teams: tuple[Team, ...] = Field(default=(), alias="team")
     prices: Prices | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beside_home(cls, data: Any) -> Any:
+        """Place the queues and buckets of a gateway region that names no AWS region where the home region's are."""
+        regions = data.get("region") if isinstance(data, dict) else None
+        if not isinstance(regions, list) or not all(isinstance(each, dict) for each in regions):
+            return data
+        home = next((each for each in regions if each.get("name") == data.get("home_region")), None)
+        if home is None:
+            return data
+        given = {
+            "aws_region": home.get("aws_region") or home.get("name"),
+            **({"endpoint_url": home["endpoint_url"]} if "endpoint_url" in home else {}),
+        }
+        return {**data, "region": [given | each if _has_nothing(each) else each for each in regions]}
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -233,9 +295,11 @@ class Catalogue(_Entry):
         for region in self.regions:
             for name in _repeated(pool.name for pool in region.pools):
                 yield f"region {region.name!r} has pool {name!r} twice; names must differ"
+            if (problem := region.place_problem()) is not None:
+                yield problem
         # An emulator gives the queues of all its regions one address, and distinguishes them by the signing region.
         queues = [
-            (region.name if region.endpoint_url else "", pool.queue_url) for region, pool in self.places()
+            (region.aws if region.endpoint_url else "", pool.queue_url) for region, pool in self.places()
         ]
         for _, url in _repeated(queues):
             yield f"queue {url!r} serves two pools; each pool needs a queue of its own"
@@ -279,12 +343,30 @@ def place_of(queue: str) -> tuple[str, str]:
     return region, pool or DEFAULT_POOL
 
 
+def _is_below(uri: str, prefix: str) -> bool:
+    return uri.startswith(prefix) and (len(uri) == len(prefix) or uri[len(prefix)] in _BELOW)
+
+
+def _has_nothing(region: dict[str, Any]) -> bool:
+    """Return whether an entry says that its region is reached through the gateway, and not where its queues are."""
+    return (
+        region.get("transport") == "gateway"
+        and not {"aws_region", "endpoint_url"} & region.keys()
+        and not _AWS_LIKE.fullmatch(str(region.get("name")))
+    )
+
+
 def _repeated(values: Iterable[T]) -> list[T]:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
 def _explain(error: ValidationError, data: dict[str, Any]) -> str:
     first = error.errors()[0]
+    if first["type"] == "string_pattern_mismatch" and first["loc"][-1] == "name":
+        return (
+            f"{_where(first['loc'], data)}: must be 1 to 63 lower-case letters, digits and hyphens, and begin and end with a "
+            "letter or digit, such as factory-7 or gcp-europe-west4"
+        )
     return f"{_where(first['loc'], data)}: {first['msg']}"
 
 

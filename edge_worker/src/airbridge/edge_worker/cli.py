@@ -18,7 +18,8 @@ import typer.main
 from airbridge.core.command_tree import without_none
 from airbridge.core.sandbox import hardening
 from airbridge.edge_worker.agent import Agent, ExitCode
-from airbridge.edge_worker.exceptions import RunnerError, SettingsError
+from airbridge.edge_worker.exceptions import IdentityError, RunnerError, SettingsError
+from airbridge.edge_worker.gateway_client import bound_key
 from airbridge.edge_worker.ops import doctor as checks
 from airbridge.edge_worker.ops import health
 from airbridge.edge_worker.settings import WorkerSettings, load
@@ -90,6 +91,23 @@ def doctor(config: Config = None, as_json: AsJson = False) -> None:
         for result in results:
             typer.echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.check}: {result.detail}")
     raise typer.Exit(0 if all(result.ok for result in results) else 1)
+
+
+@app.command()
+def key(config: Config = None) -> None:
+    """Print this host's public key, which an operator binds to the worker's name (join_method 'bound_key').
+
+    The key is made if there is none. It stays in state_dir, of which there must be no copy: two hosts with one key stop each other.
+
+    Exit codes: 0 printed, 2 a setting is wrong or state_dir cannot be written.
+
+    Example: airbridge-worker key --config /etc/airbridge/worker.toml
+    """
+    settings = _settings(config)
+    try:
+        typer.echo(bound_key.public_key_of(settings, make=True))
+    except IdentityError as error:
+        _fail(str(error))
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ class JoinMethod(StrEnum):
 
     TOKEN = "token"  # noqa: S105 - a method's name
     AWS_IAM = "aws_iam"
+    BOUND_KEY = "bound_key"
 
 
 class TaskSandbox(StrEnum):
@@ -81,11 +82,13 @@ class WorkerSettings(BaseSettings):
     )
     join_method: JoinMethod = Field(
         default=JoinMethod.TOKEN,
-        description="Proof of identity at enrolment: a join token, or the host's IAM role",
+        description="Proof of identity at enrolment: a join token, the host's IAM role, or the host's key that is bound to its "
+        "name",
     )
     join_token_file: Path | None = Field(
         default=None,
-        description="File with the join token, read at each enrolment; needed by join_method 'token'",
+        description="File with the join token, read at each enrolment; needed by join_method 'token', and by 'bound_key' until "
+        "the key is bound, unless an operator binds it",
     )
     image_digest: str | None = Field(
         default=None,
@@ -240,6 +243,11 @@ class WorkerSettings(BaseSettings):
     def rejoin_key_file(self) -> Path:
         """Key by which this host may enrol its name anew."""
         return self.state_dir / "rejoin.key"
+
+    @property
+    def join_count_file(self) -> Path:
+        """Count of this host's joins by its key."""
+        return self.state_dir / "joins.json"
 
     @property
     def airflow_home(self) -> Path:

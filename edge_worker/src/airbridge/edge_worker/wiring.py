@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from airbridge.core.aws.object_store import ObjectStore, connect
+from airbridge.core.aws.object_store import connect
 from airbridge.core.backoff import Backoff
 from airbridge.core.protocol import Credentials, RegionSettings, Versions
 from airbridge.core.sandbox import landlock
@@ -40,6 +40,10 @@ from airbridge.edge_worker.storage.bundles import Bundles
 from airbridge.edge_worker.storage.disk import Disk
 from airbridge.edge_worker.storage.disk_watch import DiskWatch
 from airbridge.edge_worker.storage.logs import LogShipper
+from airbridge.edge_worker.transfer.client import Transfers
+from airbridge.edge_worker.transfer.interfaces import RegionStore
+from airbridge.edge_worker.transfer.queue import GatewayQueue
+from airbridge.edge_worker.transfer.store import GatewayStore
 from airbridge.edge_worker.work.attempts import Attempt, Attempts
 from airbridge.edge_worker.work.claimer import Claimer
 from airbridge.edge_worker.work.commands import Commands, refused
@@ -52,10 +56,35 @@ from airbridge.edge_worker.work.queue import AsyncQueue, regional_queue
 from airbridge.edge_worker.work.results import Results
 from airbridge.edge_worker.work.task import Runner
 
+# A gateway answers once it has the whole of a log's part, of which the last of the kernel's buffer takes time over a slow line.
+TRANSFER_SECONDS = 60.0
 
-def regional_store(region: RegionSettings, bucket: str) -> ObjectStore:
-    """Return a bucket of the worker's region."""
-    return connect(region.region, bucket, endpoint_url=region.endpoint_url)
+
+def regional_store(region: RegionSettings, bucket: str) -> RegionStore:
+    """Return a bucket of the worker's region, reached with AWS credentials of this host."""
+    return connect(region.aws, bucket, endpoint_url=region.endpoint_url)
+
+
+def queue_by_transport(transfers: Transfers) -> Callable[[RegionSettings], AsyncQueue]:
+    """Return the maker of queues that goes the way that the control plane has chosen for the pool."""
+
+    def make(settings: RegionSettings) -> AsyncQueue:
+        if settings.transport == "gateway":
+            return AsyncQueue(lambda: GatewayQueue(transfers))
+        return regional_queue(settings)
+
+    return make
+
+
+def store_by_transport(transfers: Transfers) -> StoreMaker:
+    """Return the maker of stores that goes the way that the control plane has chosen for the pool."""
+
+    def make(settings: RegionSettings, bucket: str) -> RegionStore:
+        if settings.transport == "gateway":
+            return GatewayStore(transfers, bucket)
+        return regional_store(settings, bucket)
+
+    return make
 
 
 @dataclass(frozen=True)
@@ -69,14 +98,24 @@ class WorkerComponents:
     store: StoreMaker = regional_store
     clock: Clock = field(default_factory=SystemClock)
     rng: random.Random = field(default_factory=random.SystemRandom)
+    #: Connections for queue, DAG code and logs by way of the gateway, under the worker's identity.
+    transfers: Transfers | None = None
 
 
 def real_components(settings: WorkerSettings) -> WorkerComponents:
     """Return the components of a real worker. Raises `SettingsError`."""
+    transfers = Transfers(
+        settings.gateway_url,
+        timeout_seconds=TRANSFER_SECONDS,
+        connect_timeout_seconds=settings.connect_timeout_seconds,
+    )
     return WorkerComponents(
         runner=WarmRunner(runner_settings(settings)),
         join=join_method(settings),
         versions=installed(settings.image_digest),
+        queue=queue_by_transport(transfers),
+        store=store_by_transport(transfers),
+        transfers=transfers,
     )
 
 
@@ -249,6 +288,7 @@ def _base(
         clock,
         timeout_seconds=settings.request_timeout_seconds,
         connect_timeout_seconds=settings.connect_timeout_seconds,
+        on_identity=components.transfers.identify if components.transfers else None,
     )
     attempts = Attempts(settings.slots, settings.prefetch, share(settings).slots_for)
     return _Base(settings, components, journal, region, lifecycle, events, connectivity, attempts, gateway)

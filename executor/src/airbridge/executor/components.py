@@ -113,7 +113,7 @@ def unset_queues() -> tuple[str, ...]:
 
 def sqs_queues(regions: Iterable[Region]) -> Callable[[Region, Pool], WorkQueue]:
     """Return a finder of queues. Their clients, one a region, are made here: see `fork_safety`."""
-    clients = {region.name: sqs_client(region.name, region.endpoint_url) for region in regions}
+    clients = {region.name: sqs_client(region.aws, region.endpoint_url) for region in regions}
 
     def find(region: Region, pool: Pool) -> WorkQueue:
         return SqsQueue(clients[region.name], pool.queue_url)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import signal
-import socket
-import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
 import structlog
-import uvicorn
 from starlette.types import ASGIApp
 
 from airbridge.control_plane import _airflow, task_options
@@ -41,12 +37,13 @@ from airbridge.control_plane.gateway.background.worker_expiry import WorkerExpir
 from airbridge.control_plane.gateway.heartbeat.batcher import HeartbeatBatcher
 from airbridge.control_plane.gateway.heartbeat.heartbeats import Heartbeats
 from airbridge.control_plane.gateway.net.body_reads import MIB, BodyReadLimits, BodyReads
-from airbridge.control_plane.gateway.net.connections import ConnectionLimits, Connections, Ticket
-from airbridge.control_plane.gateway.net.handshake import Acceptor
-from airbridge.control_plane.gateway.net.http import PeerProtocol
+from airbridge.control_plane.gateway.net.connections import ConnectionLimits
+from airbridge.control_plane.gateway.net.listener import Listener
 from airbridge.control_plane.gateway.net.rate_limits import RateLimited, RateLimiter, RequestRates
 from airbridge.control_plane.gateway.net.tls import RENEW_EVERY, ServerContexts
 from airbridge.control_plane.gateway.threads import ThreadPools
+from airbridge.control_plane.gateway.transfer.endpoints import TransferApi
+from airbridge.control_plane.gateway.transfer.sources import Sources
 from airbridge.control_plane.gateway.validation.bodies import Bodies
 from airbridge.control_plane.gateway.validation.triggers import TriggerClasses
 from airbridge.control_plane.gateway.work.claims import Claims
@@ -63,7 +60,6 @@ from airbridge.control_plane.read_model.platform import Platform
 from airbridge.control_plane.sign_in.key_set import KeySet
 from airbridge.control_plane.sign_in.rules import SignInRules
 from airbridge.control_plane.tracing.exporter import TraceExporter
-from airbridge.core.exceptions import ConfigurationError
 from airbridge.core.regions import Catalogue
 from airbridge.core.sandbox import hardening
 from airbridge.core.task_options import Options
@@ -74,11 +70,6 @@ log = structlog.get_logger()
 
 # A DAG push is large, and an operator's alone.
 OPERATOR_BODIES: Final = BodyReadLimits(bytes_total=256 * MIB, bytes_per_caller=256 * MIB)
-# Longer than clients keep an idle connection, so that the client always closes it: a request on a connection that
-# the server closes at that moment would fail.
-KEEP_ALIVE_SECONDS: Final = 90
-STOP_SECONDS: Final = 10
-BACKLOG: Final = 1_024
 # Exempt from the total rate limit: leases depend on heartbeats.
 VITAL: Final = frozenset({f"{ROOT}/heartbeat"})
 
@@ -104,6 +95,8 @@ class GatewayComponents:
     clock: Clock = utc_now
     #: Options of Airflow's configuration that tasks on workers see.
     task_options: Options = field(default_factory=dict)
+    #: Queues and buckets of workers that reach nothing but the gateway; from the catalogue if None.
+    sources: Sources | None = None
     denial_rates: Rates = field(default_factory=Rates)
     sign_in: SignInRules | None = None
 
@@ -139,10 +132,12 @@ class Gateway:
         self._threads = ThreadPools.of(settings.gateway_threads)
         self._denials = DenialLog(components.denial_rates)
         guard = Guard(self._denials)
+        sources = components.sources or Sources(components.catalogue)
+        self._transfers = TransferApi.of(sources, components.keyring, self._threads)
         self.metrics = metrics = Metrics(components.platform)
         self._anchors = Anchors(anchors.sinks(settings.audit_anchors), metrics.audit_fault)
-        self._edge = _Listener(
-            _edge_app(components, metrics, self._threads, guard),
+        self._edge = Listener(
+            _edge_app(components, metrics, self._threads, self._transfers, guard),
             (settings.gateway_host, settings.gateway_port),
             context=self._contexts.edge,
             denials=self._denials,
@@ -153,7 +148,7 @@ class Gateway:
         self._approvals = Approvals(
             frozenset(settings.four_eyes or ()), settings.four_eyes_expiry, metrics.break_glass
         )
-        self._operators = _Listener(
+        self._operators = Listener(
             _operator_app(
                 components,
                 metrics,
@@ -225,6 +220,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Answer the requests in flight, then close."""
+        self._transfers.receiving.close()
         for listener in (self._edge, self._operators):
             listener.should_exit = True
         await asyncio.gather(*self._serving, return_exceptions=True)
@@ -273,63 +269,6 @@ def _exporter(settings: Settings) -> TraceExporter | None:
     return TraceExporter(Collector(endpoint))
 
 
-class _Listener(uvicorn.Server):
-    """uvicorn server that leaves signals and process exit to the gateway, and TLS to an `Acceptor`."""
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        address: tuple[str, int],
-        *,
-        context: Callable[[], ssl.SSLContext],
-        denials: DenialLog,
-        limits: ConnectionLimits,
-    ) -> None:
-        self._address = address
-        self._context = context
-        self._denials = denials
-        self._connections = Connections(limits)
-        config = uvicorn.Config(
-            app,
-            http=PeerProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=STOP_SECONDS,
-            backlog=BACKLOG,
-        )
-        config.load()
-        super().__init__(config)
-
-    async def begin(self) -> None:
-        """Bind and listen. Raises `ConfigurationError` if the address is not available."""
-        self.lifespan = self.config.lifespan_class(self.config)
-        await self.lifespan.startup()
-        self._acceptor = Acceptor(
-            _bind(*self._address), self._context, self._connection, self._connections, self._denials.submit
-        )
-        self._acceptor.start(self.config.backlog)
-        self.servers = [self._acceptor]  # type: ignore[list-item]  # uvicorn does nothing but close them
-        self.started = True
-
-    def _connection(self, ticket: Ticket) -> asyncio.Protocol:
-        return PeerProtocol(self.config, self.server_state, self.lifespan.state, ticket)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no signal handlers."""
-        yield
-
-    @property
-    def bound_port(self) -> int:
-        """Bound port."""
-        return self._acceptor.port
-
-
 def _limiter(settings: Settings) -> RateLimiter:
     """Return a listener's own limiter: what floods the edge port must not keep operators from revoking it."""
     rates = RequestRates(
@@ -340,33 +279,20 @@ def _limiter(settings: Settings) -> RateLimiter:
     return RateLimiter(rates)
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """Return a bound socket: uvicorn ends the process if it cannot bind one itself."""
-    try:
-        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, number)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-        except BaseException:
-            bound.close()
-            raise
-    except OSError as error:
-        raise ConfigurationError(
-            f"the gateway cannot listen on {host}:{port}: {error.strerror}; "
-            "[airbridge] gateway_host, gateway_port and operator_port must name free ports of this host"
-        ) from error
-    return bound
-
-
 def _names(settings: Settings) -> list[str]:
     return [name.strip() for name in settings.gateway_names.split(",") if name.strip()]
 
 
-def _edge_app(components: GatewayComponents, metrics: Metrics, threads: ThreadPools, guard: Guard) -> ASGIApp:
+def _edge_app(
+    components: GatewayComponents,
+    metrics: Metrics,
+    threads: ThreadPools,
+    transfers: TransferApi,
+    guard: Guard,
+) -> ASGIApp:
     # The counter is outermost, so that rate-limited requests are counted too.
     limited = RateLimited(
-        _edge(components, metrics, threads).app(guard), _limiter(components.settings), VITAL
+        _edge(components, metrics, threads, transfers).app(guard), _limiter(components.settings), VITAL
     )
     return Counted(limited, metrics, ENDPOINTS)
 
@@ -417,7 +343,9 @@ def _limits(settings: Settings) -> ConnectionLimits:
     )
 
 
-def _edge(components: GatewayComponents, metrics: Metrics, threads: ThreadPools) -> Edge:
+def _edge(
+    components: GatewayComponents, metrics: Metrics, threads: ThreadPools, transfers: TransferApi
+) -> Edge:
     settings, keyring = components.settings, components.keyring
     app = ExecutionApp()
     heartbeats = Heartbeats(
@@ -462,6 +390,7 @@ def _edge(components: GatewayComponents, metrics: Metrics, threads: ThreadPools)
         joins=threads.joins,
         readiness=Readiness(threads.health),
         heartbeats=HeartbeatBatcher(threads.batches, threads.heartbeats, heartbeats),
+        transfers=transfers,
     )
 
 

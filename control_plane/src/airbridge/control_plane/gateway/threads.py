@@ -13,6 +13,10 @@ ENROLMENT_THREADS: Final = 2
 OPERATOR_THREADS: Final = 2
 SIGN_IN_THREADS: Final = 1
 PARSING_THREADS: Final = 2
+TRANSFER_CHECK_THREADS: Final = 2
+TRANSFER_THREADS: Final = 8
+# As many workers may poll at once; a check takes a millisecond.
+WAITING_TRANSFERS: Final = 4_096
 WAITING_PER_THREAD: Final = 32
 WAITING_HEARTBEATS: Final = 4_096
 
@@ -33,6 +37,9 @@ class ThreadPools:
     sign_ins: ThreadPool
     parsing: ThreadPool
     health: ThreadPool
+    #: Of workers that reach nothing but the gateway: their checks in the database, and calls of SQS and S3.
+    transfer_checks: ThreadPool
+    transfers: ThreadPool
 
     @classmethod
     def of(cls, work_threads: int) -> Self:
@@ -50,13 +57,24 @@ class ThreadPools:
             parsing=_pool("parsing", PARSING_THREADS),
             # One check at a time for each listener, see `Readiness`.
             health=ThreadPool("health", threads=1, requests=2),
+            transfer_checks=ThreadPool(
+                "transfer-checks", threads=TRANSFER_CHECK_THREADS, requests=WAITING_TRANSFERS
+            ),
+            transfers=ThreadPool("transfers", threads=TRANSFER_THREADS, requests=WAITING_TRANSFERS),
         )
 
     @property
     def database_connections(self) -> int:
         """Most database connections that the pools' threads use at once. Parsing and verifying joins need none."""
-        pools = (self.work, self.batches, self.heartbeats, self.enrolments, self.operators)
-        return sum(pool.threads for pool in (*pools, self.operator_tokens, self.sign_ins, self.health))
+        pools = (
+            self.work,
+            self.batches,
+            self.heartbeats,
+            self.enrolments,
+            self.operators,
+            self.operator_tokens,
+        )
+        return sum(pool.threads for pool in (*pools, self.sign_ins, self.health, self.transfer_checks))
 
     def close(self) -> None:
         """Shut all of them down."""

@@ -11,6 +11,9 @@ from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from airbridge.control_plane.exceptions import InvalidScope, Refused
 from airbridge.control_plane.identity.certificates import PeerCertificate
@@ -46,6 +49,8 @@ def worker_scopes(name: WorkerName) -> list[str]:
         f"work:claim queue={name.queue}",
         f"work:report worker={name.worker}",
         f"worker:heartbeat worker={name.worker}",
+        f"code:read region={name.region}",
+        f"logs:write worker={name.worker}",
         "task_instances:*",
         "connections:read",
         "variables:*",
@@ -71,6 +76,7 @@ class AccessTokens:
         self._keys = {each.kid: public_key(each) for each in (newest, *old_keys)}
         self._remembered = remembered
         self._seen: OrderedDict[str, _VerifiedToken] = OrderedDict()
+        self._derived: dict[bytes, bytes] = {}
 
     @property
     def key_ids(self) -> list[str]:
@@ -89,6 +95,13 @@ class AccessTokens:
             "scopes": worker_scopes(name),
         }
         return jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": self._kid})
+
+    def derived_key(self, purpose: bytes) -> bytes:
+        """Return a secret for another purpose, the same in every gateway that has this signing key."""
+        if purpose not in self._derived:
+            seed = self._key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+            self._derived[purpose] = HKDF(SHA256(), length=32, salt=None, info=purpose).derive(seed)
+        return self._derived[purpose]
 
     def verify(self, token: str, name: WorkerName, certificate: PeerCertificate, now: datetime) -> Scopes:
         """Return the token's scopes. Raises `Refused` (401) if it is not a live token of this certificate."""

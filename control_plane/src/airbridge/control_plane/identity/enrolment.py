@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from airbridge.control_plane.exceptions import InvalidIdentity, Refused, VersionsRefused
-from airbridge.control_plane.identity import generations
+from airbridge.control_plane.identity import bound_keys, generations
 from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.control_plane.identity.generations import Use
 from airbridge.control_plane.identity.iam import REMEMBERED, AwsIam, Proven, may_be_called
@@ -24,18 +24,20 @@ from airbridge.core.protocol import (
     Credentials,
     EnrolRequest,
     JoinByAwsIam,
+    JoinByBoundKey,
     JoinByToken,
     RefusalReason,
     RegionSettings,
     RenewRequest,
     Versions,
 )
-from airbridge.core.regions import Catalogue
+from airbridge.core.regions import Catalogue, Pool
 from airbridge.core.task_options import Options
 from airbridge.executor.ledger import audit, events, workers
 from airbridge.executor.ledger import clock as ledger_clock
+from airbridge.executor.ledger.identity import bound_keys as known_keys
 from airbridge.executor.ledger.identity import certificates, join_proofs, revocations, tokens
-from airbridge.executor.ledger.models import WorkerRow
+from airbridge.executor.ledger.models import TokenRow, WorkerRow
 
 log = structlog.get_logger()
 
@@ -81,7 +83,7 @@ class Enrolment:
         """
         name = WorkerName(self.trust_domain, request.region, request.pool, request.worker)
         settings = self._settings(name)
-        joined = self._join(session, request, proven)
+        joined = self._join(session, request, proven, name, address)
         self._check(session, name, request.versions)
         rejoin_key = _proven_key(session, request)
         generations.begin(session, name, rejoin_key, self.lease_seconds)
@@ -154,6 +156,7 @@ class Enrolment:
             )
         self._check(session, name, request.versions)
         _, credentials = self._issue(session, name, request, settings, parent)
+        known_keys.note_seen(session, name.worker)
         events.record(session, "worker.renewed", name.uri, region=name.region, worker_id=name.worker)
         audit.record(
             session,
@@ -173,9 +176,18 @@ class Enrolment:
         """Verify a join by IAM role with AWS, before the transaction begins. Raises `Refused` or `Unavailable`."""
         return self.iam.check(request, request.join) if isinstance(request.join, JoinByAwsIam) else None
 
-    def _join(self, session: Any, request: EnrolRequest, proven: Proven | None) -> Joined:
+    def _join(
+        self, session: Any, request: EnrolRequest, proven: Proven | None, name: WorkerName, address: str
+    ) -> Joined:
+        if not isinstance(request.join, JoinByBoundKey) and known_keys.is_bound(session, request.worker):
+            raise _forbidden(
+                f"a key is bound to worker {request.worker!r}: it joins by that alone (join_method 'bound_key')"
+            )
         if isinstance(request.join, JoinByToken):
-            return self._by_token(session, request, request.join)
+            row = self._redeemed(session, request, request.join.token)
+            return Joined(f"join token {row.id}", row.owner, row.id)
+        if isinstance(request.join, JoinByBoundKey):
+            return self._by_bound_key(session, request, request.join, name, address)
         if proven is None:
             raise _forbidden("the join request was not proven")
         if not may_be_called(proven.session, request.worker):
@@ -187,8 +199,36 @@ class Enrolment:
             raise _forbidden("this signed request was used before; sign a new one")
         return Joined(f"join as {proven.role_arn}", proven.session)
 
-    def _by_token(self, session: Any, request: EnrolRequest, join: JoinByToken) -> Joined:
-        row = tokens.redeem_join(session, join.token)
+    def _by_bound_key(
+        self, session: Any, request: EnrolRequest, join: JoinByBoundKey, name: WorkerName, address: str
+    ) -> Joined:
+        bound_keys.check_proof(session, request, join)
+        # Before its key: a name that was stopped has none, and is to be told why.
+        self._check(session, name, request.versions)
+        row = known_keys.find(session, name.worker)
+        token = None
+        if row is None:
+            if join.token is None:
+                raise bound_keys.missing(name)
+            token = self._redeemed(session, request, join.token)
+            row = bound_keys.bind_with(session, name, join, token, address)
+        bound_keys.check(session, name, join, row, self._pool(name), address)
+        rule = (
+            f"join token {token.id}, which bound the host's key"
+            if token
+            else f"bound key, join number {join.counter}"
+        )
+        return Joined(rule, row.owner, token.id if token else None)
+
+    def _pool(self, name: WorkerName) -> Pool:
+        region = self.catalogue.region(name.region)
+        pool = region.pool(name.pool) if region else None
+        if pool is None:
+            raise _forbidden(f"there is no pool {name.pool}@{name.region}")
+        return pool
+
+    def _redeemed(self, session: Any, request: EnrolRequest, token: str) -> TokenRow:
+        row = tokens.redeem_join(session, token)
         if row is None:
             raise _forbidden("the join token is unknown, expired, revoked or used up")
         allowed = (row.scopes.get("region"), row.scopes.get("pool"))
@@ -196,7 +236,7 @@ class Enrolment:
             raise _forbidden(f"this join token is not for pool {request.pool}@{request.region}")
         if row.scopes.get("worker", request.worker) != request.worker:
             raise _forbidden(f"this join token is not for worker {request.worker!r}")
-        return Joined(f"join token {row.id}", row.owner, row.id)
+        return row
 
     def _check(self, session: Any, name: WorkerName, versions: Versions) -> None:
         revoked = revocations.is_revoked(session, worker=name.worker, region=name.region, pool=name.pool)
@@ -255,6 +295,8 @@ class Enrolment:
             log_bucket=region.log_bucket,
             bundle_bucket=region.bundle_bucket,
             endpoint_url=region.endpoint_url,
+            aws_region=region.aws_region or "",
+            transport=region.transport_of(pool),
             task_options={section: dict(values) for section, values in self.task_options.items()},
         )
 

@@ -19,7 +19,7 @@ from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.core.protocol import RefusalReason, WorkerState
 from airbridge.executor.ledger import audit, clock, events
-from airbridge.executor.ledger.identity import certificates, revocations
+from airbridge.executor.ledger.identity import bound_keys, certificates, revocations
 from airbridge.executor.ledger.identity.certificates import Ending, Standing
 from airbridge.executor.ledger.models import CertificateRow, ItemState, WorkerRow, WorkItemRow
 
@@ -89,7 +89,8 @@ def admit(session: Any, use: Use, rules: IdentityRules) -> None:
     elif standing is Standing.FIRST_USE:
         certificates.note_first_use(session, use.name.worker, thumbprint)
     elif standing is Standing.ENDED:
-        raise _ended(use)
+        # A host with a bound key is to join again: if its name was taken by a copy of its disk, that shows by the count.
+        raise _joined_since(use) if bound_keys.is_bound(session, use.name.worker) else _ended(use)
     elif standing is Standing.FORKED:
         raise _forked(use, "a certificate was used after it had been replaced")
     _note_address(session, use, rules)
@@ -129,6 +130,15 @@ def _ended(use: Use) -> Refused:
     )
 
 
+def _joined_since(use: Use) -> Refused:
+    return Refused(
+        401,
+        RefusalReason.FORBIDDEN,
+        "this certificate is superseded: the host's key has joined anew since; join again",
+        rule=f"generation of {use.name.worker}",
+    )
+
+
 def _forked(use: Use, why: str) -> IdentityForked:
     return IdentityForked(
         use.name.uri,
@@ -140,17 +150,22 @@ def _forked(use: Use, why: str) -> IdentityForked:
 
 def stop(session: Any, use: Use, why: str) -> None:
     """Refuse a name to everybody, until an operator takes the revocation back."""
-    worker = certificates.lock_name(session, use.name.worker)
-    if revocations.is_revoked(session, worker=use.name.worker) is not None:
+    stop_name(session, use.name, use.address, why, {"certificate": use.certificate.thumbprint})
+
+
+def stop_name(session: Any, name: WorkerName, address: str, why: str, detail: dict[str, Any]) -> None:
+    """Refuse a name to everybody, as `stop` does, on evidence other than a certificate's use."""
+    worker = certificates.lock_name(session, name.worker)
+    if revocations.is_revoked(session, worker=name.worker) is not None:
         return
     reason = f"identity forked: {why}"
-    revocations.add(session, "worker", use.name.worker, reason, ACTOR)
-    certificates.end_all(session, use.name.worker, Ending.FORKED)
+    revocations.add(session, "worker", name.worker, reason, ACTOR)
+    certificates.end_all(session, name.worker, Ending.FORKED)
+    # The key may have been copied with the identity.
+    bound_keys.unbind(session, name.worker)
     if worker is not None:
-        # The key may have been copied with the identity.
         worker.rejoin_key = None
-    detail = {"certificate": use.certificate.thumbprint, "why": reason}
-    _write_down(session, FORKED, use.name, use.address, detail)
+    _write_down(session, FORKED, name, address, {**detail, "why": reason})
 
 
 def _write_down(session: Any, event: str, name: WorkerName, address: str, detail: dict[str, Any]) -> None:

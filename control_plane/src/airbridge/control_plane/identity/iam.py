@@ -150,8 +150,8 @@ class AwsIam:
         )
         if missing:
             raise _refuse(f"these headers of the request must be signed: {', '.join(sorted(missing))}")
-        if authorization["region"] != region.name:
-            raise _refuse(f"the request is signed for region {authorization['region']}, not {region.name}")
+        if authorization["region"] != region.aws:
+            raise _refuse(f"the request is signed for region {authorization['region']}, not {region.aws}")
         if headers["host"] != urlsplit(url).netloc:
             raise _refuse(
                 f"the request is signed for host {headers['host'][:200]!r}, not {urlsplit(url).netloc!r}"
@@ -205,7 +205,7 @@ def sts_url(region: Region, role_arn: str) -> str:
     if region.endpoint_url is not None:
         return f"{region.endpoint_url.rstrip('/')}/"
     suffix = "amazonaws.com.cn" if role_arn.startswith("arn:aws-cn:") else "amazonaws.com"
-    return f"https://sts.{region.name}.{suffix}/"
+    return f"https://sts.{region.aws}.{suffix}/"
 
 
 def post_to_sts(url: str, headers: Mapping[str, str], body: str) -> StsAnswer:

@@ -98,7 +98,7 @@ def _command(options: Options) -> list[str]:
         words += ["--from-terraform", "--terraform-dir", str(options.terraform)]
     else:
         for region in options.regions:
-            words += ["--region", f"{region.name}:{','.join(region.pools)}"]
+            words += ["--region", region.word]
     words += ["--workers-per-region", str(options.workers_per_region)]
     words += ["--schedulers", str(options.schedulers), "--slots", str(options.slots)]
     if options.dags:

@@ -120,6 +120,10 @@ class Plan:
         """Return the role of a worker; None where there are no roles."""
         return self.applied.deployed.worker_roles[worker.region, worker.pool] if self.applied else None
 
+    def goes_through_gateway(self, worker: WorkerPlan) -> bool:
+        """Return whether a worker is in a place without AWS."""
+        return any(region.through for region in self.options.regions if region.name == worker.region)
+
     def _http(self, name: str) -> str:
         return f"http://{ports.LOOPBACK}:{self.keys.ports[name]}"
 
@@ -302,7 +306,7 @@ def _worker_environment(plan: Plan, worker: WorkerPlan, home: Path) -> dict[str,
     """Return the environment of a worker: gateway, CA and its own identity. Nothing of the control plane."""
     return {
         **environment.base(plan.environ),
-        **plan.aws_variables(worker.region, plan.worker_role(worker)),
+        **_worker_aws(plan, worker),
         "HOME": str(home),
         "AIRFLOW_HOME": str(home / "airflow"),
         "AIRBRIDGE_WORKER_GATEWAY_URL": plan.gateway_url,
@@ -324,6 +328,13 @@ def _worker_environment(plan: Plan, worker: WorkerPlan, home: Path) -> dict[str,
     }
 
 
+def _worker_aws(plan: Plan, worker: WorkerPlan) -> dict[str, str]:
+    """Return the AWS variables of a worker: none in a place without AWS."""
+    if plan.goes_through_gateway(worker):
+        return {}
+    return plan.aws_variables(worker.region, plan.worker_role(worker))
+
+
 def overridden_task_variables(plan: Plan) -> list[str]:
     """Return the platform's own variables for tasks to which the user has given another value."""
     given = plan.options.worker_env
@@ -335,11 +346,15 @@ def overridden_task_variables(plan: Plan) -> list[str]:
 
 def _task_environment(plan: Plan, worker: WorkerPlan) -> dict[str, str]:
     """Return the environment of DAG code: AWS, as on a host of this region, the package index, and the UI's URL, for links."""
+    aws_of_task = (
+        {}
+        if plan.goes_through_gateway(worker)
+        else {"AWS_ENDPOINT_URL": plan.aws_url, "AWS_REGION": worker.region}
+    )
     return {
         **environment.task_packages(plan.environ),
-        **plan.aws_variables(worker.region, plan.worker_role(worker)),
-        "AWS_ENDPOINT_URL": plan.aws_url,
-        "AWS_REGION": worker.region,
+        **_worker_aws(plan, worker),
+        **aws_of_task,
         "AIRFLOW__API__BASE_URL": plan.ui_url,
     }
 

@@ -272,7 +272,7 @@ def _configured_regions() -> tuple[str, Mapping[str, ObjectStore]]:
     catalogue = Catalogue.read(settings.load().regions_file)
     stores = {
         region.name: connect(
-            region.name,
+            region.aws,
             region.log_bucket,
             endpoint_url=region.endpoint_url,
             connect_seconds=CONNECT_SECONDS,

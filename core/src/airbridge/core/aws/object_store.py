@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +54,8 @@ class ObjectStore(Protocol):
         """Return the whole object. Raises `ObjectNotFound`."""
         ...
 
-    def stream(self, key: str) -> Iterator[bytes]:
-        """The object's content in pieces of at most `CHUNK_BYTES`; raises `ObjectNotFound` at the first."""
+    def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
+        """The object's content from a byte on, in pieces of at most `CHUNK_BYTES`; raises `ObjectNotFound` at the first."""
         ...
 
     def head(self, key: str) -> ObjectInfo | None:
@@ -72,6 +72,18 @@ class ObjectStore(Protocol):
 
     def put_file(self, key: str, path: Path) -> None:
         """Write a file's content, however large."""
+        ...
+
+    def begin_parts(self, key: str) -> str:
+        """Begin to write an object in parts; return the upload's id."""
+        ...
+
+    def put_part(self, key: str, upload: str, number: int, data: bytes) -> str:
+        """Write a part, from number 1 on; return its etag. All but the last have at least 5 MiB."""
+        ...
+
+    def finish_parts(self, key: str, upload: str, etags: Sequence[str]) -> str:
+        """Make the object of its parts, in order; return its etag."""
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -125,10 +137,17 @@ class S3Store:
             answer = self._client.get_object(Bucket=self._bucket, Key=key)
             return StoredObject(answer["Body"].read(), answer["ETag"])
 
-    def stream(self, key: str) -> Iterator[bytes]:
+    def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
         """See `ObjectStore.stream`."""
+        part = {"Range": f"bytes={offset}-"} if offset else {}
         with self._errors("read", key):
-            body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
+            try:
+                body = self._client.get_object(Bucket=self._bucket, Key=key, **part)["Body"]
+            except self._client.exceptions.ClientError as error:
+                # S3 calls a range that begins at an object's end, or beyond it, invalid.
+                if _code(error) == "InvalidRange":
+                    return
+                raise
             try:
                 yield from body.iter_chunks(CHUNK_BYTES)
             finally:
@@ -171,6 +190,29 @@ class S3Store:
         """See `ObjectStore.put_file`."""
         with self._errors("write", key):
             self._client.upload_file(str(path), self._bucket, key)
+
+    def begin_parts(self, key: str) -> str:
+        """See `ObjectStore.begin_parts`."""
+        with self._errors("write", key):
+            answer = self._client.create_multipart_upload(Bucket=self._bucket, Key=key)
+        return str(answer["UploadId"])
+
+    def put_part(self, key: str, upload: str, number: int, data: bytes) -> str:
+        """See `ObjectStore.put_part`."""
+        with self._errors("write", key):
+            answer = self._client.upload_part(
+                Bucket=self._bucket, Key=key, UploadId=upload, PartNumber=number, Body=data
+            )
+        return str(answer["ETag"])
+
+    def finish_parts(self, key: str, upload: str, etags: Sequence[str]) -> str:
+        """See `ObjectStore.finish_parts`."""
+        parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
+        with self._errors("write", key):
+            answer = self._client.complete_multipart_upload(
+                Bucket=self._bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts}
+            )
+        return str(answer["ETag"])
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `ObjectStore.list`."""
@@ -215,7 +257,7 @@ class S3Store:
             raise StoreError(f"cannot {verb} {name}: {error}", transient=False) from error
 
 
-_MISSING_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
+_MISSING_CODES = frozenset({"NoSuchKey", "NoSuchUpload", "404", "NotFound"})
 _DENIED_CODES = frozenset({"AccessDenied", "403", "Forbidden"})
 _LOST_RACE_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412"})
 _TRANSIENT_CODES = frozenset(
@@ -256,6 +298,7 @@ class MemoryStore:
     bucket: str = "memory"
     unreachable: bool = False
     _objects: dict[str, bytes] = field(default_factory=dict, repr=False)
+    _parts: dict[tuple[str, str], dict[int, bytes]] = field(default_factory=dict, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def get(self, key: str) -> StoredObject:
@@ -266,10 +309,10 @@ class MemoryStore:
             data = self._objects[key]
         return StoredObject(data, _etag(data))
 
-    def stream(self, key: str) -> Iterator[bytes]:
+    def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
         """See `ObjectStore.stream`."""
         data = self.get(key).data
-        for start in range(0, len(data), CHUNK_BYTES):
+        for start in range(offset, len(data), CHUNK_BYTES):
             yield data[start : start + CHUNK_BYTES]
 
     def head(self, key: str) -> ObjectInfo | None:
@@ -301,6 +344,40 @@ class MemoryStore:
                 f"cannot write memory://{self.bucket}/{key}: {error}", transient=False
             ) from error
         self.put(key, data)
+
+    def begin_parts(self, key: str) -> str:
+        """See `ObjectStore.begin_parts`."""
+        with self._open():
+            upload = f"upload-{len(self._parts) + 1}"
+            self._parts[key, upload] = {}
+        return upload
+
+    def put_part(self, key: str, upload: str, number: int, data: bytes) -> str:
+        """See `ObjectStore.put_part`."""
+        with self._open():
+            self._upload(key, upload)[number] = bytes(data)
+        return _etag(data)
+
+    def finish_parts(self, key: str, upload: str, etags: Sequence[str]) -> str:
+        """See `ObjectStore.finish_parts`."""
+        with self._open():
+            parts = self._upload(key, upload)
+            found = [parts.get(number) for number in range(1, len(etags) + 1)]
+            data = [
+                part
+                for part, etag in zip(found, etags, strict=True)
+                if part is not None and _etag(part) == etag
+            ]
+            if len(data) != len(etags):
+                raise StoreError(f"memory://{self.bucket}/{key}: a part is not there", transient=False)
+            del self._parts[key, upload]
+            return self.put(key, b"".join(data))
+
+    def _upload(self, key: str, upload: str) -> dict[int, bytes]:
+        try:
+            return self._parts[key, upload]
+        except KeyError as error:
+            raise ObjectNotFound(f"memory://{self.bucket}/{key}: there is no upload {upload!r}") from error
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `ObjectStore.list`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -65,12 +66,14 @@ class Gateway:
         *,
         timeout_seconds: float = 30.0,
         connect_timeout_seconds: float = 5.0,
+        on_identity: Callable[[ssl.SSLContext, dict[str, str]], None] | None = None,
     ) -> None:
         self._base_url = base_url
         self._anonymous = anonymous
         self._connectivity = connectivity
         self._clock = clock
         self._timeout = httpx.Timeout(timeout_seconds, connect=connect_timeout_seconds)
+        self._on_identity = on_identity
         self._channel: _Channel | None = None
         self._retired: set[asyncio.Task[None]] = set()
         self._offset = timedelta(0)
@@ -83,6 +86,8 @@ class Gateway:
         old, self._channel = self._channel, self._open(context, headers)
         if old is not None:
             self._retire(old)
+        if self._on_identity is not None:
+            self._on_identity(context, headers)
 
     @property
     def enrolling(self) -> bool:

@@ -82,7 +82,10 @@ class Identity:
             rejoin=await asyncio.to_thread(self._rejoin_key.prove, self._region, self._pool, self._name, csr),
             versions=self._versions,
         )
-        self._adopt(await self._gateway.enrol(request), key)
+        credentials = await self._gateway.enrol(request)
+        # Before the identity is used: a join that was not noted would be repeated as the same one.
+        await self._join.accepted()
+        self._adopt(credentials, key)
         log.info("identity.enrolled", worker=self.credentials.worker_id, region=self._region, pool=self._pool)
 
     async def enrol_persistently(self) -> None:

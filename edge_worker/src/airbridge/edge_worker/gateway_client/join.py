@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from airbridge.core.protocol import JoinByAwsIam, JoinByToken
+from airbridge.core.protocol import JoinByAwsIam, JoinByBoundKey, JoinByToken
 from airbridge.edge_worker.exceptions import IdentityError
+from airbridge.edge_worker.gateway_client.bound_key import BoundKeyJoin
 from airbridge.edge_worker.settings import JoinMethod, WorkerSettings
 
 # Signed with the STS request: the gateway's host, so that it serves no other gateway.
@@ -24,14 +25,19 @@ _STS_BODY = "Action=GetCallerIdentity&Version=2011-06-15"
 class Join(Protocol):
     """Makes the proof for one certificate request."""
 
-    async def proof(self, csr_pem: str) -> JoinByToken | JoinByAwsIam:
+    async def proof(self, csr_pem: str) -> JoinByToken | JoinByAwsIam | JoinByBoundKey:
         """Return the proof. Raises `IdentityError` if it cannot be made."""
+
+    async def accepted(self) -> None:
+        """Note that the last proof has led to an identity. Raises `IdentityError` if it cannot be noted."""
 
 
 def join_method(settings: WorkerSettings) -> Join:
     """Return the join method of the settings."""
     if settings.join_method is JoinMethod.AWS_IAM:
         return AwsIamJoin(settings.region, urlsplit(settings.gateway_url).hostname or "")
+    if settings.join_method is JoinMethod.BOUND_KEY:
+        return BoundKeyJoin(settings)
     if settings.join_token_file is None:
         raise IdentityError("join_token_file is not set")
     return TokenJoin(settings.join_token_file)
@@ -53,6 +59,9 @@ class TokenJoin:
             raise IdentityError(f"join_token_file {self._path} is empty; it must hold the join token")
         return JoinByToken(token=token)
 
+    async def accepted(self) -> None:
+        """See `Join.accepted`."""
+
 
 class AwsIamJoin:
     """A signed STS GetCallerIdentity request, which the gateway forwards: AWS itself attests the role."""
@@ -64,6 +73,9 @@ class AwsIamJoin:
     async def proof(self, csr_pem: str) -> JoinByAwsIam:
         """See `Join.proof`."""
         return await asyncio.to_thread(self._sign, csr_pem)
+
+    async def accepted(self) -> None:
+        """See `Join.accepted`."""
 
     def _sign(self, csr_pem: str) -> JoinByAwsIam:
         import boto3  # slow to import, and only this join method needs it here

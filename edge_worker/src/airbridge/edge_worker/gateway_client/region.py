@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 
 from pydantic import TypeAdapter
 
-from airbridge.core.aws.object_store import ObjectStore
 from airbridge.core.code.signature import SnapshotVerifier
 from airbridge.core.exceptions import StoreError
 from airbridge.core.protocol import BundleRef, Credentials, RegionSettings, VerifyKey
 from airbridge.core.signing import Verifier
 from airbridge.edge_worker.exceptions import IdentityError
 from airbridge.edge_worker.journal.rows import SetMeta
+from airbridge.edge_worker.transfer.interfaces import RegionStore
 
-StoreMaker = Callable[[RegionSettings, str], ObjectStore]
+StoreMaker = Callable[[RegionSettings, str], RegionStore]
 
 # Name of the settings among the meta data of the journal.
 REGION_META = "region_settings"
@@ -38,7 +38,7 @@ class WorkerRegion:
 
     def __init__(self, make_store: StoreMaker) -> None:
         self._make_store = make_store
-        self._stores: dict[str, ObjectStore] = {}
+        self._stores: dict[str, RegionStore] = {}
         self._lock = threading.Lock()
         self._verifier: Verifier | None = None
         self._publish_keys: tuple[VerifyKey, ...] | None = None
@@ -79,11 +79,11 @@ class WorkerRegion:
             raise IdentityError("there are no keys to verify work items with yet")
         return self._verifier
 
-    def bundles(self) -> ObjectStore:
+    def bundles(self) -> RegionStore:
         """Return the bucket of DAG code. Raises `StoreError` while the region is not known."""
         return self._store(self._known().bundle_bucket)
 
-    def logs(self) -> ObjectStore:
+    def logs(self) -> RegionStore:
         """Return the bucket of logs. Raises `StoreError` while the region is not known."""
         return self._store(self._known().log_bucket)
 
@@ -92,7 +92,7 @@ class WorkerRegion:
         self.bundles()
         self.logs()
 
-    def _store(self, bucket: str) -> ObjectStore:
+    def _store(self, bucket: str) -> RegionStore:
         with self._lock:
             if bucket not in self._stores:
                 self._stores[bucket] = self._make_store(self._known(), bucket)

@@ -34,12 +34,17 @@ class RejoinKey:
     def prove(self, region: str, pool: str, worker: str, csr_pem: str) -> RejoinProof | None:
         """Return the proof for one certificate request; None if the disk has no room for the key, or cannot be read."""
         try:
-            if self._key is None:
-                self._key = self._read() if self._path.exists() else self._make()
+            key = self.open()
         except OSError as error:
             log.warning("identity.rejoin_key_unkept", path=str(self._path), detail=str(error))
             return None
-        return rejoin.prove(self._key, region, pool, worker, csr_pem)
+        return rejoin.prove(key, region, pool, worker, csr_pem)
+
+    def open(self) -> Ed25519PrivateKey:
+        """Return the key. Raises `OSError`."""
+        if self._key is None:
+            self._key = self._read() if self._path.exists() else self._make()
+        return self._key
 
     def _read(self) -> Ed25519PrivateKey:
         try:
@@ -60,11 +65,11 @@ class RejoinKey:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(self._path)
-        _sync(self._path.parent)
+        sync(self._path.parent)
         return key
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
     """Make a new name last through a power cut."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -15,7 +15,7 @@ import httpx
 
 from airbridge.core.sandbox import landlock
 from airbridge.edge_worker.exceptions import IdentityError, SettingsError
-from airbridge.edge_worker.gateway_client import tls
+from airbridge.edge_worker.gateway_client import bound_key, tls
 from airbridge.edge_worker.ops import health, region_checks
 from airbridge.edge_worker.ops.check_result import CheckResult
 from airbridge.edge_worker.ops.versions import installed
@@ -173,7 +173,31 @@ def _journal(settings: WorkerSettings) -> CheckResult:
     )
 
 
+def _bound_key(settings: WorkerSettings) -> CheckResult:
+    try:
+        count = bound_key.read_count(settings.join_count_file)
+        key = bound_key.public_key_of(settings, make=False)
+    except IdentityError as error:
+        return CheckResult("bound key", False, str(error))
+    if key is None:
+        return CheckResult(
+            "bound key", True, "none yet: 'airbridge-worker key' makes it, and prints what an operator binds"
+        )
+    if count.counter == 0 and settings.join_token_file is None:
+        return CheckResult(
+            "bound key",
+            True,
+            f"{key}, not joined yet: an operator binds it by 'airbridge worker bind {settings.name} --region {settings.region} "
+            f"--pool {settings.pool} --key {key}'",
+        )
+    return CheckResult(
+        "bound key", True, f"{key}, joined {count.counter} times; never copy {settings.state_dir}"
+    )
+
+
 def _join_token(settings: WorkerSettings) -> CheckResult:
+    if settings.join_method is JoinMethod.BOUND_KEY:
+        return _bound_key(settings)
     path = settings.join_token_file
     if settings.join_method is JoinMethod.AWS_IAM or path is None:
         return CheckResult("join method", True, settings.join_method.value)

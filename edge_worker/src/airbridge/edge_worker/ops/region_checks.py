@@ -23,6 +23,10 @@ def check(settings: WorkerSettings) -> Iterator[CheckResult]:
     if region is None:
         yield CheckResult("queue", True, "not known before the first enrolment")
         return
+    if region.transport == "gateway":
+        # This host has no credentials to check: the running agent uses its certificate, and reports what it meets.
+        yield CheckResult("queue, DAG code and logs", True, f"through the gateway {settings.gateway_url}")
+        return
     yield _result("queue", region.queue_url, lambda: _use_queue(region))
     yield _result("DAG code", f"s3://{region.bundle_bucket}", lambda: _list_bundles(region))
     yield _result("logs", f"s3://{region.log_bucket}", lambda: _write_log(region, settings.name))
@@ -44,15 +48,15 @@ def _result(name: str, place: str, use: Callable[[], None]) -> CheckResult:
 
 def _use_queue(region: RegionSettings) -> None:
     # A receipt that is none: SQS checks address and permissions, and no message is received, hidden or counted.
-    SqsQueue(sqs_client(region.region, region.endpoint_url), region.queue_url).release(["none"])
+    SqsQueue(sqs_client(region.aws, region.endpoint_url), region.queue_url).release(["none"])
 
 
 def _list_bundles(region: RegionSettings) -> None:
-    connect(region.region, region.bundle_bucket, endpoint_url=region.endpoint_url).head("bundles/none")
+    connect(region.aws, region.bundle_bucket, endpoint_url=region.endpoint_url).head("bundles/none")
 
 
 def _write_log(region: RegionSettings, worker: str) -> None:
-    store = connect(region.region, region.log_bucket, endpoint_url=region.endpoint_url)
+    store = connect(region.aws, region.log_bucket, endpoint_url=region.endpoint_url)
     key = f"logs/doctor/{worker}"
     store.put(key, b"")
     store.delete([key])

@@ -15,13 +15,13 @@ from urllib.parse import quote
 
 import structlog
 
-from airbridge.core.aws.object_store import ObjectStore
+from airbridge.core.aws.daemon_thread import in_daemon_thread
 from airbridge.core.backoff import Backoff
 from airbridge.core.code import environment, snapshot
 from airbridge.core.exceptions import BundleError, ObjectNotFound, StoreError
 from airbridge.core.protocol import BundleRef
 from airbridge.edge_worker.exceptions import SnapshotError
-from airbridge.edge_worker.work.queue import in_daemon_thread
+from airbridge.edge_worker.transfer.interfaces import RegionStore
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,7 @@ class Bundles:
     def __init__(
         self,
         root: Path,
-        store: Callable[[], ObjectStore],
+        store: Callable[[], RegionStore],
         check: Callable[[BundleRef, str | None], None],
         *,
         max_bytes: int,
@@ -172,7 +172,7 @@ class Bundles:
             log.info("bundle.evicted", path=str(path))
 
 
-def _archive(store: ObjectStore, ref: BundleRef) -> Iterable[bytes]:
+def _archive(store: RegionStore, ref: BundleRef) -> Iterable[bytes]:
     return store.stream(f"bundles/{ref.name}/{snapshot.hex_of(ref.version)}.tar.gz")
 
 

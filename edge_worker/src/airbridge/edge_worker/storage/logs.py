@@ -16,13 +16,13 @@ from typing import Final
 
 import structlog
 
-from airbridge.core.aws.object_store import ObjectStore
+from airbridge.core.aws.daemon_thread import in_daemon_thread
 from airbridge.core.backoff import Backoff
 from airbridge.core.exceptions import StoreError
 from airbridge.core.protocol import Grant
 from airbridge.edge_worker.journal.journal import Journal
 from airbridge.edge_worker.journal.rows import ForgetLog, Key, LogRow, key_of
-from airbridge.edge_worker.work.queue import in_daemon_thread
+from airbridge.edge_worker.transfer.interfaces import RegionStore
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class LogShipper:
     def __init__(
         self,
         directory: Path,
-        store: Callable[[], ObjectStore],
+        store: Callable[[], RegionStore],
         journal: Journal,
         *,
         backoff: Callable[[], Backoff],

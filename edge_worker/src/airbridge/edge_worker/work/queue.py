@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import TypeVar
 
 import structlog
 
-from airbridge.core.aws.queue import Received, SqsQueue, WorkQueue, sqs_client
+from airbridge.core.aws.daemon_thread import in_daemon_thread
+from airbridge.core.aws.queue import Received, SqsQueue, sqs_client
 from airbridge.core.exceptions import QueueError
 from airbridge.core.protocol import RegionSettings
-
-T = TypeVar("T")
+from airbridge.edge_worker.transfer.interfaces import SourceQueue
 
 log = structlog.get_logger(__name__)
 
@@ -29,9 +26,9 @@ class AsyncQueue:
     Every failure is a `QueueError`.
     """
 
-    def __init__(self, connect: Callable[[], WorkQueue]) -> None:
+    def __init__(self, connect: Callable[[], SourceQueue]) -> None:
         self._connect = connect
-        self._made: WorkQueue | None = None
+        self._made: SourceQueue | None = None
         self._lock = threading.Lock()
         self._orphans: set[asyncio.Task[None]] = set()
 
@@ -82,7 +79,7 @@ class AsyncQueue:
         except QueueError as error:
             log.warning("queue.return_failed", detail=str(error))
 
-    def _queue(self) -> WorkQueue:
+    def _queue(self) -> SourceQueue:
         # boto3 clients are slow to make and safe to share: one for all threads.
         with self._lock:
             if self._made is None:
@@ -93,29 +90,7 @@ class AsyncQueue:
 def regional_queue(settings: RegionSettings) -> AsyncQueue:
     """Return the queue of a worker's region and pool."""
 
-    def connect() -> WorkQueue:
-        return SqsQueue(sqs_client(settings.region, settings.endpoint_url), settings.queue_url)
+    def connect() -> SourceQueue:
+        return SqsQueue(sqs_client(settings.aws, settings.endpoint_url), settings.queue_url)
 
     return AsyncQueue(connect)
-
-
-async def in_daemon_thread(function: Callable[[], T]) -> T:
-    """Run a blocking call in a thread of its own that the interpreter does not wait for when it ends.
-
-    For calls that may block for long: a long poll, an upload into a region that does not answer.
-    """
-    outcome: Future[T] = Future()
-    context = contextvars.copy_context()  # for the ids in its log lines
-
-    def run() -> None:
-        try:
-            result = context.run(function)
-        except BaseException as error:  # noqa: BLE001 - handed to who waits
-            if not outcome.cancelled():
-                outcome.set_exception(error)
-        else:
-            if not outcome.cancelled():
-                outcome.set_result(result)
-
-    threading.Thread(target=run, name="blocking-call", daemon=True).start()
-    return await asyncio.wrap_future(outcome)

@@ -77,7 +77,7 @@ class Published:
 
 def connect_region(region: Region) -> ObjectStore:
     """The bundle bucket of a region."""
-    return connect(region.name, region.bundle_bucket, endpoint_url=region.endpoint_url, attempts=2)
+    return connect(region.aws, region.bundle_bucket, endpoint_url=region.endpoint_url, attempts=2)
 
 
 class BundleStore:

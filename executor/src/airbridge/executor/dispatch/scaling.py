@@ -130,7 +130,7 @@ def cloudwatch(region: Region, namespace: str) -> CloudWatch:
         connect_timeout=_TIMEOUT_SECONDS, read_timeout=_TIMEOUT_SECONDS, retries={"total_max_attempts": 1}
     )
     client = boto3.session.Session().client(
-        "cloudwatch", region_name=region.name, endpoint_url=region.endpoint_url, config=config
+        "cloudwatch", region_name=region.aws, endpoint_url=region.endpoint_url, config=config
     )
     return CloudWatch(client, namespace)
 

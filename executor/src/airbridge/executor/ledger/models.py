@@ -475,3 +475,21 @@ class EnvironmentRow(Base):
     lock = Column(Text, nullable=False)
     publisher = Column(String(250), nullable=False)
     pushed_at = Column(UtcDateTime, nullable=False)
+
+
+class BoundKeyRow(Base):
+    """Key that a host of a worker's name holds, and the count of its joins."""
+
+    __tablename__ = "airbridge_bound_key"
+
+    worker_id = Column(String(63), primary_key=True)
+    region = Column(String(63), nullable=False)
+    pool = Column(String(63), nullable=False)
+    public_key = Column(String(64), nullable=False)
+    owner = Column(String(250), nullable=False)
+    counter = Column(BigInteger, nullable=False, server_default="0")
+    # The host's own name of its last join: the same one again is a join whose answer was lost.
+    attempt = Column(String(64), nullable=True)
+    bound_at = Column(UtcDateTime, nullable=False)
+    # Last join or renewal.
+    seen_at = Column(UtcDateTime, nullable=False)

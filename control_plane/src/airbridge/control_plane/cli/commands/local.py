@@ -20,7 +20,8 @@ from airbridge.control_plane.local.services.aws import EmulatedRegion, parse_reg
 from airbridge.control_plane.local.state import PlatformState
 
 _REGION_HELP = (
-    "A region, as NAME or NAME:POOL,POOL; may be given several times. The first one is the home region."
+    "A region, as NAME or NAME:POOL,POOL, or a place without AWS, as NAME@REGION; may be given several times. The first one is the "
+    "home region."
 )
 
 

@@ -26,6 +26,8 @@ _COLUMNS = (
     "why",
 )
 
+_KEY_COLUMNS = ("worker", "region", "pool", "key", "owner", "joins", "bound at", "seen at")
+
 
 def build() -> typer.Typer:
     """Return the command group."""
@@ -53,6 +55,12 @@ def build() -> typer.Typer:
         cls=connection.ConnectedCommand,
         epilog='Example: airbridge worker revoke eu-west-1-default-1 --comment "host lost"',
     )(revoke)
+    group.command(
+        cls=connection.ConnectedCommand,
+        epilog="Example: airbridge worker bind press-3 --region factory-7 --key 3q2-7wBkS0hMZ1nY5v8xQd4rT6uJpLcEaGfHiKoNmVs",
+    )(bind)
+    group.command(cls=connection.ConnectedCommand, epilog="Example: airbridge worker unbind press-3")(unbind)
+    group.command(cls=connection.ConnectedCommand, epilog="Example: airbridge worker keys --json")(keys)
     return group
 
 
@@ -113,6 +121,49 @@ def revoke(
     with connection.client(context) as client:
         alone = {"break_glass": True} if break_glass else {}
         _show(client.post(f"workers/{worker}/revoke", {"comment": comment, **alone}), json)
+
+
+def bind(  # noqa: PLR0917 - typer fills them by name
+    context: typer.Context,
+    worker: Worker,
+    region: Annotated[str, typer.Option(help="Region of the worker.")],
+    key: Annotated[
+        str, typer.Option(help="Public key of the host, as 'airbridge-worker key' prints it there.")
+    ],
+    pool: Annotated[str, typer.Option(help="The pool of that region.")] = "default",
+    json: Json = False,
+) -> None:
+    """Bind a host's key to a worker's name: the host then joins by itself, and nobody else under this name.
+
+    It replaces a key that was bound before. A worker that was stopped because its state directory was copied is also
+    revoked: remove the revocation first.
+    """
+    with connection.client(context) as client:
+        bound = client.post("bound-keys", {"worker": worker, "region": region, "pool": pool, "key": key})
+    _show_key(bound, json)
+
+
+def unbind(context: typer.Context, worker: Worker, json: Json = False) -> None:
+    """Forget the key of a worker's host: it cannot join again. To stop a running worker, revoke it."""
+    with connection.client(context) as client:
+        _show_key(client.delete(f"bound-keys/{worker}"), json)
+
+
+def keys(context: typer.Context, json: Json = False) -> None:
+    """List the hosts' keys that are bound to workers' names, and how often each has joined."""
+    with connection.client(context) as client:
+        bound = client.get("bound-keys")["keys"]
+    if json:
+        output.emit_json(bound)
+    else:
+        output.results().print(output.table(None, _KEY_COLUMNS, (tuple(row.values()) for row in bound)))
+
+
+def _show_key(bound: dict[str, Any], json: bool) -> None:
+    if json:
+        output.emit_json(bound)
+    else:
+        output.emit_text(f"{bound['worker']} in {bound['pool']}@{bound['region']}: key {bound['key']}")
 
 
 def _show(worker: dict[str, Any], json: bool) -> None:

@@ -17,6 +17,7 @@ from airbridge.control_plane import worker_commands
 from airbridge.control_plane.exceptions import InvalidScope, Refused
 from airbridge.control_plane.gateway.api import documents, operator_endpoint
 from airbridge.control_plane.gateway.auth.authentication import Operator
+from airbridge.control_plane.gateway.hosts import binding
 from airbridge.control_plane.identity import tokens as issuing
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.policy.approved import CHANGE_POLICY
@@ -272,6 +273,7 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "worker.revoke": Action(FourEyes.REVOCATION, _may_command, _command, emergency=True),
     "token.revoke": Action(FourEyes.REVOCATION, _may_revoke_token, _revoke_token, emergency=True),
     "token.create": Action(FourEyes.TOKENS, _may_create_token, _create_token, collected=True),
+    "bound_key.bind": Action(FourEyes.TOKENS, binding.may_bind, binding.bind),
     CHANGE_POLICY: Action(FourEyes.POLICY, _may_change_policy, _change_policy),
 }
 

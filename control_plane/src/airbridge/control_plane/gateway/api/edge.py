@@ -30,6 +30,8 @@ from airbridge.control_plane.gateway.background.metrics import Metrics
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.heartbeat.batcher import HeartbeatBatcher
 from airbridge.control_plane.gateway.net.thread_pools import Admission, ThreadPool
+from airbridge.control_plane.gateway.transfer import endpoints as transfer
+from airbridge.control_plane.gateway.transfer.endpoints import TransferApi
 from airbridge.control_plane.gateway.work import release
 from airbridge.control_plane.gateway.work.claims import Claims
 from airbridge.control_plane.gateway.work.exchanges import Exchanges
@@ -54,7 +56,8 @@ from airbridge.core.protocol import (
 
 ROOT: Final = "/edge/v1"
 ENDPOINTS: Final = {
-    f"{ROOT}/{name}": name for name in ("enrol", "renew", "claim", "heartbeat", "exchange", "release")
+    f"{ROOT}/{name}": name
+    for name in ("enrol", "renew", "claim", "heartbeat", "exchange", "release", *transfer.PATHS)
 }
 # Enrolments come from callers without a certificate: a few kilobytes, parsed on the event loop.
 ENROL_BODY: Final = BodyLimit(64 * 1024, values=256)
@@ -89,6 +92,8 @@ class Edge:
     readiness: health.Readiness
     #: Has threads of its own: leases are renewed under any load of other requests.
     heartbeats: HeartbeatBatcher
+    #: For workers that reach nothing but this gateway.
+    transfers: TransferApi
 
     def app(self, guard: Guard) -> Starlette:
         """Return the ASGI application."""
@@ -101,6 +106,7 @@ class Edge:
             ("release", self._release),
         )
         routes = [Route(f"{ROOT}/{name}", guard(handler), methods=["POST"]) for name, handler in endpoints]
+        routes += self.transfers.routes(ROOT, guard, self._caller)
         return application([*routes, openapi.route(ROOT), *health.routes(self.readiness)])
 
     async def _enrol(self, request: Request) -> Response:

@@ -32,6 +32,7 @@ from airbridge.control_plane.gateway.audit.anchors import Anchor
 from airbridge.control_plane.gateway.auth.authentication import Operator, authenticate_operator
 from airbridge.control_plane.gateway.background.metrics import CONTENT_TYPE, Metrics
 from airbridge.control_plane.gateway.database import unit
+from airbridge.control_plane.gateway.hosts.api import BoundKeysApi
 from airbridge.control_plane.gateway.net.thread_pools import ThreadPool
 from airbridge.control_plane.policy.reload import ReloadedPolicy
 from airbridge.control_plane.read_model import workers as observed
@@ -110,8 +111,10 @@ class Operators:
         audit_api = AuditApi(self.threads, self.anchors)
         revocations_api = RevocationsApi(self.threads, self.bodies, self.approvals)
         proposals_api = ProposalsApi(self.approvals, self.threads, self.bodies)
+        keys_api = BoundKeysApi(self.threads, self.bodies, self.approvals, self.status_api.platform.catalogue)
         return application(
             [
+                *keys_api.routes(route),
                 route("workers", "GET", self._list_workers),
                 *(
                     route(f"workers/{{worker}}/{command.name}", "POST", self._command(command))

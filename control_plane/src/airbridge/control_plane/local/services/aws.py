@@ -34,6 +34,19 @@ class EmulatedRegion(BaseModel):
 
     name: str
     pools: tuple[str, ...] = ("default",)
+    #: Region of AWS with the queues and buckets of a place that is none itself; its workers go through the gateway.
+    through: str | None = None
+
+    @property
+    def word(self) -> str:
+        """The region as `parse_regions` reads it."""
+        place = f"{self.name}@{self.through}" if self.through else self.name
+        return f"{place}:{','.join(self.pools)}"
+
+    @property
+    def aws_region(self) -> str:
+        """Region of AWS in which the queues and buckets are."""
+        return self.through or self.name
 
     @property
     def log_bucket(self) -> str:
@@ -92,7 +105,11 @@ def catalogue(resources: Resources, port: int) -> str:
             f'bundle_bucket = "{region.bundle_bucket}"\n'
             f'dead_letter_queue_url = "{queue_url(port, region.dead_letter_queue)}"\n'
             f'endpoint_url = "{endpoint(port)}"\n'
-            f'data = ["s3://{region.data_bucket}"]\n'
+            + (
+                f'data = ["s3://{region.data_bucket}"]\n'
+                if region.through is None
+                else f'aws_region = "{region.through}"\ntransport = "gateway"\ndata = ["file:///{region.name}"]\n'
+            )
         )
         sections += [_pool(region, pool, port, resources.slots) for pool in region.pools]
     return "\n".join(sections)
@@ -116,15 +133,25 @@ def read(path: Path) -> Resources:
 def parse_regions(words: Sequence[str]) -> tuple[EmulatedRegion, ...]:
     """Read ``us-east-1`` or ``us-east-1:default,gpu`` into regions. Raises `ConfigurationError`.
 
-    The emulator has the regions of AWS and no others.
+    The emulator has the regions of AWS and no others. ``factory-7@us-east-1`` is a place without AWS, whose queues and buckets are in
+    that region, and whose workers go through the gateway.
     """
     known = _aws_regions()
     regions: list[EmulatedRegion] = []
     for word in words:
-        name, colon, pools = word.partition(":")
+        given, colon, pools = word.partition(":")
         names = tuple(pools.split(",")) if colon else ("default",)
-        if name not in known:
-            raise ConfigurationError(f"--region {word!r}: unknown region {name!r}{_similar(name, known)}")
+        name, at, through = given.partition("@")
+        if at and (not _POOL.fullmatch(name) or name in known):
+            raise ConfigurationError(
+                f"--region {word!r}: {name!r} cannot be the name of a place without AWS; write NAME@REGION with a name of "
+                "lower-case letters, digits and hyphens that is no region of AWS, such as factory-7@us-east-1"
+            )
+        if (through or name) not in known:
+            unknown = through or name
+            raise ConfigurationError(
+                f"--region {word!r}: unknown region {unknown!r}{_similar(unknown, known)}"
+            )
         if any(region.name == name for region in regions):
             raise ConfigurationError(
                 f"--region {name} is given twice; name its pools once, as {name}:default,gpu"
@@ -135,7 +162,11 @@ def parse_regions(words: Sequence[str]) -> tuple[EmulatedRegion, ...]:
                 f"--region {word!r}: {wrong[0] if wrong else names[0]!r} cannot be a pool's name here; "
                 "write NAME:POOL,POOL with names of lower-case letters, digits and hyphens, each once"
             )
-        regions.append(EmulatedRegion(name=name, pools=names))
+        regions.append(EmulatedRegion(name=name, pools=names, through=through or None))
+    if regions and regions[0].through is not None:
+        raise ConfigurationError(
+            f"--region {words[0]!r}: the first region is the control plane's own; name one of AWS first"
+        )
     return tuple(regions)
 
 

@@ -53,7 +53,7 @@ def make_resources(resources: aws.Resources, port: int) -> None:
         session = boto3.Session(
             aws_access_key_id=aws.CREDENTIALS["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=aws.CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-            region_name=region.name,
+            region_name=region.aws_region,
         )
         _make_buckets(session.client("s3", endpoint_url=aws.endpoint(port)), region)
         _make_queues(session.client("sqs", endpoint_url=aws.endpoint(port)), region)
@@ -63,8 +63,8 @@ def _make_buckets(s3: Any, region: aws.EmulatedRegion) -> None:
     # S3 rejects us-east-1, its default, as a LocationConstraint.
     place = (
         {}
-        if region.name == "us-east-1"
-        else {"CreateBucketConfiguration": {"LocationConstraint": region.name}}
+        if region.aws_region == "us-east-1"
+        else {"CreateBucketConfiguration": {"LocationConstraint": region.aws_region}}
     )
     existing = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
     for bucket in {region.log_bucket, region.bundle_bucket, region.data_bucket} - existing:

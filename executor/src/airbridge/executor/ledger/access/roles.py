@@ -89,6 +89,7 @@ airbridge_proposal                  -    -    -    -    SIU
 airbridge_revocation                SI   -    -    -    SIUD
 airbridge_certificate               -    -    -    -    SIUD
 airbridge_join_proof                -    -    -    -    SID
+airbridge_bound_key                 -    -    -    -    SIUD
 airbridge_worker                    SU   S    -    -    SIUD
 airbridge_bundle                    S    S    SIU  -    SIU
 airbridge_snapshot                  S    S    SIU  -    SIU

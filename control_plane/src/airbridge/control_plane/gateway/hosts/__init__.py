@@ -1,0 +1,1 @@
+"""Keys of hosts, as operators bind them."""

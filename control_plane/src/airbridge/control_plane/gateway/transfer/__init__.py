@@ -1,0 +1,1 @@
+"""Queues, DAG code and logs of workers that reach nothing but the gateway."""

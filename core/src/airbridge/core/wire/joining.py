@@ -1,0 +1,46 @@
+"""Proofs by which a worker gets its first identity."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from airbridge.core.wire.message import Message
+
+
+class JoinByToken(Message):
+    """A join token: one use or counted, scoped to region and pool, with a TTL."""
+
+    method: Literal["token"] = "token"
+    token: str = Field(repr=False)
+
+
+class JoinByAwsIam(Message):
+    """A signed STS GetCallerIdentity request that the gateway sends on and judges the answer of."""
+
+    method: Literal["aws_iam"] = "aws_iam"
+    url: str
+    headers: dict[str, str] = Field(repr=False, max_length=32)
+    body: str
+
+
+class RejoinProof(Message):
+    """Proof of the rejoin key of a host, see `airbridge.core.rejoin`."""
+
+    public_key: str = Field(max_length=64)
+    signature: str = Field(max_length=128)
+
+
+class JoinByBoundKey(Message):
+    """Proof of a key that is bound to the worker's name, with the count of the host's joins, see `airbridge.core.rejoin`.
+
+    `attempt` is the same in each repetition of one join. `token` binds the key at first use; later it is not looked at.
+    """
+
+    method: Literal["bound_key"] = "bound_key"
+    public_key: str = Field(max_length=64)
+    counter: int = Field(ge=1, le=2**62)
+    attempt: str = Field(pattern=r"^[0-9a-f]{32}$")
+    signature: str = Field(max_length=128)
+    token: str | None = Field(default=None, repr=False, max_length=256)
