@@ -29,6 +29,7 @@ from airbridge.edge_worker.ops.metrics import WorkerMetrics
 from airbridge.edge_worker.ops.versions import installed
 from airbridge.edge_worker.proxy.read_cache import ReadCache
 from airbridge.edge_worker.proxy.recorder import Recorder
+from airbridge.edge_worker.proxy.region_calls import RegionCalls
 from airbridge.edge_worker.runner.sandbox.task_user import TaskUser
 from airbridge.edge_worker.runner.settings import RunnerSettings
 from airbridge.edge_worker.runner.warm_runner import WarmRunner
@@ -297,6 +298,7 @@ def _launcher(
         cancel_grace=s.cancel_grace_seconds,
         may_start=may_start,
         on_stopped=on_stopped,
+        region_calls=RegionCalls(base.region),
     )
 
 
