@@ -185,6 +185,7 @@ include ci/ci.mk
 include ci/security.mk
 include ci/faults.mk
 include ci/scale.mk
+include ci/sovereign.mk
 include ci/packages.mk
 include infra/infra.mk
 include tests/mutation/mutants.mk
