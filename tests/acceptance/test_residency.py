@@ -179,7 +179,7 @@ def test_strict_region_refuses_what_would_leave(world: World) -> None:
     states = {task: state for (task, _), state in world.leak.states().items()}
     # `Variable.set` logs that it was refused, and does not fail: Airflow's.
     used = dict.fromkeys(("speak", "listen", "render", "mapped", "write"), "success")
-    refused = dict.fromkeys(("fail", "change", "start", "defer"), "failed")
+    refused = dict.fromkeys(("fail", "change", "start", "defer", "defer_with_data"), "failed")
     assert states == used | refused
     text = regional_log(world.platform, "eu-west-1")
     for name in ("print", "log", "exception", "rendered"):

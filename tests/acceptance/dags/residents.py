@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.providers.standard.triggers.file import FileTrigger
+from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk import DAG, Asset, BaseOperator, Connection, Variable, get_current_context, task
+from airflow.triggers.base import BaseTrigger
 
 EU, US = {"queue": "eu-west-1"}, {"queue": "us-east-1"}
 KEPT = Asset("kept", uri="x-kept://asset")
@@ -55,11 +57,17 @@ with DAG("residents_read", schedule=None, params={"eu": "", "us": ""}):
 
 
 class Defers(BaseOperator):
-    """Operator that defers itself with data."""
+    """Operator that defers itself with data: in the kwargs of the method after it, and of its trigger if that has any."""
+
+    def __init__(self, *, in_trigger: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.in_trigger = in_trigger
 
     def execute(self, context: Any) -> None:
         """Defer."""
-        trigger = FileTrigger(filepath=f"/nowhere/{canary('trigger')}")
+        trigger: BaseTrigger = DateTimeTrigger(datetime.now(UTC) + timedelta(hours=1))
+        if self.in_trigger:
+            trigger = FileTrigger(filepath=f"/nowhere/{canary('trigger')}")
         self.defer(
             trigger=trigger,
             method_name="execute_complete",
@@ -111,4 +119,5 @@ with DAG("residents_leak", schedule=None):
         conf={"text": "{{ var.json.canaries.conf }}"},
         **EU,
     )
-    Defers(task_id="defer", **EU)
+    Defers(task_id="defer", in_trigger=False, **EU)
+    Defers(task_id="defer_with_data", in_trigger=True, **EU)

@@ -109,9 +109,9 @@ def _store_file(path: Path) -> StoredXCom:
         return _store(file, size, digest.hexdigest(), Form.FILE)
 
 
-def _store(file: IO[bytes], size: int, sha256: str, form: Form, preview: str = "") -> StoredXCom:
+def _store(file: IO[bytes], size: int, digest: str, form: Form, preview: str = "") -> StoredXCom:
     def put(client: httpx.Client) -> StoredXCom:
-        transfer = _ask(StoreXCom(size=size, sha256=sha256))
+        transfer = _ask(StoreXCom(size=size, sha256=digest))
         file.seek(0)
         client.put(transfer.url, content=_chunks(file), headers=transfer.headers).raise_for_status()
         name = xcoms.ObjectName.parse(transfer.object)
