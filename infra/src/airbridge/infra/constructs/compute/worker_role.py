@@ -53,6 +53,8 @@ class TaskRoleProps:
     data: Sequence[str]
     #: Prefixes that the pool's tasks may write, and read.
     writes: Sequence[str] = ()
+    #: Names of secrets that the pool's tasks may read, as patterns of ARNs.
+    secret_arns: Sequence[str] = ()
 
 
 def task_role(scope: Construct, id_: str, props: TaskRoleProps) -> Role:
@@ -65,7 +67,7 @@ def task_role(scope: Construct, id_: str, props: TaskRoleProps) -> Role:
             name=props.name,
             description="Tasks of one pool",
             trust=(trust,),
-            statements=(*_data(props.data), *_writes(props.writes)),
+            statements=(*_data(props.data), *_writes(props.writes), *_secrets(props.secret_arns)),
         ),
     )
 
@@ -133,6 +135,11 @@ def _writes(prefixes: Sequence[str]) -> Iterator[Statement]:
         yield Statement(
             sid=f"WriteData{index}", actions=actions, resources=(f"arn:aws:s3:::{bucket}/{under}*",)
         )
+
+
+def _secrets(arns: Sequence[str]) -> Iterator[Statement]:
+    if arns:
+        yield Statement(sid="ReadSecrets", actions=("secretsmanager:GetSecretValue",), resources=tuple(arns))
 
 
 def _machine(props: WorkerRoleProps) -> Iterator[Statement]:
