@@ -183,13 +183,13 @@ def test_other_dag_and_region_are_the_gateways_to_grant(worker: Worker) -> None:
 
 def test_object_is_written_beneath_own_name(worker: Worker) -> None:
     """A URL to write is for the attempt's own object, of the announced size and digest, which its signature covers."""
-    transfer = worker.send(StoreXCom(size=5, sha256="ab" * 32))
+    transfer = worker.send(StoreXCom(size=5, digest="ab" * 32))
     assert f"/{worker.attempt.grant.item_id}/" in transfer.object
     assert "X-Amz-SignedHeaders=content-length%3Bhost%3Bx-amz-checksum-sha256" in transfer.url
     assert "X-Amz-Expires=300" in transfer.url
     for size, digest in ((-1, "ab" * 32), (6 * 1024**3, "ab" * 32), (5, "../../logs/x"), (5, "ab")):
         with pytest.raises(PermissionError):
-            worker.send(StoreXCom(size=size, sha256=digest))
+            worker.send(StoreXCom(size=size, digest=digest))
 
 
 @pytest.mark.parametrize("dag_id", ["..", ".", "a b", "ünïcode", "a/../b", "a%2Fb"])

@@ -12,7 +12,7 @@ class StoreXCom(BaseModel):
     """Ask for a URL to write a value of so many bytes and this digest (SHA-256, in hex)."""
 
     size: int
-    sha256: str
+    digest: str
     type: Literal["AirBridgeStoreXCom"] = "AirBridgeStoreXCom"
 
 

@@ -111,7 +111,7 @@ def _store_file(path: Path) -> StoredXCom:
 
 def _store(file: IO[bytes], size: int, digest: str, form: Form, preview: str = "") -> StoredXCom:
     def put(client: httpx.Client) -> StoredXCom:
-        transfer = _ask(StoreXCom(size=size, sha256=digest))
+        transfer = _ask(StoreXCom(size=size, digest=digest))
         file.seek(0)
         client.put(transfer.url, content=_chunks(file), headers=transfer.headers).raise_for_status()
         name = xcoms.ObjectName.parse(transfer.object)

@@ -62,7 +62,7 @@ class RegionCalls:
     def _store(self, attempt: Attempt, call: Call, body: dict[str, object], known: RegionSettings) -> Reply:
         if xcoms.SECTION not in known.task_options:
             return _problem(call, 409, f"region {known.region} stores no XComs: it has no xcom_inline_bytes")
-        size, sha256, ti = body.get("size"), body.get("sha256"), attempt.grant.ti
+        size, sha256, ti = body.get("size"), body.get("digest"), attempt.grant.ti
         if type(size) is not int or not 0 <= size <= xcoms.MAX_BYTES or not isinstance(sha256, str):
             raise Violation(_PLACE, f"{str(size)[:20]} bytes", f"a digest, and up to {xcoms.MAX_BYTES} bytes")
         # From the grant, not from the task: no task writes beneath another's name.
