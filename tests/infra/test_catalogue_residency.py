@@ -5,12 +5,10 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
-import pytest
 from tests.infra.factories import environment, pool, region
 
 from airbridge.infra import catalogue
 from airbridge.infra import environment as environments
-from airbridge.infra.exceptions import EnvironmentFileError
 
 KEPT: dict[str, Any] = {
     "secrets_backend": "acme.Backend",
@@ -39,12 +37,3 @@ def test_unset_residency_is_not_written() -> None:
     found = rendered(pool=[pool()])
     keys = found.keys() | found["pool"][0].keys()
     assert not {"residency", "xcom_inline_bytes", "xcom_preview_bytes", "secrets_backend"} & keys
-
-
-@pytest.mark.parametrize("prefix", ["*", "a b", "", "a/*"])
-def test_pattern_of_secrets_is_refused(prefix: str) -> None:
-    """`secrets_read` has prefixes of names, and no wildcards of its own."""
-    with pytest.raises(EnvironmentFileError, match="secrets_read"):
-        environments.parse(
-            environment(region=[region(pool=[pool() | {"secrets_read": [prefix]}])]), "test.toml"
-        )

@@ -27,7 +27,6 @@ ImageReference = Annotated[str, AfterValidator(validation.require_digest)]
 DerivedImages = Annotated[dict[str, ImageReference], AfterValidator(validation.require_image_names)]
 InstanceType = Annotated[str, AfterValidator(validation.require_instance_type)]
 DataPrefix = Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/\S*)?$")]
-SecretPrefix = Annotated[str, Field(pattern=r"^[A-Za-z0-9/_+=.@-]{1,400}$")]
 XComBytes = Annotated[int, Field(ge=0, le=1024 * 1024)] | None
 Cidr = Annotated[IPv4Network, AfterValidator(validation.require_vpc_size)]
 # Zone ids, not positions in a list, which a new zone would move, nor letters, which are other zones in another account.
@@ -85,10 +84,6 @@ class Pool(_Model):
     )
     secrets_backend_kwargs: dict[str, str | int | bool | None] = Field(
         default={}, description="arguments of that class; they are no place for secrets"
-    )
-    secrets_read: tuple[SecretPrefix, ...] = Field(
-        default=(),
-        description="prefixes of names in Secrets Manager, in this region, that this pool's tasks may read",
     )
     idle_minutes: Annotated[
         int, Field(ge=1, le=1440, description="time with half of the slots free before the pool is halved")

@@ -147,10 +147,6 @@ class EdgeStack(Stack):
                 worker_role_arn=self.roles[pool.name].arn,
                 data=self._region.data,
                 writes=pool.data_write,
-                secret_arns=[
-                    f"arn:aws:secretsmanager:{self.region}:{self.environment.account}:secret:{prefix}*"
-                    for prefix in pool.secrets_read
-                ],
             ),
         )
 

@@ -53,8 +53,6 @@ class TaskRoleProps:
     data: Sequence[str]
     #: Prefixes that the pool's tasks may write, and read.
     writes: Sequence[str] = ()
-    #: Names of secrets that the pool's tasks may read, as patterns of ARNs.
-    secret_arns: Sequence[str] = ()
 
 
 def task_role(scope: Construct, id_: str, props: TaskRoleProps) -> Role:
@@ -67,7 +65,7 @@ def task_role(scope: Construct, id_: str, props: TaskRoleProps) -> Role:
             name=props.name,
             description="Tasks of one pool",
             trust=(trust,),
-            statements=(*_data(props.data), *_writes(props.writes), *_secrets(props.secret_arns)),
+            statements=(*_data(props.data), *_writes(props.writes)),
         ),
     )
 
@@ -135,11 +133,6 @@ def _writes(prefixes: Sequence[str]) -> Iterator[Statement]:
         yield Statement(
             sid=f"WriteData{index}", actions=actions, resources=(f"arn:aws:s3:::{bucket}/{under}*",)
         )
-
-
-def _secrets(arns: Sequence[str]) -> Iterator[Statement]:
-    if arns:
-        yield Statement(sid="ReadSecrets", actions=("secretsmanager:GetSecretValue",), resources=tuple(arns))
 
 
 def _machine(props: WorkerRoleProps) -> Iterator[Statement]:
