@@ -186,6 +186,7 @@ include ci/security.mk
 include ci/faults.mk
 include ci/anywhere.mk
 include ci/scale.mk
+include ci/sovereign.mk
 include ci/packages.mk
 include ci/host.mk
 include infra/infra.mk

@@ -88,8 +88,10 @@ CATALOGUE = Catalogue.parse(
     transport = "gateway"
     log_bucket = "eu-logs"
     bundle_bucket = "eu-dags"
+    xcom_inline_bytes = 1024
     [[region.pool]]
     queue_url = "http://127.0.0.1:1/eu"
+    secrets_backend = "tests.Backend"
     [[region.pool]]
     name = "gpu"
     queue_url = "http://127.0.0.1:1/eu-gpu"

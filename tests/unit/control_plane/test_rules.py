@@ -48,7 +48,7 @@ dags = ["etl_*"]
 queues.claim = ["eu-*"]
 connections.read = ["warehouse", "eu_*"]
 variables = { read = ["etl_*"], write = ["etl_state_*"] }
-xcoms.read = ["upstream"]
+xcoms = { read = ["upstream"], from_regions = ["us-*"] }
 dag_runs = { read = ["upstream"], trigger = ["cleanup"] }
 assets = { read = ["s3://in/*"], change = ["report", "s3://out/*"] }
 """
@@ -58,6 +58,7 @@ ACCESSES = {
     "variable": (Access("variables:read", "etl_x"), Access("variables:read", "other")),
     "write": (Access("variables:write", "etl_state_x"), Access("variables:write", "etl_x")),
     "xcoms": (Access("xcoms:read", "k", "upstream", "r"), Access("xcoms:read", "k", "secret", "r")),
+    "abroad": (Access("xcoms:from_region", "us-east-1"), Access("xcoms:from_region", "mars-1")),
     "runs": (Access("dag_runs:read", None, "upstream"), Access("dag_runs:read", None, "secret")),
     "states": (
         Access("task_instances:read", None, "upstream"),

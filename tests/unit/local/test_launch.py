@@ -27,6 +27,7 @@ def test_every_option_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
         dags=Path("/tmp/dags"),
         port=8123,
         teams=Path("/tmp/teams.toml"),
+        residency=Path("/tmp/residency.toml"),
         airflow={"core.parallelism": "7"},
         worker_env={"NAME": "value"},
     )

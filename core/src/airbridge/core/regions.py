@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
@@ -72,6 +73,18 @@ RoleArn = Annotated[
 ]
 
 
+XComBytes = Annotated[int, Field(ge=0, le=1024 * 1024)]
+
+
+class Residency(StrEnum):
+    """What leaves a region."""
+
+    #: What tasks report, as Airflow has it.
+    OPEN = "open"
+    #: States, times, sizes, digests and names alone.
+    STRICT = "strict"
+
+
 class Pool(_Entry):
     """A named group of like workers, and the queue they receive from."""
 
@@ -89,6 +102,11 @@ class Pool(_Entry):
     transport: Transport | None = None
     #: Days after which a host with a bound key does not join by itself any more; unset: it always does.
     max_absence_days: float | None = Field(default=None, gt=0)
+    #: Takes the place of the region's own.
+    xcom_inline_bytes: XComBytes | None = None
+    #: Class of Airflow's secrets backend in which workers look connections and variables up before the control plane is asked.
+    secrets_backend: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+    secrets_backend_kwargs: dict[str, str | int | bool | None] = Field(default_factory=dict)
 
     def slots_for(self, slots: int, memory: int | None, cpus: float | None) -> int:
         """Return the slots of a task that requests this much. Raises `PlacementError` if no worker can have it."""
@@ -126,6 +144,11 @@ class Region(_Entry):
     dead_letter_queue_url: Url | None = None
     endpoint_url: Url | None = None
     data: tuple[DataUri, ...] = ()
+    residency: Residency = Residency.OPEN
+    #: Size of an XCom, as JSON, above which it lies in the region's log bucket beneath ``xcoms/``. Without it none does.
+    xcom_inline_bytes: XComBytes | None = None
+    #: Bytes of such an XCom's JSON that Airflow's UI and REST API show.
+    xcom_preview_bytes: int = Field(default=0, ge=0, le=4096)
     pools: tuple[Pool, ...] = Field(alias="pool", min_length=1)
 
     def pool(self, name: str) -> Pool | None:
@@ -297,6 +320,7 @@ class Catalogue(_Entry):
                 yield f"region {region.name!r} has pool {name!r} twice; names must differ"
             if (problem := region.place_problem()) is not None:
                 yield problem
+            yield from _residency_problems(region)
         # An emulator gives the queues of all its regions one address, and distinguishes them by the signing region.
         queues = [
             (region.aws if region.endpoint_url else "", pool.queue_url) for region, pool in self.places()
@@ -335,6 +359,20 @@ class Catalogue(_Entry):
                     yield f"team {team.name!r}, quota {queue!r}: {problem}"
             for place in _repeated(place_of(queue) for queue in team.quota):
                 yield f"team {team.name!r} has two quotas for pool {place[1]!r} of region {place[0]!r}"
+
+
+def _residency_problems(region: Region) -> Iterator[str]:
+    """Yield what a strict region cannot have, and settings without effect."""
+    for pool in region.pools:
+        if pool.secrets_backend_kwargs and pool.secrets_backend is None:
+            yield f"pool {pool.name!r} of region {region.name!r} has secrets_backend_kwargs and no secrets_backend"
+        if region.residency is Residency.STRICT and pool.xcom_inline_bytes:
+            yield f"pool {pool.name!r}: xcom_inline_bytes must be 0 in region {region.name!r}, whose residency is strict"
+    if region.residency is Residency.STRICT and (region.xcom_inline_bytes or region.xcom_preview_bytes):
+        yield (
+            f"region {region.name!r}: xcom_inline_bytes and xcom_preview_bytes must be 0 or absent, because its residency is "
+            "strict"
+        )
 
 
 def place_of(queue: str) -> tuple[str, str]:

@@ -70,7 +70,10 @@ DELIVERED: Final[Mapping[str, frozenset[str]]] = {
 # Sections of Airflow, its executors and its services: the control plane's own, or each host's.
 KEPT_SECTIONS: Final = frozenset(
     {
+        "airbridge_residency",
+        "airbridge_secrets",
         "airbridge_tasks",
+        "airbridge_xcoms",
         "aws_auth_manager",
         "aws_batch_executor",
         "aws_ecs_executor",

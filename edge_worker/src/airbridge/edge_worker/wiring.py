@@ -29,6 +29,7 @@ from airbridge.edge_worker.ops.metrics import WorkerMetrics
 from airbridge.edge_worker.ops.versions import installed
 from airbridge.edge_worker.proxy.read_cache import ReadCache
 from airbridge.edge_worker.proxy.recorder import Recorder
+from airbridge.edge_worker.proxy.region_calls import RegionCalls
 from airbridge.edge_worker.runner.limits import cgroups
 from airbridge.edge_worker.runner.limits.cgroups import Cgroups, NoCgroups
 from airbridge.edge_worker.runner.limits.limits import Limits, Share
@@ -364,6 +365,7 @@ def _launcher(
         cancel_grace=s.cancel_grace_seconds,
         may_start=may_start,
         on_stopped=on_stopped,
+        region_calls=RegionCalls(base.region),
     )
 
 

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class CatalogueRegion:
     role_arns: Mapping[str, str]
     data: Sequence[str] = ()
     endpoint_url: str = ""
+    #: What the region keeps, under an empty name, and each pool; only what the environment file sets.
+    keeps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def expected(cls, names: Names, region: RegionConfig) -> CatalogueRegion:
@@ -53,6 +55,7 @@ class CatalogueRegion:
             slots={pool.name: pool.slots for pool in region.pools},
             role_arns={pool.name: names.worker_role_arn(region.name, pool.name) for pool in region.pools},
             data=region.data,
+            keeps=kept(region),
         )
 
     @classmethod
@@ -69,6 +72,7 @@ class CatalogueRegion:
                 role_arns=outputs["worker_role_arns"],
                 data=outputs["data"],
                 endpoint_url=endpoint_url,
+                keeps=outputs.get("keeps", {}),
             )
         except KeyError as error:
             raise CatalogueError(
@@ -84,6 +88,7 @@ class CatalogueRegion:
             "dead_letter_queue_url": self.dead_letter_queue_url,
             **({"endpoint_url": self.endpoint_url} if self.endpoint_url else {}),
             "data": list(self.data),
+            **self.keeps.get("", {}),
         }
         lines = ["[[region]]", *(_line(key, value) for key, value in values.items())]
         for pool, url in sorted(self.queue_urls.items()):
@@ -91,7 +96,21 @@ class CatalogueRegion:
             # Terraform writes the numbers of a map of numbers as text in some versions.
             lines.append(_line("slots", int(self.slots[pool])))
             lines.append(_line("role_arn", self.role_arns[pool]))
+            lines += [_line(key, value) for key, value in self.keeps.get(pool, {}).items()]
         return "\n".join(lines) + "\n"
+
+
+def kept(region: RegionConfig) -> dict[str, dict[str, Any]]:
+    """Return what a region and its pools keep, as far as their entries set it."""
+    given = {
+        "": region.model_dump(
+            include={"residency", "xcom_inline_bytes", "xcom_preview_bytes"}, exclude_unset=True
+        )
+    }
+    for pool in region.pools:
+        keys = {"xcom_inline_bytes", "secrets_backend", "secrets_backend_kwargs"}
+        given[pool.name] = pool.model_dump(include=keys, exclude_unset=True)
+    return {name: values for name, values in given.items() if values}
 
 
 def render(
@@ -165,7 +184,10 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _line(key: str, value: str | float | Sequence[str]) -> str:
+def _line(key: str, value: str | float | Sequence[str] | Mapping[str, Any]) -> str:
+    if isinstance(value, Mapping):
+        inner = (_line(json.dumps(name), each) for name, each in value.items() if each is not None)
+        return f"{key} = {{ {', '.join(inner)} }}"
     # A JSON string, number or list of strings is also a TOML one.
     return f"{key} = {json.dumps(value, ensure_ascii=False)}"
 

@@ -28,6 +28,7 @@ ImageReference = Annotated[str, AfterValidator(validation.require_digest)]
 DerivedImages = Annotated[dict[str, ImageReference], AfterValidator(validation.require_image_names)]
 InstanceType = Annotated[str, AfterValidator(validation.require_instance_type)]
 DataPrefix = Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/\S*)?$")]
+XComBytes = Annotated[int, Field(ge=0, le=1024 * 1024)] | None
 Cidr = Annotated[IPv4Network, AfterValidator(validation.require_vpc_size)]
 # Zone ids, not positions in a list, which a new zone would move, nor letters, which are other zones in another account.
 Zones = Annotated[tuple[Annotated[str, Field(pattern="^az[1-9]$")], ...], Field(min_length=2, max_length=3)]
@@ -181,6 +182,17 @@ class Pool(_Model):
     task_env: Variables = Field(
         default={}, description="environment variables of this pool's tasks; they are no place for secrets"
     )
+    xcom_inline_bytes: XComBytes = Field(
+        default=None, description="takes the place of the region's own for this pool's tasks"
+    )
+    secrets_backend: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$",
+        description="class of Airflow's secrets backend that is read in the region, before the control plane's connections and variables",
+    )
+    secrets_backend_kwargs: dict[str, str | int | bool | None] = Field(
+        default={}, description="arguments of that class; they are no place for secrets"
+    )
     idle_minutes: Annotated[
         int, Field(ge=1, le=1440, description="time with half of the slots free before the pool is halved")
     ] = 10
@@ -198,6 +210,16 @@ class RegionConfig(_Model):
     data: tuple[DataPrefix, ...] = Field(
         default=(), description="prefixes of data in this region; its workers may read them"
     )
+    residency: Literal["open", "strict"] = Field(
+        default="open", description="`strict`: no value leaves the region"
+    )
+    xcom_inline_bytes: XComBytes = Field(
+        default=None,
+        description="size above which an XCom is stored in the region's log bucket; without it none is",
+    )
+    xcom_preview_bytes: Annotated[
+        int, Field(ge=0, le=4096, description="bytes of a stored XCom that Airflow's UI shows")
+    ] = 0
     log_days: Annotated[int, Field(ge=1, le=3650, description="retention of task logs")] = 90
     network: GivenNetwork | None = None
     endpoints: tuple[EndpointName, ...] = Field(

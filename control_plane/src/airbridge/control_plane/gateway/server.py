@@ -31,9 +31,11 @@ from airbridge.control_plane.gateway.audit.anchors import Anchors
 from airbridge.control_plane.gateway.audit.denials import DenialLog, Rates
 from airbridge.control_plane.gateway.auth.authentication import WorkerAuthenticator
 from airbridge.control_plane.gateway.auth.key_reload import KeyReloader
+from airbridge.control_plane.gateway.auth.residency import Residency
 from airbridge.control_plane.gateway.background.liveness import Liveness
 from airbridge.control_plane.gateway.background.metrics import Counted, Metrics
 from airbridge.control_plane.gateway.background.worker_expiry import WorkerExpiry
+from airbridge.control_plane.gateway.background.xcom_sweep import XComSweep
 from airbridge.control_plane.gateway.heartbeat.batcher import HeartbeatBatcher
 from airbridge.control_plane.gateway.heartbeat.heartbeats import Heartbeats
 from airbridge.control_plane.gateway.net.body_reads import MIB, BodyReadLimits, BodyReads
@@ -48,6 +50,7 @@ from airbridge.control_plane.gateway.validation.bodies import Bodies
 from airbridge.control_plane.gateway.validation.triggers import TriggerClasses
 from airbridge.control_plane.gateway.work.claims import Claims
 from airbridge.control_plane.gateway.work.exchanges import Exchanges
+from airbridge.control_plane.gateway.work.stored_xcoms import StoredXComs
 from airbridge.control_plane.identity.enrolment import Enrolment
 from airbridge.control_plane.identity.generations import IdentityRules
 from airbridge.control_plane.identity.iam import AwsIam
@@ -194,6 +197,7 @@ class Gateway:
         self._loops = [
             asyncio.create_task(self._liveness.run()),
             asyncio.create_task(self._expiry.run()),
+            asyncio.create_task(XComSweep(StoredXComs.of(self._components.catalogue)).run()),
             *([asyncio.create_task(self._exporter.run())] if self._exporter else []),
             *([asyncio.create_task(self.emf.run())] if self.emf else []),
             asyncio.create_task(self._renew_certificate()),
@@ -381,6 +385,8 @@ def _edge(
             app=app,
             policy=components.policy,
             bodies=Bodies(TriggerClasses.installed(settings.trigger_classes or ()), components.clock),
+            residency=Residency.of(components.catalogue),
+            stored_xcoms=StoredXComs.of(components.catalogue),
             on_ended=_airflow.task_finished,
         ),
         metrics=metrics,

@@ -31,7 +31,8 @@ from airbridge.core.protocol import (
     RenewRequest,
     Versions,
 )
-from airbridge.core.regions import Catalogue, Pool
+from airbridge.core.regions import Catalogue, Pool, Region
+from airbridge.core.residency import settings as residency
 from airbridge.core.task_options import Options
 from airbridge.executor.ledger import audit, events, workers
 from airbridge.executor.ledger import clock as ledger_clock
@@ -297,8 +298,14 @@ class Enrolment:
             endpoint_url=region.endpoint_url,
             aws_region=region.aws_region or "",
             transport=region.transport_of(pool),
-            task_options={section: dict(values) for section, values in self.task_options.items()},
+            task_options=self._task_options(region, pool),
         )
+
+    def _task_options(self, region: Region, pool: Pool) -> dict[str, dict[str, str]]:
+        options = {section: dict(values) for section, values in self.task_options.items()}
+        for section, values in residency.task_options(self.catalogue, region, pool).items():
+            options.setdefault(section, {}).update(values)
+        return options
 
 
 def _forbidden(detail: str) -> Refused:

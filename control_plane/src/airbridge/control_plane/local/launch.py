@@ -105,6 +105,8 @@ def _command(options: Options) -> list[str]:
         words += ["--dags", str(options.dags)]
     if options.teams:
         words += ["--teams", str(options.teams)]
+    if options.residency:
+        words += ["--residency", str(options.residency)]
     if options.port:
         words += ["--port", str(options.port)]
     for name, value in options.airflow.items():

@@ -28,6 +28,8 @@ class Options:
     terraform: Path | None = None
     #: File with the ``[[team]]`` entries of the catalogue.
     teams: Path | None = None
+    #: File with what regions and pools keep, see `services.residency`.
+    residency: Path | None = None
     #: Airflow settings of the user, as ``{"section.option": value}``.
     airflow: Mapping[str, str] = field(default_factory=dict)
     #: More variables for the workers' environment (AIRBRIDGE_WORKER_...).

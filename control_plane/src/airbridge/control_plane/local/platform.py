@@ -24,6 +24,7 @@ from airbridge.control_plane.local.options import Options
 from airbridge.control_plane.local.process.child import Spawn
 from airbridge.control_plane.local.process.supervisor import Clock, Supervisor
 from airbridge.control_plane.local.services import airflow_config, aws, credentials, postgres, terraform
+from airbridge.control_plane.local.services.residency import with_residency
 from airbridge.control_plane.local.services.teams import with_teams
 from airbridge.control_plane.local.state import ComponentState, Phase, PlatformPhase, PlatformState
 from airbridge.control_plane.observability import alarms
@@ -104,6 +105,7 @@ class Platform:
             regions = aws.catalogue(the_plan.resources, keys.ports["aws"])
         else:
             regions = applied.deployed.text
+        regions = with_residency(regions, self._options.residency)
         directory.regions_file.write_text(with_teams(regions, self._options.teams))
         own = {} if applied is None else {"airbridge.scaling_namespace": alarms.NAMESPACE}
         if not directory.policy_file.exists():

@@ -7,6 +7,7 @@ instances and XComs are the task's own; no policy can widen that. A policy narro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Protocol
 
 
@@ -28,6 +29,15 @@ class TaskFacts:
     bundle: str = ""
 
 
+class Source(StrEnum):
+    """Place of the value of a connection or a variable."""
+
+    #: Airflow's database, or a secrets backend of the control plane.
+    HOME = "home"
+    #: The secrets backend of the task's own pool.
+    REGION = "region"
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """Requested access: an action (``connections:read``) on a name, perhaps of another DAG.
@@ -41,6 +51,7 @@ class Access:
     dag_id: str | None = None
     run_id: str | None = None
     uri: str | None = None
+    source: Source = Source.HOME
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,9 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from airbridge.control_plane.policy import residency
 from airbridge.control_plane.policy.decisions import DEFINE, OWN, Access, Ruling, TaskFacts
+from airbridge.control_plane.policy.residency import ResidencyRule
 from airbridge.core.exceptions import ConfigurationError
 from airbridge.core.regions import Catalogue
 
@@ -51,9 +53,10 @@ class Variables(_Table):
 
 
 class XComs(_Table):
-    """Ids of other DAGs whose XComs may be read."""
+    """Ids of other DAGs whose XComs may be read, and other regions whose stored XComs may be."""
 
     read: Patterns = ()
+    from_regions: Patterns = ()
 
 
 class DagRuns(_Table):
@@ -128,6 +131,7 @@ class Document(_Table):
     version: Literal[1] = Field(alias="schema")
     bundle: tuple[Bundle, ...] = ()
     rule: tuple[Rule, ...] = ()
+    residency: tuple[ResidencyRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,7 @@ KEYS: Final = {
     "variables:read": Key("variables", "read", "read variable"),
     "variables:write": Key("variables", "write", "write variable"),
     "xcoms:read": Key("xcoms", "read", "read the XComs of DAG", of_dag=True),
+    "xcoms:from_region": Key("xcoms", "from_regions", "read XComs that are stored in region"),
     "task_instances:read": Key("dag_runs", "read", "read the task states of DAG", of_dag=True),
     "dag_runs:read": Key("dag_runs", "read", "read the runs of DAG", of_dag=True),
     "dag_runs:write": Key("dag_runs", "trigger", "trigger or clear runs of DAG", of_dag=True),
@@ -170,6 +175,7 @@ class RulePolicy:
     #: SHA-256 of the file's content, in hex.
     digest: str
     bundles: tuple[Bundle, ...] = ()
+    residency: tuple[ResidencyRule, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -195,13 +201,14 @@ class RulePolicy:
             raise ConfigurationError(
                 "\n".join(_explain(source, data, each) for each in error.errors())
             ) from None
-        names = [rule.name for rule in document.rule]
+        names = [each.name for each in document.rule] + [each.name for each in document.residency]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ConfigurationError(
                 f"{source}: rule names must be unique; duplicates: {', '.join(repeated)}"
             )
-        return cls(document.rule, source, hashlib.sha256(content).hexdigest(), document.bundle)
+        digest = hashlib.sha256(content).hexdigest()
+        return cls(document.rule, source, digest, document.bundle, document.residency)
 
     def judge(self, task: TaskFacts, access: Access) -> Ruling:
         """Return the decision on an access; see `Policy.judge`."""
@@ -212,6 +219,9 @@ class RulePolicy:
         key = KEYS.get(access.action)
         if key is None:
             return Ruling(False, access.action, f"policy: no rule can allow {access.action}")
+        denied_by = residency.denial(self.residency, task, access)
+        if denied_by is not None:
+            return denied_by
         requested = names(key, access)
         applying = [rule for rule in self.rules if rule.applies(task)]
         allowing = {name: _first(applying, key, name) for name in requested}
@@ -341,9 +351,9 @@ def _place(data: dict[str, Any], location: Sequence[Any]) -> tuple[str, str]:
 
 def _keys(location: Sequence[Any]) -> list[str]:
     if len(location) == 1:
-        return ["schema", "bundle", "rule"]
-    if location[0] == "bundle":
-        return list(Bundle.model_fields)
+        return ["schema", "bundle", "rule", "residency"]
+    if location[0] in {"bundle", "residency"}:
+        return list((Bundle if location[0] == "bundle" else ResidencyRule).model_fields)
     if len(location) == 3:
         return list(Rule.model_fields)
     table = Rule.model_fields[location[2]].annotation

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -131,7 +131,9 @@ class RegionalLogs:
         *,
         regions: Callable[[], tuple[str, Mapping[str, ObjectStore]]] | None = None,
         locate: Callable[[Any], TaskLocation] = of_try,
+        withheld: Callable[[], Collection[str]] | None = None,
     ) -> None:
+        self._withheld_regions = withheld or (_strict_regions if regions is None else tuple)
         self._regions = regions or _configured_regions
         self._locate = locate
 
@@ -161,6 +163,8 @@ class RegionalLogs:
         wanted = self._wanted(names)
 
         def list_region(name: str) -> list[Segment] | str:
+            if name in self._withheld:
+                return _withheld_note(name, self._stores[name].bucket, log_path)
             try:
                 return segments(name, self._stores[name], log_path)
             except StoreError as error:
@@ -197,6 +201,11 @@ class RegionalLogs:
     @cached_property
     def _configured(self) -> tuple[str, Mapping[str, ObjectStore]]:
         return self._regions()
+
+    @cached_property
+    def _withheld(self) -> frozenset[str]:
+        """Regions whose logs are not read: their residency is strict."""
+        return frozenset(self._withheld_regions())
 
     @property
     def _home(self) -> str:
@@ -255,6 +264,19 @@ def _no_log_message(ti: Any, location: TaskLocation) -> str:
 
 def _is_running(ti: Any) -> bool:
     return str(getattr(ti, "state", "")) == "running"
+
+
+def _withheld_note(region: str, bucket: str, log_path: str) -> str:
+    where = f"s3://{bucket}/{log_prefix(log_path)}"
+    return f"The log stays in region {region}, whose residency is strict: {where}"
+
+
+def _strict_regions() -> list[str]:
+    from airbridge.core.regions import Catalogue, Residency
+    from airbridge.executor import settings
+
+    catalogue = Catalogue.read(settings.load().regions_file)
+    return [region.name for region in catalogue.regions if region.residency is Residency.STRICT]
 
 
 def _log_folder() -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +94,17 @@ class ObjectStore(Protocol):
         """Delete objects; those that do not exist are no error."""
         ...
 
+    def read_url(self, key: str, seconds: int) -> str:
+        """Return a URL by which anyone may read the object, for so long. Nothing is sent."""
+        ...
+
+    def write_url(self, key: str, seconds: int, headers: Mapping[str, str]) -> str:
+        """Return a URL by which anyone may write the object, for so long, in a request with these headers alone.
+
+        They are ``content-length`` and ``x-amz-checksum-sha256``, by which S3 refuses other content. Nothing is sent.
+        """
+        ...
+
 
 def connect(
     region: str,
@@ -112,8 +123,10 @@ def connect(
         connect_timeout=connect_seconds,
         read_timeout=read_seconds,
         retries={"mode": "standard", "total_max_attempts": attempts},
-        # Emulators have no DNS names for buckets.
-        s3={"addressing_style": "path"} if endpoint_url else None,
+        # For URLs; objects that KMS encrypts can be read by no other.
+        signature_version="s3v4",
+        # Emulators have no DNS names for buckets. Otherwise boto3 signs URLs to the global endpoint, which redirects.
+        s3={"addressing_style": "path" if endpoint_url else "virtual"},
     )
     session = boto3.session.Session(region_name=region)
     return S3Store(correct_clock_skew(session.client("s3", endpoint_url=endpoint_url, config=config)), bucket)
@@ -237,6 +250,25 @@ class S3Store:
                     f"s3://{self._bucket}/{refused['Key']} cannot be deleted: {refused['Message']}",
                     transient=refused["Code"] in _TRANSIENT_CODES,
                 )
+
+    def read_url(self, key: str, seconds: int) -> str:
+        """See `ObjectStore.read_url`."""
+        return self._url("get_object", key, seconds, {})
+
+    def write_url(self, key: str, seconds: int, headers: Mapping[str, str]) -> str:
+        """See `ObjectStore.write_url`."""
+        signed = {
+            "ContentLength": int(headers["content-length"]),
+            "ChecksumSHA256": headers["x-amz-checksum-sha256"],
+        }
+        return self._url("put_object", key, seconds, signed)
+
+    def _url(self, method: str, key: str, seconds: int, signed: Mapping[str, Any]) -> str:
+        with self._errors("sign a URL to", key):
+            url: str = self._client.generate_presigned_url(
+                method, Params={"Bucket": self._bucket, "Key": key, **signed}, ExpiresIn=seconds
+            )
+            return url
 
     @contextmanager
     def _errors(self, verb: str, key: str) -> Iterator[None]:
@@ -390,6 +422,16 @@ class MemoryStore:
         with self._open():
             for key in keys:
                 self._objects.pop(key, None)
+
+    def read_url(self, key: str, seconds: int) -> str:
+        """See `ObjectStore.read_url`. No client can follow it."""
+        return f"memory://{self.bucket}/{key}?method=GET&seconds={seconds}"
+
+    def write_url(self, key: str, seconds: int, headers: Mapping[str, str]) -> str:
+        """See `ObjectStore.write_url`. No client can follow it."""
+        return (
+            f"memory://{self.bucket}/{key}?method=PUT&seconds={seconds}&headers={','.join(sorted(headers))}"
+        )
 
     @contextmanager
     def _open(self) -> Iterator[None]:

@@ -54,14 +54,11 @@ class ProxyClient(Client):  # type: ignore[misc] # Airflow publishes no types
         json: object = None,
         **_unused: Any,
     ) -> httpx.Response:
-        reply = self._reply(method, url, str(httpx.QueryParams(params)), content, json)
-        headers = {"content-type": "application/json", **reply.headers}
-        text = reply.body if reply.body or reply.status < 400 else _NO_DETAIL
-        response = httpx.Response(reply.status, headers=headers, content=(text or "").encode())
-        if not response.is_success:
-            response.request = httpx.Request(method, "http://proxy/")
-            raise_on_4xx_5xx(response)
-        return response
+        return _response(method, self._reply(method, url, str(httpx.QueryParams(params)), content, json))
+
+    def ask(self, method: str, path: str, body: str | None = None) -> httpx.Response:
+        """Make a call that Airflow's API does not have; `path` is encoded. Raises what the SDK's calls raise."""
+        return _response(method, self._proxy.call(method, path, "", body))
 
     def _reply(self, method: str, url: str, query: str, content: Any, value: object) -> Reply:
         """Make the call, unless the control plane would refuse it: then answer as it would, before anything is accepted."""
@@ -74,6 +71,17 @@ class ProxyClient(Client):  # type: ignore[misc] # Airflow publishes no types
             detail = {"reason": "refused_write", "message": str(violation)}
             return Reply(id=0, status=422, body=jsonlib.dumps({"detail": detail}))
         return self._proxy.call(method, quote(url.lstrip("/"), safe=_PLAIN), query, body)
+
+
+def _response(method: str, reply: Reply) -> httpx.Response:
+    """Return a reply as the SDK's client would have received it. Raises `httpx.HTTPStatusError`."""
+    headers = {"content-type": "application/json", **reply.headers}
+    text = reply.body if reply.body or reply.status < 400 else _NO_DETAIL
+    response = httpx.Response(reply.status, headers=headers, content=(text or "").encode())
+    if not response.is_success:
+        response.request = httpx.Request(method, "http://proxy/")
+        raise_on_4xx_5xx(response)
+    return response
 
 
 def _json_text(method: str, path: str, value: object) -> str:

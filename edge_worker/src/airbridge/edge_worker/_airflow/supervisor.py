@@ -10,19 +10,22 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, ClassVar, Final
 
 import attrs
 import structlog
 from airflow.configuration import conf
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance, TaskInstanceState, TIRunContext
 from airflow.sdk.execution_time import secrets_masker
-from airflow.sdk.execution_time.comms import StartupDetails
+from airflow.sdk.execution_time.comms import GetConnection, GetVariable, StartupDetails
 from airflow.sdk.execution_time.supervisor import SERVER_TERMINATED, ActivitySubprocess
 from airflow.sdk.log import logging_processors
 
 from airbridge.core.protocol import exception_name
+from airbridge.edge_worker._airflow import regional_secrets, strict
 from airbridge.edge_worker._airflow.client import ProxyClient
+from airbridge.edge_worker._airflow.region_messages import TO_SUPERVISOR, LoadXCom, StoreXCom, Transfer
+from airbridge.edge_worker.proxy import region_calls
 from airbridge.edge_worker.runner.messages import Job
 from airbridge.edge_worker.runner.proxy_connection import ProxyConnection
 from airbridge.edge_worker.runner.task_handle import RemoteProcess
@@ -41,9 +44,31 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
     It makes no start call and no heartbeats: the gateway has started the task instance, and the lease is its heartbeat.
     """
 
+    decoder: ClassVar[Any] = TO_SUPERVISOR
+
     proxy: ProxyConnection
     remote: RemoteProcess
     kill_grace_seconds: float
+
+    def _handle_request(self, msg: Any, log: Any, req_id: int) -> None:
+        """Answer what the Task SDK does not know; everything else is the SDK's to answer."""
+        if strict.enforced():
+            msg = strict.withhold(msg)
+        if isinstance(msg, StoreXCom | LoadXCom):
+            self.send_msg(self._transfer(msg), request_id=req_id)
+        elif isinstance(msg, GetConnection | GetVariable) and (found := self._regional_secret(msg)):
+            # Password and extra are masked in this process's logs already; the task masks them in its own.
+            self.send_msg(found, request_id=req_id, exclude_unset=True, by_alias=True)
+        else:
+            super()._handle_request(msg, log, req_id)
+
+    def _regional_secret(self, msg: Any) -> Any:
+        return regional_secrets.look_up(msg, self.client.ask) if regional_secrets.configured() else None
+
+    def _transfer(self, msg: StoreXCom | LoadXCom) -> Transfer:
+        path = region_calls.STORE if isinstance(msg, StoreXCom) else region_calls.LOAD
+        body = msg.model_dump_json(exclude={"type"})
+        return Transfer.model_validate_json(self.client.ask("POST", path, body).content)
 
     def begin(self) -> None:
         """Let the task begin."""

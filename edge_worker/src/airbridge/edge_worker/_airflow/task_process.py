@@ -17,19 +17,16 @@ from airflow.sdk.bases.operator import BaseOperator
 from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.execution_time import supervisor, task_runner
-from airflow.sdk.execution_time.comms import CommsDecoder, StartupDetails, ToTask
+from airflow.sdk.execution_time.comms import CommsDecoder, StartupDetails
 from airflow.utils.platform import getuser
-from pydantic import TypeAdapter
 from setproctitle import setproctitle
 
 from airbridge.edge_worker._airflow.masking import mask_output
 from airbridge.edge_worker._airflow.parsing import ParsedFile, SnapshotBundle, parse
+from airbridge.edge_worker._airflow.region_messages import TO_TASK
 from airbridge.edge_worker._airflow.supervisor import GO, details_of
 from airbridge.edge_worker.runner import access_denied, process
 from airbridge.edge_worker.runner.messages import Job
-
-# Built once: the Task SDK builds it anew, twice, in every task.
-TO_TASK: Final = TypeAdapter(ToTask)
 
 # Exit code of the Task SDK's own fork if not even its last handler could end it.
 _EXIT_WITHOUT_END: Final = 124

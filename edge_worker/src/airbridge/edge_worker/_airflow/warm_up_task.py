@@ -17,8 +17,9 @@ from airflow.sdk.execution_time.comms import CommsDecoder, _RequestFrame, _Respo
 
 from airbridge.edge_worker._airflow.client import ProxyClient
 from airbridge.edge_worker._airflow.parsing import ParsedFile
-from airbridge.edge_worker._airflow.supervisor import SupervisedTask, details_of, task_log
-from airbridge.edge_worker._airflow.task_process import TO_TASK, run, start
+from airbridge.edge_worker._airflow.region_messages import TO_SUPERVISOR, TO_TASK
+from airbridge.edge_worker._airflow.supervisor import details_of, task_log
+from airbridge.edge_worker._airflow.task_process import run, start
 from airbridge.edge_worker.runner.messages import Job
 
 
@@ -61,8 +62,8 @@ class _WarmUpTask:
         frame = _RequestFrame(id=1, body=msg.model_dump()).as_bytes()
         # Without the four bytes of the length, which the SDK's reader takes off.
         request = msgspec.msgpack.Decoder[_RequestFrame](_RequestFrame).decode(frame[4:])
-        SupervisedTask._handle_request(  # noqa: SLF001 - stands in for the supervisor
-            self, SupervisedTask.decoder.validate_python(request.body), supervisor.log, 1
+        supervisor.ActivitySubprocess._handle_request(  # noqa: SLF001 - stands in for the supervisor
+            self, TO_SUPERVISOR.validate_python(request.body), supervisor.log, 1
         )
         self._lines.send(
             b'{"timestamp":"2025-01-01T00:00:00.000000","level":"info","event":"warm_up","logger":"task"}'

@@ -16,6 +16,7 @@ from airbridge.edge_worker.proxy import protocol
 from airbridge.edge_worker.proxy.protocol import Call, Cancel, Reply
 from airbridge.edge_worker.proxy.read_cache import ReadCache
 from airbridge.edge_worker.proxy.recorder import Recorder
+from airbridge.edge_worker.proxy.region_calls import RegionCalls, is_ours
 from airbridge.edge_worker.proxy.routes import Kind, Route, classify
 from airbridge.edge_worker.work.attempts import Attempt
 
@@ -38,7 +39,9 @@ class ExecutionApiProxy:
         connectivity: Connectivity,
         events: EventLog,
         cut_off_after: float,
+        region_calls: RegionCalls,
     ) -> None:
+        self._region_calls = region_calls
         self._attempt = attempt
         self._recorder = recorder
         self._cache = cache
@@ -95,6 +98,10 @@ class ExecutionApiProxy:
         if stop is not None or self._attempt.fenced is not None:
             reason = stop.reason if stop is not None else self._attempt.fenced
             return _problem(call, 409, f"this attempt is being stopped: {reason}")
+        if is_ours(call):
+            # In a thread: the first credential may come over the network.
+            ours = await asyncio.to_thread(self._region_calls.answer, self._attempt, call)
+            return ours if isinstance(ours, Reply) else await self._read(ours)
         match route.kind:
             # The gateway has started the task instance at the claim; the grant has its context.
             case Kind.RUN:

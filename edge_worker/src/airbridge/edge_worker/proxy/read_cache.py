@@ -25,7 +25,8 @@ from airbridge.edge_worker.proxy.routes import segments
 
 MAX_BYTES: Final = 32 * 1024 * 1024
 _OVERHEAD: Final = 200
-_EXPIRING: Final = frozenset({"variables", "connections"})
+# The last: where a secret may be read, and not the secret itself.
+_EXPIRING: Final = frozenset({"variables", "connections", "regional-secrets"})
 
 Key = tuple[str, ...]
 

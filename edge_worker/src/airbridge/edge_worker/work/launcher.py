@@ -22,6 +22,7 @@ from airbridge.edge_worker.ops.events import EventLog
 from airbridge.edge_worker.proxy.execution_api import ExecutionApiProxy
 from airbridge.edge_worker.proxy.read_cache import ReadCache
 from airbridge.edge_worker.proxy.recorder import Recorder
+from airbridge.edge_worker.proxy.region_calls import RegionCalls
 from airbridge.edge_worker.storage.bundles import Bundles
 from airbridge.edge_worker.storage.logs import LogShipper
 from airbridge.edge_worker.work import outcome
@@ -60,7 +61,9 @@ class Launcher:
         cancel_grace: float,
         may_start: Callable[[Attempt], bool],
         on_stopped: Callable[[], None],
+        region_calls: RegionCalls,
     ) -> None:
+        self._region_calls = region_calls
         self._runner = runner
         self._attempts = attempts
         self._journal = journal
@@ -248,6 +251,7 @@ class Launcher:
             connectivity=self._connectivity,
             events=self._events,
             cut_off_after=self._cut_off_after,
+            region_calls=self._region_calls,
         )
         serving = asyncio.create_task(proxy.serve(ours))
         try:

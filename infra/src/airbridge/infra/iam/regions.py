@@ -12,6 +12,7 @@ from airbridge.infra.constructs.iam.policy import Statement
 from airbridge.infra.names import Names
 
 LOG_PREFIX = "logs/"
+XCOM_PREFIX = "xcoms/"
 _BUNDLES = "bundles/"
 
 
@@ -23,8 +24,10 @@ def statements(names: Names, service: str) -> tuple[Statement, ...]:
         return _read_logs(names)
     if service == "triggerer":
         return _write_trigger_logs(names)
-    if service in {"dag-processor", "gateway"}:
+    if service == "dag-processor":
         return _publish_bundles(names)
+    if service == "gateway":
+        return (*_publish_bundles(names), *_grant_xcoms(names))
     return ()
 
 
@@ -51,6 +54,13 @@ def _read_logs(names: Names) -> tuple[Statement, ...]:
     return (
         *_objects(names, "Logs", ("s3:GetObject",), names.log_bucket("*"), f"{LOG_PREFIX}*"),
         _use_keys(names, "DecryptLogs", "kms:Decrypt"),
+    )
+
+
+def _grant_xcoms(names: Names) -> tuple[Statement, ...]:
+    """Sign URLs to stored XComs, and delete those that nothing refers to. The keys are used as for snapshots."""
+    return _objects(
+        names, "XComs", ("s3:DeleteObject", "s3:GetObject"), names.log_bucket("*"), f"{XCOM_PREFIX}*"
     )
 
 

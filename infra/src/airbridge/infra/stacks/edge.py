@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from airbridge.infra import aws_facts
+from airbridge.infra import aws_facts, catalogue
 from airbridge.infra.cdk import Construct, aws
 from airbridge.infra.constructs.compute import worker_image
 from airbridge.infra.constructs.compute.worker_pool import WorkerPool, WorkerPoolProps
@@ -269,6 +269,7 @@ class EdgeStack(Stack):
 
     def _outputs(self) -> None:
         names, region = self.names, self._region
+        keeps = catalogue.kept(region)
         self.outputs(
             {
                 "region_name": (self.region, "This region"),
@@ -278,6 +279,7 @@ class EdgeStack(Stack):
                 "queue_urls": ({name: queue.url for name, queue in self.edge.queues.items()}, "By pool"),
                 "slots": ({pool.name: pool.slots for pool in region.pools}, "Of one instance, by pool"),
                 "data": (list(region.data), "Which data lies here"),
+                **({"keeps": (keeps, "What the region and its pools keep")} if keeps else {}),
                 "key_arn": (self.key.arn, "The key of the queues, buckets and logs"),
                 "worker_role_arns": (
                     {pool: names.worker_role_arn(self.region, pool) for pool in self.roles},

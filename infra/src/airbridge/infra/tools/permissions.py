@@ -135,6 +135,7 @@ def _prepare(environment: Environment, admin: Session) -> None:
     for region in environment.regions:
         s3 = admin.client("s3", region.name)
         s3.put_object(Bucket=names.log_bucket(region.name), Key="logs/run/1.log", Body=b"log")
+        s3.put_object(Bucket=names.log_bucket(region.name), Key="xcoms/value", Body=b"value")
         s3.put_object(Bucket=names.bundle_bucket(region.name), Key="bundles/b/1.tar.gz", Body=b"dag")
         s3.put_object(Bucket=names.bundle_bucket(region.name), Key="bundles/b/owed/r/1", Body=b"")
         for prefix in region.data:
@@ -217,6 +218,10 @@ def _gateway(environment: Environment, here: str) -> Iterator[Expectation]:
         gateway, f"write s3://{bundles}/trust/ca.crt", False, _put(here, bundles, "trust/ca.crt")
     )
     yield Expectation(gateway, f"read s3://{logs}/logs/", False, _get(here, logs, "logs/run/1.log"))
+    yield Expectation(gateway, f"read s3://{logs}/xcoms/", True, _get(here, logs, "xcoms/value"))
+    yield Expectation(gateway, f"list s3://{logs}/xcoms/", True, _list(here, logs, "xcoms/"))
+    yield Expectation(gateway, f"write s3://{logs}/xcoms/", False, _put(here, logs, "xcoms/forged"))
+    yield Expectation(gateway, f"delete s3://{logs}/logs/", False, _remove(here, logs, "logs/run/1.log"))
 
 
 def _api_server(environment: Environment, here: str) -> Iterator[Expectation]:
@@ -284,7 +289,10 @@ def _worker(environment: Environment, here: str, there: str) -> Iterator[Expecta
     yield Expectation(worker, f"write s3://{logs}/logs/", True, _put(here, logs, "logs/run/2.log"))
     yield Expectation(worker, f"write s3://{logs}/ outside logs/", False, _put(here, logs, "elsewhere/2.log"))
     yield Expectation(worker, f"read s3://{logs}/logs/", False, _get(here, logs, "logs/run/1.log"))
+    yield Expectation(worker, f"write s3://{logs}/xcoms/", True, _put(here, logs, "xcoms/value"))
+    yield Expectation(worker, f"read s3://{logs}/xcoms/", True, _get(here, logs, "xcoms/value"))
     elsewhere = names.log_bucket(there)
+    yield Expectation(worker, f"read s3://{elsewhere}/xcoms/", False, _get(there, elsewhere, "xcoms/value"))
     yield Expectation(
         worker, f"write s3://{elsewhere}/logs/", False, _put(there, elsewhere, "logs/run/2.log")
     )

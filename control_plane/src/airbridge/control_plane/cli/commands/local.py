@@ -35,6 +35,13 @@ TeamsFile = Annotated[
         help="TOML file of [[team]] entries: bundles whose tasks share the pools.", resolve_path=True
     ),
 ]
+ResidencyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="TOML file of [[region]] entries: what regions and pools keep (XComs, secrets, strict).",
+        resolve_path=True,
+    ),
+]
 FromTerraform = Annotated[
     bool,
     typer.Option(
@@ -66,6 +73,7 @@ def up(  # noqa: PLR0917 - typer fills them by name
     airflow: Annotated[list[str], typer.Option(help="An Airflow setting, as section.option=value.")] = [],  # noqa: B006 - as above
     worker_env: Annotated[list[str], typer.Option(help="A variable for the workers, as NAME=VALUE.")] = [],  # noqa: B006 - as above
     teams: TeamsFile = None,
+    residency: ResidencyFile = None,
     from_terraform: FromTerraform = False,
     terraform_dir: TerraformDirectory = DEFAULT_TERRAFORM,
     detach: Annotated[
@@ -92,6 +100,7 @@ def up(  # noqa: PLR0917 - typer fills them by name
         dags=dags,
         port=port,
         teams=teams,
+        residency=residency,
         airflow=arguments.pairs(airflow, "--airflow"),
         worker_env=arguments.pairs(worker_env, "--worker-env"),
     )

@@ -13,6 +13,14 @@ from typing import Final
 from urllib.parse import parse_qs, unquote, urlencode
 from uuid import UUID
 
+from airbridge.control_plane.gateway.auth.residency import (
+    NO_RESIDENCY,
+    Residency,
+    SecretPlaces,
+    StoredRead,
+    judge_read,
+    judge_secret,
+)
 from airbridge.control_plane.gateway.validation.bodies import Bodies, Body, Route, check_query
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.policy.decisions import OWN, Access, AssetRef, Policy, TaskFacts
@@ -44,6 +52,10 @@ class Call:
     rule: str = OWN
     #: Access that the policy decided on.
     access: Access | None = None
+    #: Stored XCom that it reads, which Airflow has no part in.
+    stored: StoredRead | None = None
+    #: Secret that it asks the places of.
+    secret: SecretPlaces | None = None
 
     @property
     def writes(self) -> bool:
@@ -148,12 +160,16 @@ def judge(
     *,
     bodies: Bodies,
     own_assets: Callable[[], Collection[AssetRef]] = tuple,
+    residency: Residency = NO_RESIDENCY,
 ) -> Call | Denied:
     """Return the call of `record`, or its denial if `task` may not make it.
 
     `own_assets` returns the assets that the task's DAG declares for it.
     """
     path = unquote(record.path).lstrip("/")
+    ours = _judge_ours(record, path, task, scopes, policy=policy, residency=residency)
+    if ours is not None:
+        return ours
     found = _find(record.method, path)
     if found is None:
         return Denied(
@@ -175,16 +191,51 @@ def judge(
     if not ruling.allowed and not _declared(access, path, own_assets):
         return Denied(ruling.why, ruling.rule)
     rule = ruling.rule if ruling.allowed else OWN
-    try:
-        if row.body is not Route.NONE:
-            check_query(row.body, query)
-        body = bodies.check(row.body, record.body)
-    except Violation as violation:
-        return Denied(f"body: {violation}", f"body: {row.body}", fails=row.ends)
+    body = _check_body(row, record, query, bodies, lambda violation: residency.describe(task, violation))
+    if isinstance(body, Denied):
+        return body
+    why = residency.why_not(task, row.body, body, parts.get("name", ""))
+    if why is not None:
+        return Denied(f"residency: {why}", f"residency of region {task.region}", fails=row.ends)
     denied = _denied_by_body(body, task, scopes, policy, own_assets)
     # Written anew: what was judged is what Airflow's framework reads, which takes a query's bytes for Latin-1.
     judged = urlencode(query, doseq=True)
     return denied or Call(record.method, path, judged, body.text, row.ends, rule, access)
+
+
+# See `airbridge.edge_worker.proxy.region_calls`.
+_REGIONAL: Final = re.compile(r"regional-secrets/(?:connections|variables)/.+", re.DOTALL)
+_STORED: Final = re.compile(r"stored-xcoms/[^/]+/.+", re.DOTALL)
+
+
+def _check_body(
+    row: _Allowed, record: Record, query: Query, bodies: Bodies, describe: Callable[[Violation], str]
+) -> Body | Denied:
+    try:
+        if row.body is not Route.NONE:
+            check_query(row.body, query)
+        return bodies.check(row.body, record.body)
+    except Violation as violation:
+        return Denied(f"body: {describe(violation)}", f"body: {row.body}", fails=row.ends)
+
+
+def _judge_ours(
+    record: Record, path: str, task: TaskFacts, scopes: Scopes, *, policy: Policy, residency: Residency
+) -> Call | Denied | None:
+    """Judge a call that Airflow does not have; None if it is none of these."""
+    if record.method != "GET":
+        return None
+    if _STORED.fullmatch(path):
+        read = judge_read(path, task, scopes, policy)
+        if not isinstance(read, StoredRead):
+            return Denied(read.why, read.rule)
+        return Call("GET", path, "", None, ends=False, rule=read.rule, access=read.access, stored=read)
+    if _REGIONAL.fullmatch(path):
+        secret = judge_secret(path, task, scopes, policy, residency)
+        if not isinstance(secret, SecretPlaces):
+            return Denied(secret.why, secret.rule)
+        return Call("GET", path, "", None, ends=False, access=secret.access, secret=secret)
+    return None
 
 
 def _malformed(query: Query, path: str) -> Denied | None:

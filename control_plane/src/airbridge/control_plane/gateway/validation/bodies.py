@@ -8,7 +8,7 @@ more: any value in kwargs, an encrypted string in their place, any state, names 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -57,6 +57,8 @@ class Body:
     connections: tuple[str, ...] = ()
     #: DAGs whose runs a trigger watches.
     dags: tuple[str, ...] = ()
+    #: What `text` encodes.
+    value: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Bodies:
             return Body()
         value = json_text.read(text or "", place, BOUNDS[route])
         body = _CHECKS[route](self, value)
-        return Body(json_text.write(value), body.assets, body.connections, body.dags)
+        return Body(json_text.write(value), body.assets, body.connections, body.dags, value)
 
     def _state(self, value: Any) -> Body:
         state = value.get("state") if isinstance(value, dict) else None

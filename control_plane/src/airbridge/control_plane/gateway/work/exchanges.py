@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -20,11 +20,13 @@ from airbridge.control_plane import audit_events
 from airbridge.control_plane._airflow import Answer, ExecutionApp
 from airbridge.control_plane.gateway.auth import task_permissions
 from airbridge.control_plane.gateway.auth.authentication import Caller
+from airbridge.control_plane.gateway.auth.residency import Residency, SecretPlaces
 from airbridge.control_plane.gateway.auth.task_permissions import Call, Denied
 from airbridge.control_plane.gateway.database import RolledBack, Unit, transient, unit
 from airbridge.control_plane.gateway.validation.bodies import Bodies
 from airbridge.control_plane.gateway.work import refused_writes
 from airbridge.control_plane.gateway.work.fencing import Fence, fence
+from airbridge.control_plane.gateway.work.stored_xcoms import StoredXComs
 from airbridge.control_plane.policy.decisions import OWN, AssetRef, Policy
 from airbridge.control_plane.policy.facts import facts
 from airbridge.core.protocol import Record, RecordResult, RefusalReason
@@ -64,6 +66,8 @@ class Exchanges:
     app: ExecutionApp
     policy: Policy
     bodies: Bodies
+    residency: Residency = field(default_factory=Residency)
+    stored_xcoms: StoredXComs = field(default_factory=StoredXComs)
     #: Called for every task that reported a state, after the commit: DAG, task, state, seconds since its
     #: claim.
     on_ended: Callable[[str, str, str, float | None], None] = lambda *_: None
@@ -179,6 +183,7 @@ class _Transaction:
             self.exchanges.policy,
             bodies=self.exchanges.bodies,
             own_assets=lambda: self._own_assets(row),
+            residency=self.exchanges.residency,
         )
         if isinstance(call, Denied):
             answer = self._deny(row, record, call)
@@ -196,6 +201,8 @@ class _Transaction:
                 self._settle_ended(row, call, answer, now)
             if call.rule != OWN:
                 self._record_granted(row, call)
+            if call.secret is not None:
+                self._record_secret(row, call.secret)
             if call.writes and answer.status >= 300:
                 self._record_refused_write(row, record, answer)
         if record.method not in task_permissions.READS:
@@ -267,7 +274,28 @@ class _Transaction:
             task_of=row.dag_id,
         )
 
+    def _record_secret(self, row: WorkItemRow, secret: SecretPlaces) -> None:
+        """Record that a task reads a secret from its region's backend. The value never comes here."""
+        audit.record(
+            self.work.session,
+            "secret.read",
+            "granted",
+            self.caller.name.uri,
+            address=self.caller.address,
+            rule=f"policy rule {secret.rule}",
+            row=row,
+            action=secret.access.action,
+            name=secret.access.name,
+            backend=secret.backend,
+            places=list(secret.places),
+            task_of=row.dag_id,
+        )
+
     def _dispatch(self, index: int, call: Call) -> Answer:
+        if call.stored is not None:
+            return self.exchanges.stored_xcoms.answer(call.stored)
+        if call.secret is not None:
+            return Answer(200, _JSON, json.dumps({"places": call.secret.places}))
         try:
             return self.work.call(self.exchanges.app, call)
         except RolledBack as error:

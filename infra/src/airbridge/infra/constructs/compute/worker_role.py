@@ -101,6 +101,12 @@ def _work(props: WorkerRoleProps) -> Iterator[Statement]:
         actions=("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:PutObject"),
         resources=(f"{props.log_bucket_arn}/logs/*",),
     )
+    # Signed into URLs to one object each, which tasks use: they have no such permission themselves.
+    yield Statement(
+        sid="StoreXComs",
+        actions=("s3:GetObject", "s3:PutObject"),
+        resources=(f"{props.log_bucket_arn}/xcoms/*",),
+    )
     yield Statement(sid="AssumeTaskRole", actions=("sts:AssumeRole",), resources=(props.task_role_arn,))
     yield Statement(sid="UseKey", actions=("kms:Decrypt", "kms:GenerateDataKey"), resources=(props.key_arn,))
 
