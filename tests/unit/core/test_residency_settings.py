@@ -9,7 +9,7 @@ from airbridge.core.regions import Catalogue
 from airbridge.core.residency import xcoms
 from airbridge.core.residency.settings import kept, task_options
 
-HEAD = 'home_region = "a"\n[[region]]\nname = "a"\nlog_bucket = "l"\nbundle_bucket = "d"\n'
+HEAD = 'home_region = "a"\n[[region]]\nname = "a"\naws_region = "eu-west-1"\nlog_bucket = "l"\nbundle_bucket = "d"\n'
 POOL = '[[region.pool]]\nqueue_url = "http://q/a"\n'
 OTHER = HEAD.replace('home_region = "a"', "").replace('"a"', '"b"') + POOL.replace("/a", "/b")
 
@@ -51,6 +51,9 @@ def test_every_region_reads_references() -> None:
         ('residency = "mostly"', "", "residency"),
         ("", 'secrets_backend_kwargs = {a = "b"}', "no secrets_backend"),
         ("", 'secrets_backend = "../x"', "secrets_backend"),
+        ('transport = "gateway"\nxcom_inline_bytes = 1', "", "xcom_inline_bytes needs the transport direct"),
+        ("xcom_inline_bytes = 1", 'transport = "gateway"', "xcom_inline_bytes needs the transport direct"),
+        ('transport = "gateway"\nresidency = "strict"', "", "strict residency needs the transport direct"),
     ],
 )
 def test_contradiction_is_refused(region: str, pool: str, message: str) -> None:

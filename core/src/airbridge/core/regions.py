@@ -368,6 +368,15 @@ def _residency_problems(region: Region) -> Iterator[str]:
             yield f"pool {pool.name!r} of region {region.name!r} has secrets_backend_kwargs and no secrets_backend"
         if region.residency is Residency.STRICT and pool.xcom_inline_bytes:
             yield f"pool {pool.name!r}: xcom_inline_bytes must be 0 in region {region.name!r}, whose residency is strict"
+        stored = pool.xcom_inline_bytes if pool.xcom_inline_bytes is not None else region.xcom_inline_bytes
+        if region.transport_of(pool) == "gateway" and (
+            stored is not None or region.residency is Residency.STRICT
+        ):
+            what = "strict residency" if region.residency is Residency.STRICT else "xcom_inline_bytes"
+            yield (
+                f"pool {pool.name!r} of region {region.name!r}: {what} needs the transport direct: tasks of a pool whose transport is "
+                "gateway reach no bucket"
+            )
     if region.residency is Residency.STRICT and (region.xcom_inline_bytes or region.xcom_preview_bytes):
         yield (
             f"region {region.name!r}: xcom_inline_bytes and xcom_preview_bytes must be 0 or absent, because its residency is "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -42,3 +42,9 @@ class RegionStore(Protocol):
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete log objects; those that do not exist are no error."""
+
+    def read_url(self, key: str, seconds: int) -> str:
+        """Return a URL to read an object. Raises `StoreError` where no URL leads to the bucket."""
+
+    def write_url(self, key: str, seconds: int, headers: Mapping[str, str]) -> str:
+        """Return a URL to write an object. Raises `StoreError` where no URL leads to the bucket."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -97,6 +97,17 @@ class GatewayStore:
             batch = pending[start : start + MAX_KEYS]
             with _errors("delete", batch[0]):
                 self._transfers.ask("logs/delete", LogKeys(keys=batch), Stored)
+
+    def read_url(self, key: str, seconds: int) -> str:  # noqa: ARG002  # the interface's signature
+        """Raise `StoreError`: a worker of this transport reaches no bucket."""
+        raise self._unreachable(key)
+
+    def write_url(self, key: str, seconds: int, headers: Mapping[str, str]) -> str:  # noqa: ARG002  # the interface's signature
+        """Raise `StoreError`: a worker of this transport reaches no bucket."""
+        raise self._unreachable(key)
+
+    def _unreachable(self, key: str) -> StoreError:
+        return StoreError(f"{key}: tasks of a pool whose transport is gateway reach no bucket")
 
     def _put_parts(self, key: str, parts: Iterable[bytes]) -> str:
         upload = self._again(
