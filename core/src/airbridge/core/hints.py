@@ -198,9 +198,8 @@ def near(
     """Return an ``executor_config`` that places a task near its data.
 
     :param where: data (``s3://bucket/prefix``, or an `Asset`) or regions (``region:eu-west-1``); earlier ones weigh more
-    :param sizes: how much the task reads of each, in GiB or with a unit (``{"s3://bucket/prefix": "40GiB"}``); 1 GiB if left
-        out. It counts where the catalogue has prices: the cheapest region that holds one of them is taken
-    :param hours: how long the task runs, in hours; 1 if left out. It counts where the catalogue has prices of slots
+    :param sizes: how much the task reads of each (``{"s3://bucket/prefix": "40GiB"}``), for a catalogue with prices; 1 GiB each
+    :param hours: how long the task runs, in hours, for a catalogue with prices of slots; 1
     :param pool: which pool of the region; its ``default`` pool if left out
     :param fallback: ``region`` or ``pool@region`` to go to, in order, when no worker takes the task
     :param fallback_after: seconds to wait before each fallback
@@ -230,7 +229,10 @@ def near(
         cpus=cpus,
         disconnect=disconnect or None,
     )
-    config = {KEY: hints}
+    return _checked({KEY: hints})
+
+
+def _checked(config: dict[str, Any]) -> dict[str, Any]:
     try:
         Hints.read(config)
     except PlacementError as error:

@@ -381,14 +381,7 @@ def _edge(
             policy=components.policy,
             lease_seconds=settings.lease_seconds,
         ),
-        exchanges=Exchanges(
-            app=app,
-            policy=components.policy,
-            bodies=Bodies(TriggerClasses.installed(settings.trigger_classes or ()), components.clock),
-            residency=Residency.of(components.catalogue),
-            stored_xcoms=StoredXComs.of(components.catalogue),
-            on_ended=_airflow.task_finished,
-        ),
+        exchanges=_exchanges(app, components),
         metrics=metrics,
         bodies=BodyReader(BodyReads(), threads.parsing),
         work=threads.work,
@@ -397,6 +390,18 @@ def _edge(
         readiness=Readiness(threads.health),
         heartbeats=HeartbeatBatcher(threads.batches, threads.heartbeats, heartbeats),
         transfers=transfers,
+    )
+
+
+def _exchanges(app: ExecutionApp, components: GatewayComponents) -> Exchanges:
+    triggers = TriggerClasses.installed(components.settings.trigger_classes or ())
+    return Exchanges(
+        app=app,
+        policy=components.policy,
+        bodies=Bodies(triggers, components.clock),
+        residency=Residency.of(components.catalogue),
+        stored_xcoms=StoredXComs.of(components.catalogue),
+        on_ended=_airflow.task_finished,
     )
 
 

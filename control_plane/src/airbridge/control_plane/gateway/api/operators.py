@@ -143,12 +143,17 @@ class Operators:
                 route("audit", "GET", audit_api.rows),
                 route("audit/chain", "GET", audit_api.chain),
                 route("audit/anchors", "GET", audit_api.last_anchors),
-                # Without a token: an operator who signs in has none yet.
-                Route(f"{ROOT}/sessions", guard(self.sessions.describe), methods=["GET"]),
-                Route(f"{ROOT}/sessions", guard(self.sessions.create, SIGN_IN_SECONDS), methods=["POST"]),
+                *self._session_routes(guard),
                 *health.routes(self.readiness),
             ]
         )
+
+    def _session_routes(self, guard: Guard) -> list[Route]:
+        """Return the routes without a token: an operator who signs in has none yet."""
+        return [
+            Route(f"{ROOT}/sessions", guard(self.sessions.describe), methods=["GET"]),
+            Route(f"{ROOT}/sessions", guard(self.sessions.create, SIGN_IN_SECONDS), methods=["POST"]),
+        ]
 
     async def _list_workers(self, request: Request) -> Response:
         def listing(session: Any, operator: Operator) -> Any:
