@@ -39,6 +39,7 @@ STATUS = {
 }
 DONE = {"kind": "issuer", "value": "ab", "reason": "x", "added_at": NOW, "added_by": "ann"}
 PROPOSAL = {"id": "5f2c", "action": "revocation.add", "status": "proposed", "owner": "ann", "payload": {}}
+BOUND_KEY = {"worker": "press-1", "region": "factory-7", "pool": "default", "key": "k", "owner": "ann", "joins": 1, "bound_at": NOW, "seen_at": NOW}  # fmt: skip
 SECRETS = ("--secrets-dir", "SECRETS")
 
 # Words of each command, and the gateway's answers. Paths in capitals are replaced.
@@ -57,6 +58,9 @@ LINES: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
         f"worker {name}": (("eu-1", "--comment", "x"), (WORKER,))
         for name in ("drain", "maintenance", "resume", "revoke")
     },
+    "worker bind": (("press-1", "--region", "factory-7", "--key", "k"), (BOUND_KEY,)),
+    "worker unbind": (("press-1",), (BOUND_KEY,)),
+    "worker keys": ((), ({"keys": [BOUND_KEY]},)),
     "token create": (("--region", "eu-west-1"), ({**TOKEN, "token": "abj_x"},)),
     "token root": (("--owner", "ann", "--scope", "workers:*"), ()),
     "token list": ((), ({"tokens": [TOKEN]},)),
