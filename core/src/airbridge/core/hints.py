@@ -1,5 +1,8 @@
 """Hints that a DAG author can give for a task: ``executor_config={"airbridge": {...}}``, and `near`, which builds it.
 
+    @task(executor_config=near("s3://sensors/2026", fallback=["us-east-1"], fallback_after=120))
+    def summarise(): ...
+
 DAG files import this on the worker too, so it imports nothing of regions, settings or Airflow.
 """
 
@@ -204,17 +207,11 @@ def near(
     :param fallback: ``region`` or ``pool@region`` to go to, in order, when no worker takes the task
     :param fallback_after: seconds to wait before each fallback
     :param warm: false starts the task from a process that has not parsed its DAG file
-    :param memory: memory of the task and all that it starts, as ``"4GiB"`` or in bytes; it takes as many slots as have that much
-    :param cpus: processors of the task, in cores; slots are counted likewise
+    :param memory, cpus: of the task with all that it starts (``"4GiB"`` or bytes; cores); it takes as many slots as have that much
     :param lost_after: seconds without the worker's heartbeat after which the attempt is fenced and failed
     :param stop_after: seconds a cut may last before the worker stops the task itself
     :param replace: false lets no lost attempt be retried
     :raises ValueError: a hint is malformed; the message names what would be right
-
-    ::
-
-        @task(executor_config=near("s3://sensors/2026", fallback=["us-east-1"], fallback_after=120))
-        def summarise(): ...
     """
     disconnect = _given(lost_after=lost_after, stop_after=stop_after, replace=replace)
     hints = _given(
