@@ -17,6 +17,10 @@ chart: .tools/chart/.installed ## the Helm chart: lint, schema, manifests agains
 		--confcutdir=tests/chart tests/chart/test_rendering.py
 	@$(RUN) pytest tests/chart/test_manifests.py -q -n 0
 
-# What `make proof-anywhere` runs of this page: limits of tasks, the chart, the unit.
+# What `make proof-anywhere` runs of this page: limits of tasks, the chart's manifests, the unit.
 PROOF_HOST := tests/integration/runner/test_limits.py tests/contract/test_leaves.py tests/integration/edge_worker/test_limits.py \
-	tests/chart tests/host
+	tests/chart/test_manifests.py tests/host/test_unit.py
+
+.PHONY: proof-host
+proof-host: $(STAMP) .tools/chart/.installed images-tools ## the package installed, upgraded and removed in a container with systemd; the chart's pod under its restrictions (root)
+	@$(RUN) python ci/scripts/proof.py host tests/host/test_install.py tests/chart/test_container.py

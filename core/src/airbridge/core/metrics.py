@@ -278,9 +278,10 @@ def problems(metric: Metric) -> list[str]:
         found.append("counters, and only they, end in _total")
     if metric.kind is Kind.HISTOGRAM and not metric.name.endswith(("_seconds", "_bytes")):
         found.append("a histogram ends in its base unit")
-    if metric.unit == "seconds" and not metric.name.endswith("_seconds"):
+    base = metric.name.removesuffix("_total")
+    if metric.unit == "seconds" and not base.endswith("_seconds"):
         found.append("a name in seconds ends in _seconds")
-    if metric.unit == "bytes" and not metric.name.endswith("_bytes"):
+    if metric.unit == "bytes" and not base.endswith("_bytes"):
         found.append("a name in bytes ends in _bytes")
     if re.search(r"_(ms|milliseconds|minutes|hours|kb|mb|percent|count|sum|bucket)(_|$)", metric.name):
         found.append("only base units, and no reserved suffix")
