@@ -9,6 +9,7 @@ import shutil
 import ssl
 import tempfile
 import threading
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,8 +74,10 @@ HOUR = timedelta(hours=1)
 NUMBERS = itertools.count()
 """Of workers: several worlds may share a database."""
 VERSIONS = Versions(airbridge="0.1.0", airflow="3.0.4", task_sdk="1.0.4", python="3.11.7")
-CATALOGUE = Catalogue.parse(
-    """
+# Read without `problems`: its workers try every route, those of the gateway's transport and those of stored XComs, which no
+# deployment offers to one pool.
+CATALOGUE = Catalogue.model_validate(
+    tomllib.loads("""
     home_region = "us-east-1"
     [[region]]
     name = "us-east-1"
@@ -95,7 +98,7 @@ CATALOGUE = Catalogue.parse(
     [[region.pool]]
     name = "gpu"
     queue_url = "http://127.0.0.1:1/eu-gpu"
-    """
+    """)
 )
 
 

@@ -20,7 +20,7 @@ _JSON: Final = {"content-type": "application/json"}
 
 def region_store(region: Region) -> ObjectStore:
     """Return the bucket with a region's XComs."""
-    return connect(region.name, region.log_bucket, endpoint_url=region.endpoint_url)
+    return connect(region.aws, region.log_bucket, endpoint_url=region.endpoint_url)
 
 
 @dataclass
