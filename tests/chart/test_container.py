@@ -50,7 +50,7 @@ with DAG("in_a_pod"):
 """
 
 pytestmark = [
-    pytest.mark.slow("make proof-anywhere"),
+    pytest.mark.slow("make proof-host"),
     pytest.mark.timeout(1500),
     pytest.mark.skipif(
         not all(map(shutil.which, TOOLS)), reason="make images-tools installs what this needs"

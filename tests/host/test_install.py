@@ -44,7 +44,7 @@ with DAG("on_a_host_for_long"):
 """
 
 pytestmark = [
-    pytest.mark.slow("make proof-anywhere"),
+    pytest.mark.slow("make proof-host"),
     pytest.mark.timeout(900),
     pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason=f"needs {' and '.join(TOOLS)}"),
 ]

@@ -59,7 +59,7 @@ EXPECTED = {
     ),
     11: (
         "task 'misspelt_hint' ",
-        "executor_config['airbridge']['nera'] is not known; did you mean 'near'? known hints: disconnect, fallback, fallback_after, near, pool, warm",
+        "executor_config['airbridge']['nera'] is not known; did you mean 'near'? known hints: cpus, disconnect, fallback, fallback_after, hours, memory, near, pool, sizes, warm",
     ),
     14: ("task 'misspelt_key' ", "executor_config['airbrige'] is not known; did you mean 'airbridge'?"),
     17: (
