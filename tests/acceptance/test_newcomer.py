@@ -31,7 +31,7 @@ TYPED = {
     "python - <<END": "",
     "cp $samples/dags/near_the_data.py .airbridge/dags/": "",
     "echo 'humanize==4.12.3' > .airbridge/dags/requirements.txt": "",
-    "airbridge trace mine latest tries_twice": r"(?s)up_for_retry.*success",
+    "airbridge trace mine latest tries_twice": r"(?s)to be retried.*success",
     "export AIRFLOW_HOME=$PWD/.airbridge/airflow AIRFLOW_CONFIG=$PWD/.airbridge/control-plane/airflow.cfg": "",
     "airflow dags list-runs mine": r"mine .*success",
 }
