@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airbridge.core.hints import memory_text, parse_memory
+from airbridge.core.hints import memory_text, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -20,14 +20,14 @@ from airbridge.core.hints import memory_text, parse_memory
 )
 def test_amounts_are_read(text: str | int, amount: int) -> None:
     """Binary and decimal units, with or without a space, or a number of bytes."""
-    assert amount == parse_memory(text)
+    assert amount == parse_bytes(text)
 
 
 @pytest.mark.parametrize("text", ["4G", "4gib", "GiB", "", "-1GiB", "1e9B", "4 GiB each", "4096", "٤GiB"])
 def test_other_text_is_refused(text: str) -> None:
     """A unit is not guessed: "4G" is 7 % more or less."""
     with pytest.raises(ValueError, match="such as '4GiB'"):
-        parse_memory(text)
+        parse_bytes(text)
 
 
 def test_amounts_are_written() -> None:

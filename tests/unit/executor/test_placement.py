@@ -272,7 +272,7 @@ def test_slots_follow_what_a_task_asks_for(config: dict[str, Any], pool_slots: i
         (near(cpus=2.5), r"cpus of 2.5 \(a slot has 0.5\) takes 5 slots"),
         (
             {"airbridge": {"memory": "4G"}},
-            r"\['memory'\] is '4G': must be an amount of memory, such as '4GiB'",
+            r"\['memory'\] is '4G': must be a size, such as '4GiB'",
         ),
         ({"airbridge": {"memory": 1}}, r"\['memory'\] is 1: "),
         ({"airbridge": {"cpus": 0}}, r"\['cpus'\] is 0: "),

@@ -85,7 +85,7 @@ def test_wrong_prices_are_refused(prices: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"s3://us-data/a": "40 gigs"}, "executor_config['airbridge']['sizes']['s3://us-data/a'] is '40 gigs': must be a size, such as 40GiB or 300MiB"),
+        ({"s3://us-data/a": "40 gigs"}, "executor_config['airbridge']['sizes']['s3://us-data/a'] is '40 gigs': must be a size, such as '4GiB'; its unit is one of"),
         ({"s3://us-data/a": -1}, "greater than or equal to 0"),
         ({"s3://us-dat/a": 1}, "executor_config['airbridge']: sizes has 's3://us-dat/a', which is no data of near; did you mean 's3://us-data/a'"),
     ],

@@ -44,15 +44,13 @@ _UNITS: Final = {
 _AMOUNT: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([A-Za-z]+)")
 
 
-def parse_memory(value: Any) -> Any:
-    """Return an amount of memory in bytes. Raises `ValueError` for text that is none; what is no text is returned as it is."""
+def parse_bytes(value: Any) -> Any:
+    """Return an amount of memory or data in bytes. Raises `ValueError` for text that is none; what is no text is returned as it is."""
     if not isinstance(value, str):
         return value
     match = _AMOUNT.fullmatch(value.strip())
     if match is None or match[2] not in _UNITS:
-        raise ValueError(
-            f"must be an amount of memory, such as '4GiB'; its unit is one of {', '.join(_UNITS)}"
-        )
+        raise ValueError(f"must be a size, such as '4GiB'; its unit is one of {', '.join(_UNITS)}")
     return round(float(match[1]) * _UNITS[match[2]])
 
 
@@ -65,7 +63,7 @@ def memory_text(amount: int) -> str:
 
 
 #: Memory in bytes, or as text. At least 16 MiB: a task's process is not smaller.
-Memory = Annotated[int, BeforeValidator(parse_memory), Field(ge=16 * 1024**2, le=2**50)]
+Memory = Annotated[int, BeforeValidator(parse_bytes), Field(ge=16 * 1024**2, le=2**50)]
 
 #: Processors, in cores.
 Cpus = Annotated[float, Field(ge=0.01, le=100_000, allow_inf_nan=False)]
@@ -81,17 +79,8 @@ def _hint(value: str) -> str:
     return value
 
 
-_SIZE_UNITS = {"KiB": 2.0**-20, "MiB": 2.0**-10, "GiB": 1.0, "TiB": 2.0**10}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(KiB|MiB|GiB|TiB)")
-
-
 def _gib(value: Any) -> Any:
-    if isinstance(value, str):
-        found = _SIZE.fullmatch(value)
-        if found is None:
-            raise ValueError("must be a size, such as 40GiB or 300MiB")
-        return float(found[1]) * _SIZE_UNITS[found[2]]
-    return value
+    return parse_bytes(value) / 2**30 if isinstance(value, str) else value
 
 
 def names_data(value: str) -> bool:
@@ -212,6 +201,11 @@ def near(
     :param stop_after: seconds a cut may last before the worker stops the task itself
     :param replace: false lets no lost attempt be retried
     :raises ValueError: a hint is malformed; the message names what would be right
+
+    ::
+
+        @task(executor_config=near("s3://sensors/2026", fallback=["us-east-1"], fallback_after=120))
+        def summarise(): ...
     """
     disconnect = _given(lost_after=lost_after, stop_after=stop_after, replace=replace)
     hints = _given(

@@ -77,7 +77,7 @@ XComBytes = Annotated[int, Field(ge=0, le=1024 * 1024)]
 
 
 class Residency(StrEnum):
-    """What leaves a region."""
+    """Rule for values that tasks report: whether they leave the region."""
 
     #: What tasks report, as Airflow has it.
     OPEN = "open"
@@ -214,8 +214,7 @@ class Prices(_Entry):
 
     def of_slot(self, region: str, pool: str) -> float:
         """Return the price of an hour of one slot of a pool."""
-        queue = region if pool == DEFAULT_POOL else f"{pool}@{region}"
-        return self.slot_hour.get(queue, self.slot_hour.get(ANY, 0.0))
+        return self.slot_hour.get(queue_of(region, pool), self.slot_hour.get(ANY, 0.0))
 
 
 class Catalogue(_Entry):
@@ -336,10 +335,7 @@ class Catalogue(_Entry):
         for name in self.prices.egress:
             if name not in {ANY, *self.names}:
                 yield f"prices.egress: there is no region {name!r}{suggestion(name, 'regions', self.names)}"
-        queues = [
-            region.name if pool.name == DEFAULT_POOL else f"{pool.name}@{region.name}"
-            for region, pool in self.places()
-        ]
+        queues = [queue_of(region.name, pool.name) for region, pool in self.places()]
         for queue in self.prices.slot_hour:
             if queue not in {ANY, *queues}:
                 yield f"prices.slot_hour: there is no queue {queue!r}{suggestion(queue, 'queues', queues)}"
@@ -382,6 +378,11 @@ def _residency_problems(region: Region) -> Iterator[str]:
             f"region {region.name!r}: xcom_inline_bytes and xcom_preview_bytes must be 0 or absent, because its residency is "
             "strict"
         )
+
+
+def queue_of(region: str, pool: str) -> str:
+    """Return the name of a pool's queue: the region's own for its default pool, else ``pool@region``."""
+    return region if pool == DEFAULT_POOL else f"{pool}@{region}"
 
 
 def place_of(queue: str) -> tuple[str, str]:

@@ -27,7 +27,7 @@ _JOIN_DOMAIN: Final = b"airbridge-bound-key-v1\x00"
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a proof is about: one certificate request under one name."""
+    """Subject of a proof: one certificate request under one name."""
 
     region: str
     pool: str

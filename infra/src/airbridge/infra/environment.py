@@ -50,7 +50,7 @@ class _Model(BaseModel):
 
 
 class TaskStatement(_Model):
-    """What the role of a pool's tasks allows beyond the region's data."""
+    """Statement of the role of a pool's tasks, beyond the region's data."""
 
     actions: Annotated[
         tuple[TaskAction, ...],
@@ -127,7 +127,7 @@ class Dns(_Model):
 
 
 class Subscription(_Model):
-    """Who gets alarms."""
+    """Subscription of the alarms."""
 
     protocol: Literal["email", "https", "sqs", "lambda"] = Field(description="how")
     endpoint: Annotated[

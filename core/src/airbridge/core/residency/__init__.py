@@ -1,1 +1,1 @@
-"""What stays in a region: settings of the catalogue, and values in the region's bucket."""
+"""Residency of data: settings of the catalogue, and values in the region's bucket."""

@@ -1,4 +1,4 @@
-"""What a region keeps: the catalogue's settings of one pool, and the options by which its workers know them."""
+"""Residency of one pool: the catalogue's settings of one pool, and the options by which its workers know them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WITHHELD: Final = "withheld: the region's residency is strict"
 
 @dataclass(frozen=True)
 class Kept:
-    """What workers of a pool keep in their region. `inline_bytes` is None if XComs are not stored there."""
+    """Data that workers of a pool keep in their region. `inline_bytes` is None if XComs are not stored there."""
 
     strict: bool = False
     inline_bytes: int | None = None

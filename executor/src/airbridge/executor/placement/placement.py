@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airbridge.core.exceptions import ConfigurationError, PlacementError
 from airbridge.core.hints import REGION_SCHEME, Disconnect, Hints, suggestion
 from airbridge.core.protocol import DisconnectPolicy, Resources
-from airbridge.core.regions import DEFAULT_POOL, Catalogue, Region
+from airbridge.core.regions import DEFAULT_POOL, Catalogue, Region, queue_of
 from airbridge.executor.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class PoolRef:
     pool: str
 
     def __str__(self) -> str:
-        return self.region if self.pool == DEFAULT_POOL else f"{self.pool}@{self.region}"
+        return queue_of(self.region, self.pool)
 
 
 @dataclass(frozen=True, slots=True)

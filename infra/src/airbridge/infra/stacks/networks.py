@@ -12,7 +12,7 @@ from airbridge.infra.environment import GivenNetwork
 
 
 class Common(TypedDict, total=False):
-    """What both kinds of network are told."""
+    """Properties of both kinds of network."""
 
     name: str
     region: str

@@ -1,4 +1,4 @@
-"""What every network of a region offers: security groups, rules, endpoints to AWS's services.
+"""Base of the networks: security groups, rules, endpoints to AWS's services.
 
 A `NewNetwork` is made by the stacks, an `ExistingNetwork` is there already.
 """
