@@ -76,7 +76,7 @@ def unbind(session: Any, operator: Operator, worker: str) -> dict[str, Any]:
 
 
 def listing(session: Any, operator: Operator) -> dict[str, Any]:
-    """Return the bound keys of the pools whose tokens the operator may read."""
+    """Return all bound keys, to an operator who may read tokens."""
     operator.require("tokens:read")
     return {"keys": [document(row) for row in known.list_all(session)]}
 
