@@ -28,9 +28,15 @@ NEEDED = ("docker-registry", "skopeo")
 
 
 @pytest.fixture(scope="session")
-def registry_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def registry_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the first registry."""
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="session")
+def registry_address(registry_folder: Path) -> Iterator[str]:
     """Debian's docker-registry, on a free port of loopback."""
-    with serve_registry(tmp_path_factory.mktemp("registry")) as address:
+    with serve_registry(registry_folder) as address:
         yield address
 
 
@@ -62,9 +68,9 @@ def serve_registry(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def registry_data(registry_address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of the registry's blobs."""
-    return next(tmp_path_factory.getbasetemp().glob("registry*/data"), tmp_path_factory.getbasetemp())
+def registry_data(registry_folder: Path) -> Path:
+    """Directory of the registry's blobs; the registry makes it with the first push."""
+    return registry_folder / "data"
 
 
 def _await(url: str) -> None:
