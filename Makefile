@@ -77,13 +77,15 @@ RETRIES ?= 2
 .PHONY: lock-check
 lock-check: $(STAMP) ## uv.lock is what pyproject.toml asks for
 	@$(UV) lock --check --quiet
-.PHONY: test test-fast acceptance lint types check
+.PHONY: test test-fast test-other-python acceptance lint types check
 test: $(STAMP) ## every test but those that need tools of their own (SLOW=1: slow ones, too), or a selection: T=path K=expression
 ifdef T
 	@$(RUN) pytest $(T) -q $(if $(SLOW),--slow) $(if $(K),-k "$(K)")
 else
 	@SLOW=$(SLOW) $(RUN) bash ci/scripts/test.sh $(PYTEST_WORKERS) $(RETRIES)
 endif
+test-other-python: $(STAMP) ## the contract tests under the Python, 3.11 or 3.12, that .venv does not have
+	@bash ci/scripts/other_python.sh $(PYTEST_WORKERS)
 test-fast: $(STAMP) ## unit tests only
 	@$(RUN) pytest tests/unit -q -n $(PYTEST_WORKERS)
 acceptance: $(STAMP) ## the whole local platform under test
