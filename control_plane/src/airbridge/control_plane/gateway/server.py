@@ -36,6 +36,8 @@ from airbridge.control_plane.gateway.background.liveness import Liveness
 from airbridge.control_plane.gateway.background.metrics import Counted, Metrics
 from airbridge.control_plane.gateway.background.worker_expiry import WorkerExpiry
 from airbridge.control_plane.gateway.background.xcom_sweep import XComSweep
+from airbridge.control_plane.gateway.brokering.broker import Broker
+from airbridge.control_plane.gateway.brokering.endpoint import BrokerApi
 from airbridge.control_plane.gateway.heartbeat.batcher import HeartbeatBatcher
 from airbridge.control_plane.gateway.heartbeat.heartbeats import Heartbeats
 from airbridge.control_plane.gateway.net.body_reads import MIB, BodyReadLimits, BodyReads
@@ -100,6 +102,8 @@ class GatewayComponents:
     task_options: Options = field(default_factory=dict)
     #: Queues and buckets of workers that reach nothing but the gateway; from the catalogue if None.
     sources: Sources | None = None
+    #: AWS credentials of workers that have none of their own; from STS if None.
+    broker: Broker | None = None
     denial_rates: Rates = field(default_factory=Rates)
     sign_in: SignInRules | None = None
 
@@ -390,6 +394,11 @@ def _edge(
         readiness=Readiness(threads.health),
         heartbeats=HeartbeatBatcher(threads.batches, threads.heartbeats, heartbeats),
         transfers=transfers,
+        brokering=BrokerApi(
+            components.broker or Broker(components.catalogue),
+            BodyReader(BodyReads(), threads.parsing),
+            threads.brokering,
+        ),
     )
 
 

@@ -298,6 +298,7 @@ class Enrolment:
             endpoint_url=region.endpoint_url,
             aws_region=region.aws_region or "",
             transport=region.transport_of(pool),
+            credentials=region.credentials_of(pool),
             task_options=self._task_options(region, pool),
         )
 

@@ -27,6 +27,8 @@ from airbridge.control_plane.gateway.auth.authentication import (
 )
 from airbridge.control_plane.gateway.background import request_metrics
 from airbridge.control_plane.gateway.background.metrics import Metrics
+from airbridge.control_plane.gateway.brokering import endpoint as brokering
+from airbridge.control_plane.gateway.brokering.endpoint import BrokerApi
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.heartbeat.batcher import HeartbeatBatcher
 from airbridge.control_plane.gateway.net.thread_pools import Admission, ThreadPool
@@ -57,7 +59,7 @@ from airbridge.core.protocol import (
 ROOT: Final = "/edge/v1"
 ENDPOINTS: Final = {
     f"{ROOT}/{name}": name
-    for name in ("enrol", "renew", "claim", "heartbeat", "exchange", "release", *transfer.PATHS)
+    for name in ("enrol", "renew", "claim", "heartbeat", "exchange", "release", brokering.PATH, *transfer.PATHS)
 }
 # Enrolments come from callers without a certificate: a few kilobytes, parsed on the event loop.
 ENROL_BODY: Final = BodyLimit(64 * 1024, values=256)
@@ -94,6 +96,8 @@ class Edge:
     heartbeats: HeartbeatBatcher
     #: For workers that reach nothing but this gateway.
     transfers: TransferApi
+    #: For workers whose AWS credentials are brokered.
+    brokering: BrokerApi
 
     def app(self, guard: Guard) -> Starlette:
         """Return the ASGI application."""
@@ -107,6 +111,7 @@ class Edge:
         )
         routes = [Route(f"{ROOT}/{name}", guard(handler), methods=["POST"]) for name, handler in endpoints]
         routes += self.transfers.routes(ROOT, guard, self._caller)
+        routes.append(self.brokering.route(ROOT, guard, self._caller))
         return application([*routes, openapi.route(ROOT), *health.routes(self.readiness)])
 
     async def _enrol(self, request: Request) -> Response:
