@@ -20,7 +20,7 @@ from tests.support.postgres import Postgres
 
 from airbridge.control_plane.gateway.brokering.session_policy import LONGEST, session_policy
 from airbridge.core.aws.object_store import S3Store, connect
-from airbridge.core.aws.queue import Outgoing, SqsQueue, sqs_client
+from airbridge.core.aws.queue import SqsQueue, sqs_client
 from airbridge.core.exceptions import ObjectNotFound, QueueError, StoreError
 from airbridge.core.protocol import VERSION_HEADER
 from airbridge.core.regions import Catalogue
@@ -103,7 +103,10 @@ class Cloud:
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     """An account with IAM enforced, in which the gateway may assume the pools' role and nothing else."""
-    with emulator.serve(tmp_path_factory.mktemp("emulator")) as url, pytest.MonkeyPatch.context() as environment:
+    with (
+        emulator.serve(tmp_path_factory.mktemp("emulator")) as url,
+        pytest.MonkeyPatch.context() as environment,
+    ):
         made = Cloud(url)
         for bucket in ("home-logs", "home-dags", "factory-logs", "factory-dags"):
             made.client("s3").create_bucket(
@@ -208,7 +211,7 @@ def test_xcoms_only_where_they_are_stored(cloud: Cloud, world: World) -> None:
     """Credentials of a pool that stores XComs in its region reach them; those of another pool do not."""
     xcom = {"Bucket": "factory-logs", "Key": "xcoms/a"}
     cloud.client("s3", brokered(world.worker("factory-7", "press"))).put_object(**xcom, Body=b"1")
-    with pytest.raises(ClientError, match="AccessDenied|Forbidden|Access Denied"):
+    with pytest.raises(ClientError, match=r"AccessDenied|Forbidden|Access Denied"):
         cloud.client("s3", brokered(world.worker("factory-7"))).put_object(**xcom, Body=b"1")
 
 

@@ -89,7 +89,9 @@ def store_by_transport(transfers: Transfers, brokered: BrokeredSession) -> Store
     def make(settings: RegionSettings, bucket: str) -> RegionStore:
         if settings.transport == "gateway":
             return GatewayStore(transfers, bucket)
-        return regional_store(settings, bucket, brokered.get() if settings.credentials == "brokered" else None)
+        return regional_store(
+            settings, bucket, brokered.get() if settings.credentials == "brokered" else None
+        )
 
     return make
 

@@ -79,7 +79,10 @@ class ThreadPools:
             self.operators,
             self.operator_tokens,
         )
-        return sum(pool.threads for pool in (*pools, self.sign_ins, self.health, self.transfer_checks, self.brokering))
+        return sum(
+            pool.threads
+            for pool in (*pools, self.sign_ins, self.health, self.transfer_checks, self.brokering)
+        )
 
     def close(self) -> None:
         """Shut all of them down."""

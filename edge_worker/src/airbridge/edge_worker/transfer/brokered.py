@@ -45,9 +45,9 @@ class BrokeredSession:
     `elapsed` measures their age: neither a wrong clock nor a suspended host makes expired ones look valid.
     """
 
-    def __init__(self, transfers: Asks, elapsed: Callable[[], float] = SystemClock().elapsed) -> None:
+    def __init__(self, transfers: Asks, elapsed: Callable[[], float] | None = None) -> None:
         self._transfers = transfers
-        self._elapsed = elapsed
+        self._elapsed = elapsed or SystemClock().elapsed
         self._session: Any = None
         self._lock = threading.Lock()
         self._failed_at = float("-inf")

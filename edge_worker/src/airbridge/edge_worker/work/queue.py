@@ -88,9 +88,7 @@ class AsyncQueue:
             return self._made
 
 
-def regional_queue(
-    settings: RegionSettings, session: Callable[[], Any] = lambda: None
-) -> AsyncQueue:
+def regional_queue(settings: RegionSettings, session: Callable[[], Any] = lambda: None) -> AsyncQueue:
     """Return the queue of a worker's region and pool. `session` makes the boto3 session; None stands for this host's own."""
 
     def connect() -> SourceQueue:

@@ -59,7 +59,16 @@ from airbridge.core.protocol import (
 ROOT: Final = "/edge/v1"
 ENDPOINTS: Final = {
     f"{ROOT}/{name}": name
-    for name in ("enrol", "renew", "claim", "heartbeat", "exchange", "release", brokering.PATH, *transfer.PATHS)
+    for name in (
+        "enrol",
+        "renew",
+        "claim",
+        "heartbeat",
+        "exchange",
+        "release",
+        brokering.PATH,
+        *transfer.PATHS,
+    )
 }
 # Enrolments come from callers without a certificate: a few kilobytes, parsed on the event loop.
 ENROL_BODY: Final = BodyLimit(64 * 1024, values=256)

@@ -75,7 +75,7 @@ class Sts:
                 Policy=policy,
             )["Credentials"]
         except ClientError as error:
-            log.error(
+            log.error(  # noqa: TRY400 - a setting is wrong, and STS names it
                 "credentials.refused_by_sts",
                 role=pool.role_arn,
                 detail=str(error)[:500],
