@@ -26,6 +26,8 @@ from pydantic import AwareDatetime, Field
 
 from airbridge.core.wire.joining import JoinByAwsIam as JoinByAwsIam  # noqa: PLC0414 - exported
 from airbridge.core.wire.joining import JoinByBoundKey as JoinByBoundKey  # noqa: PLC0414 - exported
+from airbridge.core.wire.joining import JoinByKubernetes as JoinByKubernetes  # noqa: PLC0414 - exported
+from airbridge.core.wire.joining import JoinByOidc as JoinByOidc  # noqa: PLC0414 - exported
 from airbridge.core.wire.joining import JoinByToken as JoinByToken  # noqa: PLC0414 - exported
 from airbridge.core.wire.joining import RejoinProof as RejoinProof  # noqa: PLC0414 - exported
 from airbridge.core.wire.message import CredentialSource as CredentialSource  # noqa: PLC0414 - exported
@@ -416,7 +418,10 @@ class EnrolRequest(Message):
     pool: Name
     worker: Name
     csr_pem: str
-    join: Annotated[JoinByToken | JoinByAwsIam | JoinByBoundKey, Field(discriminator="method")]
+    join: Annotated[
+        JoinByToken | JoinByAwsIam | JoinByBoundKey | JoinByOidc | JoinByKubernetes,
+        Field(discriminator="method"),
+    ]
     rejoin: RejoinProof | None = None
     versions: Versions
 

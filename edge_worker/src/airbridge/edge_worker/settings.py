@@ -30,6 +30,8 @@ class JoinMethod(StrEnum):
     TOKEN = "token"  # noqa: S105 - a method's name
     AWS_IAM = "aws_iam"
     BOUND_KEY = "bound_key"
+    OIDC = "oidc"
+    KUBERNETES = "kubernetes"
 
 
 class TaskSandbox(StrEnum):
@@ -82,13 +84,13 @@ class WorkerSettings(BaseSettings):
     )
     join_method: JoinMethod = Field(
         default=JoinMethod.TOKEN,
-        description="Proof of identity at enrolment: a join token, the host's IAM role, or the host's key that is bound to its "
-        "name",
+        description="Proof of identity at enrolment: a join token, the host's IAM role, the host's key that is bound to its name, "
+        "or a token of an OpenID Connect issuer or of a Kubernetes service account",
     )
     join_token_file: Path | None = Field(
         default=None,
         description="File with the join token, read at each enrolment; needed by join_method 'token', and by 'bound_key' until "
-        "the key is bound, unless an operator binds it",
+        "the key is bound, unless an operator binds it. With 'oidc' and 'kubernetes' the file with the issuer's token",
     )
     image_digest: str | None = Field(
         default=None,
@@ -222,9 +224,10 @@ class WorkerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _join_token_named(self) -> Self:
-        if self.join_method is JoinMethod.TOKEN and self.join_token_file is None:
+        methods = {JoinMethod.TOKEN, JoinMethod.OIDC, JoinMethod.KUBERNETES}
+        if self.join_method in methods and self.join_token_file is None:
             raise ValueError(
-                "join_method 'token' needs join_token_file, the path of a file that holds the token"
+                f"join_method '{self.join_method}' needs join_token_file, the path of a file that holds the token"
             )
         return self
 

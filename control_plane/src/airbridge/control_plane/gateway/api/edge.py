@@ -37,8 +37,8 @@ from airbridge.control_plane.gateway.transfer.endpoints import TransferApi
 from airbridge.control_plane.gateway.work import release
 from airbridge.control_plane.gateway.work.claims import Claims
 from airbridge.control_plane.gateway.work.exchanges import Exchanges
-from airbridge.control_plane.identity.enrolment import Enrolment
-from airbridge.control_plane.identity.iam import Proven
+from airbridge.control_plane.identity.enrolment import AnyProof, Enrolment
+from airbridge.control_plane.identity.oidc.joins import TokenJoin, TokenJoins
 from airbridge.core.protocol import (
     SUPPORTED_VERSIONS,
     VERSION_HEADER,
@@ -98,8 +98,9 @@ class Edge:
     work: ThreadPool
     #: Enrolments, of callers without a certificate.
     enrolments: ThreadPool
-    #: Verifications of joins by IAM role, which wait for AWS.
+    #: Verifications of joins by IAM role, which wait for AWS, and of issuers' tokens.
     joins: ThreadPool
+    token_joins: TokenJoins
     readiness: health.Readiness
     #: Has threads of its own: leases are renewed under any load of other requests.
     heartbeats: HeartbeatBatcher
@@ -136,12 +137,14 @@ class Edge:
             self.metrics.join_refused(known.name if known else "other", str(refused.reason))
             raise
 
-    async def _prove(self, body: EnrolRequest) -> Proven | None:
+    async def _prove(self, body: EnrolRequest) -> AnyProof | None:
+        if isinstance(body.join, TokenJoin):
+            return await self.joins.run(await self.token_joins.verification(body, body.join))
         if isinstance(body.join, JoinByAwsIam):
             return await self.joins.run(self.enrolment.prove, body)
         return None
 
-    def _issue(self, body: EnrolRequest, address: str, proven: Proven | None) -> Credentials:
+    def _issue(self, body: EnrolRequest, address: str, proven: AnyProof | None) -> Credentials:
         try:
             with unit() as work:
                 return self.enrolment.enrol(work.session, body, address, proven)
