@@ -108,7 +108,7 @@ class Joins:
 
     def ci_token(self, **changes: Any) -> str:
         """A token as a CI's job gets it; changes of the claims, header or key make others."""
-        claims = {
+        claims: dict[str, Any] = {
             "aud": AUDIENCE,
             "sub": "repo:acme/etl:ref:refs/heads/main",
             "repository": "acme/etl",
@@ -163,7 +163,7 @@ class Joins:
         return response
 
     def pod(self, token: str, name: str, **more: str) -> httpx.Response:
-        return self.join(token, **{"method": "kubernetes", "region": "gke", "name": name, **more})  # type: ignore[arg-type]
+        return self.join(token, **{"method": "kubernetes", "region": "gke", "name": name, **more})
 
 
 def jwks_of(key: rsa.RSAPrivateKey, kid: str = "cluster-1") -> str:
