@@ -388,17 +388,7 @@ def _edge(
         authenticator=WorkerAuthenticator(
             keyring, settings.trust_domain, components.clock, _identity_rules(settings)
         ),
-        enrolment=Enrolment(
-            keyring=keyring,
-            iam=AwsIam(components.catalogue, _names(settings), components.clock),
-            parity=components.parity,
-            catalogue=components.catalogue,
-            trust_domain=settings.trust_domain,
-            lifetime=timedelta(seconds=settings.certificate_lifetime),
-            clock=components.clock,
-            lease_seconds=settings.lease_seconds,
-            task_options=components.task_options,
-        ),
+        enrolment=_enrolment(components),
         claims=Claims(
             app=app,
             keyring=keyring,
@@ -421,6 +411,21 @@ def _edge(
             BodyReader(BodyReads(), threads.parsing),
             threads.brokering,
         ),
+    )
+
+
+def _enrolment(components: GatewayComponents) -> Enrolment:
+    settings, keyring = components.settings, components.keyring
+    return Enrolment(
+        keyring=keyring,
+        iam=AwsIam(components.catalogue, _names(settings), components.clock),
+        parity=components.parity,
+        catalogue=components.catalogue,
+        trust_domain=settings.trust_domain,
+        lifetime=timedelta(seconds=settings.certificate_lifetime),
+        clock=components.clock,
+        lease_seconds=settings.lease_seconds,
+        task_options=components.task_options,
     )
 
 
