@@ -202,6 +202,12 @@ class SimulatedWorker:
         """Number of connections that it has made."""
         return len(self._connections)
 
+    def reserve(self, count: int) -> Sequence[SimulatedConnection]:
+        """Return so many connections, made if need be."""
+        while len(self._connections) < count:
+            self._connections.append(self._open())
+        return self._connections[:count]
+
     @property
     def free(self) -> SimulatedConnection:
         """The connection that the next request goes over."""
@@ -258,9 +264,11 @@ class Swarm:
             async with gate:
                 for _ in range(5):
                     with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-                        await worker.free.connect()
-                        # The gateway closes connections on which no request arrives.
-                        await worker.free.post("heartbeat", _heartbeat)
+                        # One is for the poll that a worker of the factory holds; handshakes are no part of a stage.
+                        for connection in worker.reserve(2 if self._region == FACTORY else 1):
+                            await connection.connect()
+                            # The gateway closes connections on which no request arrives.
+                            await connection.post("heartbeat", _heartbeat)
                         return True
                 return False
 
