@@ -93,7 +93,7 @@ lint: $(STAMP) ## ruff, the direction of imports between the packages, the limit
 	@$(RUN) ruff format --check
 	@$(RUN) python ci/scripts/import_rules.py
 	@mkdir -p .reports; $(RUN) python ci/scripts/metrics.py --check >.reports/metrics.txt || { cat .reports/metrics.txt; exit 1; }
-types: $(STAMP) infra/.venv/.installed ## mypy, strict, over every package and ci/scripts
+types: $(STAMP) ## mypy, strict, over every package and ci/scripts
 	@$(RUN) mypy
 	@$(RUN) mypy ci/scripts
 	@infra/.venv/bin/mypy --config-file infra/pyproject.toml

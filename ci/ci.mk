@@ -20,7 +20,7 @@ parity-mutants: $(STAMP) ## wrong values in every place that states a fact: whic
 PROOF_PIPELINES := tests/unit/ci/test_parity.py tests/unit/ci/test_parity_mutants.py tests/unit/ci/test_inventory.py \
 	tests/unit/ci/test_workflows.py tests/unit/ci/test_workflow_expressions.py tests/unit/ci/test_workflow_runner.py tests/unit/ci/test_built.py tests/unit/ci/test_sbom.py \
 	tests/unit/ci/test_images.py tests/unit/ci/test_manifest.py \
-	tests/unit/ci/test_promotion.py tests/unit/ci/test_deployment.py tests/integration/ci
+	tests/unit/ci/test_promotion.py tests/unit/ci/test_approvals.py tests/unit/ci/test_deployment.py tests/integration/ci
 
 proof-pipelines: $(STAMP) infra-install images-tools ## parity, its mutants, workflows, builds, signatures, promotion and rollout, on a registry and images that it makes
 	@$(RUN) python ci/scripts/proof.py pipelines $(PROOF_PIPELINES)

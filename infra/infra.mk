@@ -4,31 +4,49 @@
 
 INFRA_ENV := UV_PROJECT_ENVIRONMENT=$(CURDIR)/infra/.venv
 INFRA_PYTHON := $(CURDIR)/infra/.venv/bin/python
+# The library and the command line of the stacks: cdktf, or cdktn, its continuation. Everything else follows, the pipelines included:
+# they install with `make infra-install`, and `npx cdktf` is then the command line that was chosen.
+CDK ?= cdktf
+INFRA_INSTALLED := infra/.venv/.installed-$(CDK)
+NODE_INSTALLED := infra/node_modules/.installed-$(CDK)
+CDKTN := cdktn==0.22.1 cdktn-provider-aws==23.0.0
 CHECKOV_VERSION := 3.3.30
 
 .PHONY: infra-install synth infra-local infra-local-plan infra-local-destroy infra-test infra-scan
 .PHONY: infra-from-terraform infra-permissions infra-deployed infra-autoscale infra-localstack
 
-infra/.venv/.installed: $(UV) infra/pyproject.toml uv.lock
+$(INFRA_INSTALLED): $(UV) infra/pyproject.toml uv.lock
+	@test '$(CDK)' = cdktf || test '$(CDK)' = cdktn || { echo 'CDK is "$(CDK)": it must be cdktf or cdktn' >&2; exit 2; }
 	$(INFRA_ENV) $(CURDIR)/$(UV) sync --quiet --package airbridge-infra --extra emulator --group dev
+	@rm -f infra/.venv/.installed-*
+ifeq ($(CDK),cdktn)
+	$(UV) pip uninstall --quiet --python $(INFRA_PYTHON) cdktf cdktf-cdktf-provider-aws
+	$(UV) pip install --quiet --no-config --python $(INFRA_PYTHON) $(CDKTN)
+endif
 	touch $@
 
-infra/node_modules/.installed: infra/package.json infra/package-lock.json
+$(NODE_INSTALLED): infra/package.json infra/package-lock.json infra/cdktn/package.json infra/cdktn/package-lock.json
 	cd infra && npm ci --no-audit --no-fund
+	@rm -f infra/node_modules/.installed-*
+ifeq ($(CDK),cdktn)
+	cd infra/cdktn && npm ci --no-audit --no-fund
+	ln -sf ../../cdktn/cdktf.sh infra/node_modules/.bin/cdktf
+endif
 	touch $@
 
-infra-install: infra/.venv/.installed infra/node_modules/.installed ## install what the infrastructure needs
+types: $(INFRA_INSTALLED)
+infra-install: $(INFRA_INSTALLED) $(NODE_INSTALLED) ## install what the infrastructure needs (CDK=cdktn: with cdktf's continuation)
 
-synth: infra/.venv/.installed ## synthesise every environment into infra/cdktf.out/<environment>/
+synth: $(INFRA_INSTALLED) ## synthesise every environment into infra/cdktf.out/<environment>/
 	cd infra && $(INFRA_PYTHON) -m airbridge.infra.synth
 
 ENV ?= dev
-infra-cost: infra/.venv/.installed ## what ENV (dev) costs a month while idle, with production beside it
+infra-cost: $(INFRA_INSTALLED) ## what ENV (dev) costs a month while idle, with production beside it
 	@cd infra && $(INFRA_PYTHON) -m airbridge.infra.synth $(ENV) prod >/dev/null
 	@cd infra && $(INFRA_PYTHON) -m airbridge.infra.tools.cost cdktf.out/$(ENV) $(patsubst %,cdktf.out/%,$(filter-out $(ENV),prod))
 .PHONY: infra-cost
 
-infra-preflight: infra/.venv/.installed ## what in ENV's (dev) account would make its deployment fail; reads only
+infra-preflight: $(INFRA_INSTALLED) ## what in ENV's (dev) account would make its deployment fail; reads only
 	@cd infra && $(INFRA_PYTHON) -m airbridge.infra.preflight.cli preflight $(ENV)
 .PHONY: infra-preflight
 
@@ -81,7 +99,7 @@ infra-alarms: synth infra/.venv-localstack/.installed ## do the alarms ring that
 	cd infra && $(INFRA_PYTHON) -m airbridge.infra.tools.alarm_check local
 .PHONY: infra-alarms
 
-infra-test: infra/.venv/.installed ## the infrastructure's tests, in one process
+infra-test: $(INFRA_INSTALLED) ## the infrastructure's tests, in one process
 	$(INFRA_PYTHON) -m pytest --confcutdir=tests/infra tests/infra
 
 IMAGES_OUT ?= dist
@@ -115,9 +133,7 @@ infra-validate: synth ## terraform validate on every stack of every environment
 	cd infra && $(INFRA_PYTHON) -m airbridge.infra.tools.validate $(patsubst infra/environments/%.toml,cdktf.out/%,$(wildcard infra/environments/*.toml))
 .PHONY: infra-validate
 
-CDKTN := cdktn==0.22.1 cdktn-provider-aws==23.0.0
-
 infra-cdktn: ## install cdktn beside cdktf, for the test that compares them
 	$(UV) venv --quiet --allow-existing infra/.venv-cdktn
-	$(UV) pip install --quiet --no-config --python infra/.venv-cdktn/bin/python $(CDKTN) "pydantic>=2.11" boto3 structlog
+	$(UV) pip install --quiet --no-config --python infra/.venv-cdktn/bin/python $(CDKTN) "pydantic>=2.11" boto3 "cryptography>=45" structlog
 .PHONY: infra-cdktn

@@ -9,9 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.boot import demo
-from tests.boot import deployment as deployments
 from tests.boot.images import Build
-from tests.boot.platform import platform
+from tests.boot.platform import deployed
 
 
 def main() -> int:
@@ -21,11 +20,7 @@ def main() -> int:
     build = Build(parser.parse_args().dist.resolve())
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airbridge-boot-")))
-        made = deployments.prepare(folder, build)
-        stack.callback(deployments.tear_down, made)
-        for line in deployments.deploy(made, demo.note):
-            demo.note(line)
-        booting = stack.enter_context(platform(made, build, folder, demo.note))
+        booting = stack.enter_context(deployed(folder, build, demo.note))
         demo.boot(booting)
         green = demo.run(booting)
     print(f"infra-boot: the demo is {'green' if green else 'NOT green'}, on what Terraform made")

@@ -27,7 +27,7 @@ def boot(booting: Platform) -> str:
         booting.start(service)
     token = booting.first_token()
     note("first token: made in a session of the operators' task")
-    booting.push(token, samples.dags_folder())
+    booting.follow(7)
     note("the demo's DAG is pushed")
     for region in booting.deployment.regions:
         booting.launch(region)

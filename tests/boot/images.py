@@ -9,17 +9,26 @@ import hashlib
 import json
 import os
 import shutil
+import ssl
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
+import trustme
 from tests.boot.account import Account
 from tests.boot.wires import command
 
 IMAGES = ("control-plane", "edge-worker")
+_INDEXES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Build:
 
 
 def rebuilt(build: Build, image: str, folder: Path) -> Build:
-    """Return a build in which an image has another digest: its index is written without white space."""
+    """Return an earlier build, of the commit before, in which an image has another digest: its index is written without white space."""
     text = json.dumps(json.loads(build.manifest(image)), separators=(",", ":"))
     shutil.copytree(build.folder.resolve(), folder, copy_function=os.symlink)
     for file, content in (
@@ -54,7 +63,12 @@ def rebuilt(build: Build, image: str, folder: Path) -> Build:
 
 def _moved(build: Build, image: str, manifest: str) -> str:
     digest = f"sha256:{hashlib.sha256(manifest.encode()).hexdigest()}"
-    return (build.folder / "release.json").read_text().replace(build.digest(image), digest)
+    text = (build.folder / "release.json").read_text().replace(build.digest(image), digest)
+    revision, at = json.loads(text)["release"]["revision"], json.loads(text)["release"]["committed_at"]
+    here = ("git", "-C", str(Path(__file__).parent), "log", "-1", f"{revision}~1")
+    before, seconds = command(*here, "--format=%H %ct").split()
+    before_at = datetime.fromtimestamp(int(seconds), tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return text.replace(revision, before).replace(at, before_at)
 
 
 @dataclass(frozen=True)
@@ -62,7 +76,6 @@ class Engine:
     """The container engine, with the registries that it pulls from."""
 
     folder: Path
-    registry: str
 
     def run(self, *words: str, env: dict[str, str] | None = None) -> str:
         """Run podman and return what it prints; RuntimeError with its error."""
@@ -87,39 +100,59 @@ class Engine:
         return found[0]
 
 
-@contextmanager
-def repositories(
-    account: Account, build: Build, folder: Path, regions: list[str], prefix: str
-) -> Iterator[Engine]:
-    """Registry with the build's images in every region's repository; yields the engine that pulls from it."""
-    number = account.client("sts").get_caller_identity()["Account"]
-    with _registry(folder) as address:
-        entries = []
-        for region in regions:
-            host = f"{number}.dkr.ecr.{region}.amazonaws.com"
-            entries.append(
-                f'[[registry]]\nprefix = "{host}"\nlocation = "{address}/{region}"\ninsecure = true\n'
-            )
-            push(account, build, address, region, prefix)
-        (folder / "registries.conf").write_text("\n".join(entries))
-        yield Engine(folder, address)
+@dataclass(frozen=True)
+class Registry:
+    """The registry behind ECR's names: TLS under the home region's name, and the same content in every region, as replication leaves it."""
 
+    folder: Path
+    authority: trustme.CA = field(default_factory=trustme.CA)
 
-def push(account: Account, build: Build, address: str, region: str, prefix: str) -> None:
-    """Push a build's images by digest to a region's repositories."""
-    for image in IMAGES:
-        source = f"dir:{build.folder / 'images' / image}"
-        target = f"docker://{address}/{region}/{prefix}/{image}:{_tag(build, image)}"
+    #: An address of loopback that nothing else has; Docker's references name no port, so it is 443.
+    HOST = "127.0.77.1"
+
+    @property
+    def address(self) -> str:
+        """Return where it listens."""
+        return f"{self.HOST}:443"
+
+    def client(self) -> httpx.Client:
+        """Return a client of it."""
+        context = ssl.create_default_context()
+        self.authority.configure_trust(context)
+        return httpx.Client(base_url=f"https://{self.address}", verify=context, trust_env=False)
+
+    def replicate(self, account: Account, regions: Collection[str]) -> None:
+        """Tell the emulator's ECR, in every region, of the images that were pushed."""
+        with self.client() as client:
+            for repository in client.get("/v2/_catalog").json()["repositories"]:
+                accept = {"Accept": ", ".join(_INDEXES)}
+                for tag in client.get(f"/v2/{repository}/tags/list").json()["tags"] or ():
+                    manifest = client.get(f"/v2/{repository}/manifests/{tag}", headers=accept)
+                    manifest.raise_for_status()
+                    for region in regions:
+                        _put(account.client("ecr", region), repository, manifest.text, tag)
+
+    def engine(self, number: str, regions: Collection[str]) -> Engine:
+        """Return the container engine that pulls from it under ECR's names."""
+        entries = [
+            f'[[registry]]\nprefix = "{number}.dkr.ecr.{region}.amazonaws.com"\nlocation = "{self.address}"\ninsecure = true\n'
+            for region in regions
+        ]
+        (self.folder / "registries.conf").write_text("\n".join(entries))
+        return Engine(self.folder)
+
+    def push(self, build: Build, image: str, prefix: str) -> None:
+        """Push an image of a build."""
+        target = f"docker://{self.address}/{prefix}/{image}:{build.digest(image)[7:19]}"
         options = ("--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false")
-        command("skopeo", "copy", *options, source, target)
-        _put(account.client("ecr", region), f"{prefix}/{image}", build, image)
+        command("skopeo", "copy", *options, f"dir:{build.folder / 'images' / image}", target)
 
 
-def _put(ecr: Any, repository: str, build: Build, image: str) -> None:
-    """Tell the emulator's ECR that it has the image, as a push does; and replication, which makes the repositories of other regions."""
+def _put(ecr: Any, repository: str, manifest: str, tag: str) -> None:
+    """Tell ECR of an image, as a push does; replication makes the repositories of other regions."""
     with suppress(ecr.exceptions.RepositoryAlreadyExistsException):
         ecr.create_repository(repositoryName=repository)
-    manifest, digest = build.manifest(image), build.digest(image)
+    digest = f"sha256:{hashlib.sha256(manifest.encode()).hexdigest()}"
     if ecr.batch_get_image(repositoryName=repository, imageIds=[{"imageDigest": digest}])["images"]:
         return
     ecr.put_image(
@@ -127,27 +160,24 @@ def _put(ecr: Any, repository: str, build: Build, image: str) -> None:
         imageManifest=manifest,
         imageManifestMediaType=json.loads(manifest)["mediaType"],
         imageDigest=digest,
-        imageTag=_tag(build, image),
+        imageTag=tag,
     )
 
 
-def _tag(build: Build, image: str) -> str:
-    """Return an image's tag; tags of the repositories are not moved."""
-    return f"boot-{build.digest(image).removeprefix('sha256:')[:12]}"
-
-
 @contextmanager
-def _registry(folder: Path) -> Iterator[str]:
-    import socket
-    import time
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+def registry(folder: Path, host: str) -> Iterator[Registry]:
+    """Debian's docker-registry under ECR's name, for the length of a block."""
+    made = Registry(folder)
+    served = made.authority.issue_cert(host, Registry.HOST)
+    certificate, key = folder / "registry.crt", folder / "registry.key"
+    served.private_key_pem.write_to_path(key)
+    for number, part in enumerate(served.cert_chain_pems):
+        part.write_to_path(certificate, append=number > 0)
     settings = {
         "version": 0.1,
         "log": {"level": "error"},
         "storage": {"filesystem": {"rootdirectory": str(folder / "registry")}},
-        "http": {"addr": address},
+        "http": {"addr": made.address, "tls": {"certificate": str(certificate), "key": str(key)}},
     }
     (folder / "registry.yml").write_text(json.dumps(settings))
     with (folder / "registry.log").open("wb") as log:
@@ -155,14 +185,19 @@ def _registry(folder: Path) -> Iterator[str]:
             ["docker-registry", "serve", str(folder / "registry.yml")], stdout=log, stderr=log
         )
     try:
-        host, _, port = address.partition(":")
-        for _ in range(100):
-            try:
-                socket.create_connection((host, int(port)), timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield address
+        _await(made, process)
+        yield made
     finally:
         process.terminate()
         process.wait(10)
+
+
+def _await(made: Registry, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(300):
+        if process.poll() is not None:
+            break
+        with suppress(httpx.HTTPError), made.client() as client:
+            client.get("/v2/")
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"the registry did not start: {(made.folder / 'registry.log').read_text()[-2000:]}")

@@ -111,9 +111,9 @@ class Network:
             Wire(self.space.listen(address, port), lambda: self.space.connect(*next(turn)), tls)
         )
 
-    def expose(self, to: tuple[str, int]) -> int:
-        """Return a port of this machine's loopback that leads to an address of the network."""
-        listener = loopback()
+    def expose(self, to: tuple[str, int], listener: socket.socket | None = None) -> int:
+        """Return a port of this machine's loopback that leads to an address of the network: a free one, or the listener's."""
+        listener = listener or loopback()
         self._opened(Wire(listener, lambda: self.space.connect(*to)))
         return int(listener.getsockname()[1])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -17,19 +18,19 @@ from tests.boot import sign_in
 from tests.boot.account import Account
 from tests.boot.database import database
 from tests.boot.deployment import ISSUER, UI, Deployment
-from tests.boot.images import Build, push, repositories
+from tests.boot.images import Build, Registry, registry
 from tests.boot.instances import Instance, instance
 from tests.boot.metadata import metadata
 from tests.boot.network import Network, network
 from tests.boot.tasks import Ecs, Task, until
+from tests.boot.tutorial import Terminal
 from tests.boot.wires import Wire, forwarding, loopback
-
-from airbridge.control_plane import samples
 
 NETWORK_BALANCER, UI_BALANCER = "10.77.0.2", "10.77.0.5"
 #: In the order of the tutorial; the gateway first, because everything else can wait for it.
 SERVICES = ("gateway", "api-server", "scheduler", "dag-processor", "triggerer")
-_SCOPES = ("dags:*", "workers:*", "tokens:*", "audit:read")
+#: Where the person of the tutorial reaches the internal balancer, as through a VPN.
+OPERATOR = "127.0.77.2"
 
 
 @dataclass
@@ -41,8 +42,9 @@ class Platform:
     account: Account
     ecs: Ecs
     provider: sign_in.Provider
+    registry: Registry
+    terminal: Terminal
     stack: ExitStack
-    note: Callable[[str], None]
     tasks: dict[str, Task] = field(default_factory=dict)
     #: The newest instance of each region.
     instances: dict[str, Instance] = field(default_factory=dict)
@@ -76,7 +78,7 @@ class Platform:
         until(f"{service} healthy", lambda: _healthy(task), task.log, 300)
         for joined in described["loadBalancers"]:
             self._balance(task, joined)
-        self.note(f"{service}: healthy after {time.monotonic() - began:.0f} s")
+        self.terminal.note(f"{service}: healthy after {time.monotonic() - began:.0f} s")
         return task
 
     def _balance(self, task: Task, joined: dict[str, Any]) -> None:
@@ -102,13 +104,23 @@ class Platform:
             self.tasks["operator"] = self.stack.enter_context(self.ecs.task(definition))
         return self.tasks["operator"]
 
+    def follow(self, section: int) -> None:
+        """Follow a section of the tutorial that needs what booted. RuntimeError if a command fails or does not print what the page has."""
+        plugin = self.deployment.folder / "bin" / "session-manager-plugin"
+        if not plugin.exists():
+            plugin.parent.mkdir()
+            plugin.symlink_to(Path(__file__).parent / "root" / "session_manager_plugin.py")
+            self.terminal.environ["PATH"] = f"{plugin.parent}:{self.terminal.environ['PATH']}"
+            self.terminal.hosts[self.deployment.plane["gateway_host"]] = OPERATOR
+            self.network.expose((NETWORK_BALANCER, 8444), socket.create_server((OPERATOR, 8444)))
+        self.terminal.environ["AIRBRIDGE_BOOT_TASK"] = self.operator().tag
+        if wrong := self.terminal.follow({section}):
+            raise RuntimeError("\n".join(wrong))
+
     def first_token(self) -> str:
-        """Make the first token in a session of the operators' task."""
-        scopes = [word for scope in _SCOPES for word in ("--scope", scope)]
-        made = self.operator().execute(
-            "airbridge", "token", "root", "--owner", "ann", *scopes, "--ttl", "2h", "--json"
-        )
-        return str(json.loads(made)["token"])
+        """Make the first token in a session of the operators' task, as the tutorial does."""
+        self.follow(6)
+        return (self.deployment.infra / "token").read_text().strip()
 
     def command_line(self, token: str, *words: str, folder: Path | None = None) -> str:
         """Run `airbridge` as an operator whose machine reaches the gateway's operator port; `folder` is mounted as /work."""
@@ -170,7 +182,8 @@ class Platform:
 
     def release(self, build: Build, region: str) -> None:
         """Push a build to a region's repositories, and deploy it to the region's pools: the control plane admits it already."""
-        push(self.account, build, self.ecs.engine.registry, region, self.prefix)
+        self.registry.push(build, "edge-worker", self.prefix)
+        self.registry.replicate(self.account, self.deployment.regions)
         deployments.put_on(self.deployment, build, self.build)
         deployments.apply(self.deployment, f"edge-{region}")
 
@@ -193,25 +206,24 @@ def _healthy(task: Task) -> bool:
 
 @contextmanager
 def platform(
-    deployment: Deployment, build: Build, folder: Path, note: Callable[[str], None]
+    deployment: Deployment, build: Build, pushed: Registry, terminal: Terminal
 ) -> Iterator[Platform]:
     """What a deployment on an emulator needs to boot, with IAM enforced; nothing of it has started yet."""
     plane = deployment.plane
-    account = Account(deployment.url, plane["home_region"])
+    account, folder = deployment.account, deployment.folder
+    number = account.client("sts").get_caller_identity()["Account"]
     with ExitStack() as stack:
         net = stack.enter_context(network(folder, deployment.port))
         directory = stack.enter_context(metadata(net))
         regions = sorted({plane["home_region"], *deployment.regions})
         prefix = plane["cluster_name"]
-        note("filling the repositories")
-        engine = stack.enter_context(repositories(account, build, folder, regions, prefix))
-        note("starting the database")
+        engine = pushed.engine(number, regions)
+        terminal.note("starting the database")
         stack.enter_context(
             database(account, net, folder, plane["database_secret_arn"], plane["database_address"])
         )
         provider = stack.enter_context(sign_in.provider(net, ISSUER, deployment.client_secret))
-        _lay_out(account, net, deployment)
-        number = account.client("sts").get_caller_identity()["Account"]
+        _resolve(account, net, deployment)
         worker = f"{prefix}/edge-worker@{build.digest('edge-worker')}"
         images = tuple(f"{number}.dkr.ecr.{region}.amazonaws.com/{worker}" for region in deployment.regions)
         for image in images:
@@ -221,25 +233,28 @@ def platform(
             raise RuntimeError("the AWS command line is missing: pip install awscli")
         ecs = Ecs(account, net, engine, directory, folder, images, aws)
         account.enforce()
-        yield Platform(deployment, build, account, ecs, provider, stack, note)
+        yield Platform(deployment, build, account, ecs, provider, pushed, terminal, stack)
 
 
-def _lay_out(account: Account, net: Network, deployment: Deployment) -> None:
-    """Resolve the gateway's name where a region's private zone has it; put the sample data in the buckets of its owner."""
+@contextmanager
+def deployed(
+    folder: Path, build: Build, note: Callable[[str], None], earlier: Build | None = None
+) -> Iterator[Platform]:
+    """What the tutorial deployed on an emulator, its first five sections followed. RuntimeError with what a command did not print."""
+    made = deployments.prepare(folder, build, earlier)
+    with deployments.emulator(made), registry(folder, deployments.registry_host(made)) as pushed:
+        terminal = deployments.terminal(made, pushed, note)
+        if wrong := terminal.follow(range(6)):
+            raise RuntimeError("\n".join(wrong))
+        with platform(made, build, pushed, terminal) as booting:
+            yield booting
+
+
+def _resolve(account: Account, net: Network, deployment: Deployment) -> None:
+    """Resolve the gateway's name where a region's private zone has it, and the UI's."""
     host = deployment.plane["gateway_host"]
     zones = account.client("route53").list_hosted_zones()["HostedZones"]
     if sum(zone["Name"].rstrip(".") == host for zone in zones) != len(deployment.regions):
         raise RuntimeError(f"not every region has a private zone {host}")
     net.add_address(NETWORK_BALANCER, host)
     net.add_address(UI_BALANCER, UI)
-    for data in samples.data_objects():
-        s3 = account.client("s3", data.region)
-        bucket = deployment.regions[data.region]["data"][0].removeprefix("s3://").split("/")[0]
-        if bucket not in {each["Name"] for each in s3.list_buckets()["Buckets"]}:
-            place = (
-                {}
-                if data.region == "us-east-1"
-                else {"CreateBucketConfiguration": {"LocationConstraint": data.region}}
-            )
-            s3.create_bucket(Bucket=bucket, **place)
-        s3.put_object(Bucket=bucket, Key=data.key, Body=data.path.read_bytes())

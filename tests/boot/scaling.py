@@ -105,7 +105,7 @@ class Pool:
         warmup = max(alarm.policy.warmup_seconds for alarm in self._scaler.group.alarms)
         warming = sum(now - at < warmup for at in self._booted.values())
         for decision in self._scaler.decide(now, self._samples(), warming):
-            self.platform.note(
+            self.platform.terminal.note(
                 f"{decision.alarm}: {self.group} goes from {decision.before} to {decision.after}"
             )
             self._apply(decision.after)

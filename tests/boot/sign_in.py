@@ -6,12 +6,14 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 from tests.boot.network import Network
 from tests.support.oidc_issuer import Issuer, issuing
 
+from airbridge.control_plane.local.exceptions import PlatformUnreachable
 from airbridge.control_plane.local.services.airflow_rest import AirflowRest
 
 ISSUER = "10.77.0.4"
@@ -23,6 +25,15 @@ class Person(AirflowRest):
     def __init__(self, url: str, token: str) -> None:
         super().__init__(url)
         self._client.headers["Authorization"] = f"Bearer {token}"
+
+    def _request(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """Send a request; a read that this machine was too busy to answer is sent once more."""
+        try:
+            return super()._request(method, path, body)
+        except PlatformUnreachable:
+            if method != "GET":
+                raise
+        return super()._request(method, path, body)
 
     def __enter__(self) -> Person:
         return self

@@ -132,6 +132,11 @@ class Task:
     def _tag(self) -> str:
         return self.ecs.network.tag
 
+    @property
+    def tag(self) -> str:
+        """Return how the names of its containers begin."""
+        return f"{self._tag}-{self.name}"
+
     def start(self) -> None:
         """Start the containers in their order."""
         starter = self.ecs.session(self.definition.document["executionRoleArn"], self.name)
@@ -188,7 +193,7 @@ class Task:
 
     def _container(self, name: str | None = None) -> str:
         main = self.definition.document["containerDefinitions"][0]["name"]
-        return f"{self._tag}-{self.name}-{name or main}"
+        return f"{self.tag}-{name or main}"
 
     def _state(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.ecs.engine.inspect("container", self._container(name))["State"]

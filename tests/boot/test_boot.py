@@ -10,15 +10,12 @@ from pathlib import Path
 
 import pytest
 from tests.boot import demo, work
-from tests.boot import deployment as deployments
 from tests.boot.images import Build, rebuilt
-from tests.boot.platform import SERVICES, Platform, platform
+from tests.boot.platform import SERVICES, Platform, deployed
 from tests.boot.scaling import Pool
 from tests.boot.sign_in import Person
 from tests.boot.tasks import until
 from tests.boot.wires import is_root
-
-from airbridge.control_plane import samples
 
 pytestmark = [pytest.mark.slow("make proof-aws"), pytest.mark.timeout(1500)]
 
@@ -34,11 +31,8 @@ def booting() -> Iterator[Platform]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airbridge-boot-")))
         # As a rollout leaves it: the digest before is admitted, and a wave can go back to it.
-        made = deployments.prepare(folder, build, rebuilt(build, "edge-worker", folder / "other"))
-        stack.callback(deployments.tear_down, made)
-        wrong = deployments.deploy(made, demo.note)
-        assert [] == wrong
-        yield stack.enter_context(platform(made, build, folder, demo.note))
+        earlier = rebuilt(build, "edge-worker", folder / "other")
+        yield stack.enter_context(deployed(folder, build, demo.note, earlier))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +67,7 @@ def test_session_makes_the_first_token(booting: Platform, token: str) -> None:
 
 def test_code_is_pushed(booting: Platform, token: str) -> None:
     """The gateway publishes the demo's DAG to every region's bucket, under its own role."""
-    booting.push(token, samples.dags_folder())
+    booting.follow(7)
     for region, outputs in booting.deployment.regions.items():
         s3 = booting.account.client("s3", region)
         keys = [

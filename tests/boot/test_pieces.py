@@ -43,8 +43,8 @@ def test_tutorial_deploys_every_stack() -> None:
         "--migrate-state",
         "foundation",
         "secrets fill",
-        "control-plane",
-        "edge-",
+        "--auto-approve control-plane",
+        "--auto-approve edge-",
         "secrets publish",
     ]
     found = [next(i for i, command in enumerate(commands) if word in command) for word in order]
@@ -60,7 +60,7 @@ def test_environment_is_synthesised(tmp_path: Path) -> None:
     release = Tree(INFRA.parent, Ed25519PrivateKey.generate()).release().release
     (tmp_path / "dist" / "release.json").write_text(Manifest(release=release).text())
     (tmp_path / "deployment").mkdir()
-    made = prepare(tmp_path / "deployment", Build(tmp_path / "dist"))
+    made = prepare(tmp_path / "deployment", Build(tmp_path / "dist"), Build(tmp_path / "dist"))
     command = [str(python), "-m", "airbridge.infra.app"]
     for digest, status in ((release.images["edge-worker"].digest, 0), ("sha256:" + 32 * "0a", 1)):
         file = made.infra / "environments" / "dev.toml"

@@ -303,6 +303,32 @@ def task_needs_its_secrets(client: Client) -> bool:
     ]
 
 
+def session_opens_in_task(client: Client) -> bool:
+    ecs = _task_definition(client)
+    subnet = client("ec2").describe_subnets()["Subnets"][0]["SubnetId"]
+    network = {"awsvpcConfiguration": {"subnets": [subnet], "securityGroups": []}}
+
+    def start(**options: bool) -> dict[str, Any]:
+        answer = ecs.run_task(
+            cluster="c", taskDefinition="f", launchType="FARGATE", networkConfiguration=network, **options
+        )
+        (task,) = ecs.describe_tasks(cluster="c", tasks=[answer["tasks"][0]["taskArn"]])["tasks"]
+        return dict(task)
+
+    def opens(**options: bool) -> bool:
+        try:
+            task = start(**options)
+            name = task["containers"][0]["name"]
+            opened = ecs.execute_command(
+                cluster="c", task=task["taskArn"], container=name, command="sh", interactive=True
+            )
+        except REFUSED:
+            return False
+        return bool(opened["session"]["tokenValue"] and task["containers"][0]["managedAgents"])
+
+    return opens(enableExecuteCommand=True) and not opens()
+
+
 def certificate_need_not_be_imported(client: Client) -> bool:
     ec2, elbv2 = client("ec2"), client("elbv2")
     subnets = [subnet["SubnetId"] for subnet in ec2.describe_subnets()["Subnets"][:2]]
@@ -658,6 +684,7 @@ GAPS = [
     containers_may_share_the_tasks_memory,
     service_reaches_a_steady_state,
     task_needs_its_secrets,
+    session_opens_in_task,
     certificate_need_not_be_imported,
     engine_lists_its_versions,
     compute_has_quotas,

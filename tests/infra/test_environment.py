@@ -27,9 +27,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("an unknown key", {"colour": "red"}, "colour: Extra inputs are not permitted"),
     ("a missing key", {"region": [{"name": "eu-west-1", "cidr": "10.1.0.0/20"}]}, "region[0].pool: Field required"),
     ("an odd instance type", {"region": [region(pool=[pool(instance_types=["big"])])]}, "region[0].pool[0].instance_types[0]: unknown instance type pattern"),
-    ("a region of another partition", {"region": [region(name="us-iso-east-1")]}, "region[0].name: us-iso-east-1 is in the partition aws-iso, and the stacks are for the partition aws alone"),
+    ("a region of another partition", {"region": [region(name="us-iso-east-1")]}, "region[0].name: us-iso-east-1 is in the partition aws-iso, and the stacks are for aws and aws-us-gov"),
     ("a region of China", {"home_region": "cn-north-1"}, "home_region: cn-north-1 is in the partition aws-cn"),
-    ("a region of GovCloud", {"region": [region(name="us-gov-west-1")]}, "region[0].name: us-gov-west-1 is in the partition aws-us-gov"),
     ("a direction that AWS lacks", {"region": [region(name="eu-middle-1")]}, "region[0].name: eu-middle-1 is no region that AWS has: 'middle' is no direction"),
     ("a network too small", {"region": [region(cidr="10.1.0.0/28")]}, "region[0].cidr: a region's network is a /16 to /22"),
     ("a public network", {"region": [region(cidr="8.8.0.0/16")]}, "region[0].cidr: a region's network is a private one"),
@@ -66,6 +65,8 @@ def test_wrong_key_is_named(what: str, changes: dict[str, Any], message: str) ->
 
 
 UNSAFE: list[tuple[str, dict[str, Any], str]] = [
+    ("two partitions", {"region": [region(), region(name="us-gov-west-1", cidr="10.2.0.0/20")]}, "region us-gov-west-1: is in the partition aws-us-gov, and home_region eu-west-1 in aws"),
+    ("a certificate of another partition", {"home_region": "us-gov-west-1", "region": [region(name="us-gov-west-1")]}, "control_plane.certificate_arn: arn:aws:acm:us-east-1:123456789012:certificate/0 is not of the partition aws-us-gov"),
     ("a region twice", {"region": [region(), region(cidr="10.2.0.0/20")]}, "region: eu-west-1 is given 2 times"),
     ("a pool twice", {"region": [region(pool=[pool(), pool()])]}, "region eu-west-1: pool: default is given 2 times"),
     ("overlapping networks", {"region": [region(), region("us-west-2", "10.1.8.0/22")]}, "cidr: region eu-west-1 has 10.1.0.0/20 and region us-west-2 has 10.1.8.0/22"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +198,24 @@ def test_values_that_do_not_agree(what: str, changes: dict[str, Any], message: s
     with pytest.raises(UnsafeStackError) as refusal:
         environments.parse(environment(**changes), "test.toml")
     assert f"test.toml: {message}" in str(refusal.value)
+
+
+@pytest.fixture(scope="module")
+def government(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Staging in GovCloud's two regions; the directory of its stacks."""
+    folder: Path = tmp_path_factory.mktemp("government")
+    text = (ENVIRONMENTS / "staging.toml").read_text().replace("arn:aws:", "arn:aws-us-gov:")
+    text = "[[region]]".join(part for part in text.split("[[region]]") if "ap-southeast-2" not in part)
+    for before, after in (("us-east-1", "us-gov-east-1"), ("eu-west-1", "us-gov-west-1")):
+        text = text.replace(before, after)
+    (folder / "staging.toml").write_text(text)
+    return synthesise(Settings("staging", folder), folder / "out")
+
+
+def test_stacks_of_another_partition_name_it_alone(government: Path) -> None:
+    """Every ARN is of the partition of the regions: in policies, in the catalogue, and in what instances start with."""
+    text = "".join(file.read_text() for file in government.glob("stacks/*/cdk.tf.json"))
+    templates = resources(read(government), "aws_launch_template")
+    text += "".join(base64.b64decode(one["user_data"]).decode() for _, one in templates)
+    assert set(re.findall(r"arn:aws[a-z-]*:", text)) == {"arn:aws-us-gov:"}
+    assert "us-gov-west-1" in text

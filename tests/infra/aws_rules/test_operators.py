@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import pytest
 from tests.infra.aws_rules.test_compute import resources
-from tests.infra.conftest import Stacks
+from tests.infra.conftest import ENVIRONMENTS, Stacks
 from tests.infra.factories import environment
 
 from airbridge.infra import environment as environments
@@ -125,6 +126,26 @@ def test_failed_operator_task_is_named() -> None:
     """A task that does not start is an error with ECS's reason."""
     with pytest.raises(CommandFailedError, match="no image"):
         operate.start(Ecs(starts=False), "airbridge-dev", "sg-1", sleep=lambda _: None)
+
+
+@pytest.mark.parametrize("command", ["/bin/bash", "airbridge token root --owner ann --scope 'dags:*'"])
+def test_printed_command_line_runs_the_given_command(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shell reads it back as one word, whatever is in it; without one the session is a shell."""
+
+    class Ec2:
+        def describe_security_groups(self, **_: Any) -> dict[str, Any]:
+            return {"SecurityGroups": [{"GroupId": "sg-1"}]}
+
+    monkeypatch.chdir(ENVIRONMENTS.parent)
+    monkeypatch.setattr(operate, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(operate.boto3, "client", lambda service, **_: Ecs() if service == "ecs" else Ec2())
+    given = [] if command == "/bin/bash" else ["--command", command]
+    assert 0 == operate.main(["--environment", "dev", *given])
+    words = shlex.split(capsys.readouterr().out)
+    assert command == words[-1]
+    assert ["aws", "ecs", "execute-command", "--region", "us-east-1"] == words[:5]
 
 
 def _listed(value: str | list[str]) -> list[str]:

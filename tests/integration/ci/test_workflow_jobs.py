@@ -9,6 +9,7 @@ from __future__ import annotations
 import stat
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from tests.integration.ci.test_deploy import CI, World, project, serving
 from tests.support.workflows.hub import Hub
+from tests.support.workflows.reviews import RUN_ID, Review, serving_reviews
 from tests.support.workflows.runner import Job, WorkflowRunner
 from tests.unit.ci.tree import ROOT, Tree, git
 
@@ -46,6 +48,8 @@ class Pipeline:
     project: Tree
     hub: Hub
     worlds: Mapping[str, World]
+    #: Reviews of the workflow's runs, the newest first.
+    reviews: list[Review]
 
     def promote(self, source: str, target: str, **options: bool) -> dict[str, Job]:
         """Run promote.yml, as somebody who fills in its form does, or main.yml for the source `build`."""
@@ -178,12 +182,17 @@ def pipeline(project: Tree, tmp_path: Path) -> Iterator[Pipeline]:
             for name in ENVIRONMENTS
         },
         path=[tmp_path / "programs"],
-        machine={"GIT_AUTHOR_DATE": "", "PYTHONDONTWRITEBYTECODE": ""},
+        machine={"GIT_AUTHOR_DATE": "", "PYTHONDONTWRITEBYTECODE": "", "GITHUB_RUN_ID": RUN_ID},
         restore=restore,
         assume=assume,
     )
-    with serving(worlds["dev"]), serving(worlds["staging"]), serving(worlds["prod"]):
-        yield Pipeline(project, hub, worlds)
+    reviews: list[Review] = [("hubot", "approved", "prod")]
+    with ExitStack() as stack:
+        for world in worlds.values():
+            stack.enter_context(serving(world))
+        api = stack.enter_context(serving_reviews(reviews))
+        hub.machine = {**hub.machine, "GITHUB_API_URL": api}
+        yield Pipeline(project, hub, worlds, reviews)
 
 
 def results(jobs: Mapping[str, Job]) -> dict[str, str]:
@@ -212,6 +221,19 @@ def test_promotion_of_another_branch_is_left_out(pipeline: Pipeline) -> None:
     pipeline.hub.ref = "refs/heads/mine"
     pipeline.release(3)
     assert results(pipeline.promote("dev", "staging")) == {"copy": "skipped", "promote": "skipped"}
+
+
+def test_prod_needs_a_second_person(pipeline: Pipeline) -> None:
+    """A run that only who started it approved promotes and deploys nothing; a redeployment is held to it, too."""
+    old = pipeline.running("prod")
+    pipeline.reviews[:] = [("mona", "approved", "prod")]
+    for options in ({}, {"redeploy": True}, {"rollback": True}):
+        jobs = pipeline.promote("staging", "prod", **options)
+        assert results(jobs)["promote"] == "failure"
+        step = "Require the persons that the environment needs"
+        assert "prod needs 2 persons, and behind this run is mona" in jobs["promote"].output(step)
+        assert jobs["promote"].outcomes()["Deploy in waves"] == "skipped"
+    assert pipeline.running("prod") == old
 
 
 @pytest.mark.slow("make proof-pipelines")

@@ -9,8 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from airbridge.infra import aws_facts, task_policy
 from airbridge.infra import environment as environments
-from airbridge.infra import task_policy
 from airbridge.infra.cdk import App
 from airbridge.infra.exceptions import InfraError
 from airbridge.infra.settings import Settings
@@ -50,6 +50,8 @@ def synthesise(settings: Settings, outdir: Path | None = None) -> Path:
     )
     wire(app, deployment)
     app.synth()
+    for file in written.glob("stacks/*/cdk.tf.json"):
+        file.write_text(aws_facts.in_partition(file.read_text(), environment.home_region))
     return written
 
 

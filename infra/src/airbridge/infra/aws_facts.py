@@ -60,6 +60,10 @@ _DIRECTIONS = {
     "west": "w",
 }
 
+#: Partitions that the stacks are for: they differ in their ARNs alone. Host names and service principals are equal in both
+#: ("Service Endpoints" of the AWS GovCloud (US) User Guide; from memory). That PrivateLink crosses regions in GovCloud is unverified.
+PARTITIONS = ("aws", "aws-us-gov")
+
 #: Partitions of isolated regions, by the first two words of a region's name. Source: partitions.json of botocore.
 _ISOLATED = {
     ("us", "iso"): "aws-iso",
@@ -99,6 +103,11 @@ def partition(region: str) -> str:
     if area == "cn" or second == "gov":
         return "aws-cn" if area == "cn" else "aws-us-gov"
     return _ISOLATED.get((area, second), "aws")
+
+
+def in_partition(text: str, region: str) -> str:
+    """Return a text with its ARNs in a region's partition: the sources write `arn:aws:`, as AWS's documents do."""
+    return text.replace("arn:aws:", f"arn:{partition(region)}:")
 
 
 def zone_id(region: str, zone: str) -> str:

@@ -57,7 +57,7 @@ class TaskStatement(_Model):
         Field(min_length=1, description="actions, each in full, as in `dynamodb:GetItem`"),
     ]
     resources: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^arn:aws:\S+$")], ...],
+        tuple[Annotated[str, Field(pattern=r"^arn:aws(-us-gov)?:\S+$")], ...],
         Field(min_length=1, description="ARNs"),
     ]
     conditions: dict[str, dict[str, str | list[str]]] = Field(
@@ -318,7 +318,7 @@ class ControlPlane(_Model):
     certificate_arn: Annotated[
         str,
         Field(
-            pattern=r"^arn:aws:acm:[a-z0-9-]+:\d{12}:certificate/\S+$",
+            pattern=r"^arn:aws(-us-gov)?:acm:[a-z0-9-]+:\d{12}:certificate/\S+$",
             description="ACM certificate of the UI",
         ),
     ]
@@ -454,6 +454,11 @@ class Environment(_Model):
     teams: Annotated[tuple[Team, ...], Field(alias="team")] = ()
     prices: Prices | None = None
     alarm_subscriptions: Annotated[tuple[Subscription, ...], Field(alias="alarm_subscription")] = ()
+
+    @property
+    def partition(self) -> str:
+        """Return the partition of AWS that the account and all regions are in."""
+        return aws_facts.partition(self.home_region)
 
     @property
     def is_economical(self) -> bool:

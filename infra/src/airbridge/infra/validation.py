@@ -54,10 +54,11 @@ def require_instance_type(name: str) -> str:
 
 
 def require_supported_region(name: str) -> str:
-    """The region, if it is one of the partition `aws` whose zones' ids can be derived; ValueError otherwise."""
-    if (partition := aws_facts.partition(name)) != "aws":
+    """The region, if its partition is one of the stacks' and its zones' ids can be derived; ValueError otherwise."""
+    if (partition := aws_facts.partition(name)) not in aws_facts.PARTITIONS:
         raise ValueError(
-            f"{name} is in the partition {partition}, and the stacks are for the partition aws alone: its ARNs and host names are written in them"
+            f"{name} is in the partition {partition}, and the stacks are for {' and '.join(aws_facts.PARTITIONS)}: the others have "
+            "other host names and service principals, which are written in them"
         )
     aws_facts.zone_id(name, "az1")
     return name
@@ -185,6 +186,7 @@ def check(environment: Environment, source: str) -> None:
 def _problems(environment: Environment) -> Iterator[str]:
     yield from _repeated("region", (region.name for region in environment.regions))
     yield from _home_without_region(environment)
+    yield from _other_partitions(environment)
     yield from _overlapping_networks(environment)
     yield from _contested_prefixes(environment)
     for region in environment.regions:
@@ -215,6 +217,19 @@ def _home_without_region(environment: Environment) -> Iterator[str]:
             f"home_region: {environment.home_region} has no [[region]] entry (there are {', '.join(names)}); "
             "the control plane publishes DAG snapshots to its own region first, so give it one"
         )
+
+
+def _other_partitions(environment: Environment) -> Iterator[str]:
+    partition = environment.partition
+    for region in environment.regions:
+        if (other := aws_facts.partition(region.name)) != partition:
+            yield (
+                f"region {region.name}: is in the partition {other}, and home_region {environment.home_region} in {partition}: no "
+                "account is in both; give it an environment of its own"
+            )
+    arn = environment.control_plane.certificate_arn
+    if arn.split(":")[1] != partition:
+        yield f"control_plane.certificate_arn: {arn} is not of the partition {partition}, which {environment.home_region} is in"
 
 
 def _overlapping_networks(environment: Environment) -> Iterator[str]:
@@ -327,8 +342,8 @@ def _subscription_problems(environment: Environment) -> Iterator[str]:
     forms = {
         "email": (r"[^@\s]+@[^@\s]+\.[^@\s]+", "an address"),
         "https": (r"https://\S+", "an https URL"),
-        "sqs": (r"arn:aws:sqs:[a-z0-9-]+:\d{12}:[\w-]+", "a queue's ARN"),
-        "lambda": (r"arn:aws:lambda:[a-z0-9-]+:\d{12}:function:[\w:-]+", "a function's ARN"),
+        "sqs": (r"arn:aws(?:-us-gov)?:sqs:[a-z0-9-]+:\d{12}:[\w-]+", "a queue's ARN"),
+        "lambda": (r"arn:aws(?:-us-gov)?:lambda:[a-z0-9-]+:\d{12}:function:[\w:-]+", "a function's ARN"),
     }
     for each in environment.alarm_subscriptions:
         form, what = forms[each.protocol]

@@ -7,7 +7,7 @@ import sys
 import typer
 import typer.main
 
-from airbridge.ci.cli import advisories, copies, exit_codes, images, output, releases, status
+from airbridge.ci.cli import advisories, approvals, copies, exit_codes, images, output, releases, status
 from airbridge.ci.exceptions import CiError
 from airbridge.core.command_tree import without_none
 
@@ -32,6 +32,7 @@ app.command()(copies.registries)
 app.command()(releases.keygen)
 app.command()(releases.sign)
 app.command()(releases.verify)
+app.command()(approvals.approved)
 app.command()(releases.promote)
 app.command()(releases.deploy)
 app.command()(releases.drift)

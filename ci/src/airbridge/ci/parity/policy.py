@@ -205,6 +205,7 @@ def _pace(facts: Facts, environment: Environment, step: Step | None, policy: Pol
             step.error_budget,
             f"at most {policy.error_budget:g}",
         ),
+        ("persons", step.persons < policy.persons, step.persons, f"at least {policy.persons}"),
     ]
     waves = step.waves_of(pins.Pins(environment.source).regions)
     alone = bool(step.waves) and len(waves) > 1

@@ -28,6 +28,7 @@ class Step(BaseModel):
     error_budget: Annotated[float, Field(ge=0, lt=1)] = 0.02
     slowdown: Annotated[float, Field(gt=1)] = 2.0
     canary_capacity: bool = True
+    persons: Annotated[int, Field(ge=1)] = 1
 
     @property
     def soak(self) -> timedelta:

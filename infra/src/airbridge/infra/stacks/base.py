@@ -21,6 +21,8 @@ from airbridge.infra.cdk import TerraformStack as _TerraformStack
 from airbridge.infra.environment import Environment
 from airbridge.infra.trust.releases import Releases
 
+AWS_PROVIDER_VERSION = "5.100.0"
+
 
 @dataclass(frozen=True)
 class Deployment:
@@ -42,7 +44,6 @@ class Deployment:
     def protect(self) -> bool:
         """Return whether resources that hold data are protected from destruction."""
         return self.environment.protection.deletion and not self.allow_destroy
-
 
 class _State(TypedDict):
     """The arguments that S3Backend takes of a state's place."""
@@ -71,6 +72,8 @@ class Stack(_TerraformStack):
             "airbridge:managed-by": "terraform",
         }
         aws.provider.AwsProvider(self, "aws", region=region, allowed_account_ids=[self.environment.account])
+        # cdktf's package is bound to this version, cdktn's to a later one: whichever writes the stacks, states stay as they are.
+        self.add_override("terraform.required_providers.aws.version", AWS_PROVIDER_VERSION)
         boundary = self.names.boundary_arn if name != deployment.first_stack else None
         Aspects.of(self).add(Defaults(self.tags, boundary))
         self._backend(name)

@@ -1,14 +1,15 @@
 """Starts a one-off task for operators, which takes a session by ECS Exec: the first token, repairs, a way to the gateway's port.
 
-    python -m airbridge.infra.tools.operate --environment dev
+    python -m airbridge.infra.tools.operate --environment dev [--command 'airbridge token root ...']
 
-The task has the gateway's database role and none of the keys, and ends by itself after an hour. What a session shows is in
+It prints the command line that opens the session, with a shell or with one command. The task has the gateway's database role and none of the keys, and ends by itself after an hour. What a session shows is in
 no log; that it was opened, by whom, is in CloudTrail (`ExecuteCommand`).
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -82,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Start a one-off task for operators.",
         epilog="Example: python -m airbridge.infra.tools.operate --environment dev",
     )
-    parser.add_argument("--environment", required=True)
+    parser.add_argument("--environment", required=True, help="the environment's name")
+    parser.add_argument("--command", default="/bin/bash", help="what to run in the session (a shell)")
     options = parser.parse_args(arguments)
     try:
         environment = environments.load(Path("environments") / f"{options.environment}.toml")
@@ -92,8 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InfraError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    where = f"--region {region} --cluster {base} --task {arn} --container operator"
     sys.stdout.write(
-        f"aws ecs execute-command --region {region} --cluster {base} --task {arn} --container operator --interactive --command /bin/bash\n"
+        f"aws ecs execute-command {where} --interactive --command {shlex.quote(options.command)}\n"
     )
     return 0
 

@@ -130,6 +130,7 @@ class Policy(_Model):
     watch_minutes: float
     error_budget: float
     canary: bool
+    persons: int
     every_architecture: bool
 
 

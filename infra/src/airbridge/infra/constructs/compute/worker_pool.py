@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from airbridge.infra import aws_facts
 from airbridge.infra.cdk import Construct, Token, aws
 from airbridge.infra.constructs.compute.worker_image import WorkerImage
 from airbridge.infra.constructs.monitoring.alarm import Alarm, AlarmProps
@@ -98,7 +99,7 @@ class WorkerPool(Construct):
             name=props.name,
             update_default_version=True,
             image_id=props.machine_image,
-            user_data=_encoded(self._script()),
+            user_data=_encoded(aws_facts.in_partition(self._script(), props.region)),
             ebs_optimized="true",
             block_device_mappings=[
                 module.LaunchTemplateBlockDeviceMappings(device_name="/dev/xvda", ebs=disk)

@@ -8,6 +8,7 @@ NAMES = (
     "authorisation",
     "autoscaling",
     "ecs",
+    "ecs_sessions",
     "elbv2",
     "launch_templates",
     "nat_gateways",
