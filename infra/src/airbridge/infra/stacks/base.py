@@ -45,7 +45,6 @@ class Deployment:
         """Return whether resources that hold data are protected from destruction."""
         return self.environment.protection.deletion and not self.allow_destroy
 
-
 class _State(TypedDict):
     """The arguments that S3Backend takes of a state's place."""
 
