@@ -157,7 +157,7 @@ bench: $(STAMP) ## AirBridge beside LocalExecutor, Celery and edge3, at several 
 bench-quick: $(STAMP) ## fan-out and chain: AirBridge beside LocalExecutor, in five minutes
 	@$(RUN) python -m tests.benchmarks.bench --quick
 bench-swarm: $(STAMP) ## 10 to 10,000 simulated workers against one gateway on one core; SWARM="10 100 1000" for fewer
-	@$(RUN) python -m tests.benchmarks.swarm $(if $(SWARM),--workers $(SWARM))
+	@$(RUN) python -m tests.benchmarks.swarm $(if $(SWARM),--workers $(SWARM)) $(SWARM_OPTIONS)
 bench-runner: $(STAMP) ## CPU and memory of a task on the worker, the control plane left out
 	@$(RUN) python -m tests.benchmarks.bench_runner
 bench-profile: $(STAMP) ## flame graphs of gateway, scheduler and agent under a fan-out, by py-spy

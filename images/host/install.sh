@@ -12,15 +12,20 @@ unit_file=/etc/systemd/system/$unit
 
 usage() {
   cat <<'END'
-usage: install.sh install --gateway URL --region NAME --ca FILE --token FILE [--pool NAME] [--name NAME] [--slots N]
+usage: install.sh install --gateway URL --region NAME --ca FILE [--join token] --token FILE [--pool NAME] [--name NAME] [--slots N]
                           [--set NAME=VALUE]...
+       install.sh install --gateway URL --region NAME --ca FILE --join bound_key --name NAME [--token FILE] ...
+       install.sh install --gateway URL --region NAME --ca FILE --join aws_iam ...
        install.sh upgrade      replace the worker's code; running tasks finish first
        install.sh doctor       check this host
        install.sh uninstall    drain and remove the worker; --purge removes its settings, identity and unreported results, too
 
   --gateway   https:// URL of the gateway's port for workers
   --ca        PEM file of the roots that the gateway's certificate chains to
-  --token     file with a join token; it is copied, and readable by the worker only
+  --join      how the worker joins: by a join token (the default), by this host's own key, which an operator or a token binds to
+              its name, or by the host's IAM role
+  --token     file with a join token; it is copied, and readable by the worker only. With --join bound_key it binds this host's
+              key once; without it the worker starts after an operator has bound the key that is printed
   --set       another setting of the worker, as in worker.toml: --set slot_memory_mib=2048 --set 'pool="gpu"'
 END
 }
@@ -73,14 +78,32 @@ quote() { # TEXT: as a string of TOML
   printf '"%s"' "$(printf %s "$1" | sed 's/\\/\\\\/g; s/"/\\"/g')"
 }
 
+# What is needed to write the settings; before anything is made.
+check_options() {
+  [ -n "$gateway" ] && [ -n "$region" ] && [ -n "$ca" ] || usage_fail "--gateway, --region and --ca are needed"
+  case $join in
+    token) [ -n "$token" ] || usage_fail "--token is needed, unless --join says otherwise" ;;
+    bound_key) [ -n "$token" ] || [ -n "$name" ] || usage_fail "--join bound_key needs --name: the key is bound to it" ;;
+    aws_iam) [ -z "$token" ] || usage_fail "--join aws_iam takes no --token" ;;
+    *) usage_fail "--join is $join; it must be token, bound_key or aws_iam" ;;
+  esac
+}
+
+# This host's public key, made now: an operator binds it before the worker can join.
+print_key() {
+  install -d -m 0700 -o airbridge -g airbridge "$state"
+  key=$(runuser -u airbridge -- "$home/current/bin/airbridge-worker" key --config "$etc/worker.toml")
+  say "installed; an operator binds this host's key:"
+  say "  airbridge worker bind $name --region $region${pool:+ --pool $pool} --key $key"
+  say "then start the worker: systemctl start $unit"
+}
+
 write_settings() {
-  [ -n "$gateway" ] && [ -n "$region" ] && [ -n "$ca" ] && [ -n "$token" ] ||
-    usage_fail "--gateway, --region, --ca and --token are needed"
   [ -r "$ca" ] || fail "$ca cannot be read"
-  [ -r "$token" ] || fail "$token cannot be read"
+  [ -z "$token" ] || [ -r "$token" ] || fail "$token cannot be read"
   install -d -m 0755 "$etc"
   install -m 0644 "$ca" "$etc/ca.crt"
-  install -m 0400 -o airbridge -g airbridge "$token" "$etc/join.token"
+  [ -z "$token" ] || install -m 0400 -o airbridge -g airbridge "$token" "$etc/join.token"
   {
     echo "# Settings of this worker; airbridge-worker doctor checks them. Written by install.sh, which never changes them again."
     echo "gateway_url = $(quote "$gateway")"
@@ -89,7 +112,8 @@ write_settings() {
     [ -z "$name" ] || echo "name = $(quote "$name")"
     [ -z "$slots" ] || echo "slots = $slots"
     echo "ca_file = $(quote "$etc/ca.crt")"
-    echo "join_token_file = $(quote "$etc/join.token")"
+    echo "join_method = $(quote "$join")"
+    [ -z "$token" ] || echo "join_token_file = $(quote "$etc/join.token")"
     echo "state_dir = $(quote "$state")"
     printf %s "$more"
   } >"$etc/worker.toml.new"
@@ -124,6 +148,7 @@ explain_failure() {
 
 do_install() {
   [ ! -e "$home/current" ] || fail "a worker is installed already: 'upgrade' replaces its code, 'uninstall' removes it"
+  [ -e "$etc/worker.toml" ] && [ -z "$gateway" ] || check_options
   id -u airbridge >/dev/null 2>&1 ||
     useradd --system --user-group --home-dir "$state" --no-create-home --shell /usr/sbin/nologin airbridge
   if [ -e "$etc/worker.toml" ] && [ -z "$gateway" ]; then
@@ -135,6 +160,11 @@ do_install() {
   target=$(make_environment)
   switch_to "$target"
   install_unit
+  if [ -n "$gateway" ] && [ "$join" = bound_key ] && [ -z "$token" ]; then
+    systemctl enable --quiet "$unit"
+    print_key
+    return
+  fi
   start || explain_failure "the worker does not start"
   say "the worker runs: systemctl status $unit, $home/current/bin/airbridge-worker status --config $etc/worker.toml"
 }
@@ -190,7 +220,7 @@ do_doctor() {
     "$home/current/bin/airbridge-worker" doctor --config "$etc/worker.toml"
 }
 
-gateway='' region='' ca='' token='' pool='' name='' slots='' more='' purge=''
+gateway='' region='' ca='' join=token token='' pool='' name='' slots='' more='' purge=''
 [ $# -gt 0 ] || usage_fail "what is to be done?"
 action=$1
 shift
@@ -204,6 +234,7 @@ while [ $# -gt 0 ]; do
     --gateway) gateway=$2 ;;
     --region) region=$2 ;;
     --ca) ca=$2 ;;
+    --join) join=$2 ;;
     --token) token=$2 ;;
     --pool) pool=$2 ;;
     --name) name=$2 ;;

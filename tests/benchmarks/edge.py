@@ -35,7 +35,13 @@ class Edge:
     name = "airbridge"
 
     def __init__(
-        self, home: Path, dags: Path, round_trip_ms: float = 0.0, slots: int = 8, workers: int = 1
+        self,
+        home: Path,
+        dags: Path,
+        round_trip_ms: float = 0.0,
+        slots: int = 8,
+        workers: int = 1,
+        regions: Sequence[str] = ("us-east-1",),
     ) -> None:
         self._home = home
         self._directory = StateDir(home / "state")
@@ -43,6 +49,7 @@ class Edge:
         self._round_trip_ms = round_trip_ms
         self._slots = slots
         self._workers = workers
+        self._regions = regions
         self._proxy: subprocess.Popen[bytes] | None = None
         self._launched: Launched | None = None
 
@@ -56,7 +63,7 @@ class Edge:
             worker_env["AIRBRIDGE_WORKER_GATEWAY_URL"] = f"https://127.0.0.1:{proxy_port}"
         options = Options(
             directory=self._directory.root,
-            regions=parse_regions(["us-east-1"]),
+            regions=parse_regions([*self._regions]),
             workers_per_region=self._workers,
             slots=self._slots,
             dags=self._home / "dags",

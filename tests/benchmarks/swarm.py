@@ -2,11 +2,14 @@
 
     python -m tests.benchmarks.swarm                       # 10, 100, 1,000 and 10,000 workers
     python -m tests.benchmarks.swarm --workers 10 100      # fewer
+    python -m tests.benchmarks.swarm --transport gateway --workers 1000   # each also holds a long poll of its queue
+    python -m tests.benchmarks.swarm --transport gateway --gateways 4     # spread over four processes
 
 Each has a certificate, an access token and connections of its own, as a worker has: more than one while a heartbeat and work are
 under way at the same time. The gateway is the local platform's, bound to one core; Postgres, the scheduler, the AWS emulator and this program share
 all of them. Latency is measured from when a request was due, so a gateway that falls behind is seen to; how much of it is this
-program's own, because it was late to send, stands beside it (``sent_late``). Writes ``tests/benchmarks/results/swarm.json``.
+program's own, because it was late to send, stands beside it (``sent_late``). Writes ``tests/benchmarks/results/swarm.json``; with the
+transport gateway ``swarm-gateway.json``.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import ssl
 import sys
 import tempfile
@@ -39,9 +43,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from psycopg2.extras import execute_values
-from tests.benchmarks import processes
+from tests.benchmarks import gateways, processes
 from tests.benchmarks.airflow_api import AirflowApi
 from tests.benchmarks.edge import Edge
+from tests.benchmarks.gateways import GatewayProcess
 from tests.benchmarks.measured import percentiles
 from tests.benchmarks.systems import DAG_COUNT, WORKLOADS, end_well
 
@@ -54,7 +59,11 @@ from airbridge.core.protocol import PROTOCOL_VERSION, VERSION_HEADER, Grant, Hea
 from airbridge.edge_worker.ops.versions import installed
 
 REGION: Final = "us-east-1"
-RESULTS: Final = Path(__file__).parent / "results" / "swarm.json"
+FACTORY: Final = "factory-7"
+"""Region whose workers receive through the gateway; its queue is in `REGION`."""
+RESULTS: Final = Path(__file__).parent / "results"
+POLL_SECONDS: Final = 20.0
+"""Longest wait of a poll through the gateway, as a worker's own."""
 SIZES: Final = (10, 100, 1_000, 10_000)
 INTERVAL_SECONDS: Final = 10.0
 """`[airbridge] heartbeat_interval` by default."""
@@ -189,6 +198,17 @@ class SimulatedWorker:
         self._connections = [self._open()]
 
     @property
+    def connections(self) -> int:
+        """Number of connections that it has made."""
+        return len(self._connections)
+
+    def reserve(self, count: int) -> Sequence[SimulatedConnection]:
+        """Return so many connections, made if need be."""
+        while len(self._connections) < count:
+            self._connections.append(self._open())
+        return self._connections[:count]
+
+    @property
     def free(self) -> SimulatedConnection:
         """The connection that the next request goes over."""
         for connection in self._connections:
@@ -216,9 +236,13 @@ class Gateway(Protocol):
 class Swarm:
     """The simulated workers and the work that they do."""
 
-    def __init__(self, edge: Gateway, identities: Identities) -> None:
+    def __init__(
+        self, edge: Gateway, identities: Identities, region: str = REGION, ports: Sequence[int] = ()
+    ) -> None:
         self._edge = edge
         self._identities = identities
+        self._region = region
+        self._ports = ports or (edge.gateway_port,)
         self._workers: list[SimulatedWorker] = []
         self._rng = random.Random(1)
         self._sqs = boto3.client(
@@ -240,9 +264,11 @@ class Swarm:
             async with gate:
                 for _ in range(5):
                     with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-                        await worker.free.connect()
-                        # The gateway closes connections on which no request arrives.
-                        await worker.free.post("heartbeat", _heartbeat)
+                        # One is for the poll that a worker of the factory holds; handshakes are no part of a stage.
+                        for connection in worker.reserve(2 if self._region == FACTORY else 1):
+                            await connection.connect()
+                            # The gateway closes connections on which no request arrives.
+                            await connection.post("heartbeat", _heartbeat)
                         return True
                 return False
 
@@ -255,9 +281,15 @@ class Swarm:
         return took, connected.count(False)
 
     def _enrolled(self, number: int) -> tuple[SimulatedWorker, PeerCertificate]:
-        name = WorkerName(TRUST_DOMAIN, REGION, "default", f"sim-{number:05d}")
+        name = WorkerName(TRUST_DOMAIN, self._region, "default", f"sim-{number:05d}")
         context, token, certificate = self._identities.issue(name)
-        return SimulatedWorker(name, context, token, self._edge.gateway_port), certificate
+        port = self._ports[number % len(self._ports)]
+        return SimulatedWorker(name, context, token, port), certificate
+
+    @property
+    def connections(self) -> int:
+        """Number of connections of all workers."""
+        return sum(worker.connections for worker in self._workers)
 
     def _write_rows(self, fresh: Sequence[tuple[WorkerName, PeerCertificate]]) -> None:
         versions = installed().model_dump_json()
@@ -279,7 +311,9 @@ class Swarm:
         tally = Tally()
         until = time.monotonic() + seconds
         beats = [asyncio.create_task(self._beat(worker, until, tally)) for worker in self._workers]
-        if work:
+        if self._region == FACTORY:
+            beats += [asyncio.create_task(self._poll(worker, until, tally)) for worker in self._workers]
+        elif work:
             await self._work(until, tally)
         await asyncio.gather(*beats)
         return tally
@@ -290,6 +324,21 @@ class Swarm:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             await self._timed(worker.free, "heartbeat", _heartbeat, due, tally)
             due = max(due + INTERVAL_SECONDS, time.monotonic())
+
+    async def _poll(self, worker: SimulatedWorker, until: float, tally: Tally) -> None:
+        """Hold a long poll through the gateway, and see through what it brings, as a worker of one slot."""
+        await asyncio.sleep(self._rng.uniform(0, 1.0))
+        while (left := until - time.monotonic()) > 0:
+            asked = {"limit": 1, "wait_seconds": max(1.0, min(POLL_SECONDS, left))}
+            answer = await self._timed(
+                worker.free, "queue/receive", partial(_encoded, asked), time.monotonic(), tally
+            )
+            if answer is None:
+                await asyncio.sleep(1.0)
+            for message in json.loads(answer)["messages"] if answer else ():
+                await self._see_through(message["body"], tally, worker)
+                receipts = partial(_encoded, {"receipts": [message["receipt"]]})
+                await self._timed(worker.free, "queue/delete", receipts, time.monotonic(), tally)
 
     async def _timed(
         self, over: SimulatedConnection, what: str, body: Callable[[], bytes], due: float, tally: Tally
@@ -326,8 +375,8 @@ class Swarm:
             self._sqs.delete_message(QueueUrl=self._edge.queue_url, ReceiptHandle=message["ReceiptHandle"])
         return [message["Body"] for message in messages]
 
-    async def _see_through(self, envelope: str, tally: Tally) -> None:
-        worker = self._rng.choice(self._workers)
+    async def _see_through(self, envelope: str, tally: Tally, worker: SimulatedWorker | None = None) -> None:
+        worker = worker or self._rng.choice(self._workers)
         claim = json.dumps({"envelopes": [envelope]}).encode()
         answer = await self._timed(worker.free, "claim", lambda: claim, time.monotonic(), tally)
         grants = json.loads(answer)["grants"] if answer else []
@@ -378,36 +427,50 @@ def _record(grant: Grant, seq: int, method: str, path: str, body: Any) -> dict[s
 
 
 async def measure(
-    edge: Edge, folder: Path, sizes: Sequence[int], keep: Callable[[list[dict[str, Any]]], None]
+    edge: Edge,
+    folder: Path,
+    options: argparse.Namespace,
+    processes_of_gateway: Sequence[GatewayProcess],
+    keep: Callable[[list[dict[str, Any]]], None],
 ) -> None:
     """Measure each size in turn, the workers of the smaller ones staying; `keep` what was found after each."""
     api = AirflowApi(edge.base_url, edge.database_url)
     api.wait_for_dags(DAG_COUNT)
-    gateway, postgres = edge.main_pids()["gateway"], edge.database_pid
-    _bind_to_one_core(gateway)
-    swarm = Swarm(edge, Identities(edge.secrets_dir, folder))
+    pids, postgres = [each.pid for each in processes_of_gateway], edge.database_pid
+    for number, pid in enumerate(pids):
+        _bind_to_one_core(pid, number % (os.cpu_count() or 1))
+    region = FACTORY if options.transport == "gateway" else REGION
+    ports = [each.port for each in processes_of_gateway]
+    swarm = Swarm(edge, Identities(edge.secrets_dir, folder), region, ports)
+    empty_mb = processes.total_pss_mb(pids)
     found: list[dict[str, Any]] = []
     try:
-        for size in sizes:
+        for size in options.workers:
             connecting, unconnected = await swarm.grow(size)
             for number in range(TASKS_A_STAGE // 100):
                 api.trigger("fanout_100", f"swarm-{size}-{number}")
-            cpu, database = processes.cpu_seconds([gateway]), processes.cpu_seconds([postgres])
+            cpu, database = processes.cpu_seconds(pids), processes.cpu_seconds([postgres])
             began, load, own = time.monotonic(), os.getloadavg()[0], time.process_time()
             tally = await swarm.stage(MEASURE_SECONDS)
             took = time.monotonic() - began
+            full_mb = processes.total_pss_mb(pids)
             figures = {
                 "workers": size,
+                "transport": options.transport,
+                "gateways": len(pids),
                 "seconds": round(took, 1),
                 "load_before": round(load, 2),
                 "connect_seconds": round(connecting, 1),
                 "could_not_connect": unconnected,
-                "gateway_cpu_share_of_a_core": round((processes.cpu_seconds([gateway]) - cpu) / took, 3),
+                "gateway_cpu_share_of_a_core": round((processes.cpu_seconds(pids) - cpu) / took, 3),
                 "postgres_cpu_share_of_a_core": round(
                     (processes.cpu_seconds([postgres]) - database) / took, 3
                 ),
                 "simulator_cpu_share_of_a_core": round((time.process_time() - own) / took, 3),
-                "gateway_pss_mb": round(processes.total_pss_mb([gateway]), 1),
+                "gateway_pss_mb": round(full_mb, 1),
+                "connections": swarm.connections,
+                # All that came since the first connection, caches and threads' arenas included.
+                "gateway_kb_per_connection": round((full_mb - empty_mb) * 1e3 / swarm.connections, 1),
                 "requests": tally.as_json(),
             }
             found.append(figures)
@@ -417,9 +480,9 @@ async def measure(
         await swarm.close()
 
 
-def _bind_to_one_core(pid: int) -> None:
+def _bind_to_one_core(pid: int, core: int) -> None:
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(thread.name), {0})
+        os.sched_setaffinity(int(thread.name), {core})
 
 
 def main() -> int:
@@ -428,20 +491,39 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workers", nargs="*", type=int, default=SIZES)
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--transport", choices=("direct", "gateway"), default="direct")
+    parser.add_argument("--gateways", type=int, default=1, help="gateway processes that share the workers")
+    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    through = options.transport == "gateway"
+    output = options.output or RESULTS / ("swarm-gateway.json" if through else "swarm.json")
     logging.disable(logging.INFO)
     end_well()
     with tempfile.TemporaryDirectory(prefix="airbridge-bench-swarm-") as folder:
         Path(folder).chmod(0o755)
-        edge = Edge(Path(folder) / "home", WORKLOADS, workers=0)
+        regions = (REGION, f"{FACTORY}@{REGION}") if through else (REGION,)
+        dags = _workloads(Path(folder) / "dags", through)
+        edge = Edge(Path(folder) / "home", dags, workers=0, regions=regions)
         try:
             edge.start()
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(measure(edge, Path(folder), options.workers, partial(_keep, options.output)))
+            first = edge.main_pids()["gateway"], edge.gateway_port
+            with (
+                gateways.beside(*first, options.gateways) as running,
+                asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+            ):
+                runner.run(measure(edge, Path(folder), options, running, partial(_keep, output)))
         finally:
             edge.stop()
     return 0
+
+
+def _workloads(folder: Path, through: bool) -> Path:
+    """Return the folder of DAGs, whose tasks run in the factory where work goes through the gateway."""
+    shutil.copytree(WORKLOADS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    if through:
+        fanout = folder / "fanout_100.py"
+        fanout.write_text(fanout.read_text().replace("@task\n", f'@task(queue="{FACTORY}")\n'))
+    return folder
 
 
 def _keep(output: Path, found: list[dict[str, Any]]) -> None:

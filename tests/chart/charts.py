@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "infra/helm/airbridge-worker"
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-EXAMPLES = ("smallest", "everything")
+EXAMPLES = ("smallest", "everything", "cluster", "keys")
 
 Manifest = dict[str, Any]
 

@@ -139,6 +139,30 @@ def test_kinds_are_those_that_are_documented(example: str) -> None:
     """Without KEDA and the Prometheus operator the chart installs nothing of theirs."""
     kinds = {each["kind"] for each in manifests(snapshot(example).read_text())}
     own = {"StatefulSet", "Service", "PodDisruptionBudget", "NetworkPolicy"}
-    assert (
-        own | ({"ConfigMap", "ScaledObject", "ServiceMonitor"} if example == "everything" else set()) == kinds
-    )
+    account = {"ServiceAccount"} if example != "keys" else set()
+    more = {"ConfigMap", "ScaledObject", "ServiceMonitor"} if example == "everything" else set()
+    assert own | account | more == kinds
+
+
+def test_pods_join_by_the_clusters_token() -> None:
+    """With method kubernetes a pod has a short-lived token for the gateway's audience alone, of an account without rights."""
+    (volume,) = (each for each in pod("cluster")["volumes"] if each["name"] == "join")
+    (source,) = volume["projected"]["sources"]
+    token = source["serviceAccountToken"]
+    assert ("airbridge.example.com", 600) == (token["audience"], token["expirationSeconds"])
+    assert volume["projected"]["defaultMode"] == 0o400
+    given = environment("cluster")
+    (mount,) = (each for each in pod("cluster")["containers"][0]["volumeMounts"] if each["name"] == "join")
+    assert f"{mount['mountPath']}/{token['path']}" == given[f"{ENV_PREFIX}JOIN_TOKEN_FILE"]
+    assert "kubernetes" == given[f"{ENV_PREFIX}JOIN_METHOD"]
+    account = of_kind("cluster", "ServiceAccount")
+    assert account["metadata"]["name"] == pod("cluster")["serviceAccountName"]
+    assert account["automountServiceAccountToken"] is False
+
+
+def test_pods_join_by_their_own_keys() -> None:
+    """With method bound_key a pod needs no Secret: an operator binds the key on its volume."""
+    assert "bound_key" == environment("keys")[f"{ENV_PREFIX}JOIN_METHOD"]
+    assert f"{ENV_PREFIX}JOIN_TOKEN_FILE" not in environment("keys")
+    assert not [each for each in pod("keys")["volumes"] if each["name"] == "join"]
+    assert "default" == pod("keys")["serviceAccountName"]

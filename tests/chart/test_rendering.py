@@ -69,6 +69,14 @@ def test_manifests_fit_the_schemas_of_kubernetes(example: str, version: str) -> 
         ({"settings": {"join_token_file": "token"}}, "join_token_file"),
         ({"autoscaling": {"enabled": True}}, "prometheus"),
         ({"slot": {"memoryMiB": "2GiB"}}, "memoryMiB"),
+        ({"joinSecret": ""}, "joinSecret"),
+        ({"join": {"method": "kubernetes"}, "joinSecret": ""}, "audience"),
+        ({"join": {"method": "kubernetes", "audience": "a"}}, "joinSecret"),
+        (
+            {"join": {"method": "kubernetes", "audience": "a", "expirationSeconds": 60}, "joinSecret": ""},
+            "expirationSeconds",
+        ),
+        ({"join": {"method": "aws_iam"}}, "method"),
     ],
 )
 def test_wrong_values_are_refused(change: dict[str, Any], named: str) -> None:

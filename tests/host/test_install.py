@@ -217,3 +217,46 @@ def test_upgrade_that_does_not_start_is_undone(platform: LocalPlatform, tmp_path
         time.sleep(1)
         assert "active" == machine.run("systemctl is-active airbridge-worker")
         assert "success" == platform.run("on_a_host", {"seconds": 1}).state
+
+
+WRONG_CALLS = {
+    "--gateway https://g --region r --ca ca.crt": "--token is needed",
+    "--gateway https://g --region r --ca ca.crt --join bound_key": "--join bound_key needs --name",
+    "--gateway https://g --region r --ca ca.crt --join aws_iam --token t": "takes no --token",
+    "--gateway https://g --region r --ca ca.crt --join tpm": "it must be token, bound_key or aws_iam",
+}
+
+
+def test_host_joins_by_its_own_key(platform: LocalPlatform, tmp_path: Path) -> None:
+    """Without a token the installer prints the operator's command with this host's key, and the worker joins once that was run;
+    with a token that binds the key, it joins at once. Calls that lack something make nothing."""
+    first, _ = package(tmp_path)
+    prepare(platform, tmp_path)
+    airbridge = Path(sys.executable).with_name("airbridge")
+    with host(tmp_path) as machine:
+        for options, reason in WRONG_CALLS.items():
+            assert reason in machine.run(
+                f"cd /package/{first} && ./install.sh install {options}", check=False
+            )
+        assert "No such file" in machine.run("ls /opt/airbridge-worker /etc/airbridge", check=False)
+
+        machine.run("install -D -m 0600 /package/worker.env /etc/airbridge/worker.env")
+        given = (
+            f"--gateway {platform.state.gateway_url} --region {REGION} --ca /package/ca.crt --join bound_key"
+        )
+        said = machine.run(f"cd /package/{first} && ./install.sh install {given} --name press-1 --slots 2")
+        (line,) = (each for each in said.splitlines() if "airbridge worker bind" in each)
+        words = line.partition("airbridge worker bind ")[2].split()
+        assert "inactive" == machine.run("systemctl is-active airbridge-worker", check=False)
+        command(airbridge, "worker", "bind", *words, "--dir", platform.directory.root)
+        machine.run("systemctl start airbridge-worker")
+        assert "success" == platform.run("on_a_host", {"seconds": 1}).state
+        assert "joined 1 times" in machine.run(f"/package/{first}/install.sh doctor")
+
+        machine.run(f"cd /package/{first} && ./install.sh uninstall --purge")
+        machine.run("install -D -m 0600 /package/worker.env /etc/airbridge/worker.env")
+        machine.run(
+            f"cd /package/{first} && ./install.sh install {given} --token /package/join.token --name press-2"
+        )
+        machine.run("rm /etc/airbridge/join.token && systemctl restart airbridge-worker")
+        assert "success" == platform.run("on_a_host", {"seconds": 1}).state

@@ -569,6 +569,40 @@ def deletion_is_decided_by_each_key(client: Client) -> bool:
         end()
 
 
+def session_policy_limits_its_session(client: Client) -> bool:
+    """A session may do what its role and its session policy allow, both."""
+    sqs, iam, url = client("sqs"), client("iam"), client("sts").meta.endpoint_url
+    mine, other = (sqs.create_queue(QueueName=f"session-{name}")["QueueUrl"] for name in ("mine", "other"))
+    trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}]}  # fmt: skip
+    arn = iam.create_role(RoleName="shared", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+    wide = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sqs:*", "Resource": "*"}]}
+    iam.put_role_policy(RoleName="shared", PolicyName="p", PolicyDocument=json.dumps(wide))
+    narrow = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "arn:aws:sqs:eu-west-1:123456789012:session-mine"}]}  # fmt: skip
+    given = client("sts").assume_role(RoleArn=arn, RoleSessionName="narrow", Policy=json.dumps(narrow))["Credentials"]  # fmt: skip
+    under = boto3.client(
+        "sqs",
+        endpoint_url=url,
+        region_name="eu-west-1",
+        aws_access_key_id=given["AccessKeyId"],
+        aws_secret_access_key=given["SecretAccessKey"],
+        aws_session_token=given["SessionToken"],
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+
+    def receives(queue: str) -> bool:
+        try:
+            under.receive_message(QueueUrl=queue)
+        except REFUSED:
+            return False
+        return True
+
+    _, end = _as_role(client, "unused", {"Action": "sqs:ListQueues", "Resource": "*"})
+    try:
+        return receives(mine) and not receives(other)
+    finally:
+        end()
+
+
 def parameters_are_decided_one_by_one(client: Client) -> bool:
     for name in ("/mine", "/other"):
         client("ssm").put_parameter(Name=name, Value="x", Type="String")
@@ -622,6 +656,7 @@ def compute_has_quotas(client: Client) -> bool:
 GAPS = [
     batch_needs_the_right_to_its_single_calls,
     deletion_is_decided_by_each_key,
+    session_policy_limits_its_session,
     parameters_are_decided_one_by_one,
     group_keeps_its_mixed_instances,
     policy_has_no_empty_prediction,

@@ -46,6 +46,7 @@ ACTIONS: Final = {
     "receive": "receive through the gateway, from the queue of the caller's own pool",
     "code": "read the region's DAG code through the gateway (there is none by this digest)",
     "log": "begin to write its log through the gateway",
+    "credentials": "get AWS credentials, which the caller's pool does not have from the gateway",
     "state": "report its final state",
     "xcom": "write its XCom",
     "variable": "write a variable that the policy allows",
@@ -62,7 +63,9 @@ OBJECTS: Final = {
     "ended": "one that the right worker held and that is settled",
     "unknown": "one that there is not",
 }
-EXCHANGED: Final = frozenset(ACTIONS) - {"renew", "claim", "heartbeat", "release", "receive", "code", "log"}
+EXCHANGED: Final = frozenset(ACTIONS) - {
+    "renew", "claim", "heartbeat", "release", "receive", "code", "log", "credentials",
+}  # fmt: skip
 _BY_POLICY: Final = frozenset({"forbidden-connection", "trigger"})
 HOSTILE: Final = frozenset({"hostile-state", "hostile-xcom", "hostile-fields"})
 """Actions that fail the task when its right worker sends them."""
@@ -86,6 +89,7 @@ UNAUTHENTICATED: Final = Answer("401 forbidden", "request.refused")
 NO_SCOPE: Final = Answer("403 forbidden", "request.refused")
 NO_CODE: Final = Answer("404 unknown", "request.refused")
 NOT_ITS_LOG: Final = Answer("403 not_holder", "request.refused")
+NOT_BROKERED: Final = Answer("403 forbidden", "request.refused")
 REVOKED: Final = Answer("403 revoked", "request.refused")
 
 
@@ -113,6 +117,8 @@ def expected(cell: Cell) -> Answer:
         return NO_SCOPE
     if cell.token != "right":
         return UNAUTHENTICATED
+    if cell.action == "credentials":
+        return NOT_BROKERED
     if cell.caller == "revoked":
         return REVOKED
     if cell.action in {"renew", "receive"}:

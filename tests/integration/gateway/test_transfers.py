@@ -7,7 +7,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from tests.integration.gateway.world import Worker, World, client_context, runni
 from tests.support.airflow_home import pointed_at
 from tests.support.postgres import Postgres
 
+from airbridge.control_plane.exceptions import Refused
+from airbridge.control_plane.gateway.auth.authentication import Caller
+from airbridge.control_plane.gateway.transfer import caller_checks
 from airbridge.control_plane.gateway.transfer.sources import Sources
 from airbridge.core.aws.object_store import MemoryStore
 from airbridge.core.aws.queue import MemoryQueue, Outgoing, Received
@@ -148,6 +152,41 @@ def granted(world: World, worker: Worker) -> Grant:
 
 
 # --- the queue -----------------------------------------------------------------------------------
+
+
+def test_checks_are_shared(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that ask at the same time are checked together, and each gets its own answer: the revoked one alone is refused."""
+    workers = [world.worker("factory-7") for _ in range(12)]
+    for worker in workers:
+        assert worker.post("queue/receive", {}).status_code == 200
+    with world.metadata.session() as session:
+        revocations.add(session, "worker", workers[5].name.worker, "stolen", "test")
+        session.commit()
+    sizes: list[int] = []
+    judge = caller_checks.judge
+
+    def counted(callers: Sequence[Caller]) -> list[Refused | bool | None]:
+        sizes.append(len(callers))
+        time.sleep(0.3)  # the others arrive meanwhile
+        return judge(callers)
+
+    monkeypatch.setattr(caller_checks, "judge", counted)
+    with ThreadPoolExecutor(12) as threads:
+        statuses = list(threads.map(lambda worker: worker.post("queue/receive", {}).status_code, workers))
+    assert [403 if number == 5 else 200 for number in range(12)] == statuses
+    assert sum(sizes) == 12
+    assert len(sizes) < 6
+
+
+def test_failed_check_is_no_pass(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that cannot be made lets no request through."""
+    worker = world.worker("factory-7")
+
+    def broken(_callers: Sequence[Caller]) -> list[Refused | bool | None]:
+        raise OSError("no database")
+
+    monkeypatch.setattr(caller_checks, "judge", broken)
+    assert worker.post("queue/receive", {}).status_code == 500
 
 
 def test_messages_are_received_and_deleted(world: World, factory: Factory) -> None:

@@ -32,7 +32,7 @@ from airbridge.control_plane import local, task_options
 from airbridge.control_plane.dags import Accepted
 from airbridge.control_plane.environments import EnvironmentReceiver
 from airbridge.control_plane.gateway.audit.denials import Rates
-from airbridge.control_plane.gateway.server import Gateway, GatewayComponents
+from airbridge.control_plane.gateway.server import Gateway, GatewayComponents, join_issuers
 from airbridge.control_plane.gateway.transfer.sources import Sources
 from airbridge.control_plane.identity import secrets, tokens
 from airbridge.control_plane.identity.ca import CertificateAuthority
@@ -481,6 +481,7 @@ def running(
             denial_rates=denial_rates or Rates(),
             clock=clock,
             sign_in=SignInRules.read(settings.oidc_file) if settings.oidc_file else None,
+            join_issuers=join_issuers(settings, catalogue),
             task_options=task_options.load(settings.task_options_withheld or ()),
         )
     )

@@ -166,7 +166,7 @@ class World:
                 name: value for name, value in os.environ.items() if name != "AIRFLOW__LOGGING__LOGGING_LEVEL"
             },
             kill_grace_seconds=settings.pop("kill_grace_seconds", 1.0),
-            hidden=(folder,),
+            hidden=(folder, *settings.pop("hidden", ())),
             **settings,
         )
         self.runner = self.loop.run_until_complete(self._started())

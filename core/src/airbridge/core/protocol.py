@@ -26,8 +26,11 @@ from pydantic import AwareDatetime, Field
 
 from airbridge.core.wire.joining import JoinByAwsIam as JoinByAwsIam  # noqa: PLC0414 - exported
 from airbridge.core.wire.joining import JoinByBoundKey as JoinByBoundKey  # noqa: PLC0414 - exported
+from airbridge.core.wire.joining import JoinByKubernetes as JoinByKubernetes  # noqa: PLC0414 - exported
+from airbridge.core.wire.joining import JoinByOidc as JoinByOidc  # noqa: PLC0414 - exported
 from airbridge.core.wire.joining import JoinByToken as JoinByToken  # noqa: PLC0414 - exported
 from airbridge.core.wire.joining import RejoinProof as RejoinProof  # noqa: PLC0414 - exported
+from airbridge.core.wire.message import CredentialSource as CredentialSource  # noqa: PLC0414 - exported
 from airbridge.core.wire.message import Digest as Digest  # noqa: PLC0414 - exported
 from airbridge.core.wire.message import Message as Message  # noqa: PLC0414 - exported
 from airbridge.core.wire.message import Name as Name  # noqa: PLC0414 - exported
@@ -415,7 +418,10 @@ class EnrolRequest(Message):
     pool: Name
     worker: Name
     csr_pem: str
-    join: Annotated[JoinByToken | JoinByAwsIam | JoinByBoundKey, Field(discriminator="method")]
+    join: Annotated[
+        JoinByToken | JoinByAwsIam | JoinByBoundKey | JoinByOidc | JoinByKubernetes,
+        Field(discriminator="method"),
+    ]
     rejoin: RejoinProof | None = None
     versions: Versions
 
@@ -456,6 +462,8 @@ class RegionSettings(Message):
     #: AWS region of queue and buckets; empty if it is `region`.
     aws_region: str = ""
     transport: Transport = "direct"
+    #: Source of the AWS credentials for queue and buckets, where the transport is direct.
+    credentials: CredentialSource = "host"
     #: Options of Airflow's configuration that tasks see, by section, see `airbridge.core.task_options`.
     task_options: dict[str, dict[str, str]] = Field(default_factory=dict)
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from airbridge.core.exceptions import ConfigurationError, PlacementError
 from airbridge.core.hints import Cpus, Memory, memory_text, names_data, suggestion
-from airbridge.core.protocol import Name, Transport
+from airbridge.core.protocol import CredentialSource, Name, Transport
 
 DEFAULT_POOL = "default"
 # Team of every bundle that no team names.
@@ -96,8 +96,10 @@ class Pool(_Entry):
     slot_memory: Memory | None = None
     slot_cpus: Cpus | None = None
     #: The IAM role of the pool's hosts: a host that proves to AWS that it has this role may join (method
-    #: ``aws_iam``).
+    #: ``aws_iam``). With brokered credentials: the role that the gateway assumes for them.
     role_arn: RoleArn | None = None
+    #: In place of the region's.
+    credentials: CredentialSource | None = None
     #: In place of the region's.
     transport: Transport | None = None
     #: Days after which a host with a bound key does not join by itself any more; unset: it always does.
@@ -139,6 +141,8 @@ class Region(_Entry):
     aws_region: AwsRegion | None = None
     #: ``direct``: workers reach their queue and buckets themselves; ``gateway``: all goes through the gateway.
     transport: Transport = "direct"
+    #: ``host``: workers have AWS credentials of their own; ``brokered``: they get short-lived ones from the gateway.
+    credentials: CredentialSource = "host"
     log_bucket: str = Field(min_length=1)
     bundle_bucket: str = Field(min_length=1)
     dead_letter_queue_url: Url | None = None
@@ -163,6 +167,10 @@ class Region(_Entry):
     def transport_of(self, pool: Pool) -> Transport:
         """Return how a pool's workers reach their queue and buckets."""
         return pool.transport or self.transport
+
+    def credentials_of(self, pool: Pool) -> CredentialSource:
+        """Return from where a pool's workers have their AWS credentials."""
+        return pool.credentials or self.credentials
 
     def holds(self, uri: str) -> int:
         """Return how many characters of `uri` name data of this region; 0 if it is data of another region."""
@@ -320,6 +328,8 @@ class Catalogue(_Entry):
             if (problem := region.place_problem()) is not None:
                 yield problem
             yield from _residency_problems(region)
+            yield from _credentials_problems(region)
+        yield from self._role_problems()
         # An emulator gives the queues of all its regions one address, and distinguishes them by the signing region.
         queues = [
             (region.aws if region.endpoint_url else "", pool.queue_url) for region, pool in self.places()
@@ -328,6 +338,20 @@ class Catalogue(_Entry):
             yield f"queue {url!r} serves two pools; each pool needs a queue of its own"
         yield from self._team_problems()
         yield from self._price_problems()
+
+    def _role_problems(self) -> Iterator[str]:
+        """Yield roles whose brokered credentials would let their holder join another pool by role."""
+        joining = {
+            pool.role_arn: f"{pool.name}@{region.name}"
+            for region, pool in self.places()
+            if pool.role_arn is not None and region.credentials_of(pool) == "host"
+        }
+        for region, pool in self.places():
+            if region.credentials_of(pool) == "brokered" and pool.role_arn in joining:
+                yield (
+                    f"pool {pool.name!r} of region {region.name!r}: its brokered credentials are of the role by which hosts of pool "
+                    f"{joining[pool.role_arn]} join; give it a role_arn of its own"
+                )
 
     def _price_problems(self) -> Iterator[str]:
         if self.prices is None:
@@ -378,6 +402,26 @@ def _residency_problems(region: Region) -> Iterator[str]:
             f"region {region.name!r}: xcom_inline_bytes and xcom_preview_bytes must be 0 or absent, because its residency is "
             "strict"
         )
+
+
+def _credentials_problems(region: Region) -> Iterator[str]:
+    """Yield what pools lack for brokered credentials."""
+    for pool in region.pools:
+        if region.credentials_of(pool) != "brokered":
+            continue
+        where = f'pool {pool.name!r} of region {region.name!r}: credentials = "brokered" needs'
+        if region.transport_of(pool) == "gateway":
+            yield f"{where} the transport direct: through the gateway workers need no AWS credentials"
+        if pool.role_arn is None:
+            yield f"{where} role_arn, the role that the gateway assumes for the pool's workers"
+        if queue_owner(pool.queue_url) is None:
+            yield f"{where} a queue_url of SQS, which ends with /<account>/<name>; it is {pool.queue_url!r}"
+
+
+def queue_owner(url: str) -> tuple[str, str] | None:
+    """Return account and name of the queue that has this URL; None for a URL that is not one of SQS."""
+    found = re.fullmatch(r"/(\d{12})/([A-Za-z0-9_-]{1,80}(?:\.fifo)?)", urlsplit(url).path)
+    return (found[1], found[2]) if found else None
 
 
 def queue_of(region: str, pool: str) -> str:

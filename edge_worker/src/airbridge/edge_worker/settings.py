@@ -30,6 +30,14 @@ class JoinMethod(StrEnum):
     TOKEN = "token"  # noqa: S105 - a method's name
     AWS_IAM = "aws_iam"
     BOUND_KEY = "bound_key"
+    OIDC = "oidc"
+    KUBERNETES = "kubernetes"
+
+
+# Methods whose token is replaced while the worker runs.
+_RENEWED = frozenset({JoinMethod.OIDC, JoinMethod.KUBERNETES})
+# Parents of a path that lies in a directory which is not one of the system's own.
+_OWN_DEPTH = 3
 
 
 class TaskSandbox(StrEnum):
@@ -82,13 +90,13 @@ class WorkerSettings(BaseSettings):
     )
     join_method: JoinMethod = Field(
         default=JoinMethod.TOKEN,
-        description="Proof of identity at enrolment: a join token, the host's IAM role, or the host's key that is bound to its "
-        "name",
+        description="Proof of identity at enrolment: a join token, the host's IAM role, the host's key that is bound to its name, "
+        "or a token of an OpenID Connect issuer or of a Kubernetes service account",
     )
     join_token_file: Path | None = Field(
         default=None,
         description="File with the join token, read at each enrolment; needed by join_method 'token', and by 'bound_key' until "
-        "the key is bound, unless an operator binds it",
+        "the key is bound, unless an operator binds it. With 'oidc' and 'kubernetes' the file with the issuer's token",
     )
     image_digest: str | None = Field(
         default=None,
@@ -222,17 +230,30 @@ class WorkerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _join_token_named(self) -> Self:
-        if self.join_method is JoinMethod.TOKEN and self.join_token_file is None:
+        path = self.join_token_file
+        if self.join_method in {JoinMethod.TOKEN, *_RENEWED} and path is None:
             raise ValueError(
-                "join_method 'token' needs join_token_file, the path of a file that holds the token"
+                f"join_method '{self.join_method}' needs join_token_file, the path of a file that holds the token"
+            )
+        if self.join_method in _RENEWED and path is not None and len(path.absolute().parents) < _OWN_DEPTH:
+            raise ValueError(
+                f"join_token_file is {str(path)!r}: with join_method '{self.join_method}' it must be in a directory of its own, such as "
+                "/run/airbridge-join/token, because tasks see nothing of that directory"
             )
         return self
 
     @property
     def hidden_from_tasks(self) -> tuple[Path, ...]:
-        """The worker's own files, and what else is hidden."""
-        token = () if self.join_token_file is None else (self.join_token_file,)
-        return (self.state_dir, *token, *self.hidden_paths)
+        """The worker's own files, and what else is hidden.
+
+        A token that its issuer replaces is another file each time: its directory is hidden. So is that of a link, as in the volumes
+        of Kubernetes, which exchange the directory that links lead to.
+        """
+        path = self.join_token_file
+        if path is None:
+            return (self.state_dir, *self.hidden_paths)
+        replaced = self.join_method in _RENEWED or path.is_symlink()
+        return (self.state_dir, path.parent if replaced else path, *self.hidden_paths)
 
     @property
     def journal_file(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from airbridge.core.aws.object_store import connect
 from airbridge.core.backoff import Backoff
@@ -41,6 +42,7 @@ from airbridge.edge_worker.storage.bundles import Bundles
 from airbridge.edge_worker.storage.disk import Disk
 from airbridge.edge_worker.storage.disk_watch import DiskWatch
 from airbridge.edge_worker.storage.logs import LogShipper
+from airbridge.edge_worker.transfer.brokered import BrokeredSession
 from airbridge.edge_worker.transfer.client import Transfers
 from airbridge.edge_worker.transfer.interfaces import RegionStore
 from airbridge.edge_worker.transfer.queue import GatewayQueue
@@ -61,29 +63,35 @@ from airbridge.edge_worker.work.task import Runner
 TRANSFER_SECONDS = 60.0
 
 
-def regional_store(region: RegionSettings, bucket: str) -> RegionStore:
-    """Return a bucket of the worker's region, reached with AWS credentials of this host."""
-    return connect(region.aws, bucket, endpoint_url=region.endpoint_url)
+def regional_store(region: RegionSettings, bucket: str, session: Any = None) -> RegionStore:
+    """Return a bucket of the worker's region, reached with the session's AWS credentials; without one with this host's."""
+    return connect(region.aws, bucket, endpoint_url=region.endpoint_url, session=session)
 
 
-def queue_by_transport(transfers: Transfers) -> Callable[[RegionSettings], AsyncQueue]:
+def queue_by_transport(
+    transfers: Transfers, brokered: BrokeredSession
+) -> Callable[[RegionSettings], AsyncQueue]:
     """Return the maker of queues that goes the way that the control plane has chosen for the pool."""
 
     def make(settings: RegionSettings) -> AsyncQueue:
         if settings.transport == "gateway":
             return AsyncQueue(lambda: GatewayQueue(transfers))
+        if settings.credentials == "brokered":
+            return regional_queue(settings, brokered.get)
         return regional_queue(settings)
 
     return make
 
 
-def store_by_transport(transfers: Transfers) -> StoreMaker:
+def store_by_transport(transfers: Transfers, brokered: BrokeredSession) -> StoreMaker:
     """Return the maker of stores that goes the way that the control plane has chosen for the pool."""
 
     def make(settings: RegionSettings, bucket: str) -> RegionStore:
         if settings.transport == "gateway":
             return GatewayStore(transfers, bucket)
-        return regional_store(settings, bucket)
+        return regional_store(
+            settings, bucket, brokered.get() if settings.credentials == "brokered" else None
+        )
 
     return make
 
@@ -110,12 +118,13 @@ def real_components(settings: WorkerSettings) -> WorkerComponents:
         timeout_seconds=TRANSFER_SECONDS,
         connect_timeout_seconds=settings.connect_timeout_seconds,
     )
+    brokered = BrokeredSession(transfers)
     return WorkerComponents(
         runner=WarmRunner(runner_settings(settings)),
         join=join_method(settings),
         versions=installed(settings.image_digest),
-        queue=queue_by_transport(transfers),
-        store=store_by_transport(transfers),
+        queue=queue_by_transport(transfers, brokered),
+        store=store_by_transport(transfers, brokered),
         transfers=transfers,
     )
 

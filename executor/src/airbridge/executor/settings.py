@@ -458,6 +458,14 @@ class Settings:
             example="/etc/airbridge/ui-oidc.toml",
         ),
     )
+    join_issuers_file: Path | None = field(
+        default=None,
+        metadata=_about(
+            "Issuers whose tokens admit workers (TOML; join methods oidc and kubernetes): keys, audience, and the regions and "
+            "pools of their claims. Unset: none.",
+            example="/etc/airbridge/join-issuers.toml",
+        ),
+    )
     compatibility_file: Path | None = field(
         default=None,
         metadata=_about(

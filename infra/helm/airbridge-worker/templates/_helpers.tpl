@@ -4,6 +4,12 @@
 {{- $name | trunc 50 | trimSuffix "-" -}}
 {{- end }}
 
+{{- define "airbridge-worker.serviceAccount" -}}
+{{- if .Values.serviceAccount.name }}{{ .Values.serviceAccount.name -}}
+{{- else if .Values.serviceAccount.create }}{{ include "airbridge-worker.name" . -}}
+{{- else }}default{{ end -}}
+{{- end }}
+
 {{- define "airbridge-worker.selector" -}}
 app.kubernetes.io/name: airbridge-worker
 app.kubernetes.io/instance: {{ .Release.Name }}

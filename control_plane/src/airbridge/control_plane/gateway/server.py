@@ -36,6 +36,8 @@ from airbridge.control_plane.gateway.background.liveness import Liveness
 from airbridge.control_plane.gateway.background.metrics import Counted, Metrics
 from airbridge.control_plane.gateway.background.worker_expiry import WorkerExpiry
 from airbridge.control_plane.gateway.background.xcom_sweep import XComSweep
+from airbridge.control_plane.gateway.brokering.broker import Broker
+from airbridge.control_plane.gateway.brokering.endpoint import BrokerApi
 from airbridge.control_plane.gateway.heartbeat.batcher import HeartbeatBatcher
 from airbridge.control_plane.gateway.heartbeat.heartbeats import Heartbeats
 from airbridge.control_plane.gateway.net.body_reads import MIB, BodyReadLimits, BodyReads
@@ -55,6 +57,8 @@ from airbridge.control_plane.identity.enrolment import Enrolment
 from airbridge.control_plane.identity.generations import IdentityRules
 from airbridge.control_plane.identity.iam import AwsIam
 from airbridge.control_plane.identity.keyring import Keyring
+from airbridge.control_plane.identity.oidc.issuers import JoinIssuers
+from airbridge.control_plane.identity.oidc.joins import TokenJoins
 from airbridge.control_plane.observability.cloudwatch_emf import CloudWatchEmf
 from airbridge.control_plane.parity import Parity
 from airbridge.control_plane.policy.approved import policy_of
@@ -100,21 +104,27 @@ class GatewayComponents:
     task_options: Options = field(default_factory=dict)
     #: Queues and buckets of workers that reach nothing but the gateway; from the catalogue if None.
     sources: Sources | None = None
+    #: AWS credentials of workers that have none of their own; from STS if None.
+    broker: Broker | None = None
     denial_rates: Rates = field(default_factory=Rates)
     sign_in: SignInRules | None = None
+    #: Issuers whose tokens admit workers.
+    join_issuers: JoinIssuers = field(default_factory=JoinIssuers)
 
     @classmethod
     def load(cls, settings: Settings, publish: Publish, environments: EnvironmentReceiver) -> Self:
         """Read the files that the settings name. Raises `SecretsError` or `ConfigurationError`."""
+        catalogue = Catalogue.read(settings.regions_file)
         return cls(
             settings=settings,
             keyring=Keyring.load(settings.secrets_dir),
-            catalogue=Catalogue.read(settings.regions_file),
+            catalogue=catalogue,
             parity=Parity.load(settings.compatibility_file, settings.worker_images or ()),
             publish=publish,
             environments=environments,
             policy=policy_of(settings),
             sign_in=SignInRules.read(settings.oidc_file) if settings.oidc_file else None,
+            join_issuers=join_issuers(settings, catalogue),
             task_options=task_options.load(settings.task_options_withheld or ()),
         )
 
@@ -122,6 +132,12 @@ class GatewayComponents:
     def platform(self) -> Platform:
         """Inputs of the read model that are not in the database."""
         return Platform.of(self.settings, self.catalogue, self.parity)
+
+
+def join_issuers(settings: Settings, catalogue: Catalogue) -> JoinIssuers:
+    """Return the issuers of the settings. Raises `ConfigurationError`."""
+    path = settings.join_issuers_file
+    return JoinIssuers() if path is None else JoinIssuers.read(path, catalogue)
 
 
 class Gateway:
@@ -137,10 +153,13 @@ class Gateway:
         guard = Guard(self._denials)
         sources = components.sources or Sources(components.catalogue)
         self._transfers = TransferApi.of(sources, components.keyring, self._threads)
+        self._token_joins = TokenJoins(components.join_issuers, components.clock)
         self.metrics = metrics = Metrics(components.platform)
         self._anchors = Anchors(anchors.sinks(settings.audit_anchors), metrics.audit_fault)
         self._edge = Listener(
-            _edge_app(components, metrics, self._threads, self._transfers, guard),
+            _edge_app(
+                components, metrics, self._threads, self._transfers, guard, token_joins=self._token_joins
+            ),
             (settings.gateway_host, settings.gateway_port),
             context=self._contexts.edge,
             denials=self._denials,
@@ -237,6 +256,7 @@ class Gateway:
         await self._denials.close()
         if self._issuer_keys:
             await self._issuer_keys.close()
+        await self._token_joins.close()
         if self.emf:
             await self.emf.close()
         await asyncio.to_thread(sealer.seal_once)
@@ -293,11 +313,12 @@ def _edge_app(
     threads: ThreadPools,
     transfers: TransferApi,
     guard: Guard,
+    *,
+    token_joins: TokenJoins,
 ) -> ASGIApp:
     # The counter is outermost, so that rate-limited requests are counted too.
-    limited = RateLimited(
-        _edge(components, metrics, threads, transfers).app(guard), _limiter(components.settings), VITAL
-    )
+    edge = _edge(components, metrics, threads, transfers, token_joins)
+    limited = RateLimited(edge.app(guard), _limiter(components.settings), VITAL)
     return Counted(limited, metrics, ENDPOINTS)
 
 
@@ -348,7 +369,11 @@ def _limits(settings: Settings) -> ConnectionLimits:
 
 
 def _edge(
-    components: GatewayComponents, metrics: Metrics, threads: ThreadPools, transfers: TransferApi
+    components: GatewayComponents,
+    metrics: Metrics,
+    threads: ThreadPools,
+    transfers: TransferApi,
+    token_joins: TokenJoins,
 ) -> Edge:
     settings, keyring = components.settings, components.keyring
     app = ExecutionApp()
@@ -363,17 +388,7 @@ def _edge(
         authenticator=WorkerAuthenticator(
             keyring, settings.trust_domain, components.clock, _identity_rules(settings)
         ),
-        enrolment=Enrolment(
-            keyring=keyring,
-            iam=AwsIam(components.catalogue, _names(settings), components.clock),
-            parity=components.parity,
-            catalogue=components.catalogue,
-            trust_domain=settings.trust_domain,
-            lifetime=timedelta(seconds=settings.certificate_lifetime),
-            clock=components.clock,
-            lease_seconds=settings.lease_seconds,
-            task_options=components.task_options,
-        ),
+        enrolment=_enrolment(components),
         claims=Claims(
             app=app,
             keyring=keyring,
@@ -387,9 +402,30 @@ def _edge(
         work=threads.work,
         enrolments=threads.enrolments,
         joins=threads.joins,
+        token_joins=token_joins,
         readiness=Readiness(threads.health),
         heartbeats=HeartbeatBatcher(threads.batches, threads.heartbeats, heartbeats),
         transfers=transfers,
+        brokering=BrokerApi(
+            components.broker or Broker(components.catalogue),
+            BodyReader(BodyReads(), threads.parsing),
+            threads.brokering,
+        ),
+    )
+
+
+def _enrolment(components: GatewayComponents) -> Enrolment:
+    settings, keyring = components.settings, components.keyring
+    return Enrolment(
+        keyring=keyring,
+        iam=AwsIam(components.catalogue, _names(settings), components.clock),
+        parity=components.parity,
+        catalogue=components.catalogue,
+        trust_domain=settings.trust_domain,
+        lifetime=timedelta(seconds=settings.certificate_lifetime),
+        clock=components.clock,
+        lease_seconds=settings.lease_seconds,
+        task_options=components.task_options,
     )
 
 

@@ -13,6 +13,7 @@ ENROLMENT_THREADS: Final = 2
 OPERATOR_THREADS: Final = 2
 SIGN_IN_THREADS: Final = 1
 PARSING_THREADS: Final = 2
+BROKERING_THREADS: Final = 2
 TRANSFER_CHECK_THREADS: Final = 2
 TRANSFER_THREADS: Final = 8
 # As many workers may poll at once; a check takes a millisecond.
@@ -40,6 +41,8 @@ class ThreadPools:
     #: Of workers that reach nothing but the gateway: their checks in the database, and calls of SQS and S3.
     transfer_checks: ThreadPool
     transfers: ThreadPool
+    #: Of workers whose AWS credentials are brokered: calls of STS.
+    brokering: ThreadPool
 
     @classmethod
     def of(cls, work_threads: int) -> Self:
@@ -61,6 +64,8 @@ class ThreadPools:
                 "transfer-checks", threads=TRANSFER_CHECK_THREADS, requests=WAITING_TRANSFERS
             ),
             transfers=ThreadPool("transfers", threads=TRANSFER_THREADS, requests=WAITING_TRANSFERS),
+            # A whole site that comes back from a cut waits here, rather than being refused.
+            brokering=ThreadPool("brokering", threads=BROKERING_THREADS, requests=WAITING_TRANSFERS),
         )
 
     @property
@@ -74,7 +79,10 @@ class ThreadPools:
             self.operators,
             self.operator_tokens,
         )
-        return sum(pool.threads for pool in (*pools, self.sign_ins, self.health, self.transfer_checks))
+        return sum(
+            pool.threads
+            for pool in (*pools, self.sign_ins, self.health, self.transfer_checks, self.brokering)
+        )
 
     def close(self) -> None:
         """Shut all of them down."""

@@ -17,6 +17,7 @@ from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.control_plane.identity.generations import Use
 from airbridge.control_plane.identity.iam import REMEMBERED, AwsIam, Proven, may_be_called
 from airbridge.control_plane.identity.keyring import Keyring
+from airbridge.control_plane.identity.oidc.join_token import ProvenToken, refuse
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.control_plane.parity import Parity
 from airbridge.core import rejoin
@@ -49,6 +50,10 @@ REFUSAL_INTERVAL: Final = timedelta(seconds=5)
 RENEW_AT: Final = 0.5
 
 
+#: Proof that is verified before the transaction begins: by AWS, or with an issuer's keys.
+AnyProof = Proven | ProvenToken
+
+
 @dataclass(frozen=True, slots=True)
 class Joined:
     """Join token or role that a worker joined with, and its owner: the token's, or the role's session."""
@@ -76,11 +81,11 @@ class Enrolment:
     task_options: Options = field(default_factory=dict)
 
     def enrol(
-        self, session: Any, request: EnrolRequest, address: str, proven: Proven | None = None
+        self, session: Any, request: EnrolRequest, address: str, proven: AnyProof | None = None
     ) -> Credentials:
         """Return a new worker's credentials. Raises `Refused`; the caller then rolls back, and with it the token's use.
 
-        `proven` is the result of `prove`.
+        `proven` is the result of `prove`, or of the verification of an issuer's token.
         """
         name = WorkerName(self.trust_domain, request.region, request.pool, request.worker)
         settings = self._settings(name)
@@ -178,7 +183,7 @@ class Enrolment:
         return self.iam.check(request, request.join) if isinstance(request.join, JoinByAwsIam) else None
 
     def _join(
-        self, session: Any, request: EnrolRequest, proven: Proven | None, name: WorkerName, address: str
+        self, session: Any, request: EnrolRequest, proven: AnyProof | None, name: WorkerName, address: str
     ) -> Joined:
         if not isinstance(request.join, JoinByBoundKey) and known_keys.is_bound(session, request.worker):
             raise _forbidden(
@@ -191,6 +196,8 @@ class Enrolment:
             return self._by_bound_key(session, request, request.join, name, address)
         if proven is None:
             raise _forbidden("the join request was not proven")
+        if isinstance(proven, ProvenToken):
+            return _by_issuer(session, request, proven)
         if not may_be_called(proven.session, request.worker):
             raise _forbidden(
                 f"instance {proven.session} must enrol as {proven.session!r}, or a name that ends with it, "
@@ -298,6 +305,7 @@ class Enrolment:
             endpoint_url=region.endpoint_url,
             aws_region=region.aws_region or "",
             transport=region.transport_of(pool),
+            credentials=region.credentials_of(pool),
             task_options=self._task_options(region, pool),
         )
 
@@ -306,6 +314,18 @@ class Enrolment:
         for section, values in residency.task_options(self.catalogue, region, pool).items():
             options.setdefault(section, {}).update(values)
         return options
+
+
+def _by_issuer(session: Any, request: EnrolRequest, proven: ProvenToken) -> Joined:
+    worker, bound = request.worker, proven.worker
+    if bound is not None and worker != bound and not worker.endswith(f"-{bound}"):
+        raise refuse(
+            proven.method,
+            f"the token is of {bound[:200]!r}: its worker must enrol under that name, or one that ends with it, not as {worker!r}",
+        )
+    if not join_proofs.bind(session, proven.digest, worker, proven.lasts, REMEMBERED):
+        raise refuse(proven.method, "another worker has joined with this token; get one of its own")
+    return Joined(f"join method {proven.method}, issuer {proven.issuer}", proven.subject)
 
 
 def _forbidden(detail: str) -> Refused:

@@ -117,6 +117,12 @@ class AwsIam:
                 f"join method aws_iam is not enabled for pool {request.pool}@{request.region}: "
                 "the region catalogue gives it no role_arn; use a join token"
             )
+        if region.credentials_of(pool) == "brokered":
+            # The gateway hands out credentials of this role: they are no proof of a host.
+            raise _refuse(
+                f"join method aws_iam is not enabled for pool {request.pool}@{request.region}: its credentials are brokered; use "
+                "another join method"
+            )
         url = sts_url(region, pool.role_arn)
         signed = self._read(request, join, region, url)
         arn = self._call_sts(url, signed, join.body)

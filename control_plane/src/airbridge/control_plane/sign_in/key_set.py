@@ -7,14 +7,14 @@ import contextlib
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 import httpx
 import structlog
 
 from airbridge.control_plane.exceptions import Refused, Unavailable
 from airbridge.control_plane.sign_in import verification_keys
-from airbridge.control_plane.sign_in.rules import IssuerRules
 from airbridge.control_plane.sign_in.verification_keys import LARGEST, BadKeys, VerificationKey
 from airbridge.core.exceptions import ConfigurationError
 from airbridge.core.protocol import RefusalReason
@@ -35,12 +35,32 @@ DISCOVERY: Final = "/.well-known/openid-configuration"
 Fetch = Callable[[str], Awaitable[bytes]]
 
 
+class KeyIssuer(Protocol):
+    """An issuer as a configuration file describes it."""
+
+    @property
+    def issuer(self) -> str:
+        """Its URL, as its tokens name it."""
+
+    @property
+    def jwks_url(self) -> str | None:
+        """URL of its keys; None: by its discovery document."""
+
+    @property
+    def ca_file(self) -> Path | None:
+        """CAs of its server; None: the public ones."""
+
+    @property
+    def option(self) -> str:
+        """Option of ``[airbridge]`` that names the file."""
+
+
 class KeySet:
     """Keys of one issuer, fetched when they are needed. Used on the gateway's event loop alone."""
 
     def __init__(
         self,
-        rules: IssuerRules,
+        rules: KeyIssuer,
         fetch: Fetch | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -179,11 +199,11 @@ def secure_url(url: Any) -> str:
     return checked
 
 
-def trust(rules: IssuerRules) -> ssl.SSLContext:
+def trust(rules: KeyIssuer) -> ssl.SSLContext:
     """Return the TLS context for the issuer's server. Raises `ConfigurationError` for an unreadable `ca_file`."""
     try:
         return ssl.create_default_context(cafile=str(rules.ca_file) if rules.ca_file else None)
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(
-            f"ca_file {rules.ca_file} of {rules.OPTION}: {error}; it must be a PEM file"
+            f"ca_file {rules.ca_file} of {rules.option}: {error}; it must be a PEM file"
         ) from error

@@ -114,6 +114,11 @@ class IssuerRules(_Table):
             faults = "; ".join(_faults(error))
             raise ConfigurationError(f"[airbridge] {cls.OPTION} {path}: {faults}") from error
 
+    @property
+    def option(self) -> str:
+        """Option of ``[airbridge]`` that names the file."""
+        return self.OPTION
+
     @abstractmethod
     def scopes_of(self, claims: Mapping[str, Any]) -> list[str]:
         """Return what a user with these claims gets; empty if sign-in is refused."""

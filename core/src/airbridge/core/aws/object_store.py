@@ -114,8 +114,9 @@ def connect(
     connect_seconds: float = 3.0,
     read_seconds: float = 20.0,
     attempts: int = 3,
+    session: Any = None,
 ) -> S3Store:
-    """The bucket `bucket` of `region`. Nothing is sent yet; credentials come from boto3's default chain."""
+    """The bucket `bucket` of `region`. Nothing is sent yet; credentials come from `session`, or boto3's default chain."""
     import boto3  # slow to import, and not every process that imports this module opens a store
     from botocore.config import Config
 
@@ -128,8 +129,9 @@ def connect(
         # Emulators have no DNS names for buckets. Otherwise boto3 signs URLs to the global endpoint, which redirects.
         s3={"addressing_style": "path" if endpoint_url else "virtual"},
     )
-    session = boto3.session.Session(region_name=region)
-    return S3Store(correct_clock_skew(session.client("s3", endpoint_url=endpoint_url, config=config)), bucket)
+    maker = session or boto3.session.Session()
+    client = maker.client("s3", region_name=region, endpoint_url=endpoint_url, config=config)
+    return S3Store(correct_clock_skew(client), bucket)
 
 
 class S3Store:

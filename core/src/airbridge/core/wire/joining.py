@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -44,3 +44,21 @@ class JoinByBoundKey(Message):
     attempt: str = Field(pattern=r"^[0-9a-f]{32}$")
     signature: str = Field(max_length=128)
     token: str | None = Field(default=None, repr=False, max_length=256)
+
+
+# Longest token of an issuer.
+LONGEST_TOKEN: Final = 16 * 1024
+
+
+class JoinByOidc(Message):
+    """A token of an OpenID Connect issuer that the control plane trusts."""
+
+    method: Literal["oidc"] = "oidc"
+    token: str = Field(repr=False, max_length=LONGEST_TOKEN)
+
+
+class JoinByKubernetes(Message):
+    """A pod's projected token of its service account."""
+
+    method: Literal["kubernetes"] = "kubernetes"
+    token: str = Field(repr=False, max_length=LONGEST_TOKEN)

@@ -12,6 +12,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 # Way of a worker to its queue and buckets: with AWS credentials of its own, or through the gateway.
 Transport = Literal["direct", "gateway"]
 
+# Source of the AWS credentials of a pool's workers: the host's own, or the gateway.
+CredentialSource = Literal["host", "brokered"]
+
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 

@@ -15,12 +15,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from airbridge.core import rejoin
 from airbridge.core.protocol import JoinByBoundKey
 from airbridge.core.signing import public_verify_key
 from airbridge.edge_worker.exceptions import IdentityError
 from airbridge.edge_worker.gateway_client.rejoin_key import RejoinKey, sync
 from airbridge.edge_worker.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
 
 FILE_MODE: Final = 0o600
 
@@ -58,6 +62,9 @@ class BoundKeyJoin:
             key = self._key.open()
         except OSError as error:
             raise IdentityError(f"the key {s.rejoin_key_file} cannot be kept: {error}") from error
+        # An operator who is to bind it may have no other way to it than this log: a pod's that is not admitted yet.
+        public = public_verify_key(key.public_key()).public_key
+        log.info("identity.joining_by_key", worker=s.name, key=public, join=count.counter + 1)
         subject = rejoin.Subject(s.region, s.pool, s.name, csr_pem)
         return rejoin.prove_join(key, subject, count.counter + 1, attempt, self._token())
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from airbridge.core.protocol import JoinByAwsIam, JoinByBoundKey, JoinByToken
+from airbridge.core.protocol import (
+    JoinByAwsIam,
+    JoinByBoundKey,
+    JoinByKubernetes,
+    JoinByOidc,
+    JoinByToken,
+)
+from airbridge.core.wire.joining import LONGEST_TOKEN
 from airbridge.edge_worker.exceptions import IdentityError
 from airbridge.edge_worker.gateway_client.bound_key import BoundKeyJoin
 from airbridge.edge_worker.settings import JoinMethod, WorkerSettings
@@ -19,13 +27,15 @@ AUDIENCE_HEADER = "X-AirBridge-Audience"
 # Signed with the STS request: the certificate request's digest, so that it serves no other key.
 CSR_HEADER = "X-AirBridge-Csr-Sha256"
 
+Proof = JoinByToken | JoinByAwsIam | JoinByBoundKey | JoinByOidc | JoinByKubernetes
+
 _STS_BODY = "Action=GetCallerIdentity&Version=2011-06-15"
 
 
 class Join(Protocol):
     """Makes the proof for one certificate request."""
 
-    async def proof(self, csr_pem: str) -> JoinByToken | JoinByAwsIam | JoinByBoundKey:
+    async def proof(self, csr_pem: str) -> Proof:
         """Return the proof. Raises `IdentityError` if it cannot be made."""
 
     async def accepted(self) -> None:
@@ -40,16 +50,26 @@ def join_method(settings: WorkerSettings) -> Join:
         return BoundKeyJoin(settings)
     if settings.join_token_file is None:
         raise IdentityError("join_token_file is not set")
-    return TokenJoin(settings.join_token_file)
+    return TokenJoin(settings.join_token_file, _BY_TOKEN[settings.join_method])
+
+
+_BY_TOKEN: Mapping[JoinMethod, type[JoinByToken | JoinByOidc | JoinByKubernetes]] = {
+    JoinMethod.TOKEN: JoinByToken,
+    JoinMethod.OIDC: JoinByOidc,
+    JoinMethod.KUBERNETES: JoinByKubernetes,
+}
 
 
 class TokenJoin:
-    """A join token in a file. Read anew each time, so that it can be replaced; never kept."""
+    """A token in a file: a join token, or an issuer's. Read anew each time, so that it can be replaced; never kept."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, proof: type[JoinByToken | JoinByOidc | JoinByKubernetes] = JoinByToken
+    ) -> None:
         self._path = path
+        self._proof = proof
 
-    async def proof(self, csr_pem: str) -> JoinByToken:  # noqa: ARG002 - a token vouches for any key
+    async def proof(self, csr_pem: str) -> Proof:  # noqa: ARG002 - a token vouches for any key
         """See `Join.proof`."""
         try:
             token = (await asyncio.to_thread(self._path.read_text)).strip()
@@ -57,7 +77,11 @@ class TokenJoin:
             raise IdentityError(f"join_token_file {self._path} cannot be read: {error}") from error
         if not token:
             raise IdentityError(f"join_token_file {self._path} is empty; it must hold the join token")
-        return JoinByToken(token=token)
+        if len(token) > LONGEST_TOKEN:
+            raise IdentityError(
+                f"join_token_file {self._path} has {len(token)} characters; a token has at most {LONGEST_TOKEN}"
+            )
+        return self._proof(token=token)
 
     async def accepted(self) -> None:
         """See `Join.accepted`."""

@@ -16,7 +16,7 @@ import httpx
 from airbridge.core.sandbox import landlock
 from airbridge.edge_worker.exceptions import IdentityError, SettingsError
 from airbridge.edge_worker.gateway_client import bound_key, tls
-from airbridge.edge_worker.ops import health, region_checks
+from airbridge.edge_worker.ops import health, issuer_token, region_checks
 from airbridge.edge_worker.ops.check_result import CheckResult
 from airbridge.edge_worker.ops.versions import installed
 from airbridge.edge_worker.runner.limits import cgroups
@@ -201,6 +201,8 @@ def _join_token(settings: WorkerSettings) -> CheckResult:
     path = settings.join_token_file
     if settings.join_method is JoinMethod.AWS_IAM or path is None:
         return CheckResult("join method", True, settings.join_method.value)
+    if settings.join_method in {JoinMethod.OIDC, JoinMethod.KUBERNETES}:
+        return issuer_token.check(path, datetime.now(UTC))
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:

@@ -27,6 +27,12 @@ def check(settings: WorkerSettings) -> Iterator[CheckResult]:
         # This host has no credentials to check: the running agent uses its certificate, and reports what it meets.
         yield CheckResult("queue, DAG code and logs", True, f"through the gateway {settings.gateway_url}")
         return
+    if region.credentials == "brokered":
+        # Likewise: the running agent gets them from the gateway, by its certificate.
+        yield CheckResult(
+            "queue, DAG code and logs", True, f"with credentials of the gateway {settings.gateway_url}"
+        )
+        return
     yield _result("queue", region.queue_url, lambda: _use_queue(region))
     yield _result("DAG code", f"s3://{region.bundle_bucket}", lambda: _list_bundles(region))
     yield _result("logs", f"s3://{region.log_bucket}", lambda: _write_log(region, settings.name))

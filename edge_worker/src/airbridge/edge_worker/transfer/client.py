@@ -184,7 +184,7 @@ def _read(response: httpx.Response) -> bytes:
 def _error(response: httpx.Response, content: bytes) -> GatewayError:
     status = response.status_code
     if status in _BUSY:
-        return GatewayBusy(f"status {status}", None)
+        return GatewayBusy(f"status {status}{_reason(content)}", None)
     if status in _UNAVAILABLE:
         return GatewayUnreachable(f"status {status}: no gateway behind this address")
     try:
@@ -192,3 +192,10 @@ def _error(response: httpx.Response, content: bytes) -> GatewayError:
     except ValidationError:
         return MalformedResponse(f"status {status} without a problem: {content[:200]!r}")
     return GatewayRefused(status, problem.reason, problem.detail)
+
+
+def _reason(content: bytes) -> str:
+    try:
+        return f": {Problem.model_validate_json(content).detail}"
+    except ValidationError:
+        return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import structlog
 
@@ -87,10 +88,11 @@ class AsyncQueue:
             return self._made
 
 
-def regional_queue(settings: RegionSettings) -> AsyncQueue:
-    """Return the queue of a worker's region and pool."""
+def regional_queue(settings: RegionSettings, session: Callable[[], Any] = lambda: None) -> AsyncQueue:
+    """Return the queue of a worker's region and pool. `session` makes the boto3 session; None stands for this host's own."""
 
     def connect() -> SourceQueue:
-        return SqsQueue(sqs_client(settings.aws, settings.endpoint_url), settings.queue_url)
+        client = sqs_client(settings.aws, settings.endpoint_url, session=session())
+        return SqsQueue(client, settings.queue_url)
 
     return AsyncQueue(connect)

@@ -27,6 +27,8 @@ from airbridge.control_plane.gateway.auth.authentication import (
 )
 from airbridge.control_plane.gateway.background import request_metrics
 from airbridge.control_plane.gateway.background.metrics import Metrics
+from airbridge.control_plane.gateway.brokering import endpoint as brokering
+from airbridge.control_plane.gateway.brokering.endpoint import BrokerApi
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.heartbeat.batcher import HeartbeatBatcher
 from airbridge.control_plane.gateway.net.thread_pools import Admission, ThreadPool
@@ -35,8 +37,8 @@ from airbridge.control_plane.gateway.transfer.endpoints import TransferApi
 from airbridge.control_plane.gateway.work import release
 from airbridge.control_plane.gateway.work.claims import Claims
 from airbridge.control_plane.gateway.work.exchanges import Exchanges
-from airbridge.control_plane.identity.enrolment import Enrolment
-from airbridge.control_plane.identity.iam import Proven
+from airbridge.control_plane.identity.enrolment import AnyProof, Enrolment
+from airbridge.control_plane.identity.oidc.joins import TokenJoin, TokenJoins
 from airbridge.core.protocol import (
     SUPPORTED_VERSIONS,
     VERSION_HEADER,
@@ -57,7 +59,16 @@ from airbridge.core.protocol import (
 ROOT: Final = "/edge/v1"
 ENDPOINTS: Final = {
     f"{ROOT}/{name}": name
-    for name in ("enrol", "renew", "claim", "heartbeat", "exchange", "release", *transfer.PATHS)
+    for name in (
+        "enrol",
+        "renew",
+        "claim",
+        "heartbeat",
+        "exchange",
+        "release",
+        brokering.PATH,
+        *transfer.PATHS,
+    )
 }
 # Enrolments come from callers without a certificate: a few kilobytes, parsed on the event loop.
 ENROL_BODY: Final = BodyLimit(64 * 1024, values=256)
@@ -87,13 +98,16 @@ class Edge:
     work: ThreadPool
     #: Enrolments, of callers without a certificate.
     enrolments: ThreadPool
-    #: Verifications of joins by IAM role, which wait for AWS.
+    #: Verifications of joins by IAM role, which wait for AWS, and of issuers' tokens.
     joins: ThreadPool
+    token_joins: TokenJoins
     readiness: health.Readiness
     #: Has threads of its own: leases are renewed under any load of other requests.
     heartbeats: HeartbeatBatcher
     #: For workers that reach nothing but this gateway.
     transfers: TransferApi
+    #: For workers whose AWS credentials are brokered.
+    brokering: BrokerApi
 
     def app(self, guard: Guard) -> Starlette:
         """Return the ASGI application."""
@@ -107,6 +121,7 @@ class Edge:
         )
         routes = [Route(f"{ROOT}/{name}", guard(handler), methods=["POST"]) for name, handler in endpoints]
         routes += self.transfers.routes(ROOT, guard, self._caller)
+        routes.append(self.brokering.route(ROOT, guard, self._caller))
         return application([*routes, openapi.route(ROOT), *health.routes(self.readiness)])
 
     async def _enrol(self, request: Request) -> Response:
@@ -122,12 +137,14 @@ class Edge:
             self.metrics.join_refused(known.name if known else "other", str(refused.reason))
             raise
 
-    async def _prove(self, body: EnrolRequest) -> Proven | None:
+    async def _prove(self, body: EnrolRequest) -> AnyProof | None:
+        if isinstance(body.join, TokenJoin):
+            return await self.joins.run(await self.token_joins.verification(body, body.join))
         if isinstance(body.join, JoinByAwsIam):
             return await self.joins.run(self.enrolment.prove, body)
         return None
 
-    def _issue(self, body: EnrolRequest, address: str, proven: Proven | None) -> Credentials:
+    def _issue(self, body: EnrolRequest, address: str, proven: AnyProof | None) -> Credentials:
         try:
             with unit() as work:
                 return self.enrolment.enrol(work.session, body, address, proven)

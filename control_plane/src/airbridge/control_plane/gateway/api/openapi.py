@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from airbridge.core import protocol
 from airbridge.core.protocol import PROTOCOL_VERSION, SUPPORTED_VERSIONS, VERSION_HEADER, Problem
+from airbridge.core.wire.brokering import AwsCredentials, AwsCredentialsRequest
 
 PATH: Final = "/openapi.json"
 _REFERENCE: Final = "#/components/schemas/{model}"
@@ -24,6 +25,7 @@ _ENDPOINTS: Final[dict[str, tuple[type[BaseModel], type[BaseModel]]]] = {
     "heartbeat": (protocol.Heartbeat, protocol.HeartbeatResponse),
     "exchange": (protocol.ExchangeRequest, protocol.ExchangeResponse),
     "release": (protocol.ReleaseRequest, protocol.ReleaseResponse),
+    "credentials": (AwsCredentialsRequest, AwsCredentials),
 }
 # Endpoints that need no identity.
 _OPEN: Final = frozenset({"enrol"})

@@ -22,11 +22,11 @@ from airbridge.control_plane.exceptions import Refused, Unavailable
 from airbridge.control_plane.gateway.api import requests
 from airbridge.control_plane.gateway.api.body_reader import BodyLimit, BodyReader
 from airbridge.control_plane.gateway.api.handling import Guard, Handler
-from airbridge.control_plane.gateway.auth.authentication import Caller, check_revocation
-from airbridge.control_plane.gateway.database import unit
+from airbridge.control_plane.gateway.auth.authentication import Caller
 from airbridge.control_plane.gateway.net.body_reads import MIB, BodyReadLimits, BodyReads
 from airbridge.control_plane.gateway.net.thread_pools import ThreadPool
 from airbridge.control_plane.gateway.threads import ThreadPools
+from airbridge.control_plane.gateway.transfer.caller_checks import CallerChecks
 from airbridge.control_plane.gateway.transfer.log_access import LogAccess
 from airbridge.control_plane.gateway.transfer.receipts import PURPOSE, Receipts
 from airbridge.control_plane.gateway.transfer.receiving import Receiving
@@ -81,7 +81,7 @@ LOG_BODY: Final = BodyLimit(PART_BYTES, seconds=LOG_SECONDS - 5.0)
 # Longest time of one archive's answer; what is missing is asked for by its offset.
 CODE_SECONDS: Final = 900.0
 # Polls of a worker: one, and one that its connection lost.
-RECEIVES: Final = ShareLimits(per_worker=4, per_region=2_048, total=8_192)
+RECEIVES: Final = ShareLimits(per_worker=4, per_region=4_096, total=8_192)
 CONTENTS: Final = ShareLimits(per_worker=4, per_region=16, total=64)
 _RECEIPT: Final = "receipt"
 _UPLOAD: Final = "upload"
@@ -95,8 +95,9 @@ class TransferApi:
     receipts: Receipts
     bodies: BodyReader
     log_bodies: BodyReader
-    #: Checks in the database.
+    #: Checks of logs in the database.
     checks: ThreadPool
+    callers: CallerChecks
     #: Calls of S3 and SQS.
     calls: ThreadPool
     receiving: Receiving = field(default_factory=Receiving)
@@ -113,6 +114,7 @@ class TransferApi:
             bodies=BodyReader(BodyReads(), threads.parsing),
             log_bodies=BodyReader(BodyReads(LOG_BODIES), threads.parsing),
             checks=threads.transfer_checks,
+            callers=CallerChecks(threads.transfer_checks),
             calls=threads.transfers,
         )
 
@@ -162,7 +164,7 @@ class TransferApi:
         caller.require("work:claim", queue=caller.name.queue)
         body = await self.bodies.parse(request, ReceiveRequest, SMALL_BODY)
         with self.receives.hold(caller.name):
-            await self.checks.run(_check_revocation, caller)
+            await self.callers.check(caller)
             messages = await _unless_gone(
                 request,
                 self.receiving.receive(
@@ -189,7 +191,7 @@ class TransferApi:
         caller.require("work:claim", queue=caller.name.queue)
         body = await self.bodies.parse(request, DeleteRequest, RECEIPTS_BODY)
         receipts = self._opened(caller, body.receipts)
-        await self.checks.run(_check_revocation, caller)
+        await self.callers.check(caller)
         await self.calls.run(lambda: self.sources.queue(caller.name).delete(receipts))
         return requests.answer(Stored())
 
@@ -197,7 +199,7 @@ class TransferApi:
         caller.require("work:claim", queue=caller.name.queue)
         body = await self.bodies.parse(request, ReturnRequest, RECEIPTS_BODY)
         receipts, delay = self._opened(caller, body.receipts), body.after_seconds
-        await self.checks.run(_check_revocation, caller)
+        await self.callers.check(caller)
         await self.calls.run(lambda: self.sources.queue(caller.name).release(receipts, after_seconds=delay))
         return requests.answer(Stored())
 
@@ -212,7 +214,7 @@ class TransferApi:
         key = _code_key(body)
         with ExitStack() as stack:
             stack.enter_context(self.contents.hold(caller.name))
-            await self.checks.run(_check_revocation, caller)
+            await self.callers.check(caller)
             pieces = await self.calls.run(lambda: self.sources.code(caller.name).stream(key, body.offset))
             # The first piece, so that an archive that is not there is an answer, and not an answer that ends early.
             first = await self.calls.run(next, pieces, b"")
@@ -327,11 +329,6 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     finally:
         gone.cancel()
         task.cancel()
-
-
-def _check_revocation(caller: Caller) -> None:
-    with unit() as work:
-        check_revocation(work.session, caller)
 
 
 def _code_key(body: CodeRequest) -> str:

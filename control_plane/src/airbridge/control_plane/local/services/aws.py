@@ -24,6 +24,7 @@ BOTO_CREDENTIALS = {
 # Receives without a claim after which a message is poison and moves to the dead-letter queue.
 MAX_RECEIVES = 10
 VISIBILITY_SECONDS = 60
+_BROKERED = "+brokered"
 _POOL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -36,11 +37,14 @@ class EmulatedRegion(BaseModel):
     pools: tuple[str, ...] = ("default",)
     #: Region of AWS with the queues and buckets of a place that is none itself; its workers go through the gateway.
     through: str | None = None
+    #: They go to AWS with credentials of the gateway instead.
+    brokered: bool = False
 
     @property
     def word(self) -> str:
         """The region as `parse_regions` reads it."""
         place = f"{self.name}@{self.through}" if self.through else self.name
+        place += _BROKERED if self.brokered else ""
         return f"{place}:{','.join(self.pools)}"
 
     @property
@@ -108,7 +112,7 @@ def catalogue(resources: Resources, port: int) -> str:
             + (
                 f'data = ["s3://{region.data_bucket}"]\n'
                 if region.through is None
-                else f'aws_region = "{region.through}"\ntransport = "gateway"\ndata = ["file:///{region.name}"]\n'
+                else f'aws_region = "{region.through}"\n{_way(region)}\ndata = ["file:///{region.name}"]\n'
             )
         )
         sections += [_pool(region, pool, port, resources.slots) for pool in region.pools]
@@ -117,7 +121,14 @@ def catalogue(resources: Resources, port: int) -> str:
 
 def _pool(region: EmulatedRegion, pool: str, port: int, slots: int) -> str:
     url = queue_url(port, region.queue(pool))
-    return f'[[region.pool]]\nname = "{pool}"\nqueue_url = "{url}"\nslots = {slots}\n'
+    role = (
+        f'role_arn = "arn:aws:iam::{ACCOUNT}:role/airbridge-local-{region.name}"\n' if region.brokered else ""
+    )
+    return f'[[region.pool]]\nname = "{pool}"\nqueue_url = "{url}"\nslots = {slots}\n{role}'
+
+
+def _way(region: EmulatedRegion) -> str:
+    return 'credentials = "brokered"' if region.brokered else 'transport = "gateway"'
 
 
 def write(path: Path, resources: Resources) -> None:
@@ -134,14 +145,19 @@ def parse_regions(words: Sequence[str]) -> tuple[EmulatedRegion, ...]:
     """Read ``us-east-1`` or ``us-east-1:default,gpu`` into regions. Raises `ConfigurationError`.
 
     The emulator has the regions of AWS and no others. ``factory-7@us-east-1`` is a place without AWS, whose queues and buckets are in
-    that region, and whose workers go through the gateway.
+    that region, and whose workers go through the gateway; those of ``depot-3@us-east-1+brokered`` have AWS credentials of the gateway.
     """
     known = _aws_regions()
     regions: list[EmulatedRegion] = []
     for word in words:
         given, colon, pools = word.partition(":")
         names = tuple(pools.split(",")) if colon else ("default",)
+        given, brokered = given.removesuffix(_BROKERED), given.endswith(_BROKERED)
         name, at, through = given.partition("@")
+        if brokered and not at:
+            raise ConfigurationError(
+                f"--region {word!r}: {_BROKERED} is for places without AWS, such as depot-3@us-east-1{_BROKERED}"
+            )
         if at and (not _POOL.fullmatch(name) or name in known):
             raise ConfigurationError(
                 f"--region {word!r}: {name!r} cannot be the name of a place without AWS; write NAME@REGION with a name of "
@@ -162,7 +178,7 @@ def parse_regions(words: Sequence[str]) -> tuple[EmulatedRegion, ...]:
                 f"--region {word!r}: {wrong[0] if wrong else names[0]!r} cannot be a pool's name here; "
                 "write NAME:POOL,POOL with names of lower-case letters, digits and hyphens, each once"
             )
-        regions.append(EmulatedRegion(name=name, pools=names, through=through or None))
+        regions.append(EmulatedRegion(name=name, pools=names, through=through or None, brokered=brokered))
     if regions and regions[0].through is not None:
         raise ConfigurationError(
             f"--region {words[0]!r}: the first region is the control plane's own; name one of AWS first"

@@ -1,8 +1,8 @@
 """Policies are decided as AWS does: with the resource, the conditions, and the resource's own policy.
 
-moto, when it enforces IAM, decides on the resource `*` for every service but S3 and ignores conditions in a role's
-policies; it applies bucket policies, their conditions ignored, even when it enforces nothing, so that a TLS-only
-policy locks every caller out; and it has no queue policies.
+moto, when it enforces IAM, decides on the resource `*` for every service but S3, ignores conditions in a role's
+policies and the policies of sessions; it applies bucket policies, their conditions ignored, even when it enforces
+nothing, so that a TLS-only policy locks every caller out; and it has no queue policies.
 
 Two things differ from AWS on purpose. The key `test` is the account's administrator, which stands in for the operator of
 Terraform and for the services (EC2, ECS) that hand out roles. And every call counts as having come over TLS.
@@ -23,6 +23,7 @@ from moto.core.authorization import ActionAuthenticatorMixin
 from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.s3.models import FakeBucket, s3_backends
 from moto.sqs.models import sqs_backends
+from moto.sts.models import sts_backends
 
 from airbridge.infra.emulator.policies import Decision, Request, decide
 from airbridge.infra.emulator.targets import call_action, resource_arn, s3_action
@@ -97,9 +98,20 @@ def _require_permission(response: Any, request_class: Any, action: str, service:
     parameters = {} if service == "s3" else _parameters(response)
     asked = Request(principal, name, target, _context(response, principal, parameters))
     identity = [IAMPolicy(policy)._policy_json for policy in access_key.collect_policies()]  # noqa: SLF001
-    if decide(asked, identity, _resource_policies(target, response.current_account)) is not Decision.ALLOWED:
+    decided = [decide(asked, identity, _resource_policies(target, response.current_account))]
+    # A session has what its role and its session policy allow, both. (No resource policy here names a session as such.)
+    decided += [decide(asked, [policy]) for policy in _session_policies(response, access_key)]
+    if any(decision is not Decision.ALLOWED for decision in decided):
         request._action = name  # noqa: SLF001  # what the refusal names
         request._raise_access_denied()  # noqa: SLF001
+
+
+def _session_policies(response: Any, access_key: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the policy that a role's session was limited to when it was assumed."""
+    key_id = getattr(access_key, "_access_key_id", None)
+    for assumed in sts_backends[response.current_account]["aws"].assumed_roles:
+        if assumed.access_key_id == key_id and assumed.policy:
+            yield json.loads(assumed.policy)
 
 
 def _credential(headers: Mapping[str, str]) -> tuple[str, str, str] | None:

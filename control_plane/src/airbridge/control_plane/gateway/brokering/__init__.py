@@ -1,0 +1,1 @@
+"""AWS credentials that the gateway hands to workers of pools whose credentials are brokered."""
