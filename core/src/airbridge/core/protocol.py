@@ -95,6 +95,7 @@ class RefusalReason(StrEnum):
     PARITY = "parity"
     DRAINING = "draining"
     REVOKED = "revoked"
+    LIMITED = "limited"
     OVERLOADED = "overloaded"
     INTERNAL = "internal"
 

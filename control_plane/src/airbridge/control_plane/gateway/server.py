@@ -67,6 +67,7 @@ from airbridge.core.regions import Catalogue
 from airbridge.core.sandbox import hardening
 from airbridge.core.task_options import Options
 from airbridge.executor import param_patterns
+from airbridge.executor.ledger.sharing.limits import Limits
 from airbridge.executor.settings import Settings
 
 log = structlog.get_logger()
@@ -380,6 +381,7 @@ def _edge(
             parity=components.parity,
             policy=components.policy,
             lease_seconds=settings.lease_seconds,
+            limits=Limits(components.catalogue.limits),
         ),
         exchanges=_exchanges(app, components),
         metrics=metrics,

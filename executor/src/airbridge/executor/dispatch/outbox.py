@@ -30,6 +30,7 @@ from airbridge.executor.ledger import backlogs, clock, events, items, leases
 from airbridge.executor.ledger.backlogs import Backlog, PoolRef
 from airbridge.executor.ledger.models import Outcome, WorkItemRow
 from airbridge.executor.ledger.sharing.fair_shares import FairShares
+from airbridge.executor.ledger.sharing.limits import Limits
 from airbridge.executor.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -94,10 +95,12 @@ class RegionOutbox:
         wake_region: Callable[[str], None],
         random: Callable[[], float],
         shares: FairShares | None = None,
+        limits: Limits | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._region = region
         self._shares = shares
+        self._limits = limits or Limits()
         self._settings = settings
         self._signer = signer
         self._new_session = new_session
@@ -211,7 +214,9 @@ class RegionOutbox:
             if not waiting:
                 return [], 0
             wanted = {ref: free[ref] for ref, each in backlog.items() if each.placed and ref in free}
-            rows = items.sendable(session, wanted, TURN_LIMIT, shares=self._shares, at=now)
+            rows = items.sendable(
+                session, wanted, TURN_LIMIT, shares=self._shares, limits=self._limits, at=now
+            )
             held = items.running_before(session, rows, now)
             if held:
                 later = now + timedelta(seconds=HELD_SECONDS)
@@ -336,6 +341,7 @@ class Outbox:
         queue_of: QueueFinder,
         random: Callable[[], float],
         shares: FairShares | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._regions = {
             region.name: RegionOutbox(
@@ -347,6 +353,7 @@ class Outbox:
                 wake_region=self.wake,
                 random=random,
                 shares=shares,
+                limits=limits,
             )
             for region in regions
         }
