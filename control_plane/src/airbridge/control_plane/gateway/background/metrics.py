@@ -22,7 +22,7 @@ from airbridge.control_plane import _airflow
 from airbridge.control_plane.gateway.audit import anchors
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.identity import generations
-from airbridge.control_plane.read_model import fleet, regions
+from airbridge.control_plane.read_model import fleet, overview, regions
 from airbridge.control_plane.read_model.platform import Platform
 from airbridge.control_plane.read_model.regions import PoolView
 from airbridge.core import metrics
@@ -143,6 +143,7 @@ class DatabaseGauges(Collector):
         return [
             *_of_pools(pools, now),
             *_of_teams(session),
+            *_of_limits(session, self._platform),
             *_of_workers(session, self._platform),
             _of_identities(session, places, now),
         ]
@@ -180,6 +181,19 @@ def _of_teams(session: Any) -> list[Metric]:
             slots.add_metric([team, region, pool, "claimed"], load.claimed)
             waiting.add_metric([team, region, pool], load.waiting)
     return [slots, waiting]
+
+
+def _of_limits(session: Any, platform: Platform) -> list[Metric]:
+    running, most = _family(metrics.LIMIT_RUNNING), _family(metrics.LIMIT_MAX)
+    starts, waiting = _family(metrics.LIMIT_STARTS), _family(metrics.LIMIT_WAITING)
+    for limit in overview.limits(session, platform):
+        running.add_metric([limit.name], limit.running)
+        waiting.add_metric([limit.name], limit.waiting)
+        if limit.max_running is not None:
+            most.add_metric([limit.name], limit.max_running)
+        if limit.starts_per_minute is not None:
+            starts.add_metric([limit.name], limit.starts)
+    return [running, most, starts, waiting]
 
 
 def _of_workers(session: Any, platform: Platform) -> list[Metric]:
