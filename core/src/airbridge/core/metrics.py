@@ -127,6 +127,13 @@ TEAM_WAITING: Final = _gateway(
     "Work items of a team that wait for their turn at a pool",
     *("team", "region", "pool"),
 )
+MOVED: Final = _gateway(
+    "airbridge_moved_bytes_total",
+    _C,
+    "bytes",
+    "Bytes that tasks moved: XComs that they wrote or read (xcom), their logs (log), and code that their workers fetched (code)",
+    *("region", "pool", "kind"),
+)
 LIMIT_RUNNING: Final = _gateway(
     "airbridge_limit_running",
     _G,

@@ -383,7 +383,7 @@ def _edge(
             lease_seconds=settings.lease_seconds,
             limits=Limits(components.catalogue.limits),
         ),
-        exchanges=_exchanges(app, components),
+        exchanges=_exchanges(app, components, metrics),
         metrics=metrics,
         bodies=BodyReader(BodyReads(), threads.parsing),
         work=threads.work,
@@ -395,7 +395,7 @@ def _edge(
     )
 
 
-def _exchanges(app: ExecutionApp, components: GatewayComponents) -> Exchanges:
+def _exchanges(app: ExecutionApp, components: GatewayComponents, metrics: Metrics) -> Exchanges:
     triggers = TriggerClasses.installed(components.settings.trigger_classes or ())
     return Exchanges(
         app=app,
@@ -404,6 +404,7 @@ def _exchanges(app: ExecutionApp, components: GatewayComponents) -> Exchanges:
         residency=Residency.of(components.catalogue),
         stored_xcoms=StoredXComs.of(components.catalogue),
         on_ended=_airflow.task_finished,
+        on_moved=lambda region, pool, count: metrics.moved(region, pool, "xcom", count),
     )
 
 

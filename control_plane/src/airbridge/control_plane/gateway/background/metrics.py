@@ -50,6 +50,7 @@ class Metrics:
         self._refusals = self._counter(metrics.REFUSALS)
         self._delay = self._histogram(metrics.REPORT_DELAY, metrics.DELAY_BUCKETS)
         self._events = self._counter(metrics.EDGE_EVENTS)
+        self._moved = self._counter(metrics.MOVED)
         self._joins = self._counter(metrics.JOINS_REFUSED)
         self._audit_faults = self._counter(metrics.AUDIT_FAULTS)
         for fault in anchors.FAULTS:
@@ -89,6 +90,10 @@ class Metrics:
     def events_received(self, region: str, count: int) -> None:
         """Count events received from a worker."""
         self._events.labels(region).inc(count)
+
+    def moved(self, region: str, pool: str, kind: str, count: int) -> None:
+        """Count bytes that a pool's tasks moved: of XComs, logs or code."""
+        self._moved.labels(region, pool, kind).inc(count)
 
     def join_refused(self, region: str, reason: str) -> None:
         """Count an enrolment that was refused."""
