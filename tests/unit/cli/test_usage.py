@@ -74,7 +74,20 @@ def test_table_has_a_total(asked: list[httpx.Request]) -> None:
     printed = invoke("--by", "team,region").stdout
     assert "2026-01-01 00:00:00 to 2026-01-02 00:00:00 UTC" in printed
     [finance] = [line.split() for line in printed.splitlines() if line.startswith("finance")]
-    assert finance == ["finance", "eu-west-1", "3", "2.000", "75.0%", "0.500", "1024", "MiB", "3", "MiB", "500", "B"]
+    assert finance == [
+        "finance",
+        "eu-west-1",
+        "3",
+        "2.000",
+        "75.0%",
+        "0.500",
+        "1024",
+        "MiB",
+        "3",
+        "MiB",
+        "500",
+        "B",
+    ]
     assert any(line.split()[:3] == ["total", "6", "2.667"] for line in printed.splitlines())
     assert asked
 
