@@ -254,10 +254,10 @@ class Limit(_Model):
     """Limit on the tasks that run at one time, or start within a minute, in all regions together."""
 
     name: PoolName = Field(description="name of the limit, which tasks give in their hints")
-    max_running: Annotated[int, Field(ge=1, description="tasks that run at one time")] | None = None
-    starts_per_minute: (
-        Annotated[int, Field(ge=1, le=10_000, description="tasks that start within any minute")] | None
-    ) = None
+    max_running: Annotated[int | None, Field(ge=1, description="tasks that run at one time")] = None
+    starts_per_minute: Annotated[
+        int | None, Field(ge=1, le=10_000, description="tasks that start within any minute")
+    ] = None
     pools: tuple[str, ...] = Field(
         default=(),
         description="queues whose tasks all count, beside those that name the limit: `region` or `pool@region`",

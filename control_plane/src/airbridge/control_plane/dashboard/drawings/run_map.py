@@ -50,6 +50,8 @@ class Band:
     height: float
     name: str
     label: str
+    #: What it sent to other regions and received from them; empty for nothing.
+    traffic: str
     bars: tuple[Bar, ...]
 
 
@@ -115,7 +117,7 @@ def draw(run: Run) -> RunMap:
             for each in mine
         }
         places |= bars
-        bands.append(Band(y, height, region.name, _label(region), tuple(bars.values())))
+        bands.append(Band(y, height, region.name, _label(region), _traffic(region), tuple(bars.values())))
         y += height
     crossing = [move for move in run.moves if move.crosses]
     drawn = [move for move in crossing if move.source_item in places and move.reader_item in places]
@@ -161,11 +163,12 @@ def _label(region: RunRegion) -> str:
     parts = [tasks, f"{duration(region.run_seconds)} of work"]
     if region.waiting:
         parts.append(f"{number(region.waiting)} wait")
-    if region.sent:
-        parts.append(f"{size_text(region.sent)} sent")
-    if region.received:
-        parts.append(f"{size_text(region.received)} received")
     return ", ".join(parts)
+
+
+def _traffic(region: RunRegion) -> str:
+    sent = [f"{size_text(region.sent)} sent"] if region.sent else []
+    return ", ".join([*sent, *([f"{size_text(region.received)} received"] if region.received else [])])
 
 
 def _curves(moves: Sequence[Move], places: dict[str, Bar]) -> Iterator[Curve]:
