@@ -87,10 +87,6 @@ _FULL = (
     _group("celery", 0, 75, *_runs(2, 2)),
     _group("airbridge", 100, 50, *_runs(2, 3)),
     _group("edge3-5", 0, 200, *_runs(1, 1), _WEIGH),
-    _group("edge3-5-1s", 0, 110, *_runs(1, 1)),
-    _group("airbridge", 0, 90, *_FIBONACCI),
-    _group("local", 0, 110, *_FIBONACCI),
-    _group("edge3", 0, 310, *_runs(1, 1), _WEIGH),
     _group("airbridge", 0, 150, (Kind.WEIGH, "sleepers_200", 1), slots=200),
     _group(
         "airbridge",
@@ -100,11 +96,15 @@ _FULL = (
         (Kind.BACKLOG, "backlog_1000", 10),
         (Kind.BACKLOG, "backlog_5000", 50),
     ),
+    _group("edge3-5-1s", 0, 110, *_runs(1, 1)),
+    _group("airbridge", 0, 75, *_FIBONACCI),
+    _group("local", 0, 110, *_FIBONACCI),
     _group("local", 0, 110, (Kind.BACKLOG, "backlog_1000", 10)),
     _group("airbridge", 50, 40, *_runs(1, 2)),
     _group("airbridge", 200, 40, *_runs(1, 2)),
     _group("celery", 100, 80, *_runs(1, 1)),
     _group("edge3-1s", 0, 110, *_runs(1, 1)),
+    _group("edge3", 0, 310, *_runs(1, 1), _WEIGH),
     _group("edge3-1s", 100, 110, *_runs(0, 1), _IDLE),
 )
 """In order of importance: if the time is too short, groups are left out from the end."""
