@@ -58,7 +58,16 @@ def environment(folder: Path, uv: str, *, newest_edge3: bool = False) -> Path:
         subprocess.run([*install, *into, *PACKAGES], check=True)
         if newest_edge3:
             # What is there and fits stays as it is: only what edge3 needs is taken from later days.
-            again = [uv, "pip", "install", "--quiet", "--no-config", "--compile-bytecode", *into, *NEWEST_EDGE3]
+            again = [
+                uv,
+                "pip",
+                "install",
+                "--quiet",
+                "--no-config",
+                "--compile-bytecode",
+                *into,
+                *NEWEST_EDGE3,
+            ]
             subprocess.run(again, check=True)
         marker.touch()
     return folder

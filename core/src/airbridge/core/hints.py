@@ -215,7 +215,6 @@ def near(
         @task(executor_config=near("s3://sensors/2026", fallback=["us-east-1"], fallback_after=120))
         def summarise(): ...
     """
-    disconnect = _given(lost_after=lost_after, stop_after=stop_after, replace=replace)
     hints = _given(
         near=[each if isinstance(each, str) else each.uri for each in where] or None,
         sizes=dict(sizes) if sizes else None,
@@ -227,12 +226,13 @@ def near(
         memory=memory,
         cpus=cpus,
         limits=limits if isinstance(limits, str) else (list(limits) or None),
-        disconnect=disconnect or None,
+        disconnect=_given(lost_after=lost_after, stop_after=stop_after, replace=replace) or None,
     )
-    return _checked({KEY: hints})
+    return _checked(hints)
 
 
-def _checked(config: dict[str, Any]) -> dict[str, Any]:
+def _checked(hints: dict[str, Any]) -> dict[str, Any]:
+    config = {KEY: hints}
     try:
         Hints.read(config)
     except PlacementError as error:

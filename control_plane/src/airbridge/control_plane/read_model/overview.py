@@ -38,7 +38,7 @@ class Overview:
     scheduler_seen_at: datetime | None
     gateways: tuple[GatewayView, ...]
     regions: tuple[RegionView, ...]
-    limits: tuple[LimitView, ...]
+    limits: tuple[LimitView, ...] = ()
 
 
 def take(session: Any, platform: Platform) -> Overview:

@@ -89,8 +89,8 @@ class Exchanges:
                     results = transaction.apply(item_records)
                 for each in ended:
                     self.on_ended(*each)
-                if moved:
-                    self.on_moved(caller.name.region, caller.name.pool, sum(moved))
+                if total := sum(moved):
+                    self.on_moved(caller.name.region, caller.name.pool, total)
                 return results
             except _RecordFailed as failed:
                 settled_answers[failed.index] = failed.answer
@@ -206,14 +206,7 @@ class _Transaction:
             answer = self.known.get(index) or self._dispatch(index, call)
             if call.ends:
                 self._settle_ended(row, call, answer, now)
-            if moved := moves.record(self.work.session, row, call, answer, self.caller.name.uri):
-                self.moved.append(moved)
-            if call.rule != OWN:
-                self._record_granted(row, call)
-            if call.secret is not None:
-                self._record_secret(row, call.secret)
-            if call.writes and answer.status >= 300:
-                self._record_refused_write(row, record, answer)
+            self._record_applied(row, record, call, answer)
         if record.method not in task_permissions.READS:
             applied[record.seq] = records.add(
                 self.work.session,
@@ -226,6 +219,16 @@ class _Transaction:
                 at=now,
             )
         return answer
+
+    def _record_applied(self, row: WorkItemRow, record: Record, call: Call, answer: Answer) -> None:
+        """Record what an applied call moved, what it was granted, and Airflow's refusal of it."""
+        self.moved.append(moves.record(self.work.session, row, call, answer, self.caller.name.uri))
+        if call.rule != OWN:
+            self._record_granted(row, call)
+        if call.secret is not None:
+            self._record_secret(row, call.secret)
+        if call.writes and answer.status >= 300:
+            self._record_refused_write(row, record, answer)
 
     def _own_assets(self, row: WorkItemRow) -> Collection[AssetRef]:
         return self.exchanges.app.declared_assets(self.work.session, row.dag_id, row.task_id)
