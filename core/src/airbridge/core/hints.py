@@ -215,7 +215,7 @@ def near(
         @task(executor_config=near("s3://sensors/2026", fallback=["us-east-1"], fallback_after=120))
         def summarise(): ...
     """
-    hints = _given(
+    return _checked(
         near=[each if isinstance(each, str) else each.uri for each in where] or None,
         sizes=dict(sizes) if sizes else None,
         hours=hours,
@@ -228,11 +228,10 @@ def near(
         limits=limits if isinstance(limits, str) else (list(limits) or None),
         disconnect=_given(lost_after=lost_after, stop_after=stop_after, replace=replace) or None,
     )
-    return _checked(hints)
 
 
-def _checked(hints: dict[str, Any]) -> dict[str, Any]:
-    config = {KEY: hints}
+def _checked(**hints: Any) -> dict[str, Any]:
+    config = {KEY: _given(**hints)}
     try:
         Hints.read(config)
     except PlacementError as error:
