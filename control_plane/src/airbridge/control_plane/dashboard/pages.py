@@ -265,6 +265,7 @@ def used(context: PageContext) -> Values:
     since = clock.now(context.session) - timedelta(hours=int(period))
     return {
         "usage": usage.take(context.session, by, since, dag_ids=context.dags),
+        "limits": overview.limits(context.session, context.platform),
         "period": PERIODS[period],
         "most": MAX_GROUPS,
     }
