@@ -33,6 +33,11 @@ class Item:
     pool: str = "default"
 
 
+def row(limits: str | None = "erp") -> Any:
+    """Return a row that the limits can read."""
+    return Item(limits)
+
+
 @dataclass
 class Written:
     """Session that keeps what is added."""
@@ -61,14 +66,14 @@ def test_no_schedule_exceeds_a_limit(most: int, rate: int, steps: Sequence[tuple
             recent = [each for each in starts if each > at - MINUTE]
             return Admission(limits, Written(), {"erp": _Counts(running=running, starts=recent)}, at)
 
-        held_back = admission(now).held_back(Item())
+        held_back = admission(now).held_back(row())
         if held_back is None:
             running += 1
             starts.append(now)
         elif running < most:
             assert held_back[1] > now
-            assert admission(held_back[1]).held_back(Item()) is None
-            assert admission(held_back[1] - timedelta(microseconds=1)).held_back(Item()) is not None
+            assert admission(held_back[1]).held_back(row()) is None
+            assert admission(held_back[1] - timedelta(microseconds=1)).held_back(row()) is not None
         assert running <= most
     for start in starts:
         assert sum(start <= other < start + MINUTE for other in starts) <= rate
@@ -85,7 +90,7 @@ def test_outbox_sends_what_may_start(most: int, running: int, fresh: int, stale:
     free = max(0, most - running - fresh)
     assert dict(room.classes(EUROPE)).get("erp", 0) == free
     assert dict(room.classes(GPU)).get("erp", 0) == max(0, free - stale)
-    assert sum(room.admits(EUROPE, Item()) for _ in range(most + 1)) == free
+    assert sum(room.admits(EUROPE, row()) for _ in range(most + 1)) == free
 
 
 def test_limit_of_a_pool_counts_every_task() -> None:
@@ -103,10 +108,10 @@ def test_both_limits_must_let_a_task_start() -> None:
     limits = Limits([Limit(name="crm", max_running=5), Limit(name="erp", max_running=1)])
     written = Written()
     admission = Admission(limits, written, {"crm": _Counts(), "erp": _Counts()}, NOW)
-    assert admission.held_back(Item("crm erp")) is None
-    admission.started(Item("crm erp"))
-    assert admission.held_back(Item("crm erp")) == ("limit erp: 1 of 1 tasks run", NOW)
-    assert admission.held_back(Item("crm")) is None
+    assert admission.held_back(row("crm erp")) is None
+    admission.started(row("crm erp"))
+    assert admission.held_back(row("crm erp")) == ("limit erp: 1 of 1 tasks run", NOW)
+    assert admission.held_back(row("crm")) is None
     assert written.rows == []  # none has a rate
 
 
@@ -142,4 +147,4 @@ def test_no_limits_count_nothing() -> None:
     assert not limits
     assert limits.room(None, NOW) is None
     assert limits.loads(None, NOW) == ()
-    assert limits.admission(None, [Item("erp")], NOW).held_back(Item("erp")) is None  # type: ignore[list-item]
+    assert limits.admission(None, [row("erp")], NOW).held_back(row("erp")) is None
