@@ -268,7 +268,9 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="fan-out and chain, AirBridge and LocalExecutor")
     parser.add_argument(
-        "--only", nargs="*", help="systems to measure, of: airbridge local celery edge3 edge3-1s"
+        "--only",
+        nargs="*",
+        help="systems to measure, of: airbridge local celery edge3 edge3-1s edge3-5 edge3-5-1s",
     )
     parser.add_argument("--cases", nargs="*", help="cases to measure, by name (fanout_100, chain_10, ...)")
     parser.add_argument("--budget-seconds", type=float, default=BUDGET_SECONDS)

@@ -44,6 +44,8 @@ class Group:
     slots: int = 8
 
 
+FIBONACCI = ("fibo_10_chain_10", "fibo_33_chain_10", "fibo_10_chain_40", "fibo_10_fanout_40")
+"""Naive Fibonacci numbers, 33 in about a second and 10 in no time: the workload of windmill.dev's benchmark page, and a fan-out of it."""
 FANOUT, CHAIN, SLEEPERS, IDLE = "fanout_100", "chain_10", "sleepers_8", "idle"
 
 
@@ -77,13 +79,14 @@ _QUICK = (
 
 _WEIGH = (Kind.WEIGH, SLEEPERS, 1)
 _IDLE = (Kind.IDLE, IDLE, 1)
+_FIBONACCI = tuple((Kind.RUN, name, 1) for name in FIBONACCI)
 
 _FULL = (
     _group("local", 0, 130, *_runs(3, 3), _WEIGH),
     _group("airbridge", 0, 130, *_runs(3, 3), _WEIGH, _IDLE),
     _group("celery", 0, 75, *_runs(2, 2)),
     _group("airbridge", 100, 50, *_runs(2, 3)),
-    _group("edge3", 0, 310, *_runs(1, 1), _WEIGH),
+    _group("edge3-5", 0, 200, *_runs(1, 1), _WEIGH),
     _group("airbridge", 0, 150, (Kind.WEIGH, "sleepers_200", 1), slots=200),
     _group(
         "airbridge",
@@ -93,11 +96,15 @@ _FULL = (
         (Kind.BACKLOG, "backlog_1000", 10),
         (Kind.BACKLOG, "backlog_5000", 50),
     ),
+    _group("edge3-5-1s", 0, 110, *_runs(1, 1)),
+    _group("airbridge", 0, 75, *_FIBONACCI),
+    _group("local", 0, 110, *_FIBONACCI),
     _group("local", 0, 110, (Kind.BACKLOG, "backlog_1000", 10)),
     _group("airbridge", 50, 40, *_runs(1, 2)),
     _group("airbridge", 200, 40, *_runs(1, 2)),
     _group("celery", 100, 80, *_runs(1, 1)),
     _group("edge3-1s", 0, 110, *_runs(1, 1)),
+    _group("edge3", 0, 310, *_runs(1, 1), _WEIGH),
     _group("edge3-1s", 100, 110, *_runs(0, 1), _IDLE),
 )
 """In order of importance: if the time is too short, groups are left out from the end."""

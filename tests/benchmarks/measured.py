@@ -109,6 +109,8 @@ def ratios(found: Found) -> dict[str, float]:
         "fanout_vs_celery": lambda: throughput("celery"),
         "fanout_vs_edge3": lambda: throughput("edge3"),
         "fanout_vs_edge3_polling_each_second": lambda: throughput("edge3-1s"),
+        "fanout_vs_edge3_5": lambda: throughput("edge3-5"),
+        "fanout_vs_edge3_5_polling_each_second": lambda: throughput("edge3-5-1s"),
         "chain_0ms_vs_local": lambda: chain(0.0),
         "chain_100ms_vs_local": lambda: chain(100.0),
         "local_worker_cpu_vs_worker": lambda: local_cpu(("worker",)),

@@ -1,4 +1,4 @@
-"""Peers that AirBridge is measured against, each as its users run it: LocalExecutor, Celery with Redis, edge3 1.1.3.
+"""Peers that AirBridge is measured against, each as its users run it: LocalExecutor, Celery with Redis, edge3 1.1.3 and 5.1.0.
 
 All run Airflow 3.0.4 on Postgres with eight slots and the same scheduler settings. They live in an environment of
 their own, because edge3 and Celery are not among AirBridge's dependencies.
@@ -34,6 +34,8 @@ PACKAGES = (
     "psycopg2-binary",
     "asyncpg",
 )
+# The newest edge3 that installs beside Airflow 3.0.4. It needs later releases of three libraries, so that it has an environment of its own.
+NEWEST_EDGE3 = ("apache-airflow==3.0.4", "apache-airflow-providers-edge3==5.1.0")
 EDGE3 = "airflow.providers.edge3.executors.EdgeExecutor"
 ERA = "2025-08-20"
 SHARED = {
@@ -45,14 +47,28 @@ SHARED = {
 SLOTS = 8
 
 
-def environment(folder: Path, uv: str) -> Path:
-    """Make the peers' virtual environment, if it is not there, and return it."""
+def environment(folder: Path, uv: str, *, newest_edge3: bool = False) -> Path:
+    """Make the peers' virtual environment, or that of the newest edge3, if it is not there, and return it."""
     marker = folder / ".complete"
     if not marker.exists():
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([uv, "venv", "--quiet", folder], check=True)
         install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--exclude-newer", ERA]
-        subprocess.run([*install, "--python", folder / "bin" / "python", *PACKAGES], check=True)
+        into = ["--python", str(folder / "bin" / "python")]
+        subprocess.run([*install, *into, *PACKAGES], check=True)
+        if newest_edge3:
+            # What is there and fits stays as it is: only what edge3 needs is taken from later days.
+            again = [
+                uv,
+                "pip",
+                "install",
+                "--quiet",
+                "--no-config",
+                "--compile-bytecode",
+                *into,
+                *NEWEST_EDGE3,
+            ]
+            subprocess.run(again, check=True)
         marker.touch()
     return folder
 
@@ -200,7 +216,10 @@ class Peer:
                 "edge.api_enabled": "True",
                 "edge.api_url": f"{self._api('api')}/edge_worker/v1/rpcapi",
             }
-        if self.name == "edge3-1s":
+        if self.name.startswith("edge3-5"):
+            # Its tables are migrations of its own, in place of those that 1.1.3 makes when its executor starts.
+            values["database.external_db_managers"] = "airflow.providers.edge3.models.db.EdgeDBManager"
+        if self.name.endswith("-1s"):
             # The shortest interval that it accepts. A worker that is full, or finds no job, rests for so long.
             values["edge.job_poll_interval"] = "1"
         values |= SHARED
@@ -282,7 +301,8 @@ class Peer:
 
 
 def peer(name: str, venv: Path, home: Path, dags: Path, round_trip_ms: float = 0.0) -> Peer:
-    """Return a peer by name: ``local``, ``celery``, ``edge3``, or ``edge3-1s`` that polls for jobs each second.
+    """Return a peer by name: ``local``, ``celery``, ``edge3``, or ``edge3-1s`` that polls for jobs each second; ``edge3-5`` and
+    ``edge3-5-1s`` are of version 5.1.0.
 
     Raises `KeyError` for any other.
     """
@@ -291,5 +311,7 @@ def peer(name: str, venv: Path, home: Path, dags: Path, round_trip_ms: float = 0
         "celery": "CeleryExecutor",
         "edge3": EDGE3,
         "edge3-1s": EDGE3,
+        "edge3-5": EDGE3,
+        "edge3-5-1s": EDGE3,
     }[name]
     return Peer(name, executor, venv, home, dags, round_trip_ms)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import chart
+from tests.benchmarks.cases import FIBONACCI
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "tests" / "benchmarks" / "results"
@@ -29,14 +30,21 @@ NAMES = {
     "celery": "Celery, Redis",
     "edge3": "edge3 1.1.3",
     "edge3-1s": "edge3 1.1.3 polling each second",
+    "edge3-5": "edge3 5.1.0",
+    "edge3-5-1s": "edge3 5.1.0 polling each second",
 }
 COLOURS = {"AirBridge": 0, "LocalExecutor": 1, "Celery": 2, "edge3": 3}
 WANTED = {
     "fanout_vs_local": ("100 tasks: throughput, times LocalExecutor's", "at least 2.5"),
     "fanout_vs_celery": ("100 tasks: throughput, times Celery's", "at least 4"),
-    "fanout_vs_edge3": ("100 tasks: throughput, times edge3's", "at least 15"),
+    "fanout_vs_edge3_5": ("100 tasks: throughput, times that of edge3 5.1.0", "at least 20"),
+    "fanout_vs_edge3_5_polling_each_second": (
+        "the same, edge3 5.1.0 polling each second in place of every 5 s",
+        "at least 8",
+    ),
+    "fanout_vs_edge3": ("100 tasks: throughput, times that of edge3 1.1.3", "at least 15"),
     "fanout_vs_edge3_polling_each_second": (
-        "the same, edge3 polling each second in place of every 5 s",
+        "the same, edge3 1.1.3 polling each second in place of every 5 s",
         "",
     ),
     "chain_0ms_vs_local": ("chain of ten: makespan, times LocalExecutor's", "at most 1"),
@@ -58,6 +66,22 @@ WANTED = {
     ),
     "throughput_5000_vs_100": ("throughput with 5,000 tasks queued, times that with 100", "at least 0.9"),
 }
+
+# Of windmill.dev/docs/misc/benchmarks/competitors, Python, one worker, read on 2026-11-29.
+PUBLISHED: Mapping[str, Mapping[str, float]] = {
+    "Airflow 2.7.3, Celery": {"fibo_33_chain_10": 54.668, "fibo_10_chain_40": 116.221},
+    "Kestra 0.22.3": {"fibo_33_chain_10": 15.786, "fibo_10_chain_40": 6.044},
+    "Prefect 2.14.4": {"fibo_33_chain_10": 15.489, "fibo_10_chain_40": 4.872},
+    "Temporal 2.34.0": {"fibo_33_chain_10": 7.247, "fibo_10_chain_40": 2.967},
+    "Hatchet 0.62.0": {"fibo_33_chain_10": 7.793, "fibo_10_chain_40": 1.222},
+    "Windmill 1.483.1": {"fibo_33_chain_10": 8.347, "fibo_10_chain_40": 4.383},
+    "Windmill 1.483.1, dedicated worker": {"fibo_33_chain_10": 7.701, "fibo_10_chain_40": 2.092},
+}
+PUBLISHED_WHERE = (
+    "Published figures are of [windmill.dev's benchmark page](https://www.windmill.dev/docs/misc/benchmarks/competitors), on an AWS m4.large "
+    "(two virtual cores of 2016, 8 GiB): compare the ratio to Airflow's own row in each place, not the seconds. Engines that keep a task's "
+    "interpreter running (Temporal, Hatchet, dedicated workers) start no process for a task."
+)
 
 Case = Mapping[str, Any]
 
@@ -281,6 +305,29 @@ def _environment(results: Mapping[str, Any]) -> str:
     return f"{intro}\n\n{table(heads, rows)}"
 
 
+def fibonacci(results: Mapping[str, Any]) -> str:
+    """The Fibonacci workload, and what its authors published of others on a machine of theirs."""
+    measured: dict[str, dict[str, Case]] = {}
+    for name in FIBONACCI:
+        for case in _of(results, name):
+            measured.setdefault(_who(case), {})[name] = case
+    if not measured:
+        return "Not measured yet."
+    rows: list[Sequence[object]] = [
+        (
+            who,
+            "here",
+            *(f"{found[name]['makespan_s_median']:.2f}" if name in found else "" for name in FIBONACCI),
+        )
+        for who, found in measured.items()
+    ]
+    rows += [
+        (who, "published", *(found.get(name, "") for name in FIBONACCI)) for who, found in PUBLISHED.items()
+    ]
+    heads = ["makespan, s", "", *(name.replace("_", " ") for name in FIBONACCI)]
+    return f"{PUBLISHED_WHERE}\n\n{table(heads, rows)}"
+
+
 def _draw(results: Mapping[str, Any]) -> dict[str, str]:
     fanout = [(_who(case), case["tasks_per_s"]) for case in _of(results, "fanout_100")]
     chain = [(_who(case), round(case["makespan_s_median"], 2)) for case in _of(results, "chain_10")]
@@ -322,6 +369,7 @@ PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "idle": idle,
     "memory": memory,
     "backlog": backlog,
+    "fibonacci": fibonacci,
 }
 
 

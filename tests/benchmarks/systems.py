@@ -71,7 +71,9 @@ def make(name: str, home: Path, round_trip_ms: float, slots: int) -> System:
     """Return a system by name, not started yet. Raises `KeyError` for one that is not known."""
     if name == "airbridge":
         return Edge(home, WORKLOADS, round_trip_ms, slots)
-    venv = peers.environment(PEERS_VENV, uv())
+    newest = name.startswith("edge3-5")
+    folder = PEERS_VENV.with_name(f"{PEERS_VENV.name}-edge3-5") if newest else PEERS_VENV
+    venv = peers.environment(folder, uv(), newest_edge3=newest)
     return peers.peer(name, venv, home, WORKLOADS, round_trip_ms)
 
 

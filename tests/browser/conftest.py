@@ -41,6 +41,7 @@ KEPT = frozenset(
         *(
             "usage-light",
             *("fifty-regions-light", "fifty-regions-dark", "fifty-regions-phone"),
+            *("run-light", "run-dark", "run-phone"),
             "parity-light",
             "audit-light",
             "empty-light",

@@ -14,7 +14,17 @@ from airbridge.executor.ledger import workers
 from airbridge.executor.ledger.identity import revocations
 from airbridge.executor.ledger.models import EventRow
 
-PAGES = ("/", "/workers", "/workers/us-east-1-default-1", "/work", "/timeline", "/usage", "/parity", "/audit")
+PAGES = (
+    "/",
+    "/workers",
+    "/workers/us-east-1-default-1",
+    "/work",
+    "/timeline",
+    "/run?dag=none&run=none",
+    "/usage",
+    "/parity",
+    "/audit",
+)
 
 
 def form_token(page: str) -> str:

@@ -480,3 +480,80 @@ def test_two_outboxes_send_everything_once(
         each.stop()
     assert queues["eu-west-1", "default"].depth() == Depth(visible=200, in_flight=0)
     assert {row.sends for row in hand.rows()} == {1}
+
+
+class SilentQueue(BrokenQueue):
+    """A queue that takes a call and answers once it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = threading.Event()
+        self.calls = 0
+
+    def send(self, messages: Sequence[Outgoing]) -> dict[str, str]:
+        self.calls += 1
+        assert self.answers.wait(30)
+        return super().send(messages)
+
+
+def test_silent_queue_delays_no_other_pool(bench: Bench) -> None:
+    """While a queue does not answer, the region's other pools are sent to, and its own items are neither sent twice nor lost."""
+    silent = bench.queues["gpu"] = SilentQueue()
+    bench.place(*(new_item(pool="gpu") for _ in range(3)), new_item())
+    bench.loop.turn()
+    assert len(bench.queued()) == 1
+    began = time.monotonic()
+    for _ in range(5):
+        bench.place(new_item())
+        bench.loop.turn()
+        assert len(bench.queued()) == 1
+    assert time.monotonic() - began < 2
+    assert silent.calls == 1
+    silent.answers.set()
+    for _ in range(50):
+        bench.loop.turn()
+        if not bench.loop._calls.is_busy("gpu"):
+            break
+        time.sleep(0.02)
+    assert len(bench.queued("gpu")) == 3
+    assert {row.state for row in bench.hand.rows()} == {"sent"}
+
+
+def test_slow_queue_is_waited_for_once(bench: Bench) -> None:
+    """A queue that takes a second for each call delays the other pools' first turn alone."""
+    silent = bench.queues["gpu"] = SilentQueue()
+    waits = []
+    for _ in range(3):
+        silent.answers.clear()
+        bench.place(new_item(pool="gpu"), new_item())
+        began = time.monotonic()
+        bench.loop.turn()
+        waits.append(time.monotonic() - began)
+        time.sleep(max(0.0, 0.7 - waits[-1]))
+        silent.answers.set()
+        while not bench.loop._calls._running["gpu"].done.is_set():
+            time.sleep(0.01)
+        bench.loop._take_ended()
+    assert waits[0] > 0.4
+    assert max(waits[1:]) < 0.4
+
+
+def test_dead_queue_backs_off_alone(bench: Bench) -> None:
+    """A queue that fails after a silence has a backoff of its own; its items keep the reason and go out once it works."""
+    silent = bench.queues["gpu"] = SilentQueue()
+    bench.place(new_item(pool="gpu"), new_item())
+    bench.loop.turn()
+    silent.is_down = True
+    silent.answers.set()
+    bench.loop._calls._running["gpu"].done.wait(5)
+    bench.place(new_item())
+    bench.loop.turn()
+    assert len(bench.queued()) == 2
+    [row] = [row for row in bench.hand.rows() if row.pool == "gpu"]
+    assert (row.state, row.detail) == ("placed", "did not take it: send_message_batch: connection refused")
+    bench.loop.turn()
+    assert silent.calls == 1
+    silent.is_down = False
+    bench.now += 60
+    bench.loop.turn()
+    assert len(bench.queued("gpu")) == 1

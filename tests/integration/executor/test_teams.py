@@ -13,7 +13,7 @@ from tests.support.airflow_home import Metadata
 from tests.support.items import new_item
 
 from airbridge.core.regions import Team
-from airbridge.executor.ledger import clock, items, leases
+from airbridge.executor.ledger import clock, events, items, leases
 from airbridge.executor.ledger.models import EventRow, Outcome, UsageRow, WorkItemRow
 from airbridge.executor.ledger.sharing import usage
 from airbridge.executor.ledger.sharing.fair_shares import FairShares
@@ -166,8 +166,18 @@ def test_usage_survives_the_retention(metadata: Metadata) -> None:
                     source="edge",
                     cpu_seconds=0.5,
                     peak_memory_bytes=1000 * (n + 1),
+                    moved_bytes=100,
                 )
             )
+            for name, source, size in (
+                ("bundle.fetched", "edge", 5_000_000_000),
+                ("xcom.written", "control", 10),
+                ("xcom.read", "control", 7),
+                # A worker's own word about an XCom is no account of it.
+                ("xcom.read", "edge", 1000),
+            ):
+                event = events.record(session, name, "w1", row=row)
+                event.source, event.moved_bytes = source, size
         session.flush()
         before = all_used(session)
         month = timedelta(days=40)
@@ -188,4 +198,6 @@ def test_usage_survives_the_retention(metadata: Metadata) -> None:
     for subject, amount in after.items():
         assert amount.slot_seconds == pytest.approx(before[subject].slot_seconds)
         assert (amount.items, amount.cpu_seconds) == (3, 1.5)
+        assert (amount.xcom_bytes, amount.log_bytes, amount.code_bytes) == (51, 300, 15_000_000_000)
+        assert amount.moved_bytes == before[subject].moved_bytes == 15_000_000_351
         assert amount.peak_memory_bytes == before[subject].peak_memory_bytes

@@ -18,6 +18,7 @@ from airbridge.core.aws.object_store import MemoryStore
 from airbridge.core.protocol import Grant
 from airbridge.core.residency import xcoms
 from airbridge.core.residency.xcoms import Form, ObjectName, StoredXCom
+from airbridge.executor.ledger.models import WorkItemRow
 
 SHA = "ab" * 32
 REGIONS = (
@@ -206,3 +207,50 @@ def _success() -> dict[str, Any]:
     from datetime import UTC, datetime
 
     return {"state": "success", "end_date": datetime.now(UTC).isoformat()}
+
+
+# --- what moved -------------------------------------------------------------------------------------
+
+
+def moves(world: World, item: Any) -> list[tuple[str, Any, Any, int]]:
+    """Events of an item's XComs: name, source, size and what crossed."""
+    found = [*world.events("xcom.written"), *world.events("xcom.read")]
+    return [
+        (each.event, each.detail.get("stored"), each.detail["bytes"], each.moved_bytes)
+        for each in sorted(found, key=lambda each: each.id)
+        if str(each.item_id) == str(item)
+    ]
+
+
+def test_small_xcom_moves_with_its_call(granted: tuple[Worker, Grant], world: World) -> None:
+    """A value in the database crosses when it is written and when it is read; what is refused moves nothing."""
+    worker, grant = granted
+    assert push(worker, grant, 1, "value").status == 201
+    assert ask(worker, grant, 2, "GET", path_of(grant)).status == 200
+    assert ask(worker, grant, 3, "GET", path_of(grant, "another")).status == 404
+    written, read = moves(world, grant.item_id)
+    assert written == ("xcom.written", None, len(json.dumps("value")), len(json.dumps("value")))
+    assert (read[0], read[1]) == ("xcom.read", None)
+    assert read[3] == read[2] > len("value")
+
+
+def test_stored_xcom_moves_when_another_region_reads_it(world: World) -> None:
+    """A value in a bucket counts when it is written and when another region fetches it, and not when its own region reads it."""
+    mine, theirs = world.items(2)
+    with world.metadata.session() as session:
+        session.get(WorkItemRow, theirs).region = "us-east-1"
+        session.commit()
+    here, abroad = world.worker(), world.worker("us-east-1")
+    with world.under(REGIONS):
+        written, read = here.grant(mine), abroad.grant(theirs)
+        stored = reference(written)
+        assert push(here, written, 1, stored.encode()).status == 201
+        assert ask(here, written, 2, "GET", path_of(written)).status == 200
+        assert fetch(abroad, read, 1, stored).status == 200
+    assert moves(world, mine) == [
+        ("xcom.written", "eu-west-1", 100_000, 100_000),
+        ("xcom.read", "eu-west-1", 100_000, 0),
+    ]
+    assert moves(world, theirs) == [("xcom.read", "eu-west-1", 100_000, 100_000)]
+    [event] = [each for each in world.events("xcom.read") if str(each.item_id) == theirs]
+    assert (event.detail["of_task"], event.detail["key"]) == (written.ti["task_id"], "return_value")

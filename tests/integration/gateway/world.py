@@ -98,6 +98,10 @@ CATALOGUE = Catalogue.model_validate(
     [[region.pool]]
     name = "gpu"
     queue_url = "http://127.0.0.1:1/eu-gpu"
+    [[limit]]
+    name = "erp"
+    max_running = 20
+    starts_per_minute = 60
     """)
 )
 

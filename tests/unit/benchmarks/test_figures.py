@@ -138,7 +138,7 @@ def test_required_figures_fit_time_limit() -> None:
     assert {
         *(
             (system, 0, name)
-            for system in ("airbridge", "local", "celery", "edge3")
+            for system in ("airbridge", "local", "celery", "edge3-5")
             for name in ("fanout_100", "chain_10")
         ),
         ("airbridge", 100, "chain_10"),

@@ -552,6 +552,25 @@ def test_status_output_content(gateway: Any, tmp_path: Path) -> None:
     assert "... and 40 more workers" in text
 
 
+def test_status_lists_limits(gateway: Any, tmp_path: Path) -> None:
+    """Limits that hold work back come first, with what runs, starts and waits; without limits there is no table."""
+    limit = {
+        "name": "mail",
+        "full": False,
+        "running": 3,
+        "max_running": None,
+        "starts": 5,
+        "starts_per_minute": 60,
+    }
+    full = {**limit, "name": "erp", "full": True, "running": 20, "max_running": 20, "starts_per_minute": None}
+    limits = [{**limit, "waiting": 0, "pools": ["gpu@eu-west-1"]}, {**full, "waiting": 312, "pools": []}]
+    gateway((200, {**STATUS, "limits": limits}), (200, STATUS))
+    lines = [line.split() for line in invoke("status", "--dir", str(tmp_path)).stdout.splitlines()]
+    rows = [line for line in lines if line and line[0] in {"erp", "mail"}]
+    assert rows == [["erp", "full", "20/20", "312"], ["mail", "free", "3", "5/60", "0", "gpu@eu-west-1"]]
+    assert "starts (1 min)" not in invoke("status", "--dir", str(tmp_path)).stdout
+
+
 def test_status_of_a_large_platform_fits_a_screen(gateway: Any, tmp_path: Path) -> None:
     """Of fifty regions and a thousand workers, those in trouble are listed, and the totals; --all lists the rest."""
     [cut_off], [refused] = STATUS["regions"], STATUS["workers"]

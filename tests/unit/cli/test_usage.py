@@ -15,7 +15,15 @@ from typer.testing import CliRunner
 from airbridge.control_plane.cli import app, connection
 from airbridge.control_plane.operator_client import Endpoint, OperatorClient
 
-AMOUNT = {"items": 3, "slot_seconds": 7200.0, "cpu_seconds": 1800.0, "peak_memory_bytes": 2**30}
+AMOUNT = {
+    "items": 3,
+    "slot_seconds": 7200.0,
+    "cpu_seconds": 1800.0,
+    "peak_memory_bytes": 2**30,
+    "xcom_bytes": 3 * 2**20,
+    "log_bytes": 500,
+    "code_bytes": 0,
+}
 USAGE = {
     "since": "2026-01-01T00:00:00+00:00",
     "until": "2026-01-02T00:00:00+00:00",
@@ -66,7 +74,20 @@ def test_table_has_a_total(asked: list[httpx.Request]) -> None:
     printed = invoke("--by", "team,region").stdout
     assert "2026-01-01 00:00:00 to 2026-01-02 00:00:00 UTC" in printed
     [finance] = [line.split() for line in printed.splitlines() if line.startswith("finance")]
-    assert finance == ["finance", "eu-west-1", "3", "2.000", "75.0%", "0.500", "1024", "MiB"]
+    assert finance == [
+        "finance",
+        "eu-west-1",
+        "3",
+        "2.000",
+        "75.0%",
+        "0.500",
+        "1024",
+        "MiB",
+        "3",
+        "MiB",
+        "500",
+        "B",
+    ]
     assert any(line.split()[:3] == ["total", "6", "2.667"] for line in printed.splitlines())
     assert asked
 
@@ -76,6 +97,7 @@ def test_csv_and_json_have_the_units_of_the_ledger(asked: list[httpx.Request]) -
     rows = list(csv.DictReader(io.StringIO(invoke("--by", "team,region", "--csv").stdout)))
     assert [row["team"] for row in rows] == ["finance", 'a "b", c']
     assert [float(row["slot_seconds"]) for row in rows] == [7200.0, 2400.0]
+    assert [row["xcom_bytes"] for row in rows] == ["3145728"] * 2
     assert json.loads(invoke("--json").stdout) == USAGE
     assert asked
 

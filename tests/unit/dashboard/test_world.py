@@ -11,9 +11,11 @@ from tests.unit.dashboard.test_network import region
 from airbridge.control_plane.dashboard.drawings import sparkline, world
 from airbridge.control_plane.dashboard.queries import Query
 from airbridge.control_plane.dashboard.rendering import render
-from airbridge.control_plane.read_model.overview import Overview
+from airbridge.control_plane.read_model.overview import LimitView, Overview
 from airbridge.control_plane.read_model.regions import Health, PoolView
 from airbridge.control_plane.read_model.throughput import Throughput, largest
+from airbridge.control_plane.read_model.usage import By, Usage
+from airbridge.executor.ledger.sharing.usage import Amount
 
 POOL = PoolView("factory-1", "default", Health.HEALTHY, "", 0, 0, 0, None, 8, 0, Counter(), 0, 0)
 
@@ -83,3 +85,17 @@ def test_page_of_many_regions_is_rendered() -> None:
     assert 'class="start">factory-1</text>' in html
     assert 'id="pool-factory-1-default"' in html
     assert 'id="pool-us-east-1-default"' not in html
+
+
+def test_limits_are_on_the_usage_page() -> None:
+    """The page lists the limits, those with the most waiting work first, and what of each is taken."""
+    limits = (
+        LimitView("free", ("gpu@eu-west-1",), 1, None, 2, 60, 0, full=False),
+        LimitView("erp", (), 20, 20, 0, None, 312, full=True),
+    )
+    empty = Usage(datetime.now(UTC), datetime.now(UTC), (By.TEAM,), (), Amount())
+    values = {"root": "/airbridge", "usage": empty, "limits": limits, "period": "the last day", "most": 200}
+    html = render("usage_live.html", values)
+    assert html.index('<th scope="row">erp</th>') < html.index('<th scope="row">free</th>')
+    assert '20<span class="of">/20</span>' in html
+    assert "gpu@eu-west-1" in html

@@ -98,6 +98,29 @@ def test_team_example_is_of_an_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert [team.model_dump() for team in catalogue.teams] == [team.model_dump() for team in teams]
 
 
+def test_limit_example_is_of_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits of the guide have only keys that exist, and its task's hints name one of them."""
+    monkeypatch.syspath_prepend(str(ROOT / "infra" / "src"))
+    import tomllib
+
+    from airbridge.core.hints import Hints, near
+    from airbridge.infra.catalogue import render
+    from airbridge.infra.environment import Limit
+
+    guide = page("docs/how-to/limit-shared-systems.md")
+    [text] = guide.blocks("toml")
+    limits = [Limit.model_validate(each) for each in tomllib.loads(text)["limit"]]
+    dumped = [limit.model_dump(mode="json", exclude_none=True) for limit in limits]
+    _home, _, rendered = render("", [], limits=dumped).partition("[[limit]]")
+    catalogue = Catalogue.parse(f"{TOML}\n[[limit]]{rendered.replace('gpu@us-east-1', 'us-east-1')}")
+    assert [limit.name for limit in catalogue.limits] == ["erp", "mail", "licences"]
+    assert catalogue.limits[1].starts_per_minute == 60
+    [code] = guide.blocks("python")
+    hints = Hints.read(near("s3://orders/2026", limits=["erp"]))
+    assert 'near("s3://orders/2026", limits=["erp"])' in code
+    assert set(hints.limits) <= {limit.name for limit in limits}
+
+
 def test_environment_example_is_a_region(monkeypatch: pytest.MonkeyPatch) -> None:
     """The regions of the AWS guide have only keys that exist, with allowed values."""
     monkeypatch.syspath_prepend(str(ROOT / "infra" / "src"))

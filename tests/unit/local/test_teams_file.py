@@ -11,6 +11,7 @@ from tests.unit.executor.catalogues import TOML
 from airbridge.control_plane.local.services.teams import with_teams
 from airbridge.core.exceptions import ConfigurationError
 
+LIMIT = '[[limit]]\nname = "erp"\nmax_running = 2\n'
 TEAM = '[[team]]\nname = "finance"\nbundles = ["dags"]\n'
 
 
@@ -21,6 +22,8 @@ def test_teams_are_added(tmp_path: Path) -> None:
     joined = tomllib.loads(with_teams(TOML, file))
     assert joined == {**tomllib.loads(TOML), "team": [{"name": "finance", "bundles": ["dags"]}]}
     assert with_teams(TOML, None) == TOML
+    file.write_text(LIMIT)
+    assert tomllib.loads(with_teams(TOML, file))["limit"] == [{"name": "erp", "max_running": 2}]
 
 
 @pytest.mark.parametrize(
@@ -28,9 +31,14 @@ def test_teams_are_added(tmp_path: Path) -> None:
     [
         (TOML, None, "No such file"),
         (TOML, "team", "Expected"),
-        (TOML, "", "must have [[team]] entries alone; it has nothing"),
-        (TOML, f'home_region = "mars-1"\n{TEAM}', "must have [[team]] entries alone; it has home_region"),
+        (TOML, "", "must have [[team]] and [[limit]] entries alone; it has nothing"),
+        (
+            TOML,
+            f'home_region = "mars-1"\n{TEAM}',
+            "must have [[team]] and [[limit]] entries alone; it has home_region",
+        ),
         (TOML, TEAM.replace('["dags"]', "[]"), "team 'finance' has no bundles"),
+        (f"{TOML}\n{LIMIT}", LIMIT + TEAM, "the deployment's catalogue has limits of its own"),
         (f"{TOML}\n{TEAM}", TEAM, "the deployment's catalogue has teams of its own"),
     ],
 )

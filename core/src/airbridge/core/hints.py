@@ -108,6 +108,11 @@ def _sequence(value: Any) -> Any:
 
 NearHints = Annotated[tuple[Annotated[str, AfterValidator(_hint)], ...], BeforeValidator(_sequence)]
 Queues = Annotated[tuple[Annotated[str, AfterValidator(_queue)], ...], BeforeValidator(_sequence)]
+Limits = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=63)], ...],
+    BeforeValidator(_sequence),
+    Field(max_length=8),
+]
 #: In GiB; written as a number of them, or as text with a unit.
 Size = Annotated[float, BeforeValidator(_gib), Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -137,6 +142,7 @@ class Hints(_Hints):
     warm: bool | None = None
     memory: Memory | None = None
     cpus: Cpus | None = None
+    limits: Limits = ()
     disconnect: Disconnect = Disconnect()
 
     @model_validator(mode="after")
@@ -183,6 +189,7 @@ def near(
     warm: bool | None = None,
     memory: str | int | None = None,
     cpus: float | None = None,
+    limits: Sequence[str] = (),
     lost_after: float | None = None,
     stop_after: float | None = None,
     replace: bool | None = None,
@@ -197,6 +204,7 @@ def near(
     :param fallback_after: seconds to wait before each fallback
     :param warm: false starts the task from a process that has not parsed its DAG file
     :param memory, cpus: of the task with all that it starts (``"4GiB"`` or bytes; cores); it takes as many slots as have that much
+    :param limits: names of the catalogue's limits that the task counts towards (``["erp"]``)
     :param lost_after: seconds without the worker's heartbeat after which the attempt is fenced and failed
     :param stop_after: seconds a cut may last before the worker stops the task itself
     :param replace: false lets no lost attempt be retried
@@ -207,8 +215,7 @@ def near(
         @task(executor_config=near("s3://sensors/2026", fallback=["us-east-1"], fallback_after=120))
         def summarise(): ...
     """
-    disconnect = _given(lost_after=lost_after, stop_after=stop_after, replace=replace)
-    hints = _given(
+    return _checked(
         near=[each if isinstance(each, str) else each.uri for each in where] or None,
         sizes=dict(sizes) if sizes else None,
         hours=hours,
@@ -218,12 +225,13 @@ def near(
         warm=warm,
         memory=memory,
         cpus=cpus,
-        disconnect=disconnect or None,
+        limits=limits if isinstance(limits, str) else (list(limits) or None),
+        disconnect=_given(lost_after=lost_after, stop_after=stop_after, replace=replace) or None,
     )
-    return _checked({KEY: hints})
 
 
-def _checked(config: dict[str, Any]) -> dict[str, Any]:
+def _checked(**hints: Any) -> dict[str, Any]:
+    config = {KEY: _given(**hints)}
     try:
         Hints.read(config)
     except PlacementError as error:

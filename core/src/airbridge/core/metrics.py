@@ -127,6 +127,37 @@ TEAM_WAITING: Final = _gateway(
     "Work items of a team that wait for their turn at a pool",
     *("team", "region", "pool"),
 )
+MOVED: Final = _gateway(
+    "airbridge_moved_bytes_total",
+    _C,
+    "bytes",
+    "Bytes that tasks moved: XComs that they wrote or read (xcom), their logs (log), and code that their workers fetched (code)",
+    *("region", "pool", "kind"),
+)
+LIMIT_RUNNING: Final = _gateway(
+    "airbridge_limit_running",
+    _G,
+    "tasks",
+    "Running tasks that count towards a limit of the catalogue",
+    "limit",
+)
+LIMIT_MAX: Final = _gateway(
+    "airbridge_limit_max_running", _G, "tasks", "Tasks that the limit lets run at one time", "limit"
+)
+LIMIT_STARTS: Final = _gateway(
+    "airbridge_limit_starts",
+    _G,
+    "tasks",
+    "Tasks that started within the last minute under a limit that has a rate",
+    "limit",
+)
+LIMIT_WAITING: Final = _gateway(
+    "airbridge_limit_waiting_work_items",
+    _G,
+    "work items",
+    "Unclaimed work items that count towards the limit",
+    "limit",
+)
 WORKERS: Final = _gateway(
     "airbridge_workers",
     _G,

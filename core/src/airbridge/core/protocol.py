@@ -98,6 +98,7 @@ class RefusalReason(StrEnum):
     PARITY = "parity"
     DRAINING = "draining"
     REVOKED = "revoked"
+    LIMITED = "limited"
     OVERLOADED = "overloaded"
     INTERNAL = "internal"
 

@@ -1,4 +1,4 @@
-"""The region catalogue: regions, pools, the location of data, and the teams that share pools. Read from TOML."""
+"""The region catalogue: regions, pools, the location of data, the teams that share pools, and limits. Read from TOML."""
 
 from __future__ import annotations
 
@@ -203,6 +203,24 @@ class Team(_Entry):
     quota: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
 
 
+class Limit(_Entry):
+    """A limit on the tasks that run at one time, or start within a minute, in all regions together.
+
+    It counts the tasks that name it in their hints, and every task of the pools that it names.
+    """
+
+    name: Name
+    max_running: Annotated[int, Field(ge=1)] | None = None
+    starts_per_minute: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    #: Queues (``region`` or ``pool@region``) whose tasks all count.
+    pools: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> frozenset[tuple[str, str]]:
+        """Region and pool of each of its pools."""
+        return frozenset(place_of(queue) for queue in self.pools)
+
+
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 #: Stands for every name that a table of prices does not have.
 ANY = "*"
@@ -231,6 +249,7 @@ class Catalogue(_Entry):
     home_region: Name
     regions: tuple[Region, ...] = Field(alias="region", min_length=1)
     teams: tuple[Team, ...] = Field(default=(), alias="team")
+    limits: tuple[Limit, ...] = Field(default=(), alias="limit")
     prices: Prices | None = None
 
     @model_validator(mode="before")
@@ -337,7 +356,19 @@ class Catalogue(_Entry):
         for _, url in _repeated(queues):
             yield f"queue {url!r} serves two pools; each pool needs a queue of its own"
         yield from self._team_problems()
+        yield from self._limit_problems()
         yield from self._price_problems()
+
+    def _limit_problems(self) -> Iterator[str]:
+        for name in _repeated(limit.name for limit in self.limits):
+            yield f"limit {name!r} is there twice; names must differ"
+        for limit in self.limits:
+            if limit.max_running is None and limit.starts_per_minute is None:
+                yield f"limit {limit.name!r} limits nothing; give it max_running, starts_per_minute or both"
+            for queue in limit.pools:
+                problem = self.lacks(*place_of(queue))
+                if problem is not None:
+                    yield f"limit {limit.name!r}, pools {queue!r}: {problem}"
 
     def _role_problems(self) -> Iterator[str]:
         """Yield roles whose brokered credentials would let their holder join another pool by role."""

@@ -20,6 +20,7 @@ from airbridge.executor.executor import Components
 from airbridge.executor.ledger import notices
 from airbridge.executor.ledger.manager import LedgerDBManager
 from airbridge.executor.ledger.sharing.fair_shares import FairShares
+from airbridge.executor.ledger.sharing.limits import Limits
 from airbridge.executor.placement.placement import Placement
 from airbridge.executor.placement.workloads import Workloads
 from airbridge.executor.scheduling.listener import NotificationListener
@@ -47,6 +48,7 @@ def build(owner_job_id: int | None) -> Components:
         queue_of=sqs_queues(catalogue.regions),
         random=random.random,
         shares=FairShares(catalogue.teams) if catalogue.teams else None,
+        limits=Limits(catalogue.limits),
     )
     listener = NotificationListener(
         owner_job_id=owner_job_id,

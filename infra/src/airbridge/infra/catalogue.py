@@ -118,11 +118,13 @@ def render(
     regions: Iterable[CatalogueRegion],
     teams: Iterable[Mapping[str, Any]] = (),
     prices: Mapping[str, Mapping[str, float]] | None = None,
+    limits: Iterable[Mapping[str, Any]] = (),
 ) -> str:
-    """The catalogue, in TOML. A team and the prices have the keys of the environment file."""
+    """The catalogue, in TOML. Teams, limits and prices have the keys of the environment file."""
     entries = [region.toml() for region in sorted(regions, key=lambda region: region.name)]
     entries += [
         *map(_team, teams),
+        *map(_limit, limits),
         *(_prices(name, table) for name, table in (prices or {}).items() if table),
     ]
     return "\n".join([_line("home_region", home_region) + "\n", *entries])
@@ -142,6 +144,11 @@ def _team(team: Mapping[str, Any]) -> str:
             *(_line(json.dumps(queue), slots) for queue, slots in team["quota"].items()),
         ]
     return "\n".join(lines) + "\n"
+
+
+def _limit(limit: Mapping[str, Any]) -> str:
+    given = {key: value for key, value in limit.items() if value is not None}
+    return "\n".join(["[[limit]]", *(_line(key, value) for key, value in given.items())]) + "\n"
 
 
 def split(text: str, limit: int = PARAMETER_BYTES) -> list[str]:
@@ -172,7 +179,11 @@ def from_outputs(outputs: Mapping[str, Any], endpoint_url: str = "") -> str:
             "there is no edge stack in the outputs; deploy at least one, as in edge-eu-west-1"
         )
     return render(
-        control_plane["home_region"], regions, control_plane.get("teams", ()), control_plane.get("prices")
+        control_plane["home_region"],
+        regions,
+        control_plane.get("teams", ()),
+        control_plane.get("prices"),
+        control_plane.get("limits", ()),
     )
 
 

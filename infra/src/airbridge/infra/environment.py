@@ -250,6 +250,20 @@ class Team(_Model):
     )
 
 
+class Limit(_Model):
+    """Limit on the tasks that run at one time, or start within a minute, in all regions together."""
+
+    name: PoolName = Field(description="name of the limit, which tasks give in their hints")
+    max_running: Annotated[int | None, Field(ge=1, description="tasks that run at one time")] = None
+    starts_per_minute: Annotated[
+        int | None, Field(ge=1, le=10_000, description="tasks that start within any minute")
+    ] = None
+    pools: tuple[str, ...] = Field(
+        default=(),
+        description="queues whose tasks all count, beside those that name the limit: `region` or `pool@region`",
+    )
+
+
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -452,6 +466,7 @@ class Environment(_Model):
     protection: Protection = Protection()
     regions: Annotated[tuple[RegionConfig, ...], Field(alias="region", min_length=1)]
     teams: Annotated[tuple[Team, ...], Field(alias="team")] = ()
+    limits: Annotated[tuple[Limit, ...], Field(alias="limit")] = ()
     prices: Prices | None = None
     alarm_subscriptions: Annotated[tuple[Subscription, ...], Field(alias="alarm_subscription")] = ()
 

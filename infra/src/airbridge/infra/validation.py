@@ -195,6 +195,7 @@ def _problems(environment: Environment) -> Iterator[str]:
             yield from _pool_problems(region, pool)
             yield from _unknown_image(environment, region, pool)
     yield from _team_problems(environment)
+    yield from _limit_problems(environment)
     yield from _price_problems(environment)
     yield from _network_problems(environment)
     yield from _record_problems(environment)
@@ -292,6 +293,17 @@ def _team_problems(environment: Environment) -> Iterator[str]:
         for queue in team.quota:
             if queue.removeprefix("default@") not in queues:
                 yield f"team {team.name}: quota: {queue!r} is no queue (there are {', '.join(queues)})"
+
+
+def _limit_problems(environment: Environment) -> Iterator[str]:
+    yield from _repeated("limit", (limit.name for limit in environment.limits))
+    queues = _queues(environment)
+    for limit in environment.limits:
+        if limit.max_running is None and limit.starts_per_minute is None:
+            yield f"limit {limit.name}: limits nothing; give it max_running, starts_per_minute or both"
+        for queue in limit.pools:
+            if queue.removeprefix("default@") not in queues:
+                yield f"limit {limit.name}: pools: {queue!r} is no queue (there are {', '.join(queues)})"
 
 
 def _network_problems(environment: Environment) -> Iterator[str]:

@@ -9,13 +9,22 @@ from typing import Any, Final
 
 from airbridge.control_plane import worker_commands
 from airbridge.control_plane.dashboard import _airflow
-from airbridge.control_plane.dashboard.drawings import gantt, network, sparkline, world
+from airbridge.control_plane.dashboard.drawings import gantt, network, run_map, sparkline, world
 from airbridge.control_plane.dashboard.queries import Query
 from airbridge.control_plane.dashboard.sessions import Viewer
-from airbridge.control_plane.read_model import overview, tasks, throughput, usage, versions, work, workers
+from airbridge.control_plane.read_model import (
+    overview,
+    paging,
+    tasks,
+    throughput,
+    usage,
+    versions,
+    work,
+    workers,
+)
 from airbridge.control_plane.read_model.diagnosis import causes
 from airbridge.control_plane.read_model.diagnosis.cause import Code
-from airbridge.control_plane.read_model.history import audit_log, changes
+from airbridge.control_plane.read_model.history import audit_log, changes, run
 from airbridge.control_plane.read_model.history.changes import EventFilter
 from airbridge.control_plane.read_model.paging import PageRequest
 from airbridge.control_plane.read_model.platform import Platform
@@ -49,6 +58,8 @@ PERIODS: Final = {
     "720": "the last 30 days",
 }
 DEFAULT_PERIOD: Final = "24"
+# Moves of XComs that the Run page lists.
+MAX_RUN_MOVES: Final = 50
 # Groups that the Usage page shows.
 MAX_GROUPS: Final = 200
 
@@ -209,6 +220,31 @@ def task(context: PageContext) -> Values:
     }
 
 
+def dag_run(context: PageContext) -> Values:
+    """Return a DAG run over regions: where its tasks ran, and what moved between them."""
+    dag_id, run_id = context.query.text("dag"), context.query.text("run")
+    if not dag_id or not run_id:
+        raise NotFound("Choose a run on the Work page.")
+    found = (
+        run.find(context.session, dag_id, run_id)
+        if _airflow.may_see_task(context.viewer.user, dag_id)
+        else None
+    )
+    if found is None:
+        raise NotFound(
+            f"No work of run {run_id!r} of DAG {dag_id!r} has been placed, or it has been deleted."
+        )
+    page = context.query.page()
+    shown = found.tasks[page.offset : page.offset + page.size]
+    return {
+        "run": found,
+        "map": run_map.draw(found),
+        "listed": paging.Page(shown, page.number, page.size, len(found.tasks)),
+        "moves": sorted(found.moves, key=lambda move: not move.crosses)[:MAX_RUN_MOVES],
+        "heading": dag_id,
+    }
+
+
 def _search(context: PageContext) -> Values:
     """Return the tasks that a text finds, newest first; none without a text."""
     text = context.query.text("q")
@@ -229,6 +265,7 @@ def used(context: PageContext) -> Values:
     since = clock.now(context.session) - timedelta(hours=int(period))
     return {
         "usage": usage.take(context.session, by, since, dag_ids=context.dags),
+        "limits": overview.limits(context.session, context.platform),
         "period": PERIODS[period],
         "most": MAX_GROUPS,
     }
@@ -298,7 +335,8 @@ WORKERS: Final = Page("workers", "Workers", "/workers", fleet)
 WORKER: Final = Page("worker", "Worker", "/workers/{worker}", worker, menu=False)
 WORK: Final = Page("work", "Work", "/work", items)
 TIMELINE: Final = Page("timeline", "Timeline", "/timeline", task)
+RUN: Final = Page("run", "Run", "/run", dag_run, menu=False)
 USAGE: Final = Page("usage", "Usage", "/usage", used)
 PARITY: Final = Page("parity", "Parity", "/parity", parity)
 AUDIT: Final = Page("audit", "Audit", "/audit", audit, audit=True)
-PAGES: Final = (REGIONS, WORKERS, WORKER, WORK, TIMELINE, USAGE, PARITY, AUDIT)
+PAGES: Final = (REGIONS, WORKERS, WORKER, WORK, TIMELINE, RUN, USAGE, PARITY, AUDIT)

@@ -71,6 +71,7 @@ from airbridge.core.regions import Catalogue
 from airbridge.core.sandbox import hardening
 from airbridge.core.task_options import Options
 from airbridge.executor import param_patterns
+from airbridge.executor.ledger.sharing.limits import Limits
 from airbridge.executor.settings import Settings
 
 log = structlog.get_logger()
@@ -395,8 +396,9 @@ def _edge(
             parity=components.parity,
             policy=components.policy,
             lease_seconds=settings.lease_seconds,
+            limits=Limits(components.catalogue.limits),
         ),
-        exchanges=_exchanges(app, components),
+        exchanges=_exchanges(app, components, metrics),
         metrics=metrics,
         bodies=BodyReader(BodyReads(), threads.parsing),
         work=threads.work,
@@ -429,7 +431,7 @@ def _enrolment(components: GatewayComponents) -> Enrolment:
     )
 
 
-def _exchanges(app: ExecutionApp, components: GatewayComponents) -> Exchanges:
+def _exchanges(app: ExecutionApp, components: GatewayComponents, metrics: Metrics) -> Exchanges:
     triggers = TriggerClasses.installed(components.settings.trigger_classes or ())
     return Exchanges(
         app=app,
@@ -438,6 +440,7 @@ def _exchanges(app: ExecutionApp, components: GatewayComponents) -> Exchanges:
         residency=Residency.of(components.catalogue),
         stored_xcoms=StoredXComs.of(components.catalogue),
         on_ended=_airflow.task_finished,
+        on_moved=lambda region, pool, count: metrics.moved(region, pool, "xcom", count),
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import os
 import shutil
 import tempfile
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -50,6 +51,8 @@ class Bundles:
         self._backoff = backoff
         self._sizes: OrderedDict[Path, int] = OrderedDict()
         self._pins: Counter[Path] = Counter()
+        # Bytes of the archives of what was fetched, until they are reported.
+        self._fetched: dict[Path, int] = {}
         self._fetching: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @property
@@ -65,6 +68,10 @@ class Bundles:
     def has(self, ref: BundleRef) -> bool:
         """Return whether the snapshot is here already."""
         return self._path(ref) in self._sizes
+
+    def take_fetched(self, *paths: Path | None) -> int:
+        """Return the bytes that were fetched for these directories; each is returned once."""
+        return sum(self._fetched.pop(path, 0) for path in paths if path is not None)
 
     def _path(self, ref: BundleRef) -> Path:
         return self._root / quote(ref.name, safe="") / snapshot.hex_of(ref.version)
@@ -83,7 +90,7 @@ class Bundles:
 
         def fetch(path: Path) -> None:
             self._check(ref, signature)
-            snapshot.unpack(_archive(self._store(), ref), ref.version, path)
+            snapshot.unpack(self._archive(ref, path), ref.version, path)
 
         async with self._kept(ref, fetch, failing) as path:
             yield path
@@ -107,7 +114,7 @@ class Bundles:
         ref = BundleRef(name=bundle, version=version)
 
         def fetch(path: Path) -> None:
-            environment.unpack_environment(_archive(self._store(), ref), version, path)
+            environment.unpack_environment(self._archive(ref, path), version, path)
 
         async with self._kept(ref, fetch, failing) as path:
             yield path
@@ -160,6 +167,12 @@ class Bundles:
             )
             await asyncio.sleep(pause)
 
+    def _archive(self, ref: BundleRef, path: Path) -> Iterator[builtins.bytes]:
+        self._fetched[path] = 0
+        for piece in self._store().stream(f"bundles/{ref.name}/{snapshot.hex_of(ref.version)}.tar.gz"):
+            self._fetched[path] += len(piece)
+            yield piece
+
     async def _evict(self) -> None:
         surplus = self.bytes - self._max_bytes
         for path in [*self._sizes]:
@@ -170,10 +183,6 @@ class Bundles:
             surplus -= self._sizes.pop(path)
             await asyncio.to_thread(_remove, path)
             log.info("bundle.evicted", path=str(path))
-
-
-def _archive(store: RegionStore, ref: BundleRef) -> Iterable[bytes]:
-    return store.stream(f"bundles/{ref.name}/{snapshot.hex_of(ref.version)}.tar.gz")
 
 
 def _scan(root: Path) -> list[tuple[Path, int]]:

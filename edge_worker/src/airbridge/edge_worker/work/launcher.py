@@ -235,8 +235,11 @@ class Launcher:
             self._bundles.pinned(bundle, attempt.grant.bundle_signature, failing) as path,
             self._bundles.environment(bundle.name, path, failing) as packages,
         ):
-            if not here:
-                self._events.emit("bundle.fetched", attempt.key, began_at=began_at, bundle=name)
+            moved = self._bundles.take_fetched(path, packages)
+            if not here or moved:
+                self._events.emit(
+                    "bundle.fetched", attempt.key, began_at=began_at, bundle=name, code_bytes=moved
+                )
             yield path, packages
 
     async def _run(
@@ -308,6 +311,7 @@ class Launcher:
             exception=exited.exception or None,
             cpu_seconds=round(exited.used.cpu_seconds, 6) if exited.used else None,
             peak_memory_bytes=exited.used.peak_memory_bytes if exited.used else None,
+            log_bytes=await asyncio.to_thread(_size, Path(row.path)),
             limit=exited.hit.limit.value if exited.hit else None,
             why=exited.hit.detail if exited.hit else None,
         )
@@ -345,3 +349,10 @@ class Launcher:
             outcome.append_to_log(Path(row.path), self._clock.now(), message)
         except OSError as error:
             log.warning("log.note_failed", path=row.path, detail=str(error))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

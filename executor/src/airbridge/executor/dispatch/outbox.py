@@ -1,5 +1,5 @@
 """Outbox: sends placed work items to the regions' queues. One loop a region, so that one out of reach delays no other; one backoff
-a pool, so that a queue that refuses its items delays no other of its region.
+and one thread a pool, so that a queue that refuses its items, or does not answer, delays no other of its region.
 
 The ledger's row is the outbox entry (the transactional outbox pattern). A row is reserved before the queue is called and sent
 again if the send was never confirmed, so a crash at any point loses nothing; a message sent twice is granted once.
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -25,11 +26,13 @@ from airbridge.core.protocol import WorkItem
 from airbridge.core.regions import Pool, Region
 from airbridge.core.signing import MAX_ENVELOPE_BYTES
 from airbridge.executor.background_loop import BackgroundLoop, Pause, Timer, stop_all
+from airbridge.executor.dispatch.queue_calls import QueueCalls
 from airbridge.executor.dispatch.signing_key import MessageSigner
 from airbridge.executor.ledger import backlogs, clock, events, items, leases
 from airbridge.executor.ledger.backlogs import Backlog, PoolRef
 from airbridge.executor.ledger.models import Outcome, WorkItemRow
 from airbridge.executor.ledger.sharing.fair_shares import FairShares
+from airbridge.executor.ledger.sharing.limits import Limits
 from airbridge.executor.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -94,10 +97,12 @@ class RegionOutbox:
         wake_region: Callable[[str], None],
         random: Callable[[], float],
         shares: FairShares | None = None,
+        limits: Limits | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._region = region
         self._shares = shares
+        self._limits = limits or Limits()
         self._settings = settings
         self._signer = signer
         self._new_session = new_session
@@ -115,6 +120,7 @@ class RegionOutbox:
         # Pools whose queue was at its limit in the last turn, with more items waiting.
         self.full: frozenset[PoolRef] = frozenset()
         self.loop = BackgroundLoop(f"outbox-{region.name}", self.turn)
+        self._calls = QueueCalls(region.name, self.loop.wake)
 
     def turn(self) -> Pause:
         """Send what can be sent now, and return the pause before the next turn."""
@@ -155,11 +161,33 @@ class RegionOutbox:
         self._tried_again_at.pop(pool, None)
 
     def _is_left_alone(self, pool: str) -> bool:
-        return self._monotonic() < self._tried_again_at.get(pool, 0.0)
+        return self._calls.is_busy(pool) or self._monotonic() < self._tried_again_at.get(pool, 0.0)
+
+    def _call(self, calls: Mapping[str, Callable[[], None]]) -> None:
+        """Call queues, and wait a moment for them. Of a region with one pool nothing else waits: it needs no thread."""
+        if len(self._region.pools) == 1:
+            for pool, call in calls.items():
+                try:
+                    call()
+                except QueueError as error:
+                    self._queue_failed(pool, error)
+            return
+        for pool, call in calls.items():
+            self._calls.start(pool, call)
+        self._calls.wait(calls)
+        self._take_ended()
+
+    def _take_ended(self) -> None:
+        for pool, error in self._calls.ended():
+            if isinstance(error, QueueError):
+                self._queue_failed(pool, error)
+            elif error is not None:
+                raise error
 
     # --- One turn ---------------------------------------------------------------------------------
 
     def _send_due(self) -> Pause:
+        self._take_ended()
         if self._requeue_timer.is_due():
             self._requeue()
         messages, waiting = self._reserve()
@@ -211,7 +239,9 @@ class RegionOutbox:
             if not waiting:
                 return [], 0
             wanted = {ref: free[ref] for ref, each in backlog.items() if each.placed and ref in free}
-            rows = items.sendable(session, wanted, TURN_LIMIT, shares=self._shares, at=now)
+            rows = items.sendable(
+                session, wanted, TURN_LIMIT, shares=self._shares, limits=self._limits, at=now
+            )
             held = items.running_before(session, rows, now)
             if held:
                 later = now + timedelta(seconds=HELD_SECONDS)
@@ -244,13 +274,7 @@ class RegionOutbox:
         by_pool: defaultdict[str, list[SignedMessage]] = defaultdict(list)
         for signed in messages:
             by_pool[signed.row.pool].append(signed)
-        for pool, mine in by_pool.items():
-            try:
-                self._send_to(pool, mine)
-            except QueueError as error:
-                self._queue_failed(pool, error)
-            else:
-                self._queue_works(pool)
+        self._call({pool: partial(self._send_to, pool, mine) for pool, mine in by_pool.items()})
 
     def _send_to(self, pool: str, messages: Sequence[SignedMessage]) -> None:
         sent: list[SignedMessage] = []
@@ -269,6 +293,7 @@ class RegionOutbox:
         self._confirm(sent, [signed for signed in messages if signed not in sent], problem)
         if problem is not None:
             raise problem
+        self._queue_works(pool)
 
     def _confirm(
         self, sent: Sequence[SignedMessage], unsent: Sequence[SignedMessage], problem: QueueError | None
@@ -295,25 +320,24 @@ class RegionOutbox:
 
     def _find_lost(self) -> None:
         """Send items again whose queue was emptied by others (purged, or lost with its server)."""
+        checks: dict[str, Callable[[], None]] = {}
         for pool in self._region.pools:
             with self._new_session() as session:
                 before = clock.now(session) - timedelta(seconds=LOST_AFTER_SECONDS)
                 waiting = items.sent_before(session, self._region.name, pool.name, before)
             if not waiting:
                 self._empty_checks[pool.name] = 0
-                continue
-            if self._is_left_alone(pool.name):
-                continue
-            try:
-                depth = self._queue_of(self._region, pool).depth()
-            except QueueError as error:
-                self._queue_failed(pool.name, error)
-                continue
-            is_empty = depth.visible + depth.in_flight == 0
-            self._empty_checks[pool.name] = self._empty_checks[pool.name] + 1 if is_empty else 0
-            if self._empty_checks[pool.name] >= LOST_CHECKS:
-                self._empty_checks[pool.name] = 0
-                self._resend(pool, waiting)
+            elif not self._is_left_alone(pool.name):
+                checks[pool.name] = partial(self._find_lost_of, pool, waiting)
+        self._call(checks)
+
+    def _find_lost_of(self, pool: Pool, waiting: Sequence[str]) -> None:
+        depth = self._queue_of(self._region, pool).depth()
+        is_empty = depth.visible + depth.in_flight == 0
+        self._empty_checks[pool.name] = self._empty_checks[pool.name] + 1 if is_empty else 0
+        if self._empty_checks[pool.name] >= LOST_CHECKS:
+            self._empty_checks[pool.name] = 0
+            self._resend(pool, waiting)
 
     def _resend(self, pool: Pool, ids: Sequence[str]) -> None:
         with self._new_session() as session:
@@ -336,6 +360,7 @@ class Outbox:
         queue_of: QueueFinder,
         random: Callable[[], float],
         shares: FairShares | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._regions = {
             region.name: RegionOutbox(
@@ -347,6 +372,7 @@ class Outbox:
                 wake_region=self.wake,
                 random=random,
                 shares=shares,
+                limits=limits,
             )
             for region in regions
         }

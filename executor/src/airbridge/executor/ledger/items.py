@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 from uuid import uuid4
@@ -20,9 +21,12 @@ from airbridge.executor.ledger.leases import settle, to_placed
 from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow, WorkItemRow
 from airbridge.executor.ledger.sharing import fair_shares, usage
 from airbridge.executor.ledger.sharing.fair_shares import FairShares
+from airbridge.executor.ledger.sharing.limits import Limits, Room
 
 # Columns that are read only where they are needed; a row loads them on access.
 BIG = (WorkItemRow.workload, WorkItemRow.placement, WorkItemRow.started)
+
+NO_LIMITS = Limits()
 
 # Rows that are deleted by one statement.
 PURGE_BATCH = 1000
@@ -52,6 +56,8 @@ class NewItem:
     disconnect: dict[str, Any]
     warm: bool = True
     team: str = DEFAULT_TEAM
+    #: Names of limits, with a space between them.
+    limits: str | None = None
     trace: dict[str, str] = field(default_factory=dict)
     id: str = field(default_factory=lambda: str(uuid4()))
 
@@ -265,32 +271,57 @@ def sendable(
     limit: int,
     *,
     shares: FairShares | None = None,
+    limits: Limits = NO_LIMITS,
     at: datetime | None = None,
 ) -> list[WorkItemRow]:
-    """Return placed rows that may be sent now, locked, within each pool's capacity.
+    """Return placed rows that may be sent now, locked, within each pool's capacity and the `limits`.
 
     In a pool the teams take turns by their `shares`; a team's rows stand by priority and then age. The pools take turns as well.
     `at` saves another query of the database's clock.
     """
     now = at or clock.now(session)
     free = {ref: min(each, limit) for ref, each in capacity.items() if each > 0}
+    room = limits.room(session, now) if free else None
     loads = fair_shares.loads(session, free) if shares is not None else {}
     by_pool = []
     for ref, wanted in free.items():
         waiting = [team for team, load in loads.get(ref, {}).items() if load.waiting]
         if shares is None or not shares.applies(ref, waiting):
-            by_pool.append(_waiting(session, ref, now, wanted))
+            waits = _waiting(session, ref, now, wanted, room=room)
+            by_pool.append([row for row in waits if room is None or room.admits(ref, row)][:wanted])
         else:
-            of_team = {team: _waiting(session, ref, now, wanted, team) for team in waiting}
-            by_pool.append(shares.in_turn(ref, of_team, loads[ref], wanted))
+            of_team = {team: _waiting(session, ref, now, wanted, team=team, room=room) for team in waiting}
+            admits = partial(room.admits, ref) if room is not None else None
+            by_pool.append(shares.in_turn(ref, of_team, loads[ref], wanted, admits))
     in_turns = [row for turn in zip_longest(*by_pool) for row in turn if row is not None]
     return in_turns[:limit]
 
 
 def _waiting(
-    session: Any, ref: PoolRef, now: datetime, limit: int, team: str | None = None
+    session: Any,
+    ref: PoolRef,
+    now: datetime,
+    limit: int,
+    *,
+    team: str | None = None,
+    room: Room | None = None,
 ) -> list[WorkItemRow]:
-    """Return placed rows of a pool, or of one team there, locked, by priority and then age."""
+    """Return placed rows of a pool, or of one team there, locked, by priority and then age.
+
+    With `room`, up to `limit` of each class of limits, so that rows which a limit holds back do not stand before others.
+    """
+    of_team = () if team is None else (WorkItemRow.team == team,)
+    if room is None or not room.concerns(ref):
+        return _in_order(session, ref, now, limit, *of_team)
+    rows: list[WorkItemRow] = []
+    for names, most in room.classes(ref):
+        of_class = WorkItemRow.limits.is_(None) if names is None else WorkItemRow.limits == names
+        some = limit if most is None else min(limit, most)
+        rows += _in_order(session, ref, now, some, of_class, *of_team)
+    return sorted(rows, key=lambda row: (-row.priority, row.placed_at, row.id))
+
+
+def _in_order(session: Any, ref: PoolRef, now: datetime, limit: int, *conditions: Any) -> list[WorkItemRow]:
     row = WorkItemRow
     query = (
         select(row)
@@ -299,7 +330,7 @@ def _waiting(
             row.region == ref[0],
             row.pool == ref[1],
             row.not_before <= now,
-            *([row.team == team] if team is not None else []),
+            *conditions,
         )
         .order_by(row.priority.desc(), row.placed_at, row.id)
         .limit(limit)

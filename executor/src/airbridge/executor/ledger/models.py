@@ -88,6 +88,8 @@ class WorkItemRow(Base):
     # Slot-seconds of the claims that have ended: slots times the time from grant to report, release or fencing.
     slot_seconds = Column(Float, nullable=False, server_default="0")
     priority = Column(Integer, nullable=False)
+    # Names of the limits that the task's hints give, sorted, with a space between them; null without one.
+    limits = Column(String(1024), nullable=True)
     state = Column(String(16), nullable=False)
     epoch = Column(Integer, nullable=False, server_default="0")
     # Scheduler job that the outcome is reported to.
@@ -140,6 +142,12 @@ class WorkItemRow(Base):
         Index("idx_airbridge_work_item_task", "dag_id", "run_id", "task_id"),
         Index("idx_airbridge_work_item_placed", "placed_at"),
         Index("idx_airbridge_work_item_settled", "settled_at"),
+        Index(
+            "idx_airbridge_work_item_limits",
+            "state",
+            postgresql_where=text("limits IS NOT NULL"),
+            sqlite_where=text("limits IS NOT NULL"),
+        ),
     )
 
 
@@ -289,6 +297,8 @@ class EventRow(Base):
     # Of ``task.ended``: what the task's process used, as its worker reports it.
     cpu_seconds = Column(Float, nullable=True)
     peak_memory_bytes = Column(BigInteger, nullable=True)
+    # Size of what the event moved, in bytes: an XCom, a task's log, or code.
+    moved_bytes = Column(BigInteger, nullable=True)
 
     __table_args__ = (
         Index("idx_airbridge_event_ti", "ti_id"),
@@ -314,6 +324,29 @@ class UsageRow(Base):
     slot_seconds = Column(Float, nullable=False)
     cpu_seconds = Column(Float, nullable=False)
     peak_memory_bytes = Column(BigInteger, nullable=False)
+    xcom_bytes = Column(BigInteger, nullable=False, server_default="0")
+    log_bytes = Column(BigInteger, nullable=False, server_default="0")
+    code_bytes = Column(BigInteger, nullable=False, server_default="0")
+
+
+class LimitRow(Base):
+    """Lock of a limit: a claim holds it from the count of what runs to its commit."""
+
+    __tablename__ = "airbridge_limit"
+
+    name = Column(String(63), primary_key=True)
+
+
+class LimitStartRow(Base):
+    """Start of a task under a limit that has a rate. Rows older than a minute are deleted by the next start."""
+
+    __tablename__ = "airbridge_limit_start"
+
+    id = Column(BigId, primary_key=True, autoincrement=True)
+    name = Column(String(63), nullable=False)
+    started_at = Column(UtcDateTime, nullable=False)
+
+    __table_args__ = (Index("idx_airbridge_limit_start", "name", "started_at"),)
 
 
 class GatewayRow(Base):

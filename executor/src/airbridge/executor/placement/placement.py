@@ -44,6 +44,7 @@ class Decision:
     warm: bool
     slots: int = 1
     resources: Resources = field(default_factory=Resources)
+    limits: tuple[str, ...] = ()
 
 
 # Backlog and live workers by (region, pool).
@@ -97,6 +98,7 @@ class Placement:
             fallback=fallback,
             slots=self._slots((place, *fallback), slots, hints),
             resources=Resources(memory=hints.memory, cpus=hints.cpus),
+            limits=self._limits(hints.limits),
             fallback_after=hints.fallback_after or self._settings.fallback_after,
             disconnect=self._disconnect(hints.disconnect),
             warm=self._settings.warm if hints.warm is None else hints.warm,
@@ -238,6 +240,16 @@ class Placement:
             if other != place and other not in found:
                 found.append(other)
         return tuple(found)
+
+    def _limits(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the names, sorted. Raises `PlacementError` for one that the catalogue does not have."""
+        known = [limit.name for limit in self._catalogue.limits]
+        for name in names:
+            if name not in known:
+                raise PlacementError(
+                    f"executor_config['airbridge']['limits']: there is no limit {name!r}{suggestion(name, 'limits', known)}"
+                )
+        return tuple(sorted({*names}))
 
     def _slots(self, places: Sequence[PoolRef], slots: int, hints: Hints) -> int:
         """Return the slots that a task takes in whichever of the pools it comes to. Raises `PlacementError` if one cannot have it."""

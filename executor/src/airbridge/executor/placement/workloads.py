@@ -124,6 +124,7 @@ def _new_item(workload: Any, decision: Decision, version: str | None, team: str)
         disconnect=decision.disconnect.model_dump(mode="json"),
         warm=decision.warm,
         team=team,
+        limits=" ".join(decision.limits) or None,
         trace=_trace(ti, item_id),
         id=item_id,
     )

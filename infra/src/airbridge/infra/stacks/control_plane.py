@@ -199,10 +199,13 @@ class ControlPlaneStack(Stack):
         regions = [
             catalogue.CatalogueRegion.expected(self.names, region) for region in self.environment.regions
         ]
-        return catalogue.render(self.region, regions, self._teams(), self._prices())
+        return catalogue.render(self.region, regions, self._teams(), self._prices(), self._limits())
 
     def _teams(self) -> list[dict[str, Any]]:
         return [team.model_dump(mode="json") for team in self.environment.teams]
+
+    def _limits(self) -> list[dict[str, Any]]:
+        return [limit.model_dump(mode="json", exclude_none=True) for limit in self.environment.limits]
 
     def _prices(self) -> dict[str, Any] | None:
         prices = self.environment.prices
@@ -362,6 +365,7 @@ class ControlPlaneStack(Stack):
             {
                 "home_region": (self.region, "Where the control plane is"),
                 **({"teams": (self._teams(), "Who shares the pools")} if self.environment.teams else {}),
+                **({"limits": (self._limits(), "What runs at one time")} if self.environment.limits else {}),
                 **({"prices": (prices, "What placement weighs")} if (prices := self._prices()) else {}),
                 "ui_address": (self.ui.balancer.dns_name, "The UI's balancer: what its host name points to"),
                 "gateway_address": (

@@ -22,7 +22,7 @@ from airbridge.control_plane import _airflow
 from airbridge.control_plane.gateway.audit import anchors
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.identity import generations
-from airbridge.control_plane.read_model import fleet, regions
+from airbridge.control_plane.read_model import fleet, overview, regions
 from airbridge.control_plane.read_model.platform import Platform
 from airbridge.control_plane.read_model.regions import PoolView
 from airbridge.core import metrics
@@ -50,6 +50,7 @@ class Metrics:
         self._refusals = self._counter(metrics.REFUSALS)
         self._delay = self._histogram(metrics.REPORT_DELAY, metrics.DELAY_BUCKETS)
         self._events = self._counter(metrics.EDGE_EVENTS)
+        self._moved = self._counter(metrics.MOVED)
         self._joins = self._counter(metrics.JOINS_REFUSED)
         self._audit_faults = self._counter(metrics.AUDIT_FAULTS)
         for fault in anchors.FAULTS:
@@ -89,6 +90,10 @@ class Metrics:
     def events_received(self, region: str, count: int) -> None:
         """Count events received from a worker."""
         self._events.labels(region).inc(count)
+
+    def moved(self, region: str, pool: str, kind: str, count: int) -> None:
+        """Count bytes that a pool's tasks moved: of XComs, logs or code."""
+        self._moved.labels(region, pool, kind).inc(count)
 
     def join_refused(self, region: str, reason: str) -> None:
         """Count an enrolment that was refused."""
@@ -143,6 +148,7 @@ class DatabaseGauges(Collector):
         return [
             *_of_pools(pools, now),
             *_of_teams(session),
+            *_of_limits(session, self._platform),
             *_of_workers(session, self._platform),
             _of_identities(session, places, now),
         ]
@@ -180,6 +186,19 @@ def _of_teams(session: Any) -> list[Metric]:
             slots.add_metric([team, region, pool, "claimed"], load.claimed)
             waiting.add_metric([team, region, pool], load.waiting)
     return [slots, waiting]
+
+
+def _of_limits(session: Any, platform: Platform) -> list[Metric]:
+    running, most = _family(metrics.LIMIT_RUNNING), _family(metrics.LIMIT_MAX)
+    starts, waiting = _family(metrics.LIMIT_STARTS), _family(metrics.LIMIT_WAITING)
+    for limit in overview.limits(session, platform):
+        running.add_metric([limit.name], limit.running)
+        waiting.add_metric([limit.name], limit.waiting)
+        if limit.max_running is not None:
+            most.add_metric([limit.name], limit.max_running)
+        if limit.starts_per_minute is not None:
+            starts.add_metric([limit.name], limit.starts)
+    return [running, most, starts, waiting]
 
 
 def _of_workers(session: Any, platform: Platform) -> list[Metric]:

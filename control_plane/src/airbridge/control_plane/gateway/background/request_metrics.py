@@ -10,7 +10,9 @@ from typing import Final
 from airbridge.control_plane import _airflow
 from airbridge.control_plane.gateway.auth.authentication import Caller
 from airbridge.control_plane.gateway.background.metrics import Metrics
+from airbridge.control_plane.gateway.work import edge_events
 from airbridge.core.protocol import ClaimResponse, EdgeEvent, Record, RecordResult, RefusalReason
+from airbridge.executor.ledger.sharing.usage import TASK_ENDED
 
 # Edge event of a queue message that is not a valid work item.
 REJECTED: Final = "message.rejected"
@@ -32,6 +34,10 @@ def events_received(metrics: Metrics, caller: Caller, events: Sequence[EdgeEvent
     """Count events, and the messages that workers rejected themselves: forged ones never reach a claim."""
     if events:
         metrics.events_received(caller.name.region, len(events))
+    for each in events:
+        if moved := edge_events.moved_bytes(each):
+            kind = "log" if each.event == TASK_ENDED else "code"
+            metrics.moved(caller.name.region, caller.name.pool, kind, moved)
     reasons = (str(each.detail.get("reason")) for each in events if each.event == REJECTED)
     for reason, count in Counter(reason for reason in reasons if reason in _REASONS).items():
         metrics.refused(caller.name.region, reason, count)

@@ -38,6 +38,7 @@ from airbridge.core.protocol import (
 from airbridge.executor.bundles import versions
 from airbridge.executor.ledger import clock, leases
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
+from airbridge.executor.ledger.sharing.limits import Admission, Limits
 
 log = structlog.get_logger()
 
@@ -89,6 +90,7 @@ class Claims:
     parity: Parity
     policy: Policy
     lease_seconds: float
+    limits: Limits = field(default_factory=Limits)
 
     def claim(self, caller: Caller, request: ClaimRequest) -> ClaimResponse:
         """Grant or refuse each envelope. Grants are committed when this returns. Raises `Refused`."""
@@ -136,7 +138,10 @@ class _Batch:
             rows = leases.lock(session, [each.item.item_id for each in opened])
             now = clock.now(session)
             self.owners.update(_airflow.first_bundles(session, {row.dag_id for row in rows.values()}))
-            answers = [self._claim_item(each, rows.get(str(each.item.item_id)), now) for each in opened]
+            admission = self.claims.limits.admission(session, rows.values(), now)
+            answers = [
+                self._claim_item(each, rows.get(str(each.item.item_id)), now, admission) for each in opened
+            ]
         ti_ids = {each.item.item_id: str(each.item.ti_id) for each in opened}
         for refusal in (*refused, *(each for each in answers if isinstance(each, Refusal))):
             self._record_refusal(refusal, ti_ids.get(refusal.item_id) if refusal.item_id else None)
@@ -145,14 +150,25 @@ class _Batch:
             refusals=(*refused, *(each for each in answers if isinstance(each, Refusal))),
         )
 
-    def _claim_item(self, opened: _Opened, row: WorkItemRow | None, now: datetime) -> Grant | Refusal:
+    def _claim_item(
+        self, opened: _Opened, row: WorkItemRow | None, now: datetime, admission: Admission
+    ) -> Grant | Refusal:
         refusal = self._refusal(opened, row, now)
         if refusal is not None or row is None:
             return refusal or opened.refuse(RefusalReason.UNKNOWN_ITEM, "there is no such work item")
         if row.state == ItemState.CLAIMED:
             # The answer to this worker's first claim was lost: return the same grant again.
             return self._to_grant(row)
-        return self._start(opened, row, now)
+        held_back = admission.held_back(row)
+        if held_back is not None:
+            # Back to the outbox, which sends it again when there is room.
+            row.detail, again_at = held_back
+            leases.to_placed(row, again_at)
+            return opened.refuse(RefusalReason.LIMITED, row.detail)
+        answer = self._start(opened, row, now)
+        if isinstance(answer, Grant):
+            admission.started(row)
+        return answer
 
     def _refusal(self, opened: _Opened, row: WorkItemRow | None, now: datetime) -> Refusal | None:
         item, name = opened.item, self.caller.name

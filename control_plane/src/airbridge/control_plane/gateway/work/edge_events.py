@@ -34,8 +34,15 @@ ALLOWED_PREFIXES: Final = frozenset(
 REJECTED: Final = "message.rejected"
 # Detail that must be the name of a class.
 EXCEPTION: Final = "exception"
-# Details of ``task.ended`` that are numbers, summed and compared: each has a column of its own, and a largest value.
-LARGEST: Final = {"cpu_seconds": 1e9, "peak_memory_bytes": 2**50}
+# Details that are numbers, summed and compared: they have columns of their own, and a largest value.
+LARGEST: Final = {"cpu_seconds": 1e9, "peak_memory_bytes": 2**50, "log_bytes": 2**50, "code_bytes": 2**50}
+# The event that carries each of them.
+_OF_EVENT: Final = {
+    "cpu_seconds": usage.TASK_ENDED,
+    "peak_memory_bytes": usage.TASK_ENDED,
+    "log_bytes": usage.TASK_ENDED,
+    "code_bytes": usage.CODE_FETCHED,
+}
 MAX_DETAILS: Final = 20
 MAX_TEXT: Final = 500
 
@@ -157,12 +164,20 @@ def _values(
         "skew_seconds": skew_seconds,
         "cpu_seconds": _amount(reported, "cpu_seconds"),
         "peak_memory_bytes": _amount(reported, "peak_memory_bytes"),
+        "moved_bytes": moved_bytes(reported),
     }
 
 
+def moved_bytes(reported: EdgeEvent) -> int | None:
+    """Return the size of the log or the code that an event reports; None if it reports none."""
+    name = "log_bytes" if reported.event == usage.TASK_ENDED else "code_bytes"
+    amount = _amount(reported, name)
+    return None if amount is None else int(amount)
+
+
 def _amount(reported: EdgeEvent, name: str) -> float | None:
-    """Return how much of something a task's process used; None for what is no such number."""
-    value = reported.detail.get(name) if reported.event == usage.TASK_ENDED else None
+    """Return how much of something a task used or moved; None for what is no such number."""
+    value = reported.detail.get(name) if reported.event == _OF_EVENT[name] else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST[name]:
         return None
     return value

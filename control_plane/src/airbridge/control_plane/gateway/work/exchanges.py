@@ -24,7 +24,7 @@ from airbridge.control_plane.gateway.auth.residency import Residency, SecretPlac
 from airbridge.control_plane.gateway.auth.task_permissions import Call, Denied
 from airbridge.control_plane.gateway.database import RolledBack, Unit, transient, unit
 from airbridge.control_plane.gateway.validation.bodies import Bodies
-from airbridge.control_plane.gateway.work import refused_writes
+from airbridge.control_plane.gateway.work import moves, refused_writes
 from airbridge.control_plane.gateway.work.fencing import Fence, fence
 from airbridge.control_plane.gateway.work.stored_xcoms import StoredXComs
 from airbridge.control_plane.policy.decisions import OWN, AssetRef, Policy
@@ -71,6 +71,8 @@ class Exchanges:
     #: Called for every task that reported a state, after the commit: DAG, task, state, seconds since its
     #: claim.
     on_ended: Callable[[str, str, str, float | None], None] = lambda *_: None
+    #: Called for XComs that moved, after the commit: region, pool, bytes.
+    on_moved: Callable[[str, str, int], None] = lambda *_: None
 
     def apply(self, caller: Caller, item_records: Sequence[Record]) -> list[RecordResult]:
         """Apply the records of one work item under one epoch, in their order.
@@ -81,10 +83,14 @@ class Exchanges:
         while True:
             try:
                 ended: list[Ended] = []
+                moved: list[int] = []
                 with unit() as work:
-                    results = _Transaction(self, work, caller, settled_answers, ended).apply(item_records)
+                    transaction = _Transaction(self, work, caller, settled_answers, ended, moved)
+                    results = transaction.apply(item_records)
                 for each in ended:
                     self.on_ended(*each)
+                if total := sum(moved):
+                    self.on_moved(caller.name.region, caller.name.pool, total)
                 return results
             except _RecordFailed as failed:
                 settled_answers[failed.index] = failed.answer
@@ -111,6 +117,7 @@ class _Transaction:
     caller: Caller
     known: dict[int, Answer]
     ended: list[Ended]
+    moved: list[int]
 
     def apply(self, item_records: Sequence[Record]) -> list[RecordResult]:
         first = item_records[0]
@@ -199,12 +206,7 @@ class _Transaction:
             answer = self.known.get(index) or self._dispatch(index, call)
             if call.ends:
                 self._settle_ended(row, call, answer, now)
-            if call.rule != OWN:
-                self._record_granted(row, call)
-            if call.secret is not None:
-                self._record_secret(row, call.secret)
-            if call.writes and answer.status >= 300:
-                self._record_refused_write(row, record, answer)
+            self._record_applied(row, record, call, answer)
         if record.method not in task_permissions.READS:
             applied[record.seq] = records.add(
                 self.work.session,
@@ -217,6 +219,16 @@ class _Transaction:
                 at=now,
             )
         return answer
+
+    def _record_applied(self, row: WorkItemRow, record: Record, call: Call, answer: Answer) -> None:
+        """Record what an applied call moved, what it was granted, and Airflow's refusal of it."""
+        self.moved.append(moves.record(self.work.session, row, call, answer, self.caller.name.uri))
+        if call.rule != OWN:
+            self._record_granted(row, call)
+        if call.secret is not None:
+            self._record_secret(row, call.secret)
+        if call.writes and answer.status >= 300:
+            self._record_refused_write(row, record, answer)
 
     def _own_assets(self, row: WorkItemRow) -> Collection[AssetRef]:
         return self.exchanges.app.declared_assets(self.work.session, row.dag_id, row.task_id)

@@ -1,4 +1,4 @@
-"""Teams of a local platform: entries that a user's file adds to the region catalogue."""
+"""Teams and limits of a local platform: entries that a user's file adds to the region catalogue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airbridge.core.regions import Catalogue
 
 
 def with_teams(catalogue: str, file: Path | None) -> str:
-    """Return a catalogue with the teams of `file`. Raises `ConfigurationError`, which names the file."""
+    """Return a catalogue with the teams and limits of `file`. Raises `ConfigurationError`, which names the file."""
     if file is None:
         return catalogue
     try:
@@ -18,11 +18,15 @@ def with_teams(catalogue: str, file: Path | None) -> str:
         keys = tomllib.loads(text).keys()
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"--teams {file}: {error}") from error
-    if keys != {"team"}:
-        found = ", ".join(sorted(keys - {"team"})) or "nothing"
-        raise ConfigurationError(f"--teams {file} must have [[team]] entries alone; it has {found}")
-    if "team" in tomllib.loads(catalogue):
-        raise ConfigurationError(f"--teams {file}: the deployment's catalogue has teams of its own")
+    if not keys or not keys <= {"team", "limit"}:
+        found = ", ".join(sorted(keys - {"team", "limit"})) or "nothing"
+        raise ConfigurationError(
+            f"--teams {file} must have [[team]] and [[limit]] entries alone; it has {found}"
+        )
+    if twice := sorted(keys & tomllib.loads(catalogue).keys()):
+        raise ConfigurationError(
+            f"--teams {file}: the deployment's catalogue has {' and '.join(f'{key}s' for key in twice)} of its own"
+        )
     joined = f"{catalogue}\n{text}"
     Catalogue.parse(joined, source=f"--teams {file}")
     return joined

@@ -24,6 +24,8 @@ class Code(StrEnum):
     ON_QUEUE = "on_queue"
     NO_WORKER = "no_worker"
     WORKERS_FULL = "workers_full"
+    #: As many tasks as a limit of the catalogue allows run already.
+    LIMIT_REACHED = "limit_reached"
     PARITY = "parity"
     DRAINING = "draining"
     QUEUE_UNREACHABLE = "queue_unreachable"
@@ -65,7 +67,7 @@ class Cause:
 
 _NO_TROUBLE = frozenset(
     {Code.RUNNING, Code.STARTING, Code.ENDED, Code.NOT_QUEUED, Code.OTHER_EXECUTOR, Code.WAITING_CAPACITY}
-    | {Code.ON_QUEUE, Code.CANCELLED}
+    | {Code.ON_QUEUE, Code.CANCELLED, Code.LIMIT_REACHED}
 )
 
 

@@ -65,6 +65,7 @@ class _Checks:
             self._gateway_down,
             self._no_serving_worker,
             self._denied_by_policy,
+            self._limit_reached,
             self._workers_full,
         ):
             if (finding := check()) is not None:
@@ -164,6 +165,13 @@ class _Checks:
         if refusal is None or refusal.detail.get("reason") != RefusalReason.FORBIDDEN:
             return None
         return Code.POLICY_DENIAL, f"{refusal.worker} may not claim it: {refusal.detail.get('why')}"
+
+    def _limit_reached(self) -> Finding | None:
+        if self.item.state is not ItemState.PLACED:
+            return None
+        loads = waiting_queries.limits(self.session, self.platform.catalogue.limits, self.item, self.line.now)
+        full = next((load for load in loads if load.full), None)
+        return (Code.LIMIT_REACHED, f"{full.full}, and {full.waiting} wait") if full else None
 
     def _workers_full(self) -> Finding | None:
         slots, used = sum(w.slots for w in self._serving), sum(w.slots_used for w in self._serving)

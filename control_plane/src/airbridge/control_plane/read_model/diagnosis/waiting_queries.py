@@ -9,9 +9,11 @@ from typing import Any, Final
 from sqlalchemy import and_, func, or_, select
 
 from airbridge.control_plane.read_model.work import ItemView
+from airbridge.core.regions import Limit
 from airbridge.executor.dispatch.outbox import UNSENT
 from airbridge.executor.ledger import events
 from airbridge.executor.ledger.models import EventRow, ItemState, WorkItemRow
+from airbridge.executor.ledger.sharing.limits import LimitLoad, Limits
 
 # Bounds the IN list; events of a hundred workers are enough to tell whether a queue works.
 MAX_WORKERS: Final = 100
@@ -33,6 +35,15 @@ def items_before(session: Any, item: ItemView) -> int:
     earlier = and_(row.priority == item.priority, row.placed_at < item.placed_at)
     query = select(func.count()).where(_unclaimed_of_pool(item), or_(row.priority > item.priority, earlier))
     return int(session.execute(query).scalar_one())
+
+
+def limits(session: Any, catalogue: Sequence[Limit], item: ItemView, now: datetime) -> tuple[LimitLoad, ...]:
+    """Return the loads of the limits that the item counts towards."""
+    if not catalogue:
+        return ()
+    names = session.scalars(select(WorkItemRow.limits).where(WorkItemRow.id == item.id)).first()
+    counted = Limits(catalogue).of(names, (item.region, item.pool))
+    return Limits(counted).loads(session, now)
 
 
 def latest_event(session: Any, worker_ids: Sequence[str], names: Sequence[str]) -> EventRow | None:

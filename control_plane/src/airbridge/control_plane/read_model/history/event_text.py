@@ -25,11 +25,13 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "write.refused": "refused: {method} {path} ({why})",
     "exchange.refused": "{reports} of {worker}, late, refused: {reason}",
     "exchange.applied": "{reports} of the task applied",
+    "xcom.written": "XCom {key} written, {size}{in_bucket}",
+    "xcom.read": "XCom {key} of {of_task} read, {size}{in_bucket}",
     # events of the edge
     "message.received": "received from the queue by {worker}",
     "message.rejected": "message rejected by {worker}: {reason} ({why})",
     "message.claimed": "claimed by {worker}, grant journalled",
-    "bundle.fetched": "DAG code {bundle} fetched by {worker}",
+    "bundle.fetched": "DAG code {bundle} fetched by {worker}{moved}",
     "bundle.failing": "DAG code {bundle} cannot be fetched by {worker}: {why}",
     "task.forked": "process started on {worker}",
     "task.ended": "process ended on {worker} ({exception}){used}{ran_into}",
@@ -100,12 +102,31 @@ def of(event: str, detail: Mapping[str, Any], region: str | None = None, worker:
     # Not what a worker could have put there before the gateway kept numbers alone.
     if isinstance(cpu, int | float) and isinstance(peak, int):
         words["used"] = f", used {cpu:.3g} s of CPU and {peak / 2**20:.0f} MiB"
+    words |= _sizes(words)
     if event == "task.ended" and words.get("why"):
         words["ran_into"] = f". {words['why']}"
     if "records" in words:
         words["reports"] = count(words["records"], "report")
     filled = sentence.format_map(_Blanks(words | {"region": region or "", "worker": worker or "a worker"}))
     return filled.replace(" ()", "").rstrip(": ")
+
+
+def _sizes(words: Mapping[str, Any]) -> dict[str, str]:
+    """Return the words of a size, and of the bucket that something lies in."""
+    size, moved = words.get("bytes"), words.get("moved_bytes")
+    return {
+        "size": size_text(size) if isinstance(size, int) else "",
+        "moved": f", {size_text(moved)}" if isinstance(moved, int) else "",
+        "in_bucket": f", in the bucket of {words['stored']}" if words.get("stored") else "",
+    }
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes in the largest unit that it is at least one of."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}" if size < 100 * factor else f"{size / factor:.0f} {unit}"
+    return f"{size} B"
 
 
 def _ended(outcome: str, reason: str) -> str:

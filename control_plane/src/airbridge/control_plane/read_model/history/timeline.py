@@ -153,7 +153,11 @@ def _step(row: EventRow, tries: Mapping[str, int]) -> Step:
 
 def _detail(row: EventRow) -> dict[str, Any]:
     """Return an event's detail, with what stands in columns of its own."""
-    used = {"cpu_seconds": row.cpu_seconds, "peak_memory_bytes": row.peak_memory_bytes}
+    used = {
+        "cpu_seconds": row.cpu_seconds,
+        "peak_memory_bytes": row.peak_memory_bytes,
+        "moved_bytes": row.moved_bytes,
+    }
     return {**(row.detail or {}), **{name: value for name, value in used.items() if value is not None}}
 
 

@@ -98,6 +98,8 @@ airbridge_work_item                 S    SIUD -    -    SU
 airbridge_record                    -    SD   -    -    SI
 airbridge_event                     SI   SID  SI   -    SI
 airbridge_usage                     S    SIU  -    -    S
+airbridge_limit                     -    -    -    -    SIU
+airbridge_limit_start               S    S    -    -    SID
 airbridge_gateway                   S    -    -    -    SIUD
 airbridge_export                    -    -    -    -    SIU
 """

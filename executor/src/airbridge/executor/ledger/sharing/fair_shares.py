@@ -9,7 +9,7 @@ decision, and a restart changes nothing.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -90,8 +90,12 @@ class FairShares:
         of_team: Mapping[str, Sequence[ItemT]],
         load: Mapping[str, TeamLoad],
         limit: int,
+        admits: Callable[[ItemT], bool] | None = None,
     ) -> list[ItemT]:
-        """Return up to `limit` of the teams' items, each team's in their order, as the teams take turns at the pool."""
+        """Return up to `limit` of the teams' items, each team's in their order, as the teams take turns at the pool.
+
+        An item that `admits` refuses is passed over, at no cost to its team.
+        """
         held = {team: each.held for team, each in load.items()}
         rest = {team: list(reversed(items)) for team, items in of_team.items() if items}
         chosen: list[ItemT] = []
@@ -101,8 +105,9 @@ class FairShares:
                 del rest[team]
                 continue
             item = rest[team].pop()
-            chosen.append(item)
-            held[team] = held.get(team, 0) + item.slots
+            if admits is None or admits(item):
+                chosen.append(item)
+                held[team] = held.get(team, 0) + item.slots
             if not rest[team]:
                 del rest[team]
         return chosen

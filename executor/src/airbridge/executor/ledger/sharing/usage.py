@@ -19,6 +19,10 @@ from airbridge.executor.ledger.models import EventRow, ItemState, UsageRow, Work
 
 # The event that carries what a task's process used.
 TASK_ENDED = "task.ended"
+# Events with the size of what they moved: a task's log, code that its worker fetched, and XComs.
+CODE_FETCHED = "bundle.fetched"
+XCOM_WRITTEN = "xcom.written"
+XCOM_READ = "xcom.read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,14 @@ class Amount:
     slot_seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_memory_bytes: int = 0
+    xcom_bytes: int = 0
+    log_bytes: int = 0
+    code_bytes: int = 0
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes of everything that moved."""
+        return self.xcom_bytes + self.log_bytes + self.code_bytes
 
     def __add__(self, other: Amount) -> Amount:
         return Amount(
@@ -46,6 +58,9 @@ class Amount:
             self.slot_seconds + other.slot_seconds,
             self.cpu_seconds + other.cpu_seconds,
             max(self.peak_memory_bytes, other.peak_memory_bytes),
+            self.xcom_bytes + other.xcom_bytes,
+            self.log_bytes + other.log_bytes,
+            self.code_bytes + other.code_bytes,
         )
 
 
@@ -70,14 +85,18 @@ def _kept(session: Any, first: date, last: date) -> list[tuple[Subject, Amount]]
     row = UsageRow
     subject = (row.team, row.dag_id, row.region, row.pool)
     sums = (func.sum(row.items), func.sum(row.slot_seconds), func.sum(row.cpu_seconds))
+    moved = (func.sum(row.xcom_bytes), func.sum(row.log_bytes), func.sum(row.code_bytes))
     query = (
-        select(*subject, *sums, func.max(row.peak_memory_bytes))
+        select(*subject, *sums, func.max(row.peak_memory_bytes), *moved)
         .where(row.day >= first, row.day <= last)
         .group_by(*subject)
     )
     return [
-        (Subject(*of), Amount(int(items), float(slots), float(cpu), int(peak)))
-        for *of, items, slots, cpu, peak in session.execute(query)
+        (
+            Subject(*of),
+            Amount(int(items), float(slots), float(cpu), int(peak), int(xcom), int(log), int(code)),
+        )
+        for *of, items, slots, cpu, peak, xcom, log, code in session.execute(query)
     ]
 
 
@@ -86,25 +105,33 @@ def _of_items(session: Any, *conditions: Any) -> dict[Subject, Amount]:
     row, event = WorkItemRow, EventRow
     subject = (row.team, row.dag_id, row.region, row.pool)
     slots = select(*subject, func.count(), func.sum(row.slot_seconds)).where(*conditions).group_by(*subject)
+    of_edge = event.event.in_((TASK_ENDED, CODE_FETCHED)) & (event.source == "edge")
+    of_control = event.event.in_((XCOM_WRITTEN, XCOM_READ)) & (event.source == "control")
     processes = (
         select(
             *subject,
             func.coalesce(func.sum(event.cpu_seconds), 0.0),
             func.coalesce(func.max(event.peak_memory_bytes), 0),
+            *(_moved_by(*names) for names in ((XCOM_WRITTEN, XCOM_READ), (TASK_ENDED,), (CODE_FETCHED,))),
         )
         .join(event, event.item_id == row.id)
-        .where(*conditions, event.event == TASK_ENDED, event.source == "edge")
+        .where(*conditions, of_edge | of_control)
         .group_by(*subject)
     )
     found = {Subject(*of): Amount(count, float(seconds)) for *of, count, seconds in session.execute(slots)}
     _add(
         found,
         [
-            (Subject(*of), Amount(cpu_seconds=float(cpu), peak_memory_bytes=int(peak)))
-            for *of, cpu, peak in session.execute(processes)
+            (Subject(*of), Amount(0, 0.0, float(cpu), int(peak), int(xcom), int(log), int(code)))
+            for *of, cpu, peak, xcom, log, code in session.execute(processes)
         ],
     )
     return found
+
+
+def _moved_by(*names: str) -> Any:
+    """Return the SQL expression of the bytes that events of these names moved."""
+    return func.coalesce(func.sum(case((EventRow.event.in_(names), EventRow.moved_bytes), else_=0)), 0)
 
 
 def _running(session: Any, now: datetime) -> list[tuple[Subject, Amount]]:
@@ -142,6 +169,9 @@ def _utc_day(session: Any, column: Any) -> Any:
     return func.date(column)
 
 
+_MOVED = ("xcom_bytes", "log_bytes", "code_bytes")
+
+
 def _keep_day(session: Any, day: date, used: dict[Subject, Amount]) -> None:
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = dialect.insert(UsageRow.__table__)
@@ -152,6 +182,7 @@ def _keep_day(session: Any, day: date, used: dict[Subject, Amount]) -> None:
             "items": UsageRow.items + new["items"],
             "slot_seconds": UsageRow.slot_seconds + new.slot_seconds,
             "cpu_seconds": UsageRow.cpu_seconds + new.cpu_seconds,
+            **{name: getattr(UsageRow, name) + new[name] for name in _MOVED},
             "peak_memory_bytes": case(
                 (new.peak_memory_bytes > UsageRow.peak_memory_bytes, new.peak_memory_bytes),
                 else_=UsageRow.peak_memory_bytes,
@@ -169,6 +200,7 @@ def _keep_day(session: Any, day: date, used: dict[Subject, Amount]) -> None:
             "slot_seconds": amount.slot_seconds,
             "cpu_seconds": amount.cpu_seconds,
             "peak_memory_bytes": amount.peak_memory_bytes,
+            **{name: getattr(amount, name) for name in _MOVED},
         }
         for subject, amount in used.items()
     ]

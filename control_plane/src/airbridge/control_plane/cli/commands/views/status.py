@@ -23,6 +23,7 @@ from airbridge.control_plane.local.state import PlatformState
 from airbridge.control_plane.read_model.diagnosis.cause import span
 
 _REGIONS = ("region", "health", "workers", "slots", "waiting", "running", "oldest", "ended (5 min)", "why")
+_LIMITS = ("limit", "state", "running", "starts (1 min)", "waiting", "pools")
 _WORKERS = (
     "worker",
     "region",
@@ -112,8 +113,31 @@ def screen(found: dict[str, Any], *, everything: bool = False) -> RenderableType
     if not everything and len(regions) > SHOWN:
         regions = [row for row in regions if row["troubled"]]
     parts += _listed(regions, len(found["regions"]), _REGIONS, lambda row: _region(row, now), "regions")
+    parts += _limits(found)
     parts += _workers(found, everything=everything)
     return Group(*parts)
+
+
+def _limits(found: dict[str, Any]) -> list[RenderableType]:
+    """Return the limits, those that hold work back first; nothing without limits."""
+    # Absent in the answer of a gateway of an earlier version.
+    rows = sorted(found.get("limits", []), key=lambda row: (not row["full"], -row["waiting"]))
+    if not rows:
+        return []
+    parts: list[RenderableType] = [Text(), output.table(None, _LIMITS, map(_limit, rows[:SHOWN]))]
+    hidden = len(rows) - SHOWN
+    return [*parts, Text(f"... and {hidden} more limits (--json)")] if hidden > 0 else parts
+
+
+def _limit(row: dict[str, Any]) -> tuple[Any, ...]:
+    return (
+        row["name"],
+        "full" if row["full"] else "free",
+        row["running"] if row["max_running"] is None else f"{row['running']}/{row['max_running']}",
+        "" if row["starts_per_minute"] is None else f"{row['starts']}/{row['starts_per_minute']}",
+        row["waiting"],
+        ", ".join(row["pools"]),
+    )
 
 
 def _workers(found: dict[str, Any], *, everything: bool) -> list[RenderableType]:

@@ -14,10 +14,12 @@ import typer
 from airbridge.control_plane.cli import connection, data_source, output
 from airbridge.control_plane.cli.arguments import Json
 from airbridge.control_plane.cli.data_source import FromDatabase
+from airbridge.control_plane.read_model.history.event_text import size_text
 
 _BY: Final = ("team", "dag", "region", "pool")
-_AMOUNTS: Final = ("items", "slot_seconds", "cpu_seconds", "peak_memory_bytes", "share")
-_COLUMNS: Final = ("work items", "slot-hours", "share", "CPU hours", "peak memory")
+_MOVED: Final = ("xcom_bytes", "log_bytes", "code_bytes")
+_AMOUNTS: Final = ("items", "slot_seconds", "cpu_seconds", "peak_memory_bytes", *_MOVED, "share")
+_COLUMNS: Final = ("work items", "slot-hours", "share", "CPU hours", "peak memory", "XComs", "logs", "code")
 _UNITS: Final = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 
@@ -41,7 +43,7 @@ def usage(  # noqa: PLR0917 - typer fills them by name
     database: FromDatabase = False,
     json: Json = False,
 ) -> None:
-    """Show what work items used: slot-seconds from claim to report, and CPU time and peak memory of their processes.
+    """Show what work items used: slot-seconds from claim to report, CPU time and peak memory of their processes, and bytes moved.
 
     A work item counts whole at the time it ended; those that run count until now. Days whose work items the retention has
     deleted count whole.
@@ -75,7 +77,7 @@ def as_csv(found: dict[str, Any]) -> str:
     writer = csv.DictWriter(written, columns, lineterminator="\n")
     writer.writeheader()
     for line in found["lines"]:
-        writer.writerow({name: line[name] for name in columns})
+        writer.writerow({name: line.get(name, 0) for name in columns})
     return written.getvalue()
 
 
@@ -119,4 +121,6 @@ def _amounts(of: dict[str, Any], share: float) -> tuple[str, ...]:
         f"{share:.1%}",
         f"{of['cpu_seconds'] / 3600:.3f}",
         f"{of['peak_memory_bytes'] / 2**20:.0f} MiB" if of["peak_memory_bytes"] else "",
+        # Absent in the answer of a gateway of an earlier version.
+        *(size_text(of[name]) if of.get(name) else "" for name in _MOVED),
     )
