@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, Final, Protocol, Self
+from typing import Annotated, Any, Final, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -137,6 +137,7 @@ class Hints(_Hints):
     warm: bool | None = None
     memory: Memory | None = None
     cpus: Cpus | None = None
+    trigger: Literal["edge", "home"] | None = None
     disconnect: Disconnect = Disconnect()
 
     @model_validator(mode="after")
@@ -183,6 +184,7 @@ def near(
     warm: bool | None = None,
     memory: str | int | None = None,
     cpus: float | None = None,
+    trigger: Literal["edge", "home"] | None = None,
     lost_after: float | None = None,
     stop_after: float | None = None,
     replace: bool | None = None,
@@ -197,6 +199,7 @@ def near(
     :param fallback_after: seconds to wait before each fallback
     :param warm: false starts the task from a process that has not parsed its DAG file
     :param memory, cpus: of the task with all that it starts (``"4GiB"`` or bytes; cores); it takes as many slots as have that much
+    :param trigger: where triggers of the task run when it defers: ``edge``, on a worker of its pool, or ``home``, in Airflow's triggerer
     :param lost_after: seconds without the worker's heartbeat after which the attempt is fenced and failed
     :param stop_after: seconds a cut may last before the worker stops the task itself
     :param replace: false lets no lost attempt be retried
@@ -218,6 +221,7 @@ def near(
         warm=warm,
         memory=memory,
         cpus=cpus,
+        trigger=trigger,
         disconnect=disconnect or None,
     )
     return _checked({KEY: hints})

@@ -43,6 +43,13 @@ JsonObject = dict[str, Any]
 # --- The work item: the message on a regional queue -------------------------------------------------
 
 
+class ItemKind(StrEnum):
+    """Kind of a work item. A worker of an older version takes each for a task, and is refused the others."""
+
+    TASK = "task"
+    TRIGGER = "trigger"
+
+
 class BundleRef(Message):
     """DAG code, named by the digest of its content."""
 
@@ -51,7 +58,7 @@ class BundleRef(Message):
 
 
 class WorkItem(Message):
-    """ "Task instance X, attempt epoch E, is ready." Signed by the control plane; carries no secret.
+    """ "Task instance X (or its trigger), attempt epoch E, is ready." Signed by the control plane; carries no secret.
 
     `epoch` is the ledger's epoch when the item was sent: a grant raises it, so the same message
     can never be granted twice. `expires_at` is judged by the gateway against the database's clock.
@@ -62,7 +69,9 @@ class WorkItem(Message):
     epoch: int = Field(ge=0)
     region: Name
     pool: Name
+    #: A trigger takes none, whatever this is.
     slots: int = Field(default=1, ge=1)
+    kind: ItemKind = ItemKind.TASK
     bundle: BundleRef
     dag_rel_path: str
     issued_at: AwareDatetime
@@ -146,6 +155,15 @@ class StartedAs(Message):
     pid: int
 
 
+class TriggerSpec(Message):
+    """A trigger as Airflow has it. `kwargs` is the JSON of Airflow's own serialisation."""
+
+    trigger_id: int
+    classpath: str
+    kwargs: JsonObject = Field(default_factory=dict, repr=False)
+    timeout_after: AwareDatetime | None = None
+
+
 class Grant(Message):
     """Ownership of one work item under `epoch`, with everything the task needs to start.
 
@@ -171,6 +189,9 @@ class Grant(Message):
     disconnect: DisconnectPolicy = DisconnectPolicy()
     warm: bool = True
     trace: dict[str, str] = Field(default_factory=dict)
+
+    #: The trigger to run, in a grant of one: the task itself is deferred, and `ti_context` is empty.
+    trigger: TriggerSpec | None = None
 
     @property
     def trace_id(self) -> str | None:
@@ -207,6 +228,10 @@ class LeaseRef(Message):
     epoch: int
 
 
+# Capability of workers that run the triggers of deferred tasks.
+TRIGGERS: Final = "triggers"
+
+
 class Versions(Message):
     """Versions of a worker; checked against the compatibility matrix."""
 
@@ -216,6 +241,8 @@ class Versions(Message):
     python: str
     protocol: int = PROTOCOL_VERSION
     image: Digest | None = None
+    #: Kinds of work beyond tasks that the worker takes, such as `TRIGGERS`.
+    capabilities: tuple[Annotated[str, Field(max_length=32)], ...] = Field(default=(), max_length=32)
 
 
 class WorkerState(StrEnum):

@@ -208,10 +208,12 @@ class RegionOutbox:
                 ref for ref, each in backlog.items() if each.slots and each.placed > free.get(ref, 0)
             )
             waiting = sum(each.placed for each in backlog.values())
+            rows = self._triggers(session, now)
+            waiting += len(rows)
             if not waiting:
                 return [], 0
             wanted = {ref: free[ref] for ref, each in backlog.items() if each.placed and ref in free}
-            rows = items.sendable(session, wanted, TURN_LIMIT, shares=self._shares, at=now)
+            rows += items.sendable(session, wanted, TURN_LIMIT - len(rows), shares=self._shares, at=now)
             held = items.running_before(session, rows, now)
             if held:
                 later = now + timedelta(seconds=HELD_SECONDS)
@@ -221,6 +223,11 @@ class RegionOutbox:
             until = now + timedelta(seconds=RESERVE_SECONDS)
             items.reserve(session, [message.row.id for message in messages], until)
         return messages, waiting
+
+    def _triggers(self, session: Any, now: datetime) -> list[WorkItemRow]:
+        """Return triggers to send; half of a turn is left to tasks."""
+        pools = [pool.name for pool in self._region.pools if not self._is_left_alone(pool.name)]
+        return items.sendable_triggers(session, self._region.name, pools, TURN_LIMIT // 2, at=now)
 
     def _messages(self, session: Any, rows: Sequence[WorkItemRow], now: datetime) -> Iterator[SignedMessage]:
         expires_at = now + timedelta(seconds=self._settings.message_ttl)
@@ -377,7 +384,8 @@ def _work_item(row: WorkItemRow, issued_at: Any, expires_at: Any) -> WorkItem:
         epoch=row.epoch,
         region=row.region,
         pool=row.pool,
-        slots=row.slots,
+        slots=max(1, row.slots),
+        kind=row.kind,
         bundle=row.workload["bundle"],
         dag_rel_path=row.workload["dag_rel_path"],
         issued_at=issued_at,

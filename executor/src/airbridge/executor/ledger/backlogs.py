@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from airbridge.core.protocol import WorkerState
+from airbridge.core.protocol import ItemKind, WorkerState
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import ItemState, WorkerRow, WorkItemRow
 
@@ -32,6 +32,8 @@ class Backlog:
     # Slots, busy or not, of the workers that take new work.
     slots: int = 0
     workers_alive: int = 0
+    # Open triggers of deferred tasks, waiting or running. They take no slots, and are in none of the other counts.
+    triggers: int = 0
 
 
 def backlog(
@@ -46,11 +48,29 @@ def backlog(
     `at` saves reading the database's clock again.
     """
     counts = _counts(session, region)
+    triggers = _triggers(session, region)
     capacity = _capacity(session, region, (at or clock.now(session)) - timedelta(seconds=alive_seconds))
-    return {place: _one(counts.get(place, {}), capacity.get(place, (0, 0))) for place in {*counts, *capacity}}
+    return {
+        place: _one(counts.get(place, {}), capacity.get(place, (0, 0)), triggers.get(place, 0))
+        for place in {*counts, *capacity, *triggers}
+    }
 
 
-def _one(states: Mapping[str, tuple[int, datetime | None]], capacity: tuple[int, int]) -> Backlog:
+def _triggers(session: Any, region: str | None) -> dict[PoolRef, int]:
+    row = WorkItemRow
+    query = (
+        select(row.region, row.pool, func.count())
+        .where(row.trigger_id.is_not(None), row.state != ItemState.SETTLED)
+        .group_by(row.region, row.pool)
+    )
+    if region is not None:
+        query = query.where(row.region == region)
+    return {(where, pool): count for where, pool, count in session.execute(query)}
+
+
+def _one(
+    states: Mapping[str, tuple[int, datetime | None]], capacity: tuple[int, int], triggers: int
+) -> Backlog:
     none = (0, None)
     placed, sent = states.get(ItemState.PLACED, none), states.get(ItemState.SENT, none)
     waiting_since = [since for _, since in (placed, sent) if since is not None]
@@ -61,6 +81,7 @@ def _one(states: Mapping[str, tuple[int, datetime | None]], capacity: tuple[int,
         oldest_placed_at=min(waiting_since, default=None),
         workers_alive=capacity[0],
         slots=capacity[1],
+        triggers=triggers,
     )
 
 
@@ -68,7 +89,7 @@ def _counts(session: Any, region: str | None) -> dict[PoolRef, dict[str, tuple[i
     row = WorkItemRow
     query = (
         select(row.region, row.pool, row.state, func.count(), func.min(row.placed_at))
-        .where(row.state.in_((ItemState.PLACED, ItemState.SENT, ItemState.CLAIMED)))
+        .where(row.state.in_((ItemState.PLACED, ItemState.SENT, ItemState.CLAIMED)), row.kind == ItemKind.TASK)
         .group_by(row.region, row.pool, row.state)
     )
     if region is not None:

@@ -12,6 +12,7 @@ from uuid import uuid4
 from sqlalchemy import and_, delete, or_, select, tuple_
 from sqlalchemy.orm import defer
 
+from airbridge.core.protocol import ItemKind
 from airbridge.core.regions import DEFAULT_TEAM
 from airbridge.executor.ledger import clock, events
 from airbridge.executor.ledger._locking import for_update, write
@@ -26,6 +27,9 @@ BIG = (WorkItemRow.workload, WorkItemRow.placement, WorkItemRow.started)
 
 # Rows that are deleted by one statement.
 PURGE_BATCH = 1000
+
+# Triggers have the names of their deferred task, whose next item may be open beside them.
+OF_TASK = WorkItemRow.kind == ItemKind.TASK
 
 # Outcomes that are reported to the scheduler as a failure, for as long as Airflow still has the task queued
 # or running.
@@ -53,6 +57,8 @@ class NewItem:
     warm: bool = True
     team: str = DEFAULT_TEAM
     trace: dict[str, str] = field(default_factory=dict)
+    kind: str = ItemKind.TASK
+    trigger_id: int | None = None
     id: str = field(default_factory=lambda: str(uuid4()))
 
 
@@ -108,7 +114,7 @@ def refuse(session: Any, item: NewItem, owner_job_id: int | None, detail: str) -
 def _open_rows(session: Any, ti_ids: Collection[str]) -> dict[str, WorkItemRow]:
     query = (
         select(WorkItemRow)
-        .where(WorkItemRow.ti_id.in_(list(ti_ids)), WorkItemRow.state != ItemState.SETTLED)
+        .where(WorkItemRow.ti_id.in_(list(ti_ids)), WorkItemRow.state != ItemState.SETTLED, OF_TASK)
         .order_by(WorkItemRow.id)
     )
     return {row.ti_id: row for row in session.scalars(for_update(session, query))}
@@ -154,7 +160,7 @@ def adopt(session: Any, ti_ids: Collection[str], owner_job_id: int | None) -> se
     instances, could deadlock.
     """
     unreported = or_(WorkItemRow.state != ItemState.SETTLED, WorkItemRow.acknowledged_at.is_(None))
-    of_these = and_(WorkItemRow.ti_id.in_(list(ti_ids)), unreported)
+    of_these = and_(WorkItemRow.ti_id.in_(list(ti_ids)), unreported, OF_TASK)
     query = select(WorkItemRow).where(of_these).order_by(WorkItemRow.id)
     for row in session.scalars(for_update(session, query, skip_locked=True)):
         row.owner_job_id = owner_job_id
@@ -166,7 +172,7 @@ def adopt(session: Any, ti_ids: Collection[str], owner_job_id: int | None) -> se
 def opened(session: Any, ti_ids: Collection[str]) -> set[str]:
     """Return those of these task instances that have an open row."""
     query = select(WorkItemRow.ti_id).where(
-        WorkItemRow.ti_id.in_(list(ti_ids)), WorkItemRow.state != ItemState.SETTLED
+        WorkItemRow.ti_id.in_(list(ti_ids)), WorkItemRow.state != ItemState.SETTLED, OF_TASK
     )
     return set(session.scalars(query))
 
@@ -174,7 +180,7 @@ def opened(session: Any, ti_ids: Collection[str]) -> set[str]:
 def revoke(session: Any, ti_id: str, detail: str) -> bool:
     """Cancel a task instance's unclaimed row; False if there is none, or another transaction holds it."""
     query = select(WorkItemRow).where(
-        WorkItemRow.ti_id == ti_id, WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT))
+        WorkItemRow.ti_id == ti_id, WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT)), OF_TASK
     )
     row = session.scalars(for_update(session, query, skip_locked=True)).one_or_none()
     if row is None:
@@ -209,6 +215,7 @@ def running_before(session: Any, rows: Sequence[WorkItemRow], now: datetime) -> 
         tuple_(*names[:3]).in_(sorted({_task(row)[:3] for row in again})),
         WorkItemRow.state == ItemState.CLAIMED,
         WorkItemRow.lease_until > now,
+        OF_TASK,
     )
     held = {tuple(found) for found in session.execute(query)}
     return {row.id for row in again if _task(row) in held}
@@ -299,7 +306,28 @@ def _waiting(
             row.region == ref[0],
             row.pool == ref[1],
             row.not_before <= now,
+            OF_TASK,
             *([row.team == team] if team is not None else []),
+        )
+        .order_by(row.priority.desc(), row.placed_at, row.id)
+        .limit(limit)
+    )
+    return list(session.scalars(for_update(session, query, skip_locked=True)))
+
+
+def sendable_triggers(
+    session: Any, region: str, pools: Collection[str], limit: int, *, at: datetime
+) -> list[WorkItemRow]:
+    """Return placed triggers of a region that may be sent now, locked. They take no slot, so a pool's capacity is not their bound."""
+    row = WorkItemRow
+    query = (
+        select(row)
+        .where(
+            row.state == ItemState.PLACED,
+            row.region == region,
+            row.pool.in_(sorted(pools)),
+            row.not_before <= at,
+            row.kind == ItemKind.TRIGGER,
         )
         .order_by(row.priority.desc(), row.placed_at, row.id)
         .limit(limit)
@@ -396,6 +424,7 @@ def unacknowledged(session: Any, owner_job_id: int | None) -> list[WorkItemRow]:
             WorkItemRow.owner_job_id == owner_job_id,
             WorkItemRow.state == ItemState.SETTLED,
             WorkItemRow.acknowledged_at.is_(None),
+            OF_TASK,
         )
         .order_by(WorkItemRow.settled_at)
     )

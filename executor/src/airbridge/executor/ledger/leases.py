@@ -102,6 +102,12 @@ def _renew(
     return renewed
 
 
+def release_lost(session: Any, row: WorkItemRow, detail: str) -> None:
+    """Put a trigger back to be sent whose worker is silent: unlike a task, it may run again under a new epoch."""
+    events.record(session, "trigger.lost", "reconciler", row=row, reason=detail)
+    release(session, row, detail)
+
+
 def release(session: Any, row: WorkItemRow, detail: str) -> None:
     """Put a claimed row back to be sent. The epoch stays: the next grant raises it."""
     now = clock.now(session)

@@ -68,11 +68,15 @@ class Outcome(StrEnum):
 
 
 class WorkItemRow(Base):
-    """One queueing of one task instance (a deferred or rescheduled one gets a new item each time it is queued)."""
+    """One queueing of one task instance (a deferred or rescheduled one gets a new item each time it is queued), or its trigger."""
 
     __tablename__ = "airbridge_work_item"
 
     id = Column(UUIDText, primary_key=True)
+    # An `ItemKind`. A trigger's row has the deferred task instance's names, and no slots.
+    kind = Column(String(16), nullable=False, server_default="task")
+    # Airflow's trigger, of a trigger's row.
+    trigger_id = Column(Integer, nullable=True)
     ti_id = Column(UUIDText, nullable=False)
     dag_id = Column(String(250), nullable=False)
     run_id = Column(String(250), nullable=False)
@@ -129,8 +133,15 @@ class WorkItemRow(Base):
             "uq_airbridge_work_item_open",
             "ti_id",
             unique=True,
-            postgresql_where=text("state <> 'settled'"),
-            sqlite_where=text("state <> 'settled'"),
+            postgresql_where=text("state <> 'settled' AND kind = 'task'"),
+            sqlite_where=text("state <> 'settled' AND kind = 'task'"),
+        ),
+        Index(
+            "uq_airbridge_work_item_trigger",
+            "trigger_id",
+            unique=True,
+            postgresql_where=text("state <> 'settled' AND trigger_id IS NOT NULL"),
+            sqlite_where=text("state <> 'settled' AND trigger_id IS NOT NULL"),
         ),
         Index("idx_airbridge_work_item_outbox", "state", "region", "pool", "priority"),
         Index("idx_airbridge_work_item_lost", "state", "lost_at"),

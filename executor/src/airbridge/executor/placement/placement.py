@@ -44,6 +44,8 @@ class Decision:
     warm: bool
     slots: int = 1
     resources: Resources = field(default_factory=Resources)
+    #: Where the task's triggers run, if the task chooses: ``edge`` or ``home``.
+    trigger: str | None = None
 
 
 # Backlog and live workers by (region, pool).
@@ -100,6 +102,7 @@ class Placement:
             fallback_after=hints.fallback_after or self._settings.fallback_after,
             disconnect=self._disconnect(hints.disconnect),
             warm=self._settings.warm if hints.warm is None else hints.warm,
+            trigger=hints.trigger,
         )
 
     def _choose(

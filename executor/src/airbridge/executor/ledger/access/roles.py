@@ -94,7 +94,7 @@ airbridge_worker                    SU   S    -    -    SIUD
 airbridge_bundle                    S    S    SIU  -    SIU
 airbridge_snapshot                  S    S    SIU  -    SIU
 airbridge_environment               -    -    S    -    SIUD
-airbridge_work_item                 S    SIUD -    -    SU
+airbridge_work_item                 S    SIUD -    -    SIU
 airbridge_record                    -    SD   -    -    SI
 airbridge_event                     SI   SID  SI   -    SI
 airbridge_usage                     S    SIU  -    -    S
