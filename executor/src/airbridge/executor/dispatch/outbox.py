@@ -208,7 +208,7 @@ class RegionOutbox:
                 ref for ref, each in backlog.items() if each.slots and each.placed > free.get(ref, 0)
             )
             waiting = sum(each.placed for each in backlog.values())
-            rows = self._triggers(session, now)
+            rows = self._triggers(session, backlog, now)
             waiting += len(rows)
             if not waiting:
                 return [], 0
@@ -224,9 +224,13 @@ class RegionOutbox:
             items.reserve(session, [message.row.id for message in messages], until)
         return messages, waiting
 
-    def _triggers(self, session: Any, now: datetime) -> list[WorkItemRow]:
+    def _triggers(
+        self, session: Any, backlog: Mapping[PoolRef, Backlog], now: datetime
+    ) -> list[WorkItemRow]:
         """Return triggers to send; half of a turn is left to tasks."""
-        pools = [pool.name for pool in self._region.pools if not self._is_left_alone(pool.name)]
+        pools = [pool for (_, pool), each in backlog.items() if each.triggers_placed]
+        if not pools:
+            return []
         return items.sendable_triggers(session, self._region.name, pools, TURN_LIMIT // 2, at=now)
 
     def _messages(self, session: Any, rows: Sequence[WorkItemRow], now: datetime) -> Iterator[SignedMessage]:

@@ -16,6 +16,8 @@ from airbridge.executor.ledger.models import ItemState, WorkerRow, WorkItemRow
 
 # A region and a pool of it.
 PoolRef = tuple[str, str]
+# How many items, and since when the oldest has been waiting.
+_Waiting = tuple[int, datetime | None]
 # Age of the last heartbeat beyond which a worker does not count as live.
 WORKER_ALIVE_SECONDS = 90.0
 
@@ -34,6 +36,7 @@ class Backlog:
     workers_alive: int = 0
     # Open triggers of deferred tasks, waiting or running. They take no slots, and are in none of the other counts.
     triggers: int = 0
+    triggers_placed: int = 0
 
 
 def backlog(
@@ -47,29 +50,16 @@ def backlog(
 
     `at` saves reading the database's clock again.
     """
-    counts = _counts(session, region)
-    triggers = _triggers(session, region)
+    counts, triggers = _counts(session, region)
     capacity = _capacity(session, region, (at or clock.now(session)) - timedelta(seconds=alive_seconds))
     return {
-        place: _one(counts.get(place, {}), capacity.get(place, (0, 0)), triggers.get(place, 0))
-        for place in {*counts, *capacity, *triggers}
+        place: _one(counts.get(place, {}), triggers.get(place, {}), capacity.get(place, (0, 0)))
+        for place in {*counts, *triggers, *capacity}
     }
 
 
-def _triggers(session: Any, region: str | None) -> dict[PoolRef, int]:
-    row = WorkItemRow
-    query = (
-        select(row.region, row.pool, func.count())
-        .where(row.trigger_id.is_not(None), row.state != ItemState.SETTLED)
-        .group_by(row.region, row.pool)
-    )
-    if region is not None:
-        query = query.where(row.region == region)
-    return {(where, pool): count for where, pool, count in session.execute(query)}
-
-
 def _one(
-    states: Mapping[str, tuple[int, datetime | None]], capacity: tuple[int, int], triggers: int
+    states: Mapping[str, _Waiting], triggers: Mapping[str, _Waiting], capacity: tuple[int, int]
 ) -> Backlog:
     none = (0, None)
     placed, sent = states.get(ItemState.PLACED, none), states.get(ItemState.SENT, none)
@@ -81,23 +71,29 @@ def _one(
         oldest_placed_at=min(waiting_since, default=None),
         workers_alive=capacity[0],
         slots=capacity[1],
-        triggers=triggers,
+        triggers=sum(count for count, _ in triggers.values()),
+        triggers_placed=triggers.get(ItemState.PLACED, none)[0],
     )
 
 
-def _counts(session: Any, region: str | None) -> dict[PoolRef, dict[str, tuple[int, datetime | None]]]:
+def _counts(
+    session: Any, region: str | None
+) -> tuple[dict[PoolRef, dict[str, _Waiting]], dict[PoolRef, dict[str, _Waiting]]]:
+    """Return the number and the oldest of each state: of tasks, and of triggers."""
     row = WorkItemRow
     query = (
-        select(row.region, row.pool, row.state, func.count(), func.min(row.placed_at))
-        .where(row.state.in_((ItemState.PLACED, ItemState.SENT, ItemState.CLAIMED)), row.kind == ItemKind.TASK)
-        .group_by(row.region, row.pool, row.state)
+        select(row.region, row.pool, row.kind, row.state, func.count(), func.min(row.placed_at))
+        .where(row.state.in_((ItemState.PLACED, ItemState.SENT, ItemState.CLAIMED)))
+        .group_by(row.region, row.pool, row.kind, row.state)
     )
     if region is not None:
         query = query.where(row.region == region)
-    found: defaultdict[PoolRef, dict[str, tuple[int, datetime | None]]] = defaultdict(dict)
-    for where, pool, state, count, oldest in session.execute(query):
+    tasks: defaultdict[PoolRef, dict[str, _Waiting]] = defaultdict(dict)
+    triggers: defaultdict[PoolRef, dict[str, _Waiting]] = defaultdict(dict)
+    for where, pool, kind, state, count, oldest in session.execute(query):
+        found = triggers if kind == ItemKind.TRIGGER else tasks
         found[where, pool][state] = (count, oldest)
-    return found
+    return tasks, triggers
 
 
 def _capacity(session: Any, region: str | None, alive_since: datetime) -> dict[PoolRef, tuple[int, int]]:
