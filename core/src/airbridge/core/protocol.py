@@ -156,11 +156,11 @@ class StartedAs(Message):
 
 
 class TriggerSpec(Message):
-    """A trigger as Airflow has it. `kwargs` is the JSON of Airflow's own serialisation."""
+    """A trigger as Airflow has it. `encoded_kwargs` is the JSON of Airflow's own serialisation."""
 
     trigger_id: int
     classpath: str
-    kwargs: JsonObject = Field(default_factory=dict, repr=False)
+    encoded_kwargs: JsonObject = Field(default_factory=dict, repr=False)
     timeout_after: AwareDatetime | None = None
 
 
@@ -227,6 +227,9 @@ class LeaseRef(Message):
     item_id: UUID
     epoch: int
 
+
+# Path of the record by which a worker reports a trigger's event.
+TRIGGER_EVENT: Final = "airbridge/trigger-event"
 
 # Capability of workers that run the triggers of deferred tasks.
 TRIGGERS: Final = "triggers"

@@ -378,9 +378,7 @@ def abandoned(session: Any, limit: int, ids: Collection[str] | None = None) -> l
         TaskInstance.state == TaskInstanceState.DEFERRED, TaskInstance.trigger_id == WorkItemRow.trigger_id
     )
     wanted = (
-        select(TaskInstance.id)
-        .where(TaskInstance.id == WorkItemRow.ti_id, or_(of_task, of_trigger))
-        .exists()
+        select(TaskInstance.id).where(TaskInstance.id == WorkItemRow.ti_id, or_(of_task, of_trigger)).exists()
     )
     lasts = func.coalesce(WorkItemRow.lease_until > clock.now(session), false())
     being_stopped = and_(WorkItemRow.outcome.is_not(None), lasts)

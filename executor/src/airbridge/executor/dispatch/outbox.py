@@ -224,9 +224,7 @@ class RegionOutbox:
             items.reserve(session, [message.row.id for message in messages], until)
         return messages, waiting
 
-    def _triggers(
-        self, session: Any, backlog: Mapping[PoolRef, Backlog], now: datetime
-    ) -> list[WorkItemRow]:
+    def _triggers(self, session: Any, backlog: Mapping[PoolRef, Backlog], now: datetime) -> list[WorkItemRow]:
         """Return triggers to send; half of a turn is left to tasks."""
         pools = [pool for (_, pool), each in backlog.items() if each.triggers_placed]
         if not pools:

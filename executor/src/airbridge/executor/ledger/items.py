@@ -99,6 +99,35 @@ def _place(
     return row
 
 
+def place_trigger(
+    session: Any, deferred: WorkItemRow, trigger_id: int, *, at: datetime | None = None
+) -> WorkItemRow:
+    """Write the row of the trigger that the task of a settled row is deferred on: for the same pool, without slots."""
+    now = at or clock.now(session)
+    same = {
+        name: getattr(deferred, name)
+        for name in (
+            *("ti_id", "dag_id", "run_id", "task_id", "map_index", "try_number", "queue", "region", "pool"),
+            *("priority", "team", "warm"),
+        )
+    }
+    # A trigger may run twice, and goes on through a cut, whatever its task's policy is.
+    disconnect = {**deferred.disconnect, "stop_after": None, "replace": True}
+    item = NewItem(
+        **same,
+        slots=0,
+        disconnect=disconnect,
+        workload={**deferred.workload, "resources": {}},
+        placement={"fallback": [], "fallback_after": 0.0, "why": "its task runs there", "tried": []},
+        trace=dict(deferred.trace),
+        kind=ItemKind.TRIGGER,
+        trigger_id=trigger_id,
+    )
+    row = _insert(session, item, now)
+    events.record(session, "trigger.placed", "gateway", row=row, at=now, pool=row.pool, trigger_id=trigger_id)
+    return row
+
+
 def refuse(session: Any, item: NewItem, owner_job_id: int | None, detail: str) -> WorkItemRow:
     """Write a row, settled at once, for a task instance that cannot be placed; an open row of it is closed."""
     now = clock.now(session)

@@ -64,7 +64,14 @@ class Reconciler:
 
     def turn(self) -> None:
         """Do every duty once; one that fails is logged and tried again next turn."""
-        for step in (self.fence, self.cancel, self.restart, self.freshen, self.keep_triggerer, self._purge_when_due):
+        for step in (
+            self.fence,
+            self.cancel,
+            self.restart,
+            self.freshen,
+            self.keep_triggerer,
+            self._purge_when_due,
+        ):
             try:
                 step()
             except Exception:

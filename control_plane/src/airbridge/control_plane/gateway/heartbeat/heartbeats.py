@@ -95,9 +95,10 @@ class Heartbeats:
     def agrees_on_leases(self, heartbeat: Heartbeat, held: Sequence[Held]) -> bool:
         """Return whether the worker's leases match those of the ledger, and Airflow runs their task instances."""
         known = {each.lease for each in held if each.ti_state == "running"}
-        if not known.issuperset(heartbeat.leases):
+        listed = set(heartbeat.leases)
+        if not known.issuperset(listed):
             return False
-        unlisted = (each for each in held if each.lease not in heartbeat.leases)
+        unlisted = (each for each in held if each.lease not in listed)
         return all(each.ti_state == "running" and not self._disproves(heartbeat, each) for each in unlisted)
 
     def _answer(self, now: datetime, commands: Sequence[Command], events_taken: int = 0) -> HeartbeatResponse:
@@ -125,13 +126,12 @@ class Heartbeats:
                     _settle_unwanted(session, worker, each)
             elif self._disproves(heartbeat, each):
                 release.reclaim(session, caller, each.lease, now)
-        renewed = (
-            leases.renew(session, worker, heartbeat.leases, self.lease_seconds, at=now)
-            if heartbeat.leases
-            else set()
-        )
+        fresh = held_leases.fresh_triggers(held, listed, now, self.lease_seconds)
+        due = [lease for lease in heartbeat.leases if lease not in fresh]
+        renewed = leases.renew(session, worker, due, self.lease_seconds, at=now) if due else set()
+        renewed |= fresh
         alive = [each for each in held if each.lease in renewed and each.ti_state == "running"]
-        held_leases.keep_alive(session, [each.ti_id for each in alive], now)
+        held_leases.keep_alive(session, held_leases.tasks_of(alive), now)
         still = {each.lease for each in alive}
         states = {each.lease: each.ti_state for each in held}
         lost = [lease for lease in heartbeat.leases if lease not in still]

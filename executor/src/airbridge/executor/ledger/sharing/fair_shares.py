@@ -53,7 +53,9 @@ def loads(session: Any, refs: Collection[PoolRef] | None = None) -> Loads:
     row = WorkItemRow
     query = (
         select(row.region, row.pool, row.team, row.state, func.count(), func.sum(row.slots))
-        .where(row.state.in_((ItemState.PLACED, ItemState.SENT, ItemState.CLAIMED)), row.kind == ItemKind.TASK)
+        .where(
+            row.state.in_((ItemState.PLACED, ItemState.SENT, ItemState.CLAIMED)), row.kind == ItemKind.TASK
+        )
         .group_by(row.region, row.pool, row.team, row.state)
     )
     if refs is not None:

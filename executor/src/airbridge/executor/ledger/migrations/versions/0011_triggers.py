@@ -28,9 +28,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # Airflow's triggerer takes the triggers back once their job is gone.
-    op.execute(f"DELETE FROM {TABLE} WHERE kind = 'trigger'")
-    op.execute("DELETE FROM job WHERE job_type = 'TriggererJob' AND hostname = 'airbridge-workers'")
+    # Their job stays: classes of triggers at the edge are any, and Airflow's triggerer must not import them.
+    op.execute("DELETE FROM airbridge_work_item WHERE kind = 'trigger'")
     op.drop_index(OF_TRIGGER, table_name=TABLE)
     op.drop_index(OPEN, table_name=TABLE)
     _unique(OPEN, "ti_id", "state <> 'settled'")
