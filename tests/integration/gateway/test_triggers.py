@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
+from tests.integration.gateway import seeding
 from tests.integration.gateway.test_policy import CLAIM, connection
 from tests.integration.gateway.world import VERSIONS, Worker, World, cancels, lease, record
 
@@ -62,9 +62,9 @@ def capable(world: World, pool: str) -> Worker:
 
 
 @pytest.fixture
-def worker(world: World) -> Iterator[Worker]:
+def worker(world: World) -> Worker:
     """A worker of a pool in which no older one lives."""
-    yield capable(world, "gpu")
+    return capable(world, "gpu")
 
 
 def deferred(world: World, worker: Worker, **changes: Any) -> tuple[str, WorkItemRow | None]:
@@ -304,8 +304,6 @@ def test_second_deferral_gets_a_trigger_of_its_own(world: World, worker: Worker)
     """A task that defers again while the row of a trigger that timed out is still held gets its new trigger."""
     item, trigger = placed(world, worker)
     worker.grant(trigger)
-    from tests.integration.gateway import seeding
-
     from airflow.models.taskinstance import TaskInstance
 
     with world.metadata.session() as session:

@@ -45,6 +45,7 @@ from airbridge.edge_worker.transfer.client import Transfers
 from airbridge.edge_worker.transfer.interfaces import RegionStore
 from airbridge.edge_worker.transfer.queue import GatewayQueue
 from airbridge.edge_worker.transfer.store import GatewayStore
+from airbridge.edge_worker.triggers.triggers import Triggers
 from airbridge.edge_worker.work.attempts import Attempt, Attempts
 from airbridge.edge_worker.work.claimer import Claimer
 from airbridge.edge_worker.work.commands import Commands, refused
@@ -207,6 +208,7 @@ class Wiring:
     bundles: Bundles
     logs: LogShipper
     launcher: Launcher
+    triggers: Triggers
     heartbeat: HeartbeatLoop
     polling: Polling
     disk_watch: DiskWatch
@@ -237,6 +239,8 @@ def wire(
 
     recorder = Recorder(base.journal, base.clock, wake, settings.linger_seconds)
     launcher = _launcher(base, bundles, logs, recorder, on_stopped=confirm_end)
+    triggers = _triggers(base, bundles, logs, recorder, launcher, on_stopped=confirm_end)
+    launcher.stop_trigger = triggers.stop
     results = Results(launcher, recorder)
     reporter = _reporter(base, identity, results)
     disk_watch = DiskWatch(disk, logs, journal, components.clock, settings.logs_max_mib * MIB)
@@ -252,6 +256,7 @@ def wire(
         bundles=bundles,
         logs=logs,
         launcher=launcher,
+        triggers=triggers,
         heartbeat=heartbeat,
         polling=polling,
         disk_watch=disk_watch,
@@ -366,6 +371,31 @@ def _launcher(
         may_start=may_start,
         on_stopped=on_stopped,
         region_calls=RegionCalls(base.region),
+    )
+
+
+def _triggers(
+    base: _Base,
+    bundles: Bundles,
+    logs: LogShipper,
+    recorder: Recorder,
+    launcher: Launcher,
+    *,
+    on_stopped: Callable[[], None],
+) -> Triggers:
+    return Triggers(
+        runner=base.components.runner,
+        attempts=base.attempts,
+        bundles=bundles,
+        logs=logs,
+        recorder=recorder,
+        clock=base.clock,
+        backoff=base.backoff,
+        directory=base.settings.logs_dir,
+        proxy_of=launcher.proxy_of,
+        may_start=lambda: base.lifecycle.active and base.region.settings is not None,
+        settle=launcher.settle,
+        on_stopped=on_stopped,
     )
 
 

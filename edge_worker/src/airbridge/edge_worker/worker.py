@@ -176,6 +176,7 @@ class Worker:
         deadline = Deadline(objects.attempts, self._components.clock, launcher.stop, launcher.kill)
         self._loops.start("heartbeat", objects.heartbeat.run())
         self._loops.start("launcher", launcher.run())
+        self._loops.start("triggers", objects.triggers.run())
         self._loops.start("deadline", deadline.run())
         self._loops.start("disk", objects.disk_watch.run())
         self._loops.start("identity", self._poll_once_enrolled())
@@ -227,6 +228,7 @@ class Worker:
         seconds = self._settings.drain_flush_seconds
         await self._until_hard_stop(objects.polling.claims_settled(), seconds)
         await objects.polling.abandon_claims()
+        await objects.triggers.stop_all()
         await drain.release_unstarted("the worker is draining")
         await drain.until_nothing_runs()
         flushed = await self._until_hard_stop(drain.flush(), seconds)

@@ -32,8 +32,9 @@ class Phase(StrEnum):
 
 _NEXT_PHASES: Final = {
     Phase.CLAIMED: {Phase.STARTING, Phase.RELEASING, Phase.ENDED},
-    Phase.STARTING: {Phase.STARTED, Phase.ENDED},
-    Phase.STARTED: {Phase.ENDED},
+    # Back to CLAIMED: a trigger whose host has ended starts again in another.
+    Phase.STARTING: {Phase.STARTED, Phase.CLAIMED, Phase.ENDED},
+    Phase.STARTED: {Phase.CLAIMED, Phase.ENDED},
     # Back to CLAIMED if the gateway was out of reach: the next start of the worker takes it up from the journal.
     Phase.RELEASING: {Phase.CLAIMED, Phase.ENDED},
     # A hard stop may end what a drain is releasing; both then report the end.
@@ -156,6 +157,11 @@ class Attempt:
         return key(self.grant.item_id, self.grant.epoch)
 
     @property
+    def is_trigger(self) -> bool:
+        """Return whether it is a trigger: it takes no slot, and may start again."""
+        return self.grant.trigger is not None
+
+    @property
     def waiting(self) -> bool:
         """Return whether it waits for a slot."""
         return self.phase is Phase.CLAIMED
@@ -224,6 +230,8 @@ class Attempts:
         self._slots_for = slots_for
         self.prefetch = prefetch
         self._by_key: dict[Key, Attempt] = {}
+        # Those that take slots: of triggers there may be thousands.
+        self._tasks: dict[Key, Attempt] = {}
         self._changed = asyncio.Event()
 
     def __iter__(self) -> Iterator[Attempt]:
@@ -243,11 +251,14 @@ class Attempts:
     def add(self, attempt: Attempt) -> None:
         """Add an attempt."""
         self._by_key[attempt.key] = attempt
+        if not attempt.is_trigger:
+            self._tasks[attempt.key] = attempt
         self.notify()
 
     def remove(self, attempt: Attempt) -> None:
         """Remove an attempt, if it is there."""
         self._by_key.pop(attempt.key, None)
+        self._tasks.pop(attempt.key, None)
         self.notify()
 
     def slots_of(self, slots: int) -> int:
@@ -261,12 +272,12 @@ class Attempts:
     @property
     def used(self) -> int:
         """Slots that running tasks take, and those about to run."""
-        return sum(self.slots_taken(one) for one in self._by_key.values() if one.occupies)
+        return sum(self.slots_taken(one) for one in self._tasks.values() if one.occupies)
 
     @property
     def held(self) -> int:
         """Slots that tasks running and waiting to run take."""
-        return sum(self.slots_taken(one) for one in self._by_key.values() if not one.ended)
+        return sum(self.slots_taken(one) for one in self._tasks.values() if not one.ended)
 
     @property
     def capacity(self) -> int:
@@ -284,13 +295,25 @@ class Attempts:
 
     @property
     def running(self) -> list[Attempt]:
-        """Attempts with a process, or about to have one."""
-        return [one for one in self if one.occupies]
+        """Tasks with a process, or about to have one."""
+        return [one for one in self._tasks.values() if one.occupies]
 
     @property
     def unstarted(self) -> list[Attempt]:
-        """Attempts that wait for a slot, in the order in which they were granted."""
-        return [one for one in self if one.waiting]
+        """Tasks that wait for a slot, in the order in which they were granted."""
+        return [one for one in self._tasks.values() if one.waiting]
+
+    @property
+    def trigger_count(self) -> int:
+        """Number of triggers held."""
+        return len(self._by_key) - len(self._tasks)
+
+    @property
+    def triggers(self) -> list[Attempt]:
+        """Triggers, those that have ended and are not reported yet included."""
+        if not self.trigger_count:
+            return []
+        return [one for one in self if one.is_trigger]
 
     def notify(self) -> None:
         """Wake every caller of `changed`."""
