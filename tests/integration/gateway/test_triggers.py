@@ -12,8 +12,8 @@ from tests.integration.gateway import seeding
 from tests.integration.gateway.test_policy import CLAIM, connection
 from tests.integration.gateway.world import VERSIONS, Worker, World, cancels, lease, record
 
-from airbridge.control_plane.gateway.triggers import placing
-from airbridge.core.protocol import TRIGGER_EVENT, TRIGGERS, Disposition, Grant, RefusalReason
+from airbridge.control_plane.gateway.triggers import offers, placing
+from airbridge.core.protocol import TRIGGER_EVENT, TRIGGERS, ClaimResponse, Disposition, Grant, RefusalReason
 from airbridge.executor import _airflow
 from airbridge.executor.ledger import leases
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkerRow, WorkItemRow
@@ -318,3 +318,32 @@ def test_second_deferral_gets_a_trigger_of_its_own(world: World, worker: Worker)
     assert result.status == 204
     assert row is not None
     assert row.id != trigger
+
+
+def test_full_worker_is_offered_waiting_triggers(
+    world: World, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker without a free slot, which receives nothing, learns of waiting triggers by its heartbeat and claims them without a message."""
+    monkeypatch.setattr(offers, "KNOWN_SECONDS", 0.0)
+    _, trigger = placed(world, worker)
+    with world.metadata.session() as session:
+        row = session.get(WorkItemRow, trigger)
+        row.state, row.sent_at = ItemState.SENT, row.placed_at - timedelta(seconds=60)
+        session.commit()
+    assert worker.beat().offers == ()
+    full = worker.beat(slots_used=8).offers
+    assert [str(each.item_id) for each in full] == [trigger]
+    response = worker.post("claim", {"offered": [each.model_dump(mode="json") for each in full]})
+    [grant] = ClaimResponse.model_validate_json(response.content).grants
+    assert (str(grant.item_id), grant.trigger is not None) == (trigger, True)
+    assert worker.beat(lease(grant), slots_used=8).offers == ()
+
+
+def test_offers_are_triggers_of_the_workers_pool(world: World, worker: Worker) -> None:
+    """No task, and nothing of another pool, is granted without its message."""
+    [task] = world.items(region="eu-west-1", pool="gpu")
+    _, trigger = placed(world, worker)
+    other = capable(world, "default")
+    for who, item in ((worker, task), (other, trigger)):
+        answer = who.post("claim", {"offered": [{"item_id": item, "epoch": 0}]})
+        assert ClaimResponse.model_validate_json(answer.content).grants == ()

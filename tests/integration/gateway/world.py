@@ -365,7 +365,7 @@ class Worker:
             sent_at=changes.pop("sent_at", None) or datetime.now(UTC),
             versions=Versions.model_validate(self.versions),
             slots_total=8,
-            slots_used=len(leases),
+            slots_used=changes.pop("slots_used", len(leases)),
             leases=leases,
             **changes,
         )

@@ -124,9 +124,10 @@ class Disposition(StrEnum):
 
 
 class ClaimRequest(Message):
-    """Signed work items, as received, that the worker wants to own. At most 100 a request."""
+    """Work items that the worker wants to own: signed, as received, or triggers that a heartbeat's answer offered. At most 100 of each."""
 
-    envelopes: tuple[str, ...] = Field(min_length=1, max_length=100)
+    envelopes: tuple[str, ...] = Field(default=(), max_length=100)
+    offered: tuple[LeaseRef, ...] = Field(default=(), max_length=100)
 
 
 class DisconnectPolicy(Message):
@@ -373,6 +374,8 @@ class HeartbeatResponse(Message):
     commands: tuple[Command, ...] = ()
     #: So many of the heartbeat's events, from the first, need not be sent again.
     events_taken: int = 0
+    #: Triggers, with the epochs of their messages, that a worker without a free slot may claim without a message.
+    offers: tuple[LeaseRef, ...] = ()
 
 
 # --- Exchange: calls of a task to the Task Execution API, in order, once ---------------------------
@@ -515,5 +518,6 @@ class Problem(Message):
     detail: str
 
 
+ClaimRequest.model_rebuild()
 TrustCommand.model_rebuild()
 HeartbeatResponse.model_rebuild()

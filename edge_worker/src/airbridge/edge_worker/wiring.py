@@ -475,6 +475,7 @@ def _heartbeat(base: _Base, identity: Identity, polling: Polling, commands: Comm
         trust_version=lambda: identity.trust_version,
         claiming=lambda: polling.claiming,
         queue_error=lambda: polling.queue_error,
+        offered=polling.offered,
         handler=commands,
         events=base.events,
         interval_seconds=base.settings.heartbeat_seconds,

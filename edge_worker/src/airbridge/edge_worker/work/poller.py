@@ -12,7 +12,7 @@ import structlog
 
 from airbridge.core.aws.queue import MAX_BATCH, Received
 from airbridge.core.exceptions import InvalidEnvelope
-from airbridge.core.protocol import MAX_LEASES, ItemKind, WorkItem
+from airbridge.core.protocol import MAX_LEASES, ItemKind, LeaseRef, WorkItem
 from airbridge.core.signing import Verifier, claimed_item
 from airbridge.edge_worker.clock import Clock
 from airbridge.edge_worker.gateway_client.connectivity import Connectivity
@@ -95,6 +95,12 @@ class Poller:
             extender.cancel()
             await self._return_waiting()
             log.info("poller.stopped")
+
+    def offered(self, offers: Sequence[LeaseRef]) -> None:
+        """Claim triggers that the gateway offers, as far as this worker holds so many."""
+        room = max(0, MAX_TRIGGERS - self._attempts.trigger_count)
+        if self._may_claim() and offers[:room]:
+            self._claimer.start_offered(offers[:room])
 
     async def settled(self) -> None:
         """Return once no claim is under way and no message waits to be deleted or returned."""

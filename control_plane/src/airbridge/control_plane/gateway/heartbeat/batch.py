@@ -34,7 +34,9 @@ class Responder(Protocol):
     def agrees_on_leases(self, heartbeat: Heartbeat, held: Sequence[Held]) -> bool:
         """Return whether the worker and the control plane agree on the worker's leases."""
 
-    def answer(self, now: datetime, order: Order, caller: Caller, heartbeat: Heartbeat) -> HeartbeatResponse:
+    def answer(
+        self, session: Any, now: datetime, order: Order, caller: Caller, heartbeat: Heartbeat
+    ) -> HeartbeatResponse:
         """Return the answer to a worker of the ledger's `order`."""
 
 
@@ -103,7 +105,7 @@ def _respond(session: Any, valid: _Entries, responder: Responder) -> Iterator[tu
     renewed = {worker: each for worker, each in locked.items() if worker not in unrenewed}
     workers.note(session, {worker: each.heartbeat for worker, each in renewed.items()}, now)
     for worker, each in renewed.items():
-        yield each.position, responder.answer(now, orders[worker], each.caller, each.heartbeat)
+        yield each.position, responder.answer(session, now, orders[worker], each.caller, each.heartbeat)
 
 
 def _renew(

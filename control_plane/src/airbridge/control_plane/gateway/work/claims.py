@@ -6,10 +6,11 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
+from sqlalchemy import select
 
 from airbridge.control_plane import _airflow, audit_events
 from airbridge.control_plane._airflow import Answer, ExecutionApp
@@ -32,6 +33,8 @@ from airbridge.core.protocol import (
     DisconnectPolicy,
     Disposition,
     Grant,
+    ItemKind,
+    LeaseRef,
     Refusal,
     RefusalReason,
     Resources,
@@ -104,7 +107,8 @@ class Claims:
         while True:
             try:
                 with unit() as work:
-                    return _Batch(self, work, caller, unstartable).grant(opened, refused)
+                    batch = _Batch(self, work, caller, unstartable)
+                    return batch.grant(opened, refused, request.offered)
             except _NotStartable as error:
                 unstartable.add(error.item_id)
 
@@ -129,8 +133,12 @@ class _Batch:
     #: Which bundle was the first to define a DAG.
     owners: dict[str, str] = field(default_factory=dict)
 
-    def grant(self, opened: Sequence[_Opened], refused: Sequence[Refusal]) -> ClaimResponse:
+    def grant(
+        self, opened: Sequence[_Opened], refused: Sequence[Refusal], offered: Sequence[LeaseRef] = ()
+    ) -> ClaimResponse:
         session = self.work.session
+        if offered:
+            opened = [*opened, *self._offered(offered, len(opened) + len(refused))]
         ineligible = standing(session, self.caller, self.claims.parity)
         answers: list[Grant | Refusal] = []
         if ineligible is not None:
@@ -147,6 +155,21 @@ class _Batch:
             grants=tuple(each for each in answers if isinstance(each, Grant)),
             refusals=(*refused, *(each for each in answers if isinstance(each, Refusal))),
         )
+
+    def _offered(self, offered: Sequence[LeaseRef], first: int) -> list[_Opened]:
+        """Return the items of offered triggers, as their messages have them. What is no trigger is left out."""
+        session = self.work.session
+        query = select(WorkItemRow).where(
+            WorkItemRow.id.in_(sorted(str(lease.item_id) for lease in offered)),
+            WorkItemRow.kind == ItemKind.TRIGGER,
+        )
+        rows = {row.id: row for row in session.scalars(query)}
+        now = clock.now(session)
+        return [
+            _Opened(index, _as_message(row, lease.epoch, now))
+            for index, lease in enumerate(offered, first)
+            if (row := rows.get(str(lease.item_id))) is not None
+        ]
 
     def _claim_item(self, opened: _Opened, row: WorkItemRow | None, now: datetime) -> Grant | Refusal:
         refusal = self._refusal(opened, row, now)
@@ -330,6 +353,22 @@ class _Batch:
             reason=str(refusal.reason),
             why=refusal.detail,
         )
+
+
+def _as_message(row: WorkItemRow, epoch: int, now: datetime) -> WorkItem:
+    return WorkItem(
+        item_id=row.id,
+        ti_id=row.ti_id,
+        epoch=epoch,
+        region=row.region,
+        pool=row.pool,
+        kind=row.kind,
+        bundle=row.workload["bundle"],
+        dag_rel_path=row.workload["dag_rel_path"],
+        issued_at=now,
+        expires_at=now + timedelta(seconds=RETURN_SECONDS),
+        trace=row.trace,
+    )
 
 
 def _message(answer: Answer) -> str:
