@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.support.platform import BOTH_EXECUTORS, LocalPlatform, Run, running, wait_for
 
-pytestmark = pytest.mark.slow("make proof-sovereign")
+pytestmark = [pytest.mark.slow("make proof-sovereign"), pytest.mark.timeout(600)]
 DAGS = Path(__file__).parent / "dags"
 SETTINGS = {
     **BOTH_EXECUTORS,
@@ -107,7 +107,7 @@ def test_standard_provider_has_equal_outcomes(triggers: LocalPlatform) -> None:
     ids = [triggers.trigger(dag_id, {"folder": str(folder)}) for dag_id in dag_ids]
     time.sleep(5)
     (folder / "there").touch()
-    edge, local = (triggers.finish(*each, timeout_seconds=300) for each in zip(dag_ids, ids, strict=True))
+    edge, local = (triggers.finish(*each, timeout_seconds=250) for each in zip(dag_ids, ids, strict=True))
     assert edge.states() == local.states()
     failed = {task for (task, _), state in edge.states().items() if state != "success"}
     assert failed == {"file_never"}
