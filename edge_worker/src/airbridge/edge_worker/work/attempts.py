@@ -32,14 +32,17 @@ class Phase(StrEnum):
 
 _NEXT_PHASES: Final = {
     Phase.CLAIMED: {Phase.STARTING, Phase.RELEASING, Phase.ENDED},
-    # Back to CLAIMED: a trigger whose host has ended starts again in another.
-    Phase.STARTING: {Phase.STARTED, Phase.CLAIMED, Phase.ENDED},
-    Phase.STARTED: {Phase.CLAIMED, Phase.ENDED},
+    Phase.STARTING: {Phase.STARTED, Phase.ENDED},
+    Phase.STARTED: {Phase.ENDED},
     # Back to CLAIMED if the gateway was out of reach: the next start of the worker takes it up from the journal.
     Phase.RELEASING: {Phase.CLAIMED, Phase.ENDED},
     # A hard stop may end what a drain is releasing; both then report the end.
     Phase.ENDED: {Phase.ENDED},
 }
+
+
+# A trigger whose host has ended starts again in another. A task never does.
+_OF_TRIGGERS: Final = {Phase.STARTING: {Phase.CLAIMED}, Phase.STARTED: {Phase.CLAIMED}}
 
 
 class Outcome(StrEnum):
@@ -123,7 +126,8 @@ class Attempt:
 
     def enter(self, phase: Phase) -> None:
         """Move to another phase. Raises `ValueError` for a transition that is not in the table."""
-        if phase not in _NEXT_PHASES[self.phase]:
+        again = _OF_TRIGGERS.get(self.phase, set()) if self.is_trigger else set()
+        if phase not in _NEXT_PHASES[self.phase] | again:
             raise ValueError(f"work item {self.grant.item_id} cannot go from {self.phase} to {phase}")
         self.phase = phase
 
