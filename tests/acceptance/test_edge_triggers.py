@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -97,6 +97,15 @@ def fired(platform: LocalPlatform, run_id: str) -> list[datetime]:
     return [datetime.fromisoformat(text) for (text,) in found]
 
 
+def dated_run(platform: LocalPlatform, dag_id: str, conf: dict[str, str]) -> str:
+    """Start a run with a logical date: sensors of other DAGs find runs by it."""
+    platform.airflow.wait_for_dag(dag_id)
+    platform.airflow.unpause(dag_id)
+    body = {"logical_date": datetime.now(UTC).isoformat(), "conf": conf}
+    started = platform.airflow._json("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)
+    return str(started["dag_run_id"])
+
+
 def test_standard_provider_has_equal_outcomes(triggers: LocalPlatform) -> None:
     """Every deferrable operator of the standard provider ends as with LocalExecutor and Airflow's triggerer; their triggers ran on workers."""
     folder = triggers.directory.root.parent / "watched"
@@ -104,7 +113,7 @@ def test_standard_provider_has_equal_outcomes(triggers: LocalPlatform) -> None:
     triggers.airflow.wait_for_dag("edge_triggers_child")
     triggers.airflow.unpause("edge_triggers_child")
     dag_ids = ("edge_triggers__edge", "edge_triggers__local")
-    ids = [triggers.trigger(dag_id, {"folder": str(folder)}) for dag_id in dag_ids]
+    ids = [dated_run(triggers, dag_id, {"folder": str(folder)}) for dag_id in dag_ids]
     time.sleep(5)
     (folder / "there").touch()
     edge, local = (triggers.finish(*each, timeout_seconds=250) for each in zip(dag_ids, ids, strict=True))

@@ -58,7 +58,7 @@ for variant, executor in EXECUTORS.items():
             task_id="external",
             external_dag_id=dag.dag_id,
             external_task_id="time_delta",
-            poke_interval=1,
+            poll_interval=1,
             deferrable=True,
         )
         TriggerDagRunOperator(
