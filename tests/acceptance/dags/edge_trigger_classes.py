@@ -50,5 +50,6 @@ class FailingTrigger(BaseTrigger):  # type: ignore[misc] # Airflow publishes no 
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Raise an error."""
+        for _ in ():
+            yield TriggerEvent(None)
         raise ValueError("a trigger's own failure")
-        yield TriggerEvent(None)

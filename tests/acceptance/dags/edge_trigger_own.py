@@ -32,6 +32,7 @@ class Waits(BaseOperator):  # type: ignore[misc] # Airflow publishes no types
 
 
 PLACE = near("region:us-east-1", lost_after=12)
-for name, options in {"waits": {}, "fails": {"fails": True}, "times_out": {"seconds": 3.0}}.items():
+OPTIONS: dict[str, dict[str, Any]] = {"waits": {}, "fails": {"fails": True}, "times_out": {"seconds": 3.0}}
+for name, options in OPTIONS.items():
     with DAG(f"edge_trigger_{name}", schedule=None):
         Waits(task_id="waits", executor_config=PLACE, retries=0, **options)

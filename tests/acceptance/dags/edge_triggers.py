@@ -27,12 +27,12 @@ for variant, executor in EXECUTORS.items():
         # LocalExecutor's tasks fail at times, because their triggers fire before the scheduler has read that they were deferred.
         default_args={"executor": executor, "retries": 3, "retry_delay": timedelta(seconds=1)},
     ) as dag:
-        delta = TimeDeltaSensor(task_id="time_delta", delta=timedelta(seconds=2), deferrable=True)
+        delta = TimeDeltaSensor(task_id="time_delta", delta=timedelta(seconds=30), deferrable=True)
         WaitSensor(task_id="wait", time_to_wait=timedelta(seconds=2), deferrable=True)
         DateTimeSensorAsync(task_id="date_time", target_time="{{ macros.datetime.now() }}")
         TimeSensor(task_id="time", target_time=time(0, 0, 1), deferrable=True)
         TimeDeltaSensor(
-            task_id="ends_from_trigger", delta=timedelta(seconds=2), deferrable=True, end_from_trigger=True
+            task_id="ends_from_trigger", delta=timedelta(seconds=30), deferrable=True, end_from_trigger=True
         )
         DateTimeSensorAsync(
             task_id="starts_from_trigger",

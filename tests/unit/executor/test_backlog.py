@@ -19,12 +19,15 @@ def test_nothing_is_nothing() -> None:
 
 def test_counts_are_per_state() -> None:
     """Each state has its count; the oldest item that waits may be placed or sent, but not claimed."""
-    states = {
+    states: dict[str, tuple[int, datetime | None]] = {
         ItemState.PLACED: (3, NOON),
         ItemState.SENT: (2, NOON - timedelta(minutes=1)),
         ItemState.CLAIMED: (5, NOON - timedelta(hours=1)),
     }
-    triggers = {ItemState.PLACED: (4, NOON), ItemState.CLAIMED: (1, NOON - timedelta(hours=9))}
+    triggers: dict[str, tuple[int, datetime | None]] = {
+        ItemState.PLACED: (4, NOON),
+        ItemState.CLAIMED: (1, NOON - timedelta(hours=9)),
+    }
     found = _one(states, triggers, (2, 9))
     assert (found.placed, found.sent, found.claimed) == (3, 2, 5)
     assert (found.workers_alive, found.slots) == (2, 9)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +28,13 @@ log = structlog.get_logger(__name__)
 # Reads under way at once, for all triggers of a host: user code may send any number.
 _MOST_ASKS: Final = 256
 _READS: Final = frozenset({"GET", "HEAD"})
+
+# Those that wait for their turn.
+_MOST_WAITING: Final = 10_000
+# Messages of one host that are handled in a second: the agent has other things to do than to read what user code logs.
+_PER_SECOND: Final = 2000
+# Messages after which everything else has its turn.
+_AT_ONCE: Final = 50
 
 OnFired = Callable[[Attempt, str], Awaitable[None]]
 OnLogged = Callable[[Attempt, bytes], None]
@@ -136,7 +145,9 @@ class TriggerHost:
         )
 
     async def _serve(self, reader: asyncio.StreamReader) -> None:
+        pace = _Pace()
         while (message := await messages.receive(reader)) is not None:
+            await pace.wait()
             attempt = self._by_number.get(message.number)
             if attempt is None:
                 continue
@@ -162,9 +173,10 @@ class TriggerHost:
 
     async def _answer(self, attempt: Attempt, ask: Ask) -> None:
         if ask.method not in _READS:
-            self._send(
-                Answer(ask.id, 403, {}, '{"detail": {"reason": "airbridge", "message": "triggers read"}}')
-            )
+            self._send(_refusal(ask, 403, "triggers read, and write nothing"))
+            return
+        if len(self._handling) > _MOST_WAITING:
+            self._send(_refusal(ask, 429, "too many requests of triggers wait for an answer"))
             return
         proxy = self._proxies.get(ask.number)
         if proxy is None:
@@ -178,3 +190,26 @@ class TriggerHost:
             return
         with suppress(FrameError):
             self._writer.write(messages.encode(message))
+
+
+class _Pace:
+    """Slows the reading of a host down that sends without end. What it does not read, the host waits with."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._since = time.monotonic()
+
+    async def wait(self) -> None:
+        """Let others have their turn, now and then; sleep until the second is over if its messages are used up."""
+        self._count += 1
+        if self._count % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+        passed = time.monotonic() - self._since
+        if passed >= 1.0:
+            self._count, self._since = 0, time.monotonic()
+        elif self._count >= _PER_SECOND:
+            await asyncio.sleep(1.0 - passed)
+
+
+def _refusal(ask: Ask, status: int, message: str) -> Answer:
+    return Answer(ask.id, status, {}, json.dumps({"detail": {"reason": "airbridge", "message": message}}))

@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from airbridge.core import task_calls
 from airbridge.core.backoff import Backoff
 from airbridge.core.protocol import TRIGGER_EVENT
 from airbridge.edge_worker.clock import Clock
@@ -174,11 +175,19 @@ class Triggers:
         """Record the event. It is durable before anything of it is sent."""
         if attempt.ended or attempt.finished:
             return
+        most = task_calls.OTHER_BODY.size
+        if len(body) > most:
+            why = f"the trigger's event has {len(body)} characters; at most {most} are allowed"
+            body = outcome.trigger_failure(why).body or ""
         await self._recorder.write(attempt, Call(0, "POST", TRIGGER_EVENT, "", body), final=True)
         log.info("trigger.fired", item_id=attempt.key[0], epoch=attempt.key[1])
         self._end(attempt)
 
     def _end(self, attempt: Attempt) -> None:
+        row = self._logs.row_for(attempt.grant)
+        if Path(row.path).exists():
+            # Also what an earlier process of the worker wrote.
+            self._logs.written(row)
         self._logs.end(attempt.key)
         attempt.enter(Phase.ENDED)
         self._attempts.notify()
