@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 from tests.integration.executor.test_outbox import Bench
 from tests.integration.gateway import seeding
 from tests.support.airflow_home import Metadata
@@ -159,3 +161,30 @@ def test_triggerers_job_is_kept(session: Any, reconciler: Reconciler) -> None:
     reconciler.keep_triggerer()
     session.expire_all()
     assert session.get(Job, job.id).latest_heartbeat > _airflow.utcnow() + timedelta(days=1000)
+
+
+def test_outbox_and_claims_lock_in_one_order(metadata: Metadata) -> None:
+    """Noting that rows were sent locks them in the order of their ids, as claims do: otherwise both could wait for each other."""
+    if metadata.engine.dialect.name != "postgresql":
+        pytest.skip("only Postgres locks rows")
+    with metadata.session() as session:
+        ids = sorted(row.id for row in items.place(session, [new_item() for _ in range(40)], 1))
+        session.commit()
+    with metadata.session() as holder:
+        leases.lock(holder, ids[:1])
+        sending = threading.Thread(target=sent, args=(metadata, ids))
+        sending.start()
+        time.sleep(1)
+        # The update waits for the first row, and holds none of the others.
+        holder.execute(text("SET LOCAL lock_timeout = '2s'"))
+        assert len(leases.lock(holder, ids)) == 40
+        holder.rollback()
+    sending.join(30)
+    with metadata.session() as session:
+        assert {row.state for row in session.query(WorkItemRow).filter(WorkItemRow.id.in_(ids))} == {"sent"}
+
+
+def sent(metadata: Metadata, ids: list[str]) -> None:
+    with metadata.session() as session:
+        items.mark_sent(session, ids, clock.now(session))
+        session.commit()

@@ -15,7 +15,7 @@ from sqlalchemy.orm import defer
 from airbridge.core.protocol import ItemKind
 from airbridge.core.regions import DEFAULT_TEAM
 from airbridge.executor.ledger import clock, events
-from airbridge.executor.ledger._locking import for_update, write
+from airbridge.executor.ledger._locking import for_update, unclaimed_in_order, write
 from airbridge.executor.ledger.backlogs import PoolRef
 from airbridge.executor.ledger.leases import settle, to_placed
 from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow, WorkItemRow
@@ -386,7 +386,7 @@ def mark_sent(
         return
     write(
         session,
-        and_(WorkItemRow.id.in_(list(ids)), WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT))),
+        WorkItemRow.id.in_(unclaimed_in_order(session, ids)),
         state=ItemState.SENT,
         sent_at=at or clock.now(session),
         expires_at=expires_at,
@@ -400,7 +400,7 @@ def postpone(session: Any, ids: Collection[str], not_before: datetime, detail: s
         return
     write(
         session,
-        and_(WorkItemRow.id.in_(list(ids)), WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT))),
+        WorkItemRow.id.in_(unclaimed_in_order(session, ids)),
         state=ItemState.PLACED,
         sent_at=None,
         expires_at=None,
