@@ -95,12 +95,12 @@ def measure(platform: LocalPlatform, kind: str, count: int, seconds: float) -> I
     with idle(platform, roots, seconds) as before:
         began = time.monotonic()
         copy(platform, run_id, count, at_edge=True)
-        wait_for(lambda: claimed(platform, run_id) >= count, "the worker to hold the triggers", 1200)
+        wait_for(lambda: claimed(platform, run_id) > count, "the worker to hold the triggers", 1200)
         started = time.monotonic() - began
     time.sleep(20)
     yield cost("AirBridge worker", kind, count, started, before, usage(platform, roots, seconds))
     remove(platform, run_id)
-    wait_for(lambda: claimed(platform, run_id) == 0, "the worker to end them", 300)
+    wait_for(lambda: claimed(platform, run_id) == 1, "the worker to end them", 300)
     time.sleep(60)
     roots = [platform.pid("triggerer")]
     with idle(platform, roots, seconds) as before:
