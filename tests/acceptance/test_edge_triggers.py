@@ -116,7 +116,7 @@ def test_standard_provider_has_equal_outcomes(triggers: LocalPlatform) -> None:
     ids = [dated_run(triggers, dag_id, {"folder": str(folder)}) for dag_id in dag_ids]
     time.sleep(5)
     (folder / "there").touch()
-    edge, local = (triggers.finish(*each, timeout_seconds=250) for each in zip(dag_ids, ids, strict=True))
+    edge, local = (triggers.finish(*each, timeout_seconds=450) for each in zip(dag_ids, ids, strict=True))
     assert edge.states() == local.states()
     failed = {task for (task, _), state in edge.states().items() if state != "success"}
     assert failed == {"file_never"}

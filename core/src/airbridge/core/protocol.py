@@ -32,6 +32,10 @@ from airbridge.core.wire.message import Digest as Digest  # noqa: PLC0414 - expo
 from airbridge.core.wire.message import Message as Message  # noqa: PLC0414 - exported
 from airbridge.core.wire.message import Name as Name  # noqa: PLC0414 - exported
 from airbridge.core.wire.message import Transport as Transport  # noqa: PLC0414 - exported
+from airbridge.core.wire.triggers import TRIGGER_EVENT as TRIGGER_EVENT  # noqa: PLC0414 - exported
+from airbridge.core.wire.triggers import TRIGGERS as TRIGGERS  # noqa: PLC0414 - exported
+from airbridge.core.wire.triggers import ItemKind as ItemKind  # noqa: PLC0414 - exported
+from airbridge.core.wire.triggers import TriggerSpec as TriggerSpec  # noqa: PLC0414 - exported
 
 PROTOCOL_VERSION = 1
 SUPPORTED_VERSIONS = frozenset({1})
@@ -41,13 +45,6 @@ JsonObject = dict[str, Any]
 
 
 # --- The work item: the message on a regional queue -------------------------------------------------
-
-
-class ItemKind(StrEnum):
-    """Kind of a work item. A worker of an older version takes each for a task, and is refused the others."""
-
-    TASK = "task"
-    TRIGGER = "trigger"
 
 
 class BundleRef(Message):
@@ -156,15 +153,6 @@ class StartedAs(Message):
     pid: int
 
 
-class TriggerSpec(Message):
-    """A trigger as Airflow has it. `encoded_kwargs` is the JSON of Airflow's own serialisation."""
-
-    trigger_id: int
-    classpath: str
-    encoded_kwargs: JsonObject = Field(default_factory=dict, repr=False)
-    timeout_after: AwareDatetime | None = None
-
-
 class Grant(Message):
     """Ownership of one work item under `epoch`, with everything the task needs to start.
 
@@ -227,13 +215,6 @@ class LeaseRef(Message):
 
     item_id: UUID
     epoch: int
-
-
-# Path of the record by which a worker reports a trigger's event.
-TRIGGER_EVENT: Final = "airbridge/trigger-event"
-
-# Capability of workers that run the triggers of deferred tasks.
-TRIGGERS: Final = "triggers"
 
 
 class Versions(Message):

@@ -67,6 +67,10 @@ class Outcome(StrEnum):
     UNPLACEABLE = "unplaceable"
 
 
+_OPEN_TASK = text("state <> 'settled' AND kind = 'task'")
+_OPEN_TRIGGER = text("state <> 'settled' AND trigger_id IS NOT NULL")
+
+
 class WorkItemRow(Base):
     """One queueing of one task instance (a deferred or rescheduled one gets a new item each time it is queued), or its trigger."""
 
@@ -133,15 +137,15 @@ class WorkItemRow(Base):
             "uq_airbridge_work_item_open",
             "ti_id",
             unique=True,
-            postgresql_where=text("state <> 'settled' AND kind = 'task'"),
-            sqlite_where=text("state <> 'settled' AND kind = 'task'"),
+            postgresql_where=_OPEN_TASK,
+            sqlite_where=_OPEN_TASK,
         ),
         Index(
             "uq_airbridge_work_item_trigger",
             "trigger_id",
             unique=True,
-            postgresql_where=text("state <> 'settled' AND trigger_id IS NOT NULL"),
-            sqlite_where=text("state <> 'settled' AND trigger_id IS NOT NULL"),
+            postgresql_where=_OPEN_TRIGGER,
+            sqlite_where=_OPEN_TRIGGER,
         ),
         Index("idx_airbridge_work_item_outbox", "state", "region", "pool", "priority"),
         Index("idx_airbridge_work_item_lost", "state", "lost_at"),
