@@ -114,7 +114,9 @@ def test_standard_provider_has_equal_outcomes(triggers: LocalPlatform) -> None:
     triggers.airflow.unpause("edge_triggers_child")
     dag_ids = ("edge_triggers__edge", "edge_triggers__local")
     ids = [dated_run(triggers, dag_id, {"folder": str(folder)}) for dag_id in dag_ids]
-    time.sleep(5)
+    wait_for(
+        lambda: "file" in {task for task, *_ in rows(triggers, ids[0])}, "the sensor of a file to defer", 200
+    )
     (folder / "there").touch()
     edge, local = (triggers.finish(*each, timeout_seconds=450) for each in zip(dag_ids, ids, strict=True))
     assert edge.states() == local.states()
@@ -123,7 +125,9 @@ def test_standard_provider_has_equal_outcomes(triggers: LocalPlatform) -> None:
     ours = rows(triggers, edge.run_id)
     # The scheduler itself defers a task that starts from its trigger: no executor has a part in it.
     expected = {ti["task_id"] for ti in edge.tasks} - {"starts_from_trigger"}
-    assert {task for task, *_ in ours} == expected
+    # On a machine that is so slow that their time is over already, these do not defer.
+    late = {"time_delta", "ends_from_trigger"}
+    assert expected - late <= {task for task, *_ in ours} <= expected
     assert {outcome for task, _, outcome, *_ in ours if task != "file_never"} == {"success"}
     assert rows(triggers, local.run_id) == []
 
