@@ -1,4 +1,4 @@
-"""Airflow's triggers (3.0.4): their assignment, what a worker needs to run one, and what their events do.
+"""Airflow's triggers: their assignment, what a worker needs to run one, and what their events do.
 
 Every function works on a session of the caller's transaction. tests/contract/test_trigger_internals.py fails if anything
 here no longer holds.
