@@ -187,7 +187,7 @@ def test_strict_region_refuses_what_would_leave(world: World) -> None:
     assert "residency: a variable's value; the region's residency is strict" in text
     assert world.platform.query("SELECT count(*) FROM variable") == [(0,)]
     shown = world.platform.task_log(world.leak, "defer")
-    assert "a deferral: its trigger, with its kwargs, would run in the control plane" in shown
+    assert "a deferral: its trigger, with its kwargs, would be kept in the control plane" in shown
 
 
 def test_secrets_are_masked_in_their_region(world: World) -> None:

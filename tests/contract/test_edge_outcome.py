@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 import pytest
 from tests.unit.edge_worker.test_journal_file import grant
 
-from airbridge.core.protocol import DisconnectPolicy
+from airbridge.core.protocol import TRIGGER_EVENT, DisconnectPolicy, TriggerSpec
+from airbridge.edge_worker.proxy.protocol import Call
 from airbridge.edge_worker.work import outcome
 
 
@@ -37,3 +38,17 @@ def test_agents_failure_is_valid_state(
     payload = TypeAdapter(TIStateUpdate).validate_python(json.loads(call.body or ""))
     assert payload.state.value == state
     assert call.path == f"task-instances/{given.ti_id}/state"
+
+
+def test_triggers_failure_is_valid_event() -> None:
+    """What the agent reports in place of a trigger is an event that the gateway reads; one that reports a failure already stays."""
+    from airbridge.control_plane.gateway.triggers import events
+
+    spec = TriggerSpec(trigger_id=7, classpath="mine.Waits")
+    given = grant().model_copy(update={"trigger": spec})
+    now = datetime(2025, 1, 1, tzinfo=UTC)
+    fired = Call(0, "POST", TRIGGER_EVENT, "", '{"event": {"payload": {}}}')
+    instead = outcome.failure_instead(fired, given, now)
+    assert (instead.method, instead.path) == ("POST", TRIGGER_EVENT)
+    assert isinstance(events.read(instead.body), events.Failed)
+    assert outcome.failure_instead(instead, given, now) is instead

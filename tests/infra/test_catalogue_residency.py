@@ -24,11 +24,13 @@ def rendered(**of_region: Any) -> dict[str, Any]:
 
 def test_residency_is_in_the_catalogue() -> None:
     """Region and pools have what they keep, under the platform's own keys."""
-    found = rendered(residency="strict", pool=[pool() | KEPT, pool("gpu") | {"xcom_inline_bytes": 0}])
+    gpu = {"xcom_inline_bytes": 0, "triggers": "edge"}
+    found = rendered(residency="strict", triggers="home", pool=[pool() | KEPT, pool("gpu") | gpu])
+    assert found["triggers"] == "home"
     assert found["residency"] == "strict"
     by_name = {each["name"]: each for each in found["pool"]}
     assert KEPT.items() <= by_name["default"].items()
-    assert by_name["gpu"]["xcom_inline_bytes"] == 0
+    assert (by_name["gpu"]["xcom_inline_bytes"], by_name["gpu"]["triggers"]) == (0, "edge")
     assert "secrets_backend" not in by_name["gpu"]
 
 
@@ -36,4 +38,4 @@ def test_unset_residency_is_not_written() -> None:
     """A catalogue without residency is what an older gateway reads."""
     found = rendered(pool=[pool()])
     keys = found.keys() | found["pool"][0].keys()
-    assert not {"residency", "xcom_inline_bytes", "xcom_preview_bytes", "secrets_backend"} & keys
+    assert not {"residency", "xcom_inline_bytes", "xcom_preview_bytes", "secrets_backend", "triggers"} & keys

@@ -37,6 +37,7 @@ def queued_tasks(session: Any, count: int = 1, *, retries: int = 0, operator: An
     session.flush()
     models.DAG.bulk_write_to_db(BUNDLE.name, None, [serialised], session=session)
     session.flush()
+    session.query(models.DagModel).filter_by(dag_id=dag.dag_id).update({"relative_fileloc": "dag.py"})
     SerializedDagModel.write_dag(dag, bundle_name=BUNDLE.name, session=session)
     session.flush()
     run = serialised.create_dagrun(
@@ -80,7 +81,8 @@ def work_item(
         epoch=row.epoch,
         region=row.region,
         pool=row.pool,
-        slots=row.slots,
+        slots=max(1, row.slots),
+        kind=row.kind,
         bundle=BUNDLE,
         dag_rel_path="dag.py",
         issued_at=now,

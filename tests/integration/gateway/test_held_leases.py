@@ -31,7 +31,7 @@ def test_workers_have_their_claimed_rows(world: World, session: Any) -> None:
     first.exchange(finished(grants[1], 1))
     row = world.row(running)
     assert held(session, {first.name.worker, idle.name.worker}) == {
-        first.name.worker: [Held(lease(grants[0]), row.ti_id, "running", row.claimed_at, None)]
+        first.name.worker: [Held(lease(grants[0]), row.ti_id, "running", row.claimed_at, None, 600.0, None)]
     }
     assert held(session, {first.name.worker, second.name.worker}).keys() == {
         first.name.worker,

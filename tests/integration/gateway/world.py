@@ -367,9 +367,9 @@ class Worker:
     def beat(self, *leases: LeaseRef, **changes: Any) -> HeartbeatResponse:
         heartbeat = Heartbeat(
             sent_at=changes.pop("sent_at", None) or datetime.now(UTC),
-            versions=VERSIONS,
+            versions=Versions.model_validate(self.versions),
             slots_total=8,
-            slots_used=len(leases),
+            slots_used=changes.pop("slots_used", len(leases)),
             leases=leases,
             **changes,
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from uuid import UUID
 
 import pytest
 from tests.unit.edge_worker.test_journal_file import grant
 
-from airbridge.core.protocol import RefusalReason
+from airbridge.core.protocol import RefusalReason, TriggerSpec
 from airbridge.edge_worker.work.attempts import Attempt, Attempts, Outcome, Phase, Stop
 
 ALLOWED = {
@@ -100,3 +101,35 @@ def test_cancelled_writer_keeps_its_lease() -> None:
     assert attempt.leased
     attempt.enter(Phase.ENDED)
     assert not attempt.leased
+
+
+def of_trigger(number: int = 1) -> Attempt:
+    spec = TriggerSpec(trigger_id=number, classpath="mine.Waits")
+    return Attempt(
+        grant().model_copy(update={"item_id": UUID(int=100 + number), "trigger": spec, "slots": 0})
+    )
+
+
+def test_trigger_starts_again() -> None:
+    """A trigger whose host has ended is claimed again, and not ended; a task that has started never starts again."""
+    attempt = of_trigger()
+    for phase in (Phase.STARTING, Phase.STARTED, Phase.CLAIMED, Phase.STARTING, Phase.CLAIMED, Phase.ENDED):
+        attempt.enter(phase)
+    assert attempt.ended
+
+
+def test_triggers_take_no_slots() -> None:
+    """Triggers are held and leased beside the tasks, and take none of their slots."""
+    attempts = Attempts(slots=2)
+    task = Attempt(grant().model_copy(update={"slots": 1}))
+    held = [of_trigger(number) for number in range(1, 4)]
+    for each in (task, *held):
+        attempts.add(each)
+    for each in held:
+        each.enter(Phase.STARTING)
+    assert (attempts.held, attempts.used, attempts.capacity) == (1, 0, 1)
+    assert (attempts.running, attempts.unstarted) == ([], [task])
+    assert (attempts.triggers, attempts.trigger_count) == (held, 3)
+    assert len(attempts.leases) == 4
+    attempts.remove(held[0])
+    assert attempts.trigger_count == 2

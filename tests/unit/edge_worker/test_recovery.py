@@ -6,16 +6,22 @@ from uuid import UUID
 
 from tests.unit.edge_worker.test_journal_file import grant, record
 
+from airbridge.core.protocol import TriggerSpec
 from airbridge.edge_worker.journal.rows import Contents, GrantRow, GrantState, RecordRow, Row
 from airbridge.edge_worker.work import recovery
 from airbridge.edge_worker.work.recovery import Leftovers
 
 
 def journal(
-    state: GrantState, seqs: tuple[int, ...] = (), *, final: int | None = None, reported: int = 0
+    state: GrantState,
+    seqs: tuple[int, ...] = (),
+    *,
+    final: int | None = None,
+    reported: int = 0,
+    trigger: TriggerSpec | None = None,
 ) -> Contents:
     contents = Contents()
-    one = grant()
+    one = grant().model_copy(update={"trigger": trigger})
     contents.add(Row("grants", GrantRow(str(one.item_id), 1, state, reported, one.model_dump_json())))
     for seq in seqs:
         found = record(1, seq)
@@ -80,3 +86,13 @@ def test_unreadable_grant_is_skipped() -> None:
         Row("grants", GrantRow(str(UUID(int=9)), 1, GrantState.CLAIMED, 0, '{"from": "the future"}'))
     )
     assert counts(recovery.read(contents)) == (1, 0, 0, 0)
+
+
+def test_trigger_starts_again_unless_it_fired() -> None:
+    """A trigger without a journalled event starts again; one with an event reports it, and does not run."""
+    trigger = TriggerSpec(trigger_id=7, classpath="mine.Waits")
+    [attempt] = recovery.read(journal(GrantState.CLAIMED, trigger=trigger)).unstarted
+    assert attempt.is_trigger
+    found = recovery.read(journal(GrantState.ENDED, (1,), final=1, trigger=trigger))
+    assert counts(found) == (0, 0, 1, 0)
+    assert found.unreported[0].ended

@@ -13,18 +13,23 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 def test_nothing_is_nothing() -> None:
     """A pool that nothing is known of has no work, no workers and no slots."""
-    assert astuple(Backlog()) == (0, 0, 0, None, 0, 0)
-    assert _one({}, (0, 0)) == Backlog()
+    assert astuple(Backlog()) == (0, 0, 0, None, 0, 0, 0, 0)
+    assert _one({}, {}, (0, 0)) == Backlog()
 
 
 def test_counts_are_per_state() -> None:
     """Each state has its count; the oldest item that waits may be placed or sent, but not claimed."""
-    states = {
+    states: dict[str, tuple[int, datetime | None]] = {
         ItemState.PLACED: (3, NOON),
         ItemState.SENT: (2, NOON - timedelta(minutes=1)),
         ItemState.CLAIMED: (5, NOON - timedelta(hours=1)),
     }
-    found = _one(states, (2, 9))
+    triggers: dict[str, tuple[int, datetime | None]] = {
+        ItemState.PLACED: (4, NOON),
+        ItemState.CLAIMED: (1, NOON - timedelta(hours=9)),
+    }
+    found = _one(states, triggers, (2, 9))
     assert (found.placed, found.sent, found.claimed) == (3, 2, 5)
     assert (found.workers_alive, found.slots) == (2, 9)
     assert found.oldest_placed_at == NOON - timedelta(minutes=1)
+    assert (found.triggers, found.triggers_placed) == (5, 4)

@@ -24,6 +24,13 @@ POOL = Pool(name="default", queue_url="http://queue", slots=4)
         (Backlog(placed=6, sent=2, slots=16, workers_alive=2), Signal("r", "default", 0.5, 0.5, False)),
         (Backlog(sent=4, claimed=16, slots=16, workers_alive=2), Signal("r", "default", 0.25, 1.25, False)),
         (Backlog(claimed=3), Signal("r", "default", 0.0, 0.75, True)),
+        # Triggers take no slots: one worker is enough for them, and a pool with any does not go down to none.
+        (Backlog(triggers=900), Signal("r", "default", 0.25, 0.25, True)),
+        (Backlog(triggers=900, slots=4, workers_alive=1), Signal("r", "default", 0.0, 0.25, False)),
+        (
+            Backlog(triggers=900, sent=4, slots=4, workers_alive=1),
+            Signal("r", "default", 1.0, 1.0, False),
+        ),
     ],
 )
 def test_backlog_is_per_slot(now: Backlog, expected: Signal) -> None:

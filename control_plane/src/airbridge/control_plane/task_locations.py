@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airbridge.control_plane.dashboard import addresses
+from airbridge.core.protocol import ItemKind
 
 # The ledger's models import Airflow, whose import loads the log handler and so this module: a circular import
 # if the models are imported first. They are imported inside the functions.
@@ -90,7 +91,8 @@ def _ran_on(row: WorkItemRow) -> Note:
 
     trace = trace_id(row.trace)
     known = f"work item {row.id}, epoch {row.epoch}{f', trace {trace}' if trace else ''}"
-    return Note(row.claimed_at, f"Runs on {row.worker_id} in {row.region} ({known})")
+    what = "Runs" if row.kind == ItemKind.TASK else "Its trigger runs"
+    return Note(row.claimed_at, f"{what} on {row.worker_id} in {row.region} ({known})")
 
 
 def _timeline(row: WorkItemRow) -> Note:

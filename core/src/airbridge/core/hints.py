@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, Final, Protocol, Self
+from typing import Annotated, Any, Final, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -143,6 +143,7 @@ class Hints(_Hints):
     memory: Memory | None = None
     cpus: Cpus | None = None
     limits: Limits = ()
+    trigger: Literal["edge", "home"] | None = None
     disconnect: Disconnect = Disconnect()
 
     @model_validator(mode="after")
@@ -190,6 +191,7 @@ def near(
     memory: str | int | None = None,
     cpus: float | None = None,
     limits: Sequence[str] = (),
+    trigger: Literal["edge", "home"] | None = None,
     lost_after: float | None = None,
     stop_after: float | None = None,
     replace: bool | None = None,
@@ -205,6 +207,7 @@ def near(
     :param warm: false starts the task from a process that has not parsed its DAG file
     :param memory, cpus: of the task with all that it starts (``"4GiB"`` or bytes; cores); it takes as many slots as have that much
     :param limits: names of the catalogue's limits that the task counts towards (``["erp"]``)
+    :param trigger: where triggers of the task run when it defers: ``edge``, on a worker of its pool, or ``home``, in Airflow's triggerer
     :param lost_after: seconds without the worker's heartbeat after which the attempt is fenced and failed
     :param stop_after: seconds a cut may last before the worker stops the task itself
     :param replace: false lets no lost attempt be retried
@@ -226,6 +229,7 @@ def near(
         memory=memory,
         cpus=cpus,
         limits=limits if isinstance(limits, str) else (list(limits) or None),
+        trigger=trigger,
         disconnect=_given(lost_after=lost_after, stop_after=stop_after, replace=replace) or None,
     )
 

@@ -35,6 +35,10 @@ from airbridge.core.wire.message import Digest as Digest  # noqa: PLC0414 - expo
 from airbridge.core.wire.message import Message as Message  # noqa: PLC0414 - exported
 from airbridge.core.wire.message import Name as Name  # noqa: PLC0414 - exported
 from airbridge.core.wire.message import Transport as Transport  # noqa: PLC0414 - exported
+from airbridge.core.wire.triggers import TRIGGER_EVENT as TRIGGER_EVENT  # noqa: PLC0414 - exported
+from airbridge.core.wire.triggers import TRIGGERS as TRIGGERS  # noqa: PLC0414 - exported
+from airbridge.core.wire.triggers import ItemKind as ItemKind  # noqa: PLC0414 - exported
+from airbridge.core.wire.triggers import TriggerSpec as TriggerSpec  # noqa: PLC0414 - exported
 
 PROTOCOL_VERSION = 1
 SUPPORTED_VERSIONS = frozenset({1})
@@ -54,7 +58,7 @@ class BundleRef(Message):
 
 
 class WorkItem(Message):
-    """ "Task instance X, attempt epoch E, is ready." Signed by the control plane; carries no secret.
+    """ "Task instance X (or its trigger), attempt epoch E, is ready." Signed by the control plane; carries no secret.
 
     `epoch` is the ledger's epoch when the item was sent: a grant raises it, so the same message
     can never be granted twice. `expires_at` is judged by the gateway against the database's clock.
@@ -65,7 +69,9 @@ class WorkItem(Message):
     epoch: int = Field(ge=0)
     region: Name
     pool: Name
+    #: A trigger takes none, whatever this is.
     slots: int = Field(default=1, ge=1)
+    kind: ItemKind = ItemKind.TASK
     bundle: BundleRef
     dag_rel_path: str
     issued_at: AwareDatetime
@@ -119,9 +125,10 @@ class Disposition(StrEnum):
 
 
 class ClaimRequest(Message):
-    """Signed work items, as received, that the worker wants to own. At most 100 a request."""
+    """Work items that the worker wants to own: signed, as received, or triggers that a heartbeat's answer offered. At most 100 of each."""
 
-    envelopes: tuple[str, ...] = Field(min_length=1, max_length=100)
+    envelopes: tuple[str, ...] = Field(default=(), max_length=100)
+    offered: tuple[LeaseRef, ...] = Field(default=(), max_length=100)
 
 
 class DisconnectPolicy(Message):
@@ -176,6 +183,9 @@ class Grant(Message):
     warm: bool = True
     trace: dict[str, str] = Field(default_factory=dict)
 
+    #: The trigger to run, in a grant of one: the task itself is deferred, and `ti_context` is empty.
+    trigger: TriggerSpec | None = None
+
     @property
     def trace_id(self) -> str | None:
         """The trace that the task belongs to, if its W3C context names one."""
@@ -220,6 +230,8 @@ class Versions(Message):
     python: str
     protocol: int = PROTOCOL_VERSION
     image: Digest | None = None
+    #: Kinds of work beyond tasks that the worker takes, such as `TRIGGERS`.
+    capabilities: tuple[Annotated[str, Field(max_length=32)], ...] = Field(default=(), max_length=32)
 
 
 class WorkerState(StrEnum):
@@ -347,6 +359,8 @@ class HeartbeatResponse(Message):
     commands: tuple[Command, ...] = ()
     #: So many of the heartbeat's events, from the first, need not be sent again.
     events_taken: int = 0
+    #: Triggers, with the epochs of their messages, that a worker without a free slot may claim without a message.
+    offers: tuple[LeaseRef, ...] = ()
 
 
 # --- Exchange: calls of a task to the Task Execution API, in order, once ---------------------------
@@ -494,5 +508,6 @@ class Problem(Message):
     detail: str
 
 
+ClaimRequest.model_rebuild()
 TrustCommand.model_rebuild()
 HeartbeatResponse.model_rebuild()

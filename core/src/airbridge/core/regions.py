@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -73,6 +73,9 @@ RoleArn = Annotated[
 ]
 
 
+# Where the triggers of deferred tasks run: on the workers of their pool, or in Airflow's triggerer.
+TriggerPlace = Literal["edge", "home"]
+
 XComBytes = Annotated[int, Field(ge=0, le=1024 * 1024)]
 
 
@@ -109,6 +112,8 @@ class Pool(_Entry):
     #: Class of Airflow's secrets backend in which workers look connections and variables up before the control plane is asked.
     secrets_backend: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
     secrets_backend_kwargs: dict[str, str | int | bool | None] = Field(default_factory=dict)
+    #: In place of the region's.
+    triggers: TriggerPlace | None = None
 
     def slots_for(self, slots: int, memory: int | None, cpus: float | None) -> int:
         """Return the slots of a task that requests this much. Raises `PlacementError` if no worker can have it."""
@@ -153,6 +158,8 @@ class Region(_Entry):
     xcom_inline_bytes: XComBytes | None = None
     #: Bytes of such an XCom's JSON that Airflow's UI and REST API show.
     xcom_preview_bytes: int = Field(default=0, ge=0, le=4096)
+    #: ``edge``: triggers of deferred tasks run on workers of the task's pool; ``home``: in Airflow's triggerer.
+    triggers: TriggerPlace = "edge"
     pools: tuple[Pool, ...] = Field(alias="pool", min_length=1)
 
     def pool(self, name: str) -> Pool | None:
@@ -171,6 +178,10 @@ class Region(_Entry):
     def credentials_of(self, pool: Pool) -> CredentialSource:
         """Return from where a pool's workers have their AWS credentials."""
         return pool.credentials or self.credentials
+
+    def triggers_of(self, pool: Pool) -> TriggerPlace:
+        """Return where the triggers of a pool's tasks run."""
+        return pool.triggers or self.triggers
 
     def holds(self, uri: str) -> int:
         """Return how many characters of `uri` name data of this region; 0 if it is data of another region."""

@@ -47,6 +47,7 @@ from airbridge.edge_worker.transfer.client import Transfers
 from airbridge.edge_worker.transfer.interfaces import RegionStore
 from airbridge.edge_worker.transfer.queue import GatewayQueue
 from airbridge.edge_worker.transfer.store import GatewayStore
+from airbridge.edge_worker.triggers.triggers import Triggers
 from airbridge.edge_worker.work.attempts import Attempt, Attempts
 from airbridge.edge_worker.work.claimer import Claimer
 from airbridge.edge_worker.work.commands import Commands, refused
@@ -216,6 +217,7 @@ class Wiring:
     bundles: Bundles
     logs: LogShipper
     launcher: Launcher
+    triggers: Triggers
     heartbeat: HeartbeatLoop
     polling: Polling
     disk_watch: DiskWatch
@@ -246,6 +248,8 @@ def wire(
 
     recorder = Recorder(base.journal, base.clock, wake, settings.linger_seconds)
     launcher = _launcher(base, bundles, logs, recorder, on_stopped=confirm_end)
+    triggers = _triggers(base, bundles, logs, recorder, launcher, on_stopped=confirm_end)
+    launcher.stop_trigger = triggers.stop
     results = Results(launcher, recorder)
     reporter = _reporter(base, identity, results)
     disk_watch = DiskWatch(disk, logs, journal, components.clock, settings.logs_max_mib * MIB)
@@ -261,6 +265,7 @@ def wire(
         bundles=bundles,
         logs=logs,
         launcher=launcher,
+        triggers=triggers,
         heartbeat=heartbeat,
         polling=polling,
         disk_watch=disk_watch,
@@ -378,6 +383,31 @@ def _launcher(
     )
 
 
+def _triggers(
+    base: _Base,
+    bundles: Bundles,
+    logs: LogShipper,
+    recorder: Recorder,
+    launcher: Launcher,
+    *,
+    on_stopped: Callable[[], None],
+) -> Triggers:
+    return Triggers(
+        runner=base.components.runner,
+        attempts=base.attempts,
+        bundles=bundles,
+        logs=logs,
+        recorder=recorder,
+        clock=base.clock,
+        backoff=base.backoff,
+        directory=base.settings.logs_dir,
+        proxy_of=launcher.proxy_of,
+        may_start=lambda: base.lifecycle.active and base.region.settings is not None,
+        settle=launcher.settle,
+        on_stopped=on_stopped,
+    )
+
+
 def _on_identity(base: _Base, identity: Identity) -> Callable[[RetryDecision, GatewayError], None]:
     def on_identity(decision: RetryDecision, error: GatewayError) -> None:
         refused(base.lifecycle, identity, decision, error)
@@ -454,6 +484,7 @@ def _heartbeat(base: _Base, identity: Identity, polling: Polling, commands: Comm
         trust_version=lambda: identity.trust_version,
         claiming=lambda: polling.claiming,
         queue_error=lambda: polling.queue_error,
+        offered=polling.offered,
         handler=commands,
         events=base.events,
         interval_seconds=base.settings.heartbeat_seconds,

@@ -33,6 +33,9 @@ OFFLINE_START_SECONDS = 5.0
 
 FLUSH_ON_HARD_STOP_SECONDS = 5.0
 
+# Seconds between two attempts of a draining worker to give its triggers back.
+RELEASE_RETRY_SECONDS = 5.0
+
 # Seconds for which a drained worker tries to report its last events.
 LAST_HEARTBEAT_SECONDS = 2.0
 
@@ -176,6 +179,7 @@ class Worker:
         deadline = Deadline(objects.attempts, self._components.clock, launcher.stop, launcher.kill)
         self._loops.start("heartbeat", objects.heartbeat.run())
         self._loops.start("launcher", launcher.run())
+        self._loops.start("triggers", objects.triggers.run())
         self._loops.start("deadline", deadline.run())
         self._loops.start("disk", objects.disk_watch.run())
         self._loops.start("identity", self._poll_once_enrolled())
@@ -199,6 +203,8 @@ class Worker:
         else:
             # The control plane is to see the new mode at once, not at the end of the interval.
             self._objects.heartbeat.trigger()
+        if mode is Mode.DRAINING:
+            self._loops.start("trigger release", self._give_triggers_back())
         self._objects.attempts.notify()
 
     def _fail_running(self, reason: str) -> None:
@@ -217,16 +223,11 @@ class Worker:
     async def _drain(self) -> None:
         objects = self._objects
         await self._loops.cancel("poller")
-        drain = Drain(
-            gateway=objects.gateway,
-            attempts=objects.attempts,
-            launcher=objects.launcher,
-            reporter=objects.reporter,
-            logs=objects.logs,
-        )
+        drain = self._new_drain()
         seconds = self._settings.drain_flush_seconds
         await self._until_hard_stop(objects.polling.claims_settled(), seconds)
         await objects.polling.abandon_claims()
+        await objects.triggers.stop_all()
         await drain.release_unstarted("the worker is draining")
         await drain.until_nothing_runs()
         flushed = await self._until_hard_stop(drain.flush(), seconds)
@@ -237,6 +238,24 @@ class Worker:
         await objects.polling.last_poll()
         await within(LAST_HEARTBEAT_SECONDS, objects.heartbeat.send_last())
         log.info("agent.drained", flushed=flushed)
+
+    async def _give_triggers_back(self) -> None:
+        """Let other workers have the triggers while this one drains: they may wait for days."""
+        await self._objects.triggers.stop_all()
+        while self._lifecycle.mode is Mode.DRAINING:
+            if await self._new_drain().release_triggers("the worker is draining"):
+                return
+            await asyncio.sleep(RELEASE_RETRY_SECONDS)
+
+    def _new_drain(self) -> Drain:
+        objects = self._objects
+        return Drain(
+            gateway=objects.gateway,
+            attempts=objects.attempts,
+            launcher=objects.launcher,
+            reporter=objects.reporter,
+            logs=objects.logs,
+        )
 
     async def _until_hard_stop(self, work: Coroutine[Any, Any, None], seconds: float) -> bool:
         """Wait for `work` for at most `seconds`, or until a hard stop. Return whether it ended by itself."""

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 REFUSED = " (not published)"
@@ -358,24 +358,27 @@ def forbid_retry(session: Any, ti_id: str) -> None:
 
 
 def abandoned(session: Any, limit: int, ids: Collection[str] | None = None) -> list[str]:
-    """Return the ids of open work items whose task instance Airflow no longer has queued or running.
+    """Return the ids of open work items whose task instance Airflow no longer has queued or running, or deferred on their trigger.
 
     Those that their workers are stopping are left out while their leases last.
     """
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.state import TaskInstanceState
-    from sqlalchemy import and_, false, func, select
+    from sqlalchemy import and_, false, func, or_, select
 
+    from airbridge.core.protocol import ItemKind
     from airbridge.executor.ledger import clock
     from airbridge.executor.ledger.models import ItemState, WorkItemRow
 
+    of_task = and_(
+        WorkItemRow.kind == ItemKind.TASK,
+        TaskInstance.state.in_((TaskInstanceState.QUEUED, TaskInstanceState.RUNNING)),
+    )
+    of_trigger = and_(
+        TaskInstance.state == TaskInstanceState.DEFERRED, TaskInstance.trigger_id == WorkItemRow.trigger_id
+    )
     wanted = (
-        select(TaskInstance.id)
-        .where(
-            TaskInstance.id == WorkItemRow.ti_id,
-            TaskInstance.state.in_((TaskInstanceState.QUEUED, TaskInstanceState.RUNNING)),
-        )
-        .exists()
+        select(TaskInstance.id).where(TaskInstance.id == WorkItemRow.ti_id, or_(of_task, of_trigger)).exists()
     )
     lasts = func.coalesce(WorkItemRow.lease_until > clock.now(session), false())
     being_stopped = and_(WorkItemRow.outcome.is_not(None), lasts)
@@ -429,6 +432,7 @@ def restart_cleared(session: Any, owner_job_id: int | None) -> list[str]:
     from airflow.utils.state import TaskInstanceState
     from sqlalchemy import select
 
+    from airbridge.core.protocol import ItemKind
     from airbridge.executor.ledger.models import ItemState, WorkItemRow
 
     same_task = (
@@ -437,7 +441,8 @@ def restart_cleared(session: Any, owner_job_id: int | None) -> list[str]:
         WorkItemRow.task_id == TaskInstance.task_id,
         WorkItemRow.map_index == TaskInstance.map_index,
     )
-    still_held = select(WorkItemRow.id).where(*same_task, WorkItemRow.state != ItemState.SETTLED).exists()
+    is_open = (WorkItemRow.state != ItemState.SETTLED, WorkItemRow.kind == ItemKind.TASK)
+    still_held = select(WorkItemRow.id).where(*same_task, *is_open).exists()
     was_ours = select(WorkItemRow.id).where(*same_task, WorkItemRow.state == ItemState.SETTLED).exists()
     query = (
         select(TaskInstance)
@@ -469,6 +474,56 @@ def _retries(session: Any, ti: Any) -> int | None:
     if dag is None or not dag.has_task(ti.task_id):
         return None
     return int(dag.get_task(ti.task_id).retries or 0)
+
+
+# Host name of the job row that stands for the triggers on workers. Gateways find the row by it.
+EDGE_TRIGGERER: Final = "airbridge-workers"
+
+# The row's heartbeat lies this far ahead: triggers must not fall to Airflow's own triggerers because the control plane
+# was down. It is renewed at half of it.
+_TRIGGERER_AHEAD: Final = timedelta(days=3650)
+
+
+def edge_triggerer_id(session: Any) -> int | None:
+    """Return the id of the job that edge triggers are assigned to; None if no scheduler has made it yet."""
+    from airflow.jobs.job import Job
+    from sqlalchemy import func, select
+
+    query = select(func.min(Job.id)).where(
+        Job.job_type == "TriggererJob", Job.hostname == EDGE_TRIGGERER, Job.end_date.is_(None)
+    )
+    found: int | None = session.scalar(query)
+    return found
+
+
+def keep_edge_triggerer(session: Any) -> None:
+    """Make the job that edge triggers are assigned to, and renew its heartbeat.
+
+    `Trigger.assign_unassigned` leaves alone the triggers of a TriggererJob without an end whose heartbeat is fresh. The
+    row's state is not ``running``, so that the health of Airflow's triggerer is that of the real ones.
+    """
+    from airflow.jobs.job import Job
+    from sqlalchemy import insert, update
+
+    now = utcnow()
+    found = edge_triggerer_id(session)
+    if found is None:
+        row = {
+            "job_type": "TriggererJob",
+            "state": "edge",
+            "hostname": EDGE_TRIGGERER,
+            "unixname": "airbridge",
+            "start_date": now,
+            "latest_heartbeat": now + _TRIGGERER_AHEAD,
+        }
+        session.execute(insert(Job).values(row))
+        return
+    session.execute(
+        update(Job)
+        .where(Job.id == found, Job.latest_heartbeat < now + _TRIGGERER_AHEAD / 2)
+        .values(latest_heartbeat=now + _TRIGGERER_AHEAD)
+        .execution_options(synchronize_session=False)
+    )
 
 
 # --- DAG bundles ----------------------------------------------------------------------------------

@@ -60,6 +60,13 @@ class Settings:
             "Whether a task that names neither a queue nor data runs near the assets that it declares as inlets and outlets.",
         ),
     )
+    edge_triggers: bool = field(
+        default=True,
+        metadata=_about(
+            "Whether the trigger of a deferred task runs on a worker of the task's pool, if all live workers of the pool can run triggers. "
+            "False leaves all triggers to Airflow's triggerer. Regions, pools and tasks can choose as well.",
+        ),
+    )
     fallback_after: float = field(
         default=60.0,
         metadata=_about(

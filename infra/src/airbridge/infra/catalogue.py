@@ -104,11 +104,11 @@ def kept(region: RegionConfig) -> dict[str, dict[str, Any]]:
     """Return what a region and its pools keep, as far as their entries set it."""
     given = {
         "": region.model_dump(
-            include={"residency", "xcom_inline_bytes", "xcom_preview_bytes"}, exclude_unset=True
+            include={"residency", "xcom_inline_bytes", "xcom_preview_bytes", "triggers"}, exclude_unset=True
         )
     }
     for pool in region.pools:
-        keys = {"xcom_inline_bytes", "secrets_backend", "secrets_backend_kwargs"}
+        keys = {"xcom_inline_bytes", "secrets_backend", "secrets_backend_kwargs", "triggers"}
         given[pool.name] = pool.model_dump(include=keys, exclude_unset=True)
     return {name: values for name, values in given.items() if values}
 

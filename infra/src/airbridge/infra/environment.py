@@ -193,6 +193,9 @@ class Pool(_Model):
     secrets_backend_kwargs: dict[str, str | int | bool | None] = Field(
         default={}, description="arguments of that class; they are no place for secrets"
     )
+    triggers: Literal["edge", "home"] | None = Field(
+        default=None, description="takes the place of the region's own for this pool's tasks"
+    )
     idle_minutes: Annotated[
         int, Field(ge=1, le=1440, description="time with half of the slots free before the pool is halved")
     ] = 10
@@ -220,6 +223,10 @@ class RegionConfig(_Model):
     xcom_preview_bytes: Annotated[
         int, Field(ge=0, le=4096, description="bytes of a stored XCom that Airflow's UI shows")
     ] = 0
+    triggers: Literal["edge", "home"] = Field(
+        default="edge",
+        description="`edge`: triggers of deferred tasks run on the workers of the task's pool; `home`: in Airflow's triggerer",
+    )
     log_days: Annotated[int, Field(ge=1, le=3650, description="retention of task logs")] = 90
     network: GivenNetwork | None = None
     endpoints: tuple[EndpointName, ...] = Field(

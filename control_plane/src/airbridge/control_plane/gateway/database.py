@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +49,19 @@ class Unit:
         if not self.root.is_active:
             raise RolledBack(answer)
         return answer
+
+    def apply(self, change: Callable[[Any], None]) -> None:
+        """Let Airflow's own code change something inside this transaction. Raises `RolledBack` if it rolled back."""
+        with (
+            _airflow.session_on(self.connection) as given,
+            _airflow.session_on(self.connection) as ambient,
+            _airflow.thread_session(ambient),
+        ):
+            change(given)
+            if self.root.is_active:
+                given.flush()
+        if not self.root.is_active:
+            raise RolledBack(Answer(500))
 
 
 @contextmanager

@@ -48,6 +48,7 @@ from airbridge.control_plane.gateway.net.tls import RENEW_EVERY, ServerContexts
 from airbridge.control_plane.gateway.threads import ThreadPools
 from airbridge.control_plane.gateway.transfer.endpoints import TransferApi
 from airbridge.control_plane.gateway.transfer.sources import Sources
+from airbridge.control_plane.gateway.triggers.placing import EdgeTriggers
 from airbridge.control_plane.gateway.validation.bodies import Bodies
 from airbridge.control_plane.gateway.validation.triggers import TriggerClasses
 from airbridge.control_plane.gateway.work.claims import Claims
@@ -439,6 +440,11 @@ def _exchanges(app: ExecutionApp, components: GatewayComponents, metrics: Metric
         bodies=Bodies(triggers, components.clock),
         residency=Residency.of(components.catalogue),
         stored_xcoms=StoredXComs.of(components.catalogue),
+        triggers=EdgeTriggers.of(
+            components.catalogue,
+            enabled=components.settings.edge_triggers,
+            alive_seconds=components.settings.worker_alive_seconds,
+        ),
         on_ended=_airflow.task_finished,
         on_moved=lambda region, pool, count: metrics.moved(region, pool, "xcom", count),
     )

@@ -16,6 +16,7 @@ from airbridge.control_plane.read_model.diagnosis.cause import count
 from airbridge.control_plane.read_model.platform import Platform
 from airbridge.control_plane.read_model.standing import MISSING, Standing
 from airbridge.control_plane.read_model.workers import Summary
+from airbridge.core.protocol import ItemKind
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.backlogs import Backlog, backlog
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
@@ -288,7 +289,7 @@ def _ended(session: Any, since: datetime) -> dict[tuple[str, str], tuple[int, in
     row = WorkItemRow
     query = (
         select(row.region, row.pool, row.outcome, func.count())
-        .where(row.settled_at > since, row.state == ItemState.SETTLED)
+        .where(row.settled_at > since, row.state == ItemState.SETTLED, row.kind == ItemKind.TASK)
         .group_by(row.region, row.pool, row.outcome)
     )
     bad = {Outcome.LOST, Outcome.FAILED, Outcome.UNPLACEABLE}

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Integer, cast, func, select
 
+from airbridge.core.protocol import ItemKind
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import WorkItemRow
 
@@ -36,7 +37,11 @@ def series(session: Any, minutes: int = 60) -> Throughput:
     minute = _minute(session, WorkItemRow.settled_at)
     query = (
         select(WorkItemRow.region, minute, func.count())
-        .where(WorkItemRow.settled_at >= start, WorkItemRow.settled_at < end)
+        .where(
+            WorkItemRow.settled_at >= start,
+            WorkItemRow.settled_at < end,
+            WorkItemRow.kind == ItemKind.TASK,
+        )
         .group_by(WorkItemRow.region, minute)
     )
     counts: dict[str, list[int]] = {}

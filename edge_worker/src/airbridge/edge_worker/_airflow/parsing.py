@@ -77,12 +77,7 @@ class ParsedFile:
 
 def parse(source: Source) -> ParsedFile:
     """Import the DAG file as the Task SDK's `task_runner.parse` does. Errors are logged, and returned."""
-    if source.bundle_path not in sys.path:
-        sys.path.append(source.bundle_path)
-    if source.environment:
-        environment.activate(source.environment)
-        os.environ[_PACKAGES] = source.environment
-        discovery.register(source.environment)
+    add_code_paths(source)
     _set_dags_folder(source.bundle_path)
     _name_modules_of(source)
     path = Path(source.bundle_path, source.dag_rel_path)
@@ -91,6 +86,16 @@ def parse(source: Source) -> ParsedFile:
         dag_folder=os.fspath(path), include_examples=False, safe_mode=False, load_op_links=False
     )
     return ParsedFile(bag.dags, bag.import_errors)
+
+
+def add_code_paths(source: Source) -> None:
+    """Let this process import from the bundle's root and from its environment."""
+    if source.bundle_path not in sys.path:
+        sys.path.append(source.bundle_path)
+    if source.environment:
+        environment.activate(source.environment)
+        os.environ[_PACKAGES] = source.environment
+        discovery.register(source.environment)
 
 
 def _set_dags_folder(root: str) -> None:

@@ -113,6 +113,17 @@ def _without_file(handler: Callable[[], bool]) -> Callable[[object], bool]:
     return lambda _file: handler()
 
 
+@attrs.define(kw_only=True, slots=False)
+class SupervisedHost(SupervisedTask):
+    """Supervisor of a trigger host. The host talks to the agent itself; what is left are its output and its end."""
+
+    def _handle_request(self, msg: Any, log: Any, req_id: int) -> None:
+        raise NotImplementedError(f"a trigger host sends no {type(msg).__name__} to its supervisor")
+
+    def update_task_state_if_needed(self) -> None:
+        """Do nothing: there is no task."""
+
+
 class FailureNote:
     """Processor of a task's log that keeps the class of the exception that failed the task, and nothing else of it."""
 
@@ -170,7 +181,7 @@ def start_task(
             theirs.close()
     requests, stdout, stderr, logs = (ours for ours, _ in pairs)
     ti = TaskInstance.model_validate(job.ti)
-    task = SupervisedTask(  # type: ignore[call-arg] # of the untyped base
+    task = (SupervisedHost if job.triggers else SupervisedTask)(  # type: ignore[call-arg] # of the untyped base
         id=ti.id,
         pid=remote.pid,
         stdin=requests,

@@ -25,6 +25,7 @@ from airbridge.edge_worker._airflow.masking import mask_output
 from airbridge.edge_worker._airflow.parsing import ParsedFile, SnapshotBundle, parse
 from airbridge.edge_worker._airflow.region_messages import TO_TASK
 from airbridge.edge_worker._airflow.supervisor import GO, details_of
+from airbridge.edge_worker._airflow.trigger_process import trigger_main
 from airbridge.edge_worker.runner import access_denied, process
 from airbridge.edge_worker.runner.messages import Job
 
@@ -37,6 +38,8 @@ def run_as_task(
 ) -> NoReturn:
     """Run the task in a process that was just forked for it. `fds`: its ends of requests, stdout, stderr and logs.
 
+    A trigger host has a fifth, its channel to the agent.
+
     `enter_sandbox` is called first; then the process waits for its supervisor's `GO`.
     """
     # The SDK's `_fork_main` takes the first three as sockets and the logs as a descriptor.
@@ -44,10 +47,13 @@ def run_as_task(
 
     def target() -> None:
         enter_sandbox()
-        details = details_of(job)
+        details = None if job.triggers else details_of(job)
         if requests.recv(len(GO)) != GO:
             sys.exit(1)
-        task_main(job, details, parsed)
+        if details is None:
+            trigger_main(job, socket.socket(fileno=fds[4]))
+        else:
+            task_main(job, details, parsed)
 
     try:
         supervisor._fork_main(requests, stdout, stderr, fds[3], target)  # noqa: SLF001 - what the SDK's own fork runs

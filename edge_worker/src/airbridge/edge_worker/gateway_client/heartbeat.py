@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Protocol
@@ -93,6 +93,7 @@ class HeartbeatLoop:
         handler: CommandHandler,
         events: EventLog,
         interval_seconds: float,
+        offered: Callable[[Sequence[LeaseRef]], None] = lambda _offers: None,
     ) -> None:
         self._gateway = gateway
         self._attempts = attempts
@@ -108,6 +109,7 @@ class HeartbeatLoop:
         self._handler = handler
         self._events = events
         self._interval = interval_seconds
+        self._offered = offered
         self._now = asyncio.Event()
         self._answered_at: datetime | None = None
         self.last_sent_at: float | None = None
@@ -140,6 +142,8 @@ class HeartbeatLoop:
         self._record_skew(response)
         for command in response.commands:
             self._dispatch(command)
+        if response.offers:
+            self._offered(response.offers)
 
     async def send_last(self) -> None:
         """Send a last heartbeat, with the last events; a failure is ignored."""

@@ -30,7 +30,8 @@ def describe(
         "queue": {"error": queue_error},
         "slots": {"total": attempts.slots, "used": attempts.used, "held": attempts.held},
         "limits": {"held_by": limits.name, "why_no_cgroup": limits.why_no_cgroup or None},
-        "tasks": [_task(one) for one in attempts],
+        "tasks": [_task(one) for one in attempts if not one.is_trigger],
+        "triggers": {"held": len(attempts.triggers)},
         "journal": {
             "bytes": journal.bytes,
             "pending": journal.pending,

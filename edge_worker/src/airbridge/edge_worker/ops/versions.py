@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import version
 
-from airbridge.core.protocol import Versions
+from airbridge.core.protocol import TRIGGERS, Versions
 
 
 def installed(image: str | None = None) -> Versions:
@@ -16,4 +16,5 @@ def installed(image: str | None = None) -> Versions:
         task_sdk=version("apache-airflow-task-sdk"),
         python=platform.python_version(),
         image=image,
+        capabilities=(TRIGGERS,),
     )

@@ -86,12 +86,18 @@ class ExecutionApiProxy:
             task.cancel()
         await asyncio.gather(*self._reads, *self._writes, return_exceptions=True)
 
+    async def answer(self, call: Call) -> Reply:
+        """Answer one call that came another way than over the socket: a trigger's."""
+        return await self._reply_to(call, classify(call, self._attempt.grant))
+
     async def _handle(self, call: Call, route: Route) -> None:
+        self._send(await self._reply_to(call, route))
+
+    async def _reply_to(self, call: Call, route: Route) -> Reply:
         try:
-            reply = await self._answer(call, route)
+            return await self._answer(call, route)
         except (ValueError, TypeError) as error:
-            reply = _problem(call, 422, f"not a call of the Task Execution API: {error}")
-        self._send(reply)
+            return _problem(call, 422, f"not a call of the Task Execution API: {error}")
 
     async def _answer(self, call: Call, route: Route) -> Reply:
         stop = self._attempt.stop

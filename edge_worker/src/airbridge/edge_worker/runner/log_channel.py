@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Final
 
 _BUFFER_BYTES: Final = 256 * 1024
@@ -22,6 +23,8 @@ class LogChannel:
         self._fd = fd
         self._buffer = bytearray()
         self._buffering = False
+        #: Called with each line; returns whether it has taken it, so that it is not written here.
+        self.divert: Callable[[bytes], bool] | None = None
 
     def buffer(self, on: bool) -> None:
         """Start or stop holding what is written."""
@@ -45,6 +48,8 @@ class LogChannel:
             # Beyond the bound whole lines are dropped: a torn line would not be JSON.
             if len(self._buffer) + len(data) <= _BUFFER_BYTES:
                 self._buffer += data
+            return len(data)
+        if self.divert is not None and self.divert(data):
             return len(data)
         view = memoryview(data)
         while view:

@@ -60,6 +60,8 @@ class Job(msgspec.Struct, frozen=True):
     working_dir: str
     kill_grace_seconds: float
     limits: ProcessLimits = ProcessLimits()
+    #: Run triggers, which come over the proxy socket, in place of the task.
+    triggers: bool = False
 
 
 class Spawn(msgspec.Struct, frozen=True, tag=True):
@@ -81,7 +83,10 @@ class Expect(msgspec.Struct, frozen=True, tag=True):
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor to template: fork the task. Descriptors: the task's ends of requests, stdout, stderr and logs, and the memfd."""
+    """Supervisor to template: fork the task. Descriptors: the task's ends of requests, stdout, stderr and logs, and the memfd.
+
+    A trigger host also gets the proxy socket, before the memfd.
+    """
 
 
 class Forked(msgspec.Struct, frozen=True, tag=True):

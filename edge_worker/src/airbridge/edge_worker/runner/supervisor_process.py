@@ -74,7 +74,7 @@ def _supervise(take: Take, fds: list[int], zygote: socket.socket) -> None:
     proxy_fd, status_fd, job_fd, log_fd, handle_fd = fds
     with ExitStack() as held:
         status = held.enter_context(socket.socket(fileno=status_fd))
-        proxy = ProxyConnection(held.enter_context(socket.socket(fileno=proxy_fd)))
+        proxy_socket = held.enter_context(socket.socket(fileno=proxy_fd))
         handle = TaskHandle(held.enter_context(socket.socket(fileno=handle_fd)), zygote, take.template)
         log_file = held.enter_context(os.fdopen(log_fd, "ab"))
         held.callback(os.close, job_fd)
@@ -83,10 +83,24 @@ def _supervise(take: Take, fds: list[int], zygote: socket.socket) -> None:
         process.name_self(process.SUPERVISOR, f"airbridge supervisor {job.ti.get('id')}")
         note = _airflow.FailureNote()
         log = _airflow.task_log(log_file, note)
+        passed: list[int] = []
+        if job.triggers:
+            # The host's own: its calls must not wait for one another. Nothing ever comes over what takes its place here.
+            passed = [proxy_socket.fileno()]
+            silent, other_end = socket.socketpair()
+            held.enter_context(other_end)
+            proxy = ProxyConnection(held.enter_context(silent))
+        else:
+            proxy = ProxyConnection(proxy_socket)
         try:
-            task = _airflow.start_task(job, proxy, log, lambda fds: handle.fork([*fds, job_fd], status))
+            task = _airflow.start_task(
+                job, proxy, log, lambda fds: handle.fork([*fds, *passed, job_fd], status)
+            )
         except NotForkedError:
             return
+        if job.triggers:
+            # With its host's end the agent sees the end of the socket.
+            proxy_socket.close()
         held.callback(task.remote.close)
         held.callback(task.selector.close)
         with suppress(OSError):  # it is gone, and its templates with it once their tasks are over

@@ -28,7 +28,7 @@ _PRINTED_BYTES: Final = 64 * 1024
 _REASON_CHARACTERS: Final = 500
 
 # Descriptors that come with a `Fork`.
-_FORKED_WITH: Final = 5
+_FORKED_WITH: Final = 6
 
 
 def run(source: Source, control: socket.socket, sandbox: Sandbox, *, parse: bool) -> None:

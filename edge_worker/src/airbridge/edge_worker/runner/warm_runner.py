@@ -316,4 +316,5 @@ def _job(spec: TaskSpec, working_dir: Path, kill_grace_seconds: float, held: Hel
         working_dir=str(working_dir),
         kill_grace_seconds=kill_grace_seconds,
         limits=held.of_process,
+        triggers=spec.triggers,
     )

@@ -37,6 +37,9 @@ class _Log:
     row: LogRow
     offset: int = 0
     chunks: int = 0
+    #: Whether its file is only read after `written`: of triggers there may be thousands of logs.
+    announced: bool = False
+    unread: bool = True
     #: Whether an earlier process began it: the bucket lists the chunks that it has shipped.
     adopted: bool = False
     #: Whether the bucket has all of it. The file is kept until it is `closed`: what became of the task may be added.
@@ -86,6 +89,14 @@ class LogShipper:
         """Ship what is written to this log from now on."""
         self._running[key_of(row)] = _Log(row)
 
+    def written(self, row: LogRow) -> None:
+        """Ship what was just written to this log, a trigger's, with the next chunk."""
+        found = self._running.get(key_of(row))
+        if found is None:
+            self._running[key_of(row)] = _Log(row, announced=True)
+        else:
+            found.unread = True
+
     def end(self, key: Key, *, keep: bool = False) -> None:
         """Ship this log in full: the task writes to it no more. With `keep`, lines may be added until it is closed."""
         ended = self._running.pop(key, None)
@@ -134,7 +145,10 @@ class LogShipper:
         try:
             while True:
                 await asyncio.sleep(self._chunk_seconds)
-                await asyncio.gather(*(self._ship_chunk(one) for one in [*self._running.values()]))
+                due = [one for one in self._running.values() if one.unread]
+                for one in due:
+                    one.unread = not one.announced
+                await asyncio.gather(*(self._ship_chunk(one) for one in due))
         finally:
             for upload in self._uploads.values():
                 upload.cancel()
@@ -175,6 +189,7 @@ class LogShipper:
                     await in_daemon_thread(lambda: self._store().put(key, data))
             except (StoreError, OSError) as error:
                 log.warning("log.chunk_failed", key=key, detail=str(error))
+                one.unread = True
                 return
             one.offset += len(data)
             one.chunks += 1

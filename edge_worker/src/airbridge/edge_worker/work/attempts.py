@@ -41,6 +41,10 @@ _NEXT_PHASES: Final = {
 }
 
 
+# A trigger whose host has ended starts again in another. A task never does.
+_OF_TRIGGERS: Final = {Phase.STARTING: {Phase.CLAIMED}, Phase.STARTED: {Phase.CLAIMED}}
+
+
 class Outcome(StrEnum):
     """Progress of an attempt's final state towards the control plane."""
 
@@ -122,7 +126,8 @@ class Attempt:
 
     def enter(self, phase: Phase) -> None:
         """Move to another phase. Raises `ValueError` for a transition that is not in the table."""
-        if phase not in _NEXT_PHASES[self.phase]:
+        again = _OF_TRIGGERS.get(self.phase, set()) if self.is_trigger else set()
+        if phase not in _NEXT_PHASES[self.phase] | again:
             raise ValueError(f"work item {self.grant.item_id} cannot go from {self.phase} to {phase}")
         self.phase = phase
 
@@ -154,6 +159,11 @@ class Attempt:
     def key(self) -> Key:
         """Key of the work item and its epoch."""
         return key(self.grant.item_id, self.grant.epoch)
+
+    @property
+    def is_trigger(self) -> bool:
+        """Return whether it is a trigger: it takes no slot, and may start again."""
+        return self.grant.trigger is not None
 
     @property
     def waiting(self) -> bool:
@@ -224,6 +234,8 @@ class Attempts:
         self._slots_for = slots_for
         self.prefetch = prefetch
         self._by_key: dict[Key, Attempt] = {}
+        # Those that take slots: of triggers there may be thousands.
+        self._tasks: dict[Key, Attempt] = {}
         self._changed = asyncio.Event()
 
     def __iter__(self) -> Iterator[Attempt]:
@@ -243,11 +255,14 @@ class Attempts:
     def add(self, attempt: Attempt) -> None:
         """Add an attempt."""
         self._by_key[attempt.key] = attempt
+        if not attempt.is_trigger:
+            self._tasks[attempt.key] = attempt
         self.notify()
 
     def remove(self, attempt: Attempt) -> None:
         """Remove an attempt, if it is there."""
         self._by_key.pop(attempt.key, None)
+        self._tasks.pop(attempt.key, None)
         self.notify()
 
     def slots_of(self, slots: int) -> int:
@@ -261,12 +276,12 @@ class Attempts:
     @property
     def used(self) -> int:
         """Slots that running tasks take, and those about to run."""
-        return sum(self.slots_taken(one) for one in self._by_key.values() if one.occupies)
+        return sum(self.slots_taken(one) for one in self._tasks.values() if one.occupies)
 
     @property
     def held(self) -> int:
         """Slots that tasks running and waiting to run take."""
-        return sum(self.slots_taken(one) for one in self._by_key.values() if not one.ended)
+        return sum(self.slots_taken(one) for one in self._tasks.values() if not one.ended)
 
     @property
     def capacity(self) -> int:
@@ -284,13 +299,25 @@ class Attempts:
 
     @property
     def running(self) -> list[Attempt]:
-        """Attempts with a process, or about to have one."""
-        return [one for one in self if one.occupies]
+        """Tasks with a process, or about to have one."""
+        return [one for one in self._tasks.values() if one.occupies]
 
     @property
     def unstarted(self) -> list[Attempt]:
-        """Attempts that wait for a slot, in the order in which they were granted."""
-        return [one for one in self if one.waiting]
+        """Tasks that wait for a slot, in the order in which they were granted."""
+        return [one for one in self._tasks.values() if one.waiting]
+
+    @property
+    def trigger_count(self) -> int:
+        """Number of triggers held."""
+        return len(self._by_key) - len(self._tasks)
+
+    @property
+    def triggers(self) -> list[Attempt]:
+        """Triggers, those that have ended and are not reported yet included."""
+        if not self.trigger_count:
+            return []
+        return [one for one in self if one.is_trigger]
 
     def notify(self) -> None:
         """Wake every caller of `changed`."""

@@ -116,6 +116,31 @@ class Claimer:
         self._claims[task] = tuple(candidate.item.item_id for candidate in candidates)
         task.add_done_callback(self._claim_ended)
 
+    def start_offered(self, offered: Sequence[LeaseRef]) -> None:
+        """Claim triggers that the gateway offers, in the background: they take no slots, and have no message here."""
+        held = {item_id for item_id, _ in (one.key for one in self._attempts.triggers)}
+        new = tuple(
+            one for one in offered if str(one.item_id) not in held and one.item_id not in self.claiming
+        )
+        if new and self.available:
+            task = asyncio.create_task(self._claim_offered(new))
+            self._claims[task] = tuple(one.item_id for one in new)
+            task.add_done_callback(self._claim_ended)
+
+    async def _claim_offered(self, offered: tuple[LeaseRef, ...]) -> None:
+        batch = ClaimBatch((), self._clock.elapsed(), self._clock.now())
+        try:
+            response = await self._gateway.claim(ClaimRequest(offered=offered))
+        except GatewayError as error:
+            # What was granted comes back as a held lease that nobody lists, and is offered again.
+            log.warning("poller.claim_failed", detail=str(error))
+            return
+        wanted = {one.item_id for one in offered}
+        await asyncio.gather(
+            *(self._hold(grant, batch) for grant in response.grants if grant.item_id in wanted)
+        )
+        self._attempts.notify()
+
     async def settled(self) -> None:
         """Return once no claim is under way and no message waits to be deleted or returned."""
         while self._claims or self._messages.busy:

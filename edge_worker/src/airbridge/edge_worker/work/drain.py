@@ -18,6 +18,10 @@ from airbridge.edge_worker.work.launcher import Launcher
 log = structlog.get_logger(__name__)
 
 
+# Items of one request.
+MAX_RELEASED = 1000
+
+
 class Drain:
     """The steps of a drain."""
 
@@ -38,7 +42,18 @@ class Drain:
 
     async def release_unstarted(self, detail: str) -> None:
         """Release what was claimed and has not started. If the gateway is out of reach it stays in the journal."""
-        unstarted = self._attempts.unstarted
+        await self._release_all([*self._attempts.unstarted, *self._waiting_triggers], detail)
+
+    async def release_triggers(self, detail: str) -> bool:
+        """Release the triggers that no host runs. False if the gateway is out of reach: they are held still."""
+        await self._release_all(self._waiting_triggers, detail)
+        return not self._waiting_triggers
+
+    @property
+    def _waiting_triggers(self) -> list[Attempt]:
+        return [one for one in self._attempts.triggers if one.waiting]
+
+    async def _release_all(self, unstarted: list[Attempt], detail: str) -> None:
         for attempt in unstarted:
             attempt.enter(Phase.RELEASING)  # so that the launcher does not start it meanwhile
         try:
@@ -66,7 +81,9 @@ class Drain:
         chosen = [*attempts]
         if not chosen:
             return []
-        refs = tuple(LeaseRef(item_id=one.grant.item_id, epoch=one.grant.epoch) for one in chosen)
-        await self._gateway.release(ReleaseRequest(items=refs, detail=detail))
+        refs = [LeaseRef(item_id=one.grant.item_id, epoch=one.grant.epoch) for one in chosen]
+        for start in range(0, len(refs), MAX_RELEASED):
+            some = tuple(refs[start : start + MAX_RELEASED])
+            await self._gateway.release(ReleaseRequest(items=some, detail=detail))
         log.info("drain.released", items=len(chosen))
         return chosen

@@ -82,6 +82,20 @@ class Launcher:
         self._proxies: dict[Key, ExecutionApiProxy] = {}
         self._processes: dict[Key, RunningTask] = {}
         self._killers: set[asyncio.Task[None]] = set()
+        #: Stops an attempt that is a trigger's. Set once there is something that runs them.
+        self.stop_trigger: Callable[[Attempt, Stop], None] = lambda *_: None
+
+    def proxy_of(self, attempt: Attempt) -> ExecutionApiProxy:
+        """Return a new proxy for an attempt."""
+        return ExecutionApiProxy(
+            attempt,
+            recorder=self._recorder,
+            cache=self._cache,
+            connectivity=self._connectivity,
+            events=self._events,
+            cut_off_after=self._cut_off_after,
+            region_calls=self._region_calls,
+        )
 
     async def run(self) -> None:
         """Start attempts as slots become free, until cancelled."""
@@ -102,6 +116,9 @@ class Launcher:
 
     def stop(self, attempt: Attempt, why: Stop) -> None:
         """Stop a task: send its supervisor a cancellation, and kill it if it has not ended after the grace period."""
+        if attempt.is_trigger:
+            self.stop_trigger(attempt, why)
+            return
         if attempt.ended or attempt.stop is not None:
             return
         attempt.stop = why
@@ -247,15 +264,7 @@ class Launcher:
     ) -> None:
         spec = self._spec(attempt, code, row)
         ours, theirs = socket.socketpair()
-        proxy = ExecutionApiProxy(
-            attempt,
-            recorder=self._recorder,
-            cache=self._cache,
-            connectivity=self._connectivity,
-            events=self._events,
-            cut_off_after=self._cut_off_after,
-            region_calls=self._region_calls,
-        )
+        proxy = self.proxy_of(attempt)
         serving = asyncio.create_task(proxy.serve(ours))
         try:
             process = await self._runner.spawn(spec, theirs)

@@ -9,7 +9,7 @@ import json
 from datetime import datetime
 from pathlib import Path
 
-from airbridge.core.protocol import Grant
+from airbridge.core.protocol import TRIGGER_EVENT, Grant
 from airbridge.edge_worker.proxy.protocol import Call
 from airbridge.edge_worker.work.task import Exit
 
@@ -19,6 +19,8 @@ def failure(grant: Grant, at: datetime, *, interrupted: bool) -> Call:
 
     `interrupted`: the attempt did not fail, it was ended; work that must never run twice is not retried then.
     """
+    if grant.trigger is not None:
+        return trigger_failure("the worker could not report the trigger's event")
     # `should_retry` is Airflow's own answer, from the claim.
     retry = bool(grant.ti_context.get("should_retry")) and (grant.disconnect.replace or not interrupted)
     body = {"state": "up_for_retry" if retry else "failed", "end_date": at.isoformat()}
@@ -27,8 +29,16 @@ def failure(grant: Grant, at: datetime, *, interrupted: bool) -> Call:
 
 def failure_instead(call: Call, grant: Grant, at: datetime) -> Call:
     """Return the call that reports a failure in place of `call`, or `call` itself if it reports one."""
-    state = json.loads(call.body or "{}").get("state")
+    reported = json.loads(call.body or "{}")
+    if "failure" in reported:
+        return call
+    state = reported.get("state")
     return call if state in {"failed", "up_for_retry"} else failure(grant, at, interrupted=False)
+
+
+def trigger_failure(message: str) -> Call:
+    """Return the call that reports that a trigger ended without an event, which fails its task."""
+    return Call(id=0, method="POST", path=TRIGGER_EVENT, body=json.dumps({"failure": [message]}))
 
 
 def explain(exited: Exit) -> str:

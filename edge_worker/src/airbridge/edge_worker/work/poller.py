@@ -12,6 +12,7 @@ import structlog
 
 from airbridge.core.aws.queue import MAX_BATCH, Received
 from airbridge.core.exceptions import InvalidEnvelope
+from airbridge.core.protocol import MAX_LEASES, ItemKind, LeaseRef, WorkItem
 from airbridge.core.signing import Verifier, claimed_item
 from airbridge.edge_worker.clock import Clock
 from airbridge.edge_worker.gateway_client.connectivity import Connectivity
@@ -19,7 +20,7 @@ from airbridge.edge_worker.ops.events import EventLog
 from airbridge.edge_worker.work.attempts import Attempts
 from airbridge.edge_worker.work.bounded_wait import within
 from airbridge.edge_worker.work.claimer import Candidate, Claimer
-from airbridge.edge_worker.work.messages import Messages
+from airbridge.edge_worker.work.messages import RETURN_SECONDS, Messages
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +32,9 @@ BATCH_WAIT_SECONDS: Final = 0.1
 
 # Claim as soon as a quarter of the slots are free.
 BATCH_SHARE: Final = 4
+
+# Triggers that one worker holds: a heartbeat lists at most `MAX_LEASES` leases, and claims may be under way.
+MAX_TRIGGERS: Final = MAX_LEASES - 2000
 
 # Seconds for which a message that waits here for a free slot is kept hidden; renewed at half of it.
 EXTEND_SECONDS: Final = 20
@@ -92,6 +96,12 @@ class Poller:
             await self._return_waiting()
             log.info("poller.stopped")
 
+    def offered(self, offers: Sequence[LeaseRef]) -> None:
+        """Claim triggers that the gateway offers, as far as this worker holds so many."""
+        room = max(0, MAX_TRIGGERS - self._attempts.trigger_count)
+        if self._may_claim() and offers[:room]:
+            self._claimer.start_offered(offers[:room])
+
     async def settled(self) -> None:
         """Return once no claim is under way and no message waits to be deleted or returned."""
         await self._claimer.settled()
@@ -133,8 +143,14 @@ class Poller:
                 log.info("poller.duplicate", item_id=str(item.item_id), epoch=item.epoch)
                 self._messages.delete([message.receipt])
                 continue
+            if item.kind is ItemKind.TRIGGER and self._attempts.trigger_count >= MAX_TRIGGERS:
+                self._messages.return_soon([message.receipt], RETURN_SECONDS)
+                continue
             candidates.append(Candidate(message, item, received_at))
         return candidates
+
+    def _slots_of(self, item: WorkItem) -> int:
+        return 0 if item.kind is ItemKind.TRIGGER else self._attempts.slots_of(item.slots)
 
     def _reject(self, message: Received, error: InvalidEnvelope) -> None:
         # Left on the queue for its redrive policy: after some receives it lands in the dead-letter queue.
@@ -154,7 +170,7 @@ class Poller:
         fitting: list[Candidate] = []
         taken = 0
         while self._waiting and self._claimer.available:
-            slots = self._attempts.slots_of(self._waiting[0].item.slots)
+            slots = self._slots_of(self._waiting[0].item)
             if slots > self._claimer.capacity - taken:
                 break
             taken += slots

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from airbridge.core.protocol import RegionSettings
+from airbridge.core.protocol import LeaseRef, RegionSettings
 from airbridge.edge_worker.work.bounded_wait import within
 from airbridge.edge_worker.work.poller import Poller
 from airbridge.edge_worker.work.queue import AsyncQueue
@@ -42,6 +42,11 @@ class Polling:
     def queue_error(self) -> str | None:
         """Error of the last poll; None while the worker can receive."""
         return None if self._poller is None else self._poller.queue_error
+
+    def offered(self, offers: Sequence[LeaseRef]) -> None:
+        """Claim triggers that the gateway offers."""
+        if self._poller is not None:
+            self._poller.offered(offers)
 
     async def claims_settled(self) -> None:
         """Return once no claim is under way."""

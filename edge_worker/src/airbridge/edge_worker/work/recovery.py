@@ -66,6 +66,7 @@ def _attempt(grant: Grant, row: GrantRow, records: dict[int, RecordRow]) -> Atte
     answered = state is GrantState.ENDED and not finished and not lost
     return Attempt(
         grant,
+        # A trigger starts again, whatever became of the process that ran it, unless its event is journalled.
         phase=Phase.CLAIMED if state is GrantState.CLAIMED else Phase.ENDED,
         outcome=Outcome.COMMITTED if answered else Outcome.PENDING if finished else Outcome.OPEN,
         seq=max([row.reported, *(entry.record.seq for entry in entries)]),

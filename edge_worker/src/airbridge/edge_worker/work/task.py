@@ -29,6 +29,8 @@ class TaskSpec:
     warm: bool
     #: The unpacked packages that the code needs, if any: as `bundle_path`.
     environment: Path | None = None
+    #: Run a trigger host, whose triggers come over the proxy socket, in place of the task.
+    triggers: bool = False
 
 
 @dataclass(frozen=True)

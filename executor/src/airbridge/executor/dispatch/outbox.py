@@ -22,7 +22,7 @@ import structlog
 from airbridge.core.aws.queue import MAX_BATCH, Outgoing, WorkQueue
 from airbridge.core.backoff import Backoff
 from airbridge.core.exceptions import QueueError
-from airbridge.core.protocol import WorkItem
+from airbridge.core.protocol import ItemKind, WorkItem
 from airbridge.core.regions import Pool, Region
 from airbridge.core.signing import MAX_ENVELOPE_BYTES
 from airbridge.executor.background_loop import BackgroundLoop, Pause, Timer, stop_all
@@ -195,7 +195,8 @@ class RegionOutbox:
             self._send(messages)
         elif self._lost_check_timer.is_due():
             self._find_lost()
-        if len(messages) == TURN_LIMIT:
+        of_triggers = sum(signed.row.kind == ItemKind.TRIGGER for signed in messages)
+        if len(messages) == TURN_LIMIT or of_triggers >= TURN_LIMIT // 2:
             return Pause(0.0)
         if waiting > len(messages):
             return Pause(self._at_most(self._settings.outbox_blocked_interval))
@@ -236,11 +237,13 @@ class RegionOutbox:
                 ref for ref, each in backlog.items() if each.slots and each.placed > free.get(ref, 0)
             )
             waiting = sum(each.placed for each in backlog.values())
+            rows = self._triggers(session, backlog, now, most=TURN_LIMIT // 2 if waiting else TURN_LIMIT)
+            waiting += sum(each.triggers_placed for each in backlog.values())
             if not waiting:
                 return [], 0
             wanted = {ref: free[ref] for ref, each in backlog.items() if each.placed and ref in free}
-            rows = items.sendable(
-                session, wanted, TURN_LIMIT, shares=self._shares, limits=self._limits, at=now
+            rows += items.sendable(
+                session, wanted, TURN_LIMIT - len(rows), shares=self._shares, limits=self._limits, at=now
             )
             held = items.running_before(session, rows, now)
             if held:
@@ -251,6 +254,15 @@ class RegionOutbox:
             until = now + timedelta(seconds=RESERVE_SECONDS)
             items.reserve(session, [message.row.id for message in messages], until)
         return messages, waiting
+
+    def _triggers(
+        self, session: Any, backlog: Mapping[PoolRef, Backlog], now: datetime, *, most: int
+    ) -> list[WorkItemRow]:
+        """Return triggers to send; half of a turn is left to tasks that wait."""
+        pools = [pool for (_, pool), each in backlog.items() if each.triggers_placed]
+        if not pools:
+            return []
+        return items.sendable_triggers(session, self._region.name, pools, most, at=now)
 
     def _messages(self, session: Any, rows: Sequence[WorkItemRow], now: datetime) -> Iterator[SignedMessage]:
         expires_at = now + timedelta(seconds=self._settings.message_ttl)
@@ -403,7 +415,8 @@ def _work_item(row: WorkItemRow, issued_at: Any, expires_at: Any) -> WorkItem:
         epoch=row.epoch,
         region=row.region,
         pool=row.pool,
-        slots=row.slots,
+        slots=max(1, row.slots),
+        kind=row.kind,
         bundle=row.workload["bundle"],
         dag_rel_path=row.workload["dag_rel_path"],
         issued_at=issued_at,

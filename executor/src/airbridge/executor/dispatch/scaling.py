@@ -69,12 +69,16 @@ class Signal:
     def of(cls, region: str, pool: Pool, now: Backlog) -> Signal:
         """Return the signal of a pool with this backlog."""
         waiting, slots = now.placed + now.sent, now.slots or pool.slots
+        work = waiting + now.claimed
+        if now.triggers and not work:
+            # Triggers take no slots, but one worker: a pool that has any does not scale to zero.
+            work, waiting = 1, waiting if now.workers_alive else 1
         return cls(
             region=region,
             pool=pool.name,
             backlog_per_slot=waiting / slots,
-            work_per_slot=(waiting + now.claimed) / slots,
-            without_heartbeat=waiting + now.claimed > 0 and now.workers_alive == 0,
+            work_per_slot=work / slots,
+            without_heartbeat=work > 0 and now.workers_alive == 0,
         )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
+from sqlalchemy.orm import aliased
 
-from airbridge.executor.ledger.models import WorkItemRow
+from airbridge.executor.ledger.models import ItemState, WorkItemRow
 
 
 def for_update(session: Any, query: Any, *, skip_locked: bool = False) -> Any:
@@ -20,6 +22,18 @@ def for_update(session: Any, query: Any, *, skip_locked: bool = False) -> Any:
         session.execute(text("UPDATE airbridge_work_item SET epoch = epoch WHERE id = ''"))
         return query
     return query.with_for_update(skip_locked=skip_locked)
+
+
+def unclaimed_in_order(session: Any, ids: Collection[str]) -> Any:
+    """Return a subquery of those of the rows that no worker holds, locked in the order of their ids.
+
+    An update locks the rows in any order, and workers claim them meanwhile, in the order of their ids: that could deadlock.
+    """
+    row = aliased(WorkItemRow)
+    query = select(row.id).where(row.id.in_(list(ids)), row.state.in_((ItemState.PLACED, ItemState.SENT)))
+    if session.get_bind().dialect.name == "sqlite":
+        return query
+    return query.order_by(row.id).with_for_update()
 
 
 def write(session: Any, condition: Any, **values: Any) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from airbridge.core.protocol import WorkerState
+from airbridge.core.protocol import ItemKind, WorkerState
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import ItemState, WorkerRow, WorkItemRow
 
 # A region and a pool of it.
 PoolRef = tuple[str, str]
+# How many items, and since when the oldest has been waiting.
+_Waiting = tuple[int, datetime | None]
 # Age of the last heartbeat beyond which a worker does not count as live.
 WORKER_ALIVE_SECONDS = 90.0
 
@@ -32,6 +34,9 @@ class Backlog:
     # Slots, busy or not, of the workers that take new work.
     slots: int = 0
     workers_alive: int = 0
+    # Open triggers of deferred tasks, waiting or running. They take no slots, and are in none of the other counts.
+    triggers: int = 0
+    triggers_placed: int = 0
 
 
 def backlog(
@@ -45,12 +50,17 @@ def backlog(
 
     `at` saves reading the database's clock again.
     """
-    counts = _counts(session, region)
+    counts, triggers = _counts(session, region)
     capacity = _capacity(session, region, (at or clock.now(session)) - timedelta(seconds=alive_seconds))
-    return {place: _one(counts.get(place, {}), capacity.get(place, (0, 0))) for place in {*counts, *capacity}}
+    return {
+        place: _one(counts.get(place, {}), triggers.get(place, {}), capacity.get(place, (0, 0)))
+        for place in {*counts, *triggers, *capacity}
+    }
 
 
-def _one(states: Mapping[str, tuple[int, datetime | None]], capacity: tuple[int, int]) -> Backlog:
+def _one(
+    states: Mapping[str, _Waiting], triggers: Mapping[str, _Waiting], capacity: tuple[int, int]
+) -> Backlog:
     none = (0, None)
     placed, sent = states.get(ItemState.PLACED, none), states.get(ItemState.SENT, none)
     waiting_since = [since for _, since in (placed, sent) if since is not None]
@@ -61,22 +71,29 @@ def _one(states: Mapping[str, tuple[int, datetime | None]], capacity: tuple[int,
         oldest_placed_at=min(waiting_since, default=None),
         workers_alive=capacity[0],
         slots=capacity[1],
+        triggers=sum(count for count, _ in triggers.values()),
+        triggers_placed=triggers.get(ItemState.PLACED, none)[0],
     )
 
 
-def _counts(session: Any, region: str | None) -> dict[PoolRef, dict[str, tuple[int, datetime | None]]]:
+def _counts(
+    session: Any, region: str | None
+) -> tuple[dict[PoolRef, dict[str, _Waiting]], dict[PoolRef, dict[str, _Waiting]]]:
+    """Return the number and the oldest of each state: of tasks, and of triggers."""
     row = WorkItemRow
     query = (
-        select(row.region, row.pool, row.state, func.count(), func.min(row.placed_at))
+        select(row.region, row.pool, row.kind, row.state, func.count(), func.min(row.placed_at))
         .where(row.state.in_((ItemState.PLACED, ItemState.SENT, ItemState.CLAIMED)))
-        .group_by(row.region, row.pool, row.state)
+        .group_by(row.region, row.pool, row.kind, row.state)
     )
     if region is not None:
         query = query.where(row.region == region)
-    found: defaultdict[PoolRef, dict[str, tuple[int, datetime | None]]] = defaultdict(dict)
-    for where, pool, state, count, oldest in session.execute(query):
+    tasks: defaultdict[PoolRef, dict[str, _Waiting]] = defaultdict(dict)
+    triggers: defaultdict[PoolRef, dict[str, _Waiting]] = defaultdict(dict)
+    for where, pool, kind, state, count, oldest in session.execute(query):
+        found = triggers if kind == ItemKind.TRIGGER else tasks
         found[where, pool][state] = (count, oldest)
-    return found
+    return tasks, triggers
 
 
 def _capacity(session: Any, region: str | None, alive_since: datetime) -> dict[PoolRef, tuple[int, int]]:

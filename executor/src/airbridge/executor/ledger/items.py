@@ -13,9 +13,10 @@ from uuid import uuid4
 from sqlalchemy import and_, delete, or_, select, tuple_
 from sqlalchemy.orm import defer
 
+from airbridge.core.protocol import ItemKind
 from airbridge.core.regions import DEFAULT_TEAM
 from airbridge.executor.ledger import clock, events
-from airbridge.executor.ledger._locking import for_update, write
+from airbridge.executor.ledger._locking import for_update, unclaimed_in_order, write
 from airbridge.executor.ledger.backlogs import PoolRef
 from airbridge.executor.ledger.leases import settle, to_placed
 from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow, WorkItemRow
@@ -30,6 +31,9 @@ NO_LIMITS = Limits()
 
 # Rows that are deleted by one statement.
 PURGE_BATCH = 1000
+
+# Triggers have the names of their deferred task, whose next item may be open beside them.
+OF_TASK = WorkItemRow.kind == ItemKind.TASK
 
 # Outcomes that are reported to the scheduler as a failure, for as long as Airflow still has the task queued
 # or running.
@@ -59,6 +63,8 @@ class NewItem:
     #: Names of limits, with a space between them.
     limits: str | None = None
     trace: dict[str, str] = field(default_factory=dict)
+    kind: str = ItemKind.TASK
+    trigger_id: int | None = None
     id: str = field(default_factory=lambda: str(uuid4()))
 
 
@@ -99,6 +105,35 @@ def _place(
     return row
 
 
+def place_trigger(
+    session: Any, deferred: WorkItemRow, trigger_id: int, *, at: datetime | None = None
+) -> WorkItemRow:
+    """Write the row of the trigger that the task of a settled row is deferred on: for the same pool, without slots."""
+    now = at or clock.now(session)
+    same = {
+        name: getattr(deferred, name)
+        for name in (
+            *("ti_id", "dag_id", "run_id", "task_id", "map_index", "try_number", "queue", "region", "pool"),
+            *("priority", "team", "warm"),
+        )
+    }
+    # A trigger may run twice, and goes on through a cut, whatever its task's policy is.
+    disconnect = {**deferred.disconnect, "stop_after": None, "replace": True}
+    item = NewItem(
+        **same,
+        slots=0,
+        disconnect=disconnect,
+        workload={**deferred.workload, "resources": {}},
+        placement={"fallback": [], "fallback_after": 0.0, "why": "its task runs there", "tried": []},
+        trace=dict(deferred.trace),
+        kind=ItemKind.TRIGGER,
+        trigger_id=trigger_id,
+    )
+    row = _insert(session, item, now)
+    events.record(session, "trigger.placed", "gateway", row=row, at=now, pool=row.pool, trigger_id=trigger_id)
+    return row
+
+
 def refuse(session: Any, item: NewItem, owner_job_id: int | None, detail: str) -> WorkItemRow:
     """Write a row, settled at once, for a task instance that cannot be placed; an open row of it is closed."""
     now = clock.now(session)
@@ -114,7 +149,7 @@ def refuse(session: Any, item: NewItem, owner_job_id: int | None, detail: str) -
 def _open_rows(session: Any, ti_ids: Collection[str]) -> dict[str, WorkItemRow]:
     query = (
         select(WorkItemRow)
-        .where(WorkItemRow.ti_id.in_(list(ti_ids)), WorkItemRow.state != ItemState.SETTLED)
+        .where(WorkItemRow.ti_id.in_(list(ti_ids)), WorkItemRow.state != ItemState.SETTLED, OF_TASK)
         .order_by(WorkItemRow.id)
     )
     return {row.ti_id: row for row in session.scalars(for_update(session, query))}
@@ -160,7 +195,7 @@ def adopt(session: Any, ti_ids: Collection[str], owner_job_id: int | None) -> se
     instances, could deadlock.
     """
     unreported = or_(WorkItemRow.state != ItemState.SETTLED, WorkItemRow.acknowledged_at.is_(None))
-    of_these = and_(WorkItemRow.ti_id.in_(list(ti_ids)), unreported)
+    of_these = and_(WorkItemRow.ti_id.in_(list(ti_ids)), unreported, OF_TASK)
     query = select(WorkItemRow).where(of_these).order_by(WorkItemRow.id)
     for row in session.scalars(for_update(session, query, skip_locked=True)):
         row.owner_job_id = owner_job_id
@@ -172,7 +207,7 @@ def adopt(session: Any, ti_ids: Collection[str], owner_job_id: int | None) -> se
 def opened(session: Any, ti_ids: Collection[str]) -> set[str]:
     """Return those of these task instances that have an open row."""
     query = select(WorkItemRow.ti_id).where(
-        WorkItemRow.ti_id.in_(list(ti_ids)), WorkItemRow.state != ItemState.SETTLED
+        WorkItemRow.ti_id.in_(list(ti_ids)), WorkItemRow.state != ItemState.SETTLED, OF_TASK
     )
     return set(session.scalars(query))
 
@@ -180,7 +215,7 @@ def opened(session: Any, ti_ids: Collection[str]) -> set[str]:
 def revoke(session: Any, ti_id: str, detail: str) -> bool:
     """Cancel a task instance's unclaimed row; False if there is none, or another transaction holds it."""
     query = select(WorkItemRow).where(
-        WorkItemRow.ti_id == ti_id, WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT))
+        WorkItemRow.ti_id == ti_id, WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT)), OF_TASK
     )
     row = session.scalars(for_update(session, query, skip_locked=True)).one_or_none()
     if row is None:
@@ -215,6 +250,7 @@ def running_before(session: Any, rows: Sequence[WorkItemRow], now: datetime) -> 
         tuple_(*names[:3]).in_(sorted({_task(row)[:3] for row in again})),
         WorkItemRow.state == ItemState.CLAIMED,
         WorkItemRow.lease_until > now,
+        OF_TASK,
     )
     held = {tuple(found) for found in session.execute(query)}
     return {row.id for row in again if _task(row) in held}
@@ -331,6 +367,27 @@ def _in_order(session: Any, ref: PoolRef, now: datetime, limit: int, *conditions
             row.pool == ref[1],
             row.not_before <= now,
             *conditions,
+            OF_TASK,
+        )
+        .order_by(row.priority.desc(), row.placed_at, row.id)
+        .limit(limit)
+    )
+    return list(session.scalars(for_update(session, query, skip_locked=True)))
+
+
+def sendable_triggers(
+    session: Any, region: str, pools: Collection[str], limit: int, *, at: datetime
+) -> list[WorkItemRow]:
+    """Return placed triggers of a region that may be sent now, locked. They take no slot, so a pool's capacity is not their bound."""
+    row = WorkItemRow
+    query = (
+        select(row)
+        .where(
+            row.state == ItemState.PLACED,
+            row.region == region,
+            row.pool.in_(sorted(pools)),
+            row.not_before <= at,
+            row.kind == ItemKind.TRIGGER,
         )
         .order_by(row.priority.desc(), row.placed_at, row.id)
         .limit(limit)
@@ -360,7 +417,7 @@ def mark_sent(
         return
     write(
         session,
-        and_(WorkItemRow.id.in_(list(ids)), WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT))),
+        WorkItemRow.id.in_(unclaimed_in_order(session, ids)),
         state=ItemState.SENT,
         sent_at=at or clock.now(session),
         expires_at=expires_at,
@@ -374,7 +431,7 @@ def postpone(session: Any, ids: Collection[str], not_before: datetime, detail: s
         return
     write(
         session,
-        and_(WorkItemRow.id.in_(list(ids)), WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT))),
+        WorkItemRow.id.in_(unclaimed_in_order(session, ids)),
         state=ItemState.PLACED,
         sent_at=None,
         expires_at=None,
@@ -427,6 +484,7 @@ def unacknowledged(session: Any, owner_job_id: int | None) -> list[WorkItemRow]:
             WorkItemRow.owner_job_id == owner_job_id,
             WorkItemRow.state == ItemState.SETTLED,
             WorkItemRow.acknowledged_at.is_(None),
+            OF_TASK,
         )
         .order_by(WorkItemRow.settled_at)
     )

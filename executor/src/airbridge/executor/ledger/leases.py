@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from airbridge.core.protocol import LeaseRef
+from airbridge.core.protocol import ItemKind, LeaseRef
 from airbridge.executor.ledger import clock, events, notices
 from airbridge.executor.ledger._locking import for_update, write
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
@@ -77,7 +77,7 @@ def _renew(
     row = WorkItemRow
     requested = {(str(lease.item_id), lease.epoch, worker): lease for lease, worker in wanted.items()}
     query = (
-        select(row.id, row.epoch, row.worker_id, row.disconnect)
+        select(row.id, row.epoch, row.worker_id, row.disconnect, row.kind)
         .where(row.id.in_(sorted(item_id for item_id, _, _ in requested)), row.state == ItemState.CLAIMED)
         .order_by(row.id)
     )
@@ -85,21 +85,37 @@ def _renew(
         # The rows of others are not so much as locked.
         query = query.where(row.worker_id == workers.pop())
     renewed: set[LeaseRef] = set()
-    by_lost_after: defaultdict[float, list[str]] = defaultdict(list)
+    by_policy: defaultdict[tuple[float, float], list[str]] = defaultdict(list)
     for found in session.execute(for_update(session, query, skip_locked=skip_locked)):
         lease = requested.get((found.id, found.epoch, found.worker_id))
         if lease is not None:
             renewed.add(lease)
-            by_lost_after[float(found.disconnect["lost_after"])].append(found.id)
-    for lost_after, ids in by_lost_after.items():
+            # Not earlier than it says: up to the next renewal its worker may be heard from unnoticed.
+            lost_after = float(found.disconnect["lost_after"])
+            is_trigger = found.kind == ItemKind.TRIGGER
+            by_policy[lost_after, trigger_renewal(lease_seconds, lost_after) if is_trigger else 0.0].append(
+                found.id
+            )
+    for (lost_after, later), ids in by_policy.items():
         write(
             session,
             WorkItemRow.id.in_(ids),
             renewed_at=now,
-            lease_until=now + timedelta(seconds=lease_seconds),
-            lost_at=now + timedelta(seconds=lost_after),
+            lease_until=now + timedelta(seconds=lease_seconds + later),
+            lost_at=now + timedelta(seconds=lost_after + later),
         )
     return renewed
+
+
+def trigger_renewal(lease_seconds: float, lost_after: float) -> float:
+    """Return the seconds after which a trigger's lease is renewed in the ledger, while its worker lists it in each heartbeat."""
+    return min(lease_seconds, lost_after / 4)
+
+
+def release_lost(session: Any, row: WorkItemRow, detail: str) -> None:
+    """Put a trigger back to be sent whose worker is silent: unlike a task, it may run again under a new epoch."""
+    events.record(session, "trigger.lost", "reconciler", row=row, reason=detail)
+    release(session, row, detail)
 
 
 def release(session: Any, row: WorkItemRow, detail: str) -> None:

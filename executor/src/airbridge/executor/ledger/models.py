@@ -67,12 +67,20 @@ class Outcome(StrEnum):
     UNPLACEABLE = "unplaceable"
 
 
+_OPEN_TASK = text("state <> 'settled' AND kind = 'task'")
+_OPEN_TRIGGER = text("state <> 'settled' AND trigger_id IS NOT NULL")
+
+
 class WorkItemRow(Base):
-    """One queueing of one task instance (a deferred or rescheduled one gets a new item each time it is queued)."""
+    """One queueing of one task instance (a deferred or rescheduled one gets a new item each time it is queued), or its trigger."""
 
     __tablename__ = "airbridge_work_item"
 
     id = Column(UUIDText, primary_key=True)
+    # An `ItemKind`. A trigger's row has the deferred task instance's names, and no slots.
+    kind = Column(String(16), nullable=False, server_default="task")
+    # Airflow's trigger, of a trigger's row.
+    trigger_id = Column(Integer, nullable=True)
     ti_id = Column(UUIDText, nullable=False)
     dag_id = Column(String(250), nullable=False)
     run_id = Column(String(250), nullable=False)
@@ -131,8 +139,15 @@ class WorkItemRow(Base):
             "uq_airbridge_work_item_open",
             "ti_id",
             unique=True,
-            postgresql_where=text("state <> 'settled'"),
-            sqlite_where=text("state <> 'settled'"),
+            postgresql_where=_OPEN_TASK,
+            sqlite_where=_OPEN_TASK,
+        ),
+        Index(
+            "uq_airbridge_work_item_trigger",
+            "trigger_id",
+            unique=True,
+            postgresql_where=_OPEN_TRIGGER,
+            sqlite_where=_OPEN_TRIGGER,
         ),
         Index("idx_airbridge_work_item_outbox", "state", "region", "pool", "priority"),
         Index("idx_airbridge_work_item_lost", "state", "lost_at"),

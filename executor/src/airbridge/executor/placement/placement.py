@@ -45,6 +45,8 @@ class Decision:
     slots: int = 1
     resources: Resources = field(default_factory=Resources)
     limits: tuple[str, ...] = ()
+    #: Where the task's triggers run, if the task chooses: ``edge`` or ``home``.
+    trigger: str | None = None
 
 
 # Backlog and live workers by (region, pool).
@@ -102,6 +104,7 @@ class Placement:
             fallback_after=hints.fallback_after or self._settings.fallback_after,
             disconnect=self._disconnect(hints.disconnect),
             warm=self._settings.warm if hints.warm is None else hints.warm,
+            trigger=hints.trigger,
         )
 
     def _choose(

@@ -132,7 +132,10 @@ def _new_item(workload: Any, decision: Decision, version: str | None, team: str)
 
 def _asked(decision: Decision) -> dict[str, Any]:
     asked = decision.resources.model_dump(mode="json", exclude_none=True)
-    return {"resources": asked} if asked else {}
+    return {
+        **({"resources": asked} if asked else {}),
+        **({"trigger": decision.trigger} if decision.trigger else {}),
+    }
 
 
 def _trace(ti: Any, item_id: str) -> dict[str, str]:

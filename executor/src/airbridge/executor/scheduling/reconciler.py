@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from airbridge.core.protocol import ItemKind
 from airbridge.executor import _airflow
 from airbridge.executor.background_loop import BackgroundLoop, Pause
 from airbridge.executor.ledger import clock, events, items, leases
@@ -63,7 +64,14 @@ class Reconciler:
 
     def turn(self) -> None:
         """Do every duty once; one that fails is logged and tried again next turn."""
-        for step in (self.fence, self.cancel, self.restart, self.freshen, self._purge_when_due):
+        for step in (
+            self.fence,
+            self.cancel,
+            self.restart,
+            self.freshen,
+            self.keep_triggerer,
+            self._purge_when_due,
+        ):
             try:
                 step()
             except Exception:
@@ -89,10 +97,14 @@ class Reconciler:
             f"lost: worker {row.worker_id} in {row.region} sent no heartbeat for {policy['lost_after']:g} s "
             f"(since {row.renewed_at:%Y-%m-%d %H:%M:%S} UTC)"
         )
+        if row.kind == ItemKind.TRIGGER and row.outcome is None:
+            leases.release_lost(session, row, known or silence)
+            log.warning("trigger.lost", item_id=row.id, ti_id=row.ti_id, epoch=row.epoch, region=row.region)
+            return
         detail = f"{known or silence}{ending}"
         leases.settle(session, row, Outcome.LOST, detail)
         events.record(session, "item.lost", "reconciler", row=row, reason=detail, replace=policy["replace"])
-        if not policy["replace"]:
+        if not policy["replace"] and row.kind == ItemKind.TASK:
             _airflow.forbid_retry(session, row.ti_id)
         log.warning("item.lost", item_id=row.id, ti_id=row.ti_id, epoch=row.epoch, worker=row.worker_id)
 
@@ -118,6 +130,11 @@ class Reconciler:
         if restarted:
             log.info("tasks.restarted", task_ids=restarted)
         return len(restarted)
+
+    def keep_triggerer(self) -> None:
+        """Keep the job that edge triggers are assigned to, so that Airflow's triggerers leave them alone."""
+        with self._new_session() as session:
+            _airflow.keep_edge_triggerer(session)
 
     def freshen(self) -> int:
         """Keep the scheduler's heartbeat timeout from failing leased tasks; return how many were renewed."""

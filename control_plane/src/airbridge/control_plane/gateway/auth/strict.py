@@ -18,9 +18,7 @@ def why_not(route: Route, value: Any) -> str | None:
 
 def _state(value: Any) -> str | None:
     if value["state"] == "deferred":
-        return (
-            "a deferral: its trigger, with its kwargs, would run in the control plane. Set deferrable=False"
-        )
+        return "a deferral: its trigger, with its kwargs, would be kept in the control plane. Set deferrable=False"
     if value.get("rendered_map_index") is not None:
         return "a rendered map index"
     if any(event.get("extra") for event in value.get("outlet_events") or ()):

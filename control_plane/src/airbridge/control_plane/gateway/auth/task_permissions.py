@@ -21,10 +21,12 @@ from airbridge.control_plane.gateway.auth.residency import (
     judge_read,
     judge_secret,
 )
+from airbridge.control_plane.gateway.triggers import events as trigger_events
+from airbridge.control_plane.gateway.triggers.events import Event
 from airbridge.control_plane.gateway.validation.bodies import Bodies, Body, Route, check_query
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.policy.decisions import OWN, Access, AssetRef, Policy, TaskFacts
-from airbridge.core.protocol import Record
+from airbridge.core.protocol import TRIGGER_EVENT, Record
 from airbridge.core.violations import Violation
 
 # Query parameters that name the target of a call.
@@ -56,6 +58,8 @@ class Call:
     stored: StoredRead | None = None
     #: Secret that it asks the places of.
     secret: SecretPlaces | None = None
+    #: Event of a trigger, which is Airflow's to apply, by another way than its API.
+    fired: Event | None = None
 
     @property
     def writes(self) -> bool:
@@ -201,6 +205,21 @@ def judge(
     # Written anew: what was judged is what Airflow's framework reads, which takes a query's bytes for Latin-1.
     judged = urlencode(query, doseq=True)
     return denied or Call(record.method, path, judged, body.text, row.ends, rule, access)
+
+
+def judge_trigger(record: Record) -> Call | Denied | None:
+    """Judge a write of a trigger, whose only one is its event; None for a read, which is judged as its task's."""
+    if record.method in READS:
+        return None
+    path = unquote(record.path).lstrip("/")
+    if (record.method, path) != ("POST", TRIGGER_EVENT):
+        detail = f"{record.method} {path[:200]!r} is not a call that a trigger may make"
+        return Denied(detail, "calls: a trigger's own")
+    try:
+        fired = trigger_events.read(record.body)
+    except Violation as violation:
+        return Denied(f"event: {violation}", "body: trigger_event", fails=True)
+    return Call(record.method, path, "", None, ends=True, fired=fired)
 
 
 # See `airbridge.edge_worker.proxy.region_calls`.

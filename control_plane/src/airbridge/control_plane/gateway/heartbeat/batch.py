@@ -16,7 +16,7 @@ from airbridge.control_plane.gateway.auth.authentication import Caller
 from airbridge.control_plane.gateway.work import held_leases
 from airbridge.control_plane.gateway.work.held_leases import Held
 from airbridge.control_plane.identity import generations
-from airbridge.core.protocol import Heartbeat, HeartbeatResponse
+from airbridge.core.protocol import Heartbeat, HeartbeatResponse, LeaseRef
 from airbridge.executor.ledger import clock, leases, workers
 from airbridge.executor.ledger.workers import Order
 
@@ -34,7 +34,9 @@ class Responder(Protocol):
     def agrees_on_leases(self, heartbeat: Heartbeat, held: Sequence[Held]) -> bool:
         """Return whether the worker and the control plane agree on the worker's leases."""
 
-    def answer(self, now: datetime, order: Order, caller: Caller, heartbeat: Heartbeat) -> HeartbeatResponse:
+    def answer(
+        self, session: Any, now: datetime, order: Order, caller: Caller, heartbeat: Heartbeat
+    ) -> HeartbeatResponse:
         """Return the answer to a worker of the ledger's `order`."""
 
 
@@ -103,17 +105,21 @@ def _respond(session: Any, valid: _Entries, responder: Responder) -> Iterator[tu
     renewed = {worker: each for worker, each in locked.items() if worker not in unrenewed}
     workers.note(session, {worker: each.heartbeat for worker, each in renewed.items()}, now)
     for worker, each in renewed.items():
-        yield each.position, responder.answer(now, orders[worker], each.caller, each.heartbeat)
+        yield each.position, responder.answer(session, now, orders[worker], each.caller, each.heartbeat)
 
 
 def _renew(
     session: Any, entries: _Entries, held: Mapping[str, Sequence[Held]], lease_seconds: float, now: datetime
 ) -> set[str]:
     """Renew all listed leases; return the workers of leases that could not be renewed."""
-    wanted = {lease: worker for worker, each in entries.items() for lease in each.heartbeat.leases}
+    wanted: dict[LeaseRef, str] = {}
+    for worker, each in entries.items():
+        listed = set(each.heartbeat.leases)
+        fresh = held_leases.fresh_triggers(held.get(worker, ()), listed, now, lease_seconds)
+        wanted |= dict.fromkeys(listed - fresh, worker)
     if not wanted:
         return set()
     renewed = leases.renew_all(session, wanted, lease_seconds, at=now)
-    ti_ids = [each.ti_id for worker in entries for each in held.get(worker, ()) if each.lease in renewed]
-    held_leases.keep_alive(session, ti_ids, now, skip_locked=True)
+    alive = [each for worker in entries for each in held.get(worker, ()) if each.lease in renewed]
+    held_leases.keep_alive(session, held_leases.tasks_of(alive), now, skip_locked=True)
     return {worker for lease, worker in wanted.items() if lease not in renewed}

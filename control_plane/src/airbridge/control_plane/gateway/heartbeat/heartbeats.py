@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from airbridge.control_plane.exceptions import Refused
 from airbridge.control_plane.gateway.auth.authentication import Caller, check_revocation
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.heartbeat import batch
+from airbridge.control_plane.gateway.triggers.offers import Offers
 from airbridge.control_plane.gateway.work import edge_events, held_leases, lease_denials, release
 from airbridge.control_plane.gateway.work.fencing import fence, is_claimed
 from airbridge.control_plane.gateway.work.held_leases import Held
@@ -57,6 +58,7 @@ class Heartbeats:
     lease_seconds: float
     interval_seconds: float
     clock: Callable[[], datetime]
+    offers: Offers = field(default_factory=Offers)
 
     def handle(self, caller: Caller, heartbeat: Heartbeat) -> HeartbeatResponse:
         """Renew the worker's leases and return the control plane's commands. Raises `Refused`."""
@@ -71,11 +73,12 @@ class Heartbeats:
             cancels = self._renew(session, caller, heartbeat, now)
             commands = (*cancels, *self._commands(row, caller, heartbeat))
             skew = row.clock_skew_seconds
+            offers = self._offers(session, caller, heartbeat, now)
         # A transaction of its own: leases are renewed even if the events cannot be written.
         taken = (
             edge_events.record(caller, heartbeat.events, at=now, skew_seconds=skew) if heartbeat.events else 0
         )
-        return self._answer(now, commands, taken)
+        return self._answer(now, commands, offers, taken)
 
     def handle_batch(
         self, beats: Sequence[tuple[Caller, Heartbeat]]
@@ -88,25 +91,41 @@ class Heartbeats:
         with unit() as work:
             return batch.answer(work.session, beats, self)
 
-    def answer(self, now: datetime, order: Order, caller: Caller, heartbeat: Heartbeat) -> HeartbeatResponse:
+    def answer(
+        self, session: Any, now: datetime, order: Order, caller: Caller, heartbeat: Heartbeat
+    ) -> HeartbeatResponse:
         """Return the answer to a heartbeat without events whose leases are all renewed."""
-        return self._answer(now, self._commands(order, caller, heartbeat))
+        offers = self._offers(session, caller, heartbeat, now)
+        return self._answer(now, self._commands(order, caller, heartbeat), offers)
+
+    def _offers(
+        self, session: Any, caller: Caller, heartbeat: Heartbeat, now: datetime
+    ) -> tuple[LeaseRef, ...]:
+        return self.offers.to(session, (caller.name.region, caller.name.pool), heartbeat, now)
 
     def agrees_on_leases(self, heartbeat: Heartbeat, held: Sequence[Held]) -> bool:
         """Return whether the worker's leases match those of the ledger, and Airflow runs their task instances."""
         known = {each.lease for each in held if each.ti_state == "running"}
-        if not known.issuperset(heartbeat.leases):
+        listed = set(heartbeat.leases)
+        if not known.issuperset(listed):
             return False
-        unlisted = (each for each in held if each.lease not in heartbeat.leases)
+        unlisted = (each for each in held if each.lease not in listed)
         return all(each.ti_state == "running" and not self._disproves(heartbeat, each) for each in unlisted)
 
-    def _answer(self, now: datetime, commands: Sequence[Command], events_taken: int = 0) -> HeartbeatResponse:
+    def _answer(
+        self,
+        now: datetime,
+        commands: Sequence[Command],
+        offers: tuple[LeaseRef, ...] = (),
+        events_taken: int = 0,
+    ) -> HeartbeatResponse:
         return HeartbeatResponse(
             server_time=now,
             lease_seconds=self.lease_seconds,
             interval_seconds=self.interval_seconds,
             commands=tuple(commands),
             events_taken=events_taken,
+            offers=offers,
         )
 
     def _renew(
@@ -125,13 +144,12 @@ class Heartbeats:
                     _settle_unwanted(session, worker, each)
             elif self._disproves(heartbeat, each):
                 release.reclaim(session, caller, each.lease, now)
-        renewed = (
-            leases.renew(session, worker, heartbeat.leases, self.lease_seconds, at=now)
-            if heartbeat.leases
-            else set()
-        )
+        fresh = held_leases.fresh_triggers(held, listed, now, self.lease_seconds)
+        due = [lease for lease in heartbeat.leases if lease not in fresh]
+        renewed = leases.renew(session, worker, due, self.lease_seconds, at=now) if due else set()
+        renewed |= fresh
         alive = [each for each in held if each.lease in renewed and each.ti_state == "running"]
-        held_leases.keep_alive(session, [each.ti_id for each in alive], now)
+        held_leases.keep_alive(session, held_leases.tasks_of(alive), now)
         still = {each.lease for each in alive}
         states = {each.lease: each.ti_state for each in held}
         lost = [lease for lease in heartbeat.leases if lease not in still]

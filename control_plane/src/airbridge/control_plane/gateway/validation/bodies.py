@@ -8,7 +8,7 @@ more: any value in kwargs, an encrypted string in their place, any state, names 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -67,6 +67,10 @@ class Bodies:
 
     trigger_classes: TriggerClasses
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def with_triggers_at(self, elsewhere: Callable[[], bool]) -> Bodies:
+        """Return checks for a task whose triggers may run `elsewhere` than in the control plane."""
+        return replace(self, trigger_classes=replace(self.trigger_classes, elsewhere=elsewhere))
 
     def check(self, route: Route, text: str | None) -> Body:
         """Return the checked body. Raises `Violation`."""

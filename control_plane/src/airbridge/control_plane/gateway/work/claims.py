@@ -6,16 +6,19 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
+from sqlalchemy import select
 
 from airbridge.control_plane import _airflow, audit_events
 from airbridge.control_plane._airflow import Answer, ExecutionApp
 from airbridge.control_plane.gateway.auth.authentication import Caller
 from airbridge.control_plane.gateway.auth.task_permissions import Call
 from airbridge.control_plane.gateway.database import RolledBack, Unit, transient, unit
+from airbridge.control_plane.gateway.triggers import _airflow as _triggers
+from airbridge.control_plane.gateway.triggers.placing import is_trigger
 from airbridge.control_plane.gateway.work.eligibility import standing
 from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.parity import Parity
@@ -23,12 +26,15 @@ from airbridge.control_plane.policy.decisions import DEFINE, OWN, Access, Policy
 from airbridge.control_plane.policy.facts import facts
 from airbridge.core.exceptions import InvalidEnvelope
 from airbridge.core.protocol import (
+    TRIGGERS,
     BundleRef,
     ClaimRequest,
     ClaimResponse,
     DisconnectPolicy,
     Disposition,
     Grant,
+    ItemKind,
+    LeaseRef,
     Refusal,
     RefusalReason,
     Resources,
@@ -36,7 +42,7 @@ from airbridge.core.protocol import (
     WorkItem,
 )
 from airbridge.executor.bundles import versions
-from airbridge.executor.ledger import clock, leases
+from airbridge.executor.ledger import clock, leases, workers
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
 from airbridge.executor.ledger.sharing.limits import Admission, Limits
 
@@ -103,7 +109,8 @@ class Claims:
         while True:
             try:
                 with unit() as work:
-                    return _Batch(self, work, caller, unstartable).grant(opened, refused)
+                    batch = _Batch(self, work, caller, unstartable)
+                    return batch.grant(opened, refused, request.offered)
             except _NotStartable as error:
                 unstartable.add(error.item_id)
 
@@ -128,8 +135,12 @@ class _Batch:
     #: Which bundle was the first to define a DAG.
     owners: dict[str, str] = field(default_factory=dict)
 
-    def grant(self, opened: Sequence[_Opened], refused: Sequence[Refusal]) -> ClaimResponse:
+    def grant(
+        self, opened: Sequence[_Opened], refused: Sequence[Refusal], offered: Sequence[LeaseRef] = ()
+    ) -> ClaimResponse:
         session = self.work.session
+        if offered:
+            opened = [*opened, *self._offered(offered, len(opened) + len(refused))]
         ineligible = standing(session, self.caller, self.claims.parity)
         answers: list[Grant | Refusal] = []
         if ineligible is not None:
@@ -150,12 +161,29 @@ class _Batch:
             refusals=(*refused, *(each for each in answers if isinstance(each, Refusal))),
         )
 
+    def _offered(self, offered: Sequence[LeaseRef], first: int) -> list[_Opened]:
+        """Return the items of offered triggers, as their messages have them. What is no trigger is left out."""
+        session = self.work.session
+        query = select(WorkItemRow).where(
+            WorkItemRow.id.in_(sorted(str(lease.item_id) for lease in offered)),
+            WorkItemRow.kind == ItemKind.TRIGGER,
+        )
+        rows = {row.id: row for row in session.scalars(query)}
+        now = clock.now(session)
+        return [
+            _Opened(index, _as_message(row, lease.epoch, now))
+            for index, lease in enumerate(offered, first)
+            if (row := rows.get(str(lease.item_id))) is not None
+        ]
+
     def _claim_item(
         self, opened: _Opened, row: WorkItemRow | None, now: datetime, admission: Admission
     ) -> Grant | Refusal:
         refusal = self._refusal(opened, row, now)
         if refusal is not None or row is None:
             return refusal or opened.refuse(RefusalReason.UNKNOWN_ITEM, "there is no such work item")
+        if is_trigger(row):
+            return self._start_trigger(opened, row, now)
         if row.state == ItemState.CLAIMED:
             # The answer to this worker's first claim was lost: return the same grant again.
             return self._to_grant(row)
@@ -202,6 +230,10 @@ class _Batch:
             return opened.refuse(RefusalReason.NOT_STARTABLE, detail)
         return None
 
+    def _runs_triggers(self) -> bool:
+        worker = workers.get(self.work.session, self.caller.name.worker)
+        return worker is not None and TRIGGERS in worker.versions.get("capabilities", ())
+
     def _denied_by_policy(self, row: WorkItemRow) -> str | None:
         """Return why the task may not run: its DAG is not its bundle's to define, or no rule lets its queue run."""
         task = facts(row)
@@ -217,6 +249,25 @@ class _Batch:
         ruling = self.claims.policy.judge(task, Access("work:claim", row.queue))
         return None if ruling.allowed else ruling.why
 
+    def _start_trigger(self, opened: _Opened, row: WorkItemRow, now: datetime) -> Grant | Refusal:
+        """Grant a trigger, for the first time or again: its kwargs are read anew, and stored nowhere else."""
+        session = self.work.session
+        if not self._runs_triggers():
+            detail = "this worker's version does not run triggers"
+            return opened.refuse(RefusalReason.PARITY, detail, Disposition.RETURN)
+        spec = _triggers.spec(session, row.ti_id, row.trigger_id)
+        if spec is None:
+            detail = "Airflow no longer has the task deferred on this trigger"
+            leases.settle(session, row, Outcome.CANCELLED, detail)
+            return opened.refuse(RefusalReason.CANCELLED, detail)
+        if row.state != ItemState.CLAIMED:
+            started_as = StartedAs(hostname=self.caller.name.worker, unixname=UNIX_NAME, pid=row.epoch + 1)
+            self._hold(row, started_as, {}, now)
+        return self._to_grant(row).model_copy(update={"trigger": spec})
+
+    def _renewal(self, policy: DisconnectPolicy) -> float:
+        return leases.trigger_renewal(self.claims.lease_seconds, policy.lost_after)
+
     def _start(self, opened: _Opened, row: WorkItemRow, now: datetime) -> Grant | Refusal:
         # pid is the epoch: with the host name it identifies the claim that started the task instance (release.py).
         started_as = StartedAs(hostname=self.caller.name.worker, unixname=UNIX_NAME, pid=row.epoch + 1)
@@ -225,10 +276,16 @@ class _Batch:
             detail = f"Airflow does not start it: {_message(answer)}"
             leases.settle(self.work.session, row, Outcome.CANCELLED, detail)
             return opened.refuse(RefusalReason.NOT_STARTABLE, detail)
+        self._hold(row, started_as, json.loads(answer.body), now)
+        return self._to_grant(row)
+
+    def _hold(
+        self, row: WorkItemRow, started_as: StartedAs, ti_context: dict[str, Any], now: datetime
+    ) -> None:
         started = {
             "start_date": now.isoformat(),
             "started_as": started_as.model_dump(),
-            "ti_context": json.loads(answer.body),
+            "ti_context": ti_context,
         }
         policy = DisconnectPolicy.model_validate(row.disconnect)
         leases.claim(
@@ -236,7 +293,7 @@ class _Batch:
             row,
             self.caller.name.worker,
             self.claims.lease_seconds,
-            policy.lost_after,
+            policy.lost_after + (self._renewal(policy) if is_trigger(row) else 0.0),
             started,
             at=now,
         )
@@ -251,7 +308,6 @@ class _Batch:
             row=row,
             at=now,
         )
-        return self._to_grant(row)
 
     def _run(self, row: WorkItemRow, started_as: StartedAs, now: datetime) -> Answer:
         body = {"state": "running", "start_date": now.isoformat(), **started_as.model_dump()}
@@ -313,6 +369,22 @@ class _Batch:
             reason=str(refusal.reason),
             why=refusal.detail,
         )
+
+
+def _as_message(row: WorkItemRow, epoch: int, now: datetime) -> WorkItem:
+    return WorkItem(
+        item_id=row.id,
+        ti_id=row.ti_id,
+        epoch=epoch,
+        region=row.region,
+        pool=row.pool,
+        kind=row.kind,
+        bundle=row.workload["bundle"],
+        dag_rel_path=row.workload["dag_rel_path"],
+        issued_at=now,
+        expires_at=now + timedelta(seconds=RETURN_SECONDS),
+        trace=row.trace,
+    )
 
 
 def _message(answer: Answer) -> str:

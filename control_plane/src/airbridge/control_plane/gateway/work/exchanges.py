@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -23,6 +24,8 @@ from airbridge.control_plane.gateway.auth.authentication import Caller
 from airbridge.control_plane.gateway.auth.residency import Residency, SecretPlaces
 from airbridge.control_plane.gateway.auth.task_permissions import Call, Denied
 from airbridge.control_plane.gateway.database import RolledBack, Unit, transient, unit
+from airbridge.control_plane.gateway.triggers.events import Event, Failed, Fired
+from airbridge.control_plane.gateway.triggers.placing import EdgeTriggers, is_trigger
 from airbridge.control_plane.gateway.validation.bodies import Bodies
 from airbridge.control_plane.gateway.work import moves, refused_writes
 from airbridge.control_plane.gateway.work.fencing import Fence, fence
@@ -68,6 +71,7 @@ class Exchanges:
     bodies: Bodies
     residency: Residency = field(default_factory=Residency)
     stored_xcoms: StoredXComs = field(default_factory=StoredXComs)
+    triggers: EdgeTriggers = field(default_factory=EdgeTriggers)
     #: Called for every task that reported a state, after the commit: DAG, task, state, seconds since its
     #: claim.
     on_ended: Callable[[str, str, str, float | None], None] = lambda *_: None
@@ -118,6 +122,8 @@ class _Transaction:
     known: dict[int, Answer]
     ended: list[Ended]
     moved: list[int]
+    #: Whether the task's trigger runs on a worker, once that was decided: a deferral is judged and applied by one answer.
+    at_edge: dict[str, bool] = field(default_factory=dict)
 
     def apply(self, item_records: Sequence[Record]) -> list[RecordResult]:
         first = item_records[0]
@@ -183,15 +189,7 @@ class _Transaction:
         now: datetime | None,
         applied: dict[int, RecordRow],
     ) -> Answer:
-        call = task_permissions.judge(
-            record,
-            facts(row),
-            self.caller.scopes,
-            self.exchanges.policy,
-            bodies=self.exchanges.bodies,
-            own_assets=lambda: self._own_assets(row),
-            residency=self.exchanges.residency,
-        )
+        call = self._judge(row, record)
         if isinstance(call, Denied):
             answer = self._deny(row, record, call)
             if call.fails and row.state != ItemState.SETTLED:
@@ -203,9 +201,9 @@ class _Transaction:
             self._fail(row, index, message, now)
             answer = _conflict(message, "refused_write")
         else:
-            answer = self.known.get(index) or self._dispatch(index, call)
+            answer = self.known.get(index) or self._dispatch(row, index, call)
             if call.ends:
-                self._settle_ended(row, call, answer, now)
+                self._settle_ended(row, record, call, answer, now)
             self._record_applied(row, record, call, answer)
         if record.method not in task_permissions.READS:
             applied[record.seq] = records.add(
@@ -230,6 +228,23 @@ class _Transaction:
         if call.writes and answer.status >= 300:
             self._record_refused_write(row, record, answer)
 
+    def _judge(self, row: WorkItemRow, record: Record) -> Call | Denied:
+        judged = task_permissions.judge_trigger(record) if is_trigger(row) else None
+        return judged or task_permissions.judge(
+            record,
+            facts(row),
+            self.caller.scopes,
+            self.exchanges.policy,
+            bodies=self.exchanges.bodies.with_triggers_at(lambda: self._trigger_at_edge(row)),
+            own_assets=lambda: self._own_assets(row),
+            residency=self.exchanges.residency,
+        )
+
+    def _trigger_at_edge(self, row: WorkItemRow) -> bool:
+        if row.id not in self.at_edge:
+            self.at_edge[row.id] = self.exchanges.triggers.wanted(self.work.session, row)
+        return self.at_edge[row.id]
+
     def _own_assets(self, row: WorkItemRow) -> Collection[AssetRef]:
         return self.exchanges.app.declared_assets(self.work.session, row.dag_id, row.task_id)
 
@@ -247,11 +262,17 @@ class _Transaction:
 
     def _fail(self, row: WorkItemRow, index: int, detail: str, now: datetime | None) -> None:
         """Fail an attempt whose final state cannot be applied: nothing else would ever end it. Its retries hold."""
+        if is_trigger(row):
+            self.work.apply(partial(Failed((detail,)).apply, trigger_id=row.trigger_id))
+            leases.settle(self.work.session, row, Outcome.FAILED, detail, at=now)
+            return
         retry = bool(row.started and row.started["ti_context"].get("should_retry"))
         if index not in self.known:
             end = (now or clock.now(self.work.session)).isoformat()
             body = json.dumps({"state": "up_for_retry" if retry else "failed", "end_date": end})
-            self._dispatch(index, Call("PATCH", f"task-instances/{row.ti_id}/state", "", body, ends=True))
+            self._dispatch(
+                row, index, Call("PATCH", f"task-instances/{row.ti_id}/state", "", body, ends=True)
+            )
         leases.settle(self.work.session, row, Outcome.FAILED, detail, at=now)
         self._note_ended(row, "up_for_retry" if retry else "failed", now)
 
@@ -303,12 +324,15 @@ class _Transaction:
             task_of=row.dag_id,
         )
 
-    def _dispatch(self, index: int, call: Call) -> Answer:
+    def _dispatch(self, row: WorkItemRow, index: int, call: Call) -> Answer:
         if call.stored is not None:
             return self.exchanges.stored_xcoms.answer(call.stored)
         if call.secret is not None:
             return Answer(200, _JSON, json.dumps({"places": call.secret.places}))
         try:
+            if call.fired is not None:
+                self.work.apply(partial(call.fired.apply, trigger_id=row.trigger_id))
+                return Answer(204)
             return self.work.call(self.exchanges.app, call)
         except RolledBack as error:
             if not call.writes:
@@ -322,20 +346,45 @@ class _Transaction:
             log.exception("exchange.call_failed", method=call.method, path=call.path)
             raise _RecordFailed(index, _FAILED_HERE) from error
 
-    def _settle_ended(self, row: WorkItemRow, call: Call, answer: Answer, now: datetime | None) -> None:
+    def _settle_ended(
+        self, row: WorkItemRow, record: Record, call: Call, answer: Answer, now: datetime | None
+    ) -> None:
         """Settle the row if this call ended the work item."""
         session = self.work.session
-        if answer.status < 300:
+        if call.fired is not None:
+            events.record(
+                session,
+                "trigger.fired",
+                self.caller.name.uri,
+                row=row,
+                at=now,
+                fired_at=record.recorded_at.isoformat(),
+                outcome=call.fired.outcome,
+            )
+            self._settle_fired(row, call.fired, answer, now)
+        elif answer.status < 300:
             state = _state(call.body)
             outcome = Outcome.FAILED if state in _FAILURES else Outcome.SUCCESS
             leases.settle(session, row, outcome, state, at=now)
             self._note_ended(row, state, now)
+            if state == "deferred" and self._trigger_at_edge(row):
+                self.exchanges.triggers.place(session, row, now)
         elif answer.status in {404, 409}:
             leases.settle(session, row, Outcome.CANCELLED, _why_not(answer), at=now)
         elif answer.status >= 500:
             leases.settle(
                 session, row, Outcome.FAILED, "the control plane could not apply the task's final state"
             )
+
+    def _settle_fired(self, row: WorkItemRow, fired: Event, answer: Answer, now: datetime | None) -> None:
+        """Settle the row of a trigger. Its task fails if the event cannot be applied: nothing else would ever resume it."""
+        if answer.status >= 300:
+            detail = "the control plane could not apply the trigger's event"
+            self.work.apply(partial(Failed((detail,)).apply, trigger_id=row.trigger_id))
+            leases.settle(self.work.session, row, Outcome.FAILED, detail, at=now)
+            return
+        outcome = Outcome.SUCCESS if isinstance(fired, Fired) else Outcome.FAILED
+        leases.settle(self.work.session, row, outcome, fired.outcome, at=now)
 
     def _note_ended(self, row: WorkItemRow, state: str, now: datetime | None) -> None:
         ran = (now - row.claimed_at).total_seconds() if now and row.claimed_at else None

@@ -3,51 +3,80 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, case, select, update
 
 from airbridge.control_plane import _airflow
-from airbridge.core.protocol import LeaseRef
+from airbridge.core.protocol import ItemKind, LeaseRef
+from airbridge.executor.ledger import leases
 from airbridge.executor.ledger.models import ItemState, WorkItemRow
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Claimed row of a worker, with the state of its task instance in Airflow."""
+    """Claimed row of a worker, with the state of its task instance in Airflow.
+
+    The state is ``running`` for a trigger too, as long as its task instance is deferred on it.
+    """
 
     lease: LeaseRef
     ti_id: str
     ti_state: str | None
     claimed_at: datetime
+    #: Last renewal of a trigger's lease, which is not renewed at every heartbeat; None for a task's.
+    trigger_renewed_at: datetime | None
+    lost_after: float
     stop_after: float | None
 
 
 def held(session: Any, workers: Collection[str]) -> dict[str, list[Held]]:
     """Return the leases of each worker; workers without leases are left out."""
     task = _airflow.task_instance_model()
+    waits_on_it = and_(task.state == "deferred", task.trigger_id == WorkItemRow.trigger_id)
     query = (
         select(
             WorkItemRow.worker_id,
             WorkItemRow.id,
             WorkItemRow.epoch,
             WorkItemRow.ti_id,
-            task.state,
+            case((waits_on_it, "running"), else_=task.state),
             WorkItemRow.claimed_at,
+            case((WorkItemRow.kind == ItemKind.TRIGGER, WorkItemRow.renewed_at)),
             WorkItemRow.disconnect,
         )
         .outerjoin(task, task.id == WorkItemRow.ti_id)
         .where(WorkItemRow.worker_id.in_(sorted(workers)), WorkItemRow.state == ItemState.CLAIMED)
     )
     found: defaultdict[str, list[Held]] = defaultdict(list)
-    for worker, item_id, epoch, ti_id, state, claimed_at, disconnect in session.execute(query):
+    for worker, item_id, epoch, ti_id, state, claimed_at, renewed_at, disconnect in session.execute(query):
         lease = LeaseRef(item_id=UUID(item_id), epoch=epoch)
-        found[worker].append(Held(lease, ti_id, state, claimed_at, disconnect["stop_after"]))
+        lost_after, stop_after = disconnect["lost_after"], disconnect["stop_after"]
+        found[worker].append(Held(lease, ti_id, state, claimed_at, renewed_at, lost_after, stop_after))
     return dict(found)
+
+
+def fresh_triggers(
+    held: Iterable[Held], listed: Collection[LeaseRef], now: datetime, lease_seconds: float
+) -> set[LeaseRef]:
+    """Return the listed leases of triggers that need no renewal yet: a worker may hold thousands."""
+    return {
+        each.lease
+        for each in held
+        if each.lease in listed
+        and each.trigger_renewed_at is not None
+        and (now - each.trigger_renewed_at).total_seconds()
+        < leases.trigger_renewal(lease_seconds, each.lost_after)
+    }
+
+
+def tasks_of(held: Iterable[Held]) -> list[str]:
+    """Return the task instances that run, without those that are deferred on triggers."""
+    return [each.ti_id for each in held if each.trigger_renewed_at is None]
 
 
 def keep_alive(session: Any, ti_ids: Sequence[str], now: datetime, *, skip_locked: bool = False) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import update
 from airbridge.control_plane import _airflow
 from airbridge.control_plane.gateway.auth.authentication import Caller, check_revocation
 from airbridge.control_plane.gateway.database import unit
+from airbridge.control_plane.gateway.triggers.placing import is_trigger
 from airbridge.control_plane.gateway.work import lease_denials
 from airbridge.control_plane.gateway.work.fencing import fence, is_claimed
 from airbridge.core.protocol import LeaseRef, ReleaseRequest, ReleaseResponse
@@ -50,7 +51,7 @@ def reclaim(session: Any, caller: Caller, lease: LeaseRef, now: datetime) -> Non
     if row is None or fence(row, caller.name.worker, lease.epoch).reason is not None:
         return
     never_reported = row.renewed_at == row.claimed_at and not records.find(session, row.id, row.epoch)
-    if never_reported and row.disconnect["replace"]:
+    if (never_reported and row.disconnect["replace"]) or is_trigger(row):
         _release(session, caller, row, f"worker {row.worker_id} ended before it journalled the grant")
         return
     row.lost_at = now
@@ -61,7 +62,8 @@ def reclaim(session: Any, caller: Caller, lease: LeaseRef, now: datetime) -> Non
 
 
 def _release(session: Any, caller: Caller, row: WorkItemRow, detail: str) -> None:
-    if _queue_again(session, row):
+    # A trigger that is no longer wanted is cancelled by the reconciler, or refused at its next claim.
+    if is_trigger(row) or _queue_again(session, row):
         events.record(session, "item.released", caller.name.uri, row=row, why=detail[:500])
         leases.release(session, row, detail[:500])
     else:

@@ -11,8 +11,8 @@ from typing import Any, Final
 from airbridge.core.exceptions import ConfigurationError
 from airbridge.core.regions import Catalogue
 
-_OF_REGION: Final = frozenset({"residency", "xcom_inline_bytes", "xcom_preview_bytes"})
-_OF_POOL: Final = frozenset({"xcom_inline_bytes", "secrets_backend", "secrets_backend_kwargs"})
+_OF_REGION: Final = frozenset({"residency", "xcom_inline_bytes", "xcom_preview_bytes", "triggers"})
+_OF_POOL: Final = frozenset({"xcom_inline_bytes", "secrets_backend", "secrets_backend_kwargs", "triggers"})
 
 
 def with_residency(catalogue: str, file: Path | None) -> str:

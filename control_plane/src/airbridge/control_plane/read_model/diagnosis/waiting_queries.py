@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import and_, func, or_, select
 
 from airbridge.control_plane.read_model.work import ItemView
+from airbridge.core.protocol import ItemKind
 from airbridge.core.regions import Limit
 from airbridge.executor.dispatch.outbox import UNSENT
 from airbridge.executor.ledger import events
@@ -73,4 +74,4 @@ def fallback(session: Any, item: ItemView) -> tuple[str, datetime] | None:
 def _unclaimed_of_pool(item: ItemView) -> Any:
     row = WorkItemRow
     unclaimed = row.state.in_((ItemState.PLACED, ItemState.SENT))
-    return and_(unclaimed, row.region == item.region, row.pool == item.pool)
+    return and_(unclaimed, row.region == item.region, row.pool == item.pool, row.kind == ItemKind.TASK)

@@ -43,7 +43,7 @@ slot_pool                           SIUD SU   S    S    S
 job                                 S    SIU  SIU  SIU  S
 log                                 SI   SI   SI   SI   SI
 log_template                        S    S    S    S    S
-callback_request                    -    SI   SUD  SI   -
+callback_request                    -    SI   SUD  SI   SI
 import_error                        SD   S    SIUD -    S
 dag                                 SUD  SU   SIU  S    S
 dag_bundle                          S    S    SIU  S    SU
@@ -94,7 +94,7 @@ airbridge_worker                    SU   S    -    -    SIUD
 airbridge_bundle                    S    S    SIU  -    SIU
 airbridge_snapshot                  S    S    SIU  -    SIU
 airbridge_environment               -    -    S    -    SIUD
-airbridge_work_item                 S    SIUD -    -    SU
+airbridge_work_item                 S    SIUD -    -    SIU
 airbridge_record                    -    SD   -    -    SI
 airbridge_event                     SI   SID  SI   -    SI
 airbridge_usage                     S    SIU  -    -    S

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import func, select
 
+from airbridge.core.protocol import ItemKind
 from airbridge.core.regions import Team, place_of
 from airbridge.executor.ledger.backlogs import PoolRef
 from airbridge.executor.ledger.models import ItemState, WorkItemRow
@@ -52,7 +53,9 @@ def loads(session: Any, refs: Collection[PoolRef] | None = None) -> Loads:
     row = WorkItemRow
     query = (
         select(row.region, row.pool, row.team, row.state, func.count(), func.sum(row.slots))
-        .where(row.state.in_((ItemState.PLACED, ItemState.SENT, ItemState.CLAIMED)))
+        .where(
+            row.state.in_((ItemState.PLACED, ItemState.SENT, ItemState.CLAIMED)), row.kind == ItemKind.TASK
+        )
         .group_by(row.region, row.pool, row.team, row.state)
     )
     if refs is not None:

@@ -1,0 +1,1 @@
+"""Triggers of deferred tasks: thousands of them in one process per bundle version, which takes no slot."""
