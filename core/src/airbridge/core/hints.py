@@ -213,10 +213,7 @@ def near(
     :param replace: false lets no lost attempt be retried
     :raises ValueError: a hint is malformed; the message names what would be right
 
-    ::
-
-        @task(executor_config=near("s3://sensors/2026", fallback=["us-east-1"], fallback_after=120))
-        def summarise(): ...
+    ``@task(executor_config=near("s3://sensors/2026", fallback=["us-east-1"], fallback_after=120))``
     """
     return _checked(
         near=[each if isinstance(each, str) else each.uri for each in where] or None,

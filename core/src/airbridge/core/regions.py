@@ -189,7 +189,7 @@ class Region(_Entry):
         return max((len(data) for data in self.data if _is_below(uri, data)), default=0)
 
     def place_problem(self) -> str | None:
-        """Return why nothing says where the region's queues and buckets are; None if it is known."""
+        """Return why nothing states where the region's queues and buckets are; None if it is known."""
         if self.aws_region is not None or self.endpoint_url is not None or _AWS_REGION.fullmatch(self.name):
             return None
         where = f"region {self.name!r}: the name is not an AWS region's, and nothing says where its queues and buckets are; "
@@ -482,7 +482,7 @@ def _is_below(uri: str, prefix: str) -> bool:
 
 
 def _has_nothing(region: dict[str, Any]) -> bool:
-    """Return whether an entry says that its region is reached through the gateway, and not where its queues are."""
+    """Return whether an entry states that its region is reached through the gateway, and not where its queues are."""
     return (
         region.get("transport") == "gateway"
         and not {"aws_region", "endpoint_url"} & region.keys()

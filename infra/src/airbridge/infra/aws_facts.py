@@ -113,7 +113,7 @@ def in_partition(text: str, region: str) -> str:
 def zone_id(region: str, zone: str) -> str:
     """Return the id of a zone, which is the same in every account: `euw1-az1` for `az1` of `eu-west-1`.
 
-    Raises ValueError if the region's name does not say it.
+    Raises ValueError if the region's name does not show it.
     """
     area, *directions, number = region.split("-")
     if unknown := [each for each in directions if each not in _DIRECTIONS]:

@@ -67,7 +67,7 @@ class Run:
         return cls(f"{api}/repos/{repository}/actions/runs/{run_id}", frozenset({actor, repeated}), token)
 
     def approvers(self, environment: str) -> frozenset[str]:
-        """Return who approved the run for an environment, without who started it; ControlPlaneError if GitHub does not tell.
+        """Return who approved the run for an environment, without who started it; ControlPlaneError if GitHub does not answer.
 
         A person's last review counts: GitHub lists them with the newest first.
         """

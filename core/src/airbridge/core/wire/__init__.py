@@ -1,1 +1,1 @@
-"""Parts of the wire protocol that stand by themselves; `airbridge.core.protocol` says how they may change."""
+"""Parts of the wire protocol that stand by themselves; `airbridge.core.protocol` has the rules of their changes."""

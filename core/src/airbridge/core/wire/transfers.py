@@ -36,7 +36,7 @@ class ReceiveRequest(Message):
 
 
 class QueueMessage(Message):
-    """A message received. Its receipt is good for the worker that received it, and nobody else."""
+    """A message received. Its receipt is good for the worker that received it, and no other."""
 
     body: str
     receipt: Receipt

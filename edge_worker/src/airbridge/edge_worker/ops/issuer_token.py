@@ -1,4 +1,4 @@
-"""The doctor's check of an issuer's token (join methods ``oidc`` and ``kubernetes``): what it says, which only the gateway can verify."""
+"""The doctor's check of an issuer's token (join methods ``oidc`` and ``kubernetes``): its claims, which only the gateway can verify."""
 
 from __future__ import annotations
 

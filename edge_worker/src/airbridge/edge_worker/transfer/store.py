@@ -85,7 +85,7 @@ class GatewayStore:
                 self._put_parts(key, _parts(first, lambda: file.read(PART_BYTES)))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Yield the objects of one log. Sizes and etags are not told."""
+        """Yield the objects of one log. Sizes and etags are unknown."""
         with _errors("list", prefix):
             found = self._transfers.ask("logs/list", LogKey(key=f"{prefix.rstrip('/')}/full.log"), LogKeys)
         yield from (ObjectInfo(key, 0, "") for key in found.keys)

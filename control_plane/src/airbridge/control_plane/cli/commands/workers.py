@@ -133,7 +133,7 @@ def bind(  # noqa: PLR0917 - typer fills them by name
     pool: Annotated[str, typer.Option(help="The pool of that region.")] = "default",
     json: Json = False,
 ) -> None:
-    """Bind a host's key to a worker's name: the host then joins by itself, and nobody else under this name.
+    """Bind a host's key to a worker's name: the host then joins by itself, and no other host under this name.
 
     It replaces a key that was bound before. A worker that was stopped because its state directory was copied is also
     revoked: remove the revocation first.

@@ -1,6 +1,6 @@
 """Operator actions that can require a second person: the scope that permits each, and its effect.
 
-A request is handled at once, or kept as a proposal and handled when it is approved: `permit` is asked of the proposer and of
+A request is handled at once, or kept as a proposal and handled when it is approved: `permit` is required of the proposer and of
 the approver, `run` has the effect in the proposer's name.
 """
 

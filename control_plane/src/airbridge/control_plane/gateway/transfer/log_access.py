@@ -1,6 +1,6 @@
 """Log objects that a worker may write, list and delete: those of work items that it was granted, under the epoch of the grant.
 
-A role in AWS can be held to a prefix of its region's bucket, and no further; the gateway knows the grants.
+A role in AWS can be held to a prefix of its region's bucket, and no further; the gateway has the grants.
 """
 
 from __future__ import annotations

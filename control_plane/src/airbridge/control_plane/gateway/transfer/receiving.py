@@ -1,7 +1,7 @@
 """Long polls of queues on behalf of workers: one poll of a pool's queue at a time, however many of its workers wait.
 
 A thread is held per pool, not per worker. With more pools waiting than there are threads, polls are short and the pools take turns.
-A message that nobody waits for any more goes back to its queue at once.
+A message that no worker waits for any more goes back to its queue at once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _PoolPoll:
         return min(MAX_BATCH, sum(waiter.limit for waiter in self.waiting))
 
     def hand_out(self, messages: Sequence[Received]) -> list[Received]:
-        """Give messages to those who have waited longest; return what nobody waits for."""
+        """Give messages to those who have waited longest; return what no worker waits for."""
         left = list(messages)
         while left and self.waiting:
             waiter = self.waiting.popleft()
@@ -140,7 +140,7 @@ class Receiving:
         )
 
     def give_back(self, queue: Callable[[], WorkQueue], receipts: Sequence[str]) -> None:
-        """Make messages visible again that were received for nobody."""
+        """Make messages visible again that were received for no worker."""
         task = asyncio.create_task(_return(queue, receipts))
         self._returns.add(task)
         task.add_done_callback(self._returns.discard)

@@ -30,7 +30,7 @@ def s3_store(region: Region, bucket: str) -> ObjectStore:
 
 
 class Sources:
-    """Queues and buckets that workers reach through the gateway: of their own pool and region, if the catalogue says so. Safe between threads.
+    """Queues and buckets that workers reach through the gateway: of their own pool and region, if the catalogue has them so. Safe between threads.
 
     Its methods connect at first use, which takes about a second: call them in threads.
     """

@@ -1,4 +1,4 @@
-"""Placing of triggers: whether a deferred task's trigger goes to the workers of its pool, and the work item that says so."""
+"""Placing of triggers: whether a deferred task's trigger goes to the workers of its pool, and the work item for it."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class ProvenToken:
 
 
 def read(token: str, method: str) -> Claimed:
-    """Return what a token says of its issuer and key. Raises `Refused` for one that no issuer could have signed."""
+    """Return the issuer and key that a token names. Raises `Refused` for one that no issuer could have signed."""
     try:
         header = id_token.read_header(token)
     except Refused as error:

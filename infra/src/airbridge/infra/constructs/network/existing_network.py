@@ -36,7 +36,7 @@ class ExistingNetwork(Network):
             self._open_endpoints(props.route_table_ids)
 
     def allow_aws(self, group: aws.security_group.SecurityGroup) -> None:
-        """Let a group reach AWS through the network's endpoints, whoever made them."""
+        """Let a group reach AWS through the network's endpoints, also those of others."""
         if self._existing.makes_endpoints:
             super().allow_aws(group)
             return

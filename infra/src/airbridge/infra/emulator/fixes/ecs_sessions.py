@@ -1,6 +1,6 @@
 """Tasks of ECS Exec: a task that was started with it has its agent running, and a session can be opened (moto has neither).
 
-The session's token names the task, the container and the command in base64 JSON. AWS's token is opaque; whoever takes the session's stream
+The session's token names the task, the container and the command in base64 JSON. AWS's token is opaque; the program that takes the session's stream
 here (a `session-manager-plugin` of a test) reads from it what to run.
 """
 
@@ -18,7 +18,7 @@ _AGENT = "ExecuteCommandAgent"
 
 
 def apply() -> None:
-    """Start the agent of tasks that ask for it; open sessions in them."""
+    """Start the agent of tasks that want it; open sessions in them."""
     responses: Any = EC2ContainerServiceResponse
     responses.run_task = _with_agent(responses.run_task)
     responses.execute_command = _execute_command
