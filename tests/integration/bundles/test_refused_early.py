@@ -59,7 +59,7 @@ EXPECTED = {
     ),
     11: (
         "task 'misspelt_hint' ",
-        "executor_config['airbridge']['nera'] is not known; did you mean 'near'? known hints: cpus, disconnect, fallback, fallback_after, hours, memory, near, pool, sizes, warm",
+        "executor_config['airbridge']['nera'] is not known; did you mean 'near'? known hints: cpus, disconnect, fallback, fallback_after, hours, limits, memory, near, pool, sizes, trigger, warm",
     ),
     14: ("task 'misspelt_key' ", "executor_config['airbrige'] is not known; did you mean 'airbridge'?"),
     17: (

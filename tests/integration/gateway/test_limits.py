@@ -178,6 +178,7 @@ def test_the_edge_api_describes_itself(world: World) -> None:
         "enrol",
         "renew",
         "claim",
+        "credentials",
         "heartbeat",
         "exchange",
         "release",

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from tests.integration.gateway.world import CATALOGUE, World, finished
+from tests.integration.gateway.world import CATALOGUE, World, finished, record
 from tests.support.embedded_metrics import extract
 from tests.support.platform import wait_for
 
@@ -62,8 +62,10 @@ def test_gateway_exposes_defined_metrics(world: World) -> None:
     granted, waiting = world.items(2)
     worker = world.worker()
     grant = worker.grant(granted)
-    worker.exchange(finished(grant, 1))
-    worker.exchange(finished(grant.model_copy(update={"epoch": 7}), 2))
+    xcom = f"xcoms/{grant.ti['dag_id']}/{grant.ti['run_id']}/{grant.ti['task_id']}/moved"
+    worker.exchange(record(grant, 1, "POST", xcom, '"value"'))
+    worker.exchange(finished(grant, 2))
+    worker.exchange(finished(grant.model_copy(update={"epoch": 7}), 3))
     worker.beat(events=(EdgeEvent(uid=uuid4(), event="link.cut", at=datetime.now(UTC)),))
     # Metrics of the ledger are cached for a few seconds.
     wait_for(lambda: "placed" in _states(families_of(world)), "the waiting item to be counted")
@@ -151,8 +153,10 @@ def test_cloudwatch_alarms_match_log_metrics(world: World) -> None:
     granted, _ = world.items(2)
     worker = world.worker()
     grant = worker.grant(granted)
-    worker.exchange(finished(grant, 1))
-    worker.exchange(finished(grant.model_copy(update={"epoch": 7}), 2))
+    xcom = f"xcoms/{grant.ti['dag_id']}/{grant.ti['run_id']}/{grant.ti['task_id']}/moved"
+    worker.exchange(record(grant, 1, "POST", xcom, '"value"'))
+    worker.exchange(finished(grant, 2))
+    worker.exchange(finished(grant.model_copy(update={"epoch": 7}), 3))
     worker.beat(events=(EdgeEvent(uid=uuid4(), event="link.cut", at=datetime.now(UTC)),))
     refused = world.worker()
     refused.present(None, "")
