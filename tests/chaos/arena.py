@@ -232,7 +232,7 @@ class Arena:
         """Send messages of this history's work items again, as a queue may: oldest and newest, settled or not."""
         rows = self.platform.query(
             "SELECT id::text, ti_id::text, region, pool, slots, workload, epoch FROM airbridge_work_item"
-            " WHERE run_id LIKE %s ORDER BY md5(id::text) LIMIT %s",
+            " WHERE run_id LIKE %s AND kind = 'task' ORDER BY md5(id::text) LIMIT %s",
             f"{prefix}%",
             batch.count,
         )

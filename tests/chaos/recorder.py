@@ -47,11 +47,11 @@ class Recorder:
         return int(rows[0][0])
 
     def items(self, runs: Iterable[tuple[str, str]]) -> tuple[Item, ...]:
-        """Return the ledger's rows."""
+        """Return the ledger's rows of tasks. Triggers have rows of their own, which `open_work` counts until they are settled, too."""
         rows = self._platform.query(
             "SELECT id::text, dag_id, run_id, task_id, map_index, ti_id::text, try_number, state, outcome,"
             f" coalesce(detail, ''), epoch, worker_id, (disconnect->>'lost_after')::float8, {_ITEM_TIMES}"
-            f" FROM airbridge_work_item WHERE {_OF_RUNS} ORDER BY placed_at",
+            f" FROM airbridge_work_item WHERE {_OF_RUNS} AND kind = 'task' ORDER BY placed_at",
             *_ids(runs),
         )
         return tuple(Item(row[0], tuple(row[1:5]), *row[5:]) for row in rows)
