@@ -67,10 +67,8 @@ class BrokeredSession:
         from botocore.credentials import CredentialProvider, CredentialResolver, RefreshableCredentials
 
         credentials = RefreshableCredentials(
-            access_key="",
-            secret_key="",
-            token="",
-            # Expired: the first use gets the first ones.
+            # None, and expired: the first use gets the first ones.
+            **dict.fromkeys(("access_key", "secret_key", "token"), ""),
             expiry_time=_EPOCH,
             refresh_using=self._fetch,
             method=METHOD,
