@@ -92,6 +92,31 @@ def test_limit_of_a_pool_holds_for_all_of_it(bench: Bench) -> None:
     assert Counter(row.pool for row in bench.hand.rows("sent")) == {"gpu": 2, "default": 6}
 
 
+def test_triggers_count_towards_no_limit(bench: Bench) -> None:
+    """Triggers that wait or run in a limit's pool take no task's place, and are held back by none."""
+    limited(bench, Limit(name="here", max_running=2, pools=(EUROPE.name,)))
+    [task] = bench.place(new_item())
+    with bench.metadata.session() as session:
+        deferred = session.get(WorkItemRow, task.id)
+        leases.settle(session, deferred, Outcome.SUCCESS)
+        triggers = [items.place_trigger(session, deferred, number).id for number in range(3)]
+        session.commit()
+        for row in leases.lock(session, triggers).values():
+            leases.claim(session, row, "w", 60, 600, {"ti_context": {}})
+        session.commit()
+        [load] = bench.loop._limits.loads(session, clock.now(session))
+        assert (load.running, load.waiting) == (0, 0)
+    bench.place(*(new_item() for _ in range(5)))
+    bench.loop.turn()
+    rows = bench.hand.rows("sent")
+    assert len(rows) == 2
+    bench.hand.claim_only(rows)
+    with bench.metadata.session() as session:
+        found = leases.lock(session, triggers)
+        admission = bench.loop._limits.admission(session, found.values(), clock.now(session))
+        assert [admission.held_back(row) for row in found.values()] == [None] * 3
+
+
 def test_messages_of_a_dead_pool_keep_nobody_back(metadata: Metadata, settings: Settings) -> None:
     """Messages that a region has not claimed for some seconds hold no place of the limit: another region's tasks are sent."""
     america = limited(Bench(metadata, settings, US), ERP)

@@ -9,9 +9,12 @@ from typing import Any
 
 from tests.support import runs
 from tests.support.airflow_home import Metadata
+from tests.support.items import new_item
 
 from airbridge.control_plane.dashboard.drawings import run_map
 from airbridge.control_plane.read_model.history import run
+from airbridge.executor.ledger import items, leases
+from airbridge.executor.ledger.models import Outcome
 
 
 def seeded(metadata: Metadata, tasks: int = 12) -> run.Run:
@@ -42,6 +45,18 @@ def test_tasks_have_their_attempts(metadata: Metadata) -> None:
     assert found.end is None
     assert by_name["join"].written == 3_000
     assert by_name["join"].read == sum(40_000 * (n + 1) for n in range(8))
+
+
+def test_trigger_is_no_attempt(metadata: Metadata) -> None:
+    """A task that waits for its trigger has the attempt that deferred it; the time of waiting is no time of a worker."""
+    with metadata.session() as session:
+        [row] = items.place(session, [new_item(dag_id="waits", run_id="r")], 1)
+        leases.settle(session, row, Outcome.SUCCESS, "deferred")
+        items.place_trigger(session, row, 1)
+        session.commit()
+        found = run.find(session, "waits", "r")
+    assert found is not None
+    assert [[each.id for each in task.attempts] for task in found.tasks] == [[row.id]]
 
 
 def test_moves_between_regions_add_up(metadata: Metadata) -> None:

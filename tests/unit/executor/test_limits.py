@@ -31,6 +31,7 @@ class Item:
     limits: str | None = "erp"
     region: str = "eu-west-1"
     pool: str = "default"
+    kind: str = "task"
 
 
 def row(limits: str | None = "erp") -> Any:

@@ -20,7 +20,7 @@ WITH work AS (
   SELECT region, pool,
          count(*) FILTER (WHERE state IN ('placed', 'sent')) AS waiting,
          count(*) FILTER (WHERE state = 'claimed') AS running
-  FROM airbridge_work_item WHERE state <> 'settled' GROUP BY region, pool),
+  FROM airbridge_work_item WHERE state <> 'settled' AND kind = 'task' GROUP BY region, pool),
 fleet AS (
   SELECT region, pool,
          count(*) FILTER (WHERE last_heartbeat_at > now() - interval '90 seconds') AS alive,
@@ -34,7 +34,7 @@ ORDER BY 1, 2
 
 _TASK_REGIONS = """
 SELECT task_id, map_index, region, worker_id FROM airbridge_work_item
-WHERE dag_id = %s AND run_id = %s ORDER BY placed_at
+WHERE dag_id = %s AND run_id = %s AND kind = 'task' ORDER BY placed_at
 """
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import select
 
+from airbridge.core.protocol import ItemKind
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import EventRow, ItemState, Outcome, WorkItemRow
 from airbridge.executor.ledger.sharing.usage import XCOM_READ, XCOM_WRITTEN
@@ -166,7 +167,7 @@ def _attempts(session: Any, dag_id: str, run_id: str) -> list[Attempt]:
     times = (row.state, row.outcome, row.placed_at, row.claimed_at, row.settled_at, row.placement)
     query = (
         select(*columns, *times)
-        .where(row.dag_id == dag_id, row.run_id == run_id)
+        .where(row.dag_id == dag_id, row.run_id == run_id, row.kind == ItemKind.TASK)
         .order_by(row.placed_at.desc(), row.id)
         .limit(MAX_ITEMS)
     )

@@ -6,6 +6,8 @@ to the outbox.
 
 A message that waits on the queue of a pool for longer than `PATIENCE` keeps no work of other pools back: a pool without workers must
 not hold all places of a limit.
+
+Triggers of deferred tasks count towards no limit: they wait for hours, and a pool's limit is of the tasks that work there.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any, Final
 from sqlalchemy import and_, delete, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from airbridge.core.protocol import ItemKind
 from airbridge.core.regions import Limit
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger._locking import for_update
@@ -96,6 +99,10 @@ class Limits:
             if name in named or ref in self._limits[name].places
         ]
 
+    def of_row(self, row: WorkItemRow) -> list[Limit]:
+        """Return the limits that a row counts towards; those of a trigger are none."""
+        return [] if row.kind == ItemKind.TRIGGER else self.of(row.limits, (row.region, row.pool))
+
     def loads(self, session: Any, now: datetime) -> tuple[LimitLoad, ...]:
         """Return the load of every limit."""
         if not self._limits:
@@ -117,7 +124,7 @@ class Limits:
 
     def admission(self, session: Any, rows: Collection[WorkItemRow], now: datetime) -> Admission:
         """Lock the limits of these rows until the transaction ends, and return the judge of their starts."""
-        names = sorted({limit.name for row in rows for limit in self.of(row.limits, (row.region, row.pool))})
+        names = sorted({limit.name for row in rows for limit in self.of_row(row)})
         if not names:
             return Admission(self, session, {}, now)
         _lock(session, names)
@@ -161,7 +168,7 @@ class Limits:
         groups: tuple[Any, ...] = (row.limits, row.region, row.pool, row.state)
         query = (
             select(*groups, is_fresh, func.count())
-            .where(row.state.in_(states), or_(*counted))
+            .where(row.state.in_(states), row.kind == ItemKind.TASK, or_(*counted))
             .group_by(*groups, "is_fresh")
         )
         for limits, region, pool, state, fresh, count in session.execute(query):
@@ -251,7 +258,7 @@ class Admission:
 
     def held_back(self, row: WorkItemRow) -> tuple[str, datetime] | None:
         """Return why a row may not start, and when it may be tried again; None if it may."""
-        for limit in self._limits.of(row.limits, (row.region, row.pool)):
+        for limit in self._limits.of_row(row):
             counts = self._counts[limit.name]
             load = LimitLoad(limit, counts.running, 0, len(counts.starts))
             if load.full:
@@ -262,7 +269,7 @@ class Admission:
 
     def started(self, row: WorkItemRow) -> None:
         """Count a row that has been granted."""
-        for limit in self._limits.of(row.limits, (row.region, row.pool)):
+        for limit in self._limits.of_row(row):
             counts = self._counts[limit.name]
             counts.running += 1
             if limit.starts_per_minute is not None:
