@@ -31,6 +31,8 @@ MOST_VALUES: Final = 1_000
 DEEPEST: Final = 8
 # Of the clocks of issuer and gateway.
 LEEWAY: Final = timedelta(seconds=60)
+# Seconds since 1970.
+LATEST: Final = 1e11
 # Limits what a leaked token is good for.
 OLDEST: Final = timedelta(minutes=10)
 OWNER_PREFIX: Final = "oidc:"
@@ -115,20 +117,7 @@ def verify(
 
 def _claims(token: str, header: Header, key: VerificationKey, rules: IssuerRules) -> dict[str, Any]:
     try:
-        claims: dict[str, Any] = jwt.decode(
-            token,
-            key.public,
-            algorithms=[header.algorithm],
-            audience=rules.audience,
-            issuer=rules.issuer,
-            # Times are checked by the gateway's clock.
-            options={
-                "require": ["exp", "iat", "iss", "aud", "sub"],
-                "verify_exp": False,
-                "verify_iat": False,
-                "verify_nbf": False,
-            },
-        )
+        return decode(token, header, key, audience=rules.audience, issuer=rules.issuer)
     except jwt.InvalidSignatureError as error:
         raise _refuse(f"has a signature that is not of key {header.kid[:64]!r}") from error
     except jwt.InvalidIssuerError as error:
@@ -137,6 +126,26 @@ def _claims(token: str, header: Header, key: VerificationKey, rules: IssuerRules
         raise _refuse(f"is not for audience {rules.audience!r}") from error
     except jwt.PyJWTError as error:
         raise _refuse(f"is malformed: {error}"[:200]) from error
+
+
+def decode(token: str, header: Header, key: VerificationKey, *, audience: str, issuer: str) -> dict[str, Any]:
+    """Return the claims of a token whose signature, audience and issuer are right. Raises `jwt.PyJWTError`.
+
+    Times are not checked: the caller does, by the gateway's clock.
+    """
+    claims: dict[str, Any] = jwt.decode(
+        token,
+        key.public,
+        algorithms=[header.algorithm],
+        audience=audience,
+        issuer=issuer,
+        options={
+            "require": ["exp", "iat", "iss", "aud", "sub"],
+            "verify_exp": False,
+            "verify_iat": False,
+            "verify_nbf": False,
+        },
+    )
     return claims
 
 
@@ -181,15 +190,18 @@ def _owner(claims: Mapping[str, Any], rules: IssuerRules) -> str:
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float:
-    value = claims.get(name)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or abs(value) > 1e11
-    ):
+    value = time_of(claims, name)
+    if value is None:
         raise _refuse(f"has no time in {name}")
-    return float(value)
+    return value
+
+
+def time_of(claims: Mapping[str, Any], name: str) -> float | None:
+    """Return a claim as seconds since 1970; None if it is no time."""
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and abs(value) <= LATEST else None
 
 
 def _object(segment: str) -> dict[str, Any]:

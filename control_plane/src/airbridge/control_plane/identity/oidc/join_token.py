@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,9 +19,7 @@ from airbridge.control_plane.sign_in.id_token import Header
 from airbridge.control_plane.sign_in.verification_keys import VerificationKey
 from airbridge.core.protocol import EnrolRequest, RefusalReason
 
-# Of the clocks of issuer and gateway.
-LEEWAY: Final = timedelta(seconds=60)
-_LATEST: Final = 1e11
+LEEWAY: Final = id_token.LEEWAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +93,7 @@ def verify(
 
 def _claims(token: str, header: Header, key: VerificationKey, issuer: JoinIssuer) -> dict[str, Any]:
     try:
-        claims: dict[str, Any] = jwt.decode(
-            token,
-            key.public,
-            algorithms=[header.algorithm],
-            audience=issuer.audience,
-            issuer=issuer.issuer,
-            # Times are checked by the gateway's clock.
-            options={
-                "require": ["exp", "iat", "iss", "aud", "sub"],
-                "verify_exp": False,
-                "verify_iat": False,
-                "verify_nbf": False,
-            },
-        )
+        claims = id_token.decode(token, header, key, audience=issuer.audience, issuer=issuer.issuer)
     except jwt.InvalidSignatureError as error:
         raise refuse(
             issuer.method,
@@ -145,15 +129,10 @@ def _check_times(claims: Mapping[str, Any], issuer: JoinIssuer, now: datetime) -
 
 
 def _time(claims: Mapping[str, Any], name: str, issuer: JoinIssuer) -> float:
-    value = claims.get(name)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or abs(value) > _LATEST
-    ):
+    value = id_token.time_of(claims, name)
+    if value is None:
         raise refuse(issuer.method, f"the token has no time in {name}")
-    return float(value)
+    return value
 
 
 def _rule(claims: Mapping[str, Any], issuer: JoinIssuer, request: EnrolRequest) -> Rule:
