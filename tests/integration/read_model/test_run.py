@@ -47,6 +47,22 @@ def test_tasks_have_their_attempts(metadata: Metadata) -> None:
     assert by_name["join"].read == sum(40_000 * (n + 1) for n in range(8))
 
 
+def test_order_of_tasks_of_one_moment(metadata: Metadata) -> None:
+    """Tasks that were placed at one time stand in the order of their names, whatever their work items are called."""
+    with metadata.session() as session:
+        regions = {f"t{number}": ("us-east-1", "eu-west-1")[number % 2] for number in range(12)}
+        new = [
+            new_item(dag_id="ties", run_id="r", task_id=task, region=regions[task])
+            for task in sorted(regions)
+        ]
+        items.place(session, new[::-1], 1)
+        session.commit()
+        found = run.find(session, "ties", "r")
+    assert found is not None
+    assert [task.last.name for task in found.tasks] == sorted(regions)
+    assert [region.name for region in found.regions] == ["us-east-1", "eu-west-1"]
+
+
 def test_trigger_is_no_attempt(metadata: Metadata) -> None:
     """A task that waits for its trigger has the attempt that deferred it; the time of waiting is no time of a worker."""
     with metadata.session() as session:

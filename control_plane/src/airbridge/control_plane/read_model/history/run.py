@@ -112,7 +112,7 @@ class RunRegion:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """DAG run. Tasks are in the order in which they were placed, regions in that of their first task."""
+    """DAG run. Tasks are in the order in which they were placed, then of their names; regions in that of their first task."""
 
     dag_id: str
     run_id: str
@@ -168,7 +168,7 @@ def _attempts(session: Any, dag_id: str, run_id: str) -> list[Attempt]:
     query = (
         select(*columns, *times)
         .where(row.dag_id == dag_id, row.run_id == run_id, row.kind == ItemKind.TASK)
-        .order_by(row.placed_at.desc(), row.id)
+        .order_by(row.placed_at.desc(), row.task_id.desc(), row.map_index.desc(), row.try_number.desc())
         .limit(MAX_ITEMS)
     )
     found = [
