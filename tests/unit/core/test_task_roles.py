@@ -62,7 +62,5 @@ def test_role_of_workers_is_not_for_tasks(role: str, pool: str) -> None:
 
 def test_arn_that_is_none_is_refused() -> None:
     """The error names the region, the pool and the key."""
-    with pytest.raises(
-        ConfigurationError, match="region 'factory-7', pool 'default', task_role_arn|task_role_arn"
-    ):
+    with pytest.raises(ConfigurationError, match=r"region 'factory-7'.* task_role_arn"):
         catalogue('transport = "gateway"', task_role="tasks")
