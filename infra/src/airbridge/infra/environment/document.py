@@ -13,6 +13,7 @@ from airbridge.infra.environment.control_plane import ControlPlane
 from airbridge.infra.environment.deployment import Images, Pipelines, Protection, Subscription
 from airbridge.infra.environment.region import Pool, RegionConfig
 from airbridge.infra.environment.sharing import Limit, Prices, Team
+from airbridge.infra.environment.site import Site
 from airbridge.infra.environment.values import Model, RegionName
 from airbridge.infra.names import Names
 
@@ -61,6 +62,7 @@ class Environment(Model):
     pipelines: Pipelines
     protection: Protection = Protection()
     regions: Annotated[tuple[RegionConfig, ...], Field(alias="region", min_length=1)]
+    sites: Annotated[tuple[Site, ...], Field(alias="site")] = ()
     teams: Annotated[tuple[Team, ...], Field(alias="team")] = ()
     limits: Annotated[tuple[Limit, ...], Field(alias="limit")] = ()
     prices: Prices | None = None
@@ -118,6 +120,10 @@ class Environment(Model):
     def names(self) -> Names:
         """Names of resources in this environment."""
         return Names(environment=self.name, account=self.account, home_region=self.home_region)
+
+    def sites_beside(self, region: str) -> list[Site]:
+        """Return the sites whose queues and buckets a region's stack has."""
+        return [site for site in self.sites if site.beside == region]
 
     def region(self, name: str) -> RegionConfig:
         """The region of that name; KeyError if there is none."""

@@ -1,0 +1,106 @@
+"""Sites of environment files in the catalogue that the stacks write, read by the executor's own parser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.infra.factories import environment, region
+from tests.infra.sites import brokered, site
+from tests.unit.ci.tree import ROOT
+
+from airbridge.control_plane.gateway.brokering.session_policy import LONGEST, session_policy
+from airbridge.core.regions import Catalogue
+
+
+@pytest.fixture(autouse=True)
+def _infra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "infra" / "src"))
+
+
+def written(*sites: dict[str, Any], **changes: Any) -> Catalogue:
+    """Return the catalogue of an environment with these sites. Raises UnsafeStackError or EnvironmentFileError for wrong ones."""
+    from airbridge.infra import catalogue
+    from airbridge.infra.environment import parse
+
+    made = parse(environment(site=list(sites), **changes), "test.toml")
+    return Catalogue.parse(catalogue.render(made.home_region, catalogue.expected(made)))
+
+
+def test_gateway_site_is_read_with_its_fields() -> None:
+    """A site behind the gateway: its AWS region, transport, resources, data and what its pool's hosts have; no role."""
+    pool = {"slots": 4, "slot_memory": "4GiB", "slot_cpus": 2, "max_absence_days": 90, "triggers": "home"}
+    found = written(site(pool=[pool])).region("factory-7")
+    assert found is not None
+    assert (found.aws, found.transport, found.credentials) == ("eu-west-1", "gateway", "host")
+    assert found.log_bucket == "airbridge-test-site-factory-7-logs-123456789012"
+    assert found.bundle_bucket == "airbridge-test-site-factory-7-bundles-123456789012"
+    queues = "https://sqs.eu-west-1.amazonaws.com/123456789012/airbridge-test-site-factory-7"
+    assert found.dead_letter_queue_url == f"{queues}--dead-letters"
+    [default] = found.pools
+    assert (default.name, default.queue_url, default.role_arn) == ("default", f"{queues}-default", None)
+    assert (default.slots, default.slot_memory, default.slot_cpus) == (4, 4 * 2**30, 2)
+    assert (default.max_absence_days, found.triggers_of(default)) == (90, "home")
+    assert found.holds("file:///data/press/today.csv")
+
+
+def test_brokered_site_is_read_with_its_roles() -> None:
+    """Each pool has the role that the gateway assumes for it, and session policies stay inside the limit of STS."""
+    pools = [{"slots": 4}, {"name": "press", "slots": 1, "xcom_inline_bytes": 1024}]
+    found = written(brokered(pool=pools, residency="open")).region("depot-3")
+    assert found is not None
+    assert {pool.name: pool.role_arn for pool in found.pools} == {
+        name: f"arn:aws:iam::123456789012:role/airbridge-test-site-depot-3-{name}"
+        for name in ("default", "press")
+    }
+    assert {found.credentials_of(pool) for pool in found.pools} == {"brokered"}
+    assert all(len(session_policy(found, pool)) <= LONGEST for pool in found.pools)
+
+
+def test_sites_count_in_limits_teams_and_prices() -> None:
+    """Limits, quotas and prices name a site as they name a region."""
+    team = {"name": "plant", "bundles": ["plant"], "quota": {"factory-7": 2}}
+    limit = {"name": "press", "max_running": 1, "pools": ["factory-7"]}
+    prices = {"egress": {"factory-7": 1.0}, "slot_hour": {"factory-7": 0.5}}
+    assert written(site(), team=[team], limit=[limit], prices=prices).region("factory-7")
+
+
+NAMES = st.from_regex(r"[a-z][a-z0-9]{0,6}(-[a-z0-9]{1,5}){0,2}", fullmatch=True)
+URIS = st.sampled_from(["file:///data", "gs://bucket/x", "jdbc:h2:mem", "s3://other/a", "http:", "x", "jdbc:", "file:///", "a b://c", "s3://b c"])  # fmt: skip
+BYTES = st.none() | st.integers(0, 2048)
+
+
+@st.composite
+def anything(draw: st.DrawFn) -> dict[str, Any]:
+    """A site that may well be wrong."""
+    pools = [
+        {"name": draw(NAMES), "slots": draw(st.integers(1, 4)), "xcom_inline_bytes": draw(BYTES)}
+        for _ in range(draw(st.integers(1, 2)))
+    ]
+    made = draw(st.sampled_from([site, brokered]))(
+        draw(NAMES | st.sampled_from(["eu-west-1", "us-west-2", "eu-west-12", "factory-7"])),
+        data=draw(st.lists(URIS, max_size=2)),
+        residency=draw(st.sampled_from(["open", "strict"])),
+        xcom_inline_bytes=draw(BYTES),
+        pool=pools,
+    )
+    return {key: value for key, value in made.items() if value is not None}
+
+
+@given(st.lists(anything(), max_size=3))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_accepted_sites_are_read(sites: list[dict[str, Any]]) -> None:
+    """What the environment's rules accept the executor's parser reads: nothing fails first in a control plane that starts."""
+    from airbridge.infra.exceptions import EnvironmentFileError, UnsafeStackError
+
+    for each in sites:
+        each["pool"] = [
+            {key: value for key, value in pool.items() if value is not None} for pool in each["pool"]
+        ]
+    try:
+        found = written(*sites, region=[region(), region("us-west-2", "10.2.0.0/20")])
+    except (EnvironmentFileError, UnsafeStackError):
+        return
+    assert {"eu-west-1", "us-west-2", *(each["name"] for each in sites)} == set(found.names)
