@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.infra.factories import environment, region
 from tests.infra.sites import brokered, site
-from tests.unit.ci.tree import ROOT
+from tests.unit.docs.pages import ROOT, Page
 
 from airbridge.control_plane.gateway.brokering.session_policy import LONGEST, session_policy
 from airbridge.core.hints import names_data
@@ -66,6 +67,13 @@ def test_sites_count_in_limits_teams_and_prices() -> None:
     limit = {"name": "press", "max_running": 1, "pools": ["factory-7"]}
     prices = {"egress": {"factory-7": 1.0}, "slot_hour": {"factory-7": 0.5}}
     assert written(site(), team=[team], limit=[limit], prices=prices).region("factory-7")
+
+
+def test_guide_shows_accepted_sites() -> None:
+    """The sites of the how-to have only keys that exist, and the executor reads them."""
+    example = Page(ROOT / "docs/how-to/run-a-worker-anywhere.md").blocks("toml")[0]
+    found = written(*tomllib.loads(example)["site"])
+    assert found.names == ("depot-3", "eu-west-1", "factory-7")
 
 
 NAMES = st.from_regex(r"[a-z][a-z0-9]{0,6}(-[a-z0-9]{1,5}){0,2}", fullmatch=True)
