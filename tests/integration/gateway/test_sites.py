@@ -192,7 +192,7 @@ def test_gateway_writes_logs_of_its_sites(catalogue: Catalogue, cloud: Cloud) ->
     site = catalogue.region("factory-7")
     assert site is not None
     cloud.client("s3", ABROAD).put_object(Bucket=site.bundle_bucket, Key="bundles/main/x", Body=b"code")
-    assert s3_store(site, site.bundle_bucket).get("bundles/main/x") == b"code"
+    assert s3_store(site, site.bundle_bucket).get("bundles/main/x").data == b"code"
     logs = s3_store(site, site.log_bucket)
     logs.put("logs/a/full.log", b"line")
     upload = logs.begin_parts("logs/a/long.log")

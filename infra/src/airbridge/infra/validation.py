@@ -391,18 +391,14 @@ def _subscription_problems(environment: Environment) -> Iterator[str]:
 
 
 def _queues(environment: Environment) -> list[str]:
-    places = [
-        (place.name, pool.name)
-        for place in (*environment.regions, *environment.sites)
-        for pool in place.pools
-    ]
+    places = [(place.name, pool.name) for place in environment.places for pool in place.pools]
     return [place if pool == "default" else f"{pool}@{place}" for place, pool in places]
 
 
 def _price_problems(environment: Environment) -> Iterator[str]:
     if environment.prices is None:
         return
-    regions = [place.name for place in (*environment.regions, *environment.sites)]
+    regions = [place.name for place in environment.places]
     queues = _queues(environment)
     for name in environment.prices.egress:
         if name not in {"*", *regions}:

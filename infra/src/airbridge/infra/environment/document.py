@@ -121,6 +121,11 @@ class Environment(Model):
         """Names of resources in this environment."""
         return Names(environment=self.name, account=self.account, home_region=self.home_region)
 
+    @property
+    def places(self) -> tuple[RegionConfig | Site, ...]:
+        """Return the catalogue's regions: those of AWS, then the sites."""
+        return (*self.regions, *self.sites)
+
     def sites_beside(self, region: str) -> list[Site]:
         """Return the sites whose queues and buckets a region's stack has."""
         return [site for site in self.sites if site.beside == region]

@@ -355,10 +355,7 @@ class ControlPlaneStack(Stack):
                 ui_balancer=self.ui.balancer.arn_suffix,
                 gateway_balancer=self.entrance.balancer.arn_suffix,
                 edge_targets=self.entrance.edge_targets.arn_suffix,
-                pools={
-                    place.name: [pool.name for pool in place.pools]
-                    for place in (*self.environment.regions, *self.environment.sites)
-                },
+                pools={place.name: [pool.name for pool in place.pools] for place in self.environment.places},
                 sites={site.name: site.beside for site in self.environment.sites},
                 topic_arn=self.topic.arn,
             ),
