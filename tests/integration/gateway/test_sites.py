@@ -6,6 +6,7 @@ The gateway runs with its role's own policies. What it and the workers of a brok
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -47,7 +48,8 @@ Stacks = dict[str, dict[str, Any]]
 def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
     """dev.toml with two sites, synthesised for the emulator's account."""
     folder = tmp_path_factory.mktemp("environments")
-    text = (ROOT / "infra/environments/dev.toml").read_text().replace("111111111111", ACCOUNT)
+    text = (ROOT / "infra/environments/dev.toml").read_text()
+    text = re.sub(r'(?<=[":])111111111111(?=[":])', ACCOUNT, text)
     (folder / "dev.toml").write_text(text + TOML)
     options = ["--directory", str(folder), "--out", str(folder / "out"), "dev"]
     subprocess.run([PYTHON, "-m", "airbridge.infra.synth", *options], check=True, cwd=ROOT / "infra")

@@ -142,7 +142,7 @@ class EdgeStack(Stack):
     def _sites(self) -> list[SiteResources]:
         """Make what the places outside AWS need that are beside this region."""
         sites = self.environment.sites_beside(self.region)
-        scope = Construct(self, "sites") if sites else self
+        scope = Construct(self, "beside") if sites else self
         return [
             SiteResources(scope, self, site, key_arn=self.key.arn, topic_arn=self.edge.topic_arn)
             for site in sites
