@@ -101,6 +101,7 @@ def anything(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 def test_accepted_sites_are_read(made: dict[str, Any]) -> None:
     """What the environment's rules accept the executor's parser reads: nothing fails first in a control plane that starts."""
+    from airbridge.infra.environment import Site
     from airbridge.infra.exceptions import EnvironmentFileError, UnsafeStackError
 
     try:
@@ -108,6 +109,14 @@ def test_accepted_sites_are_read(made: dict[str, Any]) -> None:
     except (EnvironmentFileError, UnsafeStackError):
         return
     assert {"eu-west-1", "us-west-2", made["name"]} == set(found.names)
+    read, entry = found.region(made["name"]), Site.model_validate(made)
+    assert read is not None
+    for own in entry.pools:
+        pool = read.pool(own.name)
+        assert pool is not None
+        # What the gateway's session policy allows, the role of the stacks has.
+        stored = read.credentials_of(pool) == "brokered" and "/xcoms/*" in session_policy(read, pool)
+        assert stored is (entry.is_brokered and entry.stores_xcoms(own))
 
 
 @pytest.mark.parametrize(
