@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airbridge.infra.environment import RegionConfig
+from airbridge.infra.environment import Environment, RegionConfig, Site
 from airbridge.infra.exceptions import CatalogueError, InfraError
 from airbridge.infra.names import Names
 
@@ -26,7 +26,7 @@ PARAMETER_BYTES = 8192
 
 @dataclass(frozen=True)
 class CatalogueRegion:
-    """One region's entry."""
+    """The entry of a region, or of a site, which is one whose queues and buckets lie in another of AWS."""
 
     name: str
     log_bucket: str
@@ -36,6 +36,8 @@ class CatalogueRegion:
     slots: Mapping[str, int]
     role_arns: Mapping[str, str]
     data: Sequence[str] = ()
+    #: Where a site's queues and buckets are, and how its workers reach them; a region of AWS has none of these keys.
+    place: Mapping[str, str] = field(default_factory=dict)
     endpoint_url: str = ""
     #: What the region keeps, under an empty name, and each pool; only what the environment file sets.
     keeps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -59,6 +61,25 @@ class CatalogueRegion:
         )
 
     @classmethod
+    def expected_site(cls, names: Names, site: Site) -> CatalogueRegion:
+        """The entry of a site, whose resources are in the region beside it."""
+        own = names.site(site.name)
+        return cls(
+            name=site.name,
+            log_bucket=names.log_bucket(own),
+            bundle_bucket=names.bundle_bucket(own),
+            dead_letter_queue_url=names.queue_url(site.beside, names.dead_letter_queue(own)),
+            queue_urls={
+                pool.name: names.queue_url(site.beside, names.queue(own, pool.name)) for pool in site.pools
+            },
+            slots={pool.name: pool.slots for pool in site.pools},
+            role_arns=site_roles(names, site),
+            data=site.data,
+            place=place_of(site),
+            keeps=kept(site),
+        )
+
+    @classmethod
     def deployed(cls, stack: str, outputs: Mapping[str, Any], endpoint_url: str = "") -> CatalogueRegion:
         """The entry of a region from its stack's outputs; CatalogueError names stack and output."""
         try:
@@ -71,6 +92,7 @@ class CatalogueRegion:
                 slots=outputs["slots"],
                 role_arns=outputs["worker_role_arns"],
                 data=outputs["data"],
+                place=outputs.get("place", {}),
                 endpoint_url=endpoint_url,
                 keeps=outputs.get("keeps", {}),
             )
@@ -83,6 +105,7 @@ class CatalogueRegion:
         """The entry as the platform reads it."""
         values = {
             "name": self.name,
+            **self.place,
             "log_bucket": self.log_bucket,
             "bundle_bucket": self.bundle_bucket,
             "dead_letter_queue_url": self.dead_letter_queue_url,
@@ -95,13 +118,34 @@ class CatalogueRegion:
             lines += ["", "[[region.pool]]", _line("name", pool), _line("queue_url", url)]
             # Terraform writes the numbers of a map of numbers as text in some versions.
             lines.append(_line("slots", int(self.slots[pool])))
-            lines.append(_line("role_arn", self.role_arns[pool]))
+            if pool in self.role_arns:
+                lines.append(_line("role_arn", self.role_arns[pool]))
             lines += [_line(key, value) for key, value in self.keeps.get(pool, {}).items()]
         return "\n".join(lines) + "\n"
 
 
-def kept(region: RegionConfig) -> dict[str, dict[str, Any]]:
-    """Return what a region and its pools keep, as far as their entries set it."""
+def place_of(site: Site) -> dict[str, str]:
+    """Return where a site's queues and buckets are, and how its workers reach them, by the catalogue's keys."""
+    credentials = {"credentials": site.credentials} if site.credentials else {}
+    return {"aws_region": site.beside, "transport": site.transport, **credentials}
+
+
+def site_roles(names: Names, site: Site) -> dict[str, str]:
+    """Return the roles by pool whose credentials the gateway gives the site's workers, if it gives them any."""
+    if not site.is_brokered:
+        return {}
+    return {pool.name: names.site_role_arn(site.name, pool.name) for pool in site.pools}
+
+
+def expected(environment: Environment) -> list[CatalogueRegion]:
+    """Return the entries of every region and site of an environment in AWS."""
+    names = environment.names
+    regions = [CatalogueRegion.expected(names, region) for region in environment.regions]
+    return regions + [CatalogueRegion.expected_site(names, site) for site in environment.sites]
+
+
+def kept(region: RegionConfig | Site) -> dict[str, dict[str, Any]]:
+    """Return what a region and its pools keep, as far as their entries set it; of a site's pools, also what their hosts have."""
     given = {
         "": region.model_dump(
             include={"residency", "xcom_inline_bytes", "xcom_preview_bytes", "triggers"}, exclude_unset=True
@@ -109,6 +153,7 @@ def kept(region: RegionConfig) -> dict[str, dict[str, Any]]:
     }
     for pool in region.pools:
         keys = {"xcom_inline_bytes", "secrets_backend", "secrets_backend_kwargs", "triggers"}
+        keys |= {"slot_memory", "slot_cpus", "max_absence_days"}
         given[pool.name] = pool.model_dump(include=keys, exclude_unset=True)
     return {name: values for name, values in given.items() if values}
 
@@ -169,10 +214,11 @@ def from_outputs(outputs: Mapping[str, Any], endpoint_url: str = "") -> str:
         raise CatalogueError(
             "control-plane: there is no output 'home_region'; deploy the control plane first"
         )
+    edges = {stack: _plain(values) for stack, values in outputs.items() if stack.startswith(EDGE_PREFIX)}
     regions = [
-        CatalogueRegion.deployed(stack, _plain(values), endpoint_url)
-        for stack, values in outputs.items()
-        if stack.startswith(EDGE_PREFIX)
+        CatalogueRegion.deployed(stack, entry, endpoint_url)
+        for stack, edge in edges.items()
+        for entry in (edge, *edge.get("sites", ()))
     ]
     if not regions:
         raise CatalogueError(

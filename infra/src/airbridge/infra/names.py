@@ -62,6 +62,18 @@ class Names:
         """The ARN of `task_role(region, pool)`."""
         return f"arn:aws:iam::{self.account}:role/{self.task_role(region, pool)}"
 
+    def site(self, site: str) -> str:
+        """The place of a region's name in the names of a site's resources: no region of AWS begins so."""
+        return f"site-{site}"
+
+    def site_role(self, site: str, pool: str) -> str:
+        """The role whose credentials the gateway gives the workers of a site's pool."""
+        return f"{self.base}-{self.site(site)}-{pool}"
+
+    def site_role_arn(self, site: str, pool: str) -> str:
+        """The ARN of `site_role(site, pool)`."""
+        return f"arn:aws:iam::{self.account}:role/{self.site_role(site, pool)}"
+
     def queue(self, region: str, pool: str) -> str:
         """A pool's work queue."""
         return f"{self.base}-{region}-{pool}"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 from itertools import combinations
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from airbridge.infra import aws_facts
 from airbridge.infra.exceptions import UnsafeStackError
@@ -167,6 +168,31 @@ def require_fargate_size(cpu: int, memory: int) -> None:
         )
 
 
+def require_data_uri(uri: str) -> str:
+    """The URI, if it names data of some scheme, as the catalogue takes it; ValueError otherwise."""
+    if uri.startswith("jdbc:"):
+        driver, colon, rest = uri.removeprefix("jdbc:").partition(":")
+        names = bool(driver and colon and rest.strip("/"))
+    else:
+        try:
+            parts = urlsplit(uri)
+        except ValueError:
+            names = False
+        else:
+            below = parts.netloc or (parts.scheme == "file" and parts.path.strip("/"))
+            names = bool(parts.scheme and below)
+    if not names or re.search(r"\s", uri):
+        raise ValueError(
+            "data is named by a URI such as s3://bucket/prefix, gs://bucket, file:///data or jdbc:postgresql://host/database"
+        )
+    return uri
+
+
+def is_routed(network: IPv4Network) -> bool:
+    """Return whether VPNs, peerings and transit gateways route a network."""
+    return any(network.subnet_of(private) for private in _ROUTED)
+
+
 def architecture(instance_type: str) -> str:
     """Architecture by the instance type's name: `arm64` or `x86_64`."""
     match = _INSTANCE_TYPE.match(instance_type)
@@ -176,21 +202,21 @@ def architecture(instance_type: str) -> str:
     return "arm64" if arm else "x86_64"
 
 
-def check(environment: Environment, source: str) -> None:
-    """Raise UnsafeStackError, naming `source` and every key, unless the environment may be synthesised."""
-    problems = [f"{source}: {problem}" for problem in _problems(environment)]
+def check(environment: Environment, source: str, more: Iterable[str] = ()) -> None:
+    """Raise UnsafeStackError, naming `source` and every key, unless the environment may be synthesised. `more` are problems found elsewhere."""
+    problems = [f"{source}: {problem}" for problem in (*_problems(environment), *more)]
     if problems:
         raise UnsafeStackError("\n".join(problems))
 
 
 def _problems(environment: Environment) -> Iterator[str]:
-    yield from _repeated("region", (region.name for region in environment.regions))
+    yield from repeated("region", (region.name for region in environment.regions))
     yield from _home_without_region(environment)
     yield from _other_partitions(environment)
     yield from _overlapping_networks(environment)
     yield from _contested_prefixes(environment)
     for region in environment.regions:
-        yield from _repeated(f"region {region.name}: pool", (pool.name for pool in region.pools))
+        yield from repeated(f"region {region.name}: pool", (pool.name for pool in region.pools))
         for pool in region.pools:
             yield from _pool_problems(region, pool)
             yield from _unknown_image(environment, region, pool)
@@ -205,7 +231,8 @@ def _problems(environment: Environment) -> Iterator[str]:
     yield from _unprotected(environment)
 
 
-def _repeated(kind: str, names: Iterable[str]) -> Iterator[str]:
+def repeated(kind: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield each name that is given more than once."""
     for name, count in Counter(names).items():
         if count > 1:
             yield f"{kind}: {name} is given {count} times; each is given once"
@@ -284,8 +311,8 @@ def _unknown_image(environment: Environment, region: RegionConfig, pool: Pool) -
 
 def _team_problems(environment: Environment) -> Iterator[str]:
     teams = environment.teams
-    yield from _repeated("team", (team.name for team in teams))
-    yield from _repeated("team: bundles", (bundle for team in teams for bundle in team.bundles))
+    yield from repeated("team", (team.name for team in teams))
+    yield from repeated("team: bundles", (bundle for team in teams for bundle in team.bundles))
     queues = _queues(environment)
     for team in teams:
         if not team.bundles and team.name != "default":
@@ -296,7 +323,7 @@ def _team_problems(environment: Environment) -> Iterator[str]:
 
 
 def _limit_problems(environment: Environment) -> Iterator[str]:
-    yield from _repeated("limit", (limit.name for limit in environment.limits))
+    yield from repeated("limit", (limit.name for limit in environment.limits))
     queues = _queues(environment)
     for limit in environment.limits:
         if limit.max_running is None and limit.starts_per_minute is None:
@@ -322,8 +349,8 @@ def _network_problems(environment: Environment) -> Iterator[str]:
             yield f"{where}: endpoints: {', '.join(twice)} is made for every region; leave it out"
         if region.endpoints and environment.is_economical:
             yield f"{where}: endpoints: machines of the development shape reach AWS by the internet; leave them out"
-        yield from _repeated(f"{where}: endpoints", region.endpoints)
-        yield from _repeated(f"{where}: egress", (each.name for each in region.egress))
+        yield from repeated(f"{where}: endpoints", region.endpoints)
+        yield from repeated(f"{where}: egress", (each.name for each in region.egress))
         for each in region.egress:
             yield from _egress_problems(environment, region, each)
 
@@ -364,17 +391,15 @@ def _subscription_problems(environment: Environment) -> Iterator[str]:
 
 
 def _queues(environment: Environment) -> list[str]:
-    return [
-        region.name if pool.name == "default" else f"{pool.name}@{region.name}"
-        for region in environment.regions
-        for pool in region.pools
-    ]
+    places = [(place.name, pool.name) for place in environment.places for pool in place.pools]
+    return [place if pool == "default" else f"{pool}@{place}" for place, pool in places]
 
 
 def _price_problems(environment: Environment) -> Iterator[str]:
     if environment.prices is None:
         return
-    regions, queues = [region.name for region in environment.regions], _queues(environment)
+    regions = [place.name for place in environment.places]
+    queues = _queues(environment)
     for name in environment.prices.egress:
         if name not in {"*", *regions}:
             yield f"prices.egress: {name!r} is no region (there are {', '.join(regions)})"
@@ -390,7 +415,7 @@ def _is_placeholder(image: str) -> bool:
 
 def _unreachable_operators(environment: Environment) -> Iterator[str]:
     for network in environment.control_plane.operator_cidrs:
-        if not any(network.subnet_of(private) for private in _ROUTED):
+        if not is_routed(network):
             yield (
                 f"control_plane.operator_cidrs: {network} is public, and the gateway's balancer is internal; give the private "
                 "networks that your VPN, peering or transit gateway routes to the VPC (or open sessions: tools.operate)"

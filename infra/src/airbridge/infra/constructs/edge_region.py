@@ -29,15 +29,15 @@ _RECEIVE = ("sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:ReceiveMess
 
 @dataclass(frozen=True)
 class PoolQueue:
-    """A pool's queue, and who its workers are."""
+    """A pool's queue, and the role that receives from it: its workers', or the gateway's on behalf of a site's."""
 
     name: str
-    worker_role_arn: str
+    receiver_arn: str
 
 
 @dataclass(frozen=True)
 class EdgeRegionProps:
-    """Names of a region's resources, who sends, and how long things are kept."""
+    """Names of a region's resources, who sends, and how long things are kept. `region` is the catalogue's name for it."""
 
     region: str
     account: str
@@ -51,6 +51,8 @@ class EdgeRegionProps:
     alarm_prefix: str
     #: Protocol and endpoint of each.
     alarm_subscriptions: Sequence[tuple[str, str]] = ()
+    #: A topic that is there already; without one the region gets its own.
+    topic_arn: str | None = None
     protect: bool = True
 
 
@@ -65,7 +67,12 @@ class EdgeRegion(Construct):
         self._only_own_dead_letters()
         self.logs = self._bucket("logs", props.log_bucket, props.log_days)
         self.bundles = self._bucket("bundles", props.bundle_bucket, None)
-        self.topic = AlarmTopic(
+        self.topic_arn = props.topic_arn or self._topic().arn
+        self._alarms()
+
+    def _topic(self) -> AlarmTopic:
+        props = self._props
+        return AlarmTopic(
             self,
             "alarms",
             TopicProps(
@@ -75,7 +82,6 @@ class EdgeRegion(Construct):
                 subscriptions=props.alarm_subscriptions,
             ),
         )
-        self._alarms()
 
     def _bucket(self, id_: str, name: str, days: int | None) -> PrivateBucket:
         return PrivateBucket(
@@ -129,7 +135,7 @@ class EdgeRegion(Construct):
                 (
                     tls_only("sqs:*", (made.arn,)),
                     _nobody_but("OnlyTheControlPlaneSends", _SEND, made.arn, self._props.sender_arn),
-                    _nobody_but("OnlyThisPoolReceives", _RECEIVE, made.arn, queue.worker_role_arn),
+                    _nobody_but("OnlyThisPoolReceives", _RECEIVE, made.arn, queue.receiver_arn),
                 )
             ),
         )
@@ -168,7 +174,7 @@ class EdgeRegion(Construct):
         if observability_definitions.own(alarm):
             return
         prefix = f"{self._props.alarm_prefix}{of_pool}"
-        made = AlarmProps.of(alarm, values, prefix=prefix, topic_arn=self.topic.arn)
+        made = AlarmProps.of(alarm, values, prefix=prefix, topic_arn=self.topic_arn)
         Alarm(self, f"{alarm.name}{of_pool}", made)
 
 

@@ -6,9 +6,10 @@ Names are the environment's own (`Names`), and every bucket has to be of this ac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from airbridge.infra.constructs.iam.policy import Statement
+from airbridge.infra.environment import Site
 from airbridge.infra.names import Names
 
 LOG_PREFIX = "logs/"
@@ -16,8 +17,8 @@ XCOM_PREFIX = "xcoms/"
 _BUNDLES = "bundles/"
 
 
-def statements(names: Names, service: str) -> tuple[Statement, ...]:
-    """Return what a service may do in every region; nothing for a service that has no business there."""
+def statements(names: Names, service: str, sites: Sequence[Site] = ()) -> tuple[Statement, ...]:
+    """Return what a service may do in every region and at these sites; nothing for a service that has no business there."""
     if service == "scheduler":
         return _send_work(names)
     if service == "api-server":
@@ -27,8 +28,32 @@ def statements(names: Names, service: str) -> tuple[Statement, ...]:
     if service == "dag-processor":
         return _publish_bundles(names)
     if service == "gateway":
-        return (*_publish_bundles(names), *_grant_xcoms(names))
+        return (*_publish_bundles(names), *_grant_xcoms(names), *_serve_sites(names, sites))
     return ()
+
+
+def _serve_sites(names: Names, sites: Sequence[Site]) -> Iterator[Statement]:
+    """Receive and write for workers of sites, and assume the roles of those who get credentials. Code is read as in every region."""
+    if any(site.transport == "gateway" for site in sites):
+        yield Statement(
+            sid="ReceiveForSites",
+            actions=("sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:ReceiveMessage"),
+            resources=(names.queue_arn("*", f"{names.base}-{names.site('*')}"),),
+        )
+        yield Statement(
+            sid="DeadLettersAreForPeople",
+            effect="Deny",
+            actions=("sqs:DeleteMessage", "sqs:ReceiveMessage"),
+            resources=(names.queue_arn("*", names.dead_letter_queue("*")),),
+        )
+        actions = ("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject")
+        yield from _objects(names, "SiteLogs", actions, names.log_bucket(names.site("*")), f"{LOG_PREFIX}*")
+    if any(site.is_brokered for site in sites):
+        yield Statement(
+            sid="BrokerCredentials",
+            actions=("sts:AssumeRole",),
+            resources=(f"arn:aws:iam::{names.account}:role/{names.base}-{names.site('*')}",),
+        )
 
 
 def _send_work(names: Names) -> tuple[Statement, ...]:

@@ -59,8 +59,10 @@ def _needs(account: Account, region: str) -> Iterator[_Need]:
     edges = [each for each in environment.regions if each.name == region]
     ec2 = account.client("ec2", region)
     vpcs = [vpc for vpc in _vpcs(ec2) if not _is_ours(account, vpc)]
-    yield _Need("vpc", _VPCS, "VPCs", at_home + len(edges), len(vpcs))
-    if at_home and not environment.is_economical:
+    made = [edge for edge in edges if edge.network is None]
+    own_plane = at_home and environment.control_plane.network is None
+    yield _Need("vpc", _VPCS, "VPCs", own_plane + len(made), len(vpcs))
+    if own_plane and not environment.is_economical:
         addresses = [one for one in ec2.describe_addresses()["Addresses"] if not _is_ours(account, one)]
         zones = environment.control_plane.zones or aws_facts.zones(region)
         yield _Need("ec2", _ADDRESSES, "Elastic IP addresses", len(zones), len(addresses))
@@ -116,10 +118,13 @@ def _is_ours(account: Account, resource: Any) -> bool:
 
 
 def zones(account: Account) -> Iterator[Finding]:
-    """The zones are there, and offer at least one instance type of each pool."""
+    """The zones of networks that the stacks make are there."""
     environment = account.environment
-    places = [("control_plane.zones", account.home, environment.control_plane.zones)]
-    places += [(f"region {each.name}", each.name, each.zones) for each in environment.regions]
+    plane = environment.control_plane
+    places = [("control_plane.zones", account.home, plane.zones)] if plane.network is None else []
+    places += [
+        (f"region {each.name}", each.name, each.zones) for each in environment.regions if not each.network
+    ]
     for where, region, named in places:
         answer = account.client("ec2", region).describe_availability_zones()
         there = {
@@ -143,9 +148,7 @@ def instance_types(account: Account) -> Iterator[Finding]:
     """Each instance type is offered in a zone of its region."""
     for region in account.environment.regions:
         ec2 = account.client("ec2", region.name)
-        chosen = {
-            aws_facts.zone_id(region.name, zone) for zone in region.zones or aws_facts.zones(region.name)
-        }
+        chosen = _zones_of(ec2, region)
         for pool in region.pools:
             pages = ec2.get_paginator("describe_instance_type_offerings").paginate(
                 LocationType="availability-zone-id",
@@ -165,6 +168,15 @@ def instance_types(account: Account) -> Iterator[Finding]:
                 )
             else:
                 yield ok("instance type", where, ", ".join(pool.instance_types))
+
+
+def _zones_of(ec2: Any, region: RegionConfig) -> set[str]:
+    """Return the ids of the zones that a region's machines are in; those of a given network are its subnets'."""
+    if region.network is None:
+        return {aws_facts.zone_id(region.name, zone) for zone in region.zones or aws_facts.zones(region.name)}
+    # By a filter: an id that is not there is another check's finding.
+    filters = [{"Name": "subnet-id", "Values": list(region.network.subnets)}]
+    return {one["AvailabilityZoneId"] for one in ec2.describe_subnets(Filters=filters)["Subnets"]}
 
 
 def images_of_machines(account: Account) -> Iterator[Finding]:

@@ -170,10 +170,11 @@ def ranges(account: Account) -> Iterator[Finding]:
                 f"overlaps control_plane.cidr {environment.control_plane.cidr}: answers would stay in the VPC",
                 "choose another cidr for the control plane",
             )
-    places = [("control_plane.cidr", account.home, environment.control_plane.cidr)]
-    places += [(f"region {each.name}", each.name, each.cidr) for each in environment.regions]
-    for where, region, wanted in places:
-        taken = list(_overlapping(account, region, wanted))
+    plane = environment.control_plane
+    places = [("control_plane.cidr", account.home, plane.cidr, plane.network)]
+    places += [(f"region {each.name}", each.name, each.cidr, each.network) for each in environment.regions]
+    for where, region, wanted, given in places:
+        taken = list(_overlapping(account, region, wanted, given.vpc if given else None))
         if taken:
             yield failed(
                 "address range",
@@ -185,11 +186,11 @@ def ranges(account: Account) -> Iterator[Finding]:
             yield ok("address range", f"{where} {wanted}", "is free")
 
 
-def _overlapping(account: Account, region: str, wanted: IPv4Network) -> Iterator[str]:
+def _overlapping(account: Account, region: str, wanted: IPv4Network, given: str | None) -> Iterator[str]:
     for page in account.client("ec2", region).get_paginator("describe_vpcs").paginate():
         for vpc in page["Vpcs"]:
             names = {tag["Key"]: tag["Value"] for tag in vpc.get("Tags", ())}
-            if str(names.get("Name", "")).startswith(account.environment.names.base):
+            if vpc["VpcId"] == given or str(names.get("Name", "")).startswith(account.environment.names.base):
                 continue
             for block in vpc["CidrBlockAssociationSet"]:
                 if wanted.overlaps(ip_network(block["CidrBlock"])):

@@ -9,7 +9,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from airbridge.infra.preflight import capacity, identity, prepared
+from airbridge.infra.preflight import capacity, given, identity, prepared, sites
 from airbridge.infra.preflight.finding import Account, Check, Finding, Outcome
 
 CHECKS: tuple[tuple[str, Check], ...] = (
@@ -26,6 +26,8 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("image", prepared.images),
     ("secret", prepared.secrets),
     ("address range", prepared.ranges),
+    ("given network", given.networks),
+    ("site", sites.names),
 )
 _MEANT = {Outcome.FAILED, Outcome.UNKNOWN}
 

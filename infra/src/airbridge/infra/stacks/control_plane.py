@@ -177,6 +177,7 @@ class ControlPlaneStack(Stack):
                 account=self.environment.account,
                 network_cidr=str(plane.cidr),
                 regions={region.name: str(region.cidr) for region in self.environment.regions},
+                sites=sorted({str(network) for site in self.environment.sites for network in site.networks}),
                 protect=self.deployment.protect,
             ),
         )
@@ -196,9 +197,7 @@ class ControlPlaneStack(Stack):
 
     def _regions(self) -> str:
         """The region catalogue, in TOML."""
-        regions = [
-            catalogue.CatalogueRegion.expected(self.names, region) for region in self.environment.regions
-        ]
+        regions = catalogue.expected(self.environment)
         return catalogue.render(self.region, regions, self._teams(), self._prices(), self._limits())
 
     def _teams(self) -> list[dict[str, Any]]:
@@ -311,7 +310,10 @@ class ControlPlaneStack(Stack):
                 gateway_group_id=self.gateway_group.id,
                 regions_parameters=self._regions_parts(regions),
                 regions=regions,
-                regional={name: iam_regions.statements(self.names, name) for name in services.NAMES},
+                regional={
+                    name: iam_regions.statements(self.names, name, self.environment.sites)
+                    for name in services.NAMES
+                },
                 image_digest=digest,
                 sizes={
                     name: (size.cpu, size.memory)
@@ -353,9 +355,8 @@ class ControlPlaneStack(Stack):
                 ui_balancer=self.ui.balancer.arn_suffix,
                 gateway_balancer=self.entrance.balancer.arn_suffix,
                 edge_targets=self.entrance.edge_targets.arn_suffix,
-                pools={
-                    region.name: [pool.name for pool in region.pools] for region in self.environment.regions
-                },
+                pools={place.name: [pool.name for pool in place.pools] for place in self.environment.places},
+                sites={site.name: site.beside for site in self.environment.sites},
                 topic_arn=self.topic.arn,
             ),
         )

@@ -1,4 +1,4 @@
-"""An edge region's stack. What the control plane's roles may do in it they may by its resources' names (`iam.regions`)."""
+"""An edge region's stack, with the sites beside it. What the control plane's roles may do in it they may by its resources' names (`iam.regions`)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from airbridge.infra.scaling import ScalingPlan
 from airbridge.infra.stacks import control_plane
 from airbridge.infra.stacks.base import Deployment, Stack
 from airbridge.infra.stacks.networks import Common, existing
+from airbridge.infra.stacks.sites import SiteResources
 from airbridge.infra.validation import architecture
 
 
@@ -46,6 +47,7 @@ class EdgeStack(Stack):
         for pool in region.pools:
             self._task_role(pool)
             self.pools[pool.name] = self._pool(pool)
+        self.sites = self._sites()
         self._outputs()
 
     def _key(self) -> Key:
@@ -114,7 +116,7 @@ class EdgeStack(Stack):
         queues = {
             pool.name: PoolQueue(
                 name=names.queue(self.region, pool.name),
-                worker_role_arn=f"arn:aws:iam::{account}:role/{names.worker_role(self.region, pool.name)}",
+                receiver_arn=names.worker_role_arn(self.region, pool.name),
             )
             for pool in self._region.pools
         }
@@ -136,6 +138,15 @@ class EdgeStack(Stack):
                 protect=self.deployment.protect,
             ),
         )
+
+    def _sites(self) -> list[SiteResources]:
+        """Make what the places outside AWS need that are beside this region."""
+        sites = self.environment.sites_beside(self.region)
+        scope = Construct(self, "beside") if sites else self
+        return [
+            SiteResources(scope, self, site, key_arn=self.key.arn, topic_arn=self.edge.topic_arn)
+            for site in sites
+        ]
 
     def _role(self, pool: Pool) -> Role:
         image, _ = control_plane.split_image(self.environment.worker_image(pool))
@@ -270,6 +281,7 @@ class EdgeStack(Stack):
     def _outputs(self) -> None:
         names, region = self.names, self._region
         keeps = catalogue.kept(region)
+        sites = [site.entry() for site in self.sites]
         self.outputs(
             {
                 "region_name": (self.region, "This region"),
@@ -280,6 +292,7 @@ class EdgeStack(Stack):
                 "slots": ({pool.name: pool.slots for pool in region.pools}, "Of one instance, by pool"),
                 "data": (list(region.data), "Which data lies here"),
                 **({"keeps": (keeps, "What the region and its pools keep")} if keeps else {}),
+                **({"sites": (sites, "Places outside AWS beside it")} if sites else {}),
                 "key_arn": (self.key.arn, "The key of the queues, buckets and logs"),
                 "worker_role_arns": (
                     {pool: names.worker_role_arn(self.region, pool) for pool in self.roles},

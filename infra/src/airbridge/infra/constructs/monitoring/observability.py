@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from airbridge.infra import observability_definitions
@@ -27,12 +27,18 @@ class ObservabilityProps:
     edge_targets: str
     pools: Mapping[str, Sequence[str]]
     topic_arn: str
+    #: Regions of AWS beside the sites, by site: a site is a region in `pools` as well.
+    sites: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, str]:
         """By the names that the definitions have for them."""
         names = ("database", "cluster", "ui_balancer", "gateway_balancer", "edge_targets")
         return {name: getattr(self, name) for name in names}
+
+    def label(self, region: str) -> str:
+        """Return the part of the names of alarms that a region has: a site's is no region's and pool's together."""
+        return f"site-{region}" if region in self.sites else region
 
     @property
     def places(self) -> list[tuple[str, str]]:
@@ -67,12 +73,12 @@ def _alarms(
         observability_definitions.own, observability_definitions.alarms(observability_definitions.REGION)
     ):
         for region in sorted(props.pools):
-            yield region, alarm, {"region": region}
+            yield props.label(region), alarm, {"region": region}
     for alarm in filter(
         observability_definitions.own, observability_definitions.alarms(observability_definitions.POOL)
     ):
         for region, pool in props.places:
-            yield f"{region}-{pool}", alarm, {"region": region, "pool": pool}
+            yield f"{props.label(region)}-{pool}", alarm, {"region": region, "pool": pool}
 
 
 def _widgets(props: ObservabilityProps) -> Iterator[dict[str, Any]]:
@@ -101,7 +107,8 @@ def _lines(panel: PanelDefinition, props: ObservabilityProps) -> Iterator[list[A
                 continue
             dimensions = observability_definitions.filled(line["dimensions"], values)
             # A pool's signal is published in its own region, where the alarms that scale it are.
-            elsewhere = [{"region": values["region"]}] if panel.each == observability_definitions.POOL else []
+            where = props.sites.get(values.get("region", ""), values.get("region"))
+            elsewhere = [{"region": where}] if panel.each == observability_definitions.POOL else []
             pairs = [part for pair in dimensions.items() for part in pair]
             yield [line["namespace"], line["metric"], *pairs, *elsewhere]
 

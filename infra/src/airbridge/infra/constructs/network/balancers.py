@@ -90,6 +90,8 @@ class GatewayProps:
     network_cidr: str
     #: Networks from which workers connect, by region.
     regions: Mapping[str, str]
+    #: Networks outside AWS from which workers of sites connect.
+    sites: Sequence[str] = ()
     protect: bool = True
 
 
@@ -163,6 +165,9 @@ def _admit(network: Network, group: aws.security_group.SecurityGroup, props: Gat
     # https://docs.aws.amazon.com/elasticloadbalancing/latest/network/load-balancer-security-groups.html
     for region, cidr in sorted(props.regions.items()):
         network.allow_in(group, f"workers-{region}", 443, cidr=cidr)
+    # A group refuses a rule that it has.
+    for cidr in [each for each in props.sites if each not in {props.network_cidr, *props.regions.values()}]:
+        network.allow_in(group, f"sites-{cidr.replace('.', '-').replace('/', '-')}", 443, cidr=cidr)
     for index, cidr in enumerate(props.operator_cidrs):
         network.allow_in(group, f"operators-{index}", OPERATOR_PORT, cidr=cidr)
 
