@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.arena import Arena, Tally, open_arena
-from tests.chaos.checker import Kind, Violation, check, count
+from tests.chaos.checker import check, count
 from tests.chaos.history import History
 from tests.chaos.mutations import MUTATIONS, found_by
 from tests.chaos.schedule import draw
+from tests.chaos.violations import Kind, Violation
 
 
 @dataclass(frozen=True)
