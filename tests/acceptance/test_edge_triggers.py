@@ -130,6 +130,10 @@ def test_standard_provider_has_equal_outcomes(triggers: LocalPlatform) -> None:
     assert expected - late <= {task for task, *_ in ours} <= expected
     assert {outcome for task, _, outcome, *_ in ours if task != "file_never"} == {"success"}
     assert rows(triggers, local.run_id) == []
+    # Its trigger stays at home, and it is resumed in its pool.
+    starts = ("starts_from_trigger", -1)
+    assert starts in triggers.places(edge)
+    assert starts not in triggers.places(local)
 
 
 def test_own_trigger_fires_with_its_log(triggers: LocalPlatform) -> None:

@@ -66,8 +66,22 @@ def _events(history: History, item: Item, applied: list[Applied], where: str) ->
             yield Violation(
                 Kind.FENCE, where, f"an event of {event.worker} was applied, which lost it before"
             )
+        if _forgotten(history, item, event):
+            yield Violation(
+                Kind.LOST, where, f"its event was in the journal of {item.worker}; a later one was applied"
+            )
         if event.at > history.cancelled.get(item.id, event.at):
             yield Violation(Kind.FENCE, where, "it was cancelled, and its event was applied after that")
+
+
+def _forgotten(history: History, item: Item, event: Applied) -> bool:
+    """Return whether a worker that was killed ran a trigger again, under the same grant, whose event it had journalled."""
+    return any(
+        death.worker == item.worker
+        and item.id in death.journalled
+        and (item.claimed_at or 0.0) <= death.at < event.fired_at
+        for death in history.deaths
+    )
 
 
 def _true_times(applied: list[Applied], fires: list[Fire], where: str) -> Iterator[Violation]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.chaos import regional_checks
-from tests.chaos.history import Applied, Fire, History
+from tests.chaos.history import Applied, Death, Fire, History
 from tests.chaos.regional_checks import members
 from tests.chaos.schedule import STORED, WAITING, Fault, Run, Schedule
 from tests.chaos.test_checker import item
@@ -70,6 +70,14 @@ def test_second_event_is_doubled() -> None:
     twice = (Applied("trigger", "w0", 11.0, 11.1), Applied("trigger", "w0", 11.0, 12.0))
     assert kinds(good(applied=twice)) == {Kind.DOUBLED}
     assert kinds(good(settlements={"trigger": 2})) == {Kind.DOUBLED}
+
+
+def test_forgotten_event_is_lost() -> None:
+    """A worker was killed with the event in its journal, and an event is applied that fired later."""
+    journalled = Death("w0", 10.5, journalled=frozenset({"trigger"}))
+    assert kinds(good(deaths=(journalled,))) == {Kind.LOST}
+    assert kinds(good(deaths=(replace(journalled, at=11.05),))) == set()
+    assert kinds(good(deaths=(replace(journalled, journalled=frozenset()),))) == set()
 
 
 def test_event_of_another_worker_is_found() -> None:
