@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+from tests.chaos import agent
 from tests.chaos.arena import Arena
 from tests.chaos.checker import check
 from tests.chaos.fleet import HOME_REGION, ROOT
@@ -134,10 +135,11 @@ UNANSWERED_EVENTS = Schedule(
 )
 EVENTS_OF_A_CUT = Schedule(
     seed=8,
-    name="triggers fire in a cut",
+    name="workers killed in a cut after triggers fired",
     runs=(Run(WAITING, {f"w{number}": {"waits": 6.0} for number in range(WAITERS)}),),
     after_starts=WAITERS,
-    faults=tuple(Fault(4.0, 8.0, worker, ("gateway",), "black hole") for worker in (0, 1)),
+    faults=tuple(Fault(4.0, 9.0, worker, ("gateway",), "black hole") for worker in (0, 1)),
+    kills=(Kill(11.5, "worker", 0), Kill(11.5, "worker", 1)),
 )
 STORED_VALUES = Schedule(
     seed=9,
@@ -154,6 +156,12 @@ REGIONAL = (
     Mutation("no refusal of cancelled triggers", CANCELLED_TRIGGERS, gateway=True, finds=Kind.FENCE),
     Mutation("no memory of events", UNANSWERED_EVENTS, gateway=True, finds=Kind.DOUBLED),
     Mutation("no true time of events", EVENTS_OF_A_CUT, gateway=True, finds=Kind.DISAGREE),
+    Mutation(
+        "no journal of events",
+        EVENTS_OF_A_CUT,
+        worker_env={agent.LACKS: agent.JOURNAL_OF_EVENTS},
+        finds=Kind.LOST,
+    ),
     Mutation("no object before its reference", STORED_VALUES, lacks="objects", finds=Kind.REFERENCE),
 )
 MUTATIONS = (

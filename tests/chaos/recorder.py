@@ -180,7 +180,11 @@ def death(worker: Worker, at: float) -> Death:
     """A worker that was killed a moment ago, and the results in its journal."""
     rows = _read(worker.journal, "SELECT item_id FROM records WHERE final = 1")
     held = _read(worker.journal, "SELECT item_id FROM grants")
-    return Death(worker.name, at, frozenset(item for (item,) in rows), frozenset(item for (item,) in held))
+    # What a worker logs as fired is in its journal, according to it.
+    fired = {str(event["item_id"]) for event in worker.events() if event.get("event") == "trigger.fired"}
+    return Death(
+        worker.name, at, frozenset(item for (item,) in rows) | fired, frozenset(item for (item,) in held)
+    )
 
 
 def left_in_journal(worker: Worker) -> int:

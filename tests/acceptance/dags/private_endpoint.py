@@ -10,7 +10,7 @@ from private_endpoint_triggers import PortTrigger
 
 from airbridge.core import near
 
-LOST_AFTER = 12.0
+LOST_AFTER = 25.0
 
 
 class PortSensor(BaseSensorOperator):  # type: ignore[misc] # Airflow publishes no types
