@@ -317,6 +317,7 @@ class Arena:
             triggers=triggers,
             applied=recorded.applied(triggers),
             cancelled=recorded.cancelled(triggers),
+            lost=recorded.lost(triggers),
             fires=recorder.fires(effects),
             objects=recorded.objects(runs),
             journals={worker.name: recorder.left_in_journal(worker) for worker in self.fleet.workers},

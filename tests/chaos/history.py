@@ -126,6 +126,8 @@ class History:
     applied: tuple[Applied, ...] = ()
     cancelled: Mapping[str, float] = field(default_factory=dict)
     """Times at which triggers were cancelled, by work item."""
+    lost: frozenset[str] = frozenset()
+    """Work items of triggers that a silent worker lost."""
     fires: tuple[Fire, ...] = ()
     objects: Mapping[str, str] = field(default_factory=dict)
     """Digests of the stored XComs' contents, by key in the region's bucket."""

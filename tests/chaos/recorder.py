@@ -91,6 +91,15 @@ class Recorder:
         )
         return dict(rows)
 
+    def lost(self, items: Iterable[Item]) -> frozenset[str]:
+        """Return the work items of triggers that were taken from a silent worker."""
+        rows = self._platform.query(
+            "SELECT DISTINCT item_id::text FROM airbridge_event"
+            " WHERE event = 'trigger.lost' AND item_id::text = ANY(%s)",
+            [item.id for item in items],
+        )
+        return frozenset(item for (item,) in rows)
+
     def objects(self, runs: Iterable[tuple[str, str]]) -> dict[str, str]:
         """Return the digests of the runs' stored XComs, by key."""
         s3 = self._platform.aws_client("s3", self._region.name)

@@ -67,21 +67,15 @@ def _events(history: History, item: Item, applied: list[Applied], where: str) ->
                 Kind.FENCE, where, f"an event of {event.worker} was applied, which lost it before"
             )
         if _forgotten(history, item, event):
-            yield Violation(
-                Kind.LOST, where, f"its event was in the journal of {item.worker}; a later one was applied"
-            )
+            yield Violation(Kind.LOST, where, "its event was in a journal; a later one was applied")
         if event.at > history.cancelled.get(item.id, event.at):
             yield Violation(Kind.FENCE, where, "it was cancelled, and its event was applied after that")
 
 
 def _forgotten(history: History, item: Item, event: Applied) -> bool:
-    """Return whether a worker that was killed ran a trigger again, under the same grant, whose event it had journalled."""
-    return any(
-        death.worker == item.worker
-        and item.id in death.journalled
-        and (item.claimed_at or 0.0) <= death.at < event.fired_at
-        for death in history.deaths
-    )
+    """Return whether a trigger ran again although a worker that was killed had journalled its event, and was not silent for too long."""
+    fired = any(item.id in death.journalled and death.at < event.fired_at for death in history.deaths)
+    return fired and item.id not in history.lost
 
 
 def _true_times(applied: list[Applied], fires: list[Fire], where: str) -> Iterator[Violation]:

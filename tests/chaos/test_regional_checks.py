@@ -78,6 +78,7 @@ def test_forgotten_event_is_lost() -> None:
     assert kinds(good(deaths=(journalled,))) == {Kind.LOST}
     assert kinds(good(deaths=(replace(journalled, at=11.05),))) == set()
     assert kinds(good(deaths=(replace(journalled, journalled=frozenset()),))) == set()
+    assert kinds(good(deaths=(journalled,), lost=frozenset({"trigger"}))) == set()
 
 
 def test_event_of_another_worker_is_found() -> None:
