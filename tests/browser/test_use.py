@@ -209,6 +209,26 @@ def test_viewers_are_offered_no_orders(stage: Stage) -> None:
         assert view.page.locator("a[data-dialog]").count() == 0
 
 
+def test_timeline_is_zoomed_by_keyboard(stage: Stage) -> None:
+    """A row's name shows its time alone, over the whole width; from there one moves, and goes back to all of it."""
+    with stage.view() as view:
+        view.open(stage.timeline("extract"))
+        whole = view.page.locator(".gantt tbody tr").count()
+        view.page.locator(".gantt tbody th a").last.focus()
+        view.page.keyboard.press("Enter")
+        view.until("document.querySelector('.zoom') !== null")
+        assert view.page.locator(".gantt tbody tr").count() <= whole
+        assert [] == view.findings()
+        assert view.overflow() <= 0
+        view.page.get_by_role("link", name="Out").click()
+        view.until("document.querySelector('.gantt') !== null")
+        if view.page.locator(".zoom").count():
+            view.page.get_by_role("link", name="Whole").click()
+        view.until("document.querySelector('.zoom') === null")
+        assert view.page.locator(".gantt tbody tr").count() == whole
+        assert [] == view.complaints
+
+
 def test_airflow_button_opens_timeline(stage: Stage) -> None:
     """The button on a task's page in Airflow opens the timeline of that very task."""
     with stage.view() as view:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from airbridge.control_plane._airflow import Try
-from airbridge.control_plane.dashboard.drawings import gantt
+from airbridge.control_plane.dashboard.drawings import gantt, window
 from airbridge.control_plane.dashboard.drawings.gantt import Gantt
 from airbridge.control_plane.read_model.history.timeline import Step, Timeline
 from airbridge.control_plane.read_model.tasks import TaskView
@@ -183,3 +185,55 @@ def test_long_chart_is_cut() -> None:
     found = drawn(timeline(tuple(item(id=str(n), try_number=n) for n in range(100))))
     assert found.cut
     assert (60, "Try 99: eu, w") == (len(found.rows), found.rows[-1].label)
+
+
+def zoomed(part: str, **changes: Any) -> Gantt:
+    line = timeline((item(**changes),), step(6, began_at=at(4)), step(9.5, began_at=at(9), what="late"))
+    found = gantt.draw(line, part=window.parse(part))
+    assert found is not None
+    return found
+
+
+def test_part_has_the_whole_width() -> None:
+    """A part of the time is drawn over the whole width; what lies outside of it is not there, what reaches over it is cut."""
+    found = zoomed("4-8")
+    assert (4.0, 5.0, 6.0, 7.0, 8.0) == found.ticks
+    assert ["Try 1: eu, w", "x"] == [row.label for row in found.rows]
+    assert [("run", 0.0, 1000.0)] == bars(found)
+    assert [("edge", 0.0, 500.0)] == bars(found, 1)
+
+
+def test_row_has_the_part_that_shows_it() -> None:
+    """The link of a row is to its own time, with a margin."""
+    found = drawn(timeline((item(),), step(6, began_at=at(4))))
+    assert ["0-10", "3.9-6.1"] == [str(row.window) for row in found.rows]
+    assert None is found.part
+    assert () == found.steps
+
+
+def test_steps_from_a_part() -> None:
+    """From a part one goes to the whole, out, in, and to both sides; not beyond the ends."""
+    assert {"Whole": "None", "Out": "2-6", "In": "3.5-4.5", "Earlier": "2-4", "Later": "4-6"} == {
+        name: str(part) for name, part in zoomed("3-5").steps
+    }
+    assert "Earlier" not in dict(zoomed("0-5").steps)
+    assert "Later" not in dict(zoomed("8-10").steps)
+    assert None is dict(zoomed("3-9").steps)["Out"]
+    assert "In" not in dict(zoomed("3-3.02").steps)
+
+
+@pytest.mark.parametrize(
+    "part", ["", "5", "5-3", "a-b", "-1-3", "0-99", "11-12", "3-3", "1e3-2e3", "0-" + "9" * 40]
+)
+def test_other_parts_show_the_whole(part: str) -> None:
+    """What is no part, or lies outside of the timeline, shows all of it."""
+    found = zoomed(part)
+    assert None is found.part
+    assert (0.0, 10.0) == (found.ticks[0], found.ticks[-1])
+
+
+def test_open_bar_of_a_part_reaches_its_end() -> None:
+    """What lasts reaches the right edge of a part that it has begun before."""
+    found = zoomed("4-8", state=ItemState.CLAIMED, settled_at=None, outcome=None)
+    assert [("run", 0.0, 1000.0)] == bars(found)
+    assert found.rows[0].bars[0].open

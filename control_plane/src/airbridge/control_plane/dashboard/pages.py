@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from airbridge.control_plane import worker_commands
 from airbridge.control_plane.dashboard import _airflow
-from airbridge.control_plane.dashboard.drawings import gantt, network, run_map, sparkline, world
+from airbridge.control_plane.dashboard.drawings import gantt, network, run_map, sparkline, window, world
 from airbridge.control_plane.dashboard.queries import Query
 from airbridge.control_plane.dashboard.sessions import Viewer
 from airbridge.control_plane.read_model import (
@@ -214,7 +214,9 @@ def task(context: PageContext) -> Values:
     return {
         "line": line,
         "cause": cause,
-        "gantt": gantt.draw(line, cause.since if cause.code in _SILENT else None),
+        "gantt": gantt.draw(
+            line, cause.since if cause.code in _SILENT else None, window.parse(query.text("part"))
+        ),
         "task_page": _airflow.task_page(dag_id, run_id, task_id, index),
         "heading": found.task_id,
     }

@@ -34,7 +34,7 @@ class Query:
         """Return the requested page of a list."""
         return PageRequest(min(max(self.number("page", 1), 1), LAST_PAGE), PAGE_SIZE)
 
-    def string(self, **changes: str | int | None) -> str:
-        """Return the query string with some parameters changed, for links to other pages and filters."""
-        merged: dict[str, str | int | None] = {**self.values, **changes}
+    def string(self, **changes: object) -> str:
+        """Return the query string with some parameters changed or, if they are None, left out: for links to other pages and filters."""
+        merged: dict[str, object] = {**self.values, **changes}
         return urlencode({name: value for name, value in merged.items() if value not in {None, ""}})

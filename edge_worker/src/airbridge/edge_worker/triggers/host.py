@@ -25,7 +25,7 @@ from airbridge.edge_worker.work.task import Runner, RunningTask, TaskSpec
 
 log = structlog.get_logger(__name__)
 
-# Reads under way at once, for all triggers of a host: user code may send any number.
+# Reads under way at once, or whose answer the host has not taken, for all its triggers: user code may send any number.
 _MOST_ASKS: Final = 256
 _READS: Final = frozenset({"GET", "HEAD"})
 
@@ -148,6 +148,7 @@ class TriggerHost:
         pace = _Pace()
         while (message := await messages.receive(reader)) is not None:
             await pace.wait()
+            await self._drained()
             attempt = self._by_number.get(message.number)
             if attempt is None:
                 continue
@@ -183,7 +184,14 @@ class TriggerHost:
             proxy = self._proxies[ask.number] = self._proxy_of(attempt)
         async with self._asking:
             reply = await proxy.answer(Call(ask.id, ask.method, ask.path, ask.query, ask.body))
-        self._send(Answer(ask.id, reply.status, reply.headers, reply.body))
+            self._send(Answer(ask.id, reply.status, reply.headers, reply.body))
+            with suppress(OSError):
+                await self._drained()
+
+    async def _drained(self) -> None:
+        """Wait until the host has read most of what it was sent: a host that reads nothing must not fill the agent's memory."""
+        if self._writer is not None:
+            await self._writer.drain()
 
     def _send(self, message: messages.ToHost) -> None:
         if self._writer is None or self._writer.is_closing():

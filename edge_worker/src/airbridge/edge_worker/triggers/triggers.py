@@ -20,6 +20,7 @@ from airbridge.edge_worker.proxy.protocol import Call
 from airbridge.edge_worker.proxy.recorder import Recorder
 from airbridge.edge_worker.storage.bundles import Bundles
 from airbridge.edge_worker.storage.logs import LogShipper
+from airbridge.edge_worker.triggers import log_file
 from airbridge.edge_worker.triggers.host import TriggerHost
 from airbridge.edge_worker.work import outcome
 from airbridge.edge_worker.work.attempts import Attempt, Attempts, Phase, Stop
@@ -196,12 +197,12 @@ class Triggers:
     def _logged(self, attempt: Attempt, line: bytes) -> None:
         row = self._logs.row_for(attempt.grant)
         try:
-            with Path(row.path).open("ab") as file:
-                file.write(line.rstrip(b"\n") + b"\n")
+            written = log_file.append(Path(row.path), line, self._clock.now())
         except OSError as error:
             log.warning("log.note_failed", path=row.path, detail=str(error))
             return
-        self._logs.written(row)
+        if written:
+            self._logs.written(row)
 
 
 def _key(attempt: Attempt) -> _HostKey:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -10,6 +10,7 @@ from typing import Final
 
 from airbridge.control_plane.dashboard.drawings import phases
 from airbridge.control_plane.dashboard.drawings.phases import Phase
+from airbridge.control_plane.dashboard.drawings.window import SHORTEST, Window
 from airbridge.control_plane.dashboard.formatting import duration
 from airbridge.control_plane.read_model.history.timeline import Step, Timeline
 from airbridge.control_plane.read_model.work import ItemView
@@ -66,23 +67,47 @@ class Row:
     marks: tuple[Mark, ...] = ()
     #: None while it lasts.
     seconds: float | None = None
+    #: Its own time, with a margin.
+    window: Window | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Gantt:
-    """Rows over one time axis."""
+    """Rows over one time axis: that of the whole timeline, or of a part."""
 
     start: datetime
-    end: datetime
+    #: Seconds of the whole timeline.
+    whole: float
+    #: Part that is shown; None for all of it.
+    part: Window | None
     rows: tuple[Row, ...]
     #: True if there were more rows than are drawn.
     cut: bool
 
     @property
+    def shown(self) -> Window:
+        """Time of the axis, in seconds since the start."""
+        return self.part or Window(0.0, self.whole)
+
+    @property
     def ticks(self) -> tuple[float, ...]:
         """Seconds since the start of each tick of the axis."""
-        whole = (self.end - self.start).total_seconds()
-        return tuple(whole * number / _TICKS for number in range(_TICKS + 1))
+        shown = self.shown
+        return tuple(shown.begin + shown.seconds * number / _TICKS for number in range(_TICKS + 1))
+
+    @property
+    def steps(self) -> tuple[tuple[str, Window | None], ...]:
+        """Other parts by name: the whole is None. Those that show nothing else are left out."""
+        part, whole = self.part, self.whole
+        if part is None:
+            return ()
+        steps = [
+            ("In", part.scaled(0.5, whole) if part.seconds >= 2 * SHORTEST else None),
+            ("Earlier", part.moved(-0.5, whole)),
+            ("Later", part.moved(0.5, whole)),
+        ]
+        outer = ("Out", part.scaled(2, whole))
+        return (("Whole", None), outer, *(each for each in steps if each[1] is not None))
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -93,28 +118,42 @@ class Gantt:
 @dataclass(frozen=True, slots=True)
 class _Axis:
     start: datetime
-    end: datetime
+    whole: float
+    shown: Window
+
+    def seconds(self, moment: datetime) -> float:
+        return (moment - self.start).total_seconds()
 
     def at(self, moment: datetime) -> float:
-        whole = (self.end - self.start).total_seconds()
-        share = (moment - self.start).total_seconds() / whole
+        share = (self.seconds(moment) - self.shown.begin) / self.shown.seconds
         return round(WIDTH * min(1.0, max(0.0, share)), 2)
 
     def bar(
         self, begin: datetime, end: datetime | None, kind: str, label: str, *, trouble: bool = False
-    ) -> Bar:
+    ) -> Iterator[Bar]:
+        """Yield the bar, unless it lies outside of what is shown."""
+        until = self.whole if end is None else self.seconds(end)
+        if max(until, self.seconds(begin)) < self.shown.begin or self.seconds(begin) > self.shown.end:
+            return
         x = self.at(begin)
-        width = max(_LEAST, self.at(end or self.end) - x)
-        return Bar(min(x, WIDTH - _LEAST), round(width, 2), kind, label, trouble, open=end is None)
+        width = max(_LEAST, (WIDTH if end is None else self.at(end)) - x)
+        yield Bar(min(x, WIDTH - _LEAST), round(width, 2), kind, label, trouble, open=end is None)
 
-    def mark(self, step: Step) -> Mark:
-        return Mark(self.at(step.at), step.what, step.trouble)
+    def marks(self, steps: Iterable[Step]) -> Iterator[Mark]:
+        for step in steps:
+            if self.shown.begin <= self.seconds(step.at) <= self.shown.end:
+                yield Mark(self.at(step.at), step.what, step.trouble)
+
+    def around(self, begin: datetime, end: datetime | None) -> Window:
+        until = self.whole if end is None else self.seconds(end)
+        return Window(self.seconds(begin), max(until, self.seconds(begin))).around(self.whole)
 
 
-def draw(line: Timeline, silent_since: datetime | None = None) -> Gantt | None:
+def draw(line: Timeline, silent_since: datetime | None = None, part: Window | None = None) -> Gantt | None:
     """Draw a timeline; None if nothing of it has a time yet.
 
-    `silent_since`: the worker that holds the newest item has sent no heartbeat since.
+    `silent_since`: the worker that holds the newest item has sent no heartbeat since. `part`: what to show of it; rows without
+    anything in it are left out.
     """
     moments = [*_moments(line)]
     if not moments:
@@ -123,9 +162,12 @@ def draw(line: Timeline, silent_since: datetime | None = None) -> Gantt | None:
     lasting = any(item.open for item in line.items) or any(phase.end is None for _, phase in waits)
     start = min(moments)
     end = max(line.now if lasting else max(moments), start + _SHORTEST)
-    axis = _Axis(start, end)
+    whole = (end - start).total_seconds()
+    part = part.inside(whole) if part else None
+    axis = _Axis(start, whole, part or Window(0.0, whole))
     rows = [*_lanes(axis, line, waits, silent_since), *_steps_of_last_try(axis, line)]
-    return Gantt(start, end, tuple(rows[-MOST_ROWS:]), cut=len(rows) > MOST_ROWS)
+    shown = [row for row in rows if row.bars or row.marks]
+    return Gantt(start, whole, part, tuple(shown[-MOST_ROWS:]), cut=len(shown) > MOST_ROWS)
 
 
 def _moments(line: Timeline) -> Iterator[datetime]:
@@ -149,7 +191,7 @@ def _lanes(
             control = [step for step in mine if step.side == "control"]
             found += phases.of_item(item, control, silent_since if item is line.item else None)
             found += [phase for of, phase in waits if of.id == item.id]
-            marks += [axis.mark(step) for step in mine if step.began_at is None]
+            marks += axis.marks(step for step in mine if step.began_at is None)
         yield _lane(axis, _place(number, item), found, marks)
 
 
@@ -163,11 +205,15 @@ def _lane(axis: _Axis, label: str, found: Sequence[Phase], marks: Sequence[Mark]
         _short(label),
         "try",
         tuple(
-            axis.bar(phase.begin, phase.end, phase.kind, _with_length(phase), trouble=phase.trouble)
+            bar
             for phase in found
+            for bar in axis.bar(
+                phase.begin, phase.end, phase.kind, _with_length(phase), trouble=phase.trouble
+            )
         ),
         tuple(marks),
         None if end is None else (end - found[0].begin).total_seconds(),
+        axis.around(found[0].begin, end),
     )
 
 
@@ -176,8 +222,9 @@ def _steps_of_last_try(axis: _Axis, line: Timeline) -> Iterator[Row]:
     for step in line.steps:
         if step.began_at is not None and step.side == "edge" and step.item_id in last:
             name = _span(step)
-            bar = axis.bar(step.began_at, step.at, "edge", name, trouble=step.trouble)
-            yield Row(_short(name), "step", (bar,), (), step.seconds)
+            bars = tuple(axis.bar(step.began_at, step.at, "edge", name, trouble=step.trouble))
+            window = axis.around(step.began_at, step.at)
+            yield Row(_short(name), "step", bars, (), step.seconds, window)
 
 
 def _span(step: Step) -> str:
