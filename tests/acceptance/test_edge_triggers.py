@@ -52,13 +52,13 @@ def rows(platform: LocalPlatform, run_id: str) -> list[tuple[str, str, str, str 
     )
 
 
-def held_by(platform: LocalPlatform, run_id: str) -> str:
+def held_by(platform: LocalPlatform, run_id: str, timeout_seconds: float = 60.0) -> str:
     """Wait until a worker holds the run's trigger; return the worker."""
 
     def held() -> bool:
         return any(state == "claimed" for _, state, _, _, _ in rows(platform, run_id))
 
-    wait_for(held, "a worker to hold the trigger", 60)
+    wait_for(held, "a worker to hold the trigger", timeout_seconds)
     [(_, _, _, worker, _)] = rows(platform, run_id)
     assert worker is not None
     return worker

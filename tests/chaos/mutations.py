@@ -100,21 +100,20 @@ OVERLAP = Schedule(
     after_starts=3,
     clears=tuple(Clear(0.5, run) for run in range(3)),
 )
-# Of triggers that fire after seconds: two runs, whose tasks of odd numbers have a `lost_after` of 5 s.
+# Of triggers that fire after seconds: four runs, whose tasks of odd numbers have a `lost_after` of 5 s.
 # The cut begins when all are deferred, and outlasts that; triggers that were lost begin again on the other worker, and
 # events of the cut worker arrive before they fire there.
 LOST_TRIGGERS = Schedule(
     seed=5,
     name="triggers lost in a cut",
-    runs=tuple(Run(WAITING, {f"w{number}": {"waits": 11.0} for number in range(WAITERS)}) for _ in range(2)),
-    after_starts=2 * WAITERS,
+    runs=tuple(Run(WAITING, {f"w{number}": {"waits": 11.0} for number in range(WAITERS)}) for _ in range(4)),
+    after_starts=4 * WAITERS,
     faults=(Fault(5.0, 14.0, 0, EVERY_LINK, "black hole"),),
     settle_seconds=90.0,
 )
 CANCELLED_TRIGGERS = Schedule(
     seed=6,
     name="triggers cleared in a cut",
-    # Only tasks of even numbers wait long enough to be cleared while their triggers run.
     runs=(Run(WAITING, {f"w{number}": {"waits": 9.0} for number in range(WAITERS)}),),
     after_starts=WAITERS,
     faults=tuple(Fault(5.0, 10.0, worker, EVERY_LINK, "black hole") for worker in (0, 1)),
