@@ -123,13 +123,11 @@ UNANSWERED_EVENTS = Schedule(
     seed=7,
     name="answers to events lost",
     runs=tuple(
-        Run(WAITING, {f"w{number}": {"waits": 4.0 + number} for number in range(WAITERS)}) for _ in range(3)
+        Run(WAITING, {f"w{number}": {"waits": 6.0 + number} for number in range(WAITERS)}) for _ in range(3)
     ),
     after_starts=3 * WAITERS,
     faults=tuple(
-        Fault(at, 1.5, worker, ("gateway",), "answers lost")
-        for at in (4.0, 6.0, 8.0, 10.0)
-        for worker in (0, 1)
+        Fault(at, 1.5, worker, ("gateway",), "answers lost") for at in range(3, 15, 2) for worker in (0, 1)
     ),
 )
 EVENTS_OF_A_CUT = Schedule(

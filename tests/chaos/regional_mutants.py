@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from sqlalchemy import delete
-
 from airbridge.control_plane.gateway.triggers.placing import is_trigger
 from airbridge.control_plane.gateway.work import claims, exchanges
 from airbridge.control_plane.gateway.work.fencing import Fence
 from airbridge.core.protocol import TRIGGER_EVENT, Record
 from airbridge.executor.ledger import clock, leases
-from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow
+from airbridge.executor.ledger.models import ItemState, Outcome
 
 
 def without_epochs() -> None:
@@ -70,20 +68,28 @@ class _Replaced:
 
 def _reopen(outcomes: Collection[Outcome]) -> None:
     """Forget, of triggers that were settled so, the end and the records before an event is applied."""
-    apply = exchanges._Transaction.apply
+    apply, known = exchanges._Transaction.apply, exchanges.records
+    forgotten: set[str] = set()
 
     def reopened(self: Any, item_records: Sequence[Record]) -> Any:
         first = item_records[0]
         if first.path == TRIGGER_EVENT:
-            session, item_id = self.work.session, str(first.item_id)
-            row = leases.lock(session, [item_id]).get(item_id)
+            row = leases.lock(self.work.session, [str(first.item_id)]).get(str(first.item_id))
             if row is not None and row.outcome in outcomes and row.epoch == first.epoch:
-                session.execute(delete(RecordRow).where(RecordRow.item_id == item_id))
+                forgotten.add(row.id)
                 row.state, row.outcome = ItemState.CLAIMED, None
-                session.flush()
+                self.work.session.flush()
         return apply(self, item_records)
 
+    def find(session: Any, item_id: str, epoch: int) -> Any:
+        return {} if item_id in forgotten else known.find(session, item_id, epoch)
+
+    def add(session: Any, *, item_id: str, **record: Any) -> Any:
+        # The gateway's role of the database may delete no record.
+        return None if item_id in forgotten else known.add(session, item_id=item_id, **record)
+
     exchanges._Transaction.apply = reopened  # type: ignore[method-assign]
+    exchanges.records = _Replaced(known, find=find, add=add)
 
 
 GATEWAYS: dict[str, Callable[[], None]] = {
