@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import httpx
 import pytest
 from airflow.sdk.execution_time import task_runner
 from tests.integration.edge_worker.test_xcom_transfers import REGION, Worker, pull, push, worker
@@ -20,6 +21,7 @@ from airbridge.core.aws.object_store import connect
 from airbridge.core.regions import Region
 from airbridge.core.residency import xcoms
 from airbridge.core.residency.xcoms import ObjectName
+from airbridge.edge_worker._airflow import xcom_backend
 from airbridge.edge_worker._airflow.region_messages import LoadXCom, StoreXCom, Transfer
 from airbridge.edge_worker._airflow.xcom_backend import XComTransferError
 from airbridge.edge_worker.gateway_client.region import WorkerRegion
@@ -129,3 +131,35 @@ def test_writer_gets_a_fresh_url(worker: Worker, bucket: Expiring, monkeypatch: 
     reference = push(VALUE)
     assert [valid for _, valid in bucket.requests] == [False, True]
     assert pull(reference) == VALUE
+
+
+@pytest.mark.parametrize(
+    ("statuses", "error"),
+    [
+        ([403], ""),
+        ([400], ""),
+        ([503, 403, 500], ""),
+        ([403, 503, 400], "answered 400"),
+        ([403, 403], "answered 403"),
+        ([404], "answered 404"),
+    ],
+)
+def test_one_expired_url_is_forgiven(
+    statuses: list[int], error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One answer of a transfer may be that its URL has expired, at whichever try; any number may be of a bucket in trouble."""
+    monkeypatch.setattr(xcom_backend, "_PAUSE", 0.0)
+    left = [*statuses]
+
+    def transfer(_: httpx.Client) -> str:
+        if left:
+            request = httpx.Request("GET", "http://bucket.example/key")
+            httpx.Response(left.pop(0), request=request).raise_for_status()
+        return "done"
+
+    if error:
+        with pytest.raises(XComTransferError, match=error):
+            xcom_backend._try(transfer, "read")
+        assert not left
+    else:
+        assert xcom_backend._try(transfer, "read") == "done"

@@ -177,6 +177,7 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
 
 def _try(transfer: Callable[[httpx.Client], _T], verb: str) -> _T:
     """Transfer, again after an error that may pass. The URL, a short-lived credential, is in no message."""
+    expired = False
     for attempt in range(TRIES):
         try:
             with httpx.Client(timeout=_TIMEOUT) as client:
@@ -184,7 +185,11 @@ def _try(transfer: Callable[[httpx.Client], _T], verb: str) -> _T:
         except httpx.HTTPStatusError as error:
             status = error.response.status_code
             # The next try has a fresh URL: a task that stood still had one that has expired.
-            why, passes = f"the bucket answered {status}", status >= 500 or (status in _EXPIRED and not attempt)
+            why, passes = (
+                f"the bucket answered {status}",
+                status >= 500 or (status in _EXPIRED and not expired),
+            )
+            expired = expired or status in _EXPIRED
         except httpx.TransportError as error:
             why, passes = type(error).__name__, True
         if not passes or attempt == TRIES - 1:
