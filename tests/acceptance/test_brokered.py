@@ -19,8 +19,12 @@ from airflow.sdk import DAG, task
 with DAG("brokered"):
     @task
     def look():
+        from botocore.session import get_session
+
         print("looked around")
-        return sorted(name for name in os.environ if name.startswith("AWS_") and name != "AWS_CA_BUNDLE")
+        found = get_session().get_credentials().get_frozen_credentials()
+        secret = [name for name, value in os.environ.items() if value in (found.secret_key, found.token)]
+        return [found.access_key, secret]
     look()
 """
 
@@ -35,10 +39,11 @@ def platform() -> Iterator[LocalPlatform]:
 
 
 def test_worker_uses_the_gateways_credentials(platform: LocalPlatform) -> None:
-    """A task runs and its log is in the bucket, the worker has no credentials but those of its pool's role, and tasks find none."""
+    """A task runs and its log is in the bucket, the worker has no credentials but those of its pool's role, tasks those of their own."""
     run = platform.run("brokered")
     assert "success" == run.state
-    assert [] == platform.xcom(run, "look")
+    key, variables = platform.xcom(run, "look")
+    assert [] == variables
     (worker,) = {str(name) for _, name in platform.places(run).values()}
     assert worker.startswith(PLACE)
     s3, bucket = platform.aws_client("s3", "us-east-1"), f"airbridge-local-{PLACE}-logs"
@@ -57,7 +62,9 @@ def test_worker_uses_the_gateways_credentials(platform: LocalPlatform) -> None:
         if name.startswith((b"AWS_ACCESS", b"AWS_SECRET", b"AWS_CONTAINER"))
     ]
     rows = platform.query(
-        "SELECT detail->>'role' FROM airbridge_audit WHERE event = 'credentials.brokered' AND worker_id = %s",
+        "SELECT detail->>'role', detail->>'access_key_id' FROM airbridge_audit WHERE event = 'credentials.brokered' AND worker_id = %s",
         worker,
     )
-    assert ("arn:aws:iam::123456789012:role/airbridge-local-depot-3",) in rows
+    role = "arn:aws:iam::123456789012:role/airbridge-local-depot-3"
+    assert role in {name for name, _ in rows}
+    assert (f"{role}-tasks", key) in rows

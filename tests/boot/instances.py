@@ -27,6 +27,9 @@ _SHIMS = Path(__file__).parent / "root"
 _DOCKER = "172.17.0"
 # Places of this machine that a root does not bring itself.
 _BOUND = ("/dev", "/proc", "/sys")
+# Directories that are each root's own.
+_OWN = ("run", "tmp")
+_REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -168,7 +171,7 @@ def _root(ecs: Ecs, name: str) -> Iterator[Path]:
         command("mount", "-t", "overlay", "overlay", "-o", options, str(merged))
         for place in _BOUND:
             command("mount", "--rbind", "--make-rslave", place, str(merged / place[1:]))
-        for place in ("run", "tmp"):
+        for place in _OWN:
             command(
                 "mount",
                 "-t",
@@ -178,10 +181,21 @@ def _root(ecs: Ecs, name: str) -> Iterator[Path]:
                 "tmpfs",
                 str(merged / place),
             )
+        for hidden in _hidden():
+            target = merged / hidden.relative_to("/")
+            target.mkdir(parents=True, exist_ok=True)
+            command("mount", "--rbind", "--make-rslave", str(hidden), str(target))
         yield merged
     finally:
         subprocess.run(["umount", "--recursive", "--lazy", str(merged)], check=False, capture_output=True)
         subprocess.run(["umount", "--lazy", str(layer)], check=False, capture_output=True)
+
+
+def _hidden() -> Iterator[Path]:
+    """Yield where this machine's programs lie, of what the root's own directories would hide: a clone may be anywhere."""
+    for place in dict.fromkeys((_REPOSITORY, Path(sys.prefix), Path(sys.base_prefix))):
+        if place.parts[1] in _OWN:
+            yield place
 
 
 def _settle(ecs: Ecs, root: Path, docker: Namespace, prefix: str, region: str) -> None:

@@ -126,6 +126,24 @@ def test_usage_adds_every_claim_of_an_item(metadata: Metadata) -> None:
     assert amount.slot_seconds == pytest.approx(2 * 15 + 7, abs=1)
 
 
+def test_trigger_is_no_item_of_usage(metadata: Metadata) -> None:
+    """A deferral counts its task once: its trigger is no item, while it waits, when it has ended and after the retention."""
+    with metadata.session() as session:
+        [row] = items.place(session, [new_item()], 1)
+        session.flush()
+        claim(session, row)
+        leases.settle(session, row, Outcome.SUCCESS, "deferred")
+        trigger = items.place_trigger(session, row, 1)
+        session.flush()
+        claim(session, trigger)
+        assert [used.items for used in all_used(session).values()] == [1]
+        leases.settle(session, trigger, Outcome.SUCCESS, "fired")
+        assert [used.items for used in all_used(session).values()] == [1]
+        session.flush()
+        items.purge(session, clock.now(session) + timedelta(days=1))
+        assert [used.items for used in all_used(session).values()] == [1]
+
+
 def test_days_are_in_utc(metadata: Metadata) -> None:
     """The day on which usage is kept, and those that a period means, are UTC's, whatever zone the database or the asker has."""
     tokyo = timezone(timedelta(hours=9))

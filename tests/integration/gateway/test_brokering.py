@@ -33,6 +33,7 @@ from airbridge.executor.ledger.identity import revocations
 ACCOUNT = "123456789012"
 REGION = "eu-central-1"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/airbridge-workers"
+TASK_ROLE = f"arn:aws:iam::{ACCOUNT}:role/airbridge-tasks"
 UNKNOWN_ROLE = f"arn:aws:iam::{ACCOUNT}:role/untrusting"
 OTHER_ROLE = f"arn:aws:iam::{ACCOUNT}:role/other"
 DENIED = {"AccessDenied", "AccessDeniedException", "403", "UnauthorizedOperation"}
@@ -66,6 +67,7 @@ def catalogue(url: str) -> Catalogue:
         name = "press"
         queue_url = "{url}/{ACCOUNT}/press"
         role_arn = "{ROLE}"
+        task_role_arn = "{TASK_ROLE}"
         xcom_inline_bytes = 1024
         [[region.pool]]
         name = "lonely"
@@ -136,9 +138,16 @@ def _gateway(cloud: Cloud) -> dict[str, str]:
         name = arn.rpartition("/")[2]
         iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))
         iam.put_role_policy(RoleName=name, PolicyName="all", PolicyDocument=json.dumps(ALL))
+    iam.create_role(RoleName="airbridge-tasks", AssumeRolePolicyDocument=json.dumps(trust))
+    reads = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::home-dags/data/*"}
+    iam.put_role_policy(
+        RoleName="airbridge-tasks",
+        PolicyName="data",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [reads]}),
+    )
     may = {
         "Version": "2012-10-17",
-        "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": ROLE}],
+        "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": [ROLE, TASK_ROLE]}],
     }
     iam.put_user_policy(UserName="gateway", PolicyName="broker", PolicyDocument=json.dumps(may))
     key: dict[str, str] = iam.create_access_key(UserName="gateway")["AccessKey"]
@@ -353,6 +362,41 @@ def test_missing_right_is_named(world: World) -> None:
     response = world.worker("factory-7", "lonely").post("credentials", {})
     assert response.status_code == 503
     assert UNKNOWN_ROLE in response.json()["detail"]
+
+
+def test_tasks_get_their_own_role(cloud: Cloud, world: World) -> None:
+    """Tasks get what their role has and nothing of the worker's; for an hour, and in the audit trail apart from the worker's."""
+    cloud.client("s3", brokered(world.worker("factory-7"))).put_object(
+        Bucket="factory-logs", Key="logs/seed", Body=b"1"
+    )
+    worker = world.worker("factory-7", "press")
+    own = brokered(worker)
+    tasks = AwsCredentials.model_validate_json(worker.post("credentials", {"for_tasks": True}).content)
+    assert tasks.access_key_id != own.access_key_id
+    assert 3500 < tasks.expires_in <= 3600
+    s3 = cloud.client("s3", tasks)
+    with pytest.raises(ClientError) as missing:
+        s3.get_object(Bucket="home-dags", Key="data/none")
+    assert missing.value.response["Error"]["Code"] in {"NoSuchKey", "404"}
+    for denied in (
+        lambda: s3.put_object(Bucket="factory-logs", Key="logs/x", Body=b"1"),
+        lambda: s3.get_object(Bucket="factory-dags", Key="bundles/x"),
+        lambda: cloud.client("sqs", tasks).receive_message(QueueUrl=f"{cloud.url}/{ACCOUNT}/press"),
+    ):
+        with pytest.raises(ClientError) as refused:
+            denied()
+        assert refused.value.response["Error"]["Code"] in DENIED
+    rows = world.audited("credentials.brokered", worker_id=worker.name.worker)
+    assert {(row.detail["of"], row.detail["role"]) for row in rows} == {
+        ("worker", ROLE),
+        ("tasks", TASK_ROLE),
+    }
+
+
+def test_tasks_of_other_pools_get_none(world: World, worker: Worker) -> None:
+    """Without a role for tasks there is nothing for them, whatever the worker itself gets."""
+    response = worker.post("credentials", {"for_tasks": True})
+    assert (response.status_code, "has no task_role_arn" in response.text) == (403, True)
 
 
 def test_credentials_are_no_proof_to_join(cloud: Cloud, world: World) -> None:

@@ -173,13 +173,15 @@ class World:
 
     async def _started(self) -> WarmRunner:
         runner = WarmRunner(self.settings)
-        runner.configure(self.options)
+        runner.configure(self.options, {})
         await runner.start()
         return runner
 
-    async def configure(self, options: dict[str, dict[str, str]]) -> None:
-        """Change the options of tasks, on the runner's event loop as the worker does."""
-        self.runner.configure(options)
+    async def configure(
+        self, options: dict[str, dict[str, str]], variables: dict[str, str] | None = None
+    ) -> None:
+        """Change the options and variables of tasks, on the runner's event loop as the worker does."""
+        self.runner.configure(options, variables or {})
 
     def close(self) -> None:
         self.loop.run_until_complete(self.runner.stop())

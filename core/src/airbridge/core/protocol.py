@@ -479,6 +479,8 @@ class RegionSettings(Message):
     transport: Transport = "direct"
     #: Source of the AWS credentials for queue and buckets, where the transport is direct.
     credentials: CredentialSource = "host"
+    #: Whether the gateway has AWS credentials for the worker's tasks.
+    task_credentials: bool = False
     #: Options of Airflow's configuration that tasks see, by section, see `airbridge.core.task_options`.
     task_options: dict[str, dict[str, str]] = Field(default_factory=dict)
 

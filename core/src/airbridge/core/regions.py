@@ -101,6 +101,8 @@ class Pool(_Entry):
     #: The IAM role of the pool's hosts: a host that proves to AWS that it has this role may join (method
     #: ``aws_iam``). With brokered credentials: the role that the gateway assumes for them.
     role_arn: RoleArn | None = None
+    #: Role whose credentials the tasks of the pool get from the gateway, where workers have none of their host.
+    task_role_arn: RoleArn | None = None
     #: In place of the region's.
     credentials: CredentialSource | None = None
     #: In place of the region's.
@@ -394,6 +396,13 @@ class Catalogue(_Entry):
                     f"pool {pool.name!r} of region {region.name!r}: its brokered credentials are of the role by which hosts of pool "
                     f"{joining[pool.role_arn]} join; give it a role_arn of its own"
                 )
+        of_workers = {pool.role_arn: f"{pool.name}@{region.name}" for region, pool in self.places()}
+        for region, pool in self.places():
+            if pool.task_role_arn is not None and pool.task_role_arn in of_workers:
+                yield (
+                    f"pool {pool.name!r} of region {region.name!r}: its task_role_arn is the role of the workers of pool "
+                    f"{of_workers[pool.task_role_arn]}; tasks must not have what workers have: give them a role of their own"
+                )
 
     def _price_problems(self) -> Iterator[str]:
         if self.prices is None:
@@ -450,6 +459,11 @@ def _credentials_problems(region: Region) -> Iterator[str]:
     """Yield what pools lack for brokered credentials."""
     for pool in region.pools:
         if region.credentials_of(pool) != "brokered":
+            if pool.task_role_arn is not None and region.transport_of(pool) == "direct":
+                yield (
+                    f'pool {pool.name!r} of region {region.name!r}: task_role_arn is for pools with credentials = "brokered" or '
+                    'transport = "gateway"; here the hosts bring the credentials of tasks (the workers\' task_env)'
+                )
             continue
         where = f'pool {pool.name!r} of region {region.name!r}: credentials = "brokered" needs'
         if region.transport_of(pool) == "gateway":

@@ -12,6 +12,7 @@ from airbridge.edge_worker.lifecycle import ExitCode, Lifecycle
 from airbridge.edge_worker.ops.status import Status
 from airbridge.edge_worker.settings import MIB, WorkerSettings
 from airbridge.edge_worker.storage.disk import Disk
+from airbridge.edge_worker.transfer import task_credentials
 from airbridge.edge_worker.wiring import WorkerComponents
 from airbridge.edge_worker.worker import Worker
 
@@ -42,7 +43,7 @@ class Agent:
             journal, contents = await self._open_journal()
             known = region.journalled_settings(contents.meta)
             if known is not None:
-                self._components.runner.configure(known.task_options)
+                self._components.runner.configure(known.task_options, task_credentials.prepare(known, s))
             # Before there is a key in memory: the runner's processes must not inherit one.
             await self._components.runner.start()
             try:

@@ -10,7 +10,7 @@ import itertools
 import json
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -160,12 +160,14 @@ class FakeRunner:
         self.tasks: list[FakeTask] = []
         self.specs: list[TaskSpec] = []
         self.options: Options = {}
+        self.variables: dict[str, str] = {}
         #: See `task.Runner.limits`.
         self.limits = HeldBy("nothing", "there are no processes")
 
-    def configure(self, options: Options) -> None:
+    def configure(self, options: Options, variables: Mapping[str, str]) -> None:
         """See `task.Runner.configure`."""
         self.options = options
+        self.variables = dict(variables)
 
     async def start(self) -> None:
         """See `task.Runner.start`."""

@@ -42,6 +42,7 @@ from airbridge.edge_worker.storage.bundles import Bundles
 from airbridge.edge_worker.storage.disk import Disk
 from airbridge.edge_worker.storage.disk_watch import DiskWatch
 from airbridge.edge_worker.storage.logs import LogShipper
+from airbridge.edge_worker.transfer import task_credentials
 from airbridge.edge_worker.transfer.brokered import BrokeredSession
 from airbridge.edge_worker.transfer.client import Transfers
 from airbridge.edge_worker.transfer.interfaces import RegionStore
@@ -313,7 +314,8 @@ def _identity(base: _Base) -> Identity:
     def changed(credentials: Credentials) -> None:
         for to_journal in base.region.adopt(credentials):
             base.journal.submit(to_journal)
-        base.components.runner.configure(credentials.settings.task_options)
+        variables = task_credentials.prepare(credentials.settings, base.settings)
+        base.components.runner.configure(credentials.settings.task_options, variables)
         # Waiting for an identity, or for the region, is waiting for a change.
         base.attempts.notify()
 

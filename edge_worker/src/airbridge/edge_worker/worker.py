@@ -19,6 +19,7 @@ from airbridge.edge_worker.ops.health import StatusServer
 from airbridge.edge_worker.ops.status import Status, describe
 from airbridge.edge_worker.settings import WorkerSettings
 from airbridge.edge_worker.storage.disk import Disk
+from airbridge.edge_worker.transfer.task_credentials import TaskCredentials
 from airbridge.edge_worker.wiring import WorkerComponents, wire
 from airbridge.edge_worker.work import recovery
 from airbridge.edge_worker.work.attempts import Stop
@@ -182,7 +183,22 @@ class Worker:
         self._loops.start("triggers", objects.triggers.run())
         self._loops.start("deadline", deadline.run())
         self._loops.start("disk", objects.disk_watch.run())
+        if self._components.transfers is not None:
+            credentials = TaskCredentials(
+                self._components.transfers,
+                self._settings,
+                clock=self._components.clock,
+                random=self._components.rng.random,
+            )
+            self._loops.start("task credentials", credentials.run(self._wants_task_credentials))
         self._loops.start("identity", self._poll_once_enrolled())
+
+    def _wants_task_credentials(self) -> bool | None:
+        """Return whether the gateway has credentials for tasks; None while it cannot be asked."""
+        region = self._region.settings
+        if region is None or not region.task_credentials:
+            return False
+        return True if self._objects.gateway.identified else None
 
     async def _poll_once_enrolled(self) -> None:
         """Start polling as soon as there is an identity, then keep the identity renewed."""

@@ -306,6 +306,7 @@ class Enrolment:
             aws_region=region.aws_region or "",
             transport=region.transport_of(pool),
             credentials=region.credentials_of(pool),
+            task_credentials=pool.task_role_arn is not None,
             task_options=self._task_options(region, pool),
         )
 

@@ -10,9 +10,12 @@ from airbridge.core.wire.message import Message
 class AwsCredentialsRequest(Message):
     """Request for credentials of the caller's own pool. The certificate decides which these are."""
 
+    #: Those of the pool's tasks, not the worker's own.
+    for_tasks: bool = False
+
 
 class AwsCredentials(Message):
-    """Short-lived credentials of a pool's role."""
+    """Short-lived credentials of a role of a pool."""
 
     access_key_id: str = Field(min_length=16, max_length=128)
     secret_access_key: str = Field(repr=False, min_length=1, max_length=256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -120,6 +120,10 @@ class RunnerSettings:
     def environment(self) -> dict[str, str]:
         """Return the whole environment of the runner's processes, and so of every task."""
         return {**self._passed(), **self.task_env, "AIRFLOW_HOME": str(self.airflow_home)}
+
+    def with_variables(self, variables: Mapping[str, str]) -> RunnerSettings:
+        """Return these settings with more variables for tasks; those of `task_env` keep their values."""
+        return replace(self, task_env={**variables, **self.task_env}) if variables else self
 
     def overridden(self) -> list[str]:
         """Return the variables that tasks would get without `task_env`, and that it gives another value."""

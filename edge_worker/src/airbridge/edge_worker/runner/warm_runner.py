@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import socket
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ class WarmRunner:
         self._tasks: dict[int, WarmTask] = {}
         self._zygote: ZygoteClient | None = None
         self._options: Options = {}
+        self._variables: dict[str, str] = {}
         self._configuring: asyncio.Task[None] | None = None
         # Zygotes of earlier options, until the last of their tasks has ended.
         self._retired: set[ZygoteClient] = set()
@@ -61,11 +63,11 @@ class WarmRunner:
         """The zygote's process id while there is one."""
         return self._zygote.pid if self._zygote and self._zygote.alive else None
 
-    def configure(self, options: Options) -> None:
+    def configure(self, options: Options, variables: Mapping[str, str]) -> None:
         """See `airbridge.edge_worker.work.task.Runner`. A zygote of other options ends with its last task."""
-        if options == self._options:
+        if (options, variables) == (self._options, self._variables):
             return
-        self._options = options
+        self._options, self._variables = options, dict(variables)
         if self._zygote is not None and not self._stopped:
             log.info("runner.options_changed", sections=sorted(options))
             # Now, so that the first task need not wait for it.
@@ -252,7 +254,8 @@ class WarmRunner:
             if self._stopped:
                 raise RunnerError("the runner is stopped")
             current = self._zygote
-            if current is not None and current.alive and current.options == self._options:
+            settings = self._settings.with_variables(self._variables)
+            if current is not None and current.alive and current.began_as == (self._options, settings):
                 return current
             airflow_home.prepare(
                 self._settings.airflow_home, self._options, shared=self._settings.task_user is not None
@@ -260,7 +263,7 @@ class WarmRunner:
             if current is not None and current.alive:
                 self._retired.add(current)
             zygote = self._zygote = await ZygoteClient.start(
-                self._settings, self._options, self._on_reaped, self._on_lost
+                settings, self._options, self._on_reaped, self._on_lost
             )
         await self._end_retired()
         self._kill_leftovers()

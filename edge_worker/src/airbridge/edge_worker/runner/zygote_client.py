@@ -29,14 +29,14 @@ class ZygoteClient:
         self,
         child: asyncio.subprocess.Process,
         control: socket.socket,
-        options: Options,
+        began_as: tuple[Options, RunnerSettings],
         on_reaped: Callable[[Reaped], None],
         on_lost: Callable[[], None],
     ) -> None:
         self._child = child
         self._control = control
-        #: Options of Airflow's configuration that it was started with.
-        self.options = options
+        #: Options of Airflow's configuration and settings that it was started with.
+        self.began_as = began_as
         #: Tasks that need it: spawned, and not ended yet.
         self.users = 0
         self._on_reaped = on_reaped
@@ -91,7 +91,7 @@ class ZygoteClient:
                 group=user.gid if user else None,
                 extra_groups=[] if user else None,
             )
-        zygote = cls(child, ours, options, on_reaped, on_lost)
+        zygote = cls(child, ours, (options, settings), on_reaped, on_lost)
         try:
             ready = await asyncio.wait_for(asyncio.shield(zygote._ready), settings.start_timeout_seconds)
         except (TimeoutError, RunnerError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -84,8 +85,11 @@ class RunningTask(Protocol):
 class Runner(Protocol):
     """Starts tasks. `airbridge.edge_worker.runner` is the real one; `testing.FakeRunner` the other."""
 
-    def configure(self, options: Options) -> None:
-        """Give the options of Airflow's configuration to the tasks that start from now on."""
+    def configure(self, options: Options, variables: Mapping[str, str]) -> None:
+        """Give options of Airflow's configuration, and variables of the environment, to the tasks that start from now on.
+
+        Variables that the worker's own settings name keep their values.
+        """
 
     async def start(self) -> None:
         """Make ready: called once, before any `spawn`."""

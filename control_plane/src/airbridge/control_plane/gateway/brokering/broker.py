@@ -11,17 +11,21 @@ from typing import Any, Final
 from airbridge.control_plane.exceptions import Refused
 from airbridge.control_plane.gateway.auth.authentication import Caller, check_revocation
 from airbridge.control_plane.gateway.brokering.session_policy import session_policy
-from airbridge.control_plane.gateway.brokering.sts import LIFETIME_SECONDS, Session, Sts
+from airbridge.control_plane.gateway.brokering.sts import Grant, Session, Sts
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.core.protocol import RefusalReason
-from airbridge.core.regions import Catalogue, Pool, Region
+from airbridge.core.regions import Catalogue, Region
 from airbridge.core.wire.brokering import AwsCredentials
 from airbridge.executor.ledger import audit
 
 #: A worker that asks again so soon gets the same credentials: STS limits the calls of an account.
 REUSED_SECONDS: Final = 60.0
 EVENT: Final = "credentials.brokered"
+#: The shortest that STS grants.
+WORKERS_SECONDS: Final = 900
+#: The longest that STS grants a role that assumes another: tasks go on through a cut.
+TASKS_SECONDS: Final = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +44,23 @@ class Broker:
         self._sts = sts or Sts()
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        #: By certificate: a worker's earlier identity and a copy of it do not share.
-        self._kept: dict[str, _Kept] = {}
+        #: By certificate, and whether they are for tasks: a worker's earlier identity and a copy of it do not share.
+        self._kept: dict[tuple[str, bool], _Kept] = {}
 
-    def require(self, name: WorkerName) -> tuple[Region, Pool]:
-        """Return a worker's region and pool. Raises `Refused` unless its credentials are brokered."""
+    def require(self, name: WorkerName, *, for_tasks: bool) -> tuple[Region, Grant]:
+        """Return a worker's region, and what there is for it or for its tasks. Raises `Refused` if that is nothing."""
         region = self._catalogue.region(name.region)
         pool = region.pool(name.pool) if region else None
+        if for_tasks:
+            if region is None or pool is None or pool.task_role_arn is None:
+                raise Refused(
+                    403,
+                    RefusalReason.FORBIDDEN,
+                    f"tasks of pool {name.pool}@{name.region} get no AWS credentials from the gateway: the pool has no task_role_arn in "
+                    "the catalogue",
+                    rule=f"task_role_arn of {name.pool}@{name.region}",
+                )
+            return region, Grant(pool.task_role_arn, TASKS_SECONDS)
         if region is None or pool is None or region.credentials_of(pool) != "brokered":
             raise Refused(
                 403,
@@ -55,41 +69,43 @@ class Broker:
                 "'brokered'",
                 rule=f"credentials of {name.pool}@{name.region}",
             )
-        return region, pool
+        assert pool.role_arn is not None  # noqa: S101 - the catalogue requires it of such a pool
+        return region, Grant(pool.role_arn, WORKERS_SECONDS, session_policy(region, pool))
 
-    def credentials(self, caller: Caller) -> AwsCredentials:
-        """Return credentials for an authenticated worker. Raises `Refused` or `Unavailable`."""
-        region, pool = self.require(caller.name)
+    def credentials(self, caller: Caller, *, for_tasks: bool = False) -> AwsCredentials:
+        """Return credentials for an authenticated worker, or for its tasks. Raises `Refused` or `Unavailable`."""
+        region, grant = self.require(caller.name, for_tasks=for_tasks)
         caller.require("work:claim", queue=caller.name.queue)
         caller.require("code:read", region=caller.name.region)
         caller.require("logs:write", worker=caller.name.worker)
         with unit() as work:
             check_revocation(work.session, caller)
-        kept = self._recent(caller)
+        key = (caller.certificate.thumbprint, for_tasks)
+        kept = self._recent(key)
         if kept is None:
             # In no transaction: STS may take seconds.
-            session = self._sts.assume(region, pool, caller.name.worker, session_policy(region, pool))
+            session = self._sts.assume(region, grant, caller.name.worker)
             kept = _Kept(session, self._monotonic())
             with unit() as work:
-                _record(work.session, caller, pool, session)
+                _record(work.session, caller, grant, session)
             with self._lock:
-                self._kept[caller.certificate.thumbprint] = kept
+                self._kept[key] = kept
         return AwsCredentials(
             access_key_id=kept.session.access_key_id,
             secret_access_key=kept.session.secret_access_key,
             session_token=kept.session.session_token,
-            expires_in=LIFETIME_SECONDS - (self._monotonic() - kept.at),
+            expires_in=grant.seconds - (self._monotonic() - kept.at),
             expires_at=kept.session.expires_at,
         )
 
-    def _recent(self, caller: Caller) -> _Kept | None:
+    def _recent(self, key: tuple[str, bool]) -> _Kept | None:
         oldest = self._monotonic() - REUSED_SECONDS
         with self._lock:
-            self._kept = {key: kept for key, kept in self._kept.items() if kept.at > oldest}
-            return self._kept.get(caller.certificate.thumbprint)
+            self._kept = {each: kept for each, kept in self._kept.items() if kept.at > oldest}
+            return self._kept.get(key)
 
 
-def _record(session: Any, caller: Caller, pool: Pool, given: Session) -> None:
+def _record(session: Any, caller: Caller, grant: Grant, given: Session) -> None:
     """Record a session before its credentials leave the gateway. Its key id is in CloudTrail, too."""
     audit.record(
         session,
@@ -100,7 +116,8 @@ def _record(session: Any, caller: Caller, pool: Pool, given: Session) -> None:
         rule=f"credentials of {caller.name.pool}@{caller.name.region}",
         region=caller.name.region,
         worker_id=caller.name.worker,
-        role=pool.role_arn,
+        role=grant.role_arn,
+        of="worker" if grant.policy else "tasks",
         access_key_id=given.access_key_id,
         expires_at=given.expires_at.isoformat(),
     )

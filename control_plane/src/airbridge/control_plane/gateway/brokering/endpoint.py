@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from starlette.requests import Request
@@ -36,9 +37,10 @@ class BrokerApi:
 
         async def credentials(request: Request) -> Response:
             who = caller(request)
-            # Before the body and the threads: most pools have none.
-            self.broker.require(who.name)
-            await self.bodies.parse(request, AwsCredentialsRequest, BODY)
-            return requests.answer(await self.threads.run(self.broker.credentials, who))
+            wanted = await self.bodies.parse(request, AwsCredentialsRequest, BODY)
+            # Before the threads: most pools have none.
+            self.broker.require(who.name, for_tasks=wanted.for_tasks)
+            give = partial(self.broker.credentials, for_tasks=wanted.for_tasks)
+            return requests.answer(await self.threads.run(give, who))
 
         return Route(f"{root}/{PATH}", guard(credentials), methods=["POST"])

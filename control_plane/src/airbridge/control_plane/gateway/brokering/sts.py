@@ -11,16 +11,23 @@ from typing import Any, Final
 import structlog
 
 from airbridge.control_plane.exceptions import Unavailable
-from airbridge.core.regions import Pool, Region
+from airbridge.core.regions import Region
 
 log = structlog.get_logger()
 
-#: The shortest that STS grants.
-LIFETIME_SECONDS: Final = 900
 _TIMEOUT_SECONDS: Final = 5.0
 # Time after which a worker repeats a request that a missing permission refused.
 _MISCONFIGURED_SECONDS: Final = 30.0
 _SHORTEST_SESSION_NAME: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Role to assume, for how long, and the session policy; without one the session has what the role has."""
+
+    role_arn: str
+    seconds: int
+    policy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +69,27 @@ class Sts:
         self._clients: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    def assume(self, region: Region, pool: Pool, worker: str, policy: str) -> Session:
-        """Return a session of the pool's role for a worker. Raises `Unavailable`."""
+    def assume(self, region: Region, grant: Grant, worker: str) -> Session:
+        """Return a session of a role for a worker. Raises `Unavailable`."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             given = self._client(region).assume_role(
-                RoleArn=pool.role_arn,
+                RoleArn=grant.role_arn,
                 # CloudTrail shows it: whose credentials they were.
                 RoleSessionName=worker.ljust(_SHORTEST_SESSION_NAME, "="),
-                DurationSeconds=LIFETIME_SECONDS,
-                Policy=policy,
+                DurationSeconds=grant.seconds,
+                **({} if grant.policy is None else {"Policy": grant.policy}),
             )["Credentials"]
         except ClientError as error:
             log.error(  # noqa: TRY400 - a setting is wrong, and STS names it
                 "credentials.refused_by_sts",
-                role=pool.role_arn,
+                role=grant.role_arn,
                 detail=str(error)[:500],
                 remedy="allow the gateway's role sts:AssumeRole on it, and name the gateway's role in its trust policy",
             )
             raise Unavailable(
-                f"STS does not give the gateway credentials of {pool.role_arn}", _MISCONFIGURED_SECONDS
+                f"STS does not give the gateway credentials of {grant.role_arn}", _MISCONFIGURED_SECONDS
             ) from error
         except BotoCoreError as error:
             log.warning("credentials.sts_unreachable", region=region.aws, detail=str(error)[:500])

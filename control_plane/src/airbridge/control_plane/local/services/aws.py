@@ -121,9 +121,8 @@ def catalogue(resources: Resources, port: int) -> str:
 
 def _pool(region: EmulatedRegion, pool: str, port: int, slots: int) -> str:
     url = queue_url(port, region.queue(pool))
-    role = (
-        f'role_arn = "arn:aws:iam::{ACCOUNT}:role/airbridge-local-{region.name}"\n' if region.brokered else ""
-    )
+    arn = f"arn:aws:iam::{ACCOUNT}:role/airbridge-local-{region.name}"
+    role = f'role_arn = "{arn}"\ntask_role_arn = "{arn}-tasks"\n' if region.brokered else ""
     return f'[[region.pool]]\nname = "{pool}"\nqueue_url = "{url}"\nslots = {slots}\n{role}'
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from airbridge.core.protocol import ItemKind
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import EventRow, ItemState, UsageRow, WorkItemRow
 
@@ -104,7 +105,9 @@ def _of_items(session: Any, *conditions: Any) -> dict[Subject, Amount]:
     """Return what the items that meet the conditions used."""
     row, event = WorkItemRow, EventRow
     subject = (row.team, row.dag_id, row.region, row.pool)
-    slots = select(*subject, func.count(), func.sum(row.slot_seconds)).where(*conditions).group_by(*subject)
+    # A trigger goes on with the work of the item that deferred, and takes no slot: what it moves counts, it does not.
+    tasks = func.count(case((row.kind == ItemKind.TASK, row.id)))
+    slots = select(*subject, tasks, func.sum(row.slot_seconds)).where(*conditions).group_by(*subject)
     of_edge = event.event.in_((TASK_ENDED, CODE_FETCHED)) & (event.source == "edge")
     of_control = event.event.in_((XCOM_WRITTEN, XCOM_READ)) & (event.source == "control")
     processes = (
@@ -138,7 +141,7 @@ def _running(session: Any, now: datetime) -> list[tuple[Subject, Amount]]:
     row = WorkItemRow
     query = select(
         row.team, row.dag_id, row.region, row.pool, row.slots, row.slot_seconds, row.claimed_at
-    ).where(row.state == ItemState.CLAIMED)
+    ).where(row.state == ItemState.CLAIMED, row.kind == ItemKind.TASK)
     return [
         (
             Subject(*of),
