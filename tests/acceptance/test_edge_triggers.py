@@ -52,13 +52,13 @@ def rows(platform: LocalPlatform, run_id: str) -> list[tuple[str, str, str, str 
     )
 
 
-def held_by(platform: LocalPlatform, run_id: str) -> str:
+def held_by(platform: LocalPlatform, run_id: str, timeout_seconds: float = 60.0) -> str:
     """Wait until a worker holds the run's trigger; return the worker."""
 
     def held() -> bool:
         return any(state == "claimed" for _, state, _, _, _ in rows(platform, run_id))
 
-    wait_for(held, "a worker to hold the trigger", 60)
+    wait_for(held, "a worker to hold the trigger", timeout_seconds)
     [(_, _, _, worker, _)] = rows(platform, run_id)
     assert worker is not None
     return worker
@@ -130,6 +130,10 @@ def test_standard_provider_has_equal_outcomes(triggers: LocalPlatform) -> None:
     assert expected - late <= {task for task, *_ in ours} <= expected
     assert {outcome for task, _, outcome, *_ in ours if task != "file_never"} == {"success"}
     assert rows(triggers, local.run_id) == []
+    # Its trigger stays at home, and it is resumed in its pool.
+    starts = ("starts_from_trigger", -1)
+    assert starts in triggers.places(edge)
+    assert starts not in triggers.places(local)
 
 
 def test_own_trigger_fires_with_its_log(triggers: LocalPlatform) -> None:

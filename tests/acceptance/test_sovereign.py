@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from tests.acceptance.dags.sovereign import CANARY
+from tests.chaos import agent
+from tests.chaos.fleet import Fleet, Worker
 from tests.support.platform import LocalPlatform, running
+from tests.support.weather import Network
+
+from airbridge.control_plane.local.services.aws import parse_regions
 
 pytestmark = pytest.mark.slow("make proof-sovereign")
 SUITE = Path(__file__).parent / "dags" / "sovereign.py"
+REGION = "eu-west-1"
 GIB = 1024
 RESIDENCY = """
 [[region]]
@@ -27,18 +35,47 @@ xcoms.from_regions = ["eu-west-1"]
 """
 
 
+@dataclass(frozen=True)
+class Sovereign:
+    """A platform, and its workers by region, whose links to the gateway count what passes."""
+
+    platform: LocalPlatform
+    workers: dict[str, Worker]
+
+
 @pytest.fixture(scope="module")
-def sovereign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform]:
-    """Two regions, of which eu-west-1 stores XComs of more than 1 KiB."""
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sovereign]:
+    """Two regions with a worker each, of which eu-west-1 stores XComs of more than 1 KiB."""
     folder = tmp_path_factory.mktemp("sovereign")
     residency, dags = folder / "residency.toml", folder / "dags"
     residency.write_text(RESIDENCY)
     dags.mkdir()
     (dags / SUITE.name).write_text(SUITE.read_text())
-    with running(residency=residency, dags=dags) as platform:
+    regions = parse_regions(["us-east-1", REGION])
+    with ExitStack() as stack:
+        platform = stack.enter_context(
+            running(residency=residency, dags=dags, regions=regions, workers_per_region=0)
+        )
         policy = platform.directory.policy_file
         policy.write_text(policy.read_text().replace('xcoms.from_regions = ["*"]\n', "") + RULES)
-        yield platform
+        network = stack.enter_context(Network())
+        workers = {}
+        for region in ("us-east-1", REGION):
+            fleet = Fleet(platform, network, environ={}, region=region)
+            stack.callback(fleet.close)
+            # Only the gateway is behind a link: nothing of a value is to pass there.
+            direct = dict.fromkeys((agent.SQS_URL, agent.S3_URL), platform.state.aws_url)
+            workers[region] = fleet.add(f"{region}-worker", "default", **direct)
+            workers[region].start()
+        for worker in workers.values():
+            worker.wait_started()
+        yield Sovereign(platform, workers)
+
+
+@pytest.fixture
+def sovereign(measured: Sovereign) -> LocalPlatform:
+    """The platform alone."""
+    return measured.platform
 
 
 def stored(platform: LocalPlatform, dag_id: str, task_id: str) -> list[dict[str, object]]:
@@ -83,18 +120,40 @@ def test_other_region_reads_by_rule(sovereign: LocalPlatform) -> None:
     assert "xcoms.from_regions" in sovereign.task_log(refused, "elsewhere")
 
 
-def test_gibibyte_streams(sovereign: LocalPlatform) -> None:
-    """A file of 1 GiB goes from task to task within tens of MiB of memory, and nothing of it through the gateway."""
-    before = sovereign.query("SELECT coalesce(sum(length(value::text)), 0) FROM xcom")[0][0]
-    run = sovereign.run("sovereign_file", {"mib": GIB}, timeout_seconds=400)
+def test_gibibyte_streams(measured: Sovereign, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of 1 GiB goes from task to task within tens of MiB of memory, and nothing of it through gateway or database."""
+    platform, worker = measured.platform, measured.workers[REGION]
+    rows = "SELECT coalesce(sum(length(value::text)), 0) FROM xcom"
+    before, passed = platform.query(rows)[0][0], through_gateway(worker)
+    run = platform.run("sovereign_file", {"mib": GIB}, timeout_seconds=400)
     assert run.state == "success", run.states()
-    found = sovereign.xcom(run, "read")
+    found = platform.xcom(run, "read")
     found = json.loads(found) if isinstance(found, str) else found
-    print(f"1 GiB: {found}, written by a task of {sovereign.xcom(run, 'write', 'before')} MiB")
+    passed = through_gateway(worker) - passed
+    assert worker.process is not None
+    peaks = {
+        "reading task": found["peak_mib"],
+        "worker's agent": peak_mib(worker.process.pid),
+        "gateway": peak_mib(platform.gateway_pid),
+    }
+    with capsys.disabled():
+        listed = ", ".join(f"{name} {mib} MiB" for name, mib in peaks.items())
+        print(f"\n1 GiB from task to task: {passed} bytes through the gateway; peak memory: {listed}")
     assert found["bytes"] == GIB * 1024 * 1024
+    assert passed < 1024 * 1024
     assert found["peak_mib"] < 400
-    after = sovereign.query("SELECT coalesce(sum(length(value::text)), 0) FROM xcom")[0][0]
-    assert after - before < 2000
+    assert platform.query(rows)[0][0] - before < 2000
+
+
+def through_gateway(worker: Worker) -> int:
+    """Bytes that have passed between a worker and the gateway, in both directions."""
+    return worker.gateway.counts["bytes up"] + worker.gateway.counts["bytes down"]
+
+
+def peak_mib(pid: int) -> int:
+    """Return the peak memory of a process."""
+    [line] = [each for each in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmHWM" in each]
+    return int(line.split()[1]) // 1024
 
 
 def bucket(platform: LocalPlatform) -> str:

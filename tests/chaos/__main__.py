@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.arena import Arena, Tally, open_arena
-from tests.chaos.checker import Kind, Violation, check, count
+from tests.chaos.checker import check, count
 from tests.chaos.history import History
-from tests.chaos.mutations import MUTATIONS, found_by
+from tests.chaos.mutations import MUTATIONS, Mutation, found_by
 from tests.chaos.schedule import draw
+from tests.chaos.violations import Kind, Violation
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,24 @@ def keep_evidence(folder: Path, logs: dict[str, str], history: History, violatio
     print(f"  evidence: {folder}", file=sys.stderr)
 
 
+def control(arena: Arena, chosen: Sequence[Mutation]) -> bool:
+    """Return whether the checker finds nothing in the mutants' histories without them."""
+    good = True
+    for mutation in {each.schedule.seed: each for each in chosen}.values():
+        schedule = mutation.schedule
+        # Of a broken gateway, the workers' settings belong to the history; else they are what is broken.
+        patient = mutation.worker_env if mutation.gateway else {}
+        if patient:
+            arena.restart_workers(patient)
+        violations = check(arena.play(schedule))
+        if patient:
+            arena.restart_workers({})
+        report(f"nothing taken out, {schedule.name}", violations)
+        print(f"nothing taken out, {schedule.name}: {len(violations)} violations", flush=True)
+        good = good and not violations
+    return good
+
+
 def mutate(arena: Arena, names: list[str], *, controls: bool) -> bool:
     """Return whether the checker finds a violation in every mutant, and none in the controls."""
     good = True
@@ -144,23 +163,15 @@ def mutate(arena: Arena, names: list[str], *, controls: bool) -> bool:
         sys.exit(
             f"no mutant is named {', '.join(names)}; there are: {', '.join(one.name for one in MUTATIONS)}"
         )
-    for mutation in chosen if controls else ():
-        # Of a broken gateway, the workers' settings belong to the history; else they are what is broken.
-        patient = mutation.worker_env if mutation.gateway else {}
-        if patient:
-            arena.restart_workers(patient)
-        violations = check(arena.play(mutation.schedule))
-        if patient:
-            arena.restart_workers({})
-        report(f"nothing taken out, {mutation.schedule.name}", violations)
-        print(f"nothing taken out, {mutation.schedule.name}: {len(violations)} violations")
-        good = good and not violations
+    if controls:
+        good = control(arena, chosen)
     for mutation in chosen:
         violations = found_by(arena, mutation)
         report(f"{mutation.name}, {mutation.schedule.name}", violations[:10])
         kinds = ", ".join(f"{kind} {times}" for kind, times in sorted(count(violations).items()))
         print(
-            f"{mutation.name}, {mutation.schedule.name}: {len(violations)} violations ({kinds or 'NONE FOUND'})"
+            f"{mutation.name}, {mutation.schedule.name}: {len(violations)} violations ({kinds or 'NONE FOUND'})",
+            flush=True,
         )
         found = {violation.kind for violation in violations}
         good = good and (mutation.finds in found if mutation.finds else bool(found))

@@ -2,7 +2,7 @@
 
 It is the real agent with its real parts, but for two things: it reaches SQS and S3 by the URLs in CHAOS_SQS_URL and
 CHAOS_S3_URL, not by those from the gateway; and, if CHAOS_DURABLE names a directory, that directory always holds the
-part of the journal that would survive a power cut (`tests.chaos.power`).
+part of the journal that would survive a power cut (`tests.chaos.power`). CHAOS_LACKS makes it a mutant (`tests.chaos.mutations`).
 """
 
 from __future__ import annotations
@@ -18,17 +18,21 @@ from urllib.parse import urlsplit, urlunsplit
 from tests.chaos import power
 
 from airbridge.core.aws.object_store import ObjectStore
-from airbridge.core.protocol import RegionSettings
+from airbridge.core.protocol import TRIGGER_EVENT, RegionSettings
 from airbridge.core.sandbox import hardening
 from airbridge.edge_worker.agent import Agent
 from airbridge.edge_worker.cli import configure_logging
+from airbridge.edge_worker.proxy.recorder import Recorder
 from airbridge.edge_worker.settings import WorkerSettings, load
 from airbridge.edge_worker.wiring import WorkerComponents, real_components, regional_store
+from airbridge.edge_worker.work.attempts import Entry
 from airbridge.edge_worker.work.queue import AsyncQueue, regional_queue
 
 SQS_URL = "CHAOS_SQS_URL"
 S3_URL = "CHAOS_S3_URL"
 DURABLE = "CHAOS_DURABLE"
+LACKS = "CHAOS_LACKS"
+JOURNAL_OF_EVENTS = "journal of events"
 
 
 def by_way_of(settings: RegionSettings, url: str) -> RegionSettings:
@@ -51,11 +55,26 @@ def parts(settings: WorkerSettings) -> WorkerComponents:
     return replace(real_components(settings), queue=queue, store=store)
 
 
+def keep_events_in_memory() -> None:
+    """Send the events of triggers without having journalled them."""
+    make_durable = Recorder._make_durable
+
+    async def forgetful(self: Recorder, entry: Entry) -> None:
+        if entry.record.path == TRIGGER_EVENT:
+            entry.durable = True
+        else:
+            await make_durable(self, entry)
+
+    Recorder._make_durable = forgetful  # type: ignore[method-assign]
+
+
 async def main() -> int:
     """Run until SIGTERM; a second one stops hard."""
     settings = load()
     if durable := os.environ.get(DURABLE):
         power.keep_what_is_synced(settings.journal_file, Path(durable))
+    if os.environ.get(LACKS) == JOURNAL_OF_EVENTS:
+        keep_events_in_memory()
     agent = Agent(settings, parts(settings))
     asked = 0
 

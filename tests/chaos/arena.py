@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -31,9 +31,16 @@ from airbridge.control_plane.local.services.aws import EmulatedRegion
 from airbridge.core.protocol import WorkItem
 from airbridge.core.signing import Signer
 
-DAG_FILE = Path(__file__).parent / "dags" / "chaos.py"
-SETTLE_SECONDS = 240.0
-"""Time after the last fault in which everything must end; after that it counts as stuck."""
+DAGS = Path(__file__).parent / "dags"
+DAG_FILES = ("chaos_triggers", "chaos")
+DAG_IDS = ("wide", "hasty", "chain", "mixed", "waiting", "stored", "called")
+START_SECONDS = 240.0
+# Larger values lie in the region's bucket.
+RESIDENCY = f"""
+[[region]]
+name = "{HOME_REGION}"
+xcom_inline_bytes = 1024
+"""
 
 # Seconds in place of minutes, so that leases lapse and messages expire within one history.
 CONTROL_PLANE = {
@@ -92,6 +99,8 @@ class Arena:
     fleet: Fleet
     files: Path
     tally: Tally = field(default_factory=Tally)
+    lacks: str = ""
+    """Promise that a mutant takes out of the tasks' processes; the DAG file plants it."""
     _histories: int = 0
     _deaths: list[Death] = field(default_factory=list)
     _cleared: set[TaskKey] = field(default_factory=set)
@@ -109,7 +118,7 @@ class Arena:
             act()
         self._repair()
         recorded = Recorder(self.platform, self._region)
-        self._wait(recorded, prefix)
+        self._wait(recorded, prefix, schedule.settle_seconds)
         return self._record(schedule, recorded, effects, prefix, made)
 
     def restart(self, name: str) -> None:
@@ -149,6 +158,7 @@ class Arena:
         made = []
         for number, run in enumerate(schedule.runs):
             conf = {"effects": str(effects), "plan": dict(run.plan), "until": time.time() + schedule.until}
+            conf |= {"lacks": self.lacks}
             run_id = self.platform.airflow.trigger(run.dag_id, conf, f"{prefix}-{number}")
             made.append(_Made(run.dag_id, run_id, run.plan))
         return made
@@ -159,7 +169,7 @@ class Arena:
             wait_for(
                 lambda: sum(effect.what == "start" for effect in recorder.effects(effects)) >= wanted,
                 f"{wanted} tasks to begin",
-                SETTLE_SECONDS,
+                START_SECONDS,
             )
 
     # --- trouble ------------------------------------------------------------------------------------
@@ -185,7 +195,10 @@ class Arena:
                     kill.at + kill.down_seconds, lambda kill=kill: self._up(self.fleet.workers[kill.worker])
                 )
         for clear in schedule.clears:
-            yield at(clear.at, partial(self._clear, schedule.runs[clear.run], f"{prefix}-{clear.run}"))
+            yield at(
+                clear.at,
+                partial(self._clear, schedule.runs[clear.run], f"{prefix}-{clear.run}", clear.deferred),
+            )
         for batch in schedule.duplicates:
             yield at(batch.at, lambda batch=batch: self._duplicate(batch, prefix))
 
@@ -224,15 +237,16 @@ class Arena:
         if worker.process is None or worker.process.poll() is not None:
             worker.start()
 
-    def _clear(self, run: Run, run_id: str) -> None:
-        for one in self.platform.airflow.clear_running(run.dag_id, run_id):
+    def _clear(self, run: Run, run_id: str, deferred: bool) -> None:
+        clear = self.platform.airflow.clear_all if deferred else self.platform.airflow.clear_running
+        for one in clear(run.dag_id, run_id):
             self._cleared.add((run.dag_id, run_id, one["task_id"], one["map_index"]))
 
     def _duplicate(self, batch: Duplicates, prefix: str) -> None:
         """Send messages of this history's work items again, as a queue may: oldest and newest, settled or not."""
         rows = self.platform.query(
-            "SELECT id::text, ti_id::text, region, pool, slots, workload, epoch FROM airbridge_work_item"
-            " WHERE run_id LIKE %s AND kind = 'task' ORDER BY md5(id::text) LIMIT %s",
+            "SELECT id::text, ti_id::text, region, pool, slots, workload, epoch, kind FROM airbridge_work_item"
+            " WHERE run_id LIKE %s ORDER BY md5(id::text) LIMIT %s",
             f"{prefix}%",
             batch.count,
         )
@@ -240,7 +254,7 @@ class Arena:
         now = datetime.now(UTC)
         sqs = self.platform.aws_client("sqs", HOME_REGION)
         url = sqs.get_queue_url(QueueName=self._region.queue("default"))["QueueUrl"]
-        for item_id, ti_id, region, pool, slots, workload, epoch in rows:
+        for item_id, ti_id, region, pool, slots, workload, epoch, kind in rows:
             # A duplicate of the current grant, and a stale one that must be refused.
             for one in {max(0, epoch - 1), epoch}:
                 message = WorkItem(
@@ -249,7 +263,8 @@ class Arena:
                     epoch=one,
                     region=region,
                     pool=pool,
-                    slots=slots,
+                    kind=kind,
+                    slots=max(1, slots),
                     bundle=workload["bundle"],
                     dag_rel_path=workload["dag_rel_path"],
                     issued_at=now,
@@ -266,9 +281,9 @@ class Arena:
 
     # --- the end ------------------------------------------------------------------------------------
 
-    def _wait(self, recorded: Recorder, prefix: str) -> None:
+    def _wait(self, recorded: Recorder, prefix: str, seconds: float) -> None:
         """Wait until everything has ended, or counts as stuck."""
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             runs = recorded.runs([prefix])
             over = all(state in {"success", "failed"} for state in runs.values())
@@ -285,7 +300,7 @@ class Arena:
         self, schedule: Schedule, recorded: Recorder, effects: Path, prefix: str, made: list[_Made]
     ) -> History:
         runs = recorded.runs([prefix])
-        items = recorded.items(runs)
+        items, triggers = recorded.items(runs), recorded.items(runs, "trigger")
         return History(
             schedule=schedule,
             runs=runs,
@@ -298,7 +313,13 @@ class Arena:
             deaths=tuple(self._deaths),
             cleared=frozenset(self._cleared),
             reports=recorder.reports(self.fleet.workers),
-            settlements=recorded.settlements(items),
+            settlements=recorded.settlements((*items, *triggers)),
+            triggers=triggers,
+            applied=recorded.applied(triggers),
+            cancelled=recorded.cancelled(triggers),
+            lost=recorded.lost(triggers),
+            fires=recorder.fires(effects),
+            objects=recorded.objects(runs),
             journals={worker.name: recorder.left_in_journal(worker) for worker in self.fleet.workers},
             ended={
                 worker.name: worker.process.returncode
@@ -312,21 +333,21 @@ class Arena:
 @contextmanager
 def open_arena() -> Iterator[Arena]:
     """Start platform, network and workers; stop them at the end of the block."""
-    with (
-        tempfile.TemporaryDirectory(prefix="airbridge-chaos-") as files,
-        running(
-            regions=(EmulatedRegion(name=HOME_REGION),), workers_per_region=0, airflow=CONTROL_PLANE
-        ) as platform,
-        Network() as network,
-    ):
-        platform.add_dag_file(DAG_FILE)
+    choices: dict[str, Any] = {"regions": (EmulatedRegion(name=HOME_REGION),), "workers_per_region": 0}
+    with tempfile.TemporaryDirectory(prefix="airbridge-chaos-") as files, ExitStack() as stack:
+        residency = Path(files, "residency.toml")
+        residency.write_text(RESIDENCY)
+        platform = stack.enter_context(running(airflow=CONTROL_PLANE, residency=residency, **choices))
+        network = stack.enter_context(Network())
+        for name in DAG_FILES:
+            platform.add_dag_file(DAGS / f"{name}.py")
         fleet = Fleet(platform, network, environ=WORKER)
         try:
             for number in range(WORKERS):
                 fleet.add(f"w{number}", "default").start()
             for worker in fleet.workers:
                 worker.wait_started()
-            for dag_id in ("chaos-wide", "chaos-hasty", "chaos-chain", "chaos-mixed", "chaos-called"):
+            for dag_id in (f"chaos-{name}" for name in DAG_IDS):
                 platform.airflow.wait_for_dag(dag_id)
                 platform.airflow.unpause(dag_id)
             yield Arena(platform, fleet, Path(files))

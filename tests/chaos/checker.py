@@ -7,17 +7,29 @@ lost, none is doubled, nothing is stuck, and Airflow's tables, the ledger and th
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+from tests.chaos import regional_checks
 from tests.chaos.history import Death, Effect, History, Item, Task, TaskKey
-from tests.chaos.schedule import CALLS, CHAIN, HASTY, LENGTH, MAPPED, MIXED, WIDE, WIDTH
+from tests.chaos.schedule import (
+    CALLS,
+    CHAIN,
+    HASTY,
+    LENGTH,
+    MAPPED,
+    MIXED,
+    STORED,
+    WAITERS,
+    WAITING,
+    WIDE,
+    WIDTH,
+)
+from tests.chaos.violations import Kind, Violation, name_of, value_of
 
 FINISHED = frozenset({"success", "failed", "skipped"})
 FINAL_COMMITS = frozenset({"success", "skipped"})
@@ -25,42 +37,6 @@ RETRIED = frozenset({"up_for_retry", "failed"})
 DISOWNED = "has no record of it"
 CLOCK_SLACK_SECONDS = 0.05
 """Between Postgres' clock and the host's: they are one, but for rounding and the time of a statement."""
-
-
-class Kind(StrEnum):
-    """Kinds of violation."""
-
-    LOST = "lost"
-    """Code produced a result that was not committed, without an honest reason."""
-    DOUBLED = "doubled"
-    """Committed twice, or run twice under one grant."""
-    STUCK = "stuck"
-    """Not settled, not finished, or not reported, though all is well again."""
-    INVENTED = "invented"
-    """Committed, and no code produced it."""
-    DISHONEST = "dishonest failure"
-    """Failed or given up without a kill or a cut that explains it."""
-    FENCE = "fence broken"
-    """Writes of an attempt that was not committed are visible."""
-    DISAGREE = "disagreement"
-    """Two sides have different records of the same task."""
-    OVERLAP = "two attempts at once"
-    """A second attempt of a task instance ran before the first had ended, and its worker could be reached."""
-    ERROR = "error in task code"
-    """Task code saw an error that its plan does not have."""
-    LOG = "log not whole"
-
-
-@dataclass(frozen=True)
-class Violation:
-    """One violation of a promise."""
-
-    kind: Kind
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.where}: {self.what}"
 
 
 @dataclass(frozen=True)
@@ -86,17 +62,14 @@ def check(history: History) -> list[Violation]:
     return [*_Check(history).violations()]
 
 
-def value_of(run_id: str, task_id: str, upstream: str = "") -> str:
-    """Return a task's expected return value. Written a second time on purpose: the DAG file's own is under test."""
-    return hashlib.sha256(f"{run_id}/{task_id}/{upstream}".encode()).hexdigest()
-
-
 def expected_keys(dag_id: str, run_id: str) -> list[TaskKey]:
     """Return the task instances of a run."""
     names = {
         WIDE: [f"t{number}" for number in range(WIDTH)],
         HASTY: [f"t{number}" for number in range(WIDTH)],
         CHAIN: [f"c{number}" for number in range(LENGTH)],
+        WAITING: [f"w{number}" for number in range(WAITERS)],
+        STORED: ["store", "load"],
         MIXED: ["rescheduled", "deferred", "first", "last", *(f"calls_{n}" for n in range(CALLS))],
     }.get(dag_id, ["called"])
     keys = [(dag_id, run_id, name, -1) for name in names]
@@ -120,6 +93,8 @@ class _Check:
         yield from self._runs_under_one_grant()
         yield from self._overlaps()
         yield from self._reports()
+        yield from regional_checks.triggers(self.history)
+        yield from regional_checks.stored(self.history)
         for worker, code in self.history.ended.items():
             yield Violation(Kind.STUCK, worker, f"it ended by itself, with exit code {code}")
         for worker, left in self.history.journals.items():
@@ -129,7 +104,7 @@ class _Check:
     # --- one task -----------------------------------------------------------------------------------
 
     def _task(self, key: TaskKey) -> Iterator[Violation]:
-        where, wanted = _name(key), self._wanted(key)
+        where, wanted = name_of(key), self._wanted(key)
         task = self._tasks.get(key)
         items = self._items_of(key)
         if task is None:
@@ -158,9 +133,13 @@ class _Check:
         yield from self._foreign_xcoms(key, task)
 
     def _results(self, key: TaskKey, task: Task) -> Iterator[Violation]:
-        where = _name(key)
+        where = name_of(key)
         returned = self._returned(key)
-        if returned is not None and self.history.xcoms.get((key, "return_value")) != returned:
+        if key[2] == "store":
+            found = self.history.xcoms.get((key, "return_value"))
+            if not regional_checks.is_stored(found, key):
+                yield Violation(Kind.LOST, where, f"its XCom is no reference to what it returned: {found!r}")
+        elif returned is not None and self.history.xcoms.get((key, "return_value")) != returned:
             found = self.history.xcoms.get((key, "return_value"))
             yield Violation(Kind.LOST, where, f"it returned {returned[:12]}...; its XCom is {found!r}")
         plan = self._plan(key)
@@ -187,14 +166,14 @@ class _Check:
                 if attempt != task.try_number or value != task.ti_id:
                     yield Violation(
                         Kind.FENCE,
-                        _name(key),
+                        name_of(key),
                         f"try {task.try_number} is the last; an XCom of try {attempt} is there",
                     )
 
     # --- one queueing of a task -----------------------------------------------------------------------
 
     def _item(self, item: Item) -> Iterator[Violation]:
-        where = f"{_name(item.key)} try {item.try_number} (item {item.id}, {item.worker})"
+        where = f"{name_of(item.key)} try {item.try_number} (item {item.id}, {item.worker})"
         if item.state != "settled":
             yield Violation(Kind.STUCK, where, f"its work item is {item.state}")
             return
@@ -205,7 +184,7 @@ class _Check:
         phase = self._phase(item)
         if item.outcome == "lost":
             yield from self._given_up(item, where)
-        elif item.outcome == "cancelled" and item.key in self.history.cleared:
+        elif self._expected_end(item):
             return
         elif _committed(item) is None:
             yield Violation(Kind.DISHONEST, where, f"settled as {item.outcome}: {item.detail}")
@@ -215,6 +194,11 @@ class _Check:
             yield from self._not_as_code_made_it(item, phase, where)
         if phase is not None and phase.broke and item.outcome != "lost" and not self._died(item):
             yield Violation(Kind.ERROR, where, str(phase.outcome))
+
+    def _expected_end(self, item: Item) -> bool:
+        """Return whether an attempt ended as it had to, whatever its code made it: its task was cleared, or its bucket out of reach."""
+        cleared = item.outcome == "cancelled" and item.key in self.history.cleared
+        return cleared or regional_checks.excused(self.history, item)
 
     def _given_up(self, item: Item, where: str) -> Iterator[Violation]:
         if DISOWNED in item.detail:
@@ -275,10 +259,10 @@ class _Check:
             starts = self._phases.get(item.id, ())
             if len(starts) > 1:
                 yield Violation(
-                    Kind.DOUBLED, _name(item.key), f"its code began {len(starts)} times under one work item"
+                    Kind.DOUBLED, name_of(item.key), f"its code began {len(starts)} times under one work item"
                 )
         for effect in self._homeless:
-            yield Violation(Kind.DOUBLED, _name(effect.key), "its code began without a work item")
+            yield Violation(Kind.DOUBLED, name_of(effect.key), "its code began without a work item")
 
     def _overlaps(self) -> Iterator[Violation]:
         for key, items in self._items_by_key.items():
@@ -288,7 +272,7 @@ class _Check:
                 seconds = first.end.at - second.start.at if first.end else 0.0
                 if seconds > CLOCK_SLACK_SECONDS and not _out_of_reach(item, self.history.lease_seconds):
                     what = f"try {second.start.try_number} began {seconds:.2f} s before try {first.start.try_number} ended"
-                    yield Violation(Kind.OVERLAP, _name(key), what)
+                    yield Violation(Kind.OVERLAP, name_of(key), what)
 
     def _reports(self) -> Iterator[Violation]:
         items = {item.id: item for item in self.history.items}
@@ -297,7 +281,7 @@ class _Check:
             if item is not None and item.outcome in {"success", "failed"} and report.status >= 400:
                 yield Violation(
                     Kind.DISAGREE,
-                    f"{_name(item.key)} (item {item.id})",
+                    f"{name_of(item.key)} (item {item.id})",
                     f"{item.detail} is committed; {report.worker} was told {report.status}",
                 )
 
@@ -357,6 +341,9 @@ class _Check:
             return None
         if task_id == "mapped":
             return value_of(run_id, f"mapped[{map_index}]")
+        if task_id == "load":
+            stored = "".join(regional_checks.members(run_id, "store"))
+            return value_of(run_id, "load", stored)
         if task_id == "last":
             return value_of(run_id, "last", value_of(run_id, "first"))
         if dag_id == CHAIN:
@@ -387,11 +374,6 @@ def _phases_by_ti(effects: Iterable[Effect]) -> dict[str, list[Phase]]:
         elif phases:
             phases[-1] = Phase(phases[-1].start, effect)
     return found
-
-
-def _name(key: TaskKey) -> str:
-    dag_id, run_id, task_id, map_index = key
-    return f"{dag_id}.{task_id}{f'[{map_index}]' if map_index >= 0 else ''} {run_id}"
 
 
 def count(violations: Sequence[Violation]) -> Counter[Kind]:

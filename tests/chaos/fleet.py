@@ -36,6 +36,8 @@ class Worker:
     gateway: Link
     sqs: Link
     s3: Link
+    within: tuple[str, ...] = ()
+    """Command that starts it elsewhere, before its own: in a network namespace, say."""
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
     more_env: Mapping[str, str] = field(default_factory=dict)
@@ -73,7 +75,7 @@ class Worker:
         self.starts += 1
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.agent"],
+                [*self.within, sys.executable, "-m", "tests.chaos.agent"],
                 cwd=self.home,
                 env={**self.env, **self.more_env},
                 stdin=subprocess.DEVNULL,
@@ -135,6 +137,8 @@ class Fleet:
     """Settings that all workers share, as AIRBRIDGE_WORKER_* variables."""
     task_env: Mapping[str, str] = field(default_factory=dict)
     region: str = HOME_REGION
+    within: tuple[str, ...] = ()
+    """Command that starts its workers elsewhere, see `Worker`."""
     workers: list[Worker] = field(default_factory=list)
 
     @property
@@ -170,7 +174,7 @@ class Fleet:
             **self.environ,
             **environ,
         }
-        worker = Worker(name, pool, home, env, gateway, sqs, s3)
+        worker = Worker(name, pool, home, env, gateway, sqs, s3, self.within)
         self.workers.append(worker)
         return worker
 

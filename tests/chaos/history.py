@@ -46,6 +46,26 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Fire:
+    """A line that a trigger's code wrote to a file of its own when it fired."""
+
+    ti_id: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Applied:
+    """An event of a trigger that the control plane applied."""
+
+    item: str
+    worker: str
+    """The worker that reported it."""
+    fired_at: float
+    """The time that the control plane took for the event's."""
+    at: float
+
+
+@dataclass(frozen=True)
 class Task:
     """Airflow's row of a task instance: its last try."""
 
@@ -101,5 +121,15 @@ class History:
     """Number of records that each worker had yet to report at the end."""
     ended: Mapping[str, int] = field(default_factory=dict)
     """Workers that ended without being killed, and their exit codes."""
+    triggers: tuple[Item, ...] = ()
+    """The ledger's rows of triggers."""
+    applied: tuple[Applied, ...] = ()
+    cancelled: Mapping[str, float] = field(default_factory=dict)
+    """Times at which triggers were cancelled, by work item."""
+    lost: frozenset[str] = frozenset()
+    """Work items of triggers that a silent worker lost."""
+    fires: tuple[Fire, ...] = ()
+    objects: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the stored XComs' contents, by key in the region's bucket."""
     logs: Mapping[str, str] = field(default_factory=dict)
     """The shipped whole logs, by work item."""

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from tests.chaos import regional_mutants
+
 from airbridge.control_plane.gateway.heartbeat import heartbeats
 from airbridge.control_plane.gateway.work import exchanges
 from airbridge.control_plane.gateway.work.fencing import Fence
@@ -60,6 +62,7 @@ GATEWAYS: dict[str, Callable[[], None]] = {
     "no fencing": without_fencing,
     "no idempotency key": without_idempotency,
     "no confirmed end": without_confirmation,
+    **regional_mutants.GATEWAYS,
 }
 
 

@@ -13,10 +13,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+from tests.chaos import agent
 from tests.chaos.arena import Arena
-from tests.chaos.checker import Kind, Violation, check
+from tests.chaos.checker import check
 from tests.chaos.fleet import HOME_REGION, ROOT
-from tests.chaos.schedule import CHAIN, HASTY, MIXED, WIDE, WIDTH, Clear, Fault, Kill, Run, Schedule
+from tests.chaos.schedule import (
+    CHAIN,
+    HASTY,
+    MIXED,
+    STORED,
+    WAITERS,
+    WAITING,
+    WIDE,
+    WIDTH,
+    Clear,
+    Fault,
+    Kill,
+    Run,
+    Schedule,
+)
+from tests.chaos.violations import Kind, Violation
 from tests.support.moto import free_port
 from tests.support.platform import LocalPlatform, wait_for
 
@@ -34,6 +50,8 @@ class Mutation:
     schedule: Schedule
     gateway: bool = False
     """True if it is a gateway of `tests.chaos.mutants`."""
+    lacks: str = ""
+    """What the tasks' processes lack, if anything: the DAG file plants it."""
     worker_env: Mapping[str, str] = field(default_factory=dict)
     finds: Kind | None = None
     """Kind of violation that the checker must find; None: any."""
@@ -82,12 +100,72 @@ OVERLAP = Schedule(
     after_starts=3,
     clears=tuple(Clear(0.5, run) for run in range(3)),
 )
+# Of triggers that fire after seconds: four runs, whose tasks of odd numbers have a `lost_after` of 5 s.
+# The cut begins when all are deferred, and outlasts that; triggers that were lost begin again on the other worker, and
+# events of the cut worker arrive before they fire there.
+LOST_TRIGGERS = Schedule(
+    seed=5,
+    name="triggers lost in a cut",
+    runs=tuple(Run(WAITING, {f"w{number}": {"waits": 11.0} for number in range(WAITERS)}) for _ in range(4)),
+    after_starts=4 * WAITERS,
+    faults=(Fault(5.0, 14.0, 0, EVERY_LINK, "black hole"),),
+    settle_seconds=90.0,
+)
+CANCELLED_TRIGGERS = Schedule(
+    seed=6,
+    name="triggers cleared in a cut",
+    runs=(Run(WAITING, {f"w{number}": {"waits": 9.0} for number in range(WAITERS)}),),
+    after_starts=WAITERS,
+    faults=tuple(Fault(5.0, 10.0, worker, EVERY_LINK, "black hole") for worker in (0, 1)),
+    clears=(Clear(5.5, deferred=True),),
+)
+UNANSWERED_EVENTS = Schedule(
+    seed=7,
+    name="answers to events lost",
+    runs=tuple(
+        Run(WAITING, {f"w{number}": {"waits": 6.0 + number} for number in range(WAITERS)}) for _ in range(3)
+    ),
+    after_starts=3 * WAITERS,
+    faults=tuple(
+        Fault(at, 1.5, worker, ("gateway",), "answers lost") for at in range(3, 15, 2) for worker in (0, 1)
+    ),
+)
+EVENTS_OF_A_CUT = Schedule(
+    seed=8,
+    name="workers killed in a cut after triggers fired",
+    runs=(Run(WAITING, {f"w{number}": {"waits": 6.0} for number in range(WAITERS)}),),
+    after_starts=WAITERS,
+    faults=tuple(Fault(4.0, 9.0, worker, ("gateway",), "black hole") for worker in (0, 1)),
+    kills=(Kill(11.5, "worker", 0), Kill(11.5, "worker", 1)),
+)
+STORED_VALUES = Schedule(
+    seed=9,
+    name="stored values, a bucket that refuses",
+    runs=tuple(Run(STORED, {}) for _ in range(3)),
+    faults=tuple(Fault(1.0, 1.5, worker, ("s3",), "refuse") for worker in (0, 1)),
+    settle_seconds=90.0,
+)
 _PATIENT = {"AIRBRIDGE_WORKER_CANCEL_GRACE_SECONDS": "30", "AIRBRIDGE_WORKER_TASK_KILL_GRACE_SECONDS": "20"}
 
+REGIONAL = (
+    Mutation("no epoch of triggers", LOST_TRIGGERS, gateway=True, finds=Kind.FENCE),
+    Mutation("no second grant of triggers", LOST_TRIGGERS, gateway=True, finds=Kind.STUCK),
+    Mutation("no refusal of cancelled triggers", CANCELLED_TRIGGERS, gateway=True, finds=Kind.FENCE),
+    Mutation("no memory of events", UNANSWERED_EVENTS, gateway=True, finds=Kind.DOUBLED),
+    Mutation("no true time of events", EVENTS_OF_A_CUT, gateway=True, finds=Kind.DISAGREE),
+    Mutation(
+        "no journal of events",
+        EVENTS_OF_A_CUT,
+        worker_env={agent.LACKS: agent.JOURNAL_OF_EVENTS},
+        finds=Kind.LOST,
+    ),
+    Mutation("no object before its reference", STORED_VALUES, lacks="objects", finds=Kind.REFERENCE),
+)
 MUTATIONS = (
     Mutation("no fencing", FENCING, gateway=True),
     Mutation("no idempotency key", IDEMPOTENCY, gateway=True),
     Mutation("no confirmed end", OVERLAP, gateway=True, worker_env=_PATIENT, finds=Kind.OVERLAP),
+    *REGIONAL,
     Mutation("no fsync of the journal", POWER, worker_env={"AIRBRIDGE_WORKER_JOURNAL_FSYNC": "false"}),
 )
 
@@ -102,6 +180,8 @@ def mutated(arena: Arena, mutation: Mutation) -> Iterator[Arena]:
         if mutation.gateway:
             arena.use_gateway(undo.enter_context(_gateway(arena.platform, mutation.name)))
             undo.callback(arena.use_gateway, None)
+        arena.lacks = mutation.lacks
+        undo.callback(setattr, arena, "lacks", "")
         yield arena
 
 

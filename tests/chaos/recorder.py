@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from cryptography.fernet import Fernet
 from tests.chaos.fleet import Worker
-from tests.chaos.history import Death, Effect, Item, Report, Task, TaskKey
+from tests.chaos.history import Applied, Death, Effect, Fire, Item, Report, Task, TaskKey
 from tests.support.platform import LocalPlatform
 
 from airbridge.control_plane.local.services.aws import EmulatedRegion
+from airbridge.core.residency.xcoms import ObjectName
 
 _EPOCH = "extract(epoch from {})::float8"
 _ITEM_TIMES = ", ".join(
@@ -46,13 +50,14 @@ class Recorder:
         )
         return int(rows[0][0])
 
-    def items(self, runs: Iterable[tuple[str, str]]) -> tuple[Item, ...]:
-        """Return the ledger's rows of tasks. Triggers have rows of their own, which `open_work` counts until they are settled, too."""
+    def items(self, runs: Iterable[tuple[str, str]], kind: str = "task") -> tuple[Item, ...]:
+        """Return the ledger's rows of tasks, or those of triggers."""
         rows = self._platform.query(
             "SELECT id::text, dag_id, run_id, task_id, map_index, ti_id::text, try_number, state, outcome,"
             f" coalesce(detail, ''), epoch, worker_id, (disconnect->>'lost_after')::float8, {_ITEM_TIMES}"
-            f" FROM airbridge_work_item WHERE {_OF_RUNS} AND kind = 'task' ORDER BY placed_at",
+            f" FROM airbridge_work_item WHERE {_OF_RUNS} AND kind = %s ORDER BY placed_at",
             *_ids(runs),
+            kind,
         )
         return tuple(Item(row[0], tuple(row[1:5]), *row[5:]) for row in rows)
 
@@ -64,6 +69,50 @@ class Recorder:
             [item.id for item in items],
         )
         return {item_id: int(times) for item_id, times in rows}
+
+    def applied(self, items: Iterable[Item]) -> tuple[Applied, ...]:
+        """Return the events of triggers that were applied."""
+        rows = self._platform.query(
+            f"SELECT item_id::text, actor, detail->>'fired_at', {_EPOCH.format('at')} FROM airbridge_event"
+            " WHERE event = 'trigger.fired' AND item_id::text = ANY(%s) ORDER BY id",
+            [item.id for item in items],
+        )
+        return tuple(
+            Applied(item, actor.rpartition("/")[2], datetime.fromisoformat(fired_at).timestamp(), at)
+            for item, actor, fired_at, at in rows
+        )
+
+    def cancelled(self, items: Iterable[Item]) -> dict[str, float]:
+        """Return the times at which work items were cancelled."""
+        rows = self._platform.query(
+            f"SELECT item_id::text, min({_EPOCH.format('at')}) FROM airbridge_event"
+            " WHERE event = 'item.cancelled' AND item_id::text = ANY(%s) GROUP BY item_id",
+            [item.id for item in items],
+        )
+        return dict(rows)
+
+    def lost(self, items: Iterable[Item]) -> frozenset[str]:
+        """Return the work items of triggers that were taken from a silent worker."""
+        rows = self._platform.query(
+            "SELECT DISTINCT item_id::text FROM airbridge_event"
+            " WHERE event = 'trigger.lost' AND item_id::text = ANY(%s)",
+            [item.id for item in items],
+        )
+        return frozenset(item for (item,) in rows)
+
+    def objects(self, runs: Iterable[tuple[str, str]]) -> dict[str, str]:
+        """Return the digests of the runs' stored XComs, by key."""
+        s3 = self._platform.aws_client("s3", self._region.name)
+        found: dict[str, str] = {}
+        for dag_id, run_id in runs:
+            prefix = ObjectName.of(dag_id, run_id, UUID(int=0), "0" * 64).key[
+                : -len(f"{UUID(int=0)}/{'0' * 64}")
+            ]
+            listed = s3.list_objects_v2(Bucket=self._region.log_bucket, Prefix=prefix)
+            for entry in listed.get("Contents", ()):
+                body = s3.get_object(Bucket=self._region.log_bucket, Key=entry["Key"])["Body"].read()
+                found[entry["Key"]] = hashlib.sha256(body).hexdigest()
+        return found
 
     def tasks(self, runs: Iterable[tuple[str, str]]) -> tuple[Task, ...]:
         """Return Airflow's rows of the task instances."""
@@ -117,6 +166,15 @@ def effects(path: Path) -> tuple[Effect, ...]:
     return tuple(found)
 
 
+def fires(path: Path) -> tuple[Fire, ...]:
+    """Read what the triggers of a history wrote beside its tasks' effects."""
+    path = path.with_name(f"{path.name}.fires")
+    if not path.exists():
+        return ()
+    rows = map(json.loads, path.read_text().splitlines())
+    return tuple(Fire(row["ti_id"], row["at"]) for row in rows)
+
+
 def reports(workers: Iterable[Worker]) -> tuple[Report, ...]:
     """Return the responses that the workers logged for final states."""
     return tuple(
@@ -131,7 +189,11 @@ def death(worker: Worker, at: float) -> Death:
     """A worker that was killed a moment ago, and the results in its journal."""
     rows = _read(worker.journal, "SELECT item_id FROM records WHERE final = 1")
     held = _read(worker.journal, "SELECT item_id FROM grants")
-    return Death(worker.name, at, frozenset(item for (item,) in rows), frozenset(item for (item,) in held))
+    # What a worker logs as fired is in its journal, according to it.
+    fired = {str(event["item_id"]) for event in worker.events() if event.get("event") == "trigger.fired"}
+    return Death(
+        worker.name, at, frozenset(item for (item,) in rows) | fired, frozenset(item for (item,) in held)
+    )
 
 
 def left_in_journal(worker: Worker) -> int:

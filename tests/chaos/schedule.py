@@ -11,7 +11,9 @@ from tests.support import weather
 from tests.support.weather import Weather
 
 WIDE, HASTY, CHAIN, MIXED = "chaos-wide", "chaos-hasty", "chaos-chain", "chaos-mixed"
+WAITING, STORED = "chaos-waiting", "chaos-stored"
 WIDTH, LENGTH, CALLS, MAPPED = 16, 5, 3, 3
+WAITERS, STORED_MEMBERS = 4, 64
 WORKERS = 2
 TROUBLE_SECONDS = 10.0
 """Trouble begins in this span, and is over a little after it."""
@@ -68,6 +70,8 @@ class Clear:
 
     at: float
     run: int = 0
+    deferred: bool = False
+    """Its deferred tasks are cleared, too."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +88,24 @@ class Schedule:
     """Number of started tasks at which the faults' clock begins."""
     until: float = 4.0
     """Time at which the rescheduled sensor succeeds, in seconds from the beginning."""
+    settle_seconds: float = 240.0
+    """Time after the last fault in which everything must end; after that it counts as stuck."""
     name: str = field(default="random")
 
 
 def draw(seed: int) -> Schedule:
     """Return the schedule of a seed."""
     rng = random.Random(seed)
+    # Of their own, so that a seed's other runs, faults and kills are those that it had before there were these two.
+    more = random.Random(f"region {seed}")
     return Schedule(
         seed=seed,
         runs=(
             *(Run(WIDE, _wide(rng)) for _ in range(4)),
             *(Run(CHAIN, _chain(rng)) for _ in range(3)),
             *(Run(MIXED, _mixed(rng)) for _ in range(2)),
+            Run(WAITING, _waiting(more)),
+            Run(STORED, {name: _flaky(more) for name in ("store", "load")}),
         ),
         faults=tuple(sorted((_fault(rng) for _ in range(rng.randint(3, 7))), key=lambda fault: fault.at)),
         kills=tuple(sorted(_kills(rng), key=lambda kill: kill.at)),
@@ -131,6 +141,11 @@ def _chain(rng: random.Random) -> Plan:
 def _mixed(rng: random.Random) -> Plan:
     names = ["first", "last", "rescheduled", "deferred", "mapped", *(f"calls_{n}" for n in range(CALLS))]
     return {name: _flaky(rng) for name in names}
+
+
+def _waiting(rng: random.Random) -> Plan:
+    """Return a plan of tasks that do not fail by themselves: an execution that fails is not deferred again before its retry."""
+    return {f"w{number}": {"waits": round(rng.uniform(0.2, 6.0), 2)} for number in range(WAITERS)}
 
 
 def _fault(rng: random.Random) -> Fault:

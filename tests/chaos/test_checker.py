@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.chaos.checker import Kind, check, expected_keys, value_of
+from tests.chaos.checker import check, expected_keys
 from tests.chaos.history import Death, Effect, History, Item, Report, Task
 from tests.chaos.schedule import CHAIN, LENGTH, Run, Schedule, draw
+from tests.chaos.violations import Kind, value_of
 
 RUN_ID = "h1-1-0"
 KEYS = expected_keys(CHAIN, RUN_ID)

@@ -1,15 +1,18 @@
 """The workloads of the chaos suite. What a task does is in its run's conf; what its code really did goes to a file.
 
-conf: ``{"effects": FILE, "plan": {task_id: {"does": ..., "seconds": ..., "fails": n}}, "until": epoch seconds}``.
+conf: ``{"effects": FILE, "plan": {task_id: {"does": ..., "seconds": ..., "fails": n}}, "until": epoch seconds}``, and
+``"lacks"`` with the promise that a mutant takes out of the tasks' processes (`tests.chaos.mutations`).
 A task that `fails` n is one whose code raises in its first n tries. Every line of the effects file is one JSON object.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -27,11 +30,14 @@ from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import DAG, Variable, get_current_context, task
 from airflow.sdk.bases.operator import BaseOperator
 from airflow.utils import timezone
+from chaos_triggers import FiresAfter
 
 from airbridge.core import near
 
 WIDTH = 16
 LENGTH = 5
+WAITING = 4
+STORED_MEMBERS = 64
 HASTY_LOST_AFTER = 5.0
 OFTEN = {"retries": 9, "retry_delay": timedelta(seconds=0.2)}
 HASTY = near("region:us-east-1", lost_after=HASTY_LOST_AFTER)
@@ -188,6 +194,74 @@ class Deferred(BaseOperator):
         return made
 
 
+class Waits(BaseOperator):
+    """Is deferred on a trigger of the bundle's own, which fires `waits` seconds after it began."""
+
+    def execute(self, context: Any) -> None:
+        conf, ti_id = context["dag_run"].conf, str(context["ti"].id)
+        seconds = plan_of(context).get("waits", 2.0)
+
+        def work() -> None:
+            trigger = FiresAfter(seconds, ti_id, f"{conf['effects']}.fires")
+            self.defer(trigger=trigger, method_name="resume")
+
+        acts(context, work)
+
+    def resume(self, context: Any, event: Any = None) -> str:
+        ti = context["ti"]
+
+        def work() -> str:
+            if event != str(ti.id):
+                raise ValueError(f"{ti.id} was resumed with the event of {event}")
+            return value_of(ti.run_id, self.task_id)
+
+        made: str = acts(context, work)
+        return made
+
+
+def publish_references_first() -> None:
+    """Have this process publish the reference to an XCom before its object is stored."""
+    from airbridge.edge_worker._airflow import xcom_backend
+
+    store = xcom_backend._store
+
+    def early(file: Any, size: int, digest: str, *more: Any) -> Any:
+        transfer = xcom_backend._ask(xcom_backend.StoreXCom(size=size, digest=digest))
+        copy = io.BytesIO(file.read())
+        later = threading.Timer(60.0, store, (copy, size, digest, *more))
+        later.daemon = True
+        later.start()
+        name = xcom_backend.xcoms.ObjectName.parse(transfer.object)
+        return xcom_backend.StoredXCom(transfer.region, name, size, *more)
+
+    xcom_backend._store = early
+
+
+@task(**OFTEN)
+def store() -> list[str]:
+    """Return a value that is stored in the region's bucket."""
+    context = get_current_context()
+    ti = context["ti"]
+    if context["dag_run"].conf.get("lacks") == "objects":
+        publish_references_first()
+    made: list[str] = acts(context, lambda: members(ti.run_id, ti.task_id))
+    return made
+
+
+@task(**OFTEN)
+def load(value: list[str]) -> str:
+    """Return what depends on every byte of a stored value."""
+    context = get_current_context()
+    ti = context["ti"]
+    made: str = acts(context, lambda: value_of(ti.run_id, ti.task_id, "".join(value)))
+    return made
+
+
+def members(run_id: str, task_id: str) -> list[str]:
+    """Return the value of `store`, too large to travel."""
+    return [value_of(run_id, task_id, str(number)) for number in range(STORED_MEMBERS)]
+
+
 class Calls(TriggerDagRunOperator):
     """Starts a run of another DAG under an id that only this attempt uses."""
 
@@ -226,6 +300,15 @@ with DAG("chaos-mixed", schedule=None, default_args={"queue": "us-east-1", **OFT
         return made
 
     mapped.expand(number=[0, 1, 2])
+
+with DAG("chaos-waiting", schedule=None, default_args=OFTEN):
+    for number in range(WAITING):
+        # Half of them have a `lost_after` of seconds.
+        where = {"executor_config": HASTY} if number % 2 else {"queue": "us-east-1"}
+        Waits(task_id=f"w{number}", **where)
+
+with DAG("chaos-stored", schedule=None, default_args={"queue": "us-east-1"}):
+    load(store())
 
 with DAG("chaos-called", schedule=None, default_args={"queue": "us-east-1"}):
 

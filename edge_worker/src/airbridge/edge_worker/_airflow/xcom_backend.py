@@ -32,6 +32,8 @@ TRIES: Final = 5
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
 # Seconds before the second try; they double.
 _PAUSE: Final = 0.5
+# What S3 answers to an expired URL, and to one that expired credentials have signed.
+_EXPIRED: Final = frozenset({403, 400})
 
 
 class XComTransferError(AirBridgeError):
@@ -175,15 +177,19 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
 
 def _try(transfer: Callable[[httpx.Client], _T], verb: str) -> _T:
     """Transfer, again after an error that may pass. The URL, a short-lived credential, is in no message."""
+    expired = False
     for attempt in range(TRIES):
         try:
             with httpx.Client(timeout=_TIMEOUT) as client:
                 return transfer(client)
         except httpx.HTTPStatusError as error:
+            status = error.response.status_code
+            # The next try has a fresh URL: a task that stood still had one that has expired.
             why, passes = (
-                f"the bucket answered {error.response.status_code}",
-                error.response.status_code >= 500,
+                f"the bucket answered {status}",
+                status >= 500 or (status in _EXPIRED and not expired),
             )
+            expired = expired or status in _EXPIRED
         except httpx.TransportError as error:
             why, passes = type(error).__name__, True
         if not passes or attempt == TRIES - 1:

@@ -55,7 +55,14 @@ class AirflowRest:
 
     def clear_running(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Clear the running task instances of a run, and return them."""
-        body = {"dry_run": False, "dag_run_id": run_id, "only_running": True, "only_failed": False}
+        return self._clear(dag_id, run_id, only_running=True)
+
+    def clear_all(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Clear every task instance of a run, whatever its state is, and return them."""
+        return self._clear(dag_id, run_id, only_running=False)
+
+    def _clear(self, dag_id: str, run_id: str, *, only_running: bool) -> list[dict[str, Any]]:
+        body = {"dry_run": False, "dag_run_id": run_id, "only_running": only_running, "only_failed": False}
         path = f"/api/v2/dags/{dag_id}/clearTaskInstances"
         return list(self._json("POST", path, body)["task_instances"])
 
