@@ -110,7 +110,7 @@ infra-boot: $(STAMP) infra-install ## boot what Terraform made on an emulator, f
 	@test -e $(IMAGES_OUT)/release.json || $(MAKE) images
 	@$(RUN) python -m tests.boot $(IMAGES_OUT)
 
-PROOF_AWS_INFRA := tests/infra/aws_rules tests/infra/test_preflight.py tests/infra/test_cost.py tests/infra/test_emulator_fixes.py tests/infra/test_emulator_targets.py
+PROOF_AWS_INFRA := tests/infra/aws_rules tests/infra/test_preflight.py tests/infra/test_preflight_given.py tests/infra/test_sites.py tests/infra/test_cost.py tests/infra/test_emulator_fixes.py tests/infra/test_emulator_targets.py
 
 proof-aws: $(STAMP) infra-install ## AWS's rules, preflight with planted faults, cost, and the boot of what Terraform made with the demo (root)
 	@for tool in buildah podman skopeo docker-registry; do command -v $$tool >/dev/null || { $(MAKE) images-tools; break; }; done

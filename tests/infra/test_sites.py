@@ -260,3 +260,38 @@ def test_longest_accepted_name_fits(tmp_path: Path) -> None:
     assert max(len(entry.log_bucket), len(entry.bundle_bucket)) == 63
     assert all(len(arn.rpartition("/")[2]) <= 64 for arn in entry.role_arns.values())
     assert all(len(url.rpartition("/")[2]) <= 80 for url in entry.queue_urls.values())
+
+
+def test_tasks_of_a_site_have_a_role_of_their_own(tmp_path: Path) -> None:
+    """Statements of a site's pool make a role that the gateway alone may assume, that the catalogue names, and that it may assume.
+
+    A site behind the gateway has no role of its workers; its tasks may have one all the same.
+    """
+    given = TOML.replace(
+        "max_absence_days = 90\n",
+        "max_absence_days = 90\n"
+        'task_statements = [{ actions = ["s3:GetObject"], resources = ["arn:aws:s3:::example-press/*"] }]\n',
+    )
+    (tmp_path / "dev.toml").write_text((ENVIRONMENTS / "dev.toml").read_text() + given)
+    made = read(synthesise(Settings("dev", tmp_path), tmp_path / "out"))
+    edge = resolved(made[f"edge-{ABROAD}"], ABROAD, ACCOUNT)
+    name = f"{BASE}-factory-7-default-tasks"
+    [role] = [one for one in edge["resource"]["aws_iam_role"].values() if one["name"].startswith(BASE)]
+    [trust] = json.loads(role["assume_role_policy"])["Statement"]
+    assert (role["name"], trust["Principal"]) == (name, {"AWS": GATEWAY})
+    [policy] = policies_of(edge, name)
+    rights = [(one["Action"], one["Resource"]) for one in policy["Statement"]]
+    assert rights == [("s3:GetObject", "arn:aws:s3:::example-press/*")]
+    outputs = {key: one["value"] for key, one in edge["output"].items()}
+    [entry] = outputs["sites"]
+    assert entry["keeps"]["default"]["task_role_arn"] == f"arn:aws:iam::{ACCOUNT}:role/{name}"
+
+
+def test_role_of_tasks_has_a_name_that_aws_takes() -> None:
+    """Of a long pool's name the role of tasks is the longest name that a site makes."""
+    statement = {"actions": ["s3:GetObject"], "resources": ["arn:aws:s3:::b/*"]}
+    name, pool = "f" * 20, {"name": "p" * 20, "slots": 1}
+    assert environments.parse(environment(site=[site(name, pool=[pool])]), "t.toml")
+    over = site(name, pool=[{**pool, "task_statements": [statement]}])
+    with pytest.raises(UnsafeStackError, match=r"p-tasks of 67 characters, and AWS takes 64; shorten it by 3"):
+        environments.parse(environment(site=[over]), "t.toml")

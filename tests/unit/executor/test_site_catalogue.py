@@ -143,3 +143,17 @@ def test_accepted_data_is_read(uri: str) -> None:
     except ValueError:
         accepted = False
     assert names_data(uri) is accepted
+
+
+def test_tasks_of_a_site_may_have_a_role() -> None:
+    """The executor reads the role of a pool's tasks, behind the gateway as with brokered credentials."""
+    statement = {"actions": ["s3:GetObject"], "resources": ["arn:aws:s3:::example-press/*"]}
+    for made in (site, brokered):
+        found = written(made("depot-3", pool=[{"slots": 4, "task_statements": [statement]}])).region(
+            "depot-3"
+        )
+        assert found is not None
+        [pool] = found.pools
+        assert (
+            pool.task_role_arn == "arn:aws:iam::123456789012:role/airbridge-test-site-depot-3-default-tasks"
+        )

@@ -76,7 +76,7 @@ class CatalogueRegion:
             role_arns=site_roles(names, site),
             data=site.data,
             place=place_of(site),
-            keeps=kept(site),
+            keeps=site_keeps(names, site),
         )
 
     @classmethod
@@ -135,6 +135,16 @@ def site_roles(names: Names, site: Site) -> dict[str, str]:
     if not site.is_brokered:
         return {}
     return {pool.name: names.site_role_arn(site.name, pool.name) for pool in site.pools}
+
+
+def site_keeps(names: Names, site: Site) -> dict[str, dict[str, Any]]:
+    """Return what `kept` does, and the roles of tasks."""
+    found = kept(site)
+    for pool in site.pools:
+        if pool.task_statements:
+            role = f"arn:aws:iam::{names.account}:role/{names.site_task_role(site.name, pool.name)}"
+            found.setdefault(pool.name, {})["task_role_arn"] = role
+    return found
 
 
 def expected(environment: Environment) -> list[CatalogueRegion]:

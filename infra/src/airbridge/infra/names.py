@@ -70,6 +70,10 @@ class Names:
         """The role whose credentials the gateway gives the workers of a site's pool."""
         return f"{self.base}-{self.site(site)}-{pool}"
 
+    def site_task_role(self, site: str, pool: str) -> str:
+        """The role whose credentials the gateway gives the tasks of a site's pool."""
+        return f"{self.site_role(site, pool)}-tasks"
+
     def site_role_arn(self, site: str, pool: str) -> str:
         """The ARN of `site_role(site, pool)`."""
         return f"arn:aws:iam::{self.account}:role/{self.site_role(site, pool)}"

@@ -7,7 +7,7 @@ twice, networks that overlap) are in `validation`, those of sites in `site_rules
 from airbridge.infra.environment.document import Environment
 from airbridge.infra.environment.network import Egress, GivenNetwork
 from airbridge.infra.environment.reading import load, parse
-from airbridge.infra.environment.region import Pool, RegionConfig
+from airbridge.infra.environment.region import Pool, RegionConfig, TaskStatement
 from airbridge.infra.environment.sharing import Limit, Team
 from airbridge.infra.environment.site import Site, SitePool
 from airbridge.infra.exceptions import EnvironmentFileError
@@ -22,6 +22,7 @@ __all__ = [
     "RegionConfig",
     "Site",
     "SitePool",
+    "TaskStatement",
     "Team",
     "load",
     "parse",

@@ -83,8 +83,8 @@ class Environment(Model):
         """Return the services of AWS that the statements of pools name."""
         statements = [
             statement
-            for region in self.regions
-            for pool in region.pools
+            for place in (*self.regions, *self.sites)
+            for pool in place.pools
             for statement in pool.task_statements
         ]
         return sorted({action.partition(":")[0] for each in statements for action in each.actions})

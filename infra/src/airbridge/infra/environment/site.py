@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from airbridge.infra import validation
+from airbridge.infra.environment.region import TaskStatement
 from airbridge.infra.environment.values import Model, PoolName, RegionName, XComBytes
 
 SiteName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=63)]
@@ -51,6 +52,10 @@ class SitePool(Model):
     )
     triggers: Literal["edge", "home"] | None = Field(
         default=None, description="takes the place of the site's own for this pool's tasks"
+    )
+    task_statements: tuple[TaskStatement, ...] = Field(
+        default=(),
+        description="what this pool's tasks may do in AWS: with any, the gateway gives them credentials of a role of their own",
     )
 
 

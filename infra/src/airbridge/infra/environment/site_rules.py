@@ -43,6 +43,8 @@ def _name_problems(environment: Environment, site: Site) -> Iterator[str]:
             (names.queue(place, pool.name), QUEUE_CHARACTERS),
             (names.site_role(site.name, pool.name), ROLE_CHARACTERS),
         ]
+        if pool.task_statements:
+            limits.append((names.site_task_role(site.name, pool.name), ROLE_CHARACTERS))
     over = max((len(name) - limit for name, limit in limits), default=0)
     if over > 0:
         longest, limit = max(limits, key=lambda one: len(one[0]) - one[1])

@@ -48,7 +48,7 @@ def _serve_sites(names: Names, sites: Sequence[Site]) -> Iterator[Statement]:
         )
         actions = ("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject")
         yield from _objects(names, "SiteLogs", actions, names.log_bucket(names.site("*")), f"{LOG_PREFIX}*")
-    if any(site.is_brokered for site in sites):
+    if any(site.is_brokered or pool.task_statements for site in sites for pool in site.pools):
         yield Statement(
             sid="BrokerCredentials",
             actions=("sts:AssumeRole",),

@@ -11,11 +11,11 @@ from airbridge.infra.constructs.compute.worker_pool import WorkerPool, WorkerPoo
 from airbridge.infra.constructs.compute.worker_role import (
     TaskRoleProps,
     WorkerRoleProps,
+    given_statements,
     task_role,
     worker_role,
 )
 from airbridge.infra.constructs.edge_region import EdgeRegion, EdgeRegionProps, PoolQueue
-from airbridge.infra.constructs.iam.policy import Statement
 from airbridge.infra.constructs.iam.role import Role
 from airbridge.infra.constructs.network.gateway_link import GatewayLink, GatewayLinkProps
 from airbridge.infra.constructs.network.network import Network
@@ -173,18 +173,10 @@ class EdgeStack(Stack):
             f"{pool.name}-task-role",
             TaskRoleProps(
                 name=self.names.task_role(self.region, pool.name),
-                worker_role_arn=self.roles[pool.name].arn,
+                holder_arn=self.roles[pool.name].arn,
                 data=self._region.data,
                 writes=pool.data_write,
-                statements=[
-                    Statement(
-                        sid=f"Pool{index}",
-                        actions=each.actions,
-                        resources=each.resources,
-                        conditions=each.conditions,
-                    )
-                    for index, each in enumerate(pool.task_statements)
-                ],
+                statements=given_statements(pool.task_statements),
             ),
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from airbridge.infra import catalogue
 from airbridge.infra.cdk import Construct
+from airbridge.infra.constructs.compute.worker_role import TaskRoleProps, given_statements, task_role
 from airbridge.infra.constructs.edge_region import EdgeRegion, EdgeRegionProps, PoolQueue
 from airbridge.infra.constructs.iam.site_role import SiteRoleProps, site_role
 from airbridge.infra.environment import Site, SitePool
@@ -19,9 +20,11 @@ class SiteResources(Construct):
         super().__init__(scope, site.name)
         self._site, self._names, self._key_arn = site, stack.names, key_arn
         self.edge = EdgeRegion(self, "region", self._props(stack, topic_arn))
-        if site.is_brokered:
-            for pool in site.pools:
+        for pool in site.pools:
+            if site.is_brokered:
                 self._role(pool)
+            if pool.task_statements:
+                self._task_role(pool)
 
     def _props(self, stack: Stack, topic_arn: str) -> EdgeRegionProps:
         site, names = self._site, self._names
@@ -62,10 +65,21 @@ class SiteResources(Construct):
             ),
         )
 
+    def _task_role(self, pool: SitePool) -> None:
+        task_role(
+            self,
+            f"{pool.name}-task-role",
+            TaskRoleProps(
+                name=self._names.site_task_role(self._site.name, pool.name),
+                holder_arn=self._names.role_arn("gateway"),
+                statements=given_statements(pool.task_statements),
+            ),
+        )
+
     def entry(self) -> dict[str, Any]:
         """Return what the catalogue has of the site, by the names of the region's own outputs."""
         site, edge = self._site, self.edge
-        keeps = catalogue.kept(site)
+        keeps = catalogue.site_keeps(self._names, site)
         return {
             "region_name": site.name,
             "place": catalogue.place_of(site),

@@ -6,12 +6,13 @@ work and writes every task's log.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from airbridge.infra.cdk import Construct
 from airbridge.infra.constructs.iam.policy import Statement, Trust, assumed_by_service
 from airbridge.infra.constructs.iam.role import Role, RoleProps
+from airbridge.infra.environment import TaskStatement
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,30 @@ def worker_role(scope: Construct, id_: str, props: WorkerRoleProps) -> Role:
 
 @dataclass(frozen=True)
 class TaskRoleProps:
-    """A task role: its worker's role, which alone may assume it, and prefixes of the region's data."""
+    """A task role: the role of its worker, or of a site's gateway, which alone may assume it, and prefixes of the region's data."""
 
     name: str
-    worker_role_arn: str
-    data: Sequence[str]
+    holder_arn: str
+    data: Sequence[str] = ()
     #: Prefixes that the pool's tasks may write, and read.
     writes: Sequence[str] = ()
     #: What the environment's file allows beyond.
     statements: Sequence[Statement] = ()
 
 
+def given_statements(given: Iterable[TaskStatement]) -> list[Statement]:
+    """Return the statements of an environment file's pool."""
+    return [
+        Statement(
+            sid=f"Pool{index}", actions=each.actions, resources=each.resources, conditions=each.conditions
+        )
+        for index, each in enumerate(given)
+    ]
+
+
 def task_role(scope: Construct, id_: str, props: TaskRoleProps) -> Role:
-    """Create the role whose credentials the instances hand to the tasks of a pool."""
-    trust = Trust(principals={"AWS": props.worker_role_arn}).statement()
+    """Create the role whose credentials instances, or the gateway, hand to the tasks of a pool."""
+    trust = Trust(principals={"AWS": props.holder_arn}).statement()
     return Role(
         scope,
         id_,
