@@ -293,5 +293,7 @@ def test_role_of_tasks_has_a_name_that_aws_takes() -> None:
     name, pool = "f" * 20, {"name": "p" * 20, "slots": 1}
     assert environments.parse(environment(site=[site(name, pool=[pool])]), "t.toml")
     over = site(name, pool=[{**pool, "task_statements": [statement]}])
-    with pytest.raises(UnsafeStackError, match=r"p-tasks of 67 characters, and AWS takes 64; shorten it by 3"):
+    with pytest.raises(
+        UnsafeStackError, match=r"p-tasks of 67 characters, and AWS takes 64; shorten it by 3"
+    ):
         environments.parse(environment(site=[over]), "t.toml")

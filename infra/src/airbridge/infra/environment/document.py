@@ -81,12 +81,9 @@ class Environment(Model):
     @property
     def task_services(self) -> list[str]:
         """Return the services of AWS that the statements of pools name."""
-        statements = [
-            statement
-            for place in (*self.regions, *self.sites)
-            for pool in place.pools
-            for statement in pool.task_statements
-        ]
+        of_regions = [pool.task_statements for region in self.regions for pool in region.pools]
+        of_sites = [pool.task_statements for site in self.sites for pool in site.pools]
+        statements = [each for given in (*of_regions, *of_sites) for each in given]
         return sorted({action.partition(":")[0] for each in statements for action in each.actions})
 
     @property
