@@ -17,7 +17,7 @@ from airbridge.control_plane.gateway.work import exchanges
 from airbridge.control_plane.gateway.work.fencing import Fence
 from airbridge.core.protocol import RefusalReason
 from airbridge.executor.ledger import leases
-from airbridge.executor.ledger.models import ItemState, Outcome
+from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow
 
 
 def without_fencing() -> None:
@@ -38,8 +38,9 @@ def without_idempotency() -> None:
             return {}
 
         @staticmethod
-        def add(*_: Any, **__: Any) -> None:
-            return None
+        def add(_: Any, *, at: Any, **values: Any) -> RecordRow:
+            # Of no session: nothing of it is kept.
+            return RecordRow(**values, applied_at=at)
 
     exchanges.records = Forgetful
 
