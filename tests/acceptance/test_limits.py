@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.platform import LocalPlatform, running
+from tests.support.platform import LocalPlatform, running, wait_for
 from tests.support.teams import two_teams
 
 from airbridge.control_plane.local.services.aws import parse_regions
@@ -67,15 +67,21 @@ def at_one_time(spans: list[tuple[datetime, datetime]]) -> int:
     return most
 
 
-def test_regions_share_a_limit(platform: LocalPlatform) -> None:
-    """Of twelve tasks in two regions with eight slots never more than two run; a task without the limit overtakes them."""
+@pytest.fixture(scope="module")
+def limited(platform: LocalPlatform) -> str:
+    """A run of the DAG with the limit, which has ended, and beside which one of the other has."""
     for dag_id in ("erp", "free"):
         platform.airflow.wait_for_dag(dag_id)
         platform.airflow.unpause(dag_id)
-    limited = platform.airflow.trigger("erp", {})
+    run = platform.airflow.trigger("erp", {})
     free = platform.airflow.trigger("free", {})
     assert platform.airflow.wait("free", free, 120) == "success"
-    assert platform.airflow.wait("erp", limited, 240) == "success"
+    assert platform.airflow.wait("erp", run, 240) == "success"
+    return str(run)
+
+
+def test_regions_share_a_limit(platform: LocalPlatform, limited: str) -> None:
+    """Of twelve tasks in two regions with eight slots never more than two run; a task without the limit overtakes them."""
     query = "SELECT claimed_at, settled_at, region, limits FROM airbridge_work_item WHERE run_id = %s AND dag_id = %s"
     rows: list[Any] = platform.query(query, limited, "erp")
     assert {(row[2], row[3]) for row in rows} == {("us-east-1", "erp"), ("eu-west-1", "erp")}
@@ -85,6 +91,7 @@ def test_regions_share_a_limit(platform: LocalPlatform) -> None:
     assert ended < max(row[1] for row in rows)
 
 
+@pytest.mark.usefixtures("limited")
 def test_run_has_its_xcoms_and_bytes(platform: LocalPlatform) -> None:
     """The ledger has the size of each XCom and log, and of the code that each region's worker fetched."""
     [(written, tasks)] = platform.query(
@@ -92,14 +99,18 @@ def test_run_has_its_xcoms_and_bytes(platform: LocalPlatform) -> None:
     )
     assert tasks == TASKS
     assert written == TASKS * len('"booked"')
-    [(logs,)] = platform.query(
-        "SELECT min(moved_bytes) FROM airbridge_event WHERE event = 'task.ended' AND source = 'edge'"
+
+    def sizes(event: str) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        query = "SELECT region, moved_bytes FROM airbridge_event WHERE event = %s AND source = 'edge'"
+        for region, size in platform.query(query, event):
+            found.setdefault(region, []).append(size)
+        return found
+
+    # Workers send events with their heartbeats. What a worker has already it fetches in no bytes.
+    wait_for(lambda: sum(map(len, sizes("task.ended").values())) == TASKS, "the end of every task")
+    assert all(min(of_region) > 100 for of_region in sizes("task.ended").values())
+    wait_for(
+        lambda: len([1 for found in sizes("bundle.fetched").values() if sum(found) > 100]) == 2,
+        "code of both",
     )
-    assert logs > 100
-    code = dict(
-        platform.query(
-            "SELECT region, sum(moved_bytes) FROM airbridge_event WHERE event = 'bundle.fetched' GROUP BY region"
-        )
-    )
-    assert set(code) == {"us-east-1", "eu-west-1"}
-    assert all(size > 100 for size in code.values())
