@@ -297,3 +297,16 @@ def test_role_of_tasks_has_a_name_that_aws_takes() -> None:
         UnsafeStackError, match=r"p-tasks of 67 characters, and AWS takes 64; shorten it by 3"
     ):
         environments.parse(environment(site=[over]), "t.toml")
+
+
+def test_tasks_share_no_role_with_workers() -> None:
+    """A pool that is called as another one's role of tasks is refused: its workers' credentials would be those tasks'."""
+    statement = {"actions": ["s3:GetObject"], "resources": ["arn:aws:s3:::b/*"]}
+    pools = [
+        {"name": "press", "slots": 1, "task_statements": [statement]},
+        {"name": "press-tasks", "slots": 1},
+    ]
+    with pytest.raises(
+        UnsafeStackError, match=r"would both have the role airbridge-test-site-depot-3-press-tasks"
+    ):
+        environments.parse(environment(site=[brokered(pool=pools)]), "t.toml")

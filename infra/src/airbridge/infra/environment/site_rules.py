@@ -122,6 +122,25 @@ def _shared_names(environment: Environment) -> Iterator[str]:
     for queue, users in pools.items():
         if len(users) > 1:
             yield f"site: {' and '.join(sorted(users))} would both have the queue {queue}; rename one of them"
+    yield from _shared_roles(environment)
+
+
+def _shared_roles(environment: Environment) -> Iterator[str]:
+    """Yield roles that a pool's tasks and another pool's workers would have: `a` with statements, and `a-tasks`."""
+    names = environment.names
+    of_workers = {
+        names.site_role(site.name, pool.name): f"pool {pool.name} of site {site.name}"
+        for site in environment.sites
+        for pool in site.pools
+    }
+    for site in environment.sites:
+        for pool in site.pools:
+            role = names.site_task_role(site.name, pool.name)
+            if pool.task_statements and role in of_workers:
+                yield (
+                    f"site: the tasks of pool {pool.name} of site {site.name} and the workers of {of_workers[role]} would both have the "
+                    f"role {role}; rename one of them"
+                )
 
 
 def _many_networks(environment: Environment) -> Iterator[str]:

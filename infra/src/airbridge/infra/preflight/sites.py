@@ -28,7 +28,7 @@ def names(account: Account) -> Iterator[Finding]:
         taken = [
             *_buckets(account, site),
             *_queues(account, site),
-            *(_roles(account, site) if site.is_brokered else ()),
+            *_roles(account, site),
         ]
         where = f"{site.name} beside {site.beside}"
         for detail, remedy in taken:
@@ -73,8 +73,10 @@ def _queues(account: Account, site: Site) -> Iterator[tuple[str, str]]:
 
 
 def _roles(account: Account, site: Site) -> Iterator[tuple[str, str]]:
-    iam = account.client("iam", account.home)
-    for name in (account.environment.names.site_role(site.name, pool.name) for pool in site.pools):
+    iam, names = account.client("iam", account.home), account.environment.names
+    made = [names.site_role(site.name, pool.name) for pool in site.pools if site.is_brokered]
+    made += [names.site_task_role(site.name, pool.name) for pool in site.pools if pool.task_statements]
+    for name in made:
         try:
             found = iam.get_role(RoleName=name)["Role"]
         except ClientError as error:
