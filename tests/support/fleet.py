@@ -92,7 +92,7 @@ def settings(directory: Path, more_regions: Sequence[str] = ()) -> dict[str, str
     catalogue.write_text(
         CATALOGUE
         + "".join(
-            f'[[region]]\nname = "{name}"\nlog_bucket = "{name}-logs"\nbundle_bucket = "{name}-dags"\n'
+            f'[[region]]\nname = "{name}"\naws_region = "us-east-1"\nlog_bucket = "{name}-logs"\nbundle_bucket = "{name}-dags"\n'
             f'[[region.pool]]\nqueue_url = "http://127.0.0.1:1/{name}"\n'
             for name in more_regions
         )
