@@ -189,10 +189,34 @@ def test_deleted_when_they_are_not_wanted(settings: WorkerSettings) -> None:
     asyncio.run(test())
 
 
-def test_configuration_is_botocores(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The configuration is understood whatever the directory is called, and waits for the first credentials."""
+def test_full_disk_ends_no_renewal(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An identity that is renewed while the disk is full finds the configuration as it is, and writes nothing."""
+    first = task_credentials.prepare(REGION, settings)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert task_credentials.prepare(REGION, settings) == first
+    # Nor does one that cannot be written end the worker.
+    (settings.airflow_home / task_credentials.CONFIG).unlink()
+    assert task_credentials.prepare(REGION, settings) == first
+
+
+def test_configuration_is_botocores(
+    settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The configuration is understood whatever the directory is called, waits for the first credentials, and comes before a file of the
+    host's."""
     from botocore.session import Session
 
+    # A file of the host's user, which botocore would read before.
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "credentials").write_text(
+        "[default]\naws_access_key_id = HOST\naws_secret_access_key = HOST\n"
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("AWS_SHARED_CREDENTIALS_FILE", raising=False)
     for name, value in task_credentials.prepare(REGION, settings).items():
         monkeypatch.setenv(name, value)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):

@@ -10,6 +10,7 @@ import pytest
 from airbridge.control_plane._airflow import Try
 from airbridge.control_plane.dashboard.drawings import gantt, window
 from airbridge.control_plane.dashboard.drawings.gantt import Gantt
+from airbridge.control_plane.dashboard.drawings.window import Window
 from airbridge.control_plane.read_model.history.timeline import Step, Timeline
 from airbridge.control_plane.read_model.tasks import TaskView
 from airbridge.control_plane.read_model.work import ItemView
@@ -230,6 +231,24 @@ def test_other_parts_show_the_whole(part: str) -> None:
     found = zoomed(part)
     assert None is found.part
     assert (0.0, 10.0) == (found.ticks[0], found.ticks[-1])
+
+
+@pytest.mark.parametrize("begin", [0.0, 86_399.999, 1_234_567.125])
+def test_address_has_a_part_to_the_millisecond(begin: float) -> None:
+    """Also in a task of days a step of milliseconds has a part of its own."""
+    part = Window(begin, begin + 0.05)
+    again = window.parse(str(part))
+    assert again is not None
+    assert (again.begin, again.end) == (
+        pytest.approx(begin, abs=0.0005),
+        pytest.approx(begin + 0.05, abs=0.0005),
+    )
+
+
+@pytest.mark.parametrize("at_end", [0.0, 10.0])
+def test_moment_at_an_end_has_a_part(at_end: float) -> None:
+    """A step of no time at the first or last moment has a part that can be shown."""
+    assert Window(at_end, at_end).around(10.0).inside(10.0) is not None
 
 
 def test_open_bar_of_a_part_reaches_its_end() -> None:

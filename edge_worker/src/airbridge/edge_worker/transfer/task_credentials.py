@@ -50,11 +50,16 @@ def prepare(region: RegionSettings, settings: WorkerSettings) -> dict[str, str]:
         f"for i in $(seq {_WAIT_SECONDS}); do [ -s {quoted} ] && exec cat {quoted}; sleep 1; done; exit 1"
     )
     process = shlex.join(["/bin/sh", "-c", script])
-    _replace(
-        home / CONFIG, f"[default]\nregion = {region.aws}\ncredential_process = {process}\n", _mode(settings)
-    )
+    text = f"[default]\nregion = {region.aws}\ncredential_process = {process}\n"
+    try:
+        _write_config(home / CONFIG, text, _mode(settings))
+    except OSError as error:
+        # Tasks without AWS run all the same; the next identity tries again.
+        log.warning("task_credentials.not_configured", path=str(home / CONFIG), detail=str(error))
     return {
         "AWS_CONFIG_FILE": str(home / CONFIG),
+        # Clients of AWS would read a file of the host's user before.
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         # Tasks must not find those of the machine's own role instead.
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_REGION": region.aws,
@@ -124,6 +129,12 @@ class TaskCredentials:
 def _mode(settings: WorkerSettings) -> int:
     """Return the mode of what tasks read: they may be of another user than the agent."""
     return 0o600 if settings.task_user is None else 0o644
+
+
+def _write_config(path: Path, text: str, mode: int) -> None:
+    """Write it unless it is there as it should be: each renewal of the identity comes here."""
+    if not path.exists() or path.read_text() != text:
+        _replace(path, text, mode)
 
 
 def _replace(path: Path, text: str, mode: int) -> None:

@@ -20,7 +20,7 @@ class Window:
 
     def __str__(self) -> str:
         """Return it as a parameter of an address: ``12.5-15``."""
-        return f"{round(self.begin, 3):g}-{round(self.end, 3):g}"
+        return "-".join(f"{at:.3f}".rstrip("0").rstrip(".") for at in (self.begin, self.end))
 
     @property
     def seconds(self) -> float:
@@ -37,7 +37,10 @@ class Window:
     def around(self, whole: float, margin: float = 0.05) -> Window:
         """Return it with a margin on both sides, and no shorter than a window may be."""
         extra = max(self.seconds * margin, (SHORTEST - self.seconds) / 2)
-        return Window(max(0.0, self.begin - extra), min(whole, self.end + extra))
+        found = Window(max(0.0, self.begin - extra), min(whole, self.end + extra))
+        if found.seconds >= SHORTEST:
+            return found
+        return self._fitted(found.begin, SHORTEST, whole) or Window(0.0, whole)
 
     def scaled(self, factor: float, whole: float) -> Window | None:
         """Return a window `factor` times as long with the same middle; None once it is the whole."""

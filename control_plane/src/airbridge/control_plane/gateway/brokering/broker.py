@@ -87,7 +87,7 @@ class Broker:
             session = self._sts.assume(region, grant, caller.name.worker)
             kept = _Kept(session, self._monotonic())
             with unit() as work:
-                _record(work.session, caller, grant, session)
+                _record(work.session, caller, grant, session, of="tasks" if for_tasks else "worker")
             with self._lock:
                 self._kept[key] = kept
         return AwsCredentials(
@@ -105,7 +105,7 @@ class Broker:
             return self._kept.get(key)
 
 
-def _record(session: Any, caller: Caller, grant: Grant, given: Session) -> None:
+def _record(session: Any, caller: Caller, grant: Grant, given: Session, *, of: str) -> None:
     """Record a session before its credentials leave the gateway. Its key id is in CloudTrail, too."""
     audit.record(
         session,
@@ -117,7 +117,7 @@ def _record(session: Any, caller: Caller, grant: Grant, given: Session) -> None:
         region=caller.name.region,
         worker_id=caller.name.worker,
         role=grant.role_arn,
-        of="worker" if grant.policy else "tasks",
+        of=of,
         access_key_id=given.access_key_id,
         expires_at=given.expires_at.isoformat(),
     )
