@@ -6,8 +6,8 @@
     python -m tests.benchmarks.swarm --transport gateway --gateways 4     # spread over four processes
 
 Each has a certificate, an access token and connections of its own, as a worker has: more than one while a heartbeat and work are
-under way at the same time. The gateway is the local platform's, bound to one core; Postgres, the scheduler, the AWS emulator and this program share
-all of them. Latency is measured from when a request was due, so a gateway that falls behind is seen to; how much of it is this
+under way at the same time. The gateway is the local platform's, alone on one core; Postgres, the scheduler, the AWS emulator and this program share
+the others. Several gateways are bound to a core each and share all of them with everything else. Latency is measured from when a request was due, so a gateway that falls behind is seen to; how much of it is this
 program's own, because it was late to send, stands beside it (``sent_late``). Writes ``tests/benchmarks/results/swarm.json``; with the
 transport gateway ``swarm-gateway.json``.
 """
@@ -64,6 +64,7 @@ FACTORY: Final = "factory-7"
 RESULTS: Final = Path(__file__).parent / "results"
 POLL_SECONDS: Final = 20.0
 """Longest wait of a poll through the gateway, as a worker's own."""
+GATEWAY_CORE: Final = 0
 SIZES: Final = (10, 100, 1_000, 10_000)
 INTERVAL_SECONDS: Final = 10.0
 """`[airbridge] heartbeat_interval` by default."""
@@ -438,7 +439,7 @@ async def measure(
     api.wait_for_dags(DAG_COUNT)
     pids, postgres = [each.pid for each in processes_of_gateway], edge.database_pid
     for number, pid in enumerate(pids):
-        _bind_to_one_core(pid, number % (os.cpu_count() or 1))
+        _bind_to_one_core(pid, (GATEWAY_CORE + number) % (os.cpu_count() or 1))
     region = FACTORY if options.transport == "gateway" else REGION
     ports = [each.port for each in processes_of_gateway]
     swarm = Swarm(edge, Identities(edge.secrets_dir, folder), region, ports)
@@ -480,6 +481,13 @@ async def measure(
         await swarm.close()
 
 
+def _leave_a_core(gateway_count: int) -> None:
+    """Confine this process, and all that it starts, to other cores than that of a single gateway, where there are others."""
+    cores = os.sched_getaffinity(0)
+    if gateway_count == 1 and len(cores) > 1:
+        os.sched_setaffinity(0, cores - {GATEWAY_CORE})
+
+
 def _bind_to_one_core(pid: int, core: int) -> None:
     for thread in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), {core})
@@ -499,6 +507,7 @@ def main() -> int:
     output = options.output or RESULTS / ("swarm-gateway.json" if through else "swarm.json")
     logging.disable(logging.INFO)
     end_well()
+    _leave_a_core(options.gateways)
     with tempfile.TemporaryDirectory(prefix="airbridge-bench-swarm-") as folder:
         Path(folder).chmod(0o755)
         regions = (REGION, f"{FACTORY}@{REGION}") if through else (REGION,)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
 
 import pytest
-from tests.integration.gateway.world import World, running
+from tests.integration.gateway.world import World, running, xcom
 from tests.security.attacks.bogus_joins import SlowAws, bogus_iam_joins, silent_sts, slow_catalogue
 from tests.security.attacks.floods import CONNECTIONS_PER_ADDRESS, FLOOD_ATTACKS, WORK_THREADS
 from tests.support.airflow_home import pointed_at
 from tests.support.postgres import Postgres
+
+from airbridge.executor.ledger import leases
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +60,18 @@ def test_joins_that_wait_for_aws(
         bogus_iam_joins(SlowAws(world, sts))
         world.close_workers()
     postgres.drop(name)
+
+
+def test_claims_do_not_wait_behind_results(world: World) -> None:
+    """A result that waits for a locked row holds its thread, and a claim is granted meanwhile."""
+    held, free = world.items(count=2)
+    reporting, claiming = world.worker(), world.worker()
+    grant = reporting.grant(held)
+    with world.metadata.session() as session, ThreadPoolExecutor(1) as threads:
+        leases.lock(session, [held])
+        waits = threads.submit(reporting.exchange, xcom(grant, 1, "k", "1"))
+        with pytest.raises(TimeoutError):
+            waits.result(timeout=0.5)
+        assert claiming.grant(free).item_id == UUID(free)
+        session.rollback()
+        assert [each.status for each in waits.result(timeout=10).results] == [201]

@@ -241,7 +241,7 @@ class Settings:
         default=8,
         metadata=_about(
             "Claims, exchanges and renewals that one gateway process handles concurrently, each with a database "
-            "connection. Everything else (heartbeats, enrolments, operators, audit) has up to fifteen more.",
+            "connection: half of them claims, so that neither waits behind the other. Everything else (heartbeats, enrolments, operators, audit) has up to fifteen more.",
             minimum=1,
         ),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -79,6 +80,8 @@ log = structlog.get_logger()
 
 # A DAG push is large, and an operator's alone.
 OPERATOR_BODIES: Final = BodyReadLimits(bytes_total=256 * MIB, bytes_per_caller=256 * MIB)
+# A thread that wants the interpreter waits for so long per busy thread before it, and a heartbeat wants it dozens of times.
+SWITCH_SECONDS: Final = 0.001
 # Exempt from the total rate limit: leases depend on heartbeats.
 VITAL: Final = frozenset({f"{ROOT}/heartbeat"})
 
@@ -402,6 +405,7 @@ def _edge(
         exchanges=_exchanges(app, components, metrics),
         metrics=metrics,
         bodies=BodyReader(BodyReads(), threads.parsing),
+        claiming=threads.claims,
         work=threads.work,
         enrolments=threads.enrolments,
         joins=threads.joins,
@@ -465,6 +469,7 @@ def run(settings: Settings, publish: Publish, environments: EnvironmentReceiver)
     # Airflow's objects live as long as the process: scanning them at each full collection would only delay requests.
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(SWITCH_SECONDS)
     _event_loop_runner(gateway.serve())
 
 

@@ -26,6 +26,8 @@ WAITING_HEARTBEATS: Final = 4_096
 class ThreadPools:
     """Thread pools of the gateway. Each kind of request has its own, so that none can starve another."""
 
+    claims: ThreadPool
+    #: Exchanges, releases and renewals.
     work: ThreadPool
     batches: ThreadPool
     heartbeats: ThreadPool
@@ -46,9 +48,11 @@ class ThreadPools:
 
     @classmethod
     def of(cls, work_threads: int) -> Self:
-        """Return the pools, with so many threads for work."""
+        """Return the pools, with so many threads for claims and work together, and at least one for each."""
+        claiming = max(1, work_threads // 2)
         return cls(
-            work=_pool("work", work_threads),
+            claims=_pool("claims", claiming),
+            work=_pool("work", max(1, work_threads - claiming)),
             # One thread: a second batch would wait for the first one's rows.
             batches=ThreadPool("heartbeat-batches", threads=1, requests=WAITING_HEARTBEATS),
             heartbeats=ThreadPool("heartbeats", threads=HEARTBEAT_THREADS, requests=WAITING_HEARTBEATS),
@@ -72,6 +76,7 @@ class ThreadPools:
     def database_connections(self) -> int:
         """Most database connections that the pools' threads use at once. Parsing and verifying joins need none."""
         pools = (
+            self.claims,
             self.work,
             self.batches,
             self.heartbeats,

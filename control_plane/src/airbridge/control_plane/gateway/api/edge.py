@@ -95,6 +95,8 @@ class Edge:
     exchanges: Exchanges
     metrics: Metrics
     bodies: BodyReader
+    #: Has threads of its own: what starts a task does not wait behind results, which are safe in their workers' journals.
+    claiming: ThreadPool
     work: ThreadPool
     #: Enrolments, of callers without a certificate.
     enrolments: ThreadPool
@@ -169,7 +171,7 @@ class Edge:
     async def _claim(self, request: Request) -> Response:
         caller = self._caller(request)
         body = await self.bodies.parse(request, ClaimRequest, CLAIM_BODY)
-        answer = await self.work.run(self.claims.claim, caller, body)
+        answer = await self.claiming.run(self.claims.claim, caller, body)
         request_metrics.claimed(self.metrics, caller, answer)
         return requests.answer(answer)
 
