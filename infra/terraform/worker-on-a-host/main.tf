@@ -14,6 +14,12 @@ locals {
 
   # In the user's home: in /tmp, other users of the host could take the names first.
   remote = "./.airbridge-terraform"
+  # Terraform writes the scripts that it runs with mode 0777, so the home must be closed to others. It leaves them there, empty.
+  prepare = [
+    "[ $(($(stat -c %a .) % 2)) = 0 ] || { echo \"airbridge: preparing: other users can enter $PWD, and could change what Terraform runs there: chmod o-x $PWD\" >&2; exit 1; }",
+    "rm -f ./.airbridge-terraform-*.sh",
+    "mkdir -p -m 0700 ./.airbridge-terraform",
+  ]
   as_root = {
     for action in ["unpack", "apply", "remove"] : action => "${try(var.ssh.sudo, true) ? "sudo -n " : ""}sh ${local.remote}/worker.sh ${action}"
   }
@@ -27,6 +33,7 @@ resource "terraform_data" "worker" {
   triggers_replace = [var.ssh.host, var.ssh.port]
   input = {
     host             = var.ssh.host
+    timeout          = var.ssh.timeout
     port             = var.ssh.port
     user             = var.ssh.user
     host_key         = var.ssh.host_key
@@ -34,11 +41,13 @@ resource "terraform_data" "worker" {
     bastion_host     = var.ssh.bastion_host
     bastion_host_key = var.ssh.bastion_host_key
     bastion_user     = var.ssh.bastion_user
+    prepare          = local.prepare
     remove           = "${local.as_root["remove"]}${var.purge_on_destroy ? " --purge" : ""}"
   }
 
   connection {
     type                = "ssh"
+    timeout             = self.input.timeout
     host                = self.input.host
     port                = self.input.port
     user                = self.input.user
@@ -54,7 +63,7 @@ resource "terraform_data" "worker" {
 
   provisioner "remote-exec" {
     when   = destroy
-    inline = ["mkdir -p -m 0700 ./.airbridge-terraform"]
+    inline = self.input.prepare
   }
 
   provisioner "file" {
@@ -77,6 +86,7 @@ resource "terraform_data" "package" {
 
   connection {
     type                = "ssh"
+    timeout             = var.ssh.timeout
     host                = var.ssh.host
     port                = var.ssh.port
     user                = var.ssh.user
@@ -91,7 +101,7 @@ resource "terraform_data" "package" {
   }
 
   provisioner "remote-exec" {
-    inline = ["mkdir -p -m 0700 ${local.remote}"]
+    inline = local.prepare
   }
 
   provisioner "file" {
@@ -125,6 +135,7 @@ resource "terraform_data" "release" {
 
   connection {
     type                = "ssh"
+    timeout             = var.ssh.timeout
     host                = var.ssh.host
     port                = var.ssh.port
     user                = var.ssh.user
@@ -139,7 +150,7 @@ resource "terraform_data" "release" {
   }
 
   provisioner "remote-exec" {
-    inline = ["mkdir -p -m 0700 ${local.remote}"]
+    inline = local.prepare
   }
 
   provisioner "file" {

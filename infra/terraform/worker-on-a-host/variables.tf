@@ -1,10 +1,11 @@
 # Host
 
 variable "ssh" {
-  description = "Host with systemd that is reached by SSH: as root, or as a user who may use sudo without a password. host_key is the host's public key (`ssh-ed25519 AAAA...`), because Terraform accepts any host without one. private_key_file is the path of an unencrypted key; null is the SSH agent. Null for cloud_init alone."
+  description = "Host with systemd that is reached by SSH: as root, or as a user who may use sudo without a password. host_key is the host's public key, because Terraform accepts any host without one: of the kinds that the host has, the first of ecdsa-sha2-nistp256, ssh-rsa and ssh-ed25519, which is the one that Terraform negotiates. timeout is that of connecting. private_key_file is the path of an unencrypted key; null is the SSH agent. Null for cloud_init alone."
   type = object({
     host             = string
     port             = optional(number, 22)
+    timeout          = optional(string, "2m")
     user             = optional(string, "root")
     sudo             = optional(bool, true)
     host_key         = string
@@ -17,7 +18,7 @@ variable "ssh" {
 
   validation {
     condition     = var.ssh == null || can(regex("^(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+", var.ssh.host_key))
-    error_message = "ssh.host_key must be the host's public key, such as the text of its /etc/ssh/ssh_host_ed25519_key.pub."
+    error_message = "ssh.host_key must be the host's public key, such as the text of its /etc/ssh/ssh_host_ecdsa_key.pub."
   }
 
   validation {

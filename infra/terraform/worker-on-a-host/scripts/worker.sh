@@ -6,7 +6,9 @@
 #   worker.sh apply SHA256 DIGEST FOLDER      install, upgrade or install anew; FOLDER holds arguments, ca.crt and join.token
 #   worker.sh remove [--purge]                drain and remove the worker
 set -eu
-umask 077
+# What install.sh makes is read by the worker's user, whatever the login's mask is.
+umask 022
+export SYSTEMD_COLORS=0 SYSTEMD_URLIFY=0
 
 packages=/opt/airbridge-worker-packages
 current=/opt/airbridge-worker/current
@@ -34,7 +36,7 @@ unpack() { # SHA256 ARCHIVE [URL]
     say "package $1 is there already"
     return
   fi
-  mkdir -p "$packages"
+  mkdir -p -m 0700 "$packages"
   rm -rf "$packages/new"
   mkdir "$packages/new"
   if [ -n "${3:-}" ]; then
