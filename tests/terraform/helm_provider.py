@@ -1,7 +1,7 @@
 """Schema of Terraform's Helm provider, served over the plugin protocol, where the provider itself cannot be installed.
 
-`terraform validate` and `terraform test` with `mock_provider` need nothing of a provider but its schema. The messages of the protocol
-(tfplugin6.proto) are few, so they are encoded here.
+`terraform validate` and `terraform test` with `mock_provider` need nothing of a provider but its schema, and `terraform plan` an answer,
+which is the configuration itself. The messages of the protocol (tfplugin6.proto) are few, so they are encoded here.
 """
 
 from __future__ import annotations
@@ -54,6 +54,33 @@ def _schema(attributes: Mapping[str, Any]) -> bytes:
     return _field(2, b"".join(_field(2, _attribute(*item)) for item in attributes.items()))
 
 
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Decode the fields of a message that have a length; the requests of a plan have no others before them."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(message):
+        number = varint() >> 3
+        length = varint()
+        yield number, message[at : at + length]
+        at += length
+
+
+def _plan(request: bytes, _context: grpc.ServicerContext) -> bytes:
+    """Answer PlanResourceChange: planned_state is proposed_new_state, the third field of the request."""
+    return _field(1, dict(_fields(request))[3])
+
+
 def provider_schema() -> bytes:
     """Return the message GetProviderSchema.Response."""
     found = json.loads(SCHEMA.read_text())
@@ -65,7 +92,10 @@ def _answer(response: bytes) -> grpc.RpcMethodHandler:
     def handle(_request: bytes, _context: grpc.ServicerContext) -> bytes:
         return response
 
-    function: Callable[[bytes, grpc.ServicerContext], bytes] = handle
+    return _method(handle)
+
+
+def _method(function: Callable[[bytes, grpc.ServicerContext], bytes]) -> grpc.RpcMethodHandler:
     return grpc.unary_unary_rpc_method_handler(function)
 
 
@@ -74,6 +104,7 @@ def serving(folder: Path) -> Iterator[dict[str, str]]:
     """Serve the schema on a socket in `folder`; yield the variables by which Terraform finds it."""
     server = grpc.server(ThreadPoolExecutor(4))
     handlers = {"GetProviderSchema": _answer(provider_schema()), **{name: _answer(b"") for name in EMPTY}}
+    handlers["PlanResourceChange"] = _method(_plan)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("tfplugin6.Provider", handlers),))
     socket = folder / "helm.sock"
     server.add_insecure_port(f"unix:{socket}")
