@@ -107,7 +107,9 @@ def machine(tmp_path: Path) -> Iterator[Host]:
     found = subprocess.run(["podman", "image", "exists", IMAGE], check=False)
     if found.returncode:
         archive = tmp_path / "debian.tar"
-        command("mmdebstrap", "--variant=apt", f"--include={PACKAGES},openssh-server,sudo", "bookworm", archive)
+        command(
+            "mmdebstrap", "--variant=apt", f"--include={PACKAGES},openssh-server,sudo", "bookworm", archive
+        )
         command("podman", "import", "--quiet", archive, IMAGE)
         archive.unlink()
     with socket.socket() as free:
@@ -119,12 +121,25 @@ def machine(tmp_path: Path) -> Iterator[Host]:
     volumes = (f"{tmp_path}:/given:ro", f"{tmp_path}/sshd.conf:/etc/ssh/sshd_config.d/test.conf:ro")
     options = ("--systemd=always", "--network=host", "--hostname=host-1", "--add-host=host-1:127.0.0.1")
     mounted = [word for volume in volumes for word in ("--volume", volume)]
-    command("podman", "run", "--detach", "--name", name, *options, "--log-driver=k8s-file", *mounted, IMAGE, "/sbin/init")
+    command(
+        "podman",
+        "run",
+        "--detach",
+        "--name",
+        name,
+        *options,
+        "--log-driver=k8s-file",
+        *mounted,
+        IMAGE,
+        "/sbin/init",
+    )
     try:
         host = Host(name)
         states = {"running", "degraded"}
         wait_for(lambda: host.run("systemctl is-system-running", check=False) in states, "systemd")
-        host.run("useradd -m -s /bin/sh ops && chmod 0755 ~ops && echo 'ops ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/ops")
+        host.run(
+            "useradd -m -s /bin/sh ops && chmod 0755 ~ops && echo 'ops ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/ops"
+        )
         host.run("install -D -m 0600 -o ops /given/key.pub ~ops/.ssh/authorized_keys && chown ops ~ops/.ssh")
         yield host
     finally:
@@ -203,7 +218,11 @@ def test_module_installs_upgrades_and_removes(machine: Host, tmp_path: Path) -> 
     status, output = terraform.run("apply", "-auto-approve", "-target=module.worker.terraform_data.worker", "-var", "slots=3",
         "-var", f'package={{ file = "{later}", sha256 = "{digest}" }}', "-var", "purge=true")  # fmt: skip
     assert 0 == status, output
-    status, output = terraform.run("destroy", "-auto-approve", "-var", f'package={{ file = "{later}", sha256 = "{digest}" }}')
+    status, output = terraform.run(
+        "destroy", "-auto-approve", "-var", f'package={{ file = "{later}", sha256 = "{digest}" }}'
+    )
     assert 0 == status, output
-    left = "ls -d /opt/airbridge-worker /opt/airbridge-worker-packages /etc/airbridge /var/lib/airbridge-worker"
+    left = (
+        "ls -d /opt/airbridge-worker /opt/airbridge-worker-packages /etc/airbridge /var/lib/airbridge-worker"
+    )
     assert 4 == machine.run(left, check=False).count("No such file")

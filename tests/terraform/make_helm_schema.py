@@ -19,7 +19,9 @@ TYPES: dict[str, Any] = {
     "stringList": ["list", "string"],
     "stringMap": ["map", "string"],
 }
-BLOCK = re.compile(r"(?m)^ +(\w+): \{\n +value: .*\n(?: +isBlock: .*\n)? +type: \"(\w+)\",\n +storageClassType: \"(\w+)\",")
+BLOCK = re.compile(
+    r"(?m)^ +(\w+): \{\n +value: .*\n(?: +isBlock: .*\n)? +type: \"(\w+)\",\n +storageClassType: \"(\w+)\","
+)
 COMPUTED = re.compile(r"this\.getStringAttribute\('(id|manifest|status)'\)")
 
 
@@ -44,7 +46,10 @@ def attributes(source: str, declarations: str, body: str, interface: str) -> dic
             function = inner[0].lower() + inner[1:] + "ToHclTerraform"
             text = re.search(rf"(?s)^function {function}\(.*?^}}", source, re.MULTILINE)
             assert text, function
-            entry |= {"nesting": "list" if kind == "list" else "single", "attributes": attributes(source, declarations, text.group(), inner)}
+            entry |= {
+                "nesting": "list" if kind == "list" else "single",
+                "attributes": attributes(source, declarations, text.group(), inner),
+            }
         found[name] = entry
     return found
 
@@ -73,7 +78,9 @@ def main(package: Path) -> None:
         "provider": resource(package, "provider", "HelmProvider", "HelmProviderConfig"),
         "helm_release": resource(package, "release", "Release", "ReleaseConfig"),
     }
-    Path(__file__).with_name("helm_schema.json").write_text(json.dumps(schema, indent=1, sort_keys=True) + "\n")
+    Path(__file__).with_name("helm_schema.json").write_text(
+        json.dumps(schema, indent=1, sort_keys=True) + "\n"
+    )
 
 
 if __name__ == "__main__":

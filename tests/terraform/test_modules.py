@@ -49,7 +49,9 @@ class Terraform:
 @pytest.fixture(scope="module")
 def terraform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terraform]:
     root = tmp_path_factory.mktemp("modules")
-    shutil.copytree(MODULES, root / "infra/terraform", ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*"))
+    shutil.copytree(
+        MODULES, root / "infra/terraform", ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*")
+    )
     shutil.copytree(CHART, root / "infra/helm/airbridge-worker")
     for example in (root / "infra/terraform").glob("worker-on-a-host/examples/*"):
         (example / "ca.crt").write_text(CERTIFICATE)
@@ -152,9 +154,16 @@ GIVEN: dict[str, dict[str, Any]] = {
     "smallest": SMALLEST | {"ca_config_map": "airbridge-ca", "join": {"secret": "airbridge-join"}},
     "everything": EVERYTHING,
     "cluster": SMALLEST
-    | {"ca_config_map": "airbridge-ca", "join": {"method": "kubernetes", "audience": "airbridge.example.com"}},
+    | {
+        "ca_config_map": "airbridge-ca",
+        "join": {"method": "kubernetes", "audience": "airbridge.example.com"},
+    },
     "keys": SMALLEST
-    | {"ca_config_map": "airbridge-ca", "join": {"method": "bound_key"}, "service_account": {"create": False}},
+    | {
+        "ca_config_map": "airbridge-ca",
+        "join": {"method": "bound_key"},
+        "service_account": {"create": False},
+    },
 }
 
 

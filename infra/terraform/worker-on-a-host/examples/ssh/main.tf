@@ -20,10 +20,9 @@ module "worker" {
   source = "../.."
 
   ssh = {
-    host             = "press-1.factory.example.com"
-    user             = "admin"
-    host_key         = trimspace(file("${path.module}/press-1.pub"))
-    private_key_file = "~/.ssh/id_ed25519"
+    host     = "press-1.factory.example.com"
+    user     = "admin"
+    host_key = trimspace(file("${path.module}/press-1.pub"))
   }
   package = {
     file   = "${path.module}/airbridge-worker.tar.gz"
