@@ -1,4 +1,4 @@
 terraform {
-  # 1.10 has ephemeral variables: the join token is in neither plan nor state.
-  required_version = ">= 1.10"
+  # Ephemeral variables: the join token is in neither plan nor state.
+  required_version = ">= 1.11"
 }

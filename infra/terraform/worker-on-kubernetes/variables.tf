@@ -50,7 +50,7 @@ variable "chart_version" {
 
   validation {
     condition     = var.chart_version == null || can(regex("^[0-9]+[.][0-9]+[.][0-9]+", var.chart_version))
-    error_message = "chart_version must be an exact version, such as 1.2.3: a range installs what was published last."
+    error_message = "chart_version must be an exact version: a range installs what was published last."
   }
 
   validation {

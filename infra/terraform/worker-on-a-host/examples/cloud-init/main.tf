@@ -1,7 +1,7 @@
 # User data of hosts that another module creates: here for EC2 instances, which join by their IAM role.
 
 terraform {
-  required_version = ">= 1.10"
+  required_version = ">= 1.11"
 }
 
 variable "package_sha256" {

@@ -1,7 +1,7 @@
 # A worker on a host that Terraform reaches by SSH.
 
 terraform {
-  required_version = ">= 1.10"
+  required_version = ">= 1.11"
 }
 
 variable "package_sha256" {

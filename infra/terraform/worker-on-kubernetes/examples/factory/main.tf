@@ -1,7 +1,7 @@
 # Workers of the region factory-7 in the cluster of the current kubeconfig context.
 
 terraform {
-  required_version = ">= 1.9"
+  required_version = ">= 1.11"
 
   required_providers {
     helm = {
