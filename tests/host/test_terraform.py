@@ -6,9 +6,14 @@ import hashlib
 import os
 import shutil
 import socket
+import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -65,6 +70,26 @@ module "worker" {
 }
 """
 
+USER_DATA = """
+module "worker" {
+  source = "%(module)s"
+
+  package = {
+    url    = "https://localhost:%(port)s/%(archive)s"
+    sha256 = "%(digest)s"
+  }
+  gateway_url    = "https://127.0.0.1:9"
+  ca_certificate = file("%(folder)s/ca.crt")
+  region         = "factory-7"
+  name           = "press-1"
+  join_method    = "bound_key"
+}
+
+output "user_data" {
+  value = module.worker.cloud_init
+}
+"""
+
 pytestmark = [
     pytest.mark.slow("make proof-host"),
     pytest.mark.timeout(900),
@@ -107,55 +132,86 @@ class Terraform:
         return self.run(action, *options, "-var", given, *more, token=token)
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Host]:
-    """A Debian host whose sshd listens on loopback, with a user who may use sudo."""
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Image of a Debian host with sshd and cloud-init."""
     found = subprocess.run(["podman", "image", "exists", IMAGE], check=False)
     if found.returncode:
-        archive = tmp_path / "debian.tar"
-        command(
-            "mmdebstrap", "--variant=apt", f"--include={PACKAGES},openssh-server,sudo", "bookworm", archive
-        )
+        archive = tmp_path_factory.mktemp("image") / "debian.tar"
+        packages = f"{PACKAGES},openssh-server,sudo,curl,cloud-init"
+        command("mmdebstrap", "--variant=apt", f"--include={packages}", "bookworm", archive)
         command("podman", "import", "--quiet", archive, IMAGE)
         archive.unlink()
+    return IMAGE
+
+
+@contextmanager
+def booted(image: str, folder: Path, *volumes: str) -> Iterator[Host]:
+    """Boot a host whose sshd listens on loopback, with `folder` as /given."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (tmp_path / "sshd.conf").write_text(f"Port {port}\nListenAddress 127.0.0.1\n")
-    command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key")
+    (folder / "sshd.conf").write_text(f"Port {port}\nListenAddress 127.0.0.1\n")
     name = f"airbridge-terraform-{os.getpid()}"
-    volumes = (f"{tmp_path}:/given:ro", f"{tmp_path}/sshd.conf:/etc/ssh/sshd_config.d/test.conf:ro")
-    options = ("--systemd=always", "--network=host", "--hostname=host-1", "--add-host=host-1:127.0.0.1")
+    volumes = (f"{folder}:/given:ro", f"{folder}/sshd.conf:/etc/ssh/sshd_config.d/test.conf:ro", *volumes)
     mounted = [word for volume in volumes for word in ("--volume", volume)]
-    command(
-        "podman",
-        "run",
-        "--detach",
-        "--name",
-        name,
-        *options,
-        "--log-driver=k8s-file",
-        *mounted,
-        IMAGE,
-        "/sbin/init",
-    )
+    options = ("--systemd=always", "--network=host", "--hostname=host-1", "--add-host=host-1:127.0.0.1")
+    logged = "--log-driver=k8s-file"
+    command("podman", "run", "--detach", "--name", name, *options, logged, *mounted, image, "/sbin/init")
     try:
         host = Host(name)
         states = {"running", "degraded"}
-        wait_for(lambda: host.run("systemctl is-system-running", check=False) in states, "systemd")
-        host.run(
-            "useradd -m -s /bin/sh ops && chmod 0755 ~ops && echo 'ops ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/ops"
-        )
-        host.run("install -D -m 0600 -o ops /given/key.pub ~ops/.ssh/authorized_keys && chown ops ~ops/.ssh")
+        wait_for(lambda: host.run("systemctl is-system-running", check=False) in states, "systemd", 120)
         yield host
     finally:
         command("podman", "rm", "--force", "--time", "5", name)
 
 
+@pytest.fixture
+def machine(image: str, tmp_path: Path) -> Iterator[Host]:
+    """A Debian host, with a user who may use sudo."""
+    command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key")
+    with booted(image, tmp_path) as host:
+        host.run("useradd -m -s /bin/sh ops && chmod 0755 ~ops")
+        host.run("echo 'ops ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/ops")
+        host.run("install -D -m 0600 -o ops /given/key.pub ~ops/.ssh/authorized_keys && chown ops ~ops/.ssh")
+        yield host
+
+
+def certificate(folder: Path) -> None:
+    """Make a certificate of localhost: ca.crt and ca.key."""
+    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    more = (
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-keyout",
+        folder / "ca.key",
+        "-out",
+        folder / "ca.crt",
+    )
+    command(*words.split(), *more)
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[int]:
+    """Serve the files of a folder by HTTPS on loopback; yield the port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "ca.crt", folder / "ca.key")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def configure(machine: Host, folder: Path) -> Terraform:
     """Write a configuration for the host, and initialise it."""
-    words = "openssl req -x509 -newkey ed25519 -nodes -days 2 -subj /CN=test -keyout /dev/null -out"
-    command(*words.split(), folder / "ca.crt")
+    certificate(folder)
     values = {
         "module": MODULE,
         "folder": folder,
@@ -234,3 +290,35 @@ def test_module_installs_upgrades_and_removes(machine: Host, tmp_path: Path) -> 
         "ls -d /opt/airbridge-worker /opt/airbridge-worker-packages /etc/airbridge /var/lib/airbridge-worker"
     )
     assert 4 == machine.run(left, check=False).count("No such file")
+
+
+def test_user_data_installs_at_the_first_boot(image: str, tmp_path: Path) -> None:
+    """cloud-init finds the user data valid, downloads and verifies the package, and installs the worker, which waits for its binding."""
+    certificate(tmp_path)
+    first, _ = archives(tmp_path)
+    with serving(tmp_path) as port:
+        values = {"module": MODULE, "folder": tmp_path, "port": port, "archive": first.name}
+        values["digest"] = hashlib.sha256(first.read_bytes()).hexdigest()
+        (tmp_path / "main.tf").write_text(USER_DATA % values)
+        terraform = Terraform(tmp_path)
+        for words in (("init",), ("apply", "-auto-approve")):
+            status, output = terraform.run(*words)
+            assert 0 == status, output
+        seed = tmp_path / "seed"
+        seed.mkdir()
+        outputs = subprocess.run(["terraform", "output", "-raw", "user_data"], cwd=tmp_path, capture_output=True, check=True)  # fmt: skip
+        (seed / "user-data").write_bytes(outputs.stdout)
+        (seed / "meta-data").write_text("instance-id: i-1\n")
+        volumes = (
+            f"{seed}:/var/lib/cloud/seed/nocloud:ro",
+            f"{tmp_path}/ca.crt:/etc/ssl/certs/ca-certificates.crt:ro",
+        )
+        with booted(image, tmp_path, *volumes) as host:
+            assert "Valid cloud-config" in host.run(
+                "cloud-init schema -c /var/lib/cloud/seed/nocloud/user-data"
+            )
+            # The container has no locales, which cloud-init counts as an error.
+            host.run("cloud-init status --wait", check=False)
+            log = host.run("cat /var/log/cloud-init-output.log")
+            assert "airbridge worker bind press-1 --region factory-7 --key" in log
+            assert "enabled" == host.run("systemctl is-enabled airbridge-worker")

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]  # it comes without types, with OpenTelemetry's exporter
 
 SCHEMA = Path(__file__).with_name("helm_schema.json")
 SOURCE = "registry.terraform.io/hashicorp/helm"
