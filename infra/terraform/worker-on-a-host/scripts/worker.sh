@@ -36,7 +36,7 @@ unpack() { # SHA256 ARCHIVE [URL]
     say "package $1 is there already"
     return
   fi
-  mkdir -p -m 0700 "$packages"
+  install -d -m 0700 "$packages"
   rm -rf "$packages/new"
   mkdir "$packages/new"
   if [ -n "${3:-}" ]; then
