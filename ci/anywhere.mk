@@ -8,7 +8,7 @@ PROOF_ANYWHERE := tests/unit/core/test_regions.py tests/contract/test_store.py \
 	test_doctor_has_no_complaint test_copied_state_directory_stops_both)
 
 .PHONY: proof-anywhere proof-anywhere-long
-proof-anywhere: $(STAMP) chart ## workers behind one open port: joining by a bound key or an issuer's token, brokered AWS credentials under enforced IAM, queue, code and live logs through the gateway, a cut, copied state; limits of tasks; the Helm chart and the package for hosts
+proof-anywhere: $(STAMP) chart ## workers behind one open port: joining by a bound key or an issuer's token, brokered AWS credentials under enforced IAM, queue, code and live logs through the gateway, a cut, copied state; limits of tasks; the Helm chart, the package for hosts and their Terraform modules
 	@$(RUN) python ci/scripts/proof.py anywhere $(PROOF_ANYWHERE) $(PROOF_HOST)
 
 proof-anywhere-long: $(STAMP) ## the same with a cut of ten minutes

