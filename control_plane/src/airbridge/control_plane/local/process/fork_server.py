@@ -14,13 +14,13 @@ import importlib
 import json
 import os
 import runpy
-import signal
 import socket
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Final, Self
 
 READY: Final = b"ready"
@@ -134,7 +134,7 @@ def main() -> None:
     # Collections of garbage would write to the shared objects' headers, and so copy their pages in every process.
     gc.collect()
     gc.freeze()
-    if len(os.listdir("/proc/self/task")) > 1:
+    if len(list(Path("/proc/self/task").iterdir())) > 1:
         raise SystemExit("error: a preloaded package has started a thread, and a fork would not have it")
     with suppress(BrokenPipeError):  # the supervisor has given up
         control.send(READY)
@@ -178,17 +178,17 @@ def _become(order: Order, log: int, control: socket.socket, supervisor: int) -> 
     die_with(supervisor, order.death_signal)
     if order.cwd is not None:
         os.chdir(order.cwd)
-    with open(os.devnull, "rb") as nothing:
+    with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-    os.environ.clear()
-    os.environ.update(order.env)
     sys.argv = [order.module, *order.arguments]
     sys.orig_argv = [sys.executable, "-m", *sys.argv]
-    sys.path[0] = os.getcwd()
-    setproctitle(" ".join(sys.orig_argv))
+    setproctitle(" ".join(sys.orig_argv))  # before the environment, whose memory it takes, is changed
+    os.environ.clear()
+    os.environ.update(order.env)
+    sys.path[0] = str(Path.cwd())
     try:
         control.send(str(os.getpid()).encode())
     except OSError:  # the supervisor does not wait for this process any more
@@ -206,5 +206,4 @@ def _await_adoption(supervisor: int) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

@@ -10,10 +10,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import structlog
 
@@ -104,7 +103,7 @@ class Forking:
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, self._log_file.open("ab") as output:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - no untrusted arguments
                 [sys.executable, "-m", fork_server.__name__, str(theirs.fileno()), str(os.getpid())],
                 env=dict(self._env),
                 stdin=subprocess.DEVNULL,
