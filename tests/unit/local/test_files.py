@@ -256,3 +256,13 @@ def test_state_file_requires_held_lock(tmp_path: Path) -> None:
 def test_environment_is_an_allowlist() -> None:
     """Only named variables pass."""
     assert environment.base({"HOME": "/h", "AIRFLOW_HOME": "/a"}) == {"HOME": "/h", "PYTHONUNBUFFERED": "1"}
+
+
+def test_preloaded_components(tmp_path: Path) -> None:
+    """Airflow's and AirBridge's processes are forked with packages loaded, not workers with variables that packages may read."""
+    found = {each.name: each.preloaded for each in plan.components(a_plan(tmp_path))}
+    assert {"postgres", "aws"} == {name for name, preloaded in found.items() if not preloaded}
+    given = a_plan(tmp_path, worker_env={"PYTHONWARNINGS": "error"})
+    assert not any(each.preloaded for each in plan.components(given) if each.name.startswith("worker-"))
+    own = a_plan(tmp_path, worker_env={"AIRBRIDGE_WORKER_LOG_LEVEL": "DEBUG"})
+    assert all(each.preloaded for each in plan.components(own) if each.name.startswith("worker-"))

@@ -33,6 +33,9 @@ MIGRATION = "database"
 MIGRATE = (sys.executable, "-m", "airflow", "db", "migrate")
 PORTS = ("postgres", "aws", "credentials", "api-server", "gateway", "operator")
 
+# Variables that only AirBridge reads.
+_OWN_VARIABLES = "AIRBRIDGE_"
+
 # Stop order. The gateway stops after the workers, which report to it until they end.
 _WORKERS_AND_AIRFLOW, _GATEWAY, _FOUNDATION = 0, 1, 2
 
@@ -298,6 +301,8 @@ def _worker(plan: Plan, worker: WorkerPlan, database: probes.DatabaseProbes) -> 
         after=_schema(plan),
         ready=database.worker_heartbeat_received(worker.name),
         cwd=home,
+        # A variable of the user may be for the interpreter, or for a package that reads it when it is imported.
+        preloaded=all(name.startswith(_OWN_VARIABLES) for name in plan.options.worker_env),
         stop_stage=_WORKERS_AND_AIRFLOW,
     )
 
@@ -388,6 +393,7 @@ def _control_plane(
         # Not the platform's directory: tasks of the LocalExecutor run in it, and one may delete what it works in.
         cwd=plan.directory.scratch,
         stop_stage=stop_stage,
+        preloaded=argv != MIGRATE,
     )
 
 

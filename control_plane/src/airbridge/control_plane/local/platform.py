@@ -27,7 +27,6 @@ from airbridge.control_plane.local.services import airflow_config, aws, credenti
 from airbridge.control_plane.local.services.residency import with_residency
 from airbridge.control_plane.local.services.teams import with_teams
 from airbridge.control_plane.local.state import ComponentState, Phase, PlatformPhase, PlatformState
-from airbridge.control_plane.observability import alarms
 
 TICK_SECONDS = 0.1
 BUILDING_TEMPLATE = "building the database template, once for this version"
@@ -107,7 +106,7 @@ class Platform:
             regions = applied.deployed.text
         regions = with_residency(regions, self._options.residency)
         directory.regions_file.write_text(with_teams(regions, self._options.teams))
-        own = {} if applied is None else {"airbridge.scaling_namespace": alarms.NAMESPACE}
+        own = {} if applied is None else _deployed_settings()
         if not directory.policy_file.exists():
             shutil.copyfile(Path(__file__).with_name("policy.toml"), directory.policy_file)
         own |= environment.package_settings(self._environ)
@@ -190,6 +189,13 @@ class Platform:
         )
         state.write(self._directory.platform_file, now)
         return now
+
+
+def _deployed_settings() -> dict[str, str]:
+    # Imported here: it loads Airflow, which takes a second, and only a deployment needs it.
+    from airbridge.control_plane.observability import alarms
+
+    return {"airbridge.scaling_namespace": alarms.NAMESPACE}
 
 
 def has_template(cache: Path) -> bool:

@@ -165,19 +165,28 @@ def _applied_regions(directory: Path) -> tuple[EmulatedRegion, ...]:
 def _up_here(options: Options, cache: Path, json: bool) -> None:
     import time
 
-    from airbridge.control_plane.local import logfile, state
-    from airbridge.control_plane.local.platform import Platform, Watcher
-    from airbridge.control_plane.local.process.child import spawn
+    from airbridge.control_plane.local import environment, logfile, state
+    from airbridge.control_plane.local.process.forking import Forking
 
     directory = StateDir(options.directory)
     directory.make()
     ending = threading.Event()
-    with state.locked(directory), ComponentDisplay(output.messages()) as display:
+    with (
+        state.locked(directory),
+        Forking(environment.base(arguments.environ()), directory.log("fork-server")) as spawn,
+        ComponentDisplay(output.messages()) as display,
+    ):
+        # Imported while the fork server loads.
+        from airbridge.control_plane.local.platform import Platform, Watcher
+
         logfile.configure(directory.log("supervisor"))
         _end_on_signals(ending)
-        watcher = Watcher(
-            note=display.note, changed=display.changed, ready=lambda now: _announce(display, now, json)
-        )
+
+        def ready(now: PlatformState) -> None:
+            spawn.close()
+            _announce(display, now, json)
+
+        watcher = Watcher(note=display.note, changed=display.changed, ready=ready)
         platform = Platform(
             options, environ=arguments.environ(), cache=cache, spawn=spawn, clock=time, watcher=watcher
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import IO, Protocol
 
 from airbridge.control_plane.local.process.component import Component
 from airbridge.control_plane.local.process.privileges import child_setup
@@ -54,14 +55,21 @@ class LocalChild:
             return
 
 
-def spawn(component: Component) -> Child:
-    """Start the component; its output is appended to its log."""
+@contextmanager
+def opened_log(component: Component) -> Iterator[IO[bytes]]:
+    """Open the component's log for its output, and create its working directory."""
     component.log.parent.mkdir(parents=True, exist_ok=True)
     if component.cwd is not None:
         component.cwd.mkdir(parents=True, exist_ok=True)
     with component.log.open("ab") as log:
         log.write(f"--- {datetime.now(UTC).isoformat(timespec='seconds')} {component.argv[0]}\n".encode())
         log.flush()
+        yield log
+
+
+def spawn(component: Component) -> Child:
+    """Start the component; its output is appended to its log."""
+    with opened_log(component) as log:
         process = subprocess.Popen(  # noqa: S603 - no untrusted arguments
             component.argv,
             env=dict(component.env),

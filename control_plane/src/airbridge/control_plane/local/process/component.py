@@ -35,3 +35,5 @@ class Component:
     stop_stage: int = 0
     grace_seconds: float = 10.0
     ready_seconds: float = 120.0
+    #: True if it is ``python -m module`` and may be forked from a process that has imported third-party packages.
+    preloaded: bool = False

@@ -67,12 +67,21 @@ def child_setup(death_signal: int, user: User | None = None) -> Callable[[], Non
         if user is not None:
             _become(libc, user)
         if libc is not None:
-            libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
-            # The parent may have died before prctl took effect: no signal would come then.
-            if os.getppid() != parent:
-                os._exit(1)
+            _die_with(libc, parent, death_signal)
 
     return setup
+
+
+def die_with(parent: int, death_signal: int) -> None:
+    """Have the kernel send this process `death_signal` when its parent dies; end it if the parent has died already."""
+    _die_with(ctypes.CDLL(None, use_errno=True), parent, death_signal)
+
+
+def _die_with(libc: ctypes.CDLL, parent: int, death_signal: int) -> None:
+    libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
+    # The parent may have died before prctl took effect: no signal would come then.
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _become(libc: ctypes.CDLL | None, user: User) -> None:
