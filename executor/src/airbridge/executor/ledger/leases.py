@@ -175,7 +175,7 @@ def settle(
     row.outcome = outcome
     row.settled_at = now
     row.detail = detail
-    what = {"outcome": str(outcome), "reason": detail}
+    what: dict[str, Any] = {"outcome": str(outcome), "reason": detail}
     events.add(session, [events.values("item.settled", "ledger", row=row, at=now, **what)])
     notices.announce(session, row)
     if at is None:
