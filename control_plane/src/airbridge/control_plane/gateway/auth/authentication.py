@@ -150,18 +150,18 @@ def check_revocation(session: Any, caller: Caller) -> CallerRecord | None:
     return callers.find(session, named).by_thumbprint.get(thumbprint)
 
 
-def judge_all(session: Any, uses: Mapping[int, Caller]) -> tuple[dict[int, Refused], set[int]]:
+def judge_all(session: Any, numbered: Mapping[int, Caller]) -> tuple[dict[int, Refused], set[int]]:
     """Judge callers by their keys, in one statement: the denials of those that are revoked, and the keys of those that pass.
 
     The others are to be checked by `check_revocation`, which writes down what is new about them.
     """
-    if not uses:
+    if not numbered:
         return {}, set()
-    records = callers.find(session, [_named(caller) for caller in uses.values()])
-    refused = _refusals(session, uses) if records.may_be_revoked else {}
+    records = callers.find(session, [_named(caller) for caller in numbered.values()])
+    refused = _refusals(session, numbered) if records.may_be_revoked else {}
     passed = {
         key
-        for key, caller in uses.items()
+        for key, caller in numbered.items()
         if key not in refused
         and (record := records.by_thumbprint.get(caller.certificate.thumbprint)) is not None
         and generations.is_unchanged(record.known, caller.use)
@@ -169,9 +169,9 @@ def judge_all(session: Any, uses: Mapping[int, Caller]) -> tuple[dict[int, Refus
     return refused, passed
 
 
-def _refusals(session: Any, uses: Mapping[int, Caller]) -> dict[int, Refused]:
-    found = revocations.revoked(session, [_named(caller) for caller in uses.values()])
-    return {number: _revoked(row) for number, row in zip(uses, found, strict=True) if row is not None}
+def _refusals(session: Any, numbered: Mapping[int, Caller]) -> dict[int, Refused]:
+    found = revocations.revoked(session, [_named(caller) for caller in numbered.values()])
+    return {number: _revoked(row) for number, row in zip(numbered, found, strict=True) if row is not None}
 
 
 def _named(caller: Caller) -> revocations.Named:
