@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 # About 30 ms of work; heartbeats that arrive meanwhile form the next batch.
 MAX_BATCH: Final = 200
-# Seconds from the start of one batch to that of the next. The statements of a batch cost three times what each further
+# Seconds from the start of one batch to that of the next. The statements of a batch cost five times what each further
 # heartbeat in it does: at 100 heartbeats a second this makes batches of five out of batches of one. A worker waits for it
 # once in ten seconds.
 SPACING: Final = 0.05
