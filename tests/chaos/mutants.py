@@ -17,7 +17,7 @@ from airbridge.control_plane.gateway.work import exchanges
 from airbridge.control_plane.gateway.work.fencing import Fence
 from airbridge.core.protocol import RefusalReason
 from airbridge.executor.ledger import leases
-from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow
+from airbridge.executor.ledger.models import ItemState, Outcome
 
 
 def without_fencing() -> None:
@@ -38,9 +38,8 @@ def without_idempotency() -> None:
             return {}
 
         @staticmethod
-        def add(_: Any, *, at: Any, **values: Any) -> RecordRow:
-            # Of no session: nothing of it is kept.
-            return RecordRow(**values, applied_at=at)
+        def add(*_: Any, **_more: Any) -> None:
+            """Keep nothing."""
 
     exchanges.records = Forgetful
 

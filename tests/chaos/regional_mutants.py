@@ -84,9 +84,10 @@ def _reopen(outcomes: Collection[Outcome]) -> None:
     def find(session: Any, item_id: str, epoch: int) -> Any:
         return {} if item_id in forgotten else known.find(session, item_id, epoch)
 
-    def add(session: Any, *, item_id: str, **record: Any) -> Any:
+    def add(session: Any, item_id: str, *writes: Any, **more: Any) -> None:
         # The gateway's role of the database may delete no record.
-        return None if item_id in forgotten else known.add(session, item_id=item_id, **record)
+        if item_id not in forgotten:
+            known.add(session, item_id, *writes, **more)
 
     exchanges._Transaction.apply = reopened  # type: ignore[method-assign]
     exchanges.records = _Replaced(known, find=find, add=add)

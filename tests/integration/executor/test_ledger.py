@@ -17,6 +17,7 @@ from airbridge.executor.ledger import backlogs, clock, events, items, leases, re
 from airbridge.executor.ledger.identity import certificates, revocations, tokens
 from airbridge.executor.ledger.items import NewItem
 from airbridge.executor.ledger.models import CertificateRow, EventRow, Outcome, WorkItemRow
+from airbridge.executor.ledger.records import Applied
 
 VERSIONS = Versions(airbridge="0.1.0", airflow="3.0.4", task_sdk="1.0.4", python="3.11.7")
 
@@ -272,7 +273,7 @@ def test_purge_removes_old_rows(session: Any) -> None:
     """Settled rows past the retention are deleted with their records; open ones stay whatever their age."""
     old, recent, open_ = place(session, *(new_item() for _ in range(3)))
     for row in (old, recent):
-        records.add(session, item_id=row.id, epoch=1, seq=1, status=200, headers={}, body=None)
+        records.add(session, row.id, 1, [Applied(1, 200, {}, None)])
         leases.settle(session, row, Outcome.SUCCESS)
     ids = [old.id, recent.id, open_.id]
     long_ago = clock.now(session) - timedelta(days=60)
@@ -417,8 +418,8 @@ def test_revocations_apply_to_what_they_name(session: Any, kind: Any, value: str
 def test_records_are_keyed_by_epoch(session: Any) -> None:
     """A repeated write finds the answer to the one that was applied."""
     item = str(uuid4())
-    records.add(session, item_id=item, epoch=1, seq=1, status=204, headers={"x": "y"}, body="{}")
-    records.add(session, item_id=item, epoch=2, seq=1, status=200, headers={}, body=None)
+    records.add(session, item, 1, [Applied(1, 204, {"x": "y"}, "{}")])
+    records.add(session, item, 2, [Applied(1, 200, {}, None)])
     [found] = records.find(session, item, 1).values()
     assert (found.status, found.headers, found.body) == (204, {"x": "y"}, "{}")
 

@@ -13,6 +13,8 @@ from tests.support.airflow_home import Metadata
 from airbridge.executor.ledger import clock, records
 from airbridge.executor.ledger.identity import revocations
 from airbridge.executor.ledger.identity.revocations import Named
+from airbridge.executor.ledger.models import RecordRow
+from airbridge.executor.ledger.records import Applied
 
 
 @pytest.fixture
@@ -63,11 +65,11 @@ def test_pool_needs_its_region() -> None:
 
 
 def test_record_keeps_the_time_given(session: Any) -> None:
-    """With a time, the caller flushes; without one it is the database's."""
+    """Writes have the time that is given for all of them, or else the database's."""
     item, at = str(uuid4()), clock.now(session) - timedelta(hours=1)
-    given: dict[str, Any] = {"item_id": item, "epoch": 1, "status": 200, "headers": {}, "body": None}
-    records.add(session, seq=1, at=at, **given)
-    records.add(session, seq=2, **given)
-    found = records.find(session, item, 1)
-    assert found[1].applied_at == at
-    assert abs(found[2].applied_at - clock.now(session)) < timedelta(seconds=5)
+    records.add(session, item, 1, [Applied(1, 200, {}, None), Applied(2, 204, {}, None)], at=at)
+    records.add(session, item, 1, [Applied(3, 200, {}, None)])
+    records.add(session, item, 1, [])
+    times = [session.get(RecordRow, (item, 1, seq)).applied_at for seq in (1, 2, 3)]
+    assert times[:2] == [at, at]
+    assert abs(times[2] - clock.now(session)) < timedelta(seconds=5)

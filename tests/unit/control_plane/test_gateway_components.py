@@ -23,7 +23,7 @@ from airbridge.control_plane.gateway.validation.bodies import Bodies
 from airbridge.control_plane.gateway.validation.triggers import TriggerClasses
 from airbridge.control_plane.gateway.work.fencing import fence
 from airbridge.control_plane.identity.scopes import Scopes
-from airbridge.control_plane.parity import Parity
+from airbridge.control_plane.parity import MAX_CACHED, Parity
 from airbridge.control_plane.policy.decisions import Access, AirflowPolicy, Ruling, TaskFacts
 from airbridge.core.protocol import Record, RefusalReason, Versions
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
@@ -296,6 +296,19 @@ def test_judgements_are_cached_by_version() -> None:
     assert parity.judge(same).may_claim
     assert not parity.judge(other).may_claim
     assert parity.judge(same).may_claim
+
+
+def test_judgement_of_json_is_the_same() -> None:
+    """Versions as JSON get the judgement of the versions; only accepted texts are cached, and a bounded number of them."""
+    parity = Parity.load(None)
+    same = Versions(airbridge=parity.control_plane, airflow="3.0.4", task_sdk="1.0.4", python="3.12.1")
+    text, refused = same.model_dump_json(), same.model_copy(update={"airflow": "2.10.0"}).model_dump_json()
+    assert parity.judge_json(text) is parity.judge_json(text) is parity.judge(same)
+    assert not parity.judge_json(refused).may_claim
+    for spaces in range(2 * MAX_CACHED):
+        assert parity.judge_json(text + " " * spaces).may_claim
+    assert refused not in parity._judged
+    assert len(parity._judged) == MAX_CACHED
 
 
 def test_worker_image_must_be_released() -> None:

@@ -78,13 +78,55 @@ async def ask(batcher: HeartbeatBatcher, answers: Answers, count: int) -> list[A
 def test_waiting_heartbeats_form_next_batch(
     pools: tuple[ThreadPool, ThreadPool],
 ) -> None:
-    """No heartbeat waits for a batch to fill: one that arrives alone is answered at once; those that arrive meanwhile
+    """No heartbeat waits for a batch to fill: one that arrives after a pause is answered at once; those that arrive meanwhile
     are answered together after it, in order of arrival and at most the bound in one batch."""
     answers = Answers()
     got = asyncio.run(ask(HeartbeatBatcher(*pools, answers, most=3), answers, 6))
     assert got == [answer_of(number) for number in range(1, 7)]
     assert answers.batches == [[1], [2, 3, 4], [5, 6]]
     assert answers.alone == []
+
+
+def test_batches_start_apart(pools: tuple[ThreadPool, ThreadPool]) -> None:
+    """Heartbeats that arrive after a batch was answered form one batch, a while after its start; after a pause one is
+    answered at once."""
+    answers = Answers()
+    answers.released.set()
+    starts: list[float] = []
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        handle_batch = answers.handle_batch
+
+        def noted(heartbeats: Sequence[CallerHeartbeat]) -> list[Answered]:
+            starts.append(loop.time())
+            return handle_batch(heartbeats)
+
+        answers.handle_batch = noted  # type: ignore[method-assign] # the same, with its time
+        batcher = HeartbeatBatcher(*pools, answers, spacing=0.2)
+        caller = caller_of("worker")
+        await batcher.handle(caller, heartbeat(1))
+        second = asyncio.create_task(batcher.handle(caller, heartbeat(2)))
+        await asyncio.sleep(0.02)
+        await asyncio.gather(second, batcher.handle(caller, heartbeat(3)))
+        await asyncio.sleep(0.25)
+        asked_at = loop.time()
+        await batcher.handle(caller, heartbeat(4))
+        assert starts[-1] - asked_at < 0.15
+
+    asyncio.run(scene())
+    assert answers.batches == [[1], [2, 3], [4]]
+    assert starts[1] - starts[0] >= 0.19
+
+
+def test_full_batch_waits_for_nothing(pools: tuple[ThreadPool, ThreadPool]) -> None:
+    """A batch with as many heartbeats as the bound starts when the one before it has ended."""
+    answers = Answers()
+    got = asyncio.run(
+        asyncio.wait_for(ask(HeartbeatBatcher(*pools, answers, most=2, spacing=60), answers, 5), 5)
+    )
+    assert got == [answer_of(number) for number in range(1, 6)]
+    assert answers.batches == [[1], [2, 3], [4, 5]]
 
 
 def test_unbatchable_heartbeat_is_handled_alone(pools: tuple[ThreadPool, ThreadPool]) -> None:

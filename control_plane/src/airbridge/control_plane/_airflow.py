@@ -14,12 +14,13 @@ from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any, cast
 
 import sniffio
 from anyio._core._eventloop import loaded_backends
 from anyio.abc import AsyncBackend
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -414,15 +415,21 @@ def task_of(session: Any, ti_id: str) -> tuple[str, str, str, int] | None:
 
 def first_bundles(session: Any, dag_ids: Collection[str]) -> dict[str, str]:
     """Return which bundle defined each of these DAGs first, of the versions that Airflow has kept."""
+    return dict(session.execute(_first_bundles(), {"dag_ids": sorted(dag_ids)}).all())
+
+
+@cache
+def _first_bundles() -> Any:
+    """Return the query of `first_bundles`, built once: it is part of every claim."""
     from airflow.models.dag_version import DagVersion
 
-    number = func.min(DagVersion.version_number).label("number")
-    wanted = DagVersion.dag_id.in_(dag_ids) & DagVersion.bundle_name.is_not(None)
-    first = select(DagVersion.dag_id, number).where(wanted).group_by(DagVersion.dag_id).subquery()
-    query = select(DagVersion.dag_id, DagVersion.bundle_name).join(
-        first, (DagVersion.dag_id == first.c.dag_id) & (DagVersion.version_number == first.c.number)
+    version = DagVersion.__table__.c
+    number = func.min(version.version_number).label("number")
+    wanted = version.dag_id.in_(bindparam("dag_ids", expanding=True)) & version.bundle_name.is_not(None)
+    first = select(version.dag_id, number).where(wanted).group_by(version.dag_id).subquery()
+    return select(version.dag_id, version.bundle_name).join(
+        first, (version.dag_id == first.c.dag_id) & (version.version_number == first.c.number)
     )
-    return dict(session.execute(query).all())
 
 
 def latest_run(session: Any, dag_id: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -35,7 +37,7 @@ def record(
     `row` gives a work item's ids; `item_id` and `ti_id` are for events without a row. `address` and `rule` are kept in
     the audit trail alone. Texts of `detail` are cut at `audit.LONGEST` characters; values of None are left out.
     """
-    kept = {name: _cut(value) for name, value in detail.items() if value is not None}
+    kept = _kept(detail)
     where: dict[str, Any] = {"row": row, "at": at, "region": region, "worker_id": worker_id}
     events.record(session, event, actor, **where, item_id=item_id, ti_id=ti_id, **kept)
     audit.record(session, event, verdict, actor, address=address, rule=rule, **where, **kept)
@@ -46,6 +48,43 @@ def record(
             "ti_id": row.ti_id if row else ti_id,
         }
         log.log(log_level, event, **{**kept, **ids})
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Columns of an event in the timeline and in the audit trail."""
+
+    event: dict[str, Any]
+    audit: dict[str, Any]
+
+
+def prepare(
+    event: str,
+    verdict: audit.Verdict,
+    actor: str,
+    *,
+    rule: str,
+    address: str | None,
+    row: WorkItemRow,
+    at: datetime,
+    **detail: Any,
+) -> Prepared:
+    """Return the columns of an event of a work item, to be written together with others. The arguments are those of `record`."""
+    kept = _kept(detail)
+    return Prepared(
+        events.values(event, actor, row=row, at=at, **kept),
+        audit.values(event, verdict, actor, address=address, rule=rule, row=row, at=at, **kept),
+    )
+
+
+def write(session: Any, prepared: Sequence[Prepared]) -> None:
+    """Write events in two statements, whatever their number."""
+    events.add(session, [each.event for each in prepared])
+    audit.add(session, [each.audit for each in prepared])
+
+
+def _kept(detail: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _cut(value) for name, value in detail.items() if value is not None}
 
 
 def _cut(value: Any) -> Any:

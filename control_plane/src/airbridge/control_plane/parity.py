@@ -22,7 +22,9 @@ class Parity:
     matrix: Matrix
     control_plane: str
     images: Collection[str] = ()
-    _judged: dict[Versions, Judgement] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _judged: dict[Versions | str, Judgement] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def load(cls, path: Path | None, images: Collection[str] = ()) -> Self:
@@ -39,10 +41,21 @@ class Parity:
         judgement = self._judged.get(worker)
         if judgement is None:
             judgement = self.matrix.judge(self.control_plane, worker, self.images)
-            # Only accepted versions are cached: refused ones may be invented and without number.
-            if judgement.may_claim and len(self._judged) < MAX_CACHED:
-                self._judged[worker] = judgement
+            self._keep(worker, judgement)
         return judgement
+
+    def judge_json(self, worker: str) -> Judgement:
+        """Return the judgement of a worker with the versions in this JSON."""
+        judgement = self._judged.get(worker)
+        if judgement is None:
+            judgement = self.judge(Versions.model_validate_json(worker))
+            self._keep(worker, judgement)
+        return judgement
+
+    def _keep(self, worker: Versions | str, judgement: Judgement) -> None:
+        # Only accepted versions are cached: refused ones may be invented and without number.
+        if judgement.may_claim and len(self._judged) < MAX_CACHED:
+            self._judged[worker] = judgement
 
 
 def _same_versions(own: str) -> Matrix:

@@ -6,7 +6,6 @@ stopped for both, because nothing shows which of them is the original.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -56,15 +55,8 @@ class Use:
         return self.address.rpartition(":")[0][:64]
 
 
-def unchanged(session: Any, uses: Mapping[int, Use]) -> set[int]:
-    """Return the numbers of those uses that `admit` would let pass without writing anything; in one statement for all."""
-    known = certificates.find(session, {use.certificate.thumbprint for use in uses.values()})
-    return {
-        number for number, use in uses.items() if _is_unchanged(known.get(use.certificate.thumbprint), use)
-    }
-
-
-def _is_unchanged(known: certificates.Known | None, use: Use) -> bool:
+def is_unchanged(known: certificates.Known | None, use: Use) -> bool:
+    """Return whether `admit` would let a use pass without writing anything."""
     return (
         known is not None
         and known.ended_at is None
@@ -77,9 +69,6 @@ def _is_unchanged(known: certificates.Known | None, use: Use) -> bool:
 def admit(session: Any, use: Use, rules: IdentityRules) -> None:
     """Let a request pass, and record what is new about it. Raises `Refused`, or `IdentityForked`."""
     thumbprint = use.certificate.thumbprint
-    known = certificates.find(session, [thumbprint]).get(thumbprint)
-    if _is_unchanged(known, use):
-        return
     # Two first uses follow one another: the second one finds the first.
     worker = certificates.lock_name(session, use.name.worker)
     known = certificates.find(session, [thumbprint]).get(thumbprint)

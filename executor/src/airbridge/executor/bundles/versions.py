@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import delete, exc, select, update
+from sqlalchemy import bindparam, delete, exc, select, update
 
 from airbridge.core.code import environment
 from airbridge.executor.ledger import clock
@@ -15,6 +15,11 @@ from airbridge.executor.ledger.models import BundleRow, EnvironmentRow, Snapshot
 
 # Environments that are kept of one bundle's pushes, the newest.
 KEPT_ENVIRONMENTS: Final = 20
+
+_SNAPSHOT: Final = SnapshotRow.__table__
+_SIGNATURES: Final = select(_SNAPSHOT.c.bundle, _SNAPSHOT.c.version, _SNAPSHOT.c.signature).where(
+    _SNAPSHOT.c.version.in_(bindparam("versions", expanding=True))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +81,8 @@ def sign(session: Any, bundle: str, version: str, publisher: str, signature: str
 def signatures(session: Any, snapshots: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """Return the signatures of snapshots, by (bundle, version); those without one are left out."""
     wanted = set(snapshots)
-    query = select(SnapshotRow.bundle, SnapshotRow.version, SnapshotRow.signature).where(
-        SnapshotRow.version.in_(sorted({version for _, version in wanted}))
-    )
-    found = {(bundle, version): signature for bundle, version, signature in session.execute(query)}
+    rows = session.execute(_SIGNATURES, {"versions": sorted({version for _, version in wanted})})
+    found = {(bundle, version): signature for bundle, version, signature in rows}
     return {key: signature for key, signature in found.items() if key in wanted}
 
 

@@ -2,26 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any, Final
 
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import aliased
 
+from airbridge.executor.ledger import clock
+from airbridge.executor.ledger._airflow import UtcDateTime
 from airbridge.executor.ledger.models import ItemState, WorkItemRow
+
+# SQLite has no row locks: a write that matches nothing takes its one write lock.
+_TAKE_WRITE_LOCK: Final = text("UPDATE airbridge_work_item SET epoch = epoch WHERE id = ''")
 
 
 def for_update(session: Any, query: Any, *, skip_locked: bool = False) -> Any:
     """Return `query` such that its rows are this transaction's until it ends.
 
-    SQLite has no row locks. A write that matches nothing takes its one write lock before the rows
-    are read, so that read and write are one step there too.
+    SQLite's write lock is taken before the rows are read, so that read and write are one step there too.
     """
     query = query.execution_options(populate_existing=True)
     if session.get_bind().dialect.name == "sqlite":
-        session.execute(text("UPDATE airbridge_work_item SET epoch = epoch WHERE id = ''"))
+        session.execute(_TAKE_WRITE_LOCK)
         return query
     return query.with_for_update(skip_locked=skip_locked)
+
+
+class LockingQuery:
+    """Query whose rows are the transaction's until it ends.
+
+    It is built once, at import, and its values are given at each use: SQLAlchemy takes longer to analyse a new statement than
+    to run a known one. With `entity`, the query selects this one, and its rows have it as their first column.
+    """
+
+    def __init__(self, query: Any, *, entity: Any = None, skip_locked: bool = False) -> None:
+        # The clock must be read after the locks are held. PostgreSQL computes the columns of a query before it locks the row,
+        # but those of a query over a locking one after: rows come out of it one by one, each locked.
+        locked = query.with_for_update(skip_locked=skip_locked).cte("locked")
+        columns = [aliased(entity, locked)] if entity is not None else list(locked.c)
+        at = func.clock_timestamp(type_=UtcDateTime()).label("locked_at")
+        self._locking = select(*columns, at).execution_options(populate_existing=True)
+        self._plain = query.execution_options(populate_existing=True)
+
+    def rows(self, session: Any, values: Mapping[str, Any]) -> list[Any]:
+        """Return the rows."""
+        if session.get_bind().dialect.name == "sqlite":
+            session.execute(_TAKE_WRITE_LOCK)
+            return list(session.execute(self._plain, values))
+        return list(session.execute(self._locking, values))
+
+    def rows_at(self, session: Any, values: Mapping[str, Any]) -> tuple[list[Any], datetime]:
+        """Return the rows, and a time at which all of them were locked."""
+        found = self.rows(session, values)
+        if not found or not hasattr(found[0], "locked_at"):
+            return found, clock.now(session)
+        return found, max(row.locked_at for row in found)
 
 
 def unclaimed_in_order(session: Any, ids: Collection[str]) -> Any:

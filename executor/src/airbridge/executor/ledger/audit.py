@@ -44,42 +44,57 @@ _LISTED: Final = 100
 LONGEST: Final = 500
 
 
+_ADD: Final = insert(AuditRow.__table__)
+
+
 def record(
-    session: Any,
+    session: Any, event: str, verdict: Verdict, actor: str, *, at: datetime | None = None, **given: Any
+) -> AuditRow:
+    """Write down what was granted, denied or changed: see `values`. The caller flushes."""
+    written = AuditRow(**values(event, verdict, actor, at=at or clock.now(session), **given))
+    session.add(written)
+    return written
+
+
+def values(
     event: str,
     verdict: Verdict,
     actor: str,
     *,
+    at: datetime,
     address: str | None = None,
     rule: str | None = None,
     row: WorkItemRow | None = None,
-    at: datetime | None = None,
     region: str | None = None,
     worker_id: str | None = None,
     trace_id: str | None = None,
     **detail: Any,
-) -> AuditRow:
-    """Write down what was granted, denied or changed. `row` gives a work item's IDs; `detail` must be JSON.
+) -> dict[str, Any]:
+    """Return the columns of a row. `row` gives a work item's IDs; `detail` must be JSON.
 
     Never a secret: texts are kept, cut at `LONGEST` characters.
     """
-    written = AuditRow(
-        at=at or clock.now(session),
-        event=event,
-        verdict=verdict,
-        actor=actor[:250],
-        address=address,
-        rule=rule[:250] if rule else None,
-        region=region or (row.region if row else None),
-        worker_id=worker_id or (row.worker_id if row else None),
-        item_id=row.id if row else None,
-        ti_id=row.ti_id if row else None,
-        epoch=(row.epoch or 0) if row else None,
-        trace_id=trace_id or (events.trace_id(row.trace) if row else None),
-        detail={key: _cut(value) for key, value in detail.items() if value is not None},
-    )
-    session.add(written)
-    return written
+    return {
+        "at": at,
+        "event": event,
+        "verdict": verdict,
+        "actor": actor[:250],
+        "address": address,
+        "rule": rule[:250] if rule else None,
+        "region": region or (row.region if row else None),
+        "worker_id": worker_id or (row.worker_id if row else None),
+        "item_id": row.id if row else None,
+        "ti_id": row.ti_id if row else None,
+        "epoch": (row.epoch or 0) if row else None,
+        "trace_id": trace_id or (events.trace_id(row.trace) if row else None),
+        "detail": {key: _cut(value) for key, value in detail.items() if value is not None},
+    }
+
+
+def add(session: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows, given as `values` returns them, at once and in one statement."""
+    if rows:
+        session.execute(_ADD, list(rows))
 
 
 def seal(session: Any, limit: int) -> ChainLink | None:

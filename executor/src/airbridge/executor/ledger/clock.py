@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import text
+
+# Built once: SQLAlchemy analyses a statement anew for each object, and reuses what it knows of this one.
+_POSTGRES: Final = text("SELECT clock_timestamp()")
+_SQLITE: Final = text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')")
 
 
 def now(session: Any) -> datetime:
     """Return the database's time, aware, in UTC. It moves on within a transaction."""
     if session.get_bind().dialect.name == "postgresql":
-        value: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
+        value: datetime = session.execute(_POSTGRES).scalar_one()
         return value.astimezone(UTC)
-    stamp: str = session.execute(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')")).scalar_one()
+    stamp: str = session.execute(_SQLITE).scalar_one()
     return datetime.fromisoformat(stamp).replace(tzinfo=UTC)

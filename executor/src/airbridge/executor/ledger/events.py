@@ -4,48 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import EventRow, WorkItemRow
 
+_ADD: Final = insert(EventRow.__table__)
 
-def record(
-    session: Any,
+
+def record(session: Any, event: str, actor: str, *, at: datetime | None = None, **given: Any) -> EventRow:
+    """Write an event: see `values`. `at` saves reading the database's clock again. The caller flushes."""
+    written = EventRow(**values(event, actor, at=at or clock.now(session), **given))
+    session.add(written)
+    return written
+
+
+def values(
     event: str,
     actor: str,
     *,
+    at: datetime,
     row: WorkItemRow | None = None,
-    at: datetime | None = None,
     region: str | None = None,
     worker_id: str | None = None,
     item_id: str | None = None,
     ti_id: str | None = None,
     began_at: datetime | None = None,
     **detail: Any,
-) -> EventRow:
-    """Write an event. `event` is a stable name (``item.sent``); `row` gives its IDs; `detail` must be JSON.
+) -> dict[str, Any]:
+    """Return the columns of an event. `event` is a stable name (``item.sent``); `row` gives its IDs; `detail` must be JSON.
 
-    `at` saves reading the database's clock again; `began_at` is for what took a time of its own.
+    `began_at` is for what took a time of its own.
     """
-    written = EventRow(
-        at=at or clock.now(session),
-        began_at=began_at,
-        event=event,
-        actor=actor,
-        region=region or (row.region if row else None),
-        worker_id=worker_id or (row.worker_id if row else None),
-        item_id=row.id if row else item_id,
-        ti_id=row.ti_id if row else ti_id,
-        epoch=(row.epoch or 0) if row else None,
-        trace_id=trace_id(row.trace) if row else None,
-        detail=detail,
-    )
-    session.add(written)
-    return written
+    return {
+        "at": at,
+        "began_at": began_at,
+        "event": event,
+        "actor": actor,
+        "region": region or (row.region if row else None),
+        "worker_id": worker_id or (row.worker_id if row else None),
+        "item_id": row.id if row else item_id,
+        "ti_id": row.ti_id if row else ti_id,
+        "epoch": (row.epoch or 0) if row else None,
+        "trace_id": trace_id(row.trace) if row else None,
+        "detail": detail,
+    }
+
+
+def add(session: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write events, given as `values` returns them, at once and in one statement, after those that wait for a flush."""
+    if session.new:
+        session.flush()
+    if rows:
+        session.execute(_ADD, list(rows))
 
 
 def add_once(session: Any, rows: Sequence[Mapping[str, Any]]) -> None:

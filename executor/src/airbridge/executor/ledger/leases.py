@@ -5,22 +5,36 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select, update
 
 from airbridge.core.protocol import ItemKind, LeaseRef
 from airbridge.executor.ledger import clock, events, notices
-from airbridge.executor.ledger._locking import for_update, write
+from airbridge.executor.ledger._locking import LockingQuery, for_update
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
+
+_ITEM: Final = WorkItemRow.__table__
+_LOCKED: Final = LockingQuery(
+    select(WorkItemRow).where(WorkItemRow.id.in_(bindparam("ids", expanding=True))).order_by(WorkItemRow.id),
+    entity=WorkItemRow,
+)
 
 
 def lock(session: Any, ids: Iterable[str | UUID]) -> dict[str, WorkItemRow]:
     """Lock rows, in the order of their ids so that no two transactions wait for each other; unknown ids are left out."""
-    wanted = sorted({str(each) for each in ids})
-    query = select(WorkItemRow).where(WorkItemRow.id.in_(wanted)).order_by(WorkItemRow.id)
-    return {row.id: row for row in session.scalars(for_update(session, query))}
+    return {row[0].id: row[0] for row in _LOCKED.rows(session, _ids(ids))}
+
+
+def lock_at(session: Any, ids: Iterable[str | UUID]) -> tuple[dict[str, WorkItemRow], datetime]:
+    """Lock rows as `lock` does; return with them a time at which all of them were locked."""
+    found, now = _LOCKED.rows_at(session, _ids(ids))
+    return {row[0].id: row[0] for row in found}, now
+
+
+def _ids(ids: Iterable[str | UUID]) -> dict[str, list[str]]:
+    return {"ids": sorted({str(each) for each in ids})}
 
 
 def claim(  # noqa: PLR0917 - the columns of one grant, in the order of the contract
@@ -71,22 +85,39 @@ def renew_all(
     return _renew(session, wanted, lease_seconds, at, skip_locked=True)
 
 
+# The rows of other workers are not so much as locked.
+_WANTED: Final = (
+    select(_ITEM.c.id, _ITEM.c.epoch, _ITEM.c.worker_id, _ITEM.c.disconnect, _ITEM.c.kind)
+    .where(
+        _ITEM.c.id.in_(bindparam("ids", expanding=True)),
+        _ITEM.c.state == ItemState.CLAIMED,
+        _ITEM.c.worker_id.in_(bindparam("workers", expanding=True)),
+    )
+    .order_by(_ITEM.c.id)
+)
+_CLAIMED: Final = LockingQuery(_WANTED)
+_CLAIMED_AND_FREE: Final = LockingQuery(_WANTED, skip_locked=True)
+_RENEWED: Final = ("renewed_at", "lease_until", "lost_at")
+_RENEW: Final = (
+    update(_ITEM)
+    .where(_ITEM.c.id.in_(bindparam("ids", expanding=True)))
+    .values({name: bindparam(name) for name in _RENEWED})
+)
+
+
 def _renew(
     session: Any, wanted: Mapping[LeaseRef, str], lease_seconds: float, now: datetime, *, skip_locked: bool
 ) -> set[LeaseRef]:
-    row = WorkItemRow
     requested = {(str(lease.item_id), lease.epoch, worker): lease for lease, worker in wanted.items()}
-    query = (
-        select(row.id, row.epoch, row.worker_id, row.disconnect, row.kind)
-        .where(row.id.in_(sorted(item_id for item_id, _, _ in requested)), row.state == ItemState.CLAIMED)
-        .order_by(row.id)
-    )
-    if len(workers := {*wanted.values()}) == 1:
-        # The rows of others are not so much as locked.
-        query = query.where(row.worker_id == workers.pop())
+    session.flush()
+    query = _CLAIMED_AND_FREE if skip_locked else _CLAIMED
+    values = {
+        "ids": sorted(item_id for item_id, _, _ in requested),
+        "workers": sorted({*wanted.values()}),
+    }
     renewed: set[LeaseRef] = set()
     by_policy: defaultdict[tuple[float, float], list[str]] = defaultdict(list)
-    for found in session.execute(for_update(session, query, skip_locked=skip_locked)):
+    for found in query.rows(session, values):
         lease = requested.get((found.id, found.epoch, found.worker_id))
         if lease is not None:
             renewed.add(lease)
@@ -97,14 +128,18 @@ def _renew(
                 found.id
             )
     for (lost_after, later), ids in by_policy.items():
-        write(
-            session,
-            WorkItemRow.id.in_(ids),
-            renewed_at=now,
-            lease_until=now + timedelta(seconds=lease_seconds + later),
-            lost_at=now + timedelta(seconds=lost_after + later),
-        )
+        until = now + timedelta(seconds=lease_seconds + later)
+        lost_at = now + timedelta(seconds=lost_after + later)
+        session.execute(_RENEW, {"ids": ids, "renewed_at": now, "lease_until": until, "lost_at": lost_at})
+    _expire(session, {lease.item_id for lease in renewed})
     return renewed
+
+
+def _expire(session: Any, ids: set[UUID]) -> None:
+    """Let the session read the renewals of those rows again that it holds."""
+    for row in [each for each in session.identity_map.values() if isinstance(each, WorkItemRow)]:
+        if UUID(row.id) in ids:
+            session.expire(row, _RENEWED)
 
 
 def trigger_renewal(lease_seconds: float, lost_after: float) -> float:
@@ -140,7 +175,8 @@ def settle(
     row.outcome = outcome
     row.settled_at = now
     row.detail = detail
-    events.record(session, "item.settled", "ledger", row=row, at=now, outcome=str(outcome), reason=detail)
+    what: dict[str, Any] = {"outcome": str(outcome), "reason": detail}
+    events.add(session, [events.values("item.settled", "ledger", row=row, at=now, **what)])
     notices.announce(session, row)
     if at is None:
         session.flush()

@@ -5,13 +5,26 @@ Postgres only. With other databases a scheduler reads outcomes at its next turn.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 
 from airbridge.executor.ledger.models import ItemState, WorkItemRow
 
 CHANNEL = "airbridge_settled"
+
+
+_ITEM: Final = WorkItemRow.__table__
+_ANNOUNCE: Final = select(func.pg_notify(CHANNEL, bindparam("owner"))).where(
+    ~select(_ITEM.c.id)
+    .where(
+        _ITEM.c.state == ItemState.SENT,
+        _ITEM.c.region == bindparam("region"),
+        _ITEM.c.pool == bindparam("pool"),
+        _ITEM.c.id != bindparam("item_id"),
+    )
+    .exists()
+)
 
 
 def announce(session: Any, row: WorkItemRow) -> None:
@@ -22,10 +35,5 @@ def announce(session: Any, row: WorkItemRow) -> None:
     """
     if row.owner_job_id is None or session.get_bind().dialect.name != "postgresql":
         return
-    waiting = select(WorkItemRow.id).where(
-        WorkItemRow.state == ItemState.SENT,
-        WorkItemRow.region == row.region,
-        WorkItemRow.pool == row.pool,
-        WorkItemRow.id != row.id,
-    )
-    session.execute(select(func.pg_notify(CHANNEL, str(row.owner_job_id))).where(~waiting.exists()))
+    values = {"owner": str(row.owner_job_id), "region": row.region, "pool": row.pool, "item_id": row.id}
+    session.execute(_ANNOUNCE, values)

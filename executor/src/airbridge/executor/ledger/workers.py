@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
-from sqlalchemy import bindparam, delete, exists, func, or_, select
+from sqlalchemy import bindparam, delete, exists, func, or_, select, text, update
 
 from airbridge.core.protocol import Heartbeat, Versions, WorkerState
 from airbridge.executor.ledger import clock
-from airbridge.executor.ledger._locking import for_update
+from airbridge.executor.ledger._locking import LockingQuery, for_update
 from airbridge.executor.ledger.models import CertificateRow, ItemState, WorkerRow, WorkItemRow
 
 # `maintenance` is a planned drain with a reason, and raises no alarm.
@@ -81,24 +82,68 @@ class Order(Protocol):
         """Comment of the operator."""
 
 
-def orders(session: Any, worker_ids: Iterable[str]) -> dict[str, Order]:
-    """Return what is wanted of each worker, and lock their rows; those that never enrolled or are locked are left out."""
-    query = (
-        select(WorkerRow.id, WorkerRow.wanted, WorkerRow.comment)
-        .where(WorkerRow.id.in_(sorted(worker_ids)))
-        .order_by(WorkerRow.id)
+_WORKER: Final = WorkerRow.__table__
+_ORDERS: Final = LockingQuery(
+    select(_WORKER.c.id, _WORKER.c.wanted, _WORKER.c.comment)
+    .where(_WORKER.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(_WORKER.c.id),
+    skip_locked=True,
+)
+
+
+def orders(session: Any, worker_ids: Iterable[str]) -> tuple[dict[str, Order], datetime]:
+    """Return what is wanted of each worker, and lock their rows; those that never enrolled or are locked are left out.
+
+    The time is one at which all of the rows were locked.
+    """
+    found, now = _ORDERS.rows_at(session, {"ids": sorted(worker_ids)})
+    return {row.id: row for row in found}, now
+
+
+# Columns of a heartbeat, with their types in PostgreSQL.
+_NOTED: Final = {
+    "last_heartbeat_at": "timestamptz",
+    "clock_skew_seconds": "float8",
+    "state": "text",
+    "versions": "text",
+    "slots_total": "int",
+    "slots_used": "int",
+    "journal_pending": "int",
+    "journal_bytes": "bigint",
+    "trust_version": "text",
+    "queue_error": "text",
+}
+_NOTE: Final = (
+    update(_WORKER)
+    .where(_WORKER.c.id == bindparam("worker"))
+    .values({name: bindparam(name) for name in _NOTED})
+)
+# The driver sends an update of many rows as one statement for each. A JSON text makes them one, the same for any number.
+_NOTE_ALL: Final = text(
+    "UPDATE airbridge_worker SET "  # noqa: S608 - of constants
+    + ", ".join(
+        f"{name} = {'CAST(noted.versions AS json)' if name == 'versions' else f'noted.{name}'}"
+        for name in _NOTED
     )
-    return {found.id: found for found in session.execute(for_update(session, query, skip_locked=True))}
+    + " FROM json_to_recordset(CAST(:noted AS json)) AS noted (worker text, "
+    + ", ".join(f"{name} {kind}" for name, kind in _NOTED.items())
+    + ") WHERE airbridge_worker.id = noted.worker"
+)
 
 
 def note(session: Any, reported: Mapping[str, Heartbeat], now: datetime) -> None:
     """Record the heartbeats of many workers, as `heartbeat` does for one. Their rows exist."""
     if not reported:
         return
-    table = WorkerRow.__table__
     rows = [{"worker": worker, **_columns(heartbeat, now)} for worker, heartbeat in reported.items()]
-    columns = {name: bindparam(name) for name in rows[0] if name != "worker"}
-    session.execute(table.update().where(table.c.id == bindparam("worker")).values(columns), rows)
+    if len(rows) == 1 or session.get_bind().dialect.name != "postgresql":
+        session.execute(_NOTE, rows)
+        return
+    for row in rows:
+        row["last_heartbeat_at"] = now.isoformat()
+        # A text, so that PostgreSQL reads no escape in it: it refuses U+0000 even where JSON has it.
+        row["versions"] = json.dumps(row["versions"])
+    session.execute(_NOTE_ALL, {"noted": json.dumps(rows)})
 
 
 def get(session: Any, worker_id: str) -> WorkerRow | None:

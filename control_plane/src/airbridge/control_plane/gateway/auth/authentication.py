@@ -15,8 +15,9 @@ from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.core.protocol import RefusalReason
-from airbridge.executor.ledger.identity import revocations, tokens
-from airbridge.executor.ledger.models import RevocationRow
+from airbridge.executor.ledger.identity import callers, revocations, tokens
+from airbridge.executor.ledger.identity.callers import CallerRecord
+from airbridge.executor.ledger.identity.revocations import Revocation
 
 # Key of the connection's `Peer` in the ASGI scope, set by the HTTP protocol.
 PEER: Final = "airbridge.peer"
@@ -132,17 +133,45 @@ class WorkerAuthenticator:
         return Caller(name, certificate, scopes, peer.address, stale, self._rules)
 
 
-def check_revocation(session: Any, caller: Caller) -> None:
-    """Raise `Refused` (403) if the worker, its certificate, its pool or its issuer is revoked, or its certificate ended."""
-    for refused in refusals(session, {0: caller}).values():
-        raise refused
+def check_revocation(session: Any, caller: Caller) -> CallerRecord | None:
+    """Raise `Refused` (403) if the worker, its certificate, its pool or its issuer is revoked, or its certificate ended.
+
+    Return what the ledger has of the caller; None if its worker is not enrolled.
+    """
+    thumbprint, named = caller.certificate.thumbprint, [_named(caller)]
+    records = callers.find(session, named)
+    if records.may_be_revoked:
+        for refused in _refusals(session, {0: caller}).values():
+            raise refused
+    record = records.by_thumbprint.get(thumbprint)
+    if record is not None and generations.is_unchanged(record.known, caller.use):
+        return record
     generations.admit(session, caller.use, caller.rules)
+    return callers.find(session, named).by_thumbprint.get(thumbprint)
 
 
-def refusals(session: Any, callers: Mapping[int, Caller]) -> dict[int, Refused]:
-    """Return the denial of each revoked caller by its key, from one statement for all callers."""
-    found = revocations.revoked(session, [_named(caller) for caller in callers.values()])
-    return {number: _revoked(row) for number, row in zip(callers, found, strict=True) if row is not None}
+def judge_all(session: Any, numbered: Mapping[int, Caller]) -> tuple[dict[int, Refused], set[int]]:
+    """Judge callers by their keys, in one statement: the denials of those that are revoked, and the keys of those that pass.
+
+    The others are to be checked by `check_revocation`, which writes down what is new about them.
+    """
+    if not numbered:
+        return {}, set()
+    records = callers.find(session, [_named(caller) for caller in numbered.values()])
+    refused = _refusals(session, numbered) if records.may_be_revoked else {}
+    passed = {
+        key
+        for key, caller in numbered.items()
+        if key not in refused
+        and (record := records.by_thumbprint.get(caller.certificate.thumbprint)) is not None
+        and generations.is_unchanged(record.known, caller.use)
+    }
+    return refused, passed
+
+
+def _refusals(session: Any, numbered: Mapping[int, Caller]) -> dict[int, Refused]:
+    found = revocations.revoked(session, [_named(caller) for caller in numbered.values()])
+    return {number: _revoked(row) for number, row in zip(numbered, found, strict=True) if row is not None}
 
 
 def _named(caller: Caller) -> revocations.Named:
@@ -155,7 +184,7 @@ def _named(caller: Caller) -> revocations.Named:
     )
 
 
-def _revoked(row: RevocationRow) -> Refused:
+def _revoked(row: Revocation) -> Refused:
     if row.kind == "issuer":
         # 401, not 403: the worker itself may be sound, and may enrol again under another CA.
         return Refused(

@@ -15,9 +15,8 @@ from airbridge.control_plane.gateway.auth import authentication
 from airbridge.control_plane.gateway.auth.authentication import Caller
 from airbridge.control_plane.gateway.work import held_leases
 from airbridge.control_plane.gateway.work.held_leases import Held
-from airbridge.control_plane.identity import generations
 from airbridge.core.protocol import Heartbeat, HeartbeatResponse, LeaseRef
-from airbridge.executor.ledger import clock, leases, workers
+from airbridge.executor.ledger import leases, workers
 from airbridge.executor.ledger.workers import Order
 
 # None: the batch cannot answer this heartbeat; it is handled alone.
@@ -58,10 +57,10 @@ def answer(
     """Return the answers in the order of the heartbeats; None for those that must be handled alone."""
     answers: list[Answered] = [_denial(caller) for caller, _ in heartbeats]
     permitted = _permitted(heartbeats, answers)
-    revoked = authentication.refusals(session, {each.position: each.caller for each in permitted.values()})
-    uses = {each.position: each.caller.use for each in permitted.values() if each.position not in revoked}
-    unchanged = generations.unchanged(session, uses) if uses else set()
-    valid = {worker: each for worker, each in permitted.items() if each.position in unchanged}
+    revoked, passed = authentication.judge_all(
+        session, {each.position: each.caller for each in permitted.values()}
+    )
+    valid = {worker: each for worker, each in permitted.items() if each.position in passed}
     for position, refused in revoked.items():
         answers[position] = refused
     for position, response in _respond(session, valid, responder):
@@ -96,11 +95,12 @@ def _respond(session: Any, valid: _Entries, responder: Responder) -> Iterator[tu
         if responder.agrees_on_leases(each.heartbeat, held.get(worker, ()))
     }
     # Locks the workers' rows; rows that another transaction has locked are missing from the result.
-    orders = workers.orders(session, agreeing) if agreeing else {}
+    if not agreeing:
+        return
+    orders, now = workers.orders(session, agreeing)
     locked = {worker: agreeing[worker] for worker in orders}
     if not locked:
         return
-    now = clock.now(session)
     unrenewed = _renew(session, locked, held, responder.lease_seconds, now)
     renewed = {worker: each for worker, each in locked.items() if worker not in unrenewed}
     workers.note(session, {worker: each.heartbeat for worker, each in renewed.items()}, now)

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from airbridge.control_plane.exceptions import Refused
-from airbridge.control_plane.gateway.auth.authentication import Caller, check_revocation, refusals
+from airbridge.control_plane.gateway.auth.authentication import Caller, check_revocation, judge_all
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.net.thread_pools import ThreadPool
-from airbridge.control_plane.identity import generations
 
 MOST: Final = 200
 
@@ -80,10 +79,8 @@ def judge(callers: Sequence[Caller]) -> list[Refused | bool | None]:
     """Return each caller's denial, None if it has none, or True if it must be checked alone."""
     numbered = dict(enumerate(callers))
     with unit() as work:
-        refused = refusals(work.session, numbered)
-        uses = {number: caller.use for number, caller in numbered.items() if number not in refused}
-        unchanged = generations.unchanged(work.session, uses) if uses else set()
-    return [refused.get(number) or (None if number in unchanged else True) for number in numbered]
+        refused, passed = judge_all(work.session, numbered)
+    return [refused.get(number) or (None if number in passed else True) for number in numbered]
 
 
 def check_alone(caller: Caller) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from airbridge.control_plane import _airflow, audit_events
 from airbridge.control_plane._airflow import Answer, ExecutionApp
+from airbridge.control_plane.audit_events import Prepared
 from airbridge.control_plane.gateway.auth.authentication import Caller
 from airbridge.control_plane.gateway.auth.task_permissions import Call
 from airbridge.control_plane.gateway.database import RolledBack, Unit, transient, unit
@@ -132,6 +133,7 @@ class _Batch:
     caller: Caller
     unstartable: set[str]
     signatures: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    granted: list[Prepared] = field(default_factory=list)
     #: Which bundle was the first to define a DAG.
     owners: dict[str, str] = field(default_factory=dict)
 
@@ -146,13 +148,13 @@ class _Batch:
         if ineligible is not None:
             answers = [each.refuse(*ineligible, Disposition.RETURN) for each in opened]
         elif opened:
-            rows = leases.lock(session, [each.item.item_id for each in opened])
-            now = clock.now(session)
+            rows, now = leases.lock_at(session, [each.item.item_id for each in opened])
             self.owners.update(_airflow.first_bundles(session, {row.dag_id for row in rows.values()}))
             admission = self.claims.limits.admission(session, rows.values(), now)
             answers = [
                 self._claim_item(each, rows.get(str(each.item.item_id)), now, admission) for each in opened
             ]
+        audit_events.write(session, self.granted)
         ti_ids = {each.item.item_id: str(each.item.ti_id) for each in opened}
         for refusal in (*refused, *(each for each in answers if isinstance(each, Refusal))):
             self._record_refusal(refusal, ti_ids.get(refusal.item_id) if refusal.item_id else None)
@@ -298,15 +300,16 @@ class _Batch:
             at=now,
         )
         # Not logged: a line for each grant would be most of the gateway's log.
-        audit_events.record(
-            self.work.session,
-            "claim.granted",
-            "granted",
-            self.caller.name.uri,
-            address=self.caller.address,
-            rule=f"scope work:claim queue={self.caller.name.queue}",
-            row=row,
-            at=now,
+        self.granted.append(
+            audit_events.prepare(
+                "claim.granted",
+                "granted",
+                self.caller.name.uri,
+                address=self.caller.address,
+                rule=f"scope work:claim queue={self.caller.name.queue}",
+                row=row,
+                at=now,
+            )
         )
 
     def _run(self, row: WorkItemRow, started_as: StartedAs, now: datetime) -> Answer:

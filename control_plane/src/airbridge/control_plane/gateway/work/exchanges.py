@@ -34,7 +34,8 @@ from airbridge.control_plane.policy.decisions import OWN, AssetRef, Policy
 from airbridge.control_plane.policy.facts import facts
 from airbridge.core.protocol import Record, RecordResult, RefusalReason
 from airbridge.executor.ledger import audit, clock, events, leases, records
-from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow, WorkItemRow
+from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
+from airbridge.executor.ledger.records import Applied
 
 log = structlog.get_logger()
 
@@ -124,15 +125,16 @@ class _Transaction:
     moved: list[int]
     #: Whether the task's trigger runs on a worker, once that was decided: a deferral is judged and applied by one answer.
     at_edge: dict[str, bool] = field(default_factory=dict)
+    #: Writes that were applied now, kept in one statement.
+    kept: list[Applied] = field(default_factory=list)
 
     def apply(self, item_records: Sequence[Record]) -> list[RecordResult]:
         first = item_records[0]
         item_id, epoch = str(first.item_id), first.epoch
         writes = any(record.method not in task_permissions.READS for record in item_records)
-        row = self._row(item_id, lock=writes)
+        row, now = self._row(item_id, lock=writes)
         if row is not None:
             structlog.contextvars.bind_contextvars(ti_id=row.ti_id, trace_id=events.trace_id(row.trace))
-        now = clock.now(self.work.session) if writes else None
         worker = self.caller.name.worker
         verdict = fence(row, worker, epoch)
         applied = records.find(self.work.session, item_id, epoch) if writes and verdict.was_holder else {}
@@ -148,15 +150,17 @@ class _Transaction:
                 results.append(_fenced(record, verdict))
             else:
                 results.append(_result(record, self._apply_record(row, index, record, now, applied)))
+        records.add(self.work.session, item_id, epoch, self.kept, at=now)
         if refused:
             self._record_refused(row, item_id, epoch, verdict, refused)
         return results
 
-    def _row(self, item_id: str, *, lock: bool) -> WorkItemRow | None:
+    def _row(self, item_id: str, *, lock: bool) -> tuple[WorkItemRow | None, datetime | None]:
+        """Return the row, and the time if it is locked: a read needs none."""
         if lock:
-            return leases.lock(self.work.session, [item_id]).get(item_id)
-        row: WorkItemRow | None = self.work.session.get(WorkItemRow, item_id)
-        return row
+            rows, now = leases.lock_at(self.work.session, [item_id])
+            return rows.get(item_id), now
+        return self.work.session.get(WorkItemRow, item_id), None
 
     def _may_call(self, row: WorkItemRow, verdict: Fence) -> bool:
         """Return whether the caller holds the row, or held it until it reported its end, less than `EPILOGUE` ago."""
@@ -187,7 +191,7 @@ class _Transaction:
         index: int,
         record: Record,
         now: datetime | None,
-        applied: dict[int, RecordRow],
+        applied: dict[int, Applied],
     ) -> Answer:
         call = self._judge(row, record)
         if isinstance(call, Denied):
@@ -206,16 +210,9 @@ class _Transaction:
                 self._settle_ended(row, record, call, answer, now)
             self._record_applied(row, record, call, answer)
         if record.method not in task_permissions.READS:
-            applied[record.seq] = records.add(
-                self.work.session,
-                item_id=row.id,
-                epoch=record.epoch,
-                seq=record.seq,
-                status=answer.status,
-                headers=dict(answer.headers),
-                body=answer.body,
-                at=now,
-            )
+            kept = Applied(record.seq, answer.status, dict(answer.headers), answer.body)
+            applied[record.seq] = kept
+            self.kept.append(kept)
         return answer
 
     def _record_applied(self, row: WorkItemRow, record: Record, call: Call, answer: Answer) -> None:
@@ -249,7 +246,7 @@ class _Transaction:
         return self.exchanges.app.declared_assets(self.work.session, row.dag_id, row.task_id)
 
     def _lost_writes(
-        self, row: WorkItemRow, record: Record, call: Call, applied: Mapping[int, RecordRow]
+        self, row: WorkItemRow, record: Record, call: Call, applied: Mapping[int, Applied]
     ) -> str:
         """Return the refused writes that the task believes to be accepted, with the reasons; empty if it does not succeed."""
         if _state(call.body) in _FAILURES:
@@ -431,7 +428,7 @@ class _Transaction:
         )
 
 
-def _kept_answer(kept: RecordRow) -> Answer:
+def _kept_answer(kept: Applied) -> Answer:
     return Answer(kept.status, kept.headers, kept.body)
 
 

@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, case, select, update
+from sqlalchemy import and_, bindparam, case, select, update
 
 from airbridge.control_plane import _airflow
 from airbridge.core.protocol import ItemKind, LeaseRef
@@ -34,26 +35,44 @@ class Held:
     stop_after: float | None
 
 
+@cache
+def _held() -> Any:
+    """Return the query of `held`: built at its first use, because it needs Airflow's model."""
+    task, item = _airflow.task_instance_model().__table__.c, WorkItemRow.__table__.c
+    waits_on_it = and_(task.state == "deferred", task.trigger_id == item.trigger_id)
+    return (
+        select(
+            item.worker_id,
+            item.id,
+            item.epoch,
+            item.ti_id,
+            case((waits_on_it, "running"), else_=task.state),
+            item.claimed_at,
+            case((item.kind == ItemKind.TRIGGER, item.renewed_at)),
+            item.disconnect,
+        )
+        .select_from(WorkItemRow.__table__.outerjoin(task.id.table, task.id == item.ti_id))
+        .where(item.worker_id.in_(bindparam("workers", expanding=True)), item.state == ItemState.CLAIMED)
+    )
+
+
+@cache
+def _keep_alive(*, skip_locked: bool) -> Any:
+    """Return the statement of `keep_alive`."""
+    table = _airflow.task_instance_model().__table__
+    task, ids = table.c, bindparam("ids", expanding=True)
+    running = [task.id.in_(ids), task.state == "running"]
+    if skip_locked:
+        free = select(task.id).where(*running).order_by(task.id).with_for_update(skip_locked=True)
+        running = [task.id.in_(free.cte("free").select()), task.state == "running"]
+    return update(table).where(*running).values(last_heartbeat_at=bindparam("now"))
+
+
 def held(session: Any, workers: Collection[str]) -> dict[str, list[Held]]:
     """Return the leases of each worker; workers without leases are left out."""
-    task = _airflow.task_instance_model()
-    waits_on_it = and_(task.state == "deferred", task.trigger_id == WorkItemRow.trigger_id)
-    query = (
-        select(
-            WorkItemRow.worker_id,
-            WorkItemRow.id,
-            WorkItemRow.epoch,
-            WorkItemRow.ti_id,
-            case((waits_on_it, "running"), else_=task.state),
-            WorkItemRow.claimed_at,
-            case((WorkItemRow.kind == ItemKind.TRIGGER, WorkItemRow.renewed_at)),
-            WorkItemRow.disconnect,
-        )
-        .outerjoin(task, task.id == WorkItemRow.ti_id)
-        .where(WorkItemRow.worker_id.in_(sorted(workers)), WorkItemRow.state == ItemState.CLAIMED)
-    )
     found: defaultdict[str, list[Held]] = defaultdict(list)
-    for worker, item_id, epoch, ti_id, state, claimed_at, renewed_at, disconnect in session.execute(query):
+    rows = session.execute(_held(), {"workers": sorted(workers)})
+    for worker, item_id, epoch, ti_id, state, claimed_at, renewed_at, disconnect in rows:
         lease = LeaseRef(item_id=UUID(item_id), epoch=epoch)
         lost_after, stop_after = disconnect["lost_after"], disconnect["stop_after"]
         found[worker].append(Held(lease, ti_id, state, claimed_at, renewed_at, lost_after, stop_after))
@@ -86,14 +105,4 @@ def keep_alive(session: Any, ti_ids: Sequence[str], now: datetime, *, skip_locke
     """
     if not ti_ids:
         return
-    task = _airflow.task_instance_model()
-    wanted = select(task.id).where(task.id.in_(sorted(ti_ids)), task.state == "running").order_by(task.id)
-    ids = session.scalars(wanted.with_for_update(skip_locked=True)).all() if skip_locked else ti_ids
-    if not ids:
-        return
-    session.execute(
-        update(task)
-        .where(task.id.in_(ids), task.state == "running")
-        .values(last_heartbeat_at=now)
-        .execution_options(synchronize_session=False)
-    )
+    session.execute(_keep_alive(skip_locked=skip_locked), {"ids": sorted(ti_ids), "now": now})

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger._locking import for_update
@@ -82,27 +82,43 @@ def judge(known: Known | None, now: datetime, grace: timedelta) -> Standing:
     return Standing.FORKED if known.ending == Ending.SUPERSEDED else Standing.ENDED
 
 
+_CERTIFICATE: Final = CertificateRow.__table__
+_WORKER: Final = WorkerRow.__table__
+# The rows that `known` reads, of the certificates that are given by `thumbprints`.
+KNOWN: Final = (
+    select(
+        _CERTIFICATE.c.thumbprint,
+        _CERTIFICATE.c.generation,
+        _WORKER.c.generation.label("current_generation"),
+        _WORKER.c.rejoined,
+        _CERTIFICATE.c.used_at,
+        _CERTIFICATE.c.ended_at,
+        _CERTIFICATE.c.ending,
+        _CERTIFICATE.c.address,
+    )
+    .select_from(_CERTIFICATE.join(_WORKER, _WORKER.c.id == _CERTIFICATE.c.worker_id))
+    .where(_CERTIFICATE.c.thumbprint.in_(bindparam("thumbprints", expanding=True)))
+)
+
+
 def find(session: Any, thumbprints: Iterable[str]) -> dict[str, Known]:
     """Return what is known of certificates, in one statement."""
-    query = (
-        select(CertificateRow, WorkerRow.generation.label("current"), WorkerRow.rejoined)
-        .join(WorkerRow, WorkerRow.id == CertificateRow.worker_id)
-        .where(CertificateRow.thumbprint.in_(sorted(thumbprints)))
-        .execution_options(populate_existing=True)
+    rows = session.execute(KNOWN, {"thumbprints": sorted(thumbprints)})
+    return {row.thumbprint: known(row) for row in rows}
+
+
+def known(row: Any) -> Known:
+    """Read a row of `KNOWN`."""
+    return Known(
+        thumbprint=row.thumbprint,
+        generation=row.generation,
+        current_generation=row.current_generation,
+        rejoined=bool(row.rejoined),
+        used_at=row.used_at,
+        ended_at=row.ended_at,
+        ending=row.ending,
+        address=row.address,
     )
-    return {
-        row.thumbprint: Known(
-            thumbprint=row.thumbprint,
-            generation=row.generation,
-            current_generation=current,
-            rejoined=bool(rejoined),
-            used_at=row.used_at,
-            ended_at=row.ended_at,
-            ending=row.ending,
-            address=row.address,
-        )
-        for row, current, rejoined in session.execute(query)
-    }
 
 
 def lock_name(session: Any, worker_id: str) -> WorkerRow | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal, Protocol, get_args
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, bindparam, or_, select
 
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import RevocationRow
@@ -15,6 +14,7 @@ from airbridge.executor.ledger.models import RevocationRow
 # The value of a ``pool`` is ``region/pool``, of a ``certificate`` its thumbprint, of an ``issuer`` its key
 # id.
 Kind = Literal["worker", "certificate", "pool", "issuer"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 
 def add(session: Any, kind: Kind, value: str, reason: str, actor: str) -> RevocationRow:
@@ -72,26 +72,50 @@ class Named:
         return [(kind, value) for kind, value in named if value]
 
 
-def is_revoked(session: Any, **named: str | None) -> RevocationRow | None:
+class Revocation(Protocol):
+    """Revocation that applies to a peer."""
+
+    @property
+    def kind(self) -> str:
+        """A `Kind`."""
+
+    @property
+    def value(self) -> str:
+        """Value of that kind that is revoked."""
+
+    @property
+    def reason(self) -> str:
+        """Reason that its actor gave."""
+
+
+_REVOCATION: Final = RevocationRow.__table__
+# Matches revocations of the values that are given for each kind.
+OF_VALUES: Final = or_(
+    *(
+        and_(_REVOCATION.c.kind == kind, _REVOCATION.c.value.in_(bindparam(kind, expanding=True)))
+        for kind in KINDS
+    )
+)
+_REVOKED: Final = select(_REVOCATION).where(OF_VALUES)
+
+
+def values_of(peers: Sequence[Named]) -> dict[str, list[str]]:
+    """Return the values of `OF_VALUES` that match the revocations of any of the peers."""
+    values: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for kind, value in sorted({name for peer in peers for name in peer.names}):
+        values[kind].append(value)
+    return values
+
+
+def is_revoked(session: Any, **named: str | None) -> Revocation | None:
     """Return the revocation that applies to a peer with the attributes of a `Named`, if any."""
     return revoked(session, [Named(**named)])[0]
 
 
-def revoked(session: Any, peers: Sequence[Named]) -> list[RevocationRow | None]:
+def revoked(session: Any, peers: Sequence[Named]) -> list[Revocation | None]:
     """Return the revocation that applies to each of the peers, if any; in one statement."""
-    values: defaultdict[Kind, set[str]] = defaultdict(set)
-    for peer in peers:
-        for kind, value in peer.names:
-            values[kind].add(value)
-    if not values:
+    values = values_of(peers)
+    if not any(values.values()):
         return [None] * len(peers)
-    conditions = [
-        and_(RevocationRow.kind == kind, RevocationRow.value.in_(sorted(named)))
-        for kind, named in values.items()
-    ]
-    rows = {
-        (row.kind, row.value): row for row in session.scalars(select(RevocationRow).where(or_(*conditions)))
-    }
-    if not rows:
-        return [None] * len(peers)
+    rows = {(row.kind, row.value): row for row in session.execute(_REVOKED, values)}
     return [next((rows[name] for name in peer.names if name in rows), None) for peer in peers]
