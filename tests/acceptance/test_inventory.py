@@ -38,6 +38,12 @@ def page() -> str:
 @pytest.mark.parametrize("service", Service)
 def test_process_holds_its_secrets(plain_platform: LocalPlatform, page: str, service: Service) -> None:
     """Environment, memory, open files and configured files of a service: the secrets of the docs' table, and no others."""
+    # A first process is forked from another, and /proc has not its environment. Restarted, it is as in a deployment.
+    former = plain_platform.kill(service)
+    wait_for(
+        lambda: plain_platform.component(service).pid not in {None, former}, f"{service} to be restarted"
+    )
+    plain_platform.wait_ready()
     pid = plain_platform.pid(service)
     found = inventory.held(pid, inventory.known(plain_platform))
     expected = inventory.secrets_in_docs(page)[service] | {inventory.password_of(service)}

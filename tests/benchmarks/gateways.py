@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tests.support.moto import free_port
 
@@ -23,9 +26,21 @@ class GatewayProcess:
     port: int
 
 
+class Platform(Protocol):
+    """Platform whose gateway is the first one; `Edge` is one."""
+
+    gateway_port: int
+
+    def main_pids(self) -> Mapping[str, int]:
+        """Return the process ids of its gateway, and of others, by name."""
+
+
 @contextmanager
-def beside(pid: int, port: int, count: int) -> Iterator[list[GatewayProcess]]:
-    """Run `count` gateways in all: the one that runs already, and others with its command, environment and keys."""
+def beside(platform: Platform, count: int) -> Iterator[list[GatewayProcess]]:
+    """Run `count` gateways in all: the platform's, and others with its command, environment and keys."""
+    pid, port = platform.main_pids()["gateway"], platform.gateway_port
+    if count > 1:
+        pid = _restarted(platform, pid, port)
     found = [GatewayProcess(pid, port)]
     started: list[subprocess.Popen[bytes]] = []
     try:
@@ -41,6 +56,21 @@ def beside(pid: int, port: int, count: int) -> Iterator[list[GatewayProcess]]:
             process.terminate()
         for process in started:
             process.wait(60)
+
+
+def _restarted(platform: Platform, pid: int, port: int) -> int:
+    """End the gateway, and return the process that takes its place.
+
+    Only that one's command and environment are in /proc: a platform's first processes are forked from one with its own.
+    """
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        now = platform.main_pids().get("gateway", pid)
+        if now != pid and _is_open(port):
+            return now
+        time.sleep(0.2)
+    raise TimeoutError(f"the gateway was not restarted within {START_SECONDS:.0f} s")
 
 
 def _start(pid: int, edge: int, operators: int) -> subprocess.Popen[bytes]:
@@ -63,10 +93,15 @@ def _start(pid: int, edge: int, operators: int) -> subprocess.Popen[bytes]:
 def _wait_until_open(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
+        if _is_open(port):
             return
+        time.sleep(0.2)
     raise TimeoutError(f"the gateway on port {port} did not start within {START_SECONDS:.0f} s")
+
+
+def _is_open(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True

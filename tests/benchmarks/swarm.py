@@ -515,9 +515,8 @@ def main() -> int:
         edge = Edge(Path(folder) / "home", dags, workers=0, regions=regions)
         try:
             edge.start()
-            first = edge.main_pids()["gateway"], edge.gateway_port
             with (
-                gateways.beside(*first, options.gateways) as running,
+                gateways.beside(edge, options.gateways) as running,
                 asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
             ):
                 runner.run(measure(edge, Path(folder), options, running, partial(_keep, output)))

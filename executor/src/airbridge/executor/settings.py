@@ -240,8 +240,8 @@ class Settings:
     gateway_threads: int = field(
         default=8,
         metadata=_about(
-            "Claims, exchanges and renewals that one gateway process handles concurrently, each with a database "
-            "connection: half of them claims, so that neither waits behind the other. Everything else (heartbeats, enrolments, operators, audit) has up to fifteen more.",
+            "Exchanges, releases and renewals that one gateway process handles concurrently, each with a database connection; "
+            "and half as many claims. Everything else (heartbeats, enrolments, operators, audit) has up to fifteen more.",
             minimum=1,
         ),
     )

@@ -48,11 +48,10 @@ class ThreadPools:
 
     @classmethod
     def of(cls, work_threads: int) -> Self:
-        """Return the pools, with so many threads for claims and work together, and at least one for each."""
-        claiming = max(1, work_threads // 2)
+        """Return the pools, with so many threads for work, and half as many for claims."""
         return cls(
-            claims=_pool("claims", claiming),
-            work=_pool("work", max(1, work_threads - claiming)),
+            claims=_pool("claims", max(1, work_threads // 2)),
+            work=_pool("work", work_threads),
             # One thread: a second batch would wait for the first one's rows.
             batches=ThreadPool("heartbeat-batches", threads=1, requests=WAITING_HEARTBEATS),
             heartbeats=ThreadPool("heartbeats", threads=HEARTBEAT_THREADS, requests=WAITING_HEARTBEATS),

@@ -194,7 +194,6 @@ class Edge:
             self.work.admit() as work,
         ):
             caller.require("work:report", worker=caller.name.worker)
-            await work.run(_check_revocation, caller)
             results = await self._apply(work, caller, body.records)
             request_metrics.exchanged(self.metrics, caller, body.records, results, datetime.now(UTC))
             return requests.answer(ExchangeResponse(results=results))
@@ -207,6 +206,9 @@ class Edge:
         for index, record in enumerate(records):
             by_item[record.item_id, record.epoch].append(index)
         groups = list(by_item.values())
+        if len(groups) == 1:
+            return tuple(await work.run(self.exchanges.apply, caller, records, judge=True))
+        await work.run(_check_revocation, caller)
         threads = asyncio.Semaphore(SIDE_BY_SIDE)
 
         async def apply(group: list[int]) -> list[RecordResult]:

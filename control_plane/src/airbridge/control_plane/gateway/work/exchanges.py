@@ -19,8 +19,9 @@ from sqlalchemy import select
 
 from airbridge.control_plane import audit_events
 from airbridge.control_plane._airflow import Answer, ExecutionApp
+from airbridge.control_plane.exceptions import Refused
 from airbridge.control_plane.gateway.auth import task_permissions
-from airbridge.control_plane.gateway.auth.authentication import Caller
+from airbridge.control_plane.gateway.auth.authentication import Caller, check_revocation
 from airbridge.control_plane.gateway.auth.residency import Residency, SecretPlaces
 from airbridge.control_plane.gateway.auth.task_permissions import Call, Denied
 from airbridge.control_plane.gateway.database import RolledBack, Unit, transient, unit
@@ -79,10 +80,12 @@ class Exchanges:
     #: Called for XComs that moved, after the commit: region, pool, bytes.
     on_moved: Callable[[str, str, int], None] = lambda *_: None
 
-    def apply(self, caller: Caller, item_records: Sequence[Record]) -> list[RecordResult]:
+    def apply(
+        self, caller: Caller, item_records: Sequence[Record], *, judge: bool = False
+    ) -> list[RecordResult]:
         """Apply the records of one work item under one epoch, in their order.
 
-        While the database is down or busy none is applied, and each is answered with a 503, to be sent again.
+        With `judge`, the caller is checked in the same transaction: raises `Refused` if it is revoked. While the database is down or busy none is applied, and each is answered with a 503, to be sent again.
         """
         settled_answers: dict[int, Answer] = {}
         while True:
@@ -90,6 +93,8 @@ class Exchanges:
                 ended: list[Ended] = []
                 moved: list[int] = []
                 with unit() as work:
+                    if judge:
+                        check_revocation(work.session, caller)
                     transaction = _Transaction(self, work, caller, settled_answers, ended, moved)
                     results = transaction.apply(item_records)
                 for each in ended:
@@ -99,6 +104,8 @@ class Exchanges:
                 return results
             except _RecordFailed as failed:
                 settled_answers[failed.index] = failed.answer
+            except Refused:
+                raise
             except (
                 Exception
             ) as error:  # outer edge: nothing was committed, so that every record can be retried
