@@ -27,8 +27,8 @@ import ssl
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -70,6 +70,8 @@ INTERVAL_SECONDS: Final = 10.0
 """`[airbridge] heartbeat_interval` by default."""
 MEASURE_SECONDS: Final = 30.0
 HANDSHAKES_AT_ONCE: Final = 50
+KEPT_SECONDS: Final = 30.0
+"""Idle time after which a connection has a request, while others are being made."""
 CONNECTIONS_A_WORKER: Final = 16
 """Most connections in a worker's pool."""
 ANSWER_SECONDS: Final = 60.0
@@ -246,6 +248,8 @@ class Swarm:
         self._ports = ports or (edge.gateway_port,)
         self._workers: list[SimulatedWorker] = []
         self._rng = random.Random(1)
+        # Connections, and when each had its last request, while others are being made.
+        self._idle: deque[tuple[float, SimulatedConnection]] = deque()
         self._sqs = boto3.client(
             "sqs",
             region_name=REGION,
@@ -270,16 +274,39 @@ class Swarm:
                             await connection.connect()
                             # The gateway closes connections on which no request arrives.
                             await connection.post("heartbeat", _heartbeat)
+                            self._idle.append((time.monotonic(), connection))
                         return True
                 return False
 
-        connected = await asyncio.gather(*(connect(worker) for worker, _ in fresh))
+        async with self._kept_open():
+            connected = await asyncio.gather(*(connect(worker) for worker, _ in fresh))
         self._workers += [worker for worker, _ in fresh]
         took = time.monotonic() - began
         # Walking over what ten thousand connections are made of, again and again, would make this program late.
         gc.collect()
         gc.freeze()
         return took, connected.count(False)
+
+    @contextlib.asynccontextmanager
+    async def _kept_open(self) -> AsyncIterator[None]:
+        """Have a request on each connection in time, while others are made, so that the gateway does not close it."""
+        self._idle = deque((time.monotonic(), each) for worker in self._workers for each in worker.reserve(1))
+
+        async def keep() -> None:
+            while True:
+                while self._idle and time.monotonic() - self._idle[0][0] > KEPT_SECONDS:
+                    _, connection = self._idle.popleft()
+                    with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+                        await connection.post("heartbeat", _heartbeat)
+                    self._idle.append((time.monotonic(), connection))
+                await asyncio.sleep(0.1)
+
+        keeper = asyncio.create_task(keep())
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            self._idle.clear()
 
     def _enrolled(self, number: int) -> tuple[SimulatedWorker, PeerCertificate]:
         name = WorkerName(TRUST_DOMAIN, self._region, "default", f"sim-{number:05d}")
