@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -66,9 +67,10 @@ def _restarted(platform: Platform, pid: int, port: int) -> int:
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        now = platform.main_pids().get("gateway", pid)
-        if now != pid and _is_open(port):
-            return now
+        with contextlib.suppress(KeyError):  # it is being restarted
+            now = platform.main_pids()["gateway"]
+            if now != pid and _is_open(port):
+                return now
         time.sleep(0.2)
     raise TimeoutError(f"the gateway was not restarted within {START_SECONDS:.0f} s")
 

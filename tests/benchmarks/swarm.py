@@ -7,9 +7,10 @@
 
 Each has a certificate, an access token and connections of its own, as a worker has: more than one while a heartbeat and work are
 under way at the same time. The gateway is the local platform's, alone on one core; Postgres, the scheduler, the AWS emulator and this program share
-the others. Several gateways are bound to a core each and share all of them with everything else. Latency is measured from when a request was due, so a gateway that falls behind is seen to; how much of it is this
-program's own, because it was late to send, stands beside it (``sent_late``). Writes ``tests/benchmarks/results/swarm.json``; with the
-transport gateway ``swarm-gateway.json``.
+the others. Several gateways are bound to a core each and share all of them with everything else. Latency is measured from when a
+request was due, so a gateway that falls behind is seen to; how much of it is this program's own, because it was late to send, stands
+beside it (``sent_late``). Writes ``tests/benchmarks/results/swarm.json``; with the
+transport gateway ``swarm-gateway.json``, and with several gateways ``swarm-four.json``.
 """
 
 from __future__ import annotations
@@ -531,7 +532,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     through = options.transport == "gateway"
-    output = options.output or RESULTS / ("swarm-gateway.json" if through else "swarm.json")
+    name = "swarm-four.json" if options.gateways > 1 else "swarm-gateway.json" if through else "swarm.json"
+    output = options.output or RESULTS / name
     logging.disable(logging.INFO)
     end_well()
     _leave_a_core(options.gateways)
