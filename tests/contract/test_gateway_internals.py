@@ -170,7 +170,9 @@ def test_dependency_analysis_is_cached(
     monkeypatch.setattr(utils, "get_typed_signature", count)
     path = f"task-instances/{task.id}/run"
     with unit() as work:
-        assert work.call(app, call("PATCH", path, start())).status == 200
+        # The first start is answered without the route, and one like it by the route.
+        for _ in range(2):
+            assert work.call(app, call("PATCH", path, start())).status == 200
         analysed.clear()
         assert work.call(app, call("PATCH", path, start())).status == 200
     assert analysed == []
