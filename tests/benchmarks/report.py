@@ -69,7 +69,7 @@ WANTED = {
 
 # Of windmill.dev/docs/misc/benchmarks/competitors, Python, one worker, read on 2026-11-29.
 PUBLISHED: Mapping[str, Mapping[str, float]] = {
-    "Airflow 2.7.3, Celery": {"fibo_33_chain_10": 54.668, "fibo_10_chain_40": 116.221},
+    "Airflow, release 2.7.3, with Celery": {"fibo_33_chain_10": 54.668, "fibo_10_chain_40": 116.221},
     "Kestra 0.22.3": {"fibo_33_chain_10": 15.786, "fibo_10_chain_40": 6.044},
     "Prefect 2.14.4": {"fibo_33_chain_10": 15.489, "fibo_10_chain_40": 4.872},
     "Temporal 2.34.0": {"fibo_33_chain_10": 7.247, "fibo_10_chain_40": 2.967},
