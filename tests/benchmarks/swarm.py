@@ -179,7 +179,8 @@ class SimulatedConnection:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     return *await self._exchange(what, body()), sent
-            except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                # An answer that is not read here would be taken for that of the next request.
                 await self.close()
                 raise
 
