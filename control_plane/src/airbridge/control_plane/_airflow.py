@@ -21,7 +21,6 @@ import sniffio
 from anyio._core._eventloop import loaded_backends
 from anyio.abc import AsyncBackend
 from sqlalchemy import bindparam, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -133,7 +132,6 @@ class ExecutionApp:
         # anyio looks backends up by name; only run_inline sets this one.
         loaded_backends[_INLINE] = cast("type[AsyncBackend]", _Inline)
         _analyse_dependencies_once()
-        _write_rendered_fields_in_one_statement()
         self.api_version = API_VERSION
         self._app = _create_app()
         self._task_calls = TaskCalls(self._app.state.dag_bag)
@@ -284,38 +282,6 @@ def _analyse_dependencies_once() -> None:
 
     get_dependant.airbridge_once = True  # type: ignore[attr-defined] # a mark, so that it is done once
     utils.get_dependant = get_dependant
-
-
-def _write_rendered_fields_in_one_statement() -> None:
-    """Upsert rendered fields instead of merging them.
-
-    Airflow merges: for every task it reads the row, the task instance and its run first, to find no row. The table's
-    content is the same afterwards. Databases without ``ON CONFLICT`` keep Airflow's merge.
-    """
-    from airflow.models.renderedtifields import RenderedTaskInstanceFields
-
-    merge = RenderedTaskInstanceFields.write
-    if getattr(merge, "airbridge_upsert", False):
-        return
-
-    def write(row: Any, session: Any) -> None:
-        insert = _INSERTS.get(session.get_bind().dialect.name)
-        if insert is None:
-            merge(row, session=session)
-            return
-        table = RenderedTaskInstanceFields.__table__
-        values = {
-            column.name: row.__dict__[column.name] for column in table.columns if column.name in row.__dict__
-        }
-        keys = [column.name for column in table.primary_key]
-        changed = {name: value for name, value in values.items() if name not in keys}
-        session.execute(insert(table).values(values).on_conflict_do_update(index_elements=keys, set_=changed))
-
-    write.airbridge_upsert = True  # type: ignore[attr-defined] # a mark, so that it is done once
-    RenderedTaskInstanceFields.write = write
-
-
-_INSERTS: Mapping[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
 def _asset_ref(declared: Any) -> AssetRef:

@@ -85,7 +85,8 @@ class Exchanges:
     ) -> list[RecordResult]:
         """Apply the records of one work item under one epoch, in their order.
 
-        With `judge`, the caller is checked in the same transaction: raises `Refused` if it is revoked. While the database is down or busy none is applied, and each is answered with a 503, to be sent again.
+        While the database is down or busy none is applied, and each is answered with a 503, to be sent again. With `judge`, the
+        caller is checked in the same transaction. Raises `Refused` then, if it is revoked.
         """
         settled_answers: dict[int, Answer] = {}
         while True:

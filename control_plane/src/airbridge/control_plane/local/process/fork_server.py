@@ -27,82 +27,19 @@ READY: Final = b"ready"
 REQUEST_BYTES: Final = 200_000
 _ADOPTION_SECONDS: Final = 5.0
 
-# Imported by most processes of the control plane, in the first group, or by some of them and the workers. Without fsspec
+# Imported by most processes of the control plane, or by some of them and the workers. Without fsspec
 # and universal_pathlib, which read files of HOME when they are imported: the workers have a home of their own.
-PRELOADED: Final = (
-    *(
-        "alembic.config",
-        "asgiref.sync",
-        "asyncpg",
-        "cadwyn",
-        "certifi",
-        "colorlog",
-        "cron_descriptor",
-        "croniter",
-    ),
-    *(
-        "cryptography.x509",
-        "dill",
-        "fastapi.middleware.cors",
-        "fastapi.middleware.gzip",
-        "httpx",
-        "importlib_metadata",
-    ),
-    *(
-        "jinja2.nativetypes",
-        "jsonschema",
-        "jwt",
-        "lazy_object_proxy",
-        "libcst",
-        "lockfile.pidlockfile",
-        "logging.config",
-    ),
-    *(
-        "logging.handlers",
-        "msgspec",
-        "packaging.requirements",
-        "pathspec",
-        "pendulum",
-        "pluggy",
-        "psutil",
-        "psycopg2",
-    ),
-    *(
-        "pydantic",
-        "pytz",
-        "referencing",
-        "rich_argparse",
-        "setproctitle",
-        "smtplib",
-        "sqlalchemy.dialects.mysql",
-    ),
-    *(
-        "sqlalchemy.dialects.postgresql",
-        "sqlalchemy.ext.associationproxy",
-        "sqlalchemy.ext.asyncio",
-        "sqlalchemy.orm",
-    ),
-    *(
-        "sqlalchemy_jsonfield",
-        "sqlalchemy_utils",
-        "starlette.staticfiles",
-        "structlog",
-        "svcs",
-        "tabulate",
-        "tenacity",
-    ),
-    *("termcolor", "typer", "uuid6", "yaml"),
-    *(
-        "boto3",
-        "httptools",
-        "httpx",
-        "prometheus_client",
-        "requests",
-        "retryhttp",
-        "s3transfer",
-        "urllib3.contrib",
-    ),
-    *("uvicorn.main", "uvloop", "websockets"),
+PRELOADED: Final = tuple(
+    """
+    alembic.config asgiref.sync asyncpg cadwyn certifi colorlog cron_descriptor croniter cryptography.x509 dill
+    fastapi.middleware.cors fastapi.middleware.gzip httpx importlib_metadata jinja2.nativetypes jsonschema jwt
+    lazy_object_proxy libcst lockfile.pidlockfile logging.config logging.handlers msgspec packaging.requirements
+    pathspec pendulum pluggy psutil psycopg2 pydantic pytz referencing rich_argparse setproctitle smtplib
+    sqlalchemy.dialects.mysql sqlalchemy.dialects.postgresql sqlalchemy.ext.associationproxy sqlalchemy.ext.asyncio
+    sqlalchemy.orm sqlalchemy_jsonfield sqlalchemy_utils starlette.staticfiles structlog svcs tabulate tenacity
+    termcolor typer uuid6 yaml boto3 httptools prometheus_client requests retryhttp s3transfer urllib3.contrib
+    uvicorn.main uvloop websockets
+    """.split()  # noqa: SIM905 - a list would take a line for each
 )
 
 
