@@ -73,6 +73,7 @@ MEASURE_SECONDS: Final = 30.0
 HANDSHAKES_AT_ONCE: Final = 50
 KEPT_SECONDS: Final = 30.0
 """Idle time after which a connection has a request, while others are being made."""
+KEPT_AT_ONCE: Final = 32
 CONNECTIONS_A_WORKER: Final = 16
 """Most connections in a worker's pool."""
 ANSWER_SECONDS: Final = 60.0
@@ -303,11 +304,14 @@ class Swarm:
                     self._idle.append((time.monotonic(), connection))
                 await asyncio.sleep(0.1)
 
-        keeper = asyncio.create_task(keep())
+        # Several: one alone would fall behind where an answer takes as long as a handshake.
+        keepers = [asyncio.create_task(keep()) for _ in range(KEPT_AT_ONCE)]
         try:
             yield
         finally:
-            keeper.cancel()
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
             self._idle.clear()
 
     def _enrolled(self, number: int) -> tuple[SimulatedWorker, PeerCertificate]:
@@ -356,8 +360,11 @@ class Swarm:
             due = max(due + INTERVAL_SECONDS, time.monotonic())
 
     async def _poll(self, worker: SimulatedWorker, until: float, tally: Tally) -> None:
-        """Hold a long poll through the gateway, and see through what it brings, as a worker of one slot."""
-        await asyncio.sleep(self._rng.uniform(0, 1.0))
+        """Hold a long poll through the gateway, and see through what it brings, as a worker of one slot.
+
+        Polls begin spread over their longest wait, as those of workers that have run for long are.
+        """
+        await asyncio.sleep(self._rng.uniform(0, min(POLL_SECONDS, until - time.monotonic())))
         while (left := until - time.monotonic()) > 0:
             asked = {"limit": 1, "wait_seconds": max(1.0, min(POLL_SECONDS, left))}
             answer = await self._timed(

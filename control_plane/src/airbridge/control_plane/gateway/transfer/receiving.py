@@ -2,12 +2,15 @@
 
 A thread is held per pool, not per worker. With more pools waiting than there are threads, polls are short and the pools take turns.
 A message that no worker waits for any more goes back to its queue at once.
+
+Waits end up to a quarter early, at random: workers that came back together, as after a restart of a gateway, would otherwise ask again
+together every twenty seconds, and heartbeats would wait behind them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -27,6 +30,8 @@ POLLS: Final = 64
 SHORT_WAIT_SECONDS: Final = 1.0
 # As long as a message is a worker's to claim: what workers with AWS credentials ask for themselves.
 VISIBILITY_SECONDS: Final = 60.0
+# Share of its wait by which a poll may end early.
+SPREAD: Final = 0.25
 
 
 @dataclass(eq=False)
@@ -40,17 +45,29 @@ class _PoolPoll:
 
     def __init__(self, queue: Callable[[], WorkQueue]) -> None:
         self.queue = queue
-        self.waiting: deque[_Waiter] = deque()
+        # In order of arrival. Not a deque: one that gives up is taken out wherever it stands.
+        self.waiting: dict[_Waiter, None] = {}
         self.loop: asyncio.Task[None] | None = None
 
     def demand(self) -> int:
-        return min(MAX_BATCH, sum(waiter.limit for waiter in self.waiting))
+        wanted = 0
+        for waiter in self.waiting:
+            wanted += waiter.limit
+            if wanted >= MAX_BATCH:
+                return MAX_BATCH
+        return wanted
+
+    def take(self) -> _Waiter:
+        """Take out the one that has waited longest."""
+        waiter = next(iter(self.waiting))
+        del self.waiting[waiter]
+        return waiter
 
     def hand_out(self, messages: Sequence[Received]) -> list[Received]:
         """Give messages to those who have waited longest; return what no worker waits for."""
         left = list(messages)
         while left and self.waiting:
-            waiter = self.waiting.popleft()
+            waiter = self.take()
             if not waiter.messages.done():
                 waiter.messages.set_result(left[: waiter.limit])
                 left = left[waiter.limit :]
@@ -58,13 +75,13 @@ class _PoolPoll:
 
     def hand_out_nothing(self) -> None:
         while self.waiting:
-            waiter = self.waiting.popleft()
+            waiter = self.take()
             if not waiter.messages.done():
                 waiter.messages.set_result([])
 
     def fail(self, error: QueueError) -> None:
         while self.waiting:
-            waiter = self.waiting.popleft()
+            waiter = self.take()
             if not waiter.messages.done():
                 waiter.messages.set_exception(Unavailable(str(error), retry_after=2.0))
 
@@ -72,7 +89,8 @@ class _PoolPoll:
 class Receiving:
     """All polls of a gateway. For one event loop."""
 
-    def __init__(self, polls: int = POLLS) -> None:
+    def __init__(self, polls: int = POLLS, random: Callable[[], float] = random.random) -> None:
+        self._random = random
         self._polls = asyncio.Semaphore(polls)
         self._limit = polls
         self._pools: dict[tuple[str, str], _PoolPoll] = {}
@@ -81,7 +99,7 @@ class Receiving:
     async def receive(
         self, pool: tuple[str, str], queue: Callable[[], WorkQueue], limit: int, wait_seconds: float
     ) -> list[Received]:
-        """Return up to `limit` messages of a pool's queue, waiting for the first. Raises `Unavailable` if the queue is out of reach.
+        """Return up to `limit` messages of a pool's queue, waiting `wait_seconds` or a little less for the first. Raises `Unavailable` if the queue is out of reach.
 
         `queue` is called in a thread. What a cancelled call is given goes back to the queue.
         """
@@ -89,18 +107,18 @@ class Receiving:
             return await self._receive_now(queue, limit)
         polled = self._pools.setdefault(pool, _PoolPoll(queue))
         waiter = _Waiter(limit, asyncio.get_running_loop().create_future())
-        polled.waiting.append(waiter)
+        polled.waiting[waiter] = None
         if polled.loop is None:
             polled.loop = asyncio.create_task(self._poll(pool, polled))
         try:
-            await asyncio.wait({waiter.messages}, timeout=wait_seconds)
+            most = max(SHORT_WAIT_SECONDS, wait_seconds * (1 - SPREAD * self._random()))
+            await asyncio.wait({waiter.messages}, timeout=most)
         except asyncio.CancelledError:
             if waiter.messages.done() and waiter.messages.exception() is None:
                 self.give_back(queue, [message.receipt for message in waiter.messages.result()])
             raise
         finally:
-            if waiter in polled.waiting:
-                polled.waiting.remove(waiter)
+            polled.waiting.pop(waiter, None)
         return waiter.messages.result() if waiter.messages.done() else []
 
     async def _receive_now(self, queue: Callable[[], WorkQueue], limit: int) -> list[Received]:
