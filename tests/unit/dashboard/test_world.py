@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 
 from tests.unit.dashboard.test_network import region
 
@@ -17,6 +18,8 @@ from airbridge.control_plane.read_model.throughput import Throughput, largest
 from airbridge.control_plane.read_model.usage import By, Usage
 from airbridge.executor.ledger.sharing.usage import Amount
 
+# Units that a letter takes at 26px.
+LETTER = 15
 POOL = PoolView("factory-1", "default", Health.HEALTHY, "", 0, 0, 0, None, 8, 0, Counter(), 0, 0)
 
 
@@ -31,6 +34,20 @@ def test_every_region_has_a_place_of_its_own() -> None:
     assert drawn.description == f"{len(names)} regions. None is in trouble."
 
 
+def test_words_below_the_land_do_not_overlap() -> None:
+    """A row holds as many regions as their words have room for, those in trouble with what it is."""
+    regions = [region(f"factory-{n}", Health.CUT_OFF if n == 4 else Health.HEALTHY) for n in range(12)]
+    drawn = world.draw(regions)
+    rows = defaultdict(list)
+    for spot in drawn.spots:
+        rows[spot.y].append((spot.x, spot.x + 20 + LETTER * len(spot.words)))
+    for row in rows.values():
+        row.sort()
+        assert all(end < start for (_, end), (start, _) in pairwise(row))
+    assert "factory-4: cut off" in {spot.words for spot in drawn.spots}
+    assert max(rows) < drawn.height
+
+
 def test_regions_in_trouble_are_named_and_on_top() -> None:
     """A name stands at the home region and at those in trouble, which are drawn last."""
     regions = [
@@ -40,7 +57,7 @@ def test_regions_in_trouble_are_named_and_on_top() -> None:
     ]
     drawn = world.draw(regions)
     assert [spot.region.name for spot in drawn.spots] == ["us-east-1", "ap-south-1", "eu-west-1"]
-    assert [spot.named for spot in drawn.spots] == [True, False, True]
+    assert [spot.words for spot in drawn.spots] == ["us-east-1 (home)", "", "eu-west-1: cut off"]
     assert [bool(spot.path) for spot in drawn.spots] == [False, True, True]
     assert drawn.description == "3 regions. eu-west-1: cut off"
 

@@ -14,9 +14,14 @@ WIDTH: Final = 1440
 HEIGHT: Final = 530
 _UNITS: Final = 4
 _NORTH: Final = 75.0
-# Regions whose place is not known stand below the land, in a row of so many.
+# Regions whose place is not known stand below the land, in rows of at most so many: as many as their words have room for.
 _ROW: Final = 6
 _ROW_HEIGHT: Final = 56
+# Width of a letter at the drawing's size of letters, and of what stands around a region's words.
+_LETTER: Final = 15
+_AROUND: Final = 60
+# Styles of regions in trouble.
+_TROUBLED: Final = frozenset({"cut", "degraded"})
 
 # Latitude and longitude of AWS's regions, to the degree, by the city or area that AWS names them by.
 # https://docs.aws.amazon.com/global-infrastructure/latest/regions/aws-regions.html
@@ -46,8 +51,8 @@ class Spot:
     path: str
     #: Width of the line, by how much work has ended: 2 to 10.
     width: float
-    #: True if its name is written beside it: it is home, in trouble, or below the land. Fifty names would hide the map.
-    named: bool
+    #: What is written beside it: its name if it is home or below the land, and its trouble if it is in any. Fifty names would hide the map.
+    words: str
     #: Where the name stands: start (on the right) or end (on the left).
     anchor: str
 
@@ -62,28 +67,45 @@ class World:
     @property
     def description(self) -> str:
         """Text alternative: the regions in trouble, and how many there are."""
-        bad = [f"{spot.region.name}: {spot.label}" for spot in self.spots if spot.kind in {"cut", "degraded"}]
+        bad = [f"{spot.region.name}: {spot.label}" for spot in self.spots if spot.kind in _TROUBLED]
         return f"{len(self.spots)} regions. " + ("; ".join(bad) if bad else "None is in trouble.")
 
 
 def draw(regions: Sequence[RegionView]) -> World:
     """Place the regions, those of unknown place below the land."""
-    elsewhere = [region.name for region in regions if region.name not in PLACES]
-    rows = -(-len(elsewhere) // _ROW)
-    at = {region.name: _position(region.name, elsewhere) for region in regions}
+    elsewhere = [region for region in regions if region.name not in PLACES]
+    columns = _columns(elsewhere)
+    at = {region.name: _position(region.name) for region in regions if region.name in PLACES}
+    at |= {region.name: _below(number, columns) for number, region in enumerate(elsewhere)}
     home = next((at[region.name] for region in regions if region.home), None)
     most = max((region.settled for region in regions), default=0)
-    spots = [_spot(region, at[region.name], home, most, below=region.name in elsewhere) for region in regions]
-    spots.sort(key=lambda spot: spot.kind in {"cut", "degraded"})
-    return World(tuple(spots), HEIGHT + rows * _ROW_HEIGHT)
+    spots = [
+        _spot(region, at[region.name], home, most, below=region.name not in PLACES) for region in regions
+    ]
+    spots.sort(key=lambda spot: spot.kind in _TROUBLED)
+    return World(tuple(spots), HEIGHT + -(-len(elsewhere) // columns) * _ROW_HEIGHT)
 
 
-def _position(name: str, elsewhere: Sequence[str]) -> tuple[int, int]:
-    if name in PLACES:
-        north, east = PLACES[name]
-        return round((east + 180) * _UNITS), round((_NORTH - north) * _UNITS)
-    number = elsewhere.index(name)
-    return 30 + number % _ROW * (WIDTH // _ROW), HEIGHT + number // _ROW * _ROW_HEIGHT + _ROW_HEIGHT // 2
+def _columns(below: Sequence[RegionView]) -> int:
+    longest = max((len(_words(region)) for region in below), default=0)
+    return max(1, min(_ROW, WIDTH // (longest * _LETTER + _AROUND)))
+
+
+def _words(region: RegionView) -> str:
+    kind, label = link_of(region)
+    if kind in _TROUBLED:
+        return f"{region.name}: {label}"
+    return f"{region.name} (home)" if region.home else region.name
+
+
+def _position(name: str) -> tuple[int, int]:
+    north, east = PLACES[name]
+    return round((east + 180) * _UNITS), round((_NORTH - north) * _UNITS)
+
+
+def _below(number: int, columns: int) -> tuple[int, int]:
+    row, column = divmod(number, columns)
+    return 30 + column * (WIDTH // columns), HEIGHT + row * _ROW_HEIGHT + _ROW_HEIGHT // 2
 
 
 def _spot(
@@ -92,7 +114,7 @@ def _spot(
     kind, label = link_of(region)
     x, y = at
     path = "" if home is None or region.home or below else " ".join(_arc(home, at))
-    troubled = kind in {"cut", "degraded"}
+    written = region.home or below or kind in _TROUBLED
     return Spot(
         region=region,
         kind=kind,
@@ -101,7 +123,7 @@ def _spot(
         y=y,
         path=path,
         width=round(2 + 8 * region.settled / most, 1) if most else 2.0,
-        named=region.home or troubled or below,
+        words=_words(region) if written else "",
         anchor="end" if x > WIDTH * 0.8 and not below else "start",
     )
 
