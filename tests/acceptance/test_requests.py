@@ -9,7 +9,7 @@ from tests.support.platform import LocalPlatform, wait_for
 
 from airbridge.control_plane.local import overview
 from airbridge.core.aws.queue import SqsQueue
-from airbridge.core.regions import Catalogue
+from airbridge.core.catalogue import Catalogue
 
 IDLE_SECONDS = 30.0
 HEARTBEAT_SECONDS = 10.0

@@ -216,7 +216,7 @@ def _drained(platform: LocalPlatform, worker: str) -> Iterator[None]:
 
 
 def _queue_url(platform: LocalPlatform) -> str:
-    from airbridge.core.regions import Catalogue
+    from airbridge.core.catalogue import Catalogue
 
     catalogue = Catalogue.read(platform.directory.regions_file)
     urls = [pool.queue_url for region, pool in catalogue.places() if region.name == "us-east-1"]

@@ -19,7 +19,7 @@ from airbridge.control_plane.local.launch import Launched, launch
 from airbridge.control_plane.local.layout import StateDir
 from airbridge.control_plane.local.options import Options
 from airbridge.control_plane.local.services.aws import parse_regions
-from airbridge.core.regions import Catalogue
+from airbridge.core.catalogue import Catalogue
 
 AIRFLOW = {"core.parallelism": "8192", "dag_processor.min_file_process_interval": "30"}
 """The peers' settings, where local mode has others: it parses every 10 s, for users who edit DAG files."""

@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 from tests.support.moto import Moto
 
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.code.signature import PUBLISH_KEY
-from airbridge.core.regions import Catalogue
 from airbridge.core.signing import Signer
 from airbridge.executor.bundles.registry import MemoryRegistry, ledger_registry
 from airbridge.executor.bundles.store import BundleStore

@@ -15,8 +15,9 @@ from tests.support.items import new_item
 from airbridge.core.protocol import Heartbeat, LeaseRef, Versions, WorkerState
 from airbridge.executor.ledger import backlogs, clock, events, items, leases, records, workers
 from airbridge.executor.ledger.identity import certificates, revocations, tokens
+from airbridge.executor.ledger.identity.models import CertificateRow
 from airbridge.executor.ledger.items import NewItem
-from airbridge.executor.ledger.models import CertificateRow, EventRow, Outcome, WorkItemRow
+from airbridge.executor.ledger.models import EventRow, Outcome, WorkItemRow
 from airbridge.executor.ledger.records import Applied
 
 VERSIONS = Versions(airbridge="0.1.0", airflow="3.0.4", task_sdk="1.0.4", python="3.11.7")

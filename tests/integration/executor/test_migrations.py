@@ -10,6 +10,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import inspect
 from tests.support.airflow_home import Metadata
 
+from airbridge.executor.ledger.identity import models as _identity  # noqa: F401 - tables of the same metadata
 from airbridge.executor.ledger.manager import LedgerDBManager
 from airbridge.executor.ledger.models import metadata as ledger_metadata
 

@@ -17,11 +17,12 @@ from tests.integration.gateway.world import Worker, World, csr_pem, running
 from tests.support.airflow_home import pointed_at
 from tests.support.postgres import Postgres
 
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.protocol import Credentials
-from airbridge.core.regions import Catalogue
 from airbridge.edge_worker.gateway_client.bound_key import BoundKeyJoin, public_key_of
 from airbridge.edge_worker.settings import WorkerSettings, load
-from airbridge.executor.ledger.models import BoundKeyRow, CertificateRow, JoinProofRow, WorkerRow
+from airbridge.executor.ledger.identity.models import BoundKeyRow, CertificateRow, JoinProofRow
+from airbridge.executor.ledger.models import WorkerRow
 
 CATALOGUE = Catalogue.parse(
     """

@@ -21,9 +21,9 @@ from tests.support.postgres import Postgres
 from airbridge.control_plane.gateway.brokering.session_policy import LONGEST, session_policy
 from airbridge.core.aws.object_store import S3Store, connect
 from airbridge.core.aws.queue import SqsQueue, sqs_client
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ObjectNotFound, QueueError, StoreError
 from airbridge.core.protocol import VERSION_HEADER
-from airbridge.core.regions import Catalogue
 from airbridge.core.wire.brokering import AwsCredentials, AwsCredentialsRequest
 from airbridge.edge_worker.exceptions import GatewayUnreachable
 from airbridge.edge_worker.transfer.brokered import BrokeredSession

@@ -191,7 +191,7 @@ def test_policy_is_in_force_when_approved(world: World) -> None:
 def test_refused_and_expired_proposals_end(world: World) -> None:
     """A proposal is refused by another operator or withdrawn by its own, and expires; none is approved afterwards."""
     from airbridge.executor.ledger import clock
-    from airbridge.executor.ledger.models import ProposalRow
+    from airbridge.executor.ledger.identity.models import ProposalRow
 
     with (
         world.operator(world.access_token(*ADMIN, owner="ann")) as ann,

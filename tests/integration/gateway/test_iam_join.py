@@ -23,8 +23,8 @@ from tests.support.moto import Moto
 from tests.support.postgres import Postgres
 
 from airbridge.control_plane.identity.iam import BODY
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.protocol import JoinByAwsIam
-from airbridge.core.regions import Catalogue
 from airbridge.edge_worker.gateway_client.join import AUDIENCE_HEADER, CSR_HEADER, AwsIamJoin
 
 REGION = "eu-west-1"

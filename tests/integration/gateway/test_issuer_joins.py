@@ -32,9 +32,9 @@ from airbridge.control_plane.exceptions import Refused, Unavailable
 from airbridge.control_plane.gateway.server import utc_now
 from airbridge.control_plane.identity.oidc.issuers import JoinIssuers
 from airbridge.control_plane.identity.oidc.joins import TokenJoins
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ConfigurationError
 from airbridge.core.protocol import Credentials, EnrolRequest, JoinByKubernetes, JoinByOidc
-from airbridge.core.regions import Catalogue
 from airbridge.edge_worker.gateway_client.join import join_method
 from airbridge.edge_worker.settings import load
 

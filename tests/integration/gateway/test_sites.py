@@ -26,8 +26,8 @@ from tests.unit.ci.tree import ROOT
 
 from airbridge.control_plane.gateway.transfer.sources import Sources, s3_store
 from airbridge.core.aws.queue import SqsQueue, sqs_client
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.protocol import VERSION_HEADER
-from airbridge.core.regions import Catalogue
 from airbridge.core.wire.brokering import AwsCredentials
 from airbridge.edge_worker.transfer.client import Transfers
 from airbridge.edge_worker.transfer.queue import GatewayQueue

@@ -26,9 +26,9 @@ from airbridge.control_plane.gateway.transfer import caller_checks
 from airbridge.control_plane.gateway.transfer.sources import Sources
 from airbridge.core.aws.object_store import MemoryStore
 from airbridge.core.aws.queue import MemoryQueue, Outgoing, Received
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ObjectNotFound, QueueError, StoreError
 from airbridge.core.protocol import VERSION_HEADER, Grant
-from airbridge.core.regions import Catalogue
 from airbridge.core.wire.transfers import MAX_PARTS, PART_BYTES
 from airbridge.edge_worker.transfer.client import Transfers
 from airbridge.edge_worker.transfer.queue import GatewayQueue

@@ -42,9 +42,9 @@ from airbridge.control_plane.parity import Parity
 from airbridge.control_plane.policy.approved import policy_of
 from airbridge.control_plane.policy.reload import ReloadedPolicy
 from airbridge.control_plane.sign_in.rules import SignInRules
-from airbridge.core import rejoin
 from airbridge.core.aws.object_store import MemoryStore
 from airbridge.core.aws.queue import MemoryQueue
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import BundleError
 from airbridge.core.protocol import (
     PROTOCOL_VERSION,
@@ -60,13 +60,14 @@ from airbridge.core.protocol import (
     Record,
     Versions,
 )
-from airbridge.core.regions import Catalogue
 from airbridge.core.signing import Signer
+from airbridge.core.wire import rejoin
 from airbridge.executor.bundle_settings import PackageSettings
 from airbridge.executor.bundles.registry import MemoryRegistry
 from airbridge.executor.bundles.store import BundleStore
 from airbridge.executor.ledger.identity import revocations
-from airbridge.executor.ledger.models import AuditRow, EventRow, RevocationRow, WorkItemRow
+from airbridge.executor.ledger.identity.models import RevocationRow
+from airbridge.executor.ledger.models import AuditRow, EventRow, WorkItemRow
 from airbridge.executor.settings import Settings
 
 TRUST_DOMAIN = "airbridge.test"

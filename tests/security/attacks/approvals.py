@@ -77,8 +77,8 @@ def descendant_under_another_owner(world: World) -> None:
     """A child whose row names another owner, which only the database could have done, still descends from the proposer's."""
     token = approved_token(world, "eve")
     with world.metadata.session() as session:
+        from airbridge.executor.ledger.identity.models import TokenRow
         from airbridge.executor.ledger.identity.tokens import hash_of
-        from airbridge.executor.ledger.models import TokenRow
 
         row = session.query(TokenRow).filter(TokenRow.hash == hash_of(token)).one()
         row.owner, parent = "somebody", row.parent_id
@@ -99,7 +99,7 @@ def _sibling(world: World, parent: str) -> str:
     from datetime import timedelta
 
     from airbridge.control_plane.identity import tokens
-    from airbridge.executor.ledger.models import TokenRow
+    from airbridge.executor.ledger.identity.models import TokenRow
 
     with world.metadata.session() as session:
         row = session.get(TokenRow, parent)

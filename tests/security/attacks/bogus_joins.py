@@ -16,7 +16,7 @@ from tests.integration.gateway.world import Worker, World
 from tests.security.attacks.floods import HEAD, flood, stranger
 from tests.security.registry import attack
 
-from airbridge.core.regions import Catalogue
+from airbridge.core.catalogue import Catalogue
 
 JOINS = 200
 

@@ -21,9 +21,9 @@ from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.control_plane.policy import rules
 from airbridge.control_plane.policy.decisions import DEFINE, OWN, Access, AssetRef, TaskFacts
 from airbridge.control_plane.policy.rules import KEYS, OwnOnly, RulePolicy
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ConfigurationError
 from airbridge.core.protocol import Record
-from airbridge.core.regions import Catalogue
 
 TASK = TaskFacts(
     "00000000-0000-0000-0000-000000000001",

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from airbridge.control_plane.gateway.work.stored_xcoms import StoredXComs
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import StoreError
-from airbridge.core.regions import Catalogue
 from airbridge.edge_worker.transfer.store import GatewayStore
 
 CATALOGUE = """

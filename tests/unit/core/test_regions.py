@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tests.unit.executor.catalogues import TOML, catalogue
 
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ConfigurationError
 from airbridge.core.hints import near
-from airbridge.core.regions import Catalogue
 
 
 def test_a_catalogue_is_read() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ConfigurationError
-from airbridge.core.regions import Catalogue
 from airbridge.core.residency import xcoms
 from airbridge.core.residency.settings import kept, task_options
 

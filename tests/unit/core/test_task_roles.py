@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ConfigurationError
-from airbridge.core.regions import Catalogue
 
 WORKERS = "arn:aws:iam::123456789012:role/workers"
 TASKS = "arn:aws:iam::123456789012:role/tasks"

@@ -20,7 +20,7 @@ from tests.unit.executor.catalogues import TOML
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.policy.rules import RulePolicy
 from airbridge.core import near
-from airbridge.core.regions import Catalogue
+from airbridge.core.catalogue import Catalogue
 from airbridge.executor.provider import get_provider_info
 
 PAGES = current()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airbridge.core import rejoin
+from airbridge.core.wire import rejoin
 from airbridge.edge_worker.gateway_client.rejoin_key import RejoinKey
 
 NAME = ("eu-west-1", "default", "edge-1")

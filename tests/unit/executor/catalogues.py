@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airbridge.core.regions import Catalogue
+from airbridge.core.catalogue import Catalogue
 
 TOML = """
 home_region = "us-east-1"

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from tests.unit.executor.catalogues import TOML, catalogue
 
 from airbridge.core import near
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ConfigurationError, PlacementError
-from airbridge.core.regions import Catalogue, Limit
+from airbridge.core.regions import Limit
 from airbridge.executor.ledger.sharing.limits import MINUTE, Admission, Limits, Room, _Counts
 from airbridge.executor.placement.placement import Placement
 from airbridge.executor.settings import Settings

@@ -13,8 +13,9 @@ from tests.unit.executor.catalogues import TOML
 from tests.unit.executor.test_placement import SETTINGS, decide
 
 from airbridge.core import near
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ConfigurationError
-from airbridge.core.regions import Catalogue, Prices, Region
+from airbridge.core.regions import Prices, Region
 from airbridge.executor.placement.placement import Decision, Placement
 
 US, EU = "us-east-1", "eu-west-1"

@@ -13,8 +13,8 @@ from tests.infra.sites import brokered, site
 from tests.unit.docs.pages import ROOT, Page
 
 from airbridge.control_plane.gateway.brokering.session_policy import LONGEST, session_policy
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.hints import names_data
-from airbridge.core.regions import Catalogue
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,9 @@ import pytest
 
 from airbridge.control_plane.local.services import aws
 from airbridge.control_plane.local.services.residency import with_residency
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ConfigurationError
-from airbridge.core.regions import Catalogue, Residency
+from airbridge.core.regions import Residency
 
 RESOURCES = aws.Resources(
     home_region="us-east-1", regions=aws.parse_regions(["us-east-1", "eu-west-1:default,gpu"])

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.code import environment
 from airbridge.core.code.snapshot import Snapshot, extract, pack, unpack
 from airbridge.core.exceptions import (
@@ -29,7 +30,6 @@ from airbridge.core.exceptions import (
     ParseFailure,
     PreconditionFailed,
 )
-from airbridge.core.regions import Catalogue
 from airbridge.executor._airflow import airflow_option, dags_of_other_bundles, refresh_soon
 from airbridge.executor.bundle_settings import PackageSettings, load_packages
 from airbridge.executor.bundles import parse_environment

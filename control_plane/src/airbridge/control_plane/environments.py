@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from airbridge.control_plane import dags
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.code import environment
 from airbridge.core.code.environment import Build, Environment
 from airbridge.core.code.snapshot import Limits, hex_of, unpack
 from airbridge.core.exceptions import BundleError
-from airbridge.core.regions import Catalogue
 from airbridge.executor.bundle_settings import PackageSettings, load_packages
 from airbridge.executor.bundles.environments import inputs as recorded
 from airbridge.executor.bundles.environments.inputs import Inputs

@@ -1,21 +1,17 @@
-"""The region catalogue: regions, pools, the location of data, the teams that share pools, and limits. Read from TOML."""
+"""Entries of the region catalogue: regions, pools, the location of data, the teams that share pools, limits and prices."""
 
 from __future__ import annotations
 
 import math
 import re
-import tomllib
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from airbridge.core.exceptions import ConfigurationError, PlacementError
-from airbridge.core.hints import Cpus, Memory, memory_text, names_data, suggestion
+from airbridge.core.exceptions import PlacementError
+from airbridge.core.hints import Cpus, Memory, memory_text, names_data
 from airbridge.core.protocol import CredentialSource, Name, Transport
 
 DEFAULT_POOL = "default"
@@ -37,7 +33,7 @@ _AWS_REGION: Final = re.compile(
     r"(af|ap|ca|cn|eu|il|me|mx|sa|us)(-gov|-iso[a-z]?)?-(north|south|east|west|central)+-[0-9]{1,2}"
 )
 # What a region's name is by AWS's shape: a typing error in it is refused, instead of being asked for in DNS.
-_AWS_LIKE: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]")
+AWS_LIKE: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]")
 # Characters that may follow a prefix of data: its rest is then below the prefix, and not a longer name.
 _BELOW: Final = frozenset("/?;#")
 
@@ -61,7 +57,9 @@ DataUri = Annotated[str, AfterValidator(_data_uri)]
 AwsRegion = Annotated[str, AfterValidator(_aws_region)]
 
 
-class _Entry(BaseModel):
+class Entry(BaseModel):
+    """An entry of the catalogue; a name that it does not know is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
@@ -88,7 +86,7 @@ class Residency(StrEnum):
     STRICT = "strict"
 
 
-class Pool(_Entry):
+class Pool(Entry):
     """A named group of like workers, and the queue they receive from."""
 
     name: Name = DEFAULT_POOL
@@ -140,7 +138,7 @@ def _shares(wanted: float | None, share: float | None) -> int:
     return 0 if wanted is None or share is None else math.ceil(wanted / share)
 
 
-class Region(_Entry):
+class Region(Entry):
     """A place tasks can run: a region of AWS, or any other place under a free name."""
 
     name: Name
@@ -196,12 +194,12 @@ class Region(_Entry):
             return None
         where = f"region {self.name!r}: the name is not an AWS region's, and nothing says where its queues and buckets are; "
         advice = 'set aws_region to the AWS region that has them, such as aws_region = "eu-central-1"'
-        if _AWS_LIKE.fullmatch(self.name):
+        if AWS_LIKE.fullmatch(self.name):
             return f"{where}correct the name, or {advice}"
         return f'{where}{advice}, and transport = "gateway" if its workers have no access to AWS'
 
 
-class Team(_Entry):
+class Team(Entry):
     """A group of bundles whose tasks share pools with those of other teams.
 
     Where several teams have work for a pool, each gets slots in proportion to its `weight`; within a team, priority counts.
@@ -216,7 +214,7 @@ class Team(_Entry):
     quota: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
 
 
-class Limit(_Entry):
+class Limit(Entry):
     """A limit on the tasks that run at one time, or start within a minute, in all regions together.
 
     It counts the tasks that name it in their hints, and every task of the pools that it names.
@@ -239,7 +237,7 @@ Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ANY = "*"
 
 
-class Prices(_Entry):
+class Prices(Entry):
     """Prices that placement weighs, all in one currency; what has no price is free."""
 
     #: A GiB that another region reads, by the region that it leaves.
@@ -254,224 +252,6 @@ class Prices(_Entry):
     def of_slot(self, region: str, pool: str) -> float:
         """Return the price of an hour of one slot of a pool."""
         return self.slot_hour.get(queue_of(region, pool), self.slot_hour.get(ANY, 0.0))
-
-
-class Catalogue(_Entry):
-    """All regions. `read` gives errors that name the file, the entry and what would be right."""
-
-    home_region: Name
-    regions: tuple[Region, ...] = Field(alias="region", min_length=1)
-    teams: tuple[Team, ...] = Field(default=(), alias="team")
-    limits: tuple[Limit, ...] = Field(default=(), alias="limit")
-    prices: Prices | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _beside_home(cls, data: Any) -> Any:
-        """Place the queues and buckets of a gateway region that names no AWS region where the home region's are."""
-        regions = data.get("region") if isinstance(data, dict) else None
-        if not isinstance(regions, list) or not all(isinstance(each, dict) for each in regions):
-            return data
-        home = next((each for each in regions if each.get("name") == data.get("home_region")), None)
-        if home is None:
-            return data
-        given = {
-            "aws_region": home.get("aws_region") or home.get("name"),
-            **({"endpoint_url": home["endpoint_url"]} if "endpoint_url" in home else {}),
-        }
-        return {**data, "region": [given | each if _has_nothing(each) else each for each in regions]}
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read a catalogue file. Raises `ConfigurationError`."""
-        try:
-            text = path.read_text()
-        except OSError as error:
-            raise ConfigurationError(
-                f"the region catalogue {path} cannot be read: {error.strerror}; "
-                "[airbridge] regions_file must name a TOML file"
-            ) from error
-        return cls.parse(text, source=str(path))
-
-    @classmethod
-    def parse(cls, text: str, *, source: str = "the region catalogue") -> Self:
-        """Read a catalogue from TOML text. Raises `ConfigurationError`."""
-        try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigurationError(f"{source} is not TOML: {error}") from error
-        try:
-            catalogue = cls.model_validate(data)
-        except ValidationError as error:
-            raise ConfigurationError(f"{source}: {_explain(error, data)}") from error
-        for problem in catalogue.problems():
-            raise ConfigurationError(f"{source}: {problem}")
-        return catalogue
-
-    def region(self, name: str) -> Region | None:
-        """Return a region by name."""
-        return next((region for region in self.regions if region.name == name), None)
-
-    def lacks(self, region: str, pool: str) -> str | None:
-        """Return that a region or its pool does not exist, with what does; None if both do."""
-        found = self.region(region)
-        if found is None:
-            return f"there is no region {region!r}{suggestion(region, 'regions', self.names)}"
-        if found.pool(pool) is None:
-            pools = [each.name for each in found.pools]
-            return f"region {region!r} has no pool {pool!r}{suggestion(pool, 'its pools', pools)}"
-        return None
-
-    @property
-    def home(self) -> Region:
-        """Return the home region."""
-        return next(region for region in self.regions if region.name == self.home_region)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Return the names of all regions, in the order of the file."""
-        return tuple(region.name for region in self.regions)
-
-    def regions_with(self, uri: str) -> tuple[Region, ...]:
-        """Return the regions that hold this data: those with the longest matching prefix; several if it is replicated."""
-        matches = [(region.holds(uri), region) for region in self.regions]
-        best = max(length for length, _ in matches)
-        return tuple(region for length, region in matches if length == best) if best else ()
-
-    def places(self) -> Iterator[tuple[Region, Pool]]:
-        """Yield every pool with its region."""
-        for region in self.regions:
-            for pool in region.pools:
-                yield region, pool
-
-    def team_of(self, bundle: str) -> str:
-        """Return the name of the team that a bundle belongs to."""
-        return next((team.name for team in self.teams if bundle in team.bundles), DEFAULT_TEAM)
-
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong between entries that are right by themselves."""
-        if self.region(self.home_region) is None:
-            yield f"home_region is {self.home_region!r}; it must be one of {', '.join(self.names)}"
-        for name in _repeated(self.names):
-            yield f"region {name!r} is there twice; names must differ"
-        for region in self.regions:
-            for name in _repeated(pool.name for pool in region.pools):
-                yield f"region {region.name!r} has pool {name!r} twice; names must differ"
-            if (problem := region.place_problem()) is not None:
-                yield problem
-            yield from _residency_problems(region)
-            yield from _credentials_problems(region)
-        yield from self._role_problems()
-        # An emulator gives the queues of all its regions one address, and distinguishes them by the signing region.
-        queues = [
-            (region.aws if region.endpoint_url else "", pool.queue_url) for region, pool in self.places()
-        ]
-        for _, url in _repeated(queues):
-            yield f"queue {url!r} serves two pools; each pool needs a queue of its own"
-        yield from self._team_problems()
-        yield from self._limit_problems()
-        yield from self._price_problems()
-
-    def _limit_problems(self) -> Iterator[str]:
-        for name in _repeated(limit.name for limit in self.limits):
-            yield f"limit {name!r} is there twice; names must differ"
-        for limit in self.limits:
-            if limit.max_running is None and limit.starts_per_minute is None:
-                yield f"limit {limit.name!r} limits nothing; give it max_running, starts_per_minute or both"
-            for queue in limit.pools:
-                problem = self.lacks(*place_of(queue))
-                if problem is not None:
-                    yield f"limit {limit.name!r}, pools {queue!r}: {problem}"
-
-    def _role_problems(self) -> Iterator[str]:
-        """Yield roles whose brokered credentials would let their holder join another pool by role."""
-        joining = {
-            pool.role_arn: f"{pool.name}@{region.name}"
-            for region, pool in self.places()
-            if pool.role_arn is not None and region.credentials_of(pool) == "host"
-        }
-        for region, pool in self.places():
-            if region.credentials_of(pool) == "brokered" and pool.role_arn in joining:
-                yield (
-                    f"pool {pool.name!r} of region {region.name!r}: its brokered credentials are of the role by which hosts of pool "
-                    f"{joining[pool.role_arn]} join; give it a role_arn of its own"
-                )
-        of_workers = {pool.role_arn: f"{pool.name}@{region.name}" for region, pool in self.places()}
-        for region, pool in self.places():
-            if pool.task_role_arn is not None and pool.task_role_arn in of_workers:
-                yield (
-                    f"pool {pool.name!r} of region {region.name!r}: its task_role_arn is the role of the workers of pool "
-                    f"{of_workers[pool.task_role_arn]}; tasks must not have what workers have: give them a role of their own"
-                )
-
-    def _price_problems(self) -> Iterator[str]:
-        if self.prices is None:
-            return
-        for name in self.prices.egress:
-            if name not in {ANY, *self.names}:
-                yield f"prices.egress: there is no region {name!r}{suggestion(name, 'regions', self.names)}"
-        queues = [queue_of(region.name, pool.name) for region, pool in self.places()]
-        for queue in self.prices.slot_hour:
-            if queue not in {ANY, *queues}:
-                yield f"prices.slot_hour: there is no queue {queue!r}{suggestion(queue, 'queues', queues)}"
-
-    def _team_problems(self) -> Iterator[str]:
-        for name in _repeated(team.name for team in self.teams):
-            yield f"team {name!r} is there twice; names must differ"
-        for bundle in _repeated(bundle for team in self.teams for bundle in team.bundles):
-            yield f"bundle {bundle!r} is in two teams, or twice in one; it belongs to one team"
-        for team in self.teams:
-            if not team.bundles and team.name != DEFAULT_TEAM:
-                yield f"team {team.name!r} has no bundles; name those whose tasks are its own"
-            for queue in team.quota:
-                region, pool = place_of(queue)
-                problem = self.lacks(region, pool)
-                if problem is not None:
-                    yield f"team {team.name!r}, quota {queue!r}: {problem}"
-            for place in _repeated(place_of(queue) for queue in team.quota):
-                yield f"team {team.name!r} has two quotas for pool {place[1]!r} of region {place[0]!r}"
-
-
-def _residency_problems(region: Region) -> Iterator[str]:
-    """Yield what a strict region cannot have, and settings without effect."""
-    for pool in region.pools:
-        if pool.secrets_backend_kwargs and pool.secrets_backend is None:
-            yield f"pool {pool.name!r} of region {region.name!r} has secrets_backend_kwargs and no secrets_backend"
-        if region.residency is Residency.STRICT and pool.xcom_inline_bytes:
-            yield f"pool {pool.name!r}: xcom_inline_bytes must be 0 in region {region.name!r}, whose residency is strict"
-        stored = pool.xcom_inline_bytes if pool.xcom_inline_bytes is not None else region.xcom_inline_bytes
-        if region.transport_of(pool) == "gateway" and (
-            stored is not None or region.residency is Residency.STRICT
-        ):
-            what = "strict residency" if region.residency is Residency.STRICT else "xcom_inline_bytes"
-            yield (
-                f"pool {pool.name!r} of region {region.name!r}: {what} needs the transport direct: tasks of a pool whose transport is "
-                "gateway reach no bucket"
-            )
-    if region.residency is Residency.STRICT and (region.xcom_inline_bytes or region.xcom_preview_bytes):
-        yield (
-            f"region {region.name!r}: xcom_inline_bytes and xcom_preview_bytes must be 0 or absent, because its residency is "
-            "strict"
-        )
-
-
-def _credentials_problems(region: Region) -> Iterator[str]:
-    """Yield what pools lack for brokered credentials."""
-    for pool in region.pools:
-        if region.credentials_of(pool) != "brokered":
-            if pool.task_role_arn is not None and region.transport_of(pool) == "direct":
-                yield (
-                    f'pool {pool.name!r} of region {region.name!r}: task_role_arn is for pools with credentials = "brokered" or '
-                    'transport = "gateway"; here the hosts bring the credentials of tasks (the workers\' task_env)'
-                )
-            continue
-        where = f'pool {pool.name!r} of region {region.name!r}: credentials = "brokered" needs'
-        if region.transport_of(pool) == "gateway":
-            yield f"{where} the transport direct: through the gateway workers need no AWS credentials"
-        if pool.role_arn is None:
-            yield f"{where} role_arn, the role that the gateway assumes for the pool's workers"
-        if queue_owner(pool.queue_url) is None:
-            yield f"{where} a queue_url of SQS, which ends with /<account>/<name>; it is {pool.queue_url!r}"
 
 
 def queue_owner(url: str) -> tuple[str, str] | None:
@@ -493,46 +273,3 @@ def place_of(queue: str) -> tuple[str, str]:
 
 def _is_below(uri: str, prefix: str) -> bool:
     return uri.startswith(prefix) and (len(uri) == len(prefix) or uri[len(prefix)] in _BELOW)
-
-
-def _has_nothing(region: dict[str, Any]) -> bool:
-    """Return whether an entry states that its region is reached through the gateway, and not where its queues are."""
-    return (
-        region.get("transport") == "gateway"
-        and not {"aws_region", "endpoint_url"} & region.keys()
-        and not _AWS_LIKE.fullmatch(str(region.get("name")))
-    )
-
-
-def _repeated(values: Iterable[T]) -> list[T]:
-    return [value for value, count in Counter(values).items() if count > 1]
-
-
-def _explain(error: ValidationError, data: dict[str, Any]) -> str:
-    first = error.errors()[0]
-    if first["type"] == "string_pattern_mismatch" and first["loc"][-1] == "name":
-        return (
-            f"{_where(first['loc'], data)}: must be 1 to 63 lower-case letters, digits and hyphens, and begin and end with a "
-            "letter or digit, such as factory-7 or gcp-europe-west4"
-        )
-    return f"{_where(first['loc'], data)}: {first['msg']}"
-
-
-def _where(location: tuple[int | str, ...], data: Any) -> str:
-    """Return the location of an entry, by its name where it has one: ``region 'eu-west-1', queue_url``."""
-    words: list[str] = []
-    for step in location:
-        data = _step(data, step)
-        if isinstance(step, int):
-            name = data.get("name") if isinstance(data, dict) else None
-            words[-1] += f" {name!r}" if name else f" number {step + 1}"
-        else:
-            words.append(step)
-    return ", ".join(words)
-
-
-def _step(data: Any, step: int | str) -> Any:
-    try:
-        return data[step]
-    except (KeyError, IndexError, TypeError):
-        return None

@@ -10,8 +10,9 @@ from functools import partial
 
 from airbridge.core.aws.queue import SqsQueue, WorkQueue, sqs_client
 from airbridge.core.backoff import Backoff
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ConfigurationError
-from airbridge.core.regions import Catalogue, Pool, Region
+from airbridge.core.regions import Pool, Region
 from airbridge.executor import _airflow, settings
 from airbridge.executor.dispatch.outbox import Outbox
 from airbridge.executor.dispatch.scaling import RegionSignal, Scaling, cloudwatch, ledger_backlogs

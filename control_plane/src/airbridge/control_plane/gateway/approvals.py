@@ -27,7 +27,7 @@ from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.core.protocol import RefusalReason
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.identity import proposals, tokens
-from airbridge.executor.ledger.models import ProposalRow
+from airbridge.executor.ledger.identity.models import ProposalRow
 from airbridge.executor.setting_values import FourEyes
 
 log = structlog.get_logger()

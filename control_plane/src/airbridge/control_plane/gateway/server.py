@@ -69,7 +69,7 @@ from airbridge.control_plane.read_model.platform import Platform
 from airbridge.control_plane.sign_in.key_set import KeySet
 from airbridge.control_plane.sign_in.rules import SignInRules
 from airbridge.control_plane.tracing.exporter import TraceExporter
-from airbridge.core.regions import Catalogue
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.sandbox import hardening
 from airbridge.core.task_options import Options
 from airbridge.executor import param_patterns

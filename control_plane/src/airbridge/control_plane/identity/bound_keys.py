@@ -14,12 +14,12 @@ from airbridge.control_plane.exceptions import IdentityForked, Refused
 from airbridge.control_plane.identity import generations
 from airbridge.control_plane.identity.iam import REMEMBERED
 from airbridge.control_plane.identity.spiffe import WorkerName
-from airbridge.core import rejoin
 from airbridge.core.protocol import EnrolRequest, JoinByBoundKey, RefusalReason
 from airbridge.core.regions import Pool
+from airbridge.core.wire import rejoin
 from airbridge.executor.ledger.identity import bound_keys, join_proofs, tokens
 from airbridge.executor.ledger.identity.bound_keys import Count
-from airbridge.executor.ledger.models import BoundKeyRow, TokenRow
+from airbridge.executor.ledger.identity.models import BoundKeyRow, TokenRow
 
 RULE: Final = "join method bound_key"
 BOUND: Final = "bound_key.bound"

@@ -20,7 +20,7 @@ from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.identity.oidc.join_token import ProvenToken, refuse
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.control_plane.parity import Parity
-from airbridge.core import rejoin
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.protocol import (
     Credentials,
     EnrolRequest,
@@ -32,14 +32,16 @@ from airbridge.core.protocol import (
     RenewRequest,
     Versions,
 )
-from airbridge.core.regions import Catalogue, Pool, Region
+from airbridge.core.regions import Pool, Region
 from airbridge.core.residency import settings as residency
 from airbridge.core.task_options import Options
+from airbridge.core.wire import rejoin
 from airbridge.executor.ledger import audit, events, workers
 from airbridge.executor.ledger import clock as ledger_clock
 from airbridge.executor.ledger.identity import bound_keys as known_keys
 from airbridge.executor.ledger.identity import certificates, join_proofs, revocations, tokens
-from airbridge.executor.ledger.models import TokenRow, WorkerRow
+from airbridge.executor.ledger.identity.models import TokenRow
+from airbridge.executor.ledger.models import WorkerRow
 
 log = structlog.get_logger()
 

@@ -20,7 +20,8 @@ from airbridge.core.protocol import RefusalReason, WorkerState
 from airbridge.executor.ledger import audit, clock, events
 from airbridge.executor.ledger.identity import bound_keys, certificates, revocations
 from airbridge.executor.ledger.identity.certificates import Ending, Standing
-from airbridge.executor.ledger.models import CertificateRow, ItemState, WorkerRow, WorkItemRow
+from airbridge.executor.ledger.identity.models import CertificateRow
+from airbridge.executor.ledger.models import ItemState, WorkerRow, WorkItemRow
 
 log = structlog.get_logger()
 

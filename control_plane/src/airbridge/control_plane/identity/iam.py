@@ -23,8 +23,9 @@ import httpx
 import structlog
 
 from airbridge.control_plane.exceptions import Refused, Unavailable
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.protocol import EnrolRequest, JoinByAwsIam, RefusalReason
-from airbridge.core.regions import Catalogue, Region
+from airbridge.core.regions import Region
 
 log = structlog.get_logger()
 

@@ -17,7 +17,7 @@ from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.core.protocol import RefusalReason
 from airbridge.executor.ledger import audit, clock, events
 from airbridge.executor.ledger.identity import tokens
-from airbridge.executor.ledger.models import TokenRow
+from airbridge.executor.ledger.identity.models import TokenRow
 
 JOIN_PREFIX: Final = "abj_"
 ACCESS_PREFIX: Final = "abo_"

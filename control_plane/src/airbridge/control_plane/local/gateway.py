@@ -51,7 +51,7 @@ def _register(session: Any, path: Path, *, kind: Any, scopes: Any) -> None:
     from sqlalchemy import select
 
     from airbridge.executor.ledger.identity import tokens
-    from airbridge.executor.ledger.models import TokenRow
+    from airbridge.executor.ledger.identity.models import TokenRow
 
     secret = path.read_text()
     known = select(TokenRow.id).where(TokenRow.hash == tokens.hash_of(secret))

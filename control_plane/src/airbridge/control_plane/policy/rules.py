@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from airbridge.control_plane.policy import residency
 from airbridge.control_plane.policy.decisions import DEFINE, OWN, Access, Ruling, TaskFacts
 from airbridge.control_plane.policy.residency import ResidencyRule
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ConfigurationError
-from airbridge.core.regions import Catalogue
 
 SCHEMA: Final = 1
 _RULE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")

@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import Any, Final, Self
 
 from airbridge.control_plane.parity import Parity
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.compatibility import Judgement
 from airbridge.core.protocol import Versions
-from airbridge.core.regions import Catalogue
 from airbridge.executor.setting_values import FourEyes
 from airbridge.executor.settings import Settings
 

@@ -272,7 +272,8 @@ def _withheld_note(region: str, bucket: str, log_path: str) -> str:
 
 
 def _strict_regions() -> list[str]:
-    from airbridge.core.regions import Catalogue, Residency
+    from airbridge.core.catalogue import Catalogue
+    from airbridge.core.regions import Residency
     from airbridge.executor import settings
 
     catalogue = Catalogue.read(settings.load().regions_file)
@@ -288,7 +289,7 @@ def _log_folder() -> str:
 
 def _configured_regions() -> tuple[str, Mapping[str, ObjectStore]]:
     from airbridge.core.aws.object_store import connect
-    from airbridge.core.regions import Catalogue
+    from airbridge.core.catalogue import Catalogue
     from airbridge.executor import settings
 
     catalogue = Catalogue.read(settings.load().regions_file)

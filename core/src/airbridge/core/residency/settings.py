@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
-from airbridge.core.regions import Catalogue, Pool, Region, Residency
+from airbridge.core.catalogue import Catalogue
+from airbridge.core.regions import Pool, Region, Residency
 from airbridge.core.residency import xcoms
 
 #: Section of the options that the gateway delivers to the workers of a strict region.

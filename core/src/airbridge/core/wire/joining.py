@@ -26,14 +26,14 @@ class JoinByAwsIam(Message):
 
 
 class RejoinProof(Message):
-    """Proof of the rejoin key of a host, see `airbridge.core.rejoin`."""
+    """Proof of the rejoin key of a host, see `airbridge.core.wire.rejoin`."""
 
     public_key: str = Field(max_length=64)
     signature: str = Field(max_length=128)
 
 
 class JoinByBoundKey(Message):
-    """Proof of a key that is bound to the worker's name, with the count of the host's joins, see `airbridge.core.rejoin`.
+    """Proof of a key that is bound to the worker's name, with the count of the host's joins, see `airbridge.core.wire.rejoin`.
 
     `attempt` is the same in each repetition of one join. `token` binds the key at first use; later it is not looked at.
     """

@@ -17,9 +17,9 @@ from typing import Final
 
 import structlog
 
-from airbridge.core import rejoin
 from airbridge.core.protocol import JoinByBoundKey
 from airbridge.core.signing import public_verify_key
+from airbridge.core.wire import rejoin
 from airbridge.edge_worker.exceptions import IdentityError
 from airbridge.edge_worker.gateway_client.rejoin_key import RejoinKey, sync
 from airbridge.edge_worker.settings import WorkerSettings

@@ -15,9 +15,9 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from airbridge.core import rejoin
 from airbridge.core.protocol import RejoinProof
 from airbridge.core.signing import read_private_key
+from airbridge.core.wire import rejoin
 
 log = structlog.get_logger(__name__)
 

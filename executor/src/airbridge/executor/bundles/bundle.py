@@ -24,6 +24,7 @@ import structlog
 from airflow.dag_processing.bundles.base import BaseDagBundle, get_bundle_tracking_file
 from airflow.exceptions import AirflowException
 
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.code import environment
 from airbridge.core.code.snapshot import Snapshot, hex_of, pack, unpack
 from airbridge.core.code.snapshot_cache import SnapshotCache
@@ -35,7 +36,6 @@ from airbridge.core.exceptions import (
     ParseFailure,
     PreconditionFailed,
 )
-from airbridge.core.regions import Catalogue
 from airbridge.executor import bundle_settings, settings
 from airbridge.executor._airflow import dags_of_other_bundles, recorded_versions
 from airbridge.executor.bundles import parse_environment

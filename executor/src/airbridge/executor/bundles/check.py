@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ParseFailure
-from airbridge.core.regions import Catalogue
 from airbridge.executor import _airflow
 from airbridge.executor.bundles import parsing
 from airbridge.executor.bundles.parsing import ParseReport

@@ -32,10 +32,11 @@ from types import MappingProxyType
 import structlog
 
 from airbridge.core.aws.object_store import ObjectStore, connect
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.code.environment import LIMITS, MANIFEST, Environment, unpack_environment
 from airbridge.core.code.snapshot import Snapshot, decompress, hex_of, unpack
 from airbridge.core.exceptions import BundleError, PreconditionFailed, StoreError
-from airbridge.core.regions import Catalogue, Region
+from airbridge.core.regions import Region
 from airbridge.executor.bundles.registry import Registry
 from airbridge.executor.bundles.versions import CurrentVersion
 

@@ -8,6 +8,7 @@ from typing import Any
 from airbridge.executor._airflow import airflow_option
 from airbridge.executor.ledger._airflow import BaseDBManager, airflow_engine
 from airbridge.executor.ledger.access import roles
+from airbridge.executor.ledger.identity import models as _identity  # noqa: F401 - tables of the same metadata
 from airbridge.executor.ledger.models import metadata
 from airbridge.executor.service_secrets import Choices
 

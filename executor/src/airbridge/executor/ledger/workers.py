@@ -12,7 +12,8 @@ from sqlalchemy import bindparam, delete, exists, func, or_, select, text, updat
 from airbridge.core.protocol import Heartbeat, Versions, WorkerState
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger._locking import LockingQuery, for_update
-from airbridge.executor.ledger.models import CertificateRow, ItemState, WorkerRow, WorkItemRow
+from airbridge.executor.ledger.identity.models import CertificateRow
+from airbridge.executor.ledger.models import ItemState, WorkerRow, WorkItemRow
 
 # `maintenance` is a planned drain with a reason, and raises no alarm.
 Wanted = Literal["active", "draining", "maintenance", "revoked"]

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ConfigurationError, PlacementError
 from airbridge.core.hints import REGION_SCHEME, Disconnect, Hints, suggestion
 from airbridge.core.protocol import DisconnectPolicy, Resources
-from airbridge.core.regions import DEFAULT_POOL, Catalogue, Region, queue_of
+from airbridge.core.regions import DEFAULT_POOL, Region, queue_of
 from airbridge.executor.settings import Settings
 
 if TYPE_CHECKING:

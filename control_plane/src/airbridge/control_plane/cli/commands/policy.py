@@ -58,7 +58,7 @@ def check(
 ) -> None:
     """Validate a policy file. Exit status 2 means that a gateway would reject it."""
     from airbridge.control_plane.policy import rules
-    from airbridge.core.regions import Catalogue
+    from airbridge.core.catalogue import Catalogue
 
     policy = rules.RulePolicy.read(_file(file, directory))
     if regions_file is not None:

@@ -26,7 +26,7 @@ from airbridge.core.exceptions import ConfigurationError
 from airbridge.core.protocol import Name, RefusalReason
 from airbridge.executor.ledger import audit, workers
 from airbridge.executor.ledger.identity import proposals, revocations, tokens
-from airbridge.executor.ledger.models import TokenRow
+from airbridge.executor.ledger.identity.models import TokenRow
 from airbridge.executor.setting_values import FourEyes
 
 Payload = Mapping[str, Any]

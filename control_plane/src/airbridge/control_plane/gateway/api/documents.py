@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from airbridge.executor.ledger.models import ProposalRow, RevocationRow, TokenRow, WorkerRow
+from airbridge.executor.ledger.identity.models import ProposalRow, RevocationRow, TokenRow
+from airbridge.executor.ledger.models import WorkerRow
 
 
 def worker(row: WorkerRow) -> dict[str, Any]:

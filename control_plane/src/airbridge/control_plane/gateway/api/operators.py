@@ -37,9 +37,9 @@ from airbridge.control_plane.gateway.net.thread_pools import ThreadPool
 from airbridge.control_plane.policy.reload import ReloadedPolicy
 from airbridge.control_plane.read_model import workers as observed
 from airbridge.control_plane.worker_commands import WorkerCommand
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import BundleError
 from airbridge.core.protocol import RefusalReason
-from airbridge.core.regions import Catalogue
 from airbridge.executor.ledger import clock, workers
 from airbridge.executor.ledger.identity import tokens
 from airbridge.executor.ledger.models import WorkerRow

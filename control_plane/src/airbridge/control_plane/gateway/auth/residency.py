@@ -14,7 +14,7 @@ from airbridge.control_plane.gateway.auth import strict
 from airbridge.control_plane.gateway.validation.bodies import Body, Route
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.policy.decisions import OWN, Access, Policy, Ruling, Source, TaskFacts
-from airbridge.core.regions import Catalogue
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.residency import xcoms
 from airbridge.core.residency.settings import Kept, kept
 from airbridge.core.residency.xcoms import CLASSNAME, ObjectName, StoredXCom

@@ -14,8 +14,9 @@ from airbridge.control_plane.gateway.brokering.session_policy import session_pol
 from airbridge.control_plane.gateway.brokering.sts import Grant, Session, Sts
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.identity.spiffe import WorkerName
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.protocol import RefusalReason
-from airbridge.core.regions import Catalogue, Region
+from airbridge.core.regions import Region
 from airbridge.core.wire.brokering import AwsCredentials
 from airbridge.executor.ledger import audit
 

@@ -19,8 +19,8 @@ from airbridge.control_plane.gateway.auth.authentication import Operator
 from airbridge.control_plane.gateway.hosts import binding
 from airbridge.control_plane.gateway.hosts.binding import NewBoundKey
 from airbridge.control_plane.gateway.net.thread_pools import ThreadPool
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.protocol import RefusalReason
-from airbridge.core.regions import Catalogue
 
 SMALL_BODY = BodyLimit(16_384)
 

@@ -16,7 +16,7 @@ from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.core.protocol import Name, RefusalReason, VerifyKey
 from airbridge.core.signing import public_key
 from airbridge.executor.ledger.identity import bound_keys as known
-from airbridge.executor.ledger.models import BoundKeyRow
+from airbridge.executor.ledger.identity.models import BoundKeyRow
 
 Payload = Mapping[str, Any]
 

@@ -10,8 +10,9 @@ from airbridge.control_plane.exceptions import Refused
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.core.aws.object_store import ObjectStore, connect
 from airbridge.core.aws.queue import SqsQueue, WorkQueue, sqs_client
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.protocol import RefusalReason
-from airbridge.core.regions import Catalogue, Pool, Region
+from airbridge.core.regions import Pool, Region
 
 QueueMaker = Callable[[Region, Pool], WorkQueue]
 StoreMaker = Callable[[Region, str], ObjectStore]

@@ -13,8 +13,8 @@ import structlog
 from sqlalchemy import select
 
 from airbridge.control_plane.gateway.triggers import _airflow
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.protocol import TRIGGERS, ItemKind, WorkerState
-from airbridge.core.regions import Catalogue
 from airbridge.executor._airflow import edge_triggerer_id
 from airbridge.executor.ledger import clock, items
 from airbridge.executor.ledger.backlogs import WORKER_ALIVE_SECONDS, PoolRef

@@ -11,8 +11,9 @@ from typing import Final
 from airbridge.control_plane._airflow import Answer
 from airbridge.control_plane.gateway.auth.residency import StoredRead
 from airbridge.core.aws.object_store import ObjectStore, connect
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import StoreError
-from airbridge.core.regions import Catalogue, Region
+from airbridge.core.regions import Region
 from airbridge.core.residency import xcoms
 
 _JSON: Final = {"content-type": "application/json"}

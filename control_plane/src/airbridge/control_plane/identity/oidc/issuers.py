@@ -14,9 +14,10 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from airbridge.control_plane.sign_in.rules import SecureUrl
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ConfigurationError
 from airbridge.core.protocol import Name
-from airbridge.core.regions import DEFAULT_POOL, Catalogue
+from airbridge.core.regions import DEFAULT_POOL
 
 OPTION: Final = "join_issuers_file"
 _TEXT: Final = Field(min_length=1, max_length=500)

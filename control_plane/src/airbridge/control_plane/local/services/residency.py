@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ConfigurationError
-from airbridge.core.regions import Catalogue
 
 _OF_REGION: Final = frozenset({"residency", "xcom_inline_bytes", "xcom_preview_bytes", "triggers"})
 _OF_POOL: Final = frozenset({"xcom_inline_bytes", "secrets_backend", "secrets_backend_kwargs", "triggers"})

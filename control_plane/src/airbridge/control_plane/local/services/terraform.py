@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from airbridge.control_plane.local.services.aws import EmulatedRegion
+from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ConfigurationError
-from airbridge.core.regions import Catalogue
 
 CATALOGUE = "regions.toml"
 OUTPUTS = "outputs.json"

@@ -14,7 +14,7 @@ from sqlalchemy import delete, select, update
 
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger._locking import for_update
-from airbridge.executor.ledger.models import BoundKeyRow
+from airbridge.executor.ledger.identity.models import BoundKeyRow
 
 
 class Count(StrEnum):

@@ -10,8 +10,9 @@ from sqlalchemy import Text, cast, select
 
 from airbridge.executor.ledger.identity import certificates, revocations
 from airbridge.executor.ledger.identity.certificates import Known
+from airbridge.executor.ledger.identity.models import RevocationRow
 from airbridge.executor.ledger.identity.revocations import Named
-from airbridge.executor.ledger.models import RevocationRow, WorkerRow
+from airbridge.executor.ledger.models import WorkerRow
 
 
 @dataclass(frozen=True, slots=True)

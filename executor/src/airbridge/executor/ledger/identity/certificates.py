@@ -19,7 +19,8 @@ from sqlalchemy import bindparam, delete, select, update
 
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger._locking import for_update
-from airbridge.executor.ledger.models import CertificateRow, WorkerRow
+from airbridge.executor.ledger.identity.models import CertificateRow
+from airbridge.executor.ledger.models import WorkerRow
 
 # Time after its expiry that a certificate's row is kept, for the investigation of a fork.
 KEPT: Final = timedelta(days=1)

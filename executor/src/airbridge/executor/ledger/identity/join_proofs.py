@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import delete, exc
 
 from airbridge.executor.ledger import clock
-from airbridge.executor.ledger.models import JoinProofRow
+from airbridge.executor.ledger.identity.models import JoinProofRow
 
 
 def use(session: Any, digest: str, worker_id: str, remembered: timedelta) -> bool:

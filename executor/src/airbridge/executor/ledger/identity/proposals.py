@@ -10,7 +10,7 @@ from sqlalchemy import func, or_, select
 
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger._locking import for_update
-from airbridge.executor.ledger.models import ProposalRow
+from airbridge.executor.ledger.identity.models import ProposalRow
 
 Status = Literal["proposed", "approved", "refused", "expired"]
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, Protocol, get_args
 from sqlalchemy import and_, bindparam, or_, select
 
 from airbridge.executor.ledger import clock
-from airbridge.executor.ledger.models import RevocationRow
+from airbridge.executor.ledger.identity.models import RevocationRow
 
 # The value of a ``pool`` is ``region/pool``, of a ``certificate`` its thumbprint, of an ``issuer`` its key
 # id.

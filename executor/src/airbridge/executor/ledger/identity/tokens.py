@@ -11,7 +11,7 @@ from sqlalchemy import or_, select, update
 
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger._locking import for_update
-from airbridge.executor.ledger.models import TokenRow
+from airbridge.executor.ledger.identity.models import TokenRow
 
 Kind = Literal["join", "access"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from alembic import context
 
 from airbridge.executor.ledger._airflow import airflow_engine, airflow_url
+from airbridge.executor.ledger.identity import models as _identity  # noqa: F401 - tables of the same metadata
 from airbridge.executor.ledger.models import metadata
 
 VERSION_TABLE = "airbridge_alembic_version"
