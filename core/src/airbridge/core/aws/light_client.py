@@ -23,7 +23,7 @@ def user_agent() -> str:
 
 def remember_endpoints(client: Any) -> Any:
     """Return an S3 client, changed so that it works out the endpoint of a bucket once, not for each key."""
-    # botocore has no setting for it. `boto3>=1.40` may bring another one than the lock's: then nothing is changed.
+    # botocore has no setting for it. A version without these attributes is left as it is.
     resolver = getattr(client, "_ruleset_resolver", None)
     parameters = getattr(resolver, "_param_definitions", {})
     for name in UNREAD_PARAMETERS:
