@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import pytest
 
 from airbridge.control_plane.local import ports
 from airbridge.control_plane.local.process.probes import http_ok
@@ -101,3 +103,24 @@ def test_restarted_emulator_has_same_queues(tmp_path: Path) -> None:
             client("sqs", "us-east-1", port).send_message(QueueUrl=url, MessageBody="hello")
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def test_calls_keep_connection(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The calls of a client share one connection: uploads, reads, errors, and HEAD of an object that is missing."""
+    path = tmp_path / "resources.json"
+    aws.write(path, RESOURCES)
+    port = ports.choose(["aws"], {})["aws"]
+    with emulator(path, port):
+        s3 = client("s3", "us-east-1", port)
+        caplog.set_level(logging.DEBUG, "urllib3")
+        bucket = "airbridge-local-us-east-1-logs"
+        for _ in range(2):
+            s3.put_object(Bucket=bucket, Key="a/full.log", Body=b"a log")
+            assert s3.get_object(Bucket=bucket, Key="a/full.log")["Body"].read() == b"a log"
+            assert s3.head_object(Bucket=bucket, Key="a/full.log")["ContentLength"] == 5
+            for read in (s3.get_object, s3.head_object):
+                with pytest.raises(s3.exceptions.ClientError):
+                    read(Bucket=bucket, Key="b/full.log")
+            s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "a/full.log"}]})
+    made = [each for each in caplog.messages if "new HTTP connection" in each or "dropped connection" in each]
+    assert len(made) == 1

@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from airbridge.core.aws.clock_skew import correct_clock_skew
+from airbridge.core.aws.light_client import remember_endpoints, user_agent
 from airbridge.core.exceptions import ObjectNotFound, PreconditionFailed, StoreError
 
 CHUNK_BYTES = 1024 * 1024
 # The most keys S3 takes in one DeleteObjects call.
 DELETE_BATCH = 1000
+# Content from this size on is sent once S3 has agreed to it ("100 Continue"), which costs a round trip.
+EXPECT_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -128,10 +131,11 @@ def connect(
         signature_version="s3v4",
         # Emulators have no DNS names for buckets. Otherwise boto3 signs URLs to the global endpoint, which redirects.
         s3={"addressing_style": "path" if endpoint_url else "virtual"},
+        user_agent=user_agent(),
     )
     maker = session or boto3.session.Session()
     client = maker.client("s3", region_name=region, endpoint_url=endpoint_url, config=config)
-    return S3Store(correct_clock_skew(client), bucket)
+    return S3Store(correct_clock_skew(remember_endpoints(client)), bucket)
 
 
 class S3Store:
@@ -197,7 +201,9 @@ class S3Store:
         if if_absent:
             condition["IfNoneMatch"] = "*"
         with self._errors("write", key):
-            answer = self._client.put_object(Bucket=self._bucket, Key=key, Body=data, **condition)
+            # botocore makes a file of bytes, and asks S3 before it sends a file; a bytearray it just sends.
+            body = bytearray(data) if len(data) < EXPECT_BYTES else data
+            answer = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, **condition)
         etag: str = answer["ETag"]
         return etag
 

@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from airbridge.core.aws.clock_skew import correct_clock_skew
+from airbridge.core.aws.light_client import user_agent
 from airbridge.core.exceptions import QueueError
 
 # Messages in one call; a limit of SQS.
@@ -83,6 +84,7 @@ def sqs_client(region: str, endpoint_url: str | None = None, *, session: Any = N
         read_timeout=READ_TIMEOUT_SECONDS,
         retries={"total_max_attempts": 1},
         tcp_keepalive=True,
+        user_agent=user_agent(),
     )
     maker = session or boto3.session.Session()
     return correct_clock_skew(

@@ -84,12 +84,10 @@ def _make_queues(sqs: Any, region: aws.EmulatedRegion) -> None:
 
 def main() -> None:
     """Serve until SIGTERM."""
-    from moto.moto_server.werkzeug_app import (
-        DomainDispatcherApplication,
-        MotoRequestHandler,
-        create_backend_app,
-    )
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
+
+    from airbridge.control_plane.local.services.emulator_connections import KeepAliveHandler
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
@@ -100,7 +98,7 @@ def main() -> None:
     # Blocked before any thread starts, so that only sigwait below receives them.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     server = make_server(
-        ports.LOOPBACK, arguments.port, gate, threaded=True, request_handler=MotoRequestHandler
+        ports.LOOPBACK, arguments.port, gate, threaded=True, request_handler=KeepAliveHandler
     )
     threading.Thread(target=server.serve_forever, name="aws-emulator", daemon=True).start()
     make_resources(aws.read(arguments.resources), arguments.port)
