@@ -100,7 +100,7 @@ class Phases:
 
     async def _round(self, number: int, workers: int) -> None:
         async with self._phase("placing", workers=workers) as figures:
-            envelopes = await self._place(number)
+            envelopes, figures["span_seconds"] = await self._place(number)
             figures["placed"] = len(envelopes)
         holders = list(zip(self._swarm.workers, envelopes, strict=False))
         grants: list[tuple[SimulatedWorker, Grant]] = []
@@ -167,15 +167,18 @@ class Phases:
         await asyncio.gather(*(send(number, began + each) for number, each in enumerate(times)))
         return _answered(tally, "heartbeat")
 
-    async def _place(self, number: int) -> list[str]:
-        """Trigger tasks, and return their messages. Raises `TimeoutError` if they do not come."""
+    async def _place(self, number: int) -> tuple[list[str], float]:
+        """Trigger tasks; return their messages, and the seconds from the first ones to the last. Raises `TimeoutError`."""
         for run in range(TASKS_A_ROUND // 100):
             await asyncio.to_thread(self._api.trigger, "fanout_100", f"costs-{number}-{run}")
         envelopes: list[str] = []
+        came: list[float] = []
         async with asyncio.timeout(PLACING_SECONDS):
             while len(envelopes) < TASKS_A_ROUND:
-                envelopes += await asyncio.to_thread(self._swarm.receive)
-        return envelopes
+                if messages := await asyncio.to_thread(self._swarm.receive):
+                    envelopes += messages
+                    came.append(time.monotonic())
+        return envelopes, round(came[-1] - came[0], 2)
 
     async def _claim(
         self, worker: SimulatedWorker, envelope: str, grants: list[tuple[SimulatedWorker, Grant]]

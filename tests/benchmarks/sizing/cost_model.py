@@ -94,11 +94,17 @@ def cost(costs: Costs, load: Load) -> float:
 
 
 def left_out(observations: Sequence[Observation], floor: float) -> dict[str, float]:
-    """Return what is predicted for each observation, by name, from all others."""
-    return {
-        each.name: cost(fit([other for other in observations if other is not each], floor), each.load)
-        for each in observations
-    }
+    """Return what is predicted for each observation, by name, from all others.
+
+    One that alone has requests of a kind is missing: the others do not know what these cost.
+    """
+    found = {}
+    for each in observations:
+        others = [other for other in observations if other is not each]
+        known = [any(getattr(other.load, kind) for other in others) for kind in KINDS]
+        if all(there or not value for there, value in zip(known, each.load.values(), strict=True)):
+            found[each.name] = cost(fit(others, floor), each.load)
+    return found
 
 
 def unidentified(loads: Sequence[Load], tolerance: float = 0.05) -> list[str]:
@@ -141,9 +147,7 @@ def non_negative(rows: Sequence[Sequence[float]], wanted: Sequence[float]) -> li
     passive: list[int] = []
     for _ in range(10 * len(columns)):
         rest = [w - _dot(row, x) for row, w in zip(rows, wanted, strict=True)]
-        gradient = {
-            index: _dot(column, rest) for index, column in enumerate(columns) if index not in passive
-        }
+        gradient = {index: _dot(column, rest) for index, column in enumerate(columns) if index not in passive}
         best = max(gradient, key=gradient.__getitem__, default=None)
         if best is None or gradient[best] <= 1e-10:
             break

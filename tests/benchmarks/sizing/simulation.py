@@ -61,7 +61,7 @@ class Platform:
     gateway_rest: float = 0.0
     """Share of a gateway's core that it needs at rest."""
     postgres_others: float = 0.0
-    """Share of Postgres's cores that goes to anything else than these requests."""
+    """Share of Postgres's cores that is always taken by anything else."""
     round_trip: float = 0.0
     """Seconds from gateway to Postgres and back, without work."""
     commit: float = 0.0
@@ -76,6 +76,8 @@ class Demand:
     claims: float
     exchange_follows: bool = False
     """Whether a task's exchange is made once its claim is answered; otherwise as many come at times of their own."""
+    beside: float = 0.0
+    """CPU seconds of a task that others need of Postgres's cores: while it is placed, for example."""
     claims_within: float | None = None
     """Seconds at the start in which all claims of the whole time come, at random; None: they come all the time."""
 
@@ -95,7 +97,7 @@ class Outcome:
     gateway_busy: float = 0.0
     """Share of the gateways' cores."""
     postgres_busy: float = 0.0
-    """Share of Postgres's cores, without what the others take."""
+    """Share of Postgres's cores, without what is always taken."""
 
 
 class _Clock:
@@ -359,6 +361,8 @@ def simulate(
         come(kind, times)
 
     within = demand.claims_within or seconds
+    for piece in _times(rng, demand.claims * seconds * demand.beside / QUANTUM, within):
+        clock.after(piece, partial(postgres.do, QUANTUM, _ignore))
     come("heartbeat", _times(rng, demand.heartbeats * seconds, seconds))
     come("claim", _times(rng, demand.claims * seconds, within))
     if not demand.exchange_follows:
@@ -369,6 +373,10 @@ def simulate(
     clock.run(2 * seconds)
     outcome.unanswered = sum(outcome.arrived.values()) - sum(outcome.answered.values())
     return outcome
+
+
+def _ignore() -> None:
+    """Go on with nothing."""
 
 
 def _times(rng: random.Random, count: float, within: float) -> Iterator[float]:
