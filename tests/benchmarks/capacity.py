@@ -115,6 +115,10 @@ def figures(model: Model, deployment: Deployment, outcome: Outcome | None = None
     found: dict[str, Any] = {
         "deployment": asdict(deployment),
         "shares": shares,
+        "cores": {
+            name: {kind: round(cores, 4) for kind, cores in model.spent(deployment, name).items()}
+            for name in ("gateway", "postgres", "scheduler")
+        },
         "gateway_memory_mb": round(model.memory(deployment)),
         "wal_mb_a_second": round(model.wal_bytes(deployment) / 1e6, 2),
         "worker_rows_a_second": round(deployment.heartbeats),

@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.benchmarks.measured import percentiles
 from tests.benchmarks.sizing import cost_model
-from tests.benchmarks.sizing.cost_model import SPACING, Costs, Load, batches
+from tests.benchmarks.sizing.cost_model import KINDS, SPACING, Costs, Load, batches
 from tests.benchmarks.sizing.simulation import Batch, Demand, Outcome, Platform, Service, simulate
 
 WORK_THREADS: Final = 8
@@ -94,21 +94,29 @@ class Model:
     memory_mb: tuple[float, float]
     """Of a gateway, and of a connection."""
 
-    def gateway(self, deployment: Deployment, resource: str = "gateway") -> float:
-        """Return the share of each gateway's core that is busy; 1.2 would be more than it has."""
+    def spent(self, deployment: Deployment, resource: str) -> dict[str, float]:
+        """Return the cores that each kind of request needs of a resource.
+
+        Every gateway, and every scheduler, has what it does at rest. Two schedulers are taken to do twice what one does.
+        """
+        processes = {"gateway": deployment.gateways, "scheduler": deployment.schedulers}.get(resource, 1)
         load = deployment.load
-        spent = replace(load, rest=deployment.gateways, worker=load.worker * deployment.gateways)
-        return cost_model.cost(self.costs[resource], spent) / deployment.gateways
+        load = replace(load, rest=processes, worker=load.worker * processes)
+        return {
+            kind: self.costs[resource][kind] * value for kind, value in zip(KINDS, load.values(), strict=True)
+        }
+
+    def gateway(self, deployment: Deployment) -> float:
+        """Return the share of each gateway's core that is busy; 1.2 would be more than it has."""
+        return sum(self.spent(deployment, "gateway").values()) / deployment.gateways
 
     def postgres(self, deployment: Deployment) -> float:
         """Return the share of Postgres's cores."""
-        return cost_model.cost(self.costs["postgres"], deployment.load) / deployment.postgres_cores
+        return sum(self.spent(deployment, "postgres").values()) / deployment.postgres_cores
 
     def scheduler(self, deployment: Deployment) -> float:
-        """Return the share of each scheduler's core. Two are taken to do twice what one does."""
-        load = deployment.load
-        spent = replace(load, rest=deployment.schedulers, worker=load.worker * deployment.schedulers)
-        return cost_model.cost(self.costs["scheduler"], spent) / deployment.schedulers
+        """Return the share of each scheduler's core."""
+        return sum(self.spent(deployment, "scheduler").values()) / deployment.schedulers
 
     def wal_bytes(self, deployment: Deployment) -> float:
         """Return bytes of WAL a second."""

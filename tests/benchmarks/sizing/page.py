@@ -22,6 +22,17 @@ _KINDS: Final = {
     "exchange": "an exchange",
     "receive": "a poll through the gateway",
 }
+_CAUSES: Final = {
+    "rest": "at rest",
+    "worker": "statements over the table of workers",
+    "batch": "batches of heartbeats",
+    "heartbeat": "heartbeats in them",
+    "lease": "leases that these renew",
+    "placing": "placing and sending tasks",
+    "claim": "claims",
+    "exchange": "exchanges",
+    "receive": "polls through the gateway",
+}
 _UNITS: Final = {"worker": 1e3}
 """Number of a kind that a row of the table is about, where it is not one."""
 
@@ -38,6 +49,8 @@ def text(results: Figures) -> str:
             _latency(results),
             "#### Simulated",
             _simulated(results),
+            "#### The database's share",
+            _database_share(results),
             "#### Where the wall is",
             _wall(results),
             "#### What moves it",
@@ -246,33 +259,50 @@ def _wall(results: Figures) -> str:
     heads = ["", f"used at {deployment['workers']:,} workers", f"workers at {results['assumed']['wall']:.0%}"]
     return (
         f"With {_size(deployment)}, the first to reach {results['assumed']['wall']:.0%} is **{_name(first, deployment)}, at {at[first]:,} workers**; "
-        f"then {_name(after, deployment)}, at {at[after]:,}. {_database_share(results)}\n\n{table(heads, rows)}"
+        f"then {_name(after, deployment)}, at {at[after]:,}.\n\n{table(heads, rows)}"
     )
 
 
 def _size(deployment: Figures) -> str:
-    return f"{deployment['gateways']} gateways of one core, a Postgres of {deployment['postgres_cores']} cores and {deployment['schedulers']} schedulers"
+    gateways, schedulers = deployment["gateways"], deployment["schedulers"]
+    return (
+        f"{gateways} gateway{'s' * (gateways > 1)} of one core each, a Postgres of {deployment['postgres_cores']} cores and "
+        f"{schedulers} scheduler{'s' * (schedulers > 1)}"
+    )
 
 
 def _name(resource: str, deployment: Figures) -> str:
     words = {
-        "gateways": f"the core of each of {deployment['gateways']} gateways",
+        "gateways": "the core of each gateway",
         "Postgres": f"Postgres on {deployment['postgres_cores']} cores",
-        "schedulers": f"the core of each of {deployment['schedulers']} schedulers",
+        "schedulers": "the core of each scheduler",
         "WAL": "the disk that takes the WAL",
     }
     return words[resource]
 
 
 def _database_share(results: Figures) -> str:
-    """Say how much of the platform's CPU is the database's, and what it is spent on."""
+    """Return how much of the platform's CPU is the database's, and what it is spent on."""
     reference = results["moved"]["as above"]
-    deployment, shares = reference["deployment"], reference["shares"]
-    postgres = shares["Postgres"] * deployment["postgres_cores"]
-    gateways = shares["gateways"] * deployment["gateways"]
-    schedulers = shares["schedulers"] * deployment["schedulers"]
-    total = postgres + gateways + schedulers
-    return f"At {deployment['workers']:,} workers gateways need {gateways:.1f} cores, Postgres {postgres:.1f} and schedulers {schedulers:.1f}: the database's share is {postgres / total:.0%}."
+    names = ("gateway", "postgres", "scheduler")
+    cores = {name: reference["cores"][name] for name in names}
+    totals = {name: sum(cores[name].values()) for name in names}
+    rows = [
+        (
+            words,
+            *(f"{cores[name][kind]:.2f}" for name in names),
+            f"{cores['postgres'][kind] / totals['postgres']:.0%}",
+        )
+        for kind, words in _CAUSES.items()
+        if any(cores[name][kind] for name in names)
+    ]
+    rows.append(("all", *(f"{totals[name]:.2f}" for name in names), "100%"))
+    heads = ["cores", "gateways", "Postgres", "schedulers", "of Postgres's"]
+    share = totals["postgres"] / sum(totals.values())
+    return (
+        f"{reference['deployment']['workers']:,} workers on {_size(reference['deployment'])}. The database's share of the CPU of the three together is **{share:.0%}**."
+        f"\n\n{table(heads, rows)}"
+    )
 
 
 def _moved(results: Figures) -> str:
