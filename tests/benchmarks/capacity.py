@@ -33,7 +33,14 @@ from tests.benchmarks.sizing.deployments import (
     Deployment,
     Model,
 )
-from tests.benchmarks.sizing.measurements import CPU_FLOOR, PER_GATEWAY, Measured, stage_load, stage_name
+from tests.benchmarks.sizing.measurements import (
+    CPU_FLOOR,
+    KINDS_OF,
+    PER_GATEWAY,
+    Measured,
+    stage_load,
+    stage_name,
+)
 from tests.benchmarks.sizing.simulation import Demand, Outcome, simulate
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -45,7 +52,7 @@ def validation(measured: Measured) -> Iterator[dict[str, Any]]:
     """Yield each stage's prediction from everything but itself, and its simulated latencies, beside the measured ones."""
     model = measured.model
     blind = {
-        resource: cost_model.left_out(measured.observations(resource), CPU_FLOOR)
+        resource: cost_model.left_out(measured.observations(resource), CPU_FLOOR, KINDS_OF[resource])
         for resource in ("gateway", "postgres")
     }
     for stage in measured.stages:
@@ -86,14 +93,12 @@ def _latency(measured: Measured, stage: Mapping[str, Any]) -> dict[str, Any]:
     platform = replace(
         model.platform(deployment), postgres_others=min(0.9, share / cores), round_trip=0.0, commit=0.0
     )
-    a_task = ("placing", "claim", "exchange")
-    beside = model.costs["postgres"]["placing"] + sum(model.costs["others"][kind] for kind in a_task)
     within = stage["requests"]["claim"].get("span_seconds") or measured.claims_within
     demand = Demand(
         load.heartbeat / seconds,
         load.claim / seconds,
         exchange_follows=True,
-        beside=beside,
+        beside=model.costs["postgres"]["placing"],
         claims_within=within,
     )
     outcome = simulate(platform, demand, seconds)
@@ -179,6 +184,7 @@ def report(measured: Measured, base: Deployment) -> dict[str, Any]:
     return {
         "measured_at": {
             "costs": measured.costs["measured_at"],
+            "costs_load": measured.costs["load_before"],
             "swarm": sorted({stage["measured_at"] for stage in measured.stages}),
         },
         "costs": {

@@ -54,10 +54,11 @@ from airbridge.core.protocol import Grant, Heartbeat, LeaseRef
 OUTPUT: Final = RESULTS / "costs.json"
 WORKERS: Final = 1_000
 REST_SECONDS: Final = 15.0
-RATES: Final = ((700.0, 10.0), (100.0, 10.0), (5.0, 20.0))
+RATES: Final = ((400.0, 12.0), (100.0, 12.0), (5.0, 20.0))
 """Heartbeats a second, and for how many seconds. The first ones are enough to keep every connection open until the end."""
 RENEWALS: Final = (100.0, 10.0)
 """The same for heartbeats that renew a lease."""
+RUNNING_SECONDS: Final = 10.0
 ROUNDS: Final = 3
 TASKS_A_ROUND: Final = 200
 AT_ONCE: Final = 4
@@ -104,23 +105,25 @@ class Phases:
             figures["placed"] = len(envelopes)
         holders = list(zip(self._swarm.workers, envelopes, strict=False))
         grants: list[tuple[SimulatedWorker, Grant]] = []
-        async with self._phase("claims", workers=workers) as figures:
+        async with self._phase("claims", workers=workers, running=len(holders) / 2) as figures:
             figures["claims"] = await self._side_by_side(
                 self._claim(worker, envelope, grants) for worker, envelope in holders
             )
         if number == 0:
-            async with self._phase("renewals", workers=workers) as figures:
+            async with self._phase("running", workers=workers, running=len(grants)):
+                await asyncio.sleep(RUNNING_SECONDS)
+            async with self._phase("renewals", workers=workers, running=len(grants)) as figures:
                 figures["heartbeats"] = figures["leases"] = await self._heartbeats(*RENEWALS, grants)
-        async with self._phase("exchanges", workers=workers) as figures:
+        async with self._phase("exchanges", workers=workers, running=len(grants) / 2) as figures:
             figures["exchanges"] = await self._side_by_side(
                 self._report(worker, grant) for worker, grant in grants
             )
             await self._ended()
 
     @contextlib.asynccontextmanager
-    async def _phase(self, name: str, workers: int) -> AsyncIterator[dict[str, Any]]:
-        """Measure the block; it adds the numbers of requests that were answered."""
-        figures: dict[str, Any] = {"phase": name, "workers": workers, "gateways": 1}
+    async def _phase(self, name: str, workers: int, running: float = 0) -> AsyncIterator[dict[str, Any]]:
+        """Measure the block; it adds the numbers of requests that were answered. `running` is the mean number of tasks that run."""
+        figures: dict[str, Any] = {"phase": name, "workers": workers, "gateways": 1, "running": running}
         # Statistics of the block before are sent when a session has been idle for a second.
         await asyncio.sleep(1.5)
         began, cpu, written = time.monotonic(), self._cpu(), database_counters.read(self._edge.database_url)
@@ -162,7 +165,9 @@ class Phases:
         async def send(number: int, due: float) -> None:
             worker, leases = senders[number % len(senders)]
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            await self._swarm.timed(worker.free, "heartbeat", lambda: _heartbeat(leases), due, tally)
+            # The first connection, busy or not: handshakes are no part of a phase.
+            (connection,) = worker.reserve(1)
+            await self._swarm.timed(connection, "heartbeat", lambda: _heartbeat(leases), due, tally)
 
         await asyncio.gather(*(send(number, began + each) for number, each in enumerate(times)))
         return _answered(tally, "heartbeat")

@@ -28,6 +28,8 @@ class Load:
     heartbeat: float = 0.0
     lease: float = 0.0
     """Heartbeats that renew a lease, over what they cost without."""
+    running: float = 0.0
+    """Seconds of each running task: scheduler and Postgres look at it again and again."""
     placing: float = 0.0
     """Tasks that the scheduler queues and the outbox sends."""
     claim: float = 0.0
@@ -70,15 +72,15 @@ def batches(heartbeats_a_second: float, seconds: float = 1.0) -> float:
     return seconds / (SPACING + idle)
 
 
-def fit(observations: Sequence[Observation], floor: float) -> Costs:
+def fit(observations: Sequence[Observation], floor: float, kinds: Sequence[str] = KINDS) -> Costs:
     """Return the costs that explain the observations best, by relative error.
 
     `floor` is added to each amount that the errors are relative to: what could not be measured better, in its unit.
-    Kinds that no observation has cost nothing.
+    Kinds that no observation has cost nothing, nor do those that are not among `kinds`.
     """
     weights = [1.0 / (each.spent + floor) for each in observations]
     rows = [
-        [value * weight for value in each.load.values()]
+        [getattr(each.load, kind) * weight if kind in kinds else 0.0 for kind in KINDS]
         for each, weight in zip(observations, weights, strict=True)
     ]
     wanted = [each.spent * weight for each, weight in zip(observations, weights, strict=True)]
@@ -93,7 +95,9 @@ def cost(costs: Costs, load: Load) -> float:
     return sum(costs[kind] * value for kind, value in zip(KINDS, load.values(), strict=True))
 
 
-def left_out(observations: Sequence[Observation], floor: float) -> dict[str, float]:
+def left_out(
+    observations: Sequence[Observation], floor: float, kinds: Sequence[str] = KINDS
+) -> dict[str, float]:
     """Return what is predicted for each observation, by name, from all others.
 
     One that alone has requests of a kind is missing: the others do not know what these cost.
@@ -103,7 +107,7 @@ def left_out(observations: Sequence[Observation], floor: float) -> dict[str, flo
         others = [other for other in observations if other is not each]
         known = [any(getattr(other.load, kind) for other in others) for kind in KINDS]
         if all(there or not value for there, value in zip(known, each.load.values(), strict=True)):
-            found[each.name] = cost(fit(others, floor), each.load)
+            found[each.name] = cost(fit(others, floor, kinds), each.load)
     return found
 
 

@@ -23,6 +23,9 @@ CLAIM_ROUND_TRIPS: Final = 10
 EXCHANGE_ROUND_TRIPS: Final = 10
 """Statements, with BEGIN and COMMIT."""
 
+LOOKED_AT: Final = 2_000
+"""Running tasks that a scheduler looks at again and again: 20 runs in a loop, which is Airflow's default, of 100 tasks each."""
+
 ROUND_TRIP: Final = 0.0005
 """Assumed: seconds from a gateway to Postgres and back in one region."""
 COMMIT: Final = 0.002
@@ -34,9 +37,9 @@ WANTED: Final = 1.0
 """Seconds that heartbeats and claims may take at p99."""
 WALL: Final = 0.7
 """Share of a resource beyond which it should not be loaded."""
-SECONDS: Final = 12.0
+SECONDS: Final = 8.0
 """Of a simulation."""
-WARM_UP: Final = 2.0
+WARM_UP: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Deployment:
     burst: float = 1.0
     """Tasks come at so many times their mean rate, and otherwise not at all."""
     gateways: int = 1
-    postgres_cores: int = 8
-    schedulers: int = 2
+    postgres_cores: int = 16
+    schedulers: int = 4
 
     @property
     def heartbeats(self) -> float:
@@ -77,6 +80,7 @@ class Deployment:
             batch=self.gateways * batches(self.heartbeats / self.gateways),
             heartbeat=self.heartbeats,
             lease=self.heartbeats * holding,
+            running=min(self.tasks * self.task_minutes * 60, LOOKED_AT * self.schedulers),
             placing=self.tasks,
             claim=self.tasks,
             exchange=self.tasks,
@@ -153,8 +157,8 @@ class Model:
             heartbeat.database + holding * lease.database,
             0,
         )
-        always = Load(rest=1.0, worker=load.worker, receive=load.receive)
-        per_gateway = replace(always, receive=load.receive / deployment.gateways)
+        always = Load(rest=1.0, worker=load.worker, running=load.running, receive=load.receive)
+        per_gateway = replace(always, running=0.0, receive=load.receive / deployment.gateways)
         return Platform(
             gateways=deployment.gateways,
             heartbeat=Batch(self.service("batch", BATCH_ROUND_TRIPS), each),
@@ -191,16 +195,15 @@ class Model:
         count = next(
             (each for each in range(1, 1_000) if self.gateway(replace(deployment, gateways=each)) < 0.98), 1
         )
-        most = 2 * count + 8
-        while count <= most:
+        while True:
             tried = replace(deployment, gateways=count)
-            if self.postgres(tried) >= 1.0:  # more gateways make more batches
-                break
+            # More gateways make more batches for Postgres; and where they are more than half idle, it is not they that are slow.
+            if self.postgres(tried) >= 1.0 or (count > 1 and self.gateway(tried) < 0.4):
+                raise ValueError(f"no number of gateways up to {count} serves {deployment}")
             outcome = self.simulated(tried)
             if is_fast(outcome):
                 return tried, outcome
             count += max(1, count // 20)
-        raise ValueError(f"no number of gateways up to {most} serves {deployment}")
 
     def wall(self, deployment: Deployment) -> dict[str, int]:
         """Return the number of workers with which each resource of a deployment is used up to `WALL`."""

@@ -10,15 +10,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.benchmarks.sizing import cost_model
-from tests.benchmarks.sizing.cost_model import Load, Observation, batches, non_negative
+from tests.benchmarks.sizing.cost_model import KINDS, Load, Observation, batches, non_negative
 from tests.benchmarks.sizing.deployments import Model
 
 COSTS: Final = "costs.json"
 STAGES: Final = ("swarm.json", "swarm-gateway.json", "swarm-four.json")
 
-RESOURCES: Final = ("gateway", "gateway_loop", "postgres", "scheduler", "others")
-"""CPU seconds; `others` are all processes of the platform but gateway and Postgres, and the AWS emulator."""
 PER_GATEWAY: Final = ("gateway", "gateway_loop")
+_OF_TASKS: Final = ("rest", "worker", "running", "placing", "claim", "exchange")
+_OF_REQUESTS: Final = ("rest", "worker", "batch", "heartbeat", "lease", "claim", "exchange", "receive")
+KINDS_OF: Final[Mapping[str, Sequence[str]]] = {
+    "gateway": _OF_REQUESTS,
+    "gateway_loop": _OF_REQUESTS,
+    "postgres": KINDS,
+    "scheduler": _OF_TASKS,
+    "others": _OF_TASKS,
+}
+"""Kinds that take CPU of a resource; `others` are all processes of the platform but gateway and Postgres, and the AWS emulator."""
 CPU_FLOOR: Final = 0.1
 """CPU seconds below which a phase of a few seconds is not measured: /proc counts each process in hundredths."""
 WAL_FLOOR: Final = 100e3
@@ -70,7 +78,10 @@ class Measured:
     @cached_property
     def model(self) -> Model:
         """Fitted model."""
-        costs = {resource: cost_model.fit(self.observations(resource), CPU_FLOOR) for resource in RESOURCES}
+        costs = {
+            resource: cost_model.fit(self.observations(resource), CPU_FLOOR, kinds)
+            for resource, kinds in KINDS_OF.items()
+        }
         wal = cost_model.fit(self.observations("wal"), WAL_FLOOR)
         return Model(costs, wal, self._memory())
 
@@ -82,8 +93,8 @@ class Measured:
 
     @property
     def claims_within(self) -> float:
-        """Seconds within which the tasks of a round came from the queue."""
-        return max(each.get("span_seconds", 0.0) for each in self.costs["phases"]) or 2.0
+        """Seconds within which the tasks of the fastest round came from the queue; for stages that do not say it."""
+        return min(each["span_seconds"] for each in self.costs["phases"] if "span_seconds" in each)
 
 
 def phase_load(phase: Mapping[str, Any]) -> Load:
@@ -95,6 +106,7 @@ def phase_load(phase: Mapping[str, Any]) -> Load:
         batch=batches(heartbeats / seconds, seconds),
         heartbeat=heartbeats,
         lease=phase.get("leases", 0),
+        running=phase.get("running", 0) * seconds,
         placing=phase.get("placed", 0),
         claim=phase.get("claims", 0),
         exchange=phase.get("exchanges", 0),

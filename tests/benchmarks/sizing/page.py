@@ -17,6 +17,7 @@ _KINDS: Final = {
     "batch": "a batch of heartbeats",
     "heartbeat": "each heartbeat in it",
     "lease": "the lease that it renews",
+    "running": "a running task, a second",
     "placing": "placing and sending a task",
     "claim": "a claim",
     "exchange": "an exchange",
@@ -28,6 +29,7 @@ _CAUSES: Final = {
     "batch": "batches of heartbeats",
     "heartbeat": "heartbeats in them",
     "lease": "leases that these renew",
+    "running": "looking at running tasks",
     "placing": "placing and sending tasks",
     "claim": "claims",
     "exchange": "exchanges",
@@ -86,7 +88,7 @@ def pictures(results: Figures) -> dict[str, str]:
 def _intro(results: Figures) -> str:
     stamps = results["measured_at"]
     return (
-        f"Costs measured {stamps['costs']} by `make bench-costs` and {', '.join(stamps['swarm'])} by `make bench-swarm`; modelled and simulated by "
+        f"Costs measured {stamps['costs']} by `make bench-costs`, at a load of {stamps['costs_load']}, and {', '.join(stamps['swarm'])} by `make bench-swarm`; modelled and simulated by "
         f"`make bench-capacity`.\n\n![Share of each resource by the number of workers]({PICTURE})"
     )
 
@@ -184,7 +186,7 @@ def _latency(results: Figures) -> str:
         "simulated",
     ]
     return (
-        "Latencies of the stages of one gateway, measured and simulated, with Postgres on the core that it shared with scheduler, emulator and simulator. "
+        "Latencies of the stages of one gateway, measured and simulated, with Postgres on the core that it shared with scheduler, emulator and simulator: it is simulated as slower by the share that these need at rest. "
         f"{_worst(results)}\n\n{table(heads, rows)}"
     )
 
@@ -355,7 +357,7 @@ def _assumptions(results: Figures) -> str:
             "(`gateway_threads`), which have the interpreter in turns of 1 ms. Postgres is a number of cores over one queue of statements: waiting for row locks, vacuum and checkpoints are left out."
         ),
         "Two schedulers are taken to place twice as many tasks as one. Airflow's lock each other out of the pools' rows for part of their loop, so this is an upper bound.",
-        "A scheduler's costs are those of small tables; tables of millions of task instances cost more.",
+        "A scheduler looks at 20 runs in a loop, and is taken to have 100 running tasks in each; its costs are those of small tables; tables of millions of task instances cost more.",
     ]
     return "\n".join(f"- {line}" for line in lines)
 

@@ -12,7 +12,7 @@ from tests.benchmarks import capacity
 from tests.benchmarks.sizing import deployments, measurements, page, simulation
 from tests.benchmarks.sizing.cost_model import SPACING, Load, batches, cost
 from tests.benchmarks.sizing.deployments import Deployment, is_fast
-from tests.benchmarks.sizing.measurements import RESOURCES, Measured
+from tests.benchmarks.sizing.measurements import KINDS_OF, Measured
 
 from airbridge.control_plane.gateway import server
 from airbridge.control_plane.gateway.heartbeat import batcher
@@ -20,7 +20,7 @@ from airbridge.control_plane.gateway.threads import ThreadPools
 from airbridge.executor.settings import Settings
 
 GATEWAY = {"rest": 0.01, "worker": 0.0, "batch": 0.0025, "heartbeat": 0.0005, "lease": 0.0001}
-GATEWAY |= {"placing": 0.0, "claim": 0.004, "exchange": 0.003, "receive": 0.001}
+GATEWAY |= {"running": 0.0, "placing": 0.0, "claim": 0.004, "exchange": 0.003, "receive": 0.001}
 COSTS = {
     "gateway": GATEWAY,
     "gateway_loop": {**{kind: value / 2 for kind, value in GATEWAY.items()}, "receive": 0.0},
@@ -36,7 +36,7 @@ def phase(name: str, seconds: float, workers: int, **counts: float) -> dict[str,
     load = measurements.phase_load(found)
     return {
         **found,
-        "cpu_seconds": {name: cost(COSTS[name], load) for name in RESOURCES},
+        "cpu_seconds": {name: cost(COSTS[name], load) for name in KINDS_OF},
         "wal_bytes": cost(COSTS["wal"], load),
         "worker_updates": counts.get("heartbeats", 0),
         "worker_hot_updates": counts.get("heartbeats", 0) // 2,
@@ -78,7 +78,7 @@ def measured(tmp_path: Path) -> Measured:
         phase("exchanges", 3, 1_000, exchanges=200),
         phase("rest", 15, 51_000),
     ]
-    costs = {"measured_at": "today", "worker_table_bytes_a_row": 900, "phases": phases}
+    costs = {"measured_at": "today", "load_before": 0.5, "worker_table_bytes_a_row": 900, "phases": phases}
     (tmp_path / "costs.json").write_text(json.dumps(costs))
     swarms = {
         "swarm.json": [stage(10), stage(100), stage(1_000), stage(5_000)],

@@ -23,6 +23,7 @@ COSTS = {
     "batch": 0.0025,
     "heartbeat": 0.0005,
     "lease": 0.0002,
+    "running": 0.0,
     "placing": 0.0,
     "claim": 0.004,
     "exchange": 0.003,
