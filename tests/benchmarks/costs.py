@@ -53,12 +53,12 @@ from airbridge.core.protocol import Grant, Heartbeat, LeaseRef
 
 OUTPUT: Final = RESULTS / "costs.json"
 WORKERS: Final = 1_000
-REST_SECONDS: Final = 15.0
-RATES: Final = ((400.0, 12.0), (100.0, 12.0), (5.0, 20.0))
+REST_SECONDS: Final = 12.0
+RATES: Final = ((400.0, 10.0), (100.0, 10.0), (5.0, 15.0))
 """Heartbeats a second, and for how many seconds. The first ones are enough to keep every connection open until the end."""
-RENEWALS: Final = (100.0, 10.0)
-"""The same for heartbeats that renew a lease."""
-RUNNING_SECONDS: Final = 10.0
+RENEWALS: Final = ((100.0, 8.0), (400.0, 8.0))
+"""The same for heartbeats that renew a lease: a batch of these has statements of its own, whatever their number."""
+RUNNING_SECONDS: Final = 8.0
 ROUNDS: Final = 3
 TASKS_A_ROUND: Final = 200
 AT_ONCE: Final = 4
@@ -112,8 +112,9 @@ class Phases:
         if number == 0:
             async with self._phase("running", workers=workers, running=len(grants)):
                 await asyncio.sleep(RUNNING_SECONDS)
-            async with self._phase("renewals", workers=workers, running=len(grants)) as figures:
-                figures["heartbeats"] = figures["leases"] = await self._heartbeats(*RENEWALS, grants)
+            for rate, seconds in RENEWALS:
+                async with self._phase("renewals", workers=workers, running=len(grants)) as figures:
+                    figures["heartbeats"] = figures["leases"] = await self._heartbeats(rate, seconds, grants)
         async with self._phase("exchanges", workers=workers, running=len(grants) / 2) as figures:
             figures["exchanges"] = await self._side_by_side(
                 self._report(worker, grant) for worker, grant in grants

@@ -26,8 +26,10 @@ class Load:
     """Seconds of each enrolled worker: statements that go through the table of workers."""
     batch: float = 0.0
     heartbeat: float = 0.0
+    renewal: float = 0.0
+    """Batches that renew leases, over what they cost without: the statements for all of them."""
     lease: float = 0.0
-    """Heartbeats that renew a lease, over what they cost without."""
+    """Leases that are renewed, over what their heartbeats cost without."""
     running: float = 0.0
     """Seconds of each running task: scheduler and Postgres look at it again and again."""
     placing: float = 0.0

@@ -74,11 +74,14 @@ class Deployment:
     def load(self) -> Load:
         """Load of a second; `rest` is of one gateway, or of the platform."""
         holding = min(1.0, self.tasks_a_minute * self.task_minutes)
+        made = self.gateways * batches(self.heartbeats / self.gateways)
+        in_a_batch = self.heartbeats / made if made else 0.0
         return Load(
             rest=1.0,
             worker=self.workers,
-            batch=self.gateways * batches(self.heartbeats / self.gateways),
+            batch=made,
             heartbeat=self.heartbeats,
+            renewal=made * (1.0 - (1.0 - holding) ** in_a_batch),
             lease=self.heartbeats * holding,
             running=min(self.tasks * self.task_minutes * 60, LOOKED_AT * self.schedulers),
             placing=self.tasks,
@@ -106,6 +109,9 @@ class Model:
         processes = {"gateway": deployment.gateways, "scheduler": deployment.schedulers}.get(resource, 1)
         load = deployment.load
         load = replace(load, rest=processes, worker=load.worker * processes)
+        if resource == "scheduler":
+            # It looks at running tasks as often as it has time to: that makes no wall.
+            load = replace(load, running=0.0)
         return {
             kind: self.costs[resource][kind] * value for kind, value in zip(KINDS, load.values(), strict=True)
         }
@@ -146,6 +152,17 @@ class Model:
         thread = self.costs["gateway"][kind] - loop
         return Service(loop, thread, self.costs["postgres"][kind], round_trips)
 
+    def _batch(self, load: Load) -> Service:
+        """Return the cost of a batch of the load's heartbeats, without what each adds."""
+        renewing = load.renewal / load.batch if load.batch else 0.0
+        batch, renewal = self.service("batch", BATCH_ROUND_TRIPS), self.service("renewal", 0)
+        return Service(
+            batch.loop + renewing * renewal.loop,
+            batch.thread + renewing * renewal.thread,
+            batch.database + renewing * renewal.database,
+            BATCH_ROUND_TRIPS,
+        )
+
     def platform(self, deployment: Deployment) -> Platform:
         """Return a deployment as it is simulated."""
         load = deployment.load
@@ -161,7 +178,7 @@ class Model:
         per_gateway = replace(always, running=0.0, receive=load.receive / deployment.gateways)
         return Platform(
             gateways=deployment.gateways,
-            heartbeat=Batch(self.service("batch", BATCH_ROUND_TRIPS), each),
+            heartbeat=Batch(self._batch(load), each),
             claim=self.service("claim", CLAIM_ROUND_TRIPS),
             exchange=self.service("exchange", EXCHANGE_ROUND_TRIPS),
             claim_threads=CLAIM_THREADS,

@@ -18,7 +18,17 @@ STAGES: Final = ("swarm.json", "swarm-gateway.json", "swarm-four.json")
 
 PER_GATEWAY: Final = ("gateway", "gateway_loop")
 _OF_TASKS: Final = ("rest", "worker", "running", "placing", "claim", "exchange")
-_OF_REQUESTS: Final = ("rest", "worker", "batch", "heartbeat", "lease", "claim", "exchange", "receive")
+_OF_REQUESTS: Final = (
+    "rest",
+    "worker",
+    "batch",
+    "heartbeat",
+    "renewal",
+    "lease",
+    "claim",
+    "exchange",
+    "receive",
+)
 KINDS_OF: Final[Mapping[str, Sequence[str]]] = {
     "gateway": _OF_REQUESTS,
     "gateway_loop": _OF_REQUESTS,
@@ -100,11 +110,13 @@ class Measured:
 def phase_load(phase: Mapping[str, Any]) -> Load:
     """Return the load of a phase of `costs.json`."""
     seconds, heartbeats = phase["seconds"], phase.get("heartbeats", 0)
+    made = batches(heartbeats / seconds, seconds)
     return Load(
         rest=seconds,
         worker=phase["workers"] * seconds,
-        batch=batches(heartbeats / seconds, seconds),
+        batch=made,
         heartbeat=heartbeats,
+        renewal=made if phase.get("leases") else 0.0,
         lease=phase.get("leases", 0),
         running=phase.get("running", 0) * seconds,
         placing=phase.get("placed", 0),

@@ -19,7 +19,14 @@ from airbridge.control_plane.gateway.heartbeat import batcher
 from airbridge.control_plane.gateway.threads import ThreadPools
 from airbridge.executor.settings import Settings
 
-GATEWAY = {"rest": 0.01, "worker": 0.0, "batch": 0.0025, "heartbeat": 0.0005, "lease": 0.0001}
+GATEWAY = {
+    "rest": 0.01,
+    "worker": 0.0,
+    "batch": 0.0025,
+    "heartbeat": 0.0005,
+    "renewal": 0.001,
+    "lease": 0.0001,
+}
 GATEWAY |= {"running": 0.0, "placing": 0.0, "claim": 0.004, "exchange": 0.003, "receive": 0.001}
 COSTS = {
     "gateway": GATEWAY,
@@ -73,6 +80,7 @@ def measured(tmp_path: Path) -> Measured:
         phase("heartbeats", 10, 1_000, heartbeats=7_000),
         phase("heartbeats", 20, 1_000, heartbeats=100),
         phase("renewals", 10, 1_000, heartbeats=1_000, leases=1_000),
+        phase("renewals", 10, 1_000, heartbeats=4_000, leases=4_000),
         phase("placing", 5, 1_000, placed=200, span_seconds=2.0),
         phase("claims", 2, 1_000, claims=200),
         phase("exchanges", 3, 1_000, exchanges=200),

@@ -22,6 +22,7 @@ COSTS = {
     "worker": 1e-6,
     "batch": 0.0025,
     "heartbeat": 0.0005,
+    "renewal": 0.001,
     "lease": 0.0002,
     "running": 0.0,
     "placing": 0.0,
@@ -42,7 +43,8 @@ PHASES = [
     Load(rest=15, worker=750_000),
     Load(rest=10, batch=200, heartbeat=7_000),
     Load(rest=20, batch=80, heartbeat=100),
-    Load(rest=10, batch=190, heartbeat=1_000, lease=1_000),
+    Load(rest=10, batch=190, heartbeat=1_000, renewal=190, lease=1_000),
+    Load(rest=10, batch=200, heartbeat=4_000, renewal=200, lease=4_000),
     Load(rest=2, claim=200),
     Load(rest=3, exchange=200),
 ]
