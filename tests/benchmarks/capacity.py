@@ -185,6 +185,7 @@ def report(measured: Measured, base: Deployment) -> dict[str, Any]:
         "measured_at": {
             "costs": measured.costs["measured_at"],
             "costs_load": measured.costs["load_before"],
+            "costs_cpus": measured.costs["cpus"],
             "swarm": sorted({stage["measured_at"] for stage in measured.stages}),
         },
         "costs": {

@@ -106,11 +106,22 @@ def _costs(results: Figures) -> str:
         rows.append((words, *cpu, f"{costs['wal_bytes'][kind] * times / 1e3:.2f}"))
     heads = ["", "gateway, ms", "of which its event loop", "Postgres, ms", "scheduler, ms", "WAL, kB"]
     memory = results["memory_mb"]
-    told = _not_told_apart(results)
+    told = f"{_not_told_apart(results)}{_busy(results)}"
     return (
         f"{table(heads, rows)}\n\n{told} A gateway has {memory['gateway']:.0f} MB, and {memory['connection'] * 1e3:.0f} kB for each connection. "
         f"{results['hot_updates_share']:.0%} of the updates of workers' rows changed no index; the table had "
         f"{results['worker_table_bytes_a_row'] / 1e3:.1f} kB a worker, dead rows included."
+    )
+
+
+def _busy(results: Figures) -> str:
+    """Say so if other programs ran while the costs were measured."""
+    load, cpus = results["measured_at"]["costs_load"], results["measured_at"]["costs_cpus"]
+    if load < cpus:
+        return ""
+    return (
+        f" At a load of {load} on {cpus} cores other programs ran beside the measurement: CPU of a request is then higher, and a gateway that does not keep up makes "
+        "fewer batches than are counted, so that a batch and what is in it are told apart badly. Measure again on a quiet machine before you rely on them."
     )
 
 

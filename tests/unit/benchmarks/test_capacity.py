@@ -86,7 +86,13 @@ def measured(tmp_path: Path) -> Measured:
         phase("exchanges", 3, 1_000, exchanges=200),
         phase("rest", 15, 51_000),
     ]
-    costs = {"measured_at": "today", "load_before": 0.5, "worker_table_bytes_a_row": 900, "phases": phases}
+    costs = {
+        "measured_at": "today",
+        "load_before": 0.5,
+        "cpus": 2,
+        "worker_table_bytes_a_row": 900,
+        "phases": phases,
+    }
     (tmp_path / "costs.json").write_text(json.dumps(costs))
     swarms = {
         "swarm.json": [stage(10), stage(100), stage(1_000), stage(5_000)],
