@@ -153,13 +153,17 @@ clean: ## remove what the targets made, but not the local platform's state
 rotation: $(STAMP) ## the runbook for a compromise, while 200 tasks run and 1,000 certificates are renewed
 	@AIRBRIDGE_ROTATION_DAG=two_hundred AIRBRIDGE_ROTATION_RENEWALS=1000 $(RUN) pytest tests/acceptance/test_rotation.py -q -s
 
-.PHONY: bench bench-quick bench-stampede bench-swarm bench-runner bench-triggers bench-profile bench-report
+.PHONY: bench bench-quick bench-stampede bench-swarm bench-costs bench-capacity bench-runner bench-triggers bench-profile bench-report
 bench: $(STAMP) ## AirBridge beside LocalExecutor, Celery and edge3, at several distances, in 26 minutes (Celery needs redis-server); RESUME=1 goes on with a run that was cut short
 	@$(RUN) python -m tests.benchmarks.bench $(if $(RESUME),--resume)
 bench-quick: $(STAMP) ## fan-out and chain: AirBridge beside LocalExecutor, in five minutes
 	@$(RUN) python -m tests.benchmarks.bench --quick
 bench-swarm: $(STAMP) ## 10 to 10,000 simulated workers against one gateway on one core; SWARM="10 100 1000" for fewer
 	@$(RUN) python -m tests.benchmarks.swarm $(if $(SWARM),--workers $(SWARM)) $(SWARM_OPTIONS)
+bench-costs: $(STAMP) ## CPU and WAL of each kind of request by itself, at rest and of placing tasks; four minutes
+	@$(RUN) python -m tests.benchmarks.costs
+bench-capacity: $(STAMP) ## 100,000 workers by simulation of what bench-costs and bench-swarm measured; half a minute, no server
+	@$(RUN) python -m tests.benchmarks.capacity $(CAPACITY_OPTIONS)
 bench-runner: $(STAMP) ## CPU and memory of a task on the worker, the control plane left out
 	@$(RUN) python -m tests.benchmarks.bench_runner
 bench-triggers: $(STAMP) ## 5,000 triggers in a worker's host, and in the process of Airflow's triggerer

@@ -40,6 +40,12 @@ def own_cpu_seconds(pid: int) -> float:
     return sum(map(int, fields[11:13])) / _TICKS if fields else 0.0
 
 
+def thread_cpu_seconds(pid: int, thread: int) -> float:
+    """Return user and system time of one thread. Raises `OSError` if it is not there."""
+    text = Path(f"/proc/{pid}/task/{thread}/stat").read_text()
+    return sum(map(int, text[text.rindex(")") + 2 :].split()[11:13])) / _TICKS
+
+
 def machine_busy_seconds() -> float:
     """Return the CPU time that anything on this machine has spent since it started."""
     fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.report
 
 Reads ``tests/benchmarks/results/``: `full.json` of ``make bench`` (`latest.json`, if there is none), `swarm.json` and its like of ``make bench-swarm``, `runner.json` of
-``make bench-runner``. What has not been measured leaves its part of the page as it is.
+``make bench-runner``, `capacity.json` of ``make bench-capacity``. What has not been measured leaves its part of the page as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 
 from tests.benchmarks import chart
 from tests.benchmarks.cases import FIBONACCI
+from tests.benchmarks.sizing import page as capacity_page
+from tests.benchmarks.tables import table
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "tests" / "benchmarks" / "results"
@@ -84,12 +86,6 @@ PUBLISHED_WHERE = (
 )
 
 Case = Mapping[str, Any]
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a Markdown table."""
-    lines = [heads, ["---"] * len(heads), *[[str(cell) for cell in row] for row in rows]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _of(results: Mapping[str, Any], name: str) -> list[Case]:
@@ -407,6 +403,11 @@ def main() -> int:
     ran = RESULTS / "runner.json"
     if ran.exists():
         page = replace(page, "runner", runner(json.loads(ran.read_text())))
+    capacity = RESULTS / "capacity.json"
+    if capacity.exists():
+        results = json.loads(capacity.read_text())
+        page = replace(page, "capacity", capacity_page.text(results))
+        pictures |= capacity_page.pictures(results)
     PAGE.write_text(page)
     for name, svg in pictures.items():
         (PICTURES / name).write_text(svg)

@@ -44,7 +44,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from psycopg2.extras import execute_values
-from tests.benchmarks import gateways, processes
+from tests.benchmarks import database_counters, gateways, processes
 from tests.benchmarks.airflow_api import AirflowApi
 from tests.benchmarks.edge import Edge
 from tests.benchmarks.gateways import GatewayProcess
@@ -94,6 +94,8 @@ class Tally:
     """Error of the first failed request of each kind."""
     sent_late: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """Seconds from when each was due to when this program sent it."""
+    due: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Monotonic times at which they were due."""
 
     def fail(self, kind: str, reason: str) -> None:
         """Count a request that was not answered as it should be."""
@@ -110,6 +112,7 @@ class Tally:
                 "first_failure": self.reasons.get(kind),
                 "seconds": percentiles(self.seconds[kind]),
                 "sent_late": percentiles(self.sent_late[kind]),
+                "span_seconds": round(max(self.due[kind], default=0.0) - min(self.due[kind], default=0.0), 2),
             }
             for kind in kinds
         }
@@ -321,6 +324,11 @@ class Swarm:
         return SimulatedWorker(name, context, token, port), certificate
 
     @property
+    def workers(self) -> Sequence[SimulatedWorker]:
+        """All workers that were connected."""
+        return self._workers
+
+    @property
     def connections(self) -> int:
         """Number of connections of all workers."""
         return sum(worker.connections for worker in self._workers)
@@ -356,7 +364,7 @@ class Swarm:
         due = time.monotonic() + self._rng.uniform(0, INTERVAL_SECONDS)
         while due < until:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            await self._timed(worker.free, "heartbeat", _heartbeat, due, tally)
+            await self.timed(worker.free, "heartbeat", _heartbeat, due, tally)
             due = max(due + INTERVAL_SECONDS, time.monotonic())
 
     async def _poll(self, worker: SimulatedWorker, until: float, tally: Tally) -> None:
@@ -367,19 +375,20 @@ class Swarm:
         await asyncio.sleep(self._rng.uniform(0, min(POLL_SECONDS, until - time.monotonic())))
         while (left := until - time.monotonic()) > 0:
             asked = {"limit": 1, "wait_seconds": max(1.0, min(POLL_SECONDS, left))}
-            answer = await self._timed(
-                worker.free, "queue/receive", partial(_encoded, asked), time.monotonic(), tally
+            answer = await self.timed(
+                worker.free, "queue/receive", partial(encoded, asked), time.monotonic(), tally
             )
             if answer is None:
                 await asyncio.sleep(1.0)
             for message in json.loads(answer)["messages"] if answer else ():
                 await self._see_through(message["body"], tally, worker)
-                receipts = partial(_encoded, {"receipts": [message["receipt"]]})
-                await self._timed(worker.free, "queue/delete", receipts, time.monotonic(), tally)
+                receipts = partial(encoded, {"receipts": [message["receipt"]]})
+                await self.timed(worker.free, "queue/delete", receipts, time.monotonic(), tally)
 
-    async def _timed(
+    async def timed(
         self, over: SimulatedConnection, what: str, body: Callable[[], bytes], due: float, tally: Tally
     ) -> bytes | None:
+        """Make a request that is due, and count it; return the answer's body, or None if it failed."""
         try:
             status, answer, sent = await over.post(what, body)
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
@@ -390,20 +399,22 @@ class Swarm:
             return None
         tally.seconds[what].append(time.monotonic() - due)
         tally.sent_late[what].append(sent - due)
+        tally.due[what].append(due)
         return answer
 
     async def _work(self, until: float, tally: Tally) -> None:
         """Take messages from the region's queue, and have workers claim the items and report their tasks' success."""
         doing: set[asyncio.Task[None]] = set()
         while time.monotonic() < until:
-            messages = await asyncio.to_thread(self._receive)
+            messages = await asyncio.to_thread(self.receive)
             for message in messages:
                 task = asyncio.create_task(self._see_through(message, tally))
                 doing.add(task)
                 task.add_done_callback(doing.discard)
         await asyncio.gather(*doing)
 
-    def _receive(self) -> list[str]:
+    def receive(self) -> list[str]:
+        """Take up to five messages from the region's queue; wait up to a second for one."""
         answer = self._sqs.receive_message(
             QueueUrl=self._edge.queue_url, MaxNumberOfMessages=5, WaitTimeSeconds=1
         )
@@ -415,13 +426,13 @@ class Swarm:
     async def _see_through(self, envelope: str, tally: Tally, worker: SimulatedWorker | None = None) -> None:
         worker = worker or self._rng.choice(self._workers)
         claim = json.dumps({"envelopes": [envelope]}).encode()
-        answer = await self._timed(worker.free, "claim", lambda: claim, time.monotonic(), tally)
+        answer = await self.timed(worker.free, "claim", lambda: claim, time.monotonic(), tally)
         grants = json.loads(answer)["grants"] if answer else []
         for each in grants:
             grant = Grant.model_validate(each)
             records = [
-                _record(grant, 1, "PUT", f"task-instances/{grant.ti_id}/rtif", RENDERED),
-                _record(
+                record(grant, 1, "PUT", f"task-instances/{grant.ti_id}/rtif", RENDERED),
+                record(
                     grant,
                     2,
                     "PATCH",
@@ -429,8 +440,8 @@ class Swarm:
                     {"state": "success", "end_date": datetime.now(UTC).isoformat()},
                 ),
             ]
-            body = partial(_encoded, {"records": records})
-            reported = await self._timed(worker.free, "exchange", body, time.monotonic(), tally)
+            body = partial(encoded, {"records": records})
+            reported = await self.timed(worker.free, "exchange", body, time.monotonic(), tally)
             for result in json.loads(reported)["results"] if reported else ():
                 if result["status"] >= 400:
                     tally.fail("record", f"{result['status']}: {result['body']}")
@@ -446,11 +457,13 @@ def _heartbeat() -> bytes:
     return said.model_dump_json().encode()
 
 
-def _encoded(body: Any) -> bytes:
+def encoded(body: Any) -> bytes:
+    """Return a body of a request."""
     return json.dumps(body).encode()
 
 
-def _record(grant: Grant, seq: int, method: str, path: str, body: Any) -> dict[str, Any]:
+def record(grant: Grant, seq: int, method: str, path: str, body: Any) -> dict[str, Any]:
+    """Return a record of an exchange: a call of the task's process, as its worker reports it."""
     return {
         "item_id": str(grant.item_id),
         "epoch": grant.epoch,
@@ -475,7 +488,7 @@ async def measure(
     api.wait_for_dags(DAG_COUNT)
     pids, postgres = [each.pid for each in processes_of_gateway], edge.database_pid
     for number, pid in enumerate(pids):
-        _bind_to_one_core(pid, (GATEWAY_CORE + number) % (os.cpu_count() or 1))
+        bind_to_one_core(pid, (GATEWAY_CORE + number) % (os.cpu_count() or 1))
     region = FACTORY if options.transport == "gateway" else REGION
     ports = [each.port for each in processes_of_gateway]
     swarm = Swarm(edge, Identities(edge.secrets_dir, folder), region, ports)
@@ -487,10 +500,12 @@ async def measure(
             for number in range(TASKS_A_STAGE // 100):
                 api.trigger("fanout_100", f"swarm-{size}-{number}")
             cpu, database = processes.cpu_seconds(pids), processes.cpu_seconds([postgres])
+            written = database_counters.read(edge.database_url)
             began, load, own = time.monotonic(), os.getloadavg()[0], time.process_time()
             tally = await swarm.stage(MEASURE_SECONDS)
             took = time.monotonic() - began
             full_mb = processes.total_pss_mb(pids)
+            counters = database_counters.read(edge.database_url) - written
             figures = {
                 "workers": size,
                 "transport": options.transport,
@@ -504,6 +519,7 @@ async def measure(
                     (processes.cpu_seconds([postgres]) - database) / took, 3
                 ),
                 "simulator_cpu_share_of_a_core": round((time.process_time() - own) / took, 3),
+                "wal_bytes": counters.wal_bytes,
                 "gateway_pss_mb": round(full_mb, 1),
                 "connections": swarm.connections,
                 # All that came since the first connection, caches and threads' arenas included.
@@ -517,14 +533,15 @@ async def measure(
         await swarm.close()
 
 
-def _leave_a_core(gateway_count: int) -> None:
+def leave_a_core(gateway_count: int) -> None:
     """Confine this process, and all that it starts, to other cores than that of a single gateway, where there are others."""
     cores = os.sched_getaffinity(0)
     if gateway_count == 1 and len(cores) > 1:
         os.sched_setaffinity(0, cores - {GATEWAY_CORE})
 
 
-def _bind_to_one_core(pid: int, core: int) -> None:
+def bind_to_one_core(pid: int, core: int) -> None:
+    """Confine all threads of a process to a core."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), {core})
 
@@ -544,7 +561,7 @@ def main() -> int:
     output = options.output or RESULTS / name
     logging.disable(logging.INFO)
     end_well()
-    _leave_a_core(options.gateways)
+    leave_a_core(options.gateways)
     with tempfile.TemporaryDirectory(prefix="airbridge-bench-swarm-") as folder:
         Path(folder).chmod(0o755)
         regions = (REGION, f"{FACTORY}@{REGION}") if through else (REGION,)

@@ -88,7 +88,7 @@ def test_page_part_is_replaced() -> None:
 def test_page_has_all_markers() -> None:
     """`make bench-report` finds all its markers."""
     page = report.PAGE.read_text()
-    for name in (*report.PARTS, "swarm", "runner"):
+    for name in (*report.PARTS, "swarm", "runner", "capacity"):
         report.replace(page, name, "")
 
 
