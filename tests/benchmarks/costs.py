@@ -32,14 +32,13 @@ import uvloop
 from tests.benchmarks import database_counters, processes
 from tests.benchmarks.airflow_api import AirflowApi
 from tests.benchmarks.edge import Edge
+from tests.benchmarks.simulated_workers import Identities, SimulatedWorker
 from tests.benchmarks.swarm import (
     GATEWAY_CORE,
     REGION,
     RENDERED,
     RESULTS,
     VERSIONS,
-    Identities,
-    SimulatedWorker,
     Swarm,
     Tally,
     bind_to_one_core,

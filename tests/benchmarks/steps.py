@@ -86,9 +86,7 @@ def _tasks(times: list[tuple[float, ...]]) -> Iterator[Mapping[str, float]]:
     """Yield the milliseconds of each step of every task but the first, which follows none."""
     for before, this in pairwise(times):
         moments = (before[-1], *this)
-        yield {
-            name: (end - start) * 1e3 for name, (start, end) in zip(STEPS, pairwise(moments), strict=True)
-        }
+        yield {name: (end - start) * 1e3 for name, (start, end) in zip(STEPS, pairwise(moments), strict=True)}
 
 
 def main() -> int:

@@ -24,7 +24,8 @@ import pytest
 import uvloop
 from tests.benchmarks import processes
 from tests.benchmarks.measured import percentiles
-from tests.benchmarks.swarm import REGION, Identities, Swarm, Tally
+from tests.benchmarks.simulated_workers import Identities
+from tests.benchmarks.swarm import REGION, Swarm, Tally
 from tests.integration.gateway.test_process import run, variables, wait_until_ready
 from tests.support.airflow_home import pointed_at
 from tests.support.moto import free_port

@@ -56,7 +56,7 @@ RECOMMENDED = (
         "database",
         "sql_alchemy_pool_size",
         "20",
-        "connections that a process keeps, opened as they are needed: the gateway's threads use 1.5 x gateway_threads + 12; 5 by default",
+        "connections that a process keeps, opened as they are needed: the gateway's threads use 1.5 x gateway_threads + 14; 5 by default",
     ),
     Setting("database", "external_db_managers", LEDGER_MANAGER, "`airflow db migrate` also makes the ledger"),
     Setting(

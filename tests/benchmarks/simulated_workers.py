@@ -1,0 +1,143 @@
+"""Simulated workers as a gateway sees them: certificates, access tokens and connections, ten thousand of them in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from airbridge.control_plane.identity.access import AccessTokens
+from airbridge.control_plane.identity.certificates import PeerCertificate
+from airbridge.control_plane.identity.secrets import GatewaySecrets
+from airbridge.control_plane.identity.spiffe import WorkerName
+from airbridge.core.protocol import PROTOCOL_VERSION, VERSION_HEADER
+
+CONNECTIONS_A_WORKER: Final = 16
+"""Most connections in a worker's pool."""
+ANSWER_SECONDS: Final = 60.0
+LIFETIME: Final = timedelta(hours=2)
+
+
+class Identities:
+    """Certificates and tokens, as enrolment gives them out; all over one key, which only saves time here."""
+
+    def __init__(self, secrets_dir: Path, folder: Path) -> None:
+        secrets = GatewaySecrets.load(secrets_dir)
+        self._ca = secrets.ca
+        self._tokens = AccessTokens(secrets.token_key)
+        key = ec.generate_private_key(ec.SECP256R1())
+        self._key_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+        self._csr = request.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+        self._file = folder / "identity.pem"
+
+    def issue(self, name: WorkerName) -> tuple[ssl.SSLContext, str, PeerCertificate]:
+        """Return a TLS context that presents the worker's certificate, its token, and the certificate."""
+        now = datetime.now(UTC)
+        leaf = self._ca.issue_worker(self._csr, name, now, LIFETIME)
+        certificate = PeerCertificate.of(leaf, leaf.fingerprint(hashes.SHA256()).hex())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=self._ca.certificate_pem)
+        self._file.write_bytes(leaf.public_bytes(Encoding.PEM) + self._ca.chain_pem.encode() + self._key_pem)
+        context.load_cert_chain(self._file)
+        return context, self._tokens.mint(name, certificate, now, LIFETIME), certificate
+
+
+class SimulatedConnection:
+    """One connection of a worker: a request at a time, in HTTP/1.1 by hand, so that ten thousand fit into one process."""
+
+    def __init__(self, context: ssl.SSLContext, token: str, port: int) -> None:
+        self._context = context
+        self._port = port
+        self._head = (
+            f"Host: 127.0.0.1\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n"
+            f"{VERSION_HEADER}: {PROTOCOL_VERSION}\r\n"
+        )
+        self._lock = asyncio.Lock()
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Return whether a request is under way."""
+        return self._lock.locked()
+
+    async def connect(self) -> None:
+        """Open the connection."""
+        async with asyncio.timeout(ANSWER_SECONDS):
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port, ssl=self._context)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._streams is not None:
+            self._streams[1].transport.abort()
+            self._streams = None
+
+    async def post(self, what: str, body: Callable[[], bytes]) -> tuple[int, bytes, float]:
+        """Make a request; return status, body, and when it was sent. A connection that was closed while it idled is made anew."""
+        async with self._lock:
+            if self._streams is not None and self._streams[0].at_eof():
+                await self.close()
+            sent = time.monotonic()
+            if self._streams is None:
+                await self.connect()
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    return *await self._exchange(what, body()), sent
+            except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                # An answer that is not read here would be taken for that of the next request.
+                await self.close()
+                raise
+
+    async def _exchange(self, what: str, body: bytes) -> tuple[int, bytes]:
+        assert self._streams is not None
+        reader, writer = self._streams
+        head = f"POST /edge/v1/{what} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        length = int(answer.partition("content-length: ")[2].partition("\r\n")[0] or 0)
+        return int(answer.split(" ", 2)[1]), await reader.readexactly(length)
+
+
+class SimulatedWorker:
+    """A worker's connections, as its pool has them: one more when a request finds all of them busy, up to a bound."""
+
+    def __init__(self, name: WorkerName, context: ssl.SSLContext, token: str, port: int) -> None:
+        self.name = name
+        self._open = partial(SimulatedConnection, context, token, port)
+        self._connections = [self._open()]
+
+    @property
+    def connections(self) -> int:
+        """Number of connections that it has made."""
+        return len(self._connections)
+
+    def reserve(self, count: int) -> Sequence[SimulatedConnection]:
+        """Return so many connections, made if need be."""
+        while len(self._connections) < count:
+            self._connections.append(self._open())
+        return self._connections[:count]
+
+    @property
+    def free(self) -> SimulatedConnection:
+        """The connection that the next request goes over."""
+        for connection in self._connections:
+            if not connection.busy:
+                return connection
+        if len(self._connections) < CONNECTIONS_A_WORKER:
+            self._connections.append(self._open())
+        return self._connections[-1]
+
+    async def close(self) -> None:
+        """Close all of them."""
+        for connection in self._connections:
+            await connection.close()
