@@ -14,6 +14,7 @@ from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.state import State, TaskInstanceState
 
 from airbridge.executor import _airflow, fork_safety, param_patterns
+from airbridge.executor.scheduling import _airflow as _airflow_loop
 
 if TYPE_CHECKING:
     from airbridge.executor.dispatch.outbox import Outbox
@@ -71,7 +72,7 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
 
         param_patterns.install()
         self._components = build(self._job_id)
-        self._undo = _airflow.examine_runs_without_tasks()
+        self._undo = _airflow_loop.examine_runs_without_tasks()
         fork_safety.install(_airflow.pool_locks)
         self._components.outbox.start()
         self._components.reconciler.start()
