@@ -73,3 +73,77 @@ def test_runs_tasks_are_read_once() -> None:
     assert uses == ["        for ti in dag_run.task_instances:"]
     integrity = inspect.getsource(runner.SchedulerJobRunner._verify_integrity_if_dag_changed)
     assert uses[0] in integrity
+
+
+TIMED_STEPS = {
+    "_end_spans_of_externally_ended_ops": ["self", "session"],
+    "_create_dagruns_for_dags": ["self", "guard", "session"],
+    "_start_queued_dagruns": ["self", "session"],
+}
+
+
+def test_timed_steps_can_be_skipped() -> None:
+    """`pace_timed_steps`: the loop calls each step once, uses nothing that it returns, and commits after the last by itself."""
+    from airflow.jobs import scheduler_job_runner
+    from airflow.jobs.job import Job
+
+    runner = scheduler_job_runner.SchedulerJobRunner
+    assert {
+        name: list(inspect.signature(getattr(runner, name)).parameters) for name in TIMED_STEPS
+    } == TIMED_STEPS
+    assert {getattr(runner, name).__name__ for name in TIMED_STEPS} == set(TIMED_STEPS)
+    assert "self._end_spans_of_externally_ended_ops(session)" in lines_of(runner._run_scheduler_loop)
+    iteration = lines_of(runner._do_scheduling)
+    at = iteration.index("self._create_dagruns_for_dags(guard, session)")
+    assert iteration[at - 1 : at + 3] == [
+        "if settings.USE_JOB_SCHEDULE:",
+        "self._create_dagruns_for_dags(guard, session)",
+        "self._start_queued_dagruns(session)",
+        "guard.commit()",
+    ]
+    source = inspect.getsource(scheduler_job_runner)
+    assert [source.count(f"self.{name}(") for name in TIMED_STEPS] == [1, 1, 1]
+    job = Job(job_type="SchedulerJob")
+    assert runner(job, scheduler_idle_sleep_time=7.0)._scheduler_idle_sleep_time == 7.0
+
+
+def lines_of(function: Any) -> list[str]:
+    lines = (line.strip() for line in inspect.getsource(function).splitlines())
+    return [line for line in lines if line]
+
+
+def test_run_states_are_observed() -> None:
+    """Each change of a run's state passes SQLAlchemy's event of its column; setting the same state again does not."""
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy import event
+
+    states: list[str] = []
+
+    def note(_run: Any, state: str, *_others: object) -> None:
+        states.append(str(state))
+
+    event.listen(DagRun._state, "set", note)
+    try:
+        run = DagRun(dag_id="d", run_id="r", state="queued")
+        run.state = "running"
+        run.set_state("running")
+        run.set_state("success")
+    finally:
+        event.remove(DagRun._state, "set", note)
+    run.set_state("failed")
+    assert states == ["queued", "running", "success"]
+
+
+def test_pacing_is_undone() -> None:
+    """The scheduler has its own steps and sleep again; a second executor of the process changes and undoes nothing."""
+    from airflow.jobs import scheduler_job_runner as module
+
+    before = [getattr(module.SchedulerJobRunner, name) for name in TIMED_STEPS]
+    undo = _airflow.pace_timed_steps()
+    paced = [getattr(module.SchedulerJobRunner, name) for name in TIMED_STEPS]
+    _airflow.pace_timed_steps()()
+    assert paced == [getattr(module.SchedulerJobRunner, name) for name in TIMED_STEPS]
+    assert not set(paced) & set(before)
+    undo()
+    assert before == [getattr(module.SchedulerJobRunner, name) for name in TIMED_STEPS]
+    assert module.time is time

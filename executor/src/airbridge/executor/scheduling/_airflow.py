@@ -5,8 +5,13 @@ Imports of Airflow are inside the functions: only a scheduler loads its loop.
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, Final
+
+from airbridge.executor.scheduling.pacing import Pacing
 
 
 def replace_idle_sleep(sleep: Callable[[float], None]) -> Callable[[], None]:
@@ -81,6 +86,57 @@ class _Reading:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
+
+
+_SPANS: Final = "_end_spans_of_externally_ended_ops"
+_CREATE: Final = "_create_dagruns_for_dags"
+_START: Final = "_start_queued_dagruns"
+
+
+def pace_timed_steps(monotonic: Callable[[], float] = time.monotonic) -> Callable[[], None]:
+    """Make the scheduler of this process run the steps that wait for a time once an idle sleep; return a function that undoes it.
+
+    Airflow 3.0.4 creates runs, starts queued runs and ends spans of other schedulers in every iteration. An idle scheduler iterates
+    once in `[scheduler] scheduler_idle_sleep_time`; one with work to do many times a second, and then finds nothing new in most.
+    After a run has changed its state here the next iteration creates and starts runs: one that ended lets another of its DAG
+    start, and one that was created or started may be one of more than an iteration takes. The idle sleep ends when they are due. In a process that runs
+    no scheduler this does nothing.
+    """
+    import sys
+
+    module: Any = sys.modules.get("airflow.jobs.scheduler_job_runner")
+    if module is None or hasattr(getattr(module.SchedulerJobRunner, _START), "paced"):
+        return lambda: None
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy import event
+
+    pacing, undo = Pacing(monotonic), ExitStack()
+    for name in (_SPANS, _CREATE, _START):
+        undo.callback(setattr, module.SchedulerJobRunner, name, getattr(module.SchedulerJobRunner, name))
+        setattr(module.SchedulerJobRunner, name, _paced(getattr(module.SchedulerJobRunner, name), pacing))
+
+    def state_changed(*_change: object) -> None:
+        pacing.make_due((_CREATE, _START))
+
+    change = (DagRun._state, "set", state_changed)  # noqa: SLF001  # `state` is a synonym, which has no events
+    event.listen(*change)
+    undo.callback(event.remove, *change)
+
+    clock = module.time
+    module.time = _Time(clock, lambda seconds: clock.sleep(min(seconds, pacing.remaining((_CREATE, _START)))))
+    undo.callback(setattr, module, "time", clock)
+    return undo.close
+
+
+def _paced(step: Callable[..., None], pacing: Pacing) -> Callable[..., None]:
+    @functools.wraps(step)
+    def paced(runner: Any, *arguments: Any, **named: Any) -> None:
+        interval = runner._scheduler_idle_sleep_time  # noqa: SLF001  # it has no public name
+        if pacing.take(step.__name__, interval):
+            step(runner, *arguments, **named)
+
+    paced.paced = True  # type: ignore[attr-defined]  # a mark for a second executor in the process
+    return paced
 
 
 class _PostgresConnection:

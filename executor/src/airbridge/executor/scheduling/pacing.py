@@ -1,0 +1,32 @@
+"""Pacing of repeated steps: each at most once an interval, unless something makes it due before."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+
+
+class Pacing:
+    """Times at which named steps are due. A step that has not run yet is due."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._due_at: dict[str, float] = {}
+
+    def take(self, step: str, interval_seconds: float) -> bool:
+        """Return whether a step is due; if so, it is due again after the interval."""
+        now = self._monotonic()
+        if now < self._due_at.get(step, -math.inf):
+            return False
+        self._due_at[step] = now + interval_seconds
+        return True
+
+    def make_due(self, steps: Iterable[str]) -> None:
+        """Make steps due at once."""
+        self._due_at.update(dict.fromkeys(steps, -math.inf))
+
+    def remaining(self, steps: Iterable[str]) -> float:
+        """Return the seconds until one of the steps is due; 0 if one is."""
+        due_at = min((self._due_at.get(step, -math.inf) for step in steps), default=math.inf)
+        return max(0.0, due_at - self._monotonic())
