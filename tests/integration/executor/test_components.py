@@ -177,6 +177,16 @@ def test_ending_restores_the_loop(metadata: Metadata, executor: Any) -> None:
     assert parts() == before
 
 
+def test_started_executor_pings_idle_connections(postgres_metadata: Metadata, executor: Any) -> None:
+    """SQLAlchemy's ping at every checkout is off while the executor runs: `connection_pings` sends those that tell something."""
+    pool = postgres_metadata.engine.pool
+    assert pool._pre_ping
+    executor.start()
+    assert not pool._pre_ping
+    executor.end()
+    assert pool._pre_ping
+
+
 def test_threads_import_nothing(postgres_metadata: Metadata, configured: Path) -> None:
     """LocalExecutor forks the scheduler: a child would wait for ever for a module that a thread was importing."""
     from airflow.models.taskinstance import TaskInstance

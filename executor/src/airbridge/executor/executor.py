@@ -15,6 +15,7 @@ from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.state import State, TaskInstanceState
 
 from airbridge.executor import _airflow, fork_safety, param_patterns
+from airbridge.executor.connection_pings import ping_idle_only
 from airbridge.executor.scheduling import _airflow as _airflow_loop
 
 if TYPE_CHECKING:
@@ -63,16 +64,18 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         self._reported_at: dict[str, float] = {}
         self._to_adopt: set[str] = set()
         self._event_logs: deque[Any] = deque(maxlen=1000)
-        self._loop_changes = ExitStack()
+        self._changes = ExitStack()
 
     # --- Life -------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Read settings, catalogue and keys, and start the outbox, the reconciler and the listener. Raises `ConfigurationError`."""
         from airbridge.executor.components import build
+        from airbridge.executor.ledger._airflow import airflow_engine
 
         param_patterns.install()
         self._components = build(self._job_id)
+        self._changes.callback(ping_idle_only(airflow_engine()))
         fork_safety.install(_airflow.pool_locks)
         self._components.outbox.start()
         self._components.reconciler.start()
@@ -80,13 +83,13 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         self._components.listener.start()
         # After the listener, whose sleep the pacing shortens.
         for change in (_airflow_loop.examine_runs_without_tasks, _airflow_loop.pace_timed_steps):
-            self._loop_changes.callback(change())
+            self._changes.callback(change())
         log.info("executor.started", owner_job_id=self._job_id, parallelism=self.parallelism)
 
     def end(self) -> None:
         """Stop. Work on its way goes on without this scheduler and is adopted by the next."""
         if self._components is not None:
-            self._loop_changes.close()
+            self._changes.close()
             self._components.outbox.stop()
             self._components.reconciler.stop()
             self._components.scaling.stop()

@@ -73,6 +73,7 @@ from airbridge.core.regions import Catalogue
 from airbridge.core.sandbox import hardening
 from airbridge.core.task_options import Options
 from airbridge.executor import param_patterns
+from airbridge.executor.connection_pings import ping_idle_only
 from airbridge.executor.ledger.sharing.limits import Limits
 from airbridge.executor.settings import Settings
 
@@ -197,6 +198,7 @@ class Gateway:
         self.emf = CloudWatchEmf(metrics, namespace, components.clock) if namespace else None
         self._serving: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []
+        self._ping_always: Callable[[], None] = lambda: None
 
     @property
     def edge_port(self) -> int:
@@ -210,6 +212,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Start listening. Raises `ConfigurationError` if a port is taken."""
+        self._ping_always = ping_idle_only(_airflow.engine())
         # A policy that is in the database must be known before the first claim.
         await asyncio.to_thread(self._components.policy.reload)
         await self._edge.begin()
@@ -265,6 +268,7 @@ class Gateway:
         if self.emf:
             await self.emf.close()
         await asyncio.to_thread(sealer.seal_once)
+        self._ping_always()
         log.info("gateway.stopped")
 
     async def serve(self) -> None:
