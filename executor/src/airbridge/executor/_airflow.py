@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Final
 
 REFUSED = " (not published)"
@@ -141,24 +142,34 @@ class TaskView:
 
 def task_views(session: Any, ti_ids: Collection[str]) -> dict[str, TaskView]:
     """Return task instances by id; one that has been cleared or retried has another id, and is left out."""
-    from airflow.models.taskinstance import TaskInstance
-    from sqlalchemy import select
+    found = session.execute(_task_views(), {"ids": sorted(ti_ids)})
+    return {str(ti_id): TaskView(state, tries, job_id) for ti_id, state, tries, job_id in found}
 
-    query = select(
-        TaskInstance.id, TaskInstance.state, TaskInstance.try_number, TaskInstance.queued_by_job_id
-    ).where(TaskInstance.id.in_(list(ti_ids)))
-    return {
-        str(ti_id): TaskView(state, tries, job_id) for ti_id, state, tries, job_id in session.execute(query)
-    }
+
+@cache
+def _task_views() -> Any:
+    """Return the statement, built once: SQLAlchemy takes longer to analyse a new one than to run a known one."""
+    from airflow.models.taskinstance import TaskInstance
+    from sqlalchemy import bindparam, select
+
+    task = TaskInstance
+    return select(task.id, task.state, task.try_number, task.queued_by_job_id).where(
+        task.id.in_(bindparam("ids", expanding=True))
+    )
 
 
 def bundle_versions(session: Any, names: Collection[str]) -> Mapping[str, str | None]:
     """Return the current version of DAG bundles."""
-    from airflow.models.dagbundle import DagBundleModel
-    from sqlalchemy import select
+    return dict(session.execute(_bundle_versions(), {"names": sorted(names)}).all())
 
-    query = select(DagBundleModel.name, DagBundleModel.version).where(DagBundleModel.name.in_(list(names)))
-    return dict(session.execute(query).all())
+
+@cache
+def _bundle_versions() -> Any:
+    from airflow.models.dagbundle import DagBundleModel
+    from sqlalchemy import bindparam, select
+
+    of_these = DagBundleModel.name.in_(bindparam("names", expanding=True))
+    return select(DagBundleModel.name, DagBundleModel.version).where(of_these)
 
 
 class DeclaredAssets:

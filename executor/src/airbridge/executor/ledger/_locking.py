@@ -6,12 +6,15 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import aliased
 
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger._airflow import UtcDateTime
-from airbridge.executor.ledger.models import ItemState, WorkItemRow
+from airbridge.executor.ledger.models import WorkItemRow
+
+# Columns that the statements of `write` set.
+_WRITTEN: Final = ("state", "sends", "sent_at", "expires_at", "not_before", "detail", "acknowledged_at")
 
 # SQLite has no row locks: a write that matches nothing takes its one write lock.
 _TAKE_WRITE_LOCK: Final = text("UPDATE airbridge_work_item SET epoch = epoch WHERE id = ''")
@@ -60,21 +63,22 @@ class LockingQuery:
         return found, max(row.locked_at for row in found)
 
 
-def unclaimed_in_order(session: Any, ids: Collection[str]) -> Any:
-    """Return a subquery of those of the rows that no worker holds, locked in the order of their ids.
+def skipping_locked(query: Any) -> Any:
+    """Return `query` for `locked`: with the rows that no other transaction holds. SQLite, which has no row locks, ignores it."""
+    return query.with_for_update(skip_locked=True).execution_options(populate_existing=True)
 
-    An update locks the rows in any order, and workers claim them meanwhile, in the order of their ids: that could deadlock.
-    """
-    row = aliased(WorkItemRow)
-    query = select(row.id).where(row.id.in_(list(ids)), row.state.in_((ItemState.PLACED, ItemState.SENT)))
+
+def locked(session: Any, query: Any) -> Any:
+    """Take SQLite's write lock, and return a locking query that was built once: it needs no `for_update`."""
     if session.get_bind().dialect.name == "sqlite":
-        return query
-    return query.order_by(row.id).with_for_update()
+        session.execute(_TAKE_WRITE_LOCK)
+    return query
 
 
-def write(session: Any, condition: Any, **values: Any) -> None:
-    """Set columns of all work items that meet a condition, and of those among them that the session holds."""
+def write(session: Any, statement: Any, ids: Collection[str], **values: Any) -> None:
+    """Run an update of the work items' table that was built once, with `ids` and `values`; rows that the session holds are read again."""
     session.flush()
-    session.execute(
-        update(WorkItemRow).where(condition).values(**values).execution_options(synchronize_session="fetch")
-    )
+    session.execute(statement, {"ids": sorted(ids), **values})
+    held = {row.id: row for row in session.identity_map.values() if isinstance(row, WorkItemRow)}
+    for item_id in held.keys() & set(ids):
+        session.expire(held[item_id], _WRITTEN)
