@@ -198,7 +198,6 @@ class Gateway:
         self.emf = CloudWatchEmf(metrics, namespace, components.clock) if namespace else None
         self._serving: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []
-        self._ping_always: Callable[[], None] = lambda: None
 
     @property
     def edge_port(self) -> int:
@@ -212,7 +211,6 @@ class Gateway:
 
     async def start(self) -> None:
         """Start listening. Raises `ConfigurationError` if a port is taken."""
-        self._ping_always = ping_idle_only(_airflow.engine())
         # A policy that is in the database must be known before the first claim.
         await asyncio.to_thread(self._components.policy.reload)
         await self._edge.begin()
@@ -268,7 +266,6 @@ class Gateway:
         if self.emf:
             await self.emf.close()
         await asyncio.to_thread(sealer.seal_once)
-        self._ping_always()
         log.info("gateway.stopped")
 
     async def serve(self) -> None:
@@ -277,6 +274,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
+        ping_idle_only(_airflow.engine())
         await self.start()
         try:
             await stopping.wait()

@@ -14,12 +14,8 @@ from sqlalchemy import and_, delete, or_, select, tuple_
 
 from airbridge.core.protocol import ItemKind
 from airbridge.core.regions import DEFAULT_TEAM
-from airbridge.executor.ledger import _statements, clock, events
-from airbridge.executor.ledger._locking import (
-    for_update,
-    locked,
-    write,
-)
+from airbridge.executor.ledger import _locking, clock, events
+from airbridge.executor.ledger._locking import for_update, locked, write
 from airbridge.executor.ledger.backlogs import PoolRef
 from airbridge.executor.ledger.leases import settle, to_placed
 from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow, WorkItemRow
@@ -147,7 +143,7 @@ def refuse(session: Any, item: NewItem, owner_job_id: int | None, detail: str) -
 
 
 def _open_rows(session: Any, ti_ids: Collection[str]) -> dict[str, WorkItemRow]:
-    query = locked(session, _statements.OPEN)
+    query = locked(session, _locking.OPEN)
     return {row.ti_id: row for row in session.scalars(query, {"ti_ids": sorted(ti_ids)})}
 
 
@@ -202,7 +198,7 @@ def adopt(session: Any, ti_ids: Collection[str], owner_job_id: int | None) -> se
 
 def opened(session: Any, ti_ids: Collection[str]) -> set[str]:
     """Return those of these task instances that have an open row."""
-    return set(session.scalars(_statements.OPENED, {"ti_ids": sorted(ti_ids)}))
+    return set(session.scalars(_locking.OPENED, {"ti_ids": sorted(ti_ids)}))
 
 
 def revoke(session: Any, ti_id: str, detail: str) -> bool:
@@ -351,7 +347,7 @@ def _waiting(
 
 
 def _in_order(session: Any, ref: PoolRef, now: datetime, limit: int, *conditions: Any) -> list[WorkItemRow]:
-    query = _statements.IN_ORDER.where(*conditions) if conditions else _statements.IN_ORDER
+    query = _locking.IN_ORDER.where(*conditions) if conditions else _locking.IN_ORDER
     values = {"region": ref[0], "pool": ref[1], "at": now, "most": limit}
     return list(session.scalars(locked(session, query), values))
 
@@ -380,7 +376,7 @@ def reserve(session: Any, ids: Collection[str], until: datetime) -> None:
     """Count placed rows as sent, before the queue is called: a crash in between resends them after `until`."""
     if not ids:
         return
-    write(session, _statements.RESERVE, ids, until=until)
+    write(session, _locking.RESERVE, ids, until=until)
 
 
 def mark_sent(
@@ -389,14 +385,14 @@ def mark_sent(
     """Note that the queue took the messages, which are good until `expires_at`. Claimed rows stay as they are."""
     if not ids:
         return
-    write(session, _statements.MARK_SENT, ids, until=expires_at, at=at or clock.now(session))
+    write(session, _locking.MARK_SENT, ids, until=expires_at, at=at or clock.now(session))
 
 
 def postpone(session: Any, ids: Collection[str], not_before: datetime, detail: str) -> None:
     """Put unclaimed rows back to be sent, no earlier than `not_before`."""
     if not ids:
         return
-    write(session, _statements.POSTPONE, ids, at=not_before, why=detail)
+    write(session, _locking.POSTPONE, ids, at=not_before, why=detail)
 
 
 def return_expired(session: Any, limit: int, *, region: str) -> int:
@@ -436,14 +432,14 @@ def sent_before(session: Any, region: str, pool: str, before: datetime) -> list[
 
 def unacknowledged(session: Any, owner_job_id: int | None) -> list[WorkItemRow]:
     """Return settled rows whose outcome has not been reported to this scheduler yet, oldest first, without their big columns."""
-    query = _statements.UNACKNOWLEDGED_UNOWNED if owner_job_id is None else _statements.UNACKNOWLEDGED
+    query = _locking.UNACKNOWLEDGED_UNOWNED if owner_job_id is None else _locking.UNACKNOWLEDGED
     return list(session.scalars(query, {"owner": owner_job_id}))
 
 
 def acknowledge(session: Any, ids: Collection[str]) -> None:
     """Mark outcomes as reported to the scheduler."""
     if ids:
-        write(session, _statements.ACKNOWLEDGE, ids, at=clock.now(session))
+        write(session, _locking.ACKNOWLEDGE, ids, at=clock.now(session))
 
 
 def purge(session: Any, before: datetime) -> int:
