@@ -11,6 +11,7 @@ import pytest
 from tests.support.airflow_home import Metadata
 from tests.support.scheduler import Scheduler, flat_dag, start_run, store_dag
 
+from airbridge.executor._airflow import utcnow
 from airbridge.executor.scheduling import _airflow
 
 STEPS = ("_end_spans_of_externally_ended_ops", "_create_dagruns_for_dags", "_start_queued_dagruns")
@@ -136,13 +137,12 @@ def test_timed_out_run_lets_the_next_start(paced: Paced, metadata: Metadata) -> 
     """A run that the scheduler fails for its `dagrun_timeout` makes room as one that ends by its tasks."""
     dag = flat_dag()
     dag.max_active_runs = 1
-    dag.dagrun_timeout = timedelta(seconds=0.2)
+    dag.dagrun_timeout = timedelta(hours=1)
     store_dag(metadata, dag)
-    for _ in range(2):
-        start_run(metadata, dag, "queued")
+    first, _ = (start_run(metadata, dag, "queued") for _ in range(2))
     paced.settle()
-    while paced.states()[0] == "running":
-        paced.iterate()
+    write(metadata, "dag_run", where={"run_id": first}, start_date=utcnow() - timedelta(hours=2))
+    assert paced.iterate() == []
     assert paced.states() == ["failed", "queued"]
     paced.iterate()
     assert paced.states() == ["failed", "running"]
