@@ -206,6 +206,32 @@ def test_idle_sleep_ends_when_steps_are_due(paced: Paced, monkeypatch: pytest.Mo
     undo_sleep()
 
 
+def test_failing_creation_lets_the_loop_sleep(
+    paced: Paced, metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A DAG whose runs cannot be created is tried in each iteration, as in plain Airflow, and keeps none from its idle sleep."""
+    from airflow.jobs import scheduler_job_runner
+    from airflow.models.dagrun import DagRun
+
+    def fail(*_arguments: object, **_named: object) -> None:
+        raise ValueError("no run of this DAG can be stored")
+
+    slept: list[float] = []
+    monkeypatch.setattr(DagRun, "verify_integrity", fail)
+    paced.undo()
+    undo_sleep = _airflow.replace_idle_sleep(slept.append)
+    paced.undo = _airflow.pace_timed_steps(lambda: paced.now)
+    dag = scheduled_dag()
+    store_dag(metadata, dag)
+    write(metadata, "dag", is_paused=False)
+    for _ in range(2):
+        assert CREATE in paced.iterate()
+        scheduler_job_runner.time.sleep(1.0)
+    assert slept[0] == 1.0
+    paced.undo()
+    undo_sleep()
+
+
 def scheduled_dag() -> Any:
     """Return a DAG with four intervals in the past."""
     from airflow.providers.standard.operators.empty import EmptyOperator

@@ -99,8 +99,8 @@ def pace_timed_steps(monotonic: Callable[[], float] = time.monotonic) -> Callabl
     Airflow 3.0.4 creates runs, starts queued runs and ends spans of other schedulers in every iteration. An idle scheduler iterates
     once in `[scheduler] scheduler_idle_sleep_time`; one with work to do many times a second, and then finds nothing new in most.
     After a run has changed its state here the next iteration creates and starts runs: one that ended lets another of its DAG
-    start, and one that was created or started may be one of more than an iteration takes. The idle sleep ends when they are due. In a process that runs
-    no scheduler this does nothing.
+    start, and one that was created or started may be one of more than an iteration takes. The idle sleep ends when the interval does. In a process
+    that runs no scheduler this does nothing.
     """
     import sys
 
