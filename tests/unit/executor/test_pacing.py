@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from airbridge.executor.scheduling.pacing import Pacing
 
 
@@ -38,10 +40,17 @@ def test_remaining_ignores_early_steps() -> None:
     """The rest of an interval is that of the first step whose interval ends; making one due does not shorten it."""
     clock = Clock()
     pacing = Pacing(clock)
-    assert pacing.remaining(["a", "b"]) == 0.0
     pacing.take("a", 1.0)
     pacing.take("b", 2.0)
     pacing.make_due(["a"])
     assert pacing.remaining(["a", "b"]) == 1.0
     clock.now += 5.0
     assert pacing.remaining(["a", "b"]) == 0.0
+
+
+def test_remaining_ignores_unused_steps() -> None:
+    """A step that never runs, as creating runs with `use_job_schedule = False`, bounds no sleep."""
+    pacing = Pacing(Clock())
+    assert pacing.remaining(["a", "b"]) == math.inf
+    pacing.take("a", 1.0)
+    assert pacing.remaining(["a", "b"]) == 1.0

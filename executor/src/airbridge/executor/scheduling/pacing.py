@@ -29,9 +29,9 @@ class Pacing:
         self._early.update(steps)
 
     def remaining(self, steps: Iterable[str]) -> float:
-        """Return the seconds until the interval of one of the steps is over; 0 if one is.
+        """Return the seconds until the interval of one of the steps is over: 0 if one is, infinity if none of them has run.
 
         A step that was made due before does not count: one that makes itself due, and fails, would keep its loop from ever sleeping.
         """
-        due_at = min((self._due_at.get(step, -math.inf) for step in steps), default=math.inf)
+        due_at = min((self._due_at[step] for step in steps if step in self._due_at), default=math.inf)
         return max(0.0, due_at - self._monotonic())
