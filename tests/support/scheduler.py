@@ -35,8 +35,8 @@ def store_dag(metadata: Metadata, dag: Any, *, version: str | None = VERSION) ->
         session.commit()
 
 
-def start_run(metadata: Metadata, dag: Any) -> str:
-    """Create a running DAG run; its id is returned."""
+def start_run(metadata: Metadata, dag: Any, state: str = "running") -> str:
+    """Create a DAG run, running unless `state` is ``queued``; its id is returned."""
     from airflow.models.dag import DagModel
     from airflow.models.serialized_dag import SerializedDagModel
     from airflow.utils import timezone
@@ -52,22 +52,24 @@ def start_run(metadata: Metadata, dag: Any) -> str:
             run_after=timezone.utcnow() - timedelta(minutes=1),  # SQLite's now() has whole seconds
             run_type=DagRunType.MANUAL,
             triggered_by=DagRunTriggeredByType.TEST,
-            state=DagRunState.RUNNING,
-            start_date=timezone.utcnow(),
+            state=DagRunState(state),
+            start_date=timezone.utcnow() if state == DagRunState.RUNNING else None,
             session=session,
         )
         session.commit()
     return run_id
 
 
-def flat_dag(dag_id: str = "flat", tasks: int = 1, **arguments: Any) -> Any:
+def flat_dag(dag_id: str = "flat", tasks: int = 1, schedule: Any = None, **arguments: Any) -> Any:
     """A DAG of independent tasks `t0`, `t1`, ..., all with the same arguments."""
     from airflow.providers.standard.operators.empty import EmptyOperator
     from airflow.sdk import DAG
     from airflow.utils import timezone
 
     arguments.setdefault("on_success_callback", lambda context: None)  # else Airflow skips empty operators
-    with DAG(dag_id, schedule=None, start_date=timezone.datetime(2026, 1, 1), max_active_tasks=1000) as dag:
+    with DAG(
+        dag_id, schedule=schedule, start_date=timezone.datetime(2026, 1, 1), max_active_tasks=1000
+    ) as dag:
         for number in range(tasks):
             EmptyOperator(task_id=f"t{number}", **arguments)
     dag.relative_fileloc = f"{dag_id}.py"

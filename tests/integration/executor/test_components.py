@@ -157,6 +157,36 @@ def test_ending_stops_every_thread(metadata: Metadata, executor: Any) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("airbridge-")]
 
 
+def test_ending_restores_the_loop(metadata: Metadata, executor: Any) -> None:
+    """An executor that has ended leaves Airflow's scheduler as it was: its steps, its reads and its sleep."""
+    from airflow.jobs import scheduler_job_runner
+    from airflow.models.dagrun import DagRun
+
+    def parts() -> list[Any]:
+        return [
+            dict(vars(scheduler_job_runner.SchedulerJobRunner)),
+            dict(vars(DagRun)),
+            scheduler_job_runner.time,
+        ]
+
+    before = parts()
+    Scheduler(metadata, executor)
+    executor.start()
+    assert [left != right for left, right in zip(before, parts(), strict=True)] == [True] * 3
+    executor.end()
+    assert parts() == before
+
+
+def test_started_executor_pings_idle_connections(postgres_metadata: Metadata, executor: Any) -> None:
+    """SQLAlchemy's ping at every checkout is off while the executor runs: `connection_pings` sends those that tell something."""
+    pool = postgres_metadata.engine.pool
+    assert pool._pre_ping
+    executor.start()
+    assert not pool._pre_ping
+    executor.end()
+    assert pool._pre_ping
+
+
 def test_threads_import_nothing(postgres_metadata: Metadata, configured: Path) -> None:
     """LocalExecutor forks the scheduler: a child would wait for ever for a module that a thread was importing."""
     from airflow.models.taskinstance import TaskInstance

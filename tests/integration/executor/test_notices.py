@@ -11,9 +11,9 @@ from sqlalchemy import text
 from tests.support.airflow_home import Metadata
 from tests.support.items import new_item
 
-from airbridge.executor import _airflow
 from airbridge.executor.ledger import items, leases, notices
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
+from airbridge.executor.scheduling import _airflow
 
 OWNER = 1
 

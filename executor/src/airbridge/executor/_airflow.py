@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Final
 
 REFUSED = " (not published)"
@@ -127,121 +128,6 @@ def utcnow() -> datetime:
     return now
 
 
-# --- The scheduler's loop -------------------------------------------------------------------------
-
-
-def replace_idle_sleep(sleep: Callable[[float], None]) -> Callable[[], None]:
-    """Make the scheduler of this process idle with `sleep` in place of `time.sleep`; return a function that undoes it.
-
-    The loop sleeps for `[scheduler] scheduler_idle_sleep_time` at most, when it has had nothing to do. It is the only
-    sleep of its module. In a process that runs no scheduler this does nothing.
-    """
-    import sys
-
-    runner: Any = sys.modules.get("airflow.jobs.scheduler_job_runner")
-    if runner is None:
-        return lambda: None
-    original = runner.time
-
-    def undo() -> None:
-        runner.time = original
-
-    runner.time = _Time(original, sleep)
-    return undo
-
-
-class _Time:
-    """The `time` module, but for its sleep."""
-
-    def __init__(self, module: Any, sleep: Callable[[float], None]) -> None:
-        self._module = module
-        self.sleep = sleep
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-
-def examine_runs_without_tasks() -> Callable[[], None]:
-    """Make the scheduler of this process read the runs of a turn without their task instances; return a function that undoes it.
-
-    Airflow 3.0.4 joins all task instances to the runs that it examines in a turn, and then reads those of each run
-    once more where it decides on them. Only the second reading is used. Later versions leave the first out, too
-    (apache/airflow pull request 60956). Task instances that are accessed after all are loaded then.
-    """
-    from airflow.models.dagrun import DagRun
-    from sqlalchemy.orm import lazyload
-
-    original: Any = vars(DagRun)[_EXAMINE]
-    if getattr(original.__func__, "without_tasks", False):
-        return lambda: None
-    option = lazyload(DagRun.task_instances)
-
-    def without_tasks(cls: Any, session: Any) -> Any:
-        return original.__func__(cls, session=_Reading(session, option))
-
-    def undo() -> None:
-        setattr(DagRun, _EXAMINE, original)
-
-    without_tasks.without_tasks = True  # type: ignore[attr-defined]  # a mark for whoever comes next
-    setattr(DagRun, _EXAMINE, classmethod(without_tasks))
-    return undo
-
-
-_EXAMINE = "get_running_dag_runs_to_examine"
-
-
-class _Reading:
-    """A session whose `scalars` reads with an option more."""
-
-    def __init__(self, session: Any, option: Any) -> None:
-        self._session = session
-        self._option = option
-
-    def scalars(self, statement: Any) -> Any:
-        return self._session.scalars(statement.options(self._option))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-
-class _PostgresConnection:
-    """A connection of its own, outside Airflow's pool, that listens to one channel."""
-
-    def __init__(self, engine: Any, channel: str) -> None:
-        pooled = engine.raw_connection()
-        pooled.detach()
-        self._connection = pooled.dbapi_connection
-        self._connection.rollback()
-        self._connection.autocommit = True
-        with self._connection.cursor() as cursor:
-            cursor.execute(f"LISTEN {channel}")
-
-    def fileno(self) -> int:
-        descriptor: int = self._connection.fileno()
-        return descriptor
-
-    def received(self) -> set[str]:
-        self._connection.poll()
-        payloads = {notice.payload for notice in self._connection.notifies}
-        self._connection.notifies.clear()
-        return payloads
-
-    def check(self) -> None:
-        with self._connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-def listen(channel: str) -> _PostgresConnection | None:
-    """Listen to a channel of the metadata database; None if that has no channels."""
-    from airflow import settings
-
-    engine = settings.engine
-    return _PostgresConnection(engine, channel) if engine.dialect.name == "postgresql" else None
-
-
 # --- Task instances -------------------------------------------------------------------------------
 
 
@@ -256,24 +142,34 @@ class TaskView:
 
 def task_views(session: Any, ti_ids: Collection[str]) -> dict[str, TaskView]:
     """Return task instances by id; one that has been cleared or retried has another id, and is left out."""
-    from airflow.models.taskinstance import TaskInstance
-    from sqlalchemy import select
+    found = session.execute(_task_views(), {"ids": sorted(ti_ids)})
+    return {str(ti_id): TaskView(state, tries, job_id) for ti_id, state, tries, job_id in found}
 
-    query = select(
-        TaskInstance.id, TaskInstance.state, TaskInstance.try_number, TaskInstance.queued_by_job_id
-    ).where(TaskInstance.id.in_(list(ti_ids)))
-    return {
-        str(ti_id): TaskView(state, tries, job_id) for ti_id, state, tries, job_id in session.execute(query)
-    }
+
+@cache
+def _task_views() -> Any:
+    """Return the statement, built once: SQLAlchemy takes longer to analyse a new one than to run a known one."""
+    from airflow.models.taskinstance import TaskInstance
+    from sqlalchemy import bindparam, select
+
+    task = TaskInstance
+    return select(task.id, task.state, task.try_number, task.queued_by_job_id).where(
+        task.id.in_(bindparam("ids", expanding=True))
+    )
 
 
 def bundle_versions(session: Any, names: Collection[str]) -> Mapping[str, str | None]:
     """Return the current version of DAG bundles."""
-    from airflow.models.dagbundle import DagBundleModel
-    from sqlalchemy import select
+    return dict(session.execute(_bundle_versions(), {"names": sorted(names)}).all())
 
-    query = select(DagBundleModel.name, DagBundleModel.version).where(DagBundleModel.name.in_(list(names)))
-    return dict(session.execute(query).all())
+
+@cache
+def _bundle_versions() -> Any:
+    from airflow.models.dagbundle import DagBundleModel
+    from sqlalchemy import bindparam, select
+
+    of_these = DagBundleModel.name.in_(bindparam("names", expanding=True))
+    return select(DagBundleModel.name, DagBundleModel.version).where(of_these)
 
 
 class DeclaredAssets:

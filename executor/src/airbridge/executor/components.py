@@ -24,6 +24,7 @@ from airbridge.executor.ledger.sharing.fair_shares import FairShares
 from airbridge.executor.ledger.sharing.limits import Limits
 from airbridge.executor.placement.placement import Placement
 from airbridge.executor.placement.workloads import Workloads
+from airbridge.executor.scheduling import _airflow as _airflow_loop
 from airbridge.executor.scheduling.listener import NotificationListener
 from airbridge.executor.scheduling.reconciler import Reconciler
 from airbridge.executor.scheduling.throttle import Throttle
@@ -53,8 +54,8 @@ def build(owner_job_id: int | None) -> Components:
     )
     listener = NotificationListener(
         owner_job_id=owner_job_id,
-        connect=partial(_airflow.listen, notices.CHANNEL),
-        replace_sleep=_airflow.replace_idle_sleep,
+        connect=partial(_airflow_loop.listen, notices.CHANNEL),
+        replace_sleep=_airflow_loop.replace_idle_sleep,
         backoff=Backoff(LISTENER_RETRY_SECONDS, LISTENER_RETRY_LIMIT_SECONDS, random.random),
     )
     return Components(

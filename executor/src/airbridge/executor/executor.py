@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.state import State, TaskInstanceState
 
 from airbridge.executor import _airflow, fork_safety, param_patterns
+from airbridge.executor.connection_pings import ping_idle_only
+from airbridge.executor.scheduling import _airflow as _airflow_loop
 
 if TYPE_CHECKING:
     from airbridge.executor.dispatch.outbox import Outbox
@@ -61,34 +64,37 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         self._reported_at: dict[str, float] = {}
         self._to_adopt: set[str] = set()
         self._event_logs: deque[Any] = deque(maxlen=1000)
-        self._undo: Callable[[], None] | None = None
+        self._changes = ExitStack()
 
     # --- Life -------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Read settings, catalogue and keys, and start the outbox, the reconciler and the listener. Raises `ConfigurationError`."""
         from airbridge.executor.components import build
+        from airbridge.executor.ledger._airflow import airflow_engine
 
         param_patterns.install()
         self._components = build(self._job_id)
-        self._undo = _airflow.examine_runs_without_tasks()
+        self._changes.callback(ping_idle_only(airflow_engine()))
         fork_safety.install(_airflow.pool_locks)
         self._components.outbox.start()
         self._components.reconciler.start()
         self._components.scaling.start()
         self._components.listener.start()
+        # After the listener, whose sleep the pacing shortens.
+        for change in (_airflow_loop.examine_runs_without_tasks, _airflow_loop.pace_timed_steps):
+            self._changes.callback(change())
         log.info("executor.started", owner_job_id=self._job_id, parallelism=self.parallelism)
 
     def end(self) -> None:
         """Stop. Work on its way goes on without this scheduler and is adopted by the next."""
         if self._components is not None:
+            self._changes.close()
             self._components.outbox.stop()
             self._components.reconciler.stop()
             self._components.scaling.stop()
             self._components.listener.stop()
             self._components = None
-            if self._undo is not None:
-                self._undo()
             log.info("executor.stopped", owner_job_id=self._job_id)
 
     def terminate(self) -> None:

@@ -73,6 +73,7 @@ from airbridge.core.catalogue import Catalogue
 from airbridge.core.sandbox import hardening
 from airbridge.core.task_options import Options
 from airbridge.executor import param_patterns
+from airbridge.executor.connection_pings import ping_idle_only
 from airbridge.executor.ledger.sharing.limits import Limits
 from airbridge.executor.settings import Settings
 
@@ -273,6 +274,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
+        ping_idle_only(_airflow.engine())
         await self.start()
         try:
             await stopping.wait()

@@ -315,10 +315,11 @@ class RegionOutbox:
             expires_at = now + timedelta(seconds=self._settings.message_ttl)
             items.mark_sent(session, [signed.row.id for signed in sent], expires_at, at=now)
             items.postpone(session, [signed.row.id for signed in unsent], now, f"{UNSENT}{problem}")
-            for signed in sent:
-                events.record(
-                    session, "item.sent", "outbox", row=signed.row, at=now, began_at=signed.issued_at
-                )
+            noted = [
+                events.values("item.sent", "outbox", row=each.row, at=now, began_at=each.issued_at)
+                for each in sent
+            ]
+            events.add(session, noted)
         if sent:
             log.debug("items.sent", region=self._region.name, count=len(sent))
 

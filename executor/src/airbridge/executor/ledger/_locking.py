@@ -1,4 +1,8 @@
-"""Row locks (FOR UPDATE on Postgres, the single writer on SQLite) and writes to many rows at once."""
+"""Row locks (FOR UPDATE on Postgres, the single writer on SQLite), writes to many rows at once, and statements on work items.
+
+The statements are those that the outbox and the executor run in each of their turns. They are built once, at import: SQLAlchemy takes
+longer to analyse a new statement than to run a known one.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,16 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import func, select, text, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import bindparam, func, select, text, update
+from sqlalchemy.orm import aliased, defer
 
+from airbridge.core.protocol import ItemKind
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger._airflow import UtcDateTime
 from airbridge.executor.ledger.models import ItemState, WorkItemRow
+
+# Columns that the statements of `write` set.
+_WRITTEN: Final = ("state", "sends", "sent_at", "expires_at", "not_before", "detail", "acknowledged_at")
 
 # SQLite has no row locks: a write that matches nothing takes its one write lock.
 _TAKE_WRITE_LOCK: Final = text("UPDATE airbridge_work_item SET epoch = epoch WHERE id = ''")
@@ -60,21 +68,115 @@ class LockingQuery:
         return found, max(row.locked_at for row in found)
 
 
-def unclaimed_in_order(session: Any, ids: Collection[str]) -> Any:
-    """Return a subquery of those of the rows that no worker holds, locked in the order of their ids.
+def skipping_locked(query: Any) -> Any:
+    """Return `query` for `locked`: with the rows that no other transaction holds. SQLite, which has no row locks, ignores it."""
+    return query.with_for_update(skip_locked=True).execution_options(populate_existing=True)
 
-    An update locks the rows in any order, and workers claim them meanwhile, in the order of their ids: that could deadlock.
-    """
-    row = aliased(WorkItemRow)
-    query = select(row.id).where(row.id.in_(list(ids)), row.state.in_((ItemState.PLACED, ItemState.SENT)))
+
+def locked(session: Any, query: Any) -> Any:
+    """Take SQLite's write lock, and return a locking query that was built once: it needs no `for_update`."""
     if session.get_bind().dialect.name == "sqlite":
-        return query
-    return query.order_by(row.id).with_for_update()
+        session.execute(_TAKE_WRITE_LOCK)
+    return query
 
 
-def write(session: Any, condition: Any, **values: Any) -> None:
-    """Set columns of all work items that meet a condition, and of those among them that the session holds."""
+def write(session: Any, statement: Any, ids: Collection[str], **values: Any) -> None:
+    """Run an update of the work items' table that was built once, with `ids` and `values`; rows that the session holds are read again."""
     session.flush()
-    session.execute(
-        update(WorkItemRow).where(condition).values(**values).execution_options(synchronize_session="fetch")
+    session.execute(statement, {"ids": sorted(ids), **values})
+    held = {row.id: row for row in session.identity_map.values() if isinstance(row, WorkItemRow)}
+    for item_id in held.keys() & set(ids):
+        session.expire(held[item_id], _WRITTEN)
+
+
+# Columns that are read only where they are needed; a row loads them on access.
+BIG: Final = (WorkItemRow.workload, WorkItemRow.placement, WorkItemRow.started)
+
+_ITEM: Final = WorkItemRow.__table__
+_CANDIDATE: Final = aliased(WorkItemRow)
+_UNCLAIMED_IN_ORDER: Final = (
+    select(_CANDIDATE.id)
+    .where(
+        _CANDIDATE.id.in_(bindparam("ids", expanding=True)),
+        _CANDIDATE.state.in_((ItemState.PLACED, ItemState.SENT)),
     )
+    .order_by(_CANDIDATE.id)
+    .with_for_update()
+)
+"""Subquery of those of the rows `ids` that no worker holds, locked in the order of their ids.
+
+An update locks the rows in any order, and workers claim them meanwhile, in the order of their ids: that could deadlock.
+"""
+
+# --- Sending ---
+
+IN_ORDER: Final = skipping_locked(
+    select(WorkItemRow)
+    .where(
+        WorkItemRow.state == ItemState.PLACED,
+        WorkItemRow.region == bindparam("region"),
+        WorkItemRow.pool == bindparam("pool"),
+        WorkItemRow.not_before <= bindparam("at"),
+        WorkItemRow.kind == ItemKind.TASK,
+    )
+    .order_by(WorkItemRow.priority.desc(), WorkItemRow.placed_at, WorkItemRow.id)
+    .limit(bindparam("most"))
+)
+RESERVE: Final = (
+    update(_ITEM)
+    .where(_ITEM.c.id.in_(bindparam("ids", expanding=True)), _ITEM.c.state == ItemState.PLACED)
+    .values(state=ItemState.SENT, sent_at=None, expires_at=bindparam("until"), sends=_ITEM.c.sends + 1)
+)
+POSTPONE: Final = (
+    update(_ITEM)
+    .where(_ITEM.c.id.in_(_UNCLAIMED_IN_ORDER))
+    .values(
+        state=ItemState.PLACED,
+        sent_at=None,
+        expires_at=None,
+        not_before=bindparam("at"),
+        detail=bindparam("why"),
+    )
+)
+MARK_SENT: Final = (
+    update(_ITEM)
+    .where(_ITEM.c.id.in_(_UNCLAIMED_IN_ORDER))
+    .values(state=ItemState.SENT, sent_at=bindparam("at"), expires_at=bindparam("until"), detail=None)
+)
+
+
+# --- Placing and reporting ---
+
+OPEN: Final = (
+    select(WorkItemRow)
+    .where(
+        WorkItemRow.ti_id.in_(bindparam("ti_ids", expanding=True)),
+        WorkItemRow.state != ItemState.SETTLED,
+        WorkItemRow.kind == ItemKind.TASK,
+    )
+    .order_by(WorkItemRow.id)
+    .with_for_update()
+    .execution_options(populate_existing=True)
+)
+OPENED: Final = select(WorkItemRow.ti_id).where(
+    WorkItemRow.ti_id.in_(bindparam("ti_ids", expanding=True)),
+    WorkItemRow.state != ItemState.SETTLED,
+    WorkItemRow.kind == ItemKind.TASK,
+)
+_UNACKNOWLEDGED: Final = (
+    select(WorkItemRow)
+    .options(*(defer(column) for column in BIG))
+    .where(
+        WorkItemRow.state == ItemState.SETTLED,
+        WorkItemRow.acknowledged_at.is_(None),
+        WorkItemRow.kind == ItemKind.TASK,
+    )
+    .order_by(WorkItemRow.settled_at)
+)
+UNACKNOWLEDGED: Final = _UNACKNOWLEDGED.where(WorkItemRow.owner_job_id == bindparam("owner"))
+UNACKNOWLEDGED_UNOWNED: Final = _UNACKNOWLEDGED.where(WorkItemRow.owner_job_id.is_(None))
+ACKNOWLEDGE: Final = (
+    update(_ITEM)
+    .where(_ITEM.c.id.in_(bindparam("ids", expanding=True)))
+    .values(acknowledged_at=bindparam("at"))
+)

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 
 from airbridge.core.protocol import ItemKind, WorkerState
 from airbridge.executor.ledger import clock
@@ -20,6 +20,29 @@ PoolRef = tuple[str, str]
 _Waiting = tuple[int, datetime | None]
 # Age of the last heartbeat beyond which a worker does not count as live.
 WORKER_ALIVE_SECONDS = 90.0
+
+
+# Built once: SQLAlchemy takes longer to analyse a new statement than to run a known one.
+_COUNTS: Final = (
+    select(
+        *(WorkItemRow.region, WorkItemRow.pool, WorkItemRow.kind, WorkItemRow.state),
+        func.count(),
+        func.min(WorkItemRow.placed_at),
+    )
+    .where(WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT, ItemState.CLAIMED)))
+    .group_by(WorkItemRow.region, WorkItemRow.pool, WorkItemRow.kind, WorkItemRow.state)
+)
+_COUNTS_OF_REGION: Final = _COUNTS.where(WorkItemRow.region == bindparam("region"))
+_CAPACITY: Final = (
+    select(WorkerRow.region, WorkerRow.pool, func.count(), func.sum(WorkerRow.slots_total))
+    .where(
+        WorkerRow.last_heartbeat_at > bindparam("alive_since"),
+        WorkerRow.state == WorkerState.ACTIVE,
+        WorkerRow.wanted == "active",
+    )
+    .group_by(WorkerRow.region, WorkerRow.pool)
+)
+_CAPACITY_OF_REGION: Final = _CAPACITY.where(WorkerRow.region == bindparam("region"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,33 +103,16 @@ def _counts(
     session: Any, region: str | None
 ) -> tuple[dict[PoolRef, dict[str, _Waiting]], dict[PoolRef, dict[str, _Waiting]]]:
     """Return the number and the oldest of each state: of tasks, and of triggers."""
-    row = WorkItemRow
-    query = (
-        select(row.region, row.pool, row.kind, row.state, func.count(), func.min(row.placed_at))
-        .where(row.state.in_((ItemState.PLACED, ItemState.SENT, ItemState.CLAIMED)))
-        .group_by(row.region, row.pool, row.kind, row.state)
-    )
-    if region is not None:
-        query = query.where(row.region == region)
+    query = _COUNTS if region is None else _COUNTS_OF_REGION
     tasks: defaultdict[PoolRef, dict[str, _Waiting]] = defaultdict(dict)
     triggers: defaultdict[PoolRef, dict[str, _Waiting]] = defaultdict(dict)
-    for where, pool, kind, state, count, oldest in session.execute(query):
+    for where, pool, kind, state, count, oldest in session.execute(query, {"region": region}):
         found = triggers if kind == ItemKind.TRIGGER else tasks
         found[where, pool][state] = (count, oldest)
     return tasks, triggers
 
 
 def _capacity(session: Any, region: str | None, alive_since: datetime) -> dict[PoolRef, tuple[int, int]]:
-    row = WorkerRow
-    query = (
-        select(row.region, row.pool, func.count(), func.sum(row.slots_total))
-        .where(
-            row.last_heartbeat_at > alive_since,
-            row.state == WorkerState.ACTIVE,
-            row.wanted == "active",
-        )
-        .group_by(row.region, row.pool)
-    )
-    if region is not None:
-        query = query.where(row.region == region)
-    return {(where, pool): (count, int(slots)) for where, pool, count, slots in session.execute(query)}
+    query = _CAPACITY if region is None else _CAPACITY_OF_REGION
+    found = session.execute(query, {"region": region, "alive_since": alive_since})
+    return {(where, pool): (count, int(slots)) for where, pool, count, slots in found}

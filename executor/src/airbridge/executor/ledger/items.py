@@ -11,21 +11,17 @@ from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import and_, delete, or_, select, tuple_
-from sqlalchemy.orm import defer
 
 from airbridge.core.protocol import ItemKind
 from airbridge.core.regions import DEFAULT_TEAM
-from airbridge.executor.ledger import clock, events
-from airbridge.executor.ledger._locking import for_update, unclaimed_in_order, write
+from airbridge.executor.ledger import _locking, clock, events
+from airbridge.executor.ledger._locking import for_update, locked, write
 from airbridge.executor.ledger.backlogs import PoolRef
 from airbridge.executor.ledger.leases import settle, to_placed
 from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow, WorkItemRow
 from airbridge.executor.ledger.sharing import fair_shares, usage
 from airbridge.executor.ledger.sharing.fair_shares import FairShares
 from airbridge.executor.ledger.sharing.limits import Limits, Room
-
-# Columns that are read only where they are needed; a row loads them on access.
-BIG = (WorkItemRow.workload, WorkItemRow.placement, WorkItemRow.started)
 
 NO_LIMITS = Limits()
 
@@ -147,12 +143,8 @@ def refuse(session: Any, item: NewItem, owner_job_id: int | None, detail: str) -
 
 
 def _open_rows(session: Any, ti_ids: Collection[str]) -> dict[str, WorkItemRow]:
-    query = (
-        select(WorkItemRow)
-        .where(WorkItemRow.ti_id.in_(list(ti_ids)), WorkItemRow.state != ItemState.SETTLED, OF_TASK)
-        .order_by(WorkItemRow.id)
-    )
-    return {row.ti_id: row for row in session.scalars(for_update(session, query))}
+    query = locked(session, _locking.OPEN)
+    return {row.ti_id: row for row in session.scalars(query, {"ti_ids": sorted(ti_ids)})}
 
 
 def _insert(session: Any, item: NewItem, now: datetime) -> WorkItemRow:
@@ -206,10 +198,7 @@ def adopt(session: Any, ti_ids: Collection[str], owner_job_id: int | None) -> se
 
 def opened(session: Any, ti_ids: Collection[str]) -> set[str]:
     """Return those of these task instances that have an open row."""
-    query = select(WorkItemRow.ti_id).where(
-        WorkItemRow.ti_id.in_(list(ti_ids)), WorkItemRow.state != ItemState.SETTLED, OF_TASK
-    )
-    return set(session.scalars(query))
+    return set(session.scalars(_locking.OPENED, {"ti_ids": sorted(ti_ids)}))
 
 
 def revoke(session: Any, ti_id: str, detail: str) -> bool:
@@ -358,21 +347,9 @@ def _waiting(
 
 
 def _in_order(session: Any, ref: PoolRef, now: datetime, limit: int, *conditions: Any) -> list[WorkItemRow]:
-    row = WorkItemRow
-    query = (
-        select(row)
-        .where(
-            row.state == ItemState.PLACED,
-            row.region == ref[0],
-            row.pool == ref[1],
-            row.not_before <= now,
-            *conditions,
-            OF_TASK,
-        )
-        .order_by(row.priority.desc(), row.placed_at, row.id)
-        .limit(limit)
-    )
-    return list(session.scalars(for_update(session, query, skip_locked=True)))
+    query = _locking.IN_ORDER.where(*conditions) if conditions else _locking.IN_ORDER
+    values = {"region": ref[0], "pool": ref[1], "at": now, "most": limit}
+    return list(session.scalars(locked(session, query), values))
 
 
 def sendable_triggers(
@@ -399,14 +376,7 @@ def reserve(session: Any, ids: Collection[str], until: datetime) -> None:
     """Count placed rows as sent, before the queue is called: a crash in between resends them after `until`."""
     if not ids:
         return
-    write(
-        session,
-        and_(WorkItemRow.id.in_(list(ids)), WorkItemRow.state == ItemState.PLACED),
-        state=ItemState.SENT,
-        sent_at=None,
-        expires_at=until,
-        sends=WorkItemRow.sends + 1,
-    )
+    write(session, _locking.RESERVE, ids, until=until)
 
 
 def mark_sent(
@@ -415,29 +385,14 @@ def mark_sent(
     """Note that the queue took the messages, which are good until `expires_at`. Claimed rows stay as they are."""
     if not ids:
         return
-    write(
-        session,
-        WorkItemRow.id.in_(unclaimed_in_order(session, ids)),
-        state=ItemState.SENT,
-        sent_at=at or clock.now(session),
-        expires_at=expires_at,
-        detail=None,
-    )
+    write(session, _locking.MARK_SENT, ids, until=expires_at, at=at or clock.now(session))
 
 
 def postpone(session: Any, ids: Collection[str], not_before: datetime, detail: str) -> None:
     """Put unclaimed rows back to be sent, no earlier than `not_before`."""
     if not ids:
         return
-    write(
-        session,
-        WorkItemRow.id.in_(unclaimed_in_order(session, ids)),
-        state=ItemState.PLACED,
-        sent_at=None,
-        expires_at=None,
-        not_before=not_before,
-        detail=detail,
-    )
+    write(session, _locking.POSTPONE, ids, at=not_before, why=detail)
 
 
 def return_expired(session: Any, limit: int, *, region: str) -> int:
@@ -477,24 +432,14 @@ def sent_before(session: Any, region: str, pool: str, before: datetime) -> list[
 
 def unacknowledged(session: Any, owner_job_id: int | None) -> list[WorkItemRow]:
     """Return settled rows whose outcome has not been reported to this scheduler yet, oldest first, without their big columns."""
-    query = (
-        select(WorkItemRow)
-        .options(*(defer(column) for column in BIG))
-        .where(
-            WorkItemRow.owner_job_id == owner_job_id,
-            WorkItemRow.state == ItemState.SETTLED,
-            WorkItemRow.acknowledged_at.is_(None),
-            OF_TASK,
-        )
-        .order_by(WorkItemRow.settled_at)
-    )
-    return list(session.scalars(query))
+    query = _locking.UNACKNOWLEDGED_UNOWNED if owner_job_id is None else _locking.UNACKNOWLEDGED
+    return list(session.scalars(query, {"owner": owner_job_id}))
 
 
 def acknowledge(session: Any, ids: Collection[str]) -> None:
     """Mark outcomes as reported to the scheduler."""
     if ids:
-        write(session, WorkItemRow.id.in_(list(ids)), acknowledged_at=clock.now(session))
+        write(session, _locking.ACKNOWLEDGE, ids, at=clock.now(session))
 
 
 def purge(session: Any, before: datetime) -> int:

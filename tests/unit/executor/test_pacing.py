@@ -1,0 +1,56 @@
+"""Pacing of repeated steps."""
+
+from __future__ import annotations
+
+import math
+
+from airbridge.executor.scheduling.pacing import Pacing
+
+
+class Clock:
+    """A monotonic clock that stands still until a test moves it."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_step_is_due_once_an_interval() -> None:
+    """A step is due at first and after its interval; each step has an interval of its own."""
+    clock = Clock()
+    pacing = Pacing(clock)
+    assert [pacing.take("a", 1.0), pacing.take("a", 1.0), pacing.take("b", 1.0)] == [True, False, True]
+    clock.now += 1.0
+    assert [pacing.take("a", 1.0), pacing.take("a", 1.0)] == [True, False]
+
+
+def test_step_is_made_due_once() -> None:
+    """A step that is made due runs once before its interval is over, which begins anew."""
+    clock = Clock()
+    pacing = Pacing(clock)
+    pacing.take("a", 1.0)
+    clock.now += 0.5
+    pacing.make_due(["a"])
+    assert [pacing.take("a", 1.0), pacing.take("a", 1.0)] == [True, False]
+    assert pacing.remaining(["a"]) == 1.0
+
+
+def test_remaining_ignores_early_steps() -> None:
+    """The rest of an interval is that of the first step whose interval ends; making one due does not shorten it."""
+    clock = Clock()
+    pacing = Pacing(clock)
+    pacing.take("a", 1.0)
+    pacing.take("b", 2.0)
+    pacing.make_due(["a"])
+    assert pacing.remaining(["a", "b"]) == 1.0
+    clock.now += 5.0
+    assert pacing.remaining(["a", "b"]) == 0.0
+
+
+def test_remaining_ignores_unused_steps() -> None:
+    """A step that never runs, as creating runs with `use_job_schedule = False`, bounds no sleep."""
+    pacing = Pacing(Clock())
+    assert pacing.remaining(["a", "b"]) == math.inf
+    pacing.take("a", 1.0)
+    assert pacing.remaining(["a", "b"]) == 1.0
