@@ -29,9 +29,10 @@ class Pacing:
         self._early.update(steps)
 
     def remaining(self, steps: Iterable[str]) -> float:
-        """Return the seconds until the interval of one of the steps is over: 0 if one is, infinity if none of them has run.
+        """Return the seconds until the intervals of all of the steps are over: 0 if they are, infinity if none of them has run.
 
+        Steps run one after the other. An iteration at the end of the first one's interval would come too early for the next.
         A step that was made due before does not count: one that makes itself due, and fails, would keep its loop from ever sleeping.
         """
-        due_at = min((self._due_at[step] for step in steps if step in self._due_at), default=math.inf)
+        due_at = max((self._due_at[step] for step in steps if step in self._due_at), default=math.inf)
         return max(0.0, due_at - self._monotonic())
