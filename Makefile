@@ -153,7 +153,7 @@ clean: ## remove what the targets made, but not the local platform's state
 rotation: $(STAMP) ## the runbook for a compromise, while 200 tasks run and 1,000 certificates are renewed
 	@AIRBRIDGE_ROTATION_DAG=two_hundred AIRBRIDGE_ROTATION_RENEWALS=1000 $(RUN) pytest tests/acceptance/test_rotation.py -q -s
 
-.PHONY: bench bench-quick bench-stampede bench-swarm bench-costs bench-capacity bench-runner bench-triggers bench-profile bench-report
+.PHONY: bench bench-quick bench-stampede bench-swarm bench-costs bench-capacity bench-runner bench-steps bench-triggers bench-profile bench-report
 bench: $(STAMP) ## AirBridge beside LocalExecutor, Celery and edge3, at several distances, in 26 minutes (Celery needs redis-server); RESUME=1 goes on with a run that was cut short
 	@$(RUN) python -m tests.benchmarks.bench $(if $(RESUME),--resume)
 bench-quick: $(STAMP) ## fan-out and chain: AirBridge beside LocalExecutor, in five minutes
@@ -170,6 +170,8 @@ bench-triggers: $(STAMP) ## 5,000 triggers in a worker's host, and in the proces
 	@AIRFLOW__CORE__FERNET_KEY= $(RUN) python -m tests.benchmarks.bench_trigger_host
 bench-profile: $(STAMP) ## flame graphs of gateway, scheduler and agent under a fan-out, by py-spy
 	@$(RUN) python -m tests.benchmarks.profile
+bench-steps: $(STAMP) ## where the time of a chain's task goes, step by step, at round trips of 0 and 100 ms
+	@$(RUN) python -m tests.benchmarks.steps
 bench-report: $(STAMP) ## put the figures of the benchmarks into docs/explanation/measurements/performance.md
 	@$(RUN) python -m tests.benchmarks.report
 

@@ -18,6 +18,7 @@ from typing import Any
 from tests.benchmarks import chart
 from tests.benchmarks.cases import FIBONACCI
 from tests.benchmarks.sizing import page as capacity_page
+from tests.benchmarks.steps import STEPS
 from tests.benchmarks.tables import table
 
 ROOT = Path(__file__).parents[2]
@@ -334,6 +335,16 @@ def fibonacci(results: Mapping[str, Any]) -> str:
     return f"{PUBLISHED_WHERE}\n\n{table(heads, rows)}"
 
 
+def steps(results: Mapping[str, Any]) -> str:
+    """Return the part about the steps of a chain's task."""
+    distances = results["distances"]
+    rows = [(words, *(f"{each['ms'][name]:.0f}" for each in distances)) for name, words in STEPS.items()]
+    rows.append(("all", *(f"{sum(each['ms'].values()):.0f}" for each in distances)))
+    heads = ["ms a task, median", *(f"{each['round_trip_ms']:.0f} ms" for each in distances)]
+    loads = " and ".join(str(each["load_before"]) for each in distances)
+    return f"Measured {results['measured_at']} by `make bench-steps`, at loads of {loads}.\n\n{table(heads, rows)}"
+
+
 def _draw(results: Mapping[str, Any]) -> dict[str, str]:
     fanout = [(_who(case), case["tasks_per_s"]) for case in _of(results, "fanout_100")]
     chain = [(_who(case), round(case["makespan_s_median"], 2)) for case in _of(results, "chain_10")]
@@ -408,6 +419,9 @@ def main() -> int:
         results = json.loads(capacity.read_text())
         page = replace(page, "capacity", capacity_page.text(results))
         pictures |= capacity_page.pictures(results)
+    stepped = RESULTS / "steps.json"
+    if stepped.exists():
+        page = replace(page, "steps", steps(json.loads(stepped.read_text())))
     PAGE.write_text(page)
     for name, svg in pictures.items():
         (PICTURES / name).write_text(svg)
