@@ -18,6 +18,7 @@ from typing import Any
 from tests.benchmarks import chart
 from tests.benchmarks.cases import FIBONACCI
 from tests.benchmarks.sizing import page as capacity_page
+from tests.benchmarks.sizing.measurements import STAGES
 from tests.benchmarks.steps import STEPS
 from tests.benchmarks.tables import table
 
@@ -406,7 +407,7 @@ def main() -> int:
         pictures |= _draw(results)
     if swarmed.exists():
         results = json.loads(swarmed.read_text())
-        for more in (RESULTS / "swarm-gateway.json", RESULTS / "swarm-four.json"):
+        for more in map(RESULTS.joinpath, STAGES[1:]):
             if more.exists():
                 results["stages"] += json.loads(more.read_text())["stages"]
         page = replace(page, "swarm", swarm(results))

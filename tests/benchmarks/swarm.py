@@ -10,7 +10,7 @@ under way at the same time. The gateway is the local platform's, alone on one co
 the others. Several gateways are bound to a core each and share all of them with everything else. Latency is measured from when a
 request was due, so a gateway that falls behind is seen to; how much of it is this program's own, because it was late to send, stands
 beside it (``sent_late``). Writes ``tests/benchmarks/results/swarm.json``; with the
-transport gateway ``swarm-gateway.json``, and with several gateways ``swarm-four.json``.
+transport gateway ``swarm-gateway.json``, and with several gateways ``-four`` before the ending of either.
 """
 
 from __future__ import annotations
@@ -432,7 +432,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     through = options.transport == "gateway"
-    name = "swarm-four.json" if options.gateways > 1 else "swarm-gateway.json" if through else "swarm.json"
+    name = f"swarm{'-gateway' if through else ''}{'-four' if options.gateways > 1 else ''}.json"
     output = options.output or RESULTS / name
     logging.disable(logging.INFO)
     end_well()

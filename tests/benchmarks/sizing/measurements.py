@@ -14,7 +14,7 @@ from tests.benchmarks.sizing.cost_model import KINDS, Load, Observation, batches
 from tests.benchmarks.sizing.deployments import Model
 
 COSTS: Final = "costs.json"
-STAGES: Final = ("swarm.json", "swarm-gateway.json", "swarm-four.json")
+STAGES: Final = ("swarm.json", "swarm-gateway.json", "swarm-four.json", "swarm-gateway-four.json")
 
 PER_GATEWAY: Final = ("gateway", "gateway_loop")
 _OF_TASKS: Final = ("rest", "worker", "running", "placing", "claim", "exchange")
