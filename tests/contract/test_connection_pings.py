@@ -14,6 +14,8 @@ from sqlalchemy.exc import DisconnectionError, InvalidatePoolError, OperationalE
 from sqlalchemy.pool import base
 from tests.support.postgres import Postgres, restart, serve
 
+from airbridge.control_plane.airflow_settings import RECOMMENDED
+from airbridge.executor import connection_pings
 from airbridge.executor.connection_pings import ping_idle_only
 
 IDLE_SECONDS = 1.0
@@ -167,3 +169,9 @@ def test_used_connection_fails_after_a_restart(server: Postgres, tmp_path: Path,
     fill(engine)
     assert pings == []
     engine.dispose()
+
+
+def test_an_idle_scheduler_pings() -> None:
+    """What it uses after the idle sleep that AirBridge recommends has been idle for long enough."""
+    [sleep] = [each.value for each in RECOMMENDED if each.option == "scheduler_idle_sleep_time"]
+    assert connection_pings.IDLE_SECONDS < float(sleep)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 from tests.integration.executor.test_ledger import beat, enrol
 from tests.support.airflow_home import Metadata
 from tests.support.items import new_item
@@ -186,3 +187,15 @@ def test_attempts_that_wait_for_an_earlier_one(session: Any) -> None:
     assert items.running_before(session, [first, retry, *others], now) == {retry.id}
     assert items.running_before(session, [first, *others], now) == set()
     assert items.running_before(session, [retry], now + 2 * MINUTE) == set()
+
+
+def test_writing_looks_at_no_other_row(session: Any) -> None:
+    """A row that the session holds and that was deleted meanwhile is no error of a write to others."""
+    gone, row = placed(session, 2)
+    gone_id, row_id = gone.id, row.id
+    session.execute(
+        delete(WorkItemRow).where(WorkItemRow.id == gone_id).execution_options(synchronize_session=False)
+    )
+    session.expire(gone)
+    items.reserve(session, [row_id], clock.now(session) + MINUTE)
+    assert row.state == ItemState.SENT

@@ -202,6 +202,10 @@ def test_idle_sleep_ends_when_steps_are_due(paced: Paced, monkeypatch: pytest.Mo
     paced.now += 5.0
     scheduler_job_runner.time.sleep(1.0)
     assert slept == [0.25, 0.125, 0.0]
+    assert START in paced.iterate()
+    paced.now += 1.25
+    scheduler_job_runner.time.sleep(1.0)
+    assert slept[-1] == 1.0, "an iteration as long as the interval, with nothing left out"
     paced.undo()
     undo_sleep()
 

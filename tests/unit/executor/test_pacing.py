@@ -33,24 +33,35 @@ def test_step_is_made_due_once() -> None:
     clock.now += 0.5
     pacing.make_due(["a"])
     assert [pacing.take("a", 1.0), pacing.take("a", 1.0)] == [True, False]
-    assert pacing.remaining(["a"]) == 1.0
 
 
-def test_remaining_ignores_early_steps() -> None:
-    """The rest of an interval is that of the last step whose interval ends, so that one iteration runs all; making one due does not shorten it."""
+def test_remaining_is_of_skipped_steps() -> None:
+    """The rest of an interval is that of the last of the steps that were skipped, so that one iteration runs all of them."""
     clock = Clock()
     pacing = Pacing(clock)
-    pacing.take("a", 1.0)
-    pacing.take("b", 2.0)
-    pacing.make_due(["a"])
+    assert [pacing.take("a", 1.0), pacing.take("b", 2.0), pacing.take("a", 1.0)] == [True, True, False]
+    assert pacing.remaining(["a", "b"]) == 1.0
+    assert not pacing.take("b", 2.0)
     assert pacing.remaining(["a", "b"]) == 2.0
     clock.now += 5.0
     assert pacing.remaining(["a", "b"]) == 0.0
 
 
+def test_steps_that_ran_shorten_no_sleep() -> None:
+    """A loop whose iterations last as long as the interval runs its steps in each, and sleeps all the same."""
+    clock = Clock()
+    pacing = Pacing(clock)
+    for _ in range(2):
+        assert pacing.take("a", 0.2)
+        clock.now += 0.25
+        assert pacing.remaining(["a"]) == math.inf
+
+
 def test_remaining_ignores_unused_steps() -> None:
-    """A step that never runs, as creating runs with `use_job_schedule = False`, bounds no sleep."""
+    """A step that never runs, as creating runs with `use_job_schedule = False`, bounds no sleep, nor does one that was made due."""
     pacing = Pacing(Clock())
     assert pacing.remaining(["a", "b"]) == math.inf
     pacing.take("a", 1.0)
-    assert pacing.remaining(["a", "b"]) == 1.0
+    pacing.make_due(["a"])
+    assert pacing.take("a", 1.0)
+    assert pacing.remaining(["a", "b"]) == math.inf

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import bindparam, func, select, text, update
+from sqlalchemy import bindparam, func, inspect, select, text, update
 from sqlalchemy.orm import aliased, defer
 
 from airbridge.core.protocol import ItemKind
@@ -81,10 +81,16 @@ def locked(session: Any, query: Any) -> Any:
 
 
 def write(session: Any, statement: Any, ids: Collection[str], **values: Any) -> None:
-    """Run an update of the work items' table that was built once, with `ids` and `values`; rows that the session holds are read again."""
+    """Run an update of the work items' table that was built once, with `ids` and `values`.
+
+    Rows that the session holds load these columns again on access, which needs the session: a detached row has them no more.
+    """
     session.flush()
     session.execute(statement, {"ids": sorted(ids), **values})
-    held = {row.id: row for row in session.identity_map.values() if isinstance(row, WorkItemRow)}
+    # By its key: `row.id` of an expired row is a query, and an error if it has been deleted.
+    held = {
+        inspect(row).identity[0]: row for row in session.identity_map.values() if isinstance(row, WorkItemRow)
+    }
     for item_id in held.keys() & set(ids):
         session.expire(held[item_id], _WRITTEN)
 

@@ -14,12 +14,15 @@ class Pacing:
         self._monotonic = monotonic
         self._due_at: dict[str, float] = {}
         self._early: set[str] = set()
+        self._skipped: set[str] = set()
 
     def take(self, step: str, interval_seconds: float) -> bool:
         """Return whether a step is due; if so, it is due again after the interval."""
         now = self._monotonic()
         if step not in self._early and now < self._due_at.get(step, -math.inf):
+            self._skipped.add(step)
             return False
+        self._skipped.discard(step)
         self._early.discard(step)
         self._due_at[step] = now + interval_seconds
         return True
@@ -29,10 +32,10 @@ class Pacing:
         self._early.update(steps)
 
     def remaining(self, steps: Iterable[str]) -> float:
-        """Return the seconds until the intervals of all of the steps are over: 0 if they are, infinity if none of them has run.
+        """Return the seconds until the intervals of those steps are over that were skipped at their last turn; infinity if none was.
 
-        Steps run one after the other. An iteration at the end of the first one's interval would come too early for the next.
-        A step that was made due before does not count: one that makes itself due, and fails, would keep its loop from ever sleeping.
+        A loop that sleeps no longer runs them when they are due. Of several the last counts: steps run one after the other, and an iteration at
+        the end of the first one's interval would come too early for the next.
         """
-        due_at = max((self._due_at[step] for step in steps if step in self._due_at), default=math.inf)
+        due_at = max((self._due_at[step] for step in steps if step in self._skipped), default=math.inf)
         return max(0.0, due_at - self._monotonic())

@@ -93,9 +93,8 @@ def _columns(below: Sequence[RegionView]) -> int:
 
 def _words(region: RegionView) -> str:
     kind, label = link_of(region)
-    if kind in _TROUBLED:
-        return f"{region.name}: {label}"
-    return f"{region.name} (home)" if region.home else region.name
+    name = f"{region.name} (home)" if region.home else region.name
+    return f"{name}: {label}" if kind in _TROUBLED else name
 
 
 def _position(name: str) -> tuple[int, int]:
