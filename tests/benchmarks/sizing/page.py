@@ -106,9 +106,9 @@ def _costs(results: Figures) -> str:
         rows.append((words, *cpu, f"{costs['wal_bytes'][kind] * times / 1e3:.2f}"))
     heads = ["", "gateway, ms", "of which its event loop", "Postgres, ms", "scheduler, ms", "WAL, kB"]
     memory = results["memory_mb"]
-    told = f"{_not_told_apart(results)}{_busy(results)}"
+    which = f"{_collinear(results)}{_busy(results)}"
     return (
-        f"{table(heads, rows)}\n\n{told} A gateway has {memory['gateway']:.0f} MB, and {memory['connection'] * 1e3:.0f} kB for each connection. "
+        f"{table(heads, rows)}\n\n{which} A gateway has {memory['gateway']:.0f} MB, and {memory['connection'] * 1e3:.0f} kB for each connection. "
         f"{results['hot_updates_share']:.0%} of the updates of workers' rows changed no index; the table had "
         f"{results['worker_table_bytes_a_row'] / 1e3:.1f} kB a worker, dead rows included."
     )
@@ -121,20 +121,20 @@ def _busy(results: Figures) -> str:
         return ""
     return (
         f" At a load of {load} on {cpus} cores other programs ran beside the measurement: CPU of a request is then higher, and a gateway that does not keep up makes "
-        "fewer batches than are counted, so that a batch and what is in it are told apart badly. Measure again on a quiet machine before you rely on them."
+        "fewer batches than are counted, so that a batch and what is in it are badly distinguished. Measure again on a quiet machine before you rely on them."
     )
 
 
-def _not_told_apart(results: Figures) -> str:
+def _collinear(results: Figures) -> str:
     stages, together = results["not_told_apart_by_stages"], results["not_told_apart"]
     words = (
-        f"The swarm's stages alone do not tell these apart: {_list(stages)}. `make bench-costs` therefore measures each by itself. "
+        f"The swarm's stages alone do not distinguish these: {_list(stages)}. `make bench-costs` therefore measures each by itself. "
         if stages
         else ""
     )
     if together:
-        return f"{words}Both together do not tell these apart, and only their sum is sure: {_list(together)}."
-    return f"{words}Both together tell all of them apart."
+        return f"{words}Both together do not distinguish these, and only their sum is sure: {_list(together)}."
+    return f"{words}Both together distinguish all of them."
 
 
 def _list(kinds: Sequence[str]) -> str:
