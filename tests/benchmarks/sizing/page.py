@@ -133,7 +133,9 @@ def _collinear(results: Figures) -> str:
         else ""
     )
     if together:
-        return f"{words}Both together do not distinguish these, and only their sum is sure: {_list(together)}."
+        return (
+            f"{words}Both together do not distinguish these, and only their sum is sure: {_list(together)}."
+        )
     return f"{words}Both together distinguish all of them."
 
 
