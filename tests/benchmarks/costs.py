@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,23 +33,27 @@ import uvloop
 from tests.benchmarks import database_counters, processes
 from tests.benchmarks.airflow_api import AirflowApi
 from tests.benchmarks.edge import Edge
-from tests.benchmarks.simulated_workers import Identities, SimulatedWorker
+from tests.benchmarks.simulated_workers import (
+    VERSIONS,
+    Identities,
+    SimulatedWorker,
+    encoded,
+    heartbeat,
+    refusals,
+    success,
+)
 from tests.benchmarks.swarm import (
     GATEWAY_CORE,
     REGION,
-    RENDERED,
     RESULTS,
-    VERSIONS,
     Swarm,
     Tally,
     bind_to_one_core,
-    encoded,
     leave_a_core,
-    record,
 )
 from tests.benchmarks.systems import DAG_COUNT, WORKLOADS, end_well
 
-from airbridge.core.protocol import Grant, Heartbeat, LeaseRef
+from airbridge.core.protocol import Grant, LeaseRef
 
 OUTPUT: Final = RESULTS / "costs.json"
 WORKERS: Final = 1_000
@@ -167,7 +172,7 @@ class Phases:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             # The first connection, busy or not: handshakes are no part of a phase.
             (connection,) = worker.reserve(1)
-            await self._swarm.timed(connection, "heartbeat", lambda: _heartbeat(leases), due, tally)
+            await self._swarm.timed(connection, "heartbeat", partial(heartbeat, leases), due, tally)
 
         await asyncio.gather(*(send(number, began + each) for number, each in enumerate(times)))
         return _answered(tally, "heartbeat")
@@ -194,14 +199,10 @@ class Phases:
         return _answered(tally, "claim")
 
     async def _report(self, worker: SimulatedWorker, grant: Grant) -> int:
-        tally, ended = Tally(), {"state": "success", "end_date": datetime.now(UTC).isoformat()}
-        path = f"task-instances/{grant.ti_id}"
-        records = [
-            record(grant, 1, "PUT", f"{path}/rtif", RENDERED),
-            record(grant, 2, "PATCH", f"{path}/state", ended),
-        ]
-        body = encoded({"records": records})
-        await self._swarm.timed(worker.free, "exchange", lambda: body, time.monotonic(), tally)
+        tally, body = Tally(), success(grant)
+        answer = await self._swarm.timed(worker.free, "exchange", lambda: body, time.monotonic(), tally)
+        for refusal in refusals(answer):
+            tally.fail("record", refusal)
         return _answered(tally, "exchange")
 
     async def _ended(self) -> None:
@@ -234,13 +235,6 @@ def _answered(tally: Tally, kind: str) -> int:
 
 def _leases(grant: Grant) -> tuple[LeaseRef, ...]:
     return (LeaseRef(item_id=grant.item_id, epoch=grant.epoch),)
-
-
-def _heartbeat(leases: tuple[LeaseRef, ...]) -> bytes:
-    sent = Heartbeat(
-        sent_at=datetime.now(UTC), versions=VERSIONS, slots_total=1, slots_used=len(leases), leases=leases
-    )
-    return sent.model_dump_json().encode()
 
 
 async def measure(edge: Edge, folder: Path, workers: int, keep: Callable[[dict[str, Any]], None]) -> None:

@@ -1,15 +1,16 @@
-"""Simulated workers as a gateway sees them: certificates, access tokens and connections, ten thousand of them in one process."""
+"""Simulated workers as a gateway sees them: certificates, access tokens, connections and requests, ten thousand of them in one process."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -20,12 +21,16 @@ from airbridge.control_plane.identity.access import AccessTokens
 from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.control_plane.identity.secrets import GatewaySecrets
 from airbridge.control_plane.identity.spiffe import WorkerName
-from airbridge.core.protocol import PROTOCOL_VERSION, VERSION_HEADER
+from airbridge.core.protocol import PROTOCOL_VERSION, VERSION_HEADER, Grant, Heartbeat, LeaseRef
+from airbridge.edge_worker.ops.versions import installed
 
 CONNECTIONS_A_WORKER: Final = 16
 """Most connections in a worker's pool."""
 ANSWER_SECONDS: Final = 60.0
 LIFETIME: Final = timedelta(hours=2)
+VERSIONS: Final = installed()
+RENDERED: Final[dict[str, Any]] = {"templates_dict": None, "op_args": [], "op_kwargs": {}}
+"""The rendered fields of a ``@task``, which its process sends. A task without any sends none."""
 
 
 class Identities:
@@ -141,3 +146,49 @@ class SimulatedWorker:
         """Close all of them."""
         for connection in self._connections:
             await connection.close()
+
+
+def heartbeat(leases: Sequence[LeaseRef] = ()) -> bytes:
+    """Return the body of a heartbeat of a worker with one slot, which is taken if it holds a lease."""
+    sent = Heartbeat(
+        sent_at=datetime.now(UTC),
+        versions=VERSIONS,
+        slots_total=1,
+        slots_used=len(leases),
+        leases=tuple(leases),
+    )
+    return sent.model_dump_json().encode()
+
+
+def success(grant: Grant) -> bytes:
+    """Return the body of an exchange: the rendered fields of a granted task, and its success."""
+    path, ended = f"task-instances/{grant.ti_id}", datetime.now(UTC).isoformat()
+    records = [
+        _record(grant, 1, "PUT", f"{path}/rtif", RENDERED),
+        _record(grant, 2, "PATCH", f"{path}/state", {"state": "success", "end_date": ended}),
+    ]
+    return encoded({"records": records})
+
+
+def refusals(answer: bytes | None) -> list[str]:
+    """Return status and body of each record that the answer to an exchange refuses."""
+    results = json.loads(answer)["results"] if answer else ()
+    return [f"{each['status']}: {each['body']}" for each in results if each["status"] >= 400]
+
+
+def encoded(body: Any) -> bytes:
+    """Return a body of a request."""
+    return json.dumps(body).encode()
+
+
+def _record(grant: Grant, seq: int, method: str, path: str, body: Any) -> dict[str, Any]:
+    return {
+        "item_id": str(grant.item_id),
+        "epoch": grant.epoch,
+        "seq": seq,
+        "method": method,
+        "path": path,
+        "query": "",
+        "body": json.dumps(body),
+        "recorded_at": datetime.now(UTC).isoformat(),
+    }

@@ -44,14 +44,22 @@ from tests.benchmarks.airflow_api import AirflowApi
 from tests.benchmarks.edge import Edge
 from tests.benchmarks.gateways import GatewayProcess
 from tests.benchmarks.measured import percentiles
-from tests.benchmarks.simulated_workers import Identities, SimulatedConnection, SimulatedWorker
+from tests.benchmarks.simulated_workers import (
+    VERSIONS,
+    Identities,
+    SimulatedConnection,
+    SimulatedWorker,
+    encoded,
+    heartbeat,
+    refusals,
+    success,
+)
 from tests.benchmarks.systems import DAG_COUNT, WORKLOADS, end_well
 
 from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.control_plane.local.services.airflow_config import TRUST_DOMAIN
-from airbridge.core.protocol import Grant, Heartbeat
-from airbridge.edge_worker.ops.versions import installed
+from airbridge.core.protocol import Grant
 
 REGION: Final = "us-east-1"
 FACTORY: Final = "factory-7"
@@ -69,9 +77,6 @@ KEPT_SECONDS: Final = 30.0
 """Idle time after which a connection has a request, while others are being made."""
 KEPT_AT_ONCE: Final = 32
 TASKS_A_STAGE: Final = 200
-VERSIONS: Final = installed()
-RENDERED: Final[dict[str, Any]] = {"templates_dict": None, "op_args": [], "op_kwargs": {}}
-"""The rendered fields of a ``@task``, which its process sends. A task without any sends none."""
 
 
 @dataclass
@@ -154,7 +159,7 @@ class Swarm:
                         for connection in worker.reserve(2 if self._region == FACTORY else 1):
                             await connection.connect()
                             # The gateway closes connections on which no request arrives.
-                            await connection.post("heartbeat", _heartbeat)
+                            await connection.post("heartbeat", heartbeat)
                             self._idle.append((time.monotonic(), connection))
                         return True
                 return False
@@ -178,7 +183,7 @@ class Swarm:
                 while self._idle and time.monotonic() - self._idle[0][0] > KEPT_SECONDS:
                     _, connection = self._idle.popleft()
                     with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-                        await connection.post("heartbeat", _heartbeat)
+                        await connection.post("heartbeat", heartbeat)
                     self._idle.append((time.monotonic(), connection))
                 await asyncio.sleep(0.1)
 
@@ -209,7 +214,7 @@ class Swarm:
         return sum(worker.connections for worker in self._workers)
 
     def _write_rows(self, fresh: Sequence[tuple[WorkerName, PeerCertificate]]) -> None:
-        versions = installed().model_dump_json()
+        versions = VERSIONS.model_dump_json()
         rows = [
             (name.worker, name.region, name.pool, versions, certificate.thumbprint, certificate.not_after)
             for name, certificate in fresh
@@ -239,7 +244,7 @@ class Swarm:
         due = time.monotonic() + self._rng.uniform(0, INTERVAL_SECONDS)
         while due < until:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            await self.timed(worker.free, "heartbeat", _heartbeat, due, tally)
+            await self.timed(worker.free, "heartbeat", heartbeat, due, tally)
             due = max(due + INTERVAL_SECONDS, time.monotonic())
 
     async def _poll(self, worker: SimulatedWorker, until: float, tally: Tally) -> None:
@@ -305,50 +310,15 @@ class Swarm:
         grants = json.loads(answer)["grants"] if answer else []
         for each in grants:
             grant = Grant.model_validate(each)
-            records = [
-                record(grant, 1, "PUT", f"task-instances/{grant.ti_id}/rtif", RENDERED),
-                record(
-                    grant,
-                    2,
-                    "PATCH",
-                    f"task-instances/{grant.ti_id}/state",
-                    {"state": "success", "end_date": datetime.now(UTC).isoformat()},
-                ),
-            ]
-            body = partial(encoded, {"records": records})
+            body = partial(success, grant)
             reported = await self.timed(worker.free, "exchange", body, time.monotonic(), tally)
-            for result in json.loads(reported)["results"] if reported else ():
-                if result["status"] >= 400:
-                    tally.fail("record", f"{result['status']}: {result['body']}")
+            for refusal in refusals(reported):
+                tally.fail("record", refusal)
 
     async def close(self) -> None:
         """Close every connection."""
         for worker in self._workers:
             await worker.close()
-
-
-def _heartbeat() -> bytes:
-    said = Heartbeat(sent_at=datetime.now(UTC), versions=VERSIONS, slots_total=1, slots_used=0)
-    return said.model_dump_json().encode()
-
-
-def encoded(body: Any) -> bytes:
-    """Return a body of a request."""
-    return json.dumps(body).encode()
-
-
-def record(grant: Grant, seq: int, method: str, path: str, body: Any) -> dict[str, Any]:
-    """Return a record of an exchange: a call of the task's process, as its worker reports it."""
-    return {
-        "item_id": str(grant.item_id),
-        "epoch": grant.epoch,
-        "seq": seq,
-        "method": method,
-        "path": path,
-        "query": "",
-        "body": json.dumps(body),
-        "recorded_at": datetime.now(UTC).isoformat(),
-    }
 
 
 async def measure(
