@@ -113,6 +113,15 @@ TARGETS: Final = (
         ("tests/unit/executor/test_placement.py", "tests/unit/executor/test_placement_load.py"),
     ),
     Target(
+        "nearest",
+        "executor/src/airbridge/executor/placement/nearest.py",
+        (
+            "tests/unit/executor/test_nearest.py",
+            "tests/unit/executor/test_placement_prices.py",
+            "tests/unit/executor/test_placement_load.py",
+        ),
+    ),
+    Target(
         "outbox",
         "executor/src/airbridge/executor/dispatch/outbox.py",
         (

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import ConfigurationError, PlacementError
 from airbridge.core.hints import REGION_SCHEME, Disconnect, Hints, suggestion
 from airbridge.core.protocol import DisconnectPolicy, Resources
 from airbridge.core.regions import DEFAULT_POOL, Region, queue_of
+from airbridge.executor.placement.nearest import Load, Near, Nearest
 from airbridge.executor.settings import Settings
-
-if TYPE_CHECKING:
-    from airbridge.executor.ledger.backlogs import Backlog
-
-
-#: What a task is taken to read of data whose size it does not name, in GiB, and how long it is taken to run.
-UNKNOWN_GIB = 1.0
-UNKNOWN_HOURS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +41,6 @@ class Decision:
     limits: tuple[str, ...] = ()
     #: Where the task's triggers run, if the task chooses: ``edge`` or ``home``.
     trigger: str | None = None
-
-
-# Backlog and live workers by (region, pool).
-Load = Mapping[tuple[str, str], "Backlog"]
 
 
 class Placement:
@@ -93,7 +82,7 @@ class Placement:
         data; what no region holds, or no region that has the task's pool, does not count.
         """
         hints = Hints.read(executor_config)
-        place, why = self._choose(queue, hints, load, assets)
+        place, why = self._choose(queue, hints, slots, load, assets)
         fallback = self._fallback(hints.fallback, place)
         return Decision(
             place=place,
@@ -109,16 +98,21 @@ class Placement:
         )
 
     def _choose(
-        self, queue: str | None, hints: Hints, load: Load, assets: Callable[[], Sequence[str]]
+        self, queue: str | None, hints: Hints, slots: int, load: Load, assets: Callable[[], Sequence[str]]
     ) -> tuple[PoolRef, str]:
         near = self._near(hints.near)
         if queue and queue not in self._unset_queues:
             return self._place(queue, pool=hints.pool), f"its queue is {queue!r}"
+        pool = hints.pool or DEFAULT_POOL
         if near:
-            return self._nearest(near, hints, load)
-        if self._settings.near_assets and (held := self._held(assets, hints.pool or DEFAULT_POOL)):
-            place, why = self._nearest(held, hints, load)
-            return place, f"{why}, which it declares as assets"
+            nearest = Nearest(near, hints, slots, self._catalogue.prices, load)
+            if all(region.pool(pool) is None for region in nearest.regions):
+                return self._in_region(nearest.regions[0].name, pool, subject="the hint"), ""
+            choice = nearest.choose(refuse=True)
+            return PoolRef(choice.region, pool), choice.why
+        if self._settings.near_assets and (held := self._held(assets, pool)):
+            choice = Nearest(held, hints, slots, self._catalogue.prices, load).choose(refuse=False)
+            return PoolRef(choice.region, pool), f"{choice.why}, which it declares as assets"
         if hints.pool:
             return self._in_region(self._default.region, hints.pool), f"its pool is {hints.pool!r}"
         return self._default, "it names neither a queue nor a hint"
@@ -154,10 +148,10 @@ class Placement:
 
     # --- Hints ------------------------------------------------------------------------------------
 
-    def _near(self, hints: Sequence[str]) -> list[tuple[str, tuple[Region, ...]]]:
-        return [(hint, self._holders(hint)) for hint in hints]
+    def _near(self, hints: Sequence[str]) -> list[Near]:
+        return [Near(hint, self._holders(hint)) for hint in hints]
 
-    def _held(self, assets: Callable[[], Sequence[str]], pool: str) -> list[tuple[str, tuple[Region, ...]]]:
+    def _held(self, assets: Callable[[], Sequence[str]], pool: str) -> list[Near]:
         """Return the assets that regions with this pool hold, with these regions."""
         if not self._has_data:
             return []
@@ -167,7 +161,7 @@ class Placement:
                 region for region in self._catalogue.regions_with(uri) if region.pool(pool) is not None
             )
             if holders:
-                found.append((uri, holders))
+                found.append(Near(uri, holders))
         return found
 
     def _holders(self, hint: str) -> tuple[Region, ...]:
@@ -183,54 +177,6 @@ class Placement:
                 "Add it to 'data' of a region in the catalogue, or name the region as region:NAME"
             )
         return holders
-
-    def _nearest(
-        self, near: Sequence[tuple[str, tuple[Region, ...]]], hints: Hints, load: Load
-    ) -> tuple[PoolRef, str]:
-        """The cheapest where there are prices; then most hints, the earlier hint, live workers, the shorter wait for a slot."""
-        pool = hints.pool or DEFAULT_POOL
-        candidates = {region.name: region for _, regions in near for region in regions}
-        serving = [name for name, region in candidates.items() if region.pool(pool) is not None]
-        if not serving:
-            return self._in_region(next(iter(candidates)), pool, subject="the hint"), ""
-        costs = self._costs(serving, near, hints, pool)
-        best = min(
-            serving,
-            key=lambda name: (costs.get(name, 0.0), *_rank(name, near), *_wait(load.get((name, pool)))),
-        )
-        matched = [hint for hint, regions in near if best in {region.name for region in regions}]
-        return PoolRef(best, pool), f"near {', '.join(matched)}{_compared(best, costs)}"
-
-    def _costs(
-        self,
-        names: Sequence[str],
-        near: Sequence[tuple[str, tuple[Region, ...]]],
-        hints: Hints,
-        pool: str,
-    ) -> dict[str, float]:
-        """Return what a run costs in each region: its slot, and the data that it reads from elsewhere; empty without prices."""
-        prices = self._catalogue.prices
-        if prices is None:
-            return {}
-        data = [
-            (hints.sizes.get(hint, UNKNOWN_GIB), [region.name for region in regions])
-            for hint, regions in near
-            if not hint.startswith(REGION_SCHEME)
-        ]
-        hours = hints.hours or UNKNOWN_HOURS
-        return {
-            # Rounded: sums of the same prices in another order are no difference.
-            name: round(
-                hours * prices.of_slot(name, pool)
-                + sum(
-                    size * min(prices.of_egress(holder) for holder in holders)
-                    for size, holders in data
-                    if name not in holders
-                ),
-                9,
-            )
-            for name in names
-        }
 
     def _fallback(self, queues: Sequence[str], place: PoolRef) -> tuple[PoolRef, ...]:
         found: list[PoolRef] = []
@@ -279,25 +225,3 @@ class Placement:
             stop_after=None if stop_after is None else min(stop_after, lost_after),
             replace=settings.replace if requested.replace is None else requested.replace,
         )
-
-
-def _compared(best: str, costs: Mapping[str, float]) -> str:
-    """Return the costs of the regions that were compared, the chosen one first."""
-    if len(costs) < 2:
-        return ""
-    others = sorted((cost, name) for name, cost in costs.items() if name != best)
-    listed = ", ".join(f"{name} {cost:.4g}" for cost, name in others[:3])
-    return f"; costs {costs[best]:.4g} there, {listed}{', …' if len(others) > 3 else ''}"
-
-
-def _rank(name: str, near: Sequence[tuple[str, tuple[Region, ...]]]) -> tuple[int, int]:
-    matched = [
-        index for index, (_, regions) in enumerate(near) if any(region.name == name for region in regions)
-    ]
-    return -len(matched), matched[0]
-
-
-def _wait(backlog: Backlog | None) -> tuple[bool, float]:
-    if backlog is None or not backlog.slots:
-        return True, float(backlog.placed + backlog.sent) if backlog else 0.0
-    return False, (backlog.placed + backlog.sent + backlog.claimed) / backlog.slots

@@ -12,7 +12,8 @@ from uuid import uuid4
 from airbridge.core.exceptions import PlacementError
 from airbridge.core.regions import DEFAULT_TEAM
 from airbridge.executor.ledger.items import NewItem
-from airbridge.executor.placement.placement import Decision, Load, Placement
+from airbridge.executor.placement.nearest import Load
+from airbridge.executor.placement.placement import Decision, Placement
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
