@@ -426,14 +426,19 @@ def test_records_are_keyed_by_epoch(session: Any) -> None:
 
 
 def test_events_carry_their_ids(session: Any) -> None:
-    """An event of a work item names its ids and its trace; old ones can be purged."""
+    """An event of a work item names its ids and its trace; old ones can be purged once the item is."""
     [row] = place(session, new_item(trace={"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}))
     event = events.record(session, "claim.granted", "gateway", row=row, worker_id="w9", why="asked")
     session.flush()
     assert (event.item_id, event.ti_id, event.region) == (row.id, row.ti_id, "eu-west-1")
     assert (event.worker_id, event.trace_id, event.detail) == ("w9", "a" * 32, {"why": "asked"})
-    assert events.purge(session, clock.now(session) - timedelta(days=1)) == 0
-    assert events.purge(session, clock.now(session) + timedelta(days=1)) == 2
+    later = clock.now(session) + timedelta(days=1)
+    assert events.purge(session, later) == 0
+    leases.settle(session, row, Outcome.CANCELLED, "over")
+    session.flush()
+    assert items.purge(session, later) == 1
+    assert events.purge(session, later - timedelta(days=2)) == 0
+    assert events.purge(session, later) == 3
 
 
 def silent(session: Any, worker_id: str, hours: float, **said: Any) -> Any:

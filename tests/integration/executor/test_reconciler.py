@@ -74,6 +74,20 @@ def test_retention_decides_what_is_purged(session: Any, settings: Settings) -> N
     assert kept(session, young)
 
 
+def test_events_stay_as_long_as_their_item(session: Any, settings: Settings) -> None:
+    """An event is older than the end of its item, by the hours of a cut or of a long task; the usage is counted from it."""
+    item_id = settled(session, 6.9 * DAY)
+    row = session.get(WorkItemRow, item_id)
+    events.record(session, "task.ended", "w1", row=row, at=clock.now(session) - 7.1 * DAY)
+    session.commit()
+    reconciler(replace(settings, retention_days=7.0)).purge()
+    assert kept(session, item_id)
+    assert session.query(EventRow).filter_by(item_id=item_id).count() == 1
+    reconciler(replace(settings, retention_days=6.0)).purge()
+    assert not kept(session, item_id)
+    assert session.query(EventRow).filter_by(item_id=item_id).count() == 0
+
+
 def test_purge_is_hourly(session: Any, settings: Settings) -> None:
     """The first purge is after one interval, not at the start of every scheduler; each later one an hour after it."""
     monotonic = Time()
@@ -96,10 +110,7 @@ def test_purge_is_logged(session: Any, settings: Settings, what: str) -> None:
     if what == "item":
         settled(session, 365 * DAY)
     elif what == "event":
-        [row] = items.place(session, [new_item()], 1)
-        session.flush()
-        session.query(EventRow).delete()
-        events.record(session, "item.placed", "executor", row=row, at=clock.now(session) - 365 * DAY)
+        events.record(session, "worker.enrolled", "w1", at=clock.now(session) - 365 * DAY)
         session.commit()
     with capture_logs() as logs:
         reconciler(settings).purge()

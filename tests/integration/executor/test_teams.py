@@ -160,8 +160,50 @@ def test_days_are_in_utc(metadata: Metadata) -> None:
         [kept] = session.scalars(select(UsageRow)).all()
         assert kept.day == date(2025, 3, 1)
         since = datetime(2025, 3, 2, 5, 0, tzinfo=tokyo)
-        assert usage.between(session, since, since + timedelta(hours=1))
+        assert usage.between(session, since, datetime(2025, 3, 2, 9, 0, tzinfo=tokyo))
         assert not usage.between(session, since + timedelta(days=1), since + timedelta(days=2))
+        session.rollback()
+
+
+@pytest.mark.parametrize(
+    "boundary",
+    [
+        pytest.param(datetime(2025, 3, 1, tzinfo=UTC), id="its-beginning"),
+        pytest.param(datetime(2025, 3, 1, 12, 0, tzinfo=UTC), id="its-middle"),
+        pytest.param(datetime(2025, 3, 2, tzinfo=UTC), id="its-end"),
+    ],
+)
+def test_adjoining_periods_count_a_kept_day_once(metadata: Metadata, boundary: datetime) -> None:
+    """Wherever two periods meet, and so in a month's account and the next one's."""
+    with metadata.session() as session:
+        [row] = items.place(session, [new_item()], 1)
+        session.flush()
+        claim(session, row)
+        leases.settle(session, row, Outcome.SUCCESS, "success")
+        row.settled_at = datetime(2025, 3, 1, 20, 0, tzinfo=UTC)
+        session.flush()
+        items.purge(session, datetime(2025, 4, 1, tzinfo=UTC))
+        first, last = boundary - timedelta(days=28), boundary + timedelta(days=28)
+        periods = [(first, boundary), (boundary, last)]
+        counted = [used.items for each in periods for used in usage.between(session, *each).values()]
+        assert counted == [1]
+        session.rollback()
+
+
+def test_a_day_that_has_not_ended_counts(metadata: Metadata) -> None:
+    """With a retention of hours, today's usage is in a period that reaches to the present."""
+    with metadata.session() as session:
+        [row] = items.place(session, [new_item()], 1)
+        session.flush()
+        claim(session, row)
+        leases.settle(session, row, Outcome.SUCCESS, "success")
+        session.flush()
+        now = clock.now(session)
+        items.purge(session, now + timedelta(minutes=1))
+        until = now + timedelta(seconds=1)
+        assert [used.items for used in usage.between(session, now - timedelta(hours=1), until).values()] == [
+            1
+        ]
         session.rollback()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, exists, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from airbridge.executor.ledger import clock
@@ -89,8 +89,12 @@ def trace_id(trace: dict[str, str] | None) -> str | None:
 
 
 def purge(session: Any, before: datetime) -> int:
-    """Delete events older than that; return how many."""
+    """Delete events older than that, but none of a work item that is kept: its usage and its timeline are made of them.
+
+    Returns how many.
+    """
+    of_kept = exists().where(WorkItemRow.id == EventRow.item_id)
     result = session.execute(
-        delete(EventRow).where(EventRow.at < before).execution_options(synchronize_session=False)
+        delete(EventRow).where(EventRow.at < before, ~of_kept).execution_options(synchronize_session=False)
     )
     return int(result.rowcount)

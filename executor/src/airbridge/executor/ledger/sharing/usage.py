@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import case, func, select
@@ -68,8 +68,8 @@ class Amount:
 def between(session: Any, since: datetime, until: datetime) -> dict[Subject, Amount]:
     """Return what items used that were settled from `since` to before `until`, and what those use that are claimed now.
 
-    An item counts whole at the time it is settled. Of items that the retention has deleted, whole days are counted: those from
-    the day of `since` to the one of `until`, in UTC.
+    An item counts whole at the time it is settled. Of items that the retention has deleted, whole days (in UTC) are counted: a day
+    counts in the period in which it ends, or that reaches to the present, so that adjoining periods count it once.
     """
     row = WorkItemRow
     settled = (row.state == ItemState.SETTLED, row.settled_at >= since, row.settled_at < until)
@@ -77,19 +77,20 @@ def between(session: Any, since: datetime, until: datetime) -> dict[Subject, Amo
     now = clock.now(session)
     if since <= now < until:
         _add(found, _running(session, now))
-    _add(found, _kept(session, *(at.astimezone(UTC).date() for at in (since, until))))
+    first, after = (at.astimezone(UTC).date() for at in (since, until))
+    _add(found, _kept(session, first, after if until <= now else after + timedelta(days=1)))
     return found
 
 
-def _kept(session: Any, first: date, last: date) -> list[tuple[Subject, Amount]]:
-    """Return what is kept of the days from `first` to `last`."""
+def _kept(session: Any, first: date, after: date) -> list[tuple[Subject, Amount]]:
+    """Return what is kept of the days from `first` to before `after`."""
     row = UsageRow
     subject = (row.team, row.dag_id, row.region, row.pool)
     sums = (func.sum(row.items), func.sum(row.slot_seconds), func.sum(row.cpu_seconds))
     moved = (func.sum(row.xcom_bytes), func.sum(row.log_bytes), func.sum(row.code_bytes))
     query = (
         select(*subject, *sums, func.max(row.peak_memory_bytes), *moved)
-        .where(row.day >= first, row.day <= last)
+        .where(row.day >= first, row.day < after)
         .group_by(*subject)
     )
     return [

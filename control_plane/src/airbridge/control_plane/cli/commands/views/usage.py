@@ -45,8 +45,8 @@ def usage(  # noqa: PLR0917 - typer fills them by name
 ) -> None:
     """Show what work items used: slot-seconds from claim to report, CPU time and peak memory of their processes, and bytes moved.
 
-    A work item counts whole at the time it ended; those that run count until now. Days whose work items the retention has
-    deleted count whole.
+    A work item counts whole at the time it ended; those that run count until now. Days (UTC) whose work items the retention has
+    deleted count whole, in the period in which they end: adjoining periods add up.
     """
     if csv and json:
         raise typer.BadParameter("choose one of --csv and --json", param_hint="--csv")
