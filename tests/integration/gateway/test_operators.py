@@ -174,6 +174,19 @@ def test_revoked_worker_stays_revoked(world: World) -> None:
     assert "worker.revoked" in {event.event for event in world.events("worker.revoked")}
 
 
+def test_revoked_worker_works_once_its_revocation_is_removed(world: World) -> None:
+    """It gets work: what the revocation had ordered ends with it."""
+    worker = world.worker(name="found-again")
+    worker.beat()
+    with world.operator(world.access_token("workers:*", "revocations:*")) as operator:
+        assert operator.post(f"{ROOT}/workers/found-again/revoke", json={}).status_code == 200
+        target = {"kind": "worker", "value": "found-again"}
+        assert operator.delete(f"{ROOT}/revocations", params=target).status_code == 200
+    assert "drain" not in {each.kind for each in worker.beat().commands}
+    [item] = world.items()
+    assert worker.grant(item)
+
+
 def test_maintenance_requires_comment(world: World) -> None:
     """A worker under maintenance gets an order to drain with the mandatory comment, and resume ends it."""
     worker = world.worker(name="disk-swap")

@@ -18,7 +18,7 @@ YEAR = 366 * 86_400
 
 
 def _make(operator: httpx.Client, **asked: Any) -> dict[str, Any]:
-    body = {"kind": "access", "owner": "ceo", "scopes": ["workers:read"], "ttl_seconds": YEAR, **asked}
+    body = {"kind": "access", "owner": "ceo", "scopes": ["workers:read"], **asked}
     answer = operator.post(f"{ROOT}/tokens", json={"token": body})
     assert answer.status_code == 200, answer.text
     made: dict[str, Any] = answer.json()
@@ -27,11 +27,17 @@ def _make(operator: httpx.Client, **asked: Any) -> dict[str, Any]:
 
 @attack(11)
 def child_outlives_its_parent(world: World) -> None:
-    """A token of six seconds makes children, of either kind, that are good for a year."""
+    """A token of six seconds makes children, of either kind, that are good for a year, or for the hour of the default."""
     with world.operator(world.access_token("tokens:*", "workers:read", ttl=timedelta(seconds=6))) as operator:
+        body = {"kind": "access", "owner": "ceo", "scopes": ["workers:read"], "ttl_seconds": YEAR}
+        join = {"kind": "join", "region": "eu-west-1", "ttl_seconds": 90 * 86_400}
+        for wanted in (body, join):
+            refused = operator.post(f"{ROOT}/tokens", json={"token": wanted})
+            assert refused.status_code == 400
+            assert "a token ends with the one that it is made with" in refused.json()["detail"]
         child = _make(operator)
         listed = {row["id"]: row for row in operator.get(f"{ROOT}/tokens").json()["tokens"]}
-        join = {"kind": "join", "region": "eu-west-1", "ttl_seconds": 90 * 86_400}
+        join = {"kind": "join", "region": "eu-west-1"}
         joined = operator.post(f"{ROOT}/tokens", json={"token": join}).json()
     parent = listed[child["parent"]]
     for made in (child, joined):

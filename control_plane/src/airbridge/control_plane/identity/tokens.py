@@ -26,6 +26,12 @@ MAX_OWNER: Final = 250
 CREATED_BY_SCOPE: Final = "scope tokens:create"
 
 
+#: Lifetime of a token for which none was requested.
+DEFAULT_TTL: Final = timedelta(hours=1)
+# By so much may a lifetime exceed the parent's: it takes a moment to request one's own.
+_ROUNDING: Final = timedelta(minutes=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Parent:
     """Access token that another is made under. A child lives within its parent's scope, owner and lifetime."""
@@ -58,14 +64,18 @@ def create_join(
     region: str,
     pool: str,
     owner: str,
-    ttl: timedelta,
+    ttl: timedelta | None,
     uses: int | None = 1,
     worker: str | None = None,
     actor: str | None = None,
     address: str | None = None,
     parent: Parent | None = None,
 ) -> Issued:
-    """Make a join token for one region and pool, or one worker there. `uses` of None means any number until it expires."""
+    """Make a join token for one region and pool, or one worker there. `uses` of None means any number until it expires.
+
+    Without `ttl` it is good for `DEFAULT_TTL`, or as long as its parent if that ends before. Raises `Refused` for a `ttl` that
+    ends after the parent.
+    """
     _check_lifetime(ttl)
     if uses is not None and uses < 1:
         raise Refused(400, RefusalReason.MALFORMED, f"uses is {uses}; it must be 1 or more, or unset")
@@ -91,13 +101,14 @@ def create_access(
     scopes: Sequence[str],
     owner: str,
     actor: str,
-    ttl: timedelta,
+    ttl: timedelta | None,
     address: str | None = None,
     parent: Parent | None = None,
     token_id: str | None = None,
     rule: str = CREATED_BY_SCOPE,
 ) -> Issued:
-    """Make an operators' access token. Raises `InvalidScope` for a scope that cannot be read, `Refused` for an owner too long.
+    """Make an operators' access token. Raises `InvalidScope` for a scope that cannot be read, `Refused` for an owner too long,
+    or a `ttl` that ends after the parent; see `create_join`.
 
     The caller checks that the scopes are within the parent's: it has parsed them.
     """
@@ -158,14 +169,21 @@ def _record(
     )
 
 
-def _within(session: Any, ttl: timedelta, parent: Parent | None) -> float:
-    """Return a lifetime in seconds that ends with the parent's at the latest."""
+def _within(session: Any, ttl: timedelta | None, parent: Parent | None) -> float:
+    """Return a lifetime in seconds that ends with the parent's at the latest. Raises `Refused` if that is not what was requested."""
     if parent is None:
-        return ttl.total_seconds()
-    left = (parent.expires_at - clock.now(session)).total_seconds()
-    return max(0.0, min(ttl.total_seconds(), left))
+        return (ttl or DEFAULT_TTL).total_seconds()
+    left = max(timedelta(0), parent.expires_at - clock.now(session))
+    if ttl is not None and ttl > left + _ROUNDING:
+        raise Refused(
+            400,
+            RefusalReason.MALFORMED,
+            f"a token ends with the one that it is made with, which ends at {parent.expires_at.isoformat(timespec='seconds')}: "
+            f"a TTL of {ttl} is too long. Request less, or make it with a token that lives longer ('airbridge token root')",
+        )
+    return min(ttl or DEFAULT_TTL, left).total_seconds()
 
 
-def _check_lifetime(ttl: timedelta) -> None:
-    if ttl <= timedelta(0):
+def _check_lifetime(ttl: timedelta | None) -> None:
+    if ttl is not None and ttl <= timedelta(0):
         raise Refused(400, RefusalReason.MALFORMED, f"the TTL is {ttl}; it must be positive")

@@ -57,7 +57,13 @@ def create(  # noqa: PLR0917 - typer fills them by name
         list[str],
         typer.Option("--scope", help="For an access token: what it allows; may be given several times."),
     ] = [],  # noqa: B006 - typer copies it
-    ttl: Annotated[str, typer.Option(help="Time until it expires: 30m, 12h, 7d.")] = "1h",
+    ttl: Annotated[
+        str | None,
+        typer.Option(
+            help="Time until it expires: 30m, 12h, 7d; at most as long as the token in use.",
+            show_default="1h",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Create a token. Its secret is printed once and cannot be shown again.
@@ -66,9 +72,7 @@ def create(  # noqa: PLR0917 - typer fills them by name
     With --owner and --scope: an access token, for a person or a pipeline. Its owner is below that of the token in use
     (ann/ci), its scopes are a subset of that one's, and it ends with it, by time or by revocation.
     """
-    body = _token_request(
-        region, owner, pool=pool, worker=worker, uses=uses, scopes=scopes, seconds=_seconds(ttl)
-    )
+    body = _token_request(region, owner, pool=pool, worker=worker, uses=uses, scopes=scopes, ttl=ttl)
     with connection.client(context) as client:
         made = client.post("tokens", {"token": body})
     if json:
@@ -145,18 +149,19 @@ def _token_request(
     worker: str | None,
     uses: int,
     scopes: list[str],
-    seconds: float,
+    ttl: str | None,
 ) -> dict[str, Any]:
     if (region is None) == (owner is None):
         raise ConfigurationError("give --region (a join token) or --owner with --scope (an access token)")
+    lifetime = {} if ttl is None else {"ttl_seconds": _seconds(ttl)}
     if region is not None:
         named = {"worker": worker} if worker else {}
-        return {"kind": "join", "region": region, "pool": pool, **named, "uses": uses, "ttl_seconds": seconds}
+        return {"kind": "join", "region": region, "pool": pool, **named, "uses": uses, **lifetime}
     if not scopes:
         raise ConfigurationError(
             "--scope is not given; an access token needs one or more, like 'dags:push team-a'"
         )
-    return {"kind": "access", "owner": owner, "scopes": scopes, "ttl_seconds": seconds}
+    return {"kind": "access", "owner": owner, "scopes": scopes, **lifetime}
 
 
 def _seconds(ttl: str) -> float:

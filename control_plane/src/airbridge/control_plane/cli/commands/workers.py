@@ -117,7 +117,7 @@ def revoke(
     break_glass: BreakGlass = False,
     json: Json = False,
 ) -> None:
-    """Revoke a worker immediately and for good: its name cannot enrol again."""
+    """Revoke a worker immediately: its name cannot enrol again, until 'airbridge revocation remove worker NAME'."""
     with connection.client(context) as client:
         alone = {"break_glass": True} if break_glass else {}
         _show(client.post(f"workers/{worker}/revoke", {"comment": comment, **alone}), json)

@@ -54,7 +54,8 @@ class NewJoinToken(operator_endpoint.Body):
     pool: Name = "default"
     #: The one name that may enrol with it.
     worker: Name | None = None
-    ttl_seconds: float = Field(default=3600.0, gt=0, le=90 * 86_400)
+    #: Unset: an hour, or as long as the requesting token.
+    ttl_seconds: float | None = Field(default=None, gt=0, le=90 * 86_400)
     uses: int | None = Field(default=1, ge=1)
 
 
@@ -64,7 +65,7 @@ class NewAccessToken(operator_endpoint.Body):
     kind: Literal["access"] = "access"
     owner: str = Field(min_length=1, max_length=250)
     scopes: tuple[str, ...] = Field(min_length=1, max_length=50)
-    ttl_seconds: float = Field(default=86_400.0, gt=0, le=366 * 86_400)
+    ttl_seconds: float | None = Field(default=None, gt=0, le=366 * 86_400)
 
 
 class NewToken(operator_endpoint.Body):
@@ -109,6 +110,10 @@ def _remove_revocation(session: Any, operator: Operator, asked: Payload) -> dict
     wanted = RevocationTarget.model_validate(asked)
     if not revocations.remove(session, wanted.kind, wanted.value):
         raise operator_endpoint.missing(f"{wanted.kind} {wanted.value!r} is not revoked")
+    row = workers.get(session, wanted.value) if wanted.kind == "worker" else None
+    if row is not None and row.wanted == "revoked":
+        # Revoked by `worker revoke`, which also ordered it to stop: without this it would enrol, and get no work.
+        row.wanted, row.comment = "active", None
     _record_revocation(session, operator, "revocation.removed", wanted, None)
     return {"kind": wanted.kind, "value": wanted.value}
 
@@ -206,7 +211,7 @@ def _create_join(session: Any, operator: Operator, wanted: NewJoinToken) -> issu
         worker=wanted.worker,
         owner=operator.owner,
         parent=_parent(operator),
-        ttl=timedelta(seconds=wanted.ttl_seconds),
+        ttl=_ttl(wanted.ttl_seconds),
         uses=wanted.uses,
         actor=operator.actor,
         address=operator.address,
@@ -221,8 +226,12 @@ def _create_access(session: Any, operator: Operator, wanted: NewAccessToken) -> 
         parent=_parent(operator),
         actor=operator.actor,
         address=operator.address,
-        ttl=timedelta(seconds=wanted.ttl_seconds),
+        ttl=_ttl(wanted.ttl_seconds),
     )
+
+
+def _ttl(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 def _parent(operator: Operator) -> issuing.Parent:
