@@ -13,6 +13,7 @@ import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.integration.gateway.world import (
     HOUR,
@@ -23,12 +24,16 @@ from tests.integration.gateway.world import (
     csr_pem,
     finished,
 )
+from tests.support.platform import wait_for
 
 from airbridge.control_plane.exceptions import SecretsError
+from airbridge.control_plane.gateway.background import snapshot_signatures
 from airbridge.control_plane.identity import rotation, secrets
 from airbridge.control_plane.identity.ca import CertificateAuthority, key_id
+from airbridge.core.code.signature import PUBLISH_KEY, SnapshotSigner, SnapshotVerifier, key_of
 from airbridge.core.protocol import Credentials, RefusalReason, RenewCommand, TrustCommand
 from airbridge.core.signing import Signer
+from airbridge.executor.bundles import registry, versions
 from airbridge.executor.ledger.models import WorkerRow
 
 
@@ -246,3 +251,51 @@ def test_workers_send_their_chain(world: World) -> None:
     worker.present(alone, worker.token)
     with pytest.raises((httpx.TransportError, ssl.SSLError)):
         worker.beat()
+
+
+# --- Snapshots of DAG code
+
+VERSION = f"sha256:{'a' * 64}"
+
+
+def recorded(world: World, bundle: str, signature: str) -> None:
+    with world.metadata.session() as session:
+        versions.sign(session, bundle, VERSION, "ci", signature)
+        session.commit()
+
+
+def signature_of(world: World, bundle: str) -> str | None:
+    with world.metadata.session() as session:
+        return versions.signatures(session, [(bundle, VERSION)]).get((bundle, VERSION))
+
+
+def test_publishing_key_rotation_signs_snapshots_anew(world: World, directory: Path) -> None:
+    """What the old key signed is good under the new one alone; what no known key signed is not made good."""
+    old = registry.read_signer(directory / PUBLISH_KEY)
+    stranger = SnapshotSigner(Ed25519PrivateKey.generate())
+    recorded(world, "mine", old.sign("mine", VERSION, "ci"))
+    forged = stranger.sign("forged", VERSION, "ci")
+    recorded(world, "forged", forged)
+    other = old.sign("mine", VERSION, "ci")
+    recorded(world, "renamed", other)
+    new = rotation.rotate_publishing_key(directory)
+    wait_for(lambda: key_of(signature_of(world, "mine") or "") == new.kid, "the gateway to sign it anew")
+    assert SnapshotVerifier([new]).check("mine", VERSION, signature_of(world, "mine")) == "ci"
+    assert (signature_of(world, "forged"), signature_of(world, "renamed")) == (forged, other)
+    with world.operator(world.access_token("workers:read")) as operator:
+        signed_by = operator.get("/operator/v1/keys").json()["snapshots_signed_by"]
+    assert signed_by[new.kid] >= 1
+    assert signed_by[old.verify_key.kid] == 1
+    assert world.audited("snapshots.signed_anew")[-1].detail["key"] == new.kid
+    assert rotation.retire_publishing_keys(directory) == (old.verify_key,)
+    assert secrets.load_publish_keys(directory) == (new,)
+
+
+def test_nothing_is_signed_with_a_key_that_workers_lack(world: World, directory: Path) -> None:
+    """A directory that got the key before the list of public keys changes nothing yet."""
+    old = registry.read_signer(directory / PUBLISH_KEY)
+    signature = old.sign("mine", VERSION, "ci")
+    recorded(world, "mine", signature)
+    secrets.write(directory / PUBLISH_KEY, Signer.generate().to_pem())
+    assert snapshot_signatures.renew(directory) == 0
+    assert signature_of(world, "mine") == signature

@@ -101,10 +101,10 @@ def test_rotation_runbook_keeps_workers(world: World, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     after, keys_after = rotation.certificates(directory), world.keyring.keys.describe()
     assert {key_id(each) for each in after.roots}.isdisjoint(key_id(each) for each in before.roots)
-    for name in ("issuing_ca", "roots", "work_item_keys", "token_keys", "trust"):
+    for name in ("issuing_ca", "roots", "work_item_keys", "publishing_keys", "token_keys", "trust"):
         assert keys_after[name] != keys_before[name], name
     # The gateway follows the files at its own pace.
-    wait_for(lambda: _counts(world) == (1, 1), "the gateway to let go of the old keys")
+    wait_for(lambda: _counts(world) == (1, 1, 1), "the gateway to let go of the old keys")
     assert [each.errors for each in alive] == [[], []]
     assert all(each.renewals >= 1 for each in alive)
     with world.operator(old_token) as operator:
@@ -114,7 +114,7 @@ def test_rotation_runbook_keeps_workers(world: World, tmp_path: Path) -> None:
     assert done.stdout.rstrip().splitlines()[-1].startswith("sound: ")
 
 
-def _counts(world: World) -> tuple[int, int]:
-    """Return the numbers of work-item keys and token keys that the gateway uses."""
+def _counts(world: World) -> tuple[int, int, int]:
+    """Return the numbers of work-item keys, token keys and publishing keys that the gateway uses."""
     keys = world.keyring.keys
-    return len(keys.trust.verify_keys), len(keys.tokens.key_ids)
+    return len(keys.trust.verify_keys), len(keys.tokens.key_ids), len(keys.trust.publish_keys)

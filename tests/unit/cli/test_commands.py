@@ -154,6 +154,7 @@ def test_commands_match_documentation() -> None:
         "keys retire-signing",
         "keys rotate-publishing",
         "keys rotate-token",
+        "keys retire-publishing",
         "keys retire-token",
     }
 

@@ -94,6 +94,7 @@ LINES: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "keys rotate-token": (SECRETS, ()),
     "keys retire-token": (SECRETS, ()),
     "keys rotate-publishing": (SECRETS, ()),
+    "keys retire-publishing": ((*SECRETS, "--force"), ()),
 }
 
 

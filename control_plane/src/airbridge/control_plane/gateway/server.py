@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, Self
 
 import structlog
@@ -33,6 +34,7 @@ from airbridge.control_plane.gateway.audit.denials import DenialLog, Rates
 from airbridge.control_plane.gateway.auth.authentication import WorkerAuthenticator
 from airbridge.control_plane.gateway.auth.key_reload import KeyReloader
 from airbridge.control_plane.gateway.auth.residency import Residency
+from airbridge.control_plane.gateway.background import snapshot_signatures
 from airbridge.control_plane.gateway.background.liveness import Liveness
 from airbridge.control_plane.gateway.background.metrics import Counted, Metrics
 from airbridge.control_plane.gateway.background.worker_expiry import WorkerExpiry
@@ -152,7 +154,11 @@ class Gateway:
     def __init__(self, components: GatewayComponents) -> None:
         settings = components.settings
         self._components = components
-        self.key_reloader = KeyReloader(components.keyring, self._new_certificate)
+        self.key_reloader = KeyReloader(
+            components.keyring,
+            self._new_certificate,
+            partial(snapshot_signatures.renew, settings.secrets_dir),
+        )
         self._contexts = ServerContexts(components.keyring.keys.ca, _names(settings), components.clock)
         self._threads = ThreadPools.of(settings.gateway_threads)
         self._denials = DenialLog(components.denial_rates)
@@ -352,6 +358,7 @@ def _operator_app(
         policy=components.policy,
         sessions=sessions,
         approvals=approvals,
+        keyring=components.keyring,
         anchors=anchors.read,
     )
     return RateLimited(api.app(guard), _limiter(components.settings))

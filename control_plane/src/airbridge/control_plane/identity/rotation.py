@@ -121,7 +121,7 @@ def retire_signing_keys(directory: Path) -> tuple[VerifyKey, ...]:
 def rotate_publishing_key(directory: Path) -> VerifyKey:
     """Sign snapshots with a new key, or with a first one. What the old one has signed stays good: workers keep both keys.
 
-    A snapshot that is claimed before its worker's next heartbeat is retried until the key has arrived.
+    Gateways sign the recorded snapshots anew; then `retire_publishing_keys` ends the old key. A snapshot that is claimed before its worker's next heartbeat is retried until the key has arrived.
     """
     signer = Signer.generate()
     keys = secrets.load_publish_keys(directory)
@@ -129,6 +129,17 @@ def rotate_publishing_key(directory: Path) -> VerifyKey:
     secrets.write_verify_keys(directory / secrets.PUBLISH_KEYS, (*keys, signer.verify_key))
     secrets.write(directory / PUBLISH_KEY, signer.to_pem())
     return signer.verify_key
+
+
+def retire_publishing_keys(directory: Path) -> tuple[VerifyKey, ...]:
+    """Drop every key of snapshots but the current one. What dropped keys have signed is refused by workers from then on.
+
+    By then gateways must have signed the recorded snapshots anew, and what was granted before must have started.
+    """
+    keys = secrets.load_publish_keys(directory)
+    used = Signer.from_pem(secrets.read(directory / PUBLISH_KEY)).verify_key
+    secrets.write_verify_keys(directory / secrets.PUBLISH_KEYS, (used,))
+    return tuple(key for key in keys if key.kid != used.kid)
 
 
 def rotate_token_key(directory: Path) -> VerifyKey:

@@ -73,6 +73,14 @@ class SnapshotVerifier:
         return publisher
 
 
+def key_of(signature: str) -> str:
+    """Return the id of the key that a signature names; empty if it is none."""
+    try:
+        return _parse(signature)[0]
+    except BundleError:
+        return ""
+
+
 def _parse(text: str) -> tuple[str, str, bytes]:
     try:
         data = json.loads(text[:MAX_SIGNATURE_BYTES])

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, exc, select, update
+from sqlalchemy import bindparam, delete, exc, select, tuple_, update
 
 from airbridge.core.code import environment
+from airbridge.core.code.signature import SnapshotSigner, SnapshotVerifier, key_of
+from airbridge.core.exceptions import BundleError
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import BundleRow, EnvironmentRow, SnapshotRow
 
+# Signatures that are renewed between two looks at the database.
+_RENEWED_AT_ONCE: Final = 500
 # Environments that are kept of one bundle's pushes, the newest.
 KEPT_ENVIRONMENTS: Final = 20
 
@@ -84,6 +90,34 @@ def signatures(session: Any, snapshots: Iterable[tuple[str, str]]) -> dict[tuple
     rows = session.execute(_SIGNATURES, {"versions": sorted({version for _, version in wanted})})
     found = {(bundle, version): signature for bundle, version, signature in rows}
     return {key: signature for key, signature in found.items() if key in wanted}
+
+
+def signed_by(session: Any) -> dict[str, int]:
+    """Return how many snapshots are signed by each key, by its id; an empty id has those whose signature is none."""
+    return dict(Counter(key_of(signature) for signature in session.scalars(select(_SNAPSHOT.c.signature))))
+
+
+def renew_signatures(session: Any, signer: SnapshotSigner, verifier: SnapshotVerifier) -> int:
+    """Sign again what `verifier` accepts as signed by another key, for the same publisher; return how many snapshots.
+
+    What it does not accept stays as it is: a signature that nobody can check is not to be made good.
+    """
+    renewed, after = 0, ("", "")
+    own = SnapshotRow.signature.contains(f'"kid":"{signer.verify_key.kid}"', autoescape=True)
+    while True:
+        query = select(SnapshotRow).where(~own, tuple_(SnapshotRow.bundle, SnapshotRow.version) > after)
+        rows = session.scalars(
+            query.order_by(SnapshotRow.bundle, SnapshotRow.version).limit(_RENEWED_AT_ONCE)
+        ).all()
+        if not rows:
+            return renewed
+        for row in rows:
+            after = (row.bundle, row.version)
+            with suppress(BundleError):
+                publisher = verifier.check(row.bundle, row.version, row.signature)
+                row.signature = signer.sign(row.bundle, row.version, publisher)
+                renewed += 1
+        session.flush()
 
 
 def keep_environment(

@@ -70,7 +70,7 @@ def build_ca() -> typer.Typer:
 def build_keys() -> typer.Typer:
     """Return the command group ``keys``."""
     group = typer.Typer(
-        help="Manage the keys that sign work items and access tokens.",
+        help="Manage the keys that sign work items, access tokens and snapshots of DAG code.",
         no_args_is_help=True,
         rich_markup_mode="rich",
     )
@@ -81,6 +81,11 @@ def build_keys() -> typer.Typer:
     group.command("retire-signing", epilog="Example: airbridge keys retire-signing")(retire_signing)
     group.command("rotate-token", epilog="Example: airbridge keys rotate-token")(rotate_token)
     group.command("rotate-publishing", epilog="Example: airbridge keys rotate-publishing")(rotate_publishing)
+    group.command(
+        "retire-publishing",
+        cls=connection.ConnectedCommand,
+        epilog="Example: airbridge keys retire-publishing --wait 60",
+    )(retire_publishing)
     group.command("retire-token", epilog="Example: airbridge keys retire-token")(retire_token)
     return group
 
@@ -132,7 +137,7 @@ def rotate(  # noqa: PLR0917 - typer fills them by name
         json,
         issuing_ca=ca.key_id,
         before=key_id(before),
-        next=f"airbridge revocation add issuer {key_id(before)}",
+        next=f"airbridge revocation add issuer {key_id(before)} --reason '...', once workers have renewed",
     )
 
 
@@ -233,7 +238,27 @@ def rotate_publishing(
     from airbridge.control_plane.identity import rotation
 
     key = rotation.rotate_publishing_key(_secrets(secrets_dir, directory))
-    _print_result(json, publishing=key.kid)
+    _print_result(
+        json, publishing=key.kid, next="airbridge keys retire-publishing --wait 60, after message_ttl"
+    )
+
+
+def retire_publishing(
+    context: typer.Context,
+    secrets_dir: SecretsDir = None,
+    force: Force = False,
+    wait: Wait = 0.0,
+    json: Json = False,
+) -> None:
+    """Stop accepting earlier publishing keys. Refused while a snapshot is signed by one, or a live worker lacks the current key."""
+    from airbridge.control_plane.identity import rotation
+
+    path = _secrets(secrets_dir, connection.options(context).directory)
+    _check_workers_ready(context, path, force=force, wait=wait)
+    if not force:
+        _check_snapshots_signed(context, path, wait)
+    gone = rotation.retire_publishing_keys(path)
+    _print_result(json, retired=[key.kid for key in gone])
 
 
 def retire_token(
@@ -268,6 +293,30 @@ def _check_workers_ready(context: typer.Context, secrets_dir: Path, *, force: bo
                     "their next heartbeat: use --wait 60 to wait for them, or --force to continue without them"
                 )
             time.sleep(POLL_SECONDS)
+
+
+def _check_snapshots_signed(context: typer.Context, secrets_dir: Path, wait: float) -> None:
+    """Raise `ConfigurationError` unless every recorded snapshot is signed with the key of these files."""
+    from airbridge.core.code.signature import PUBLISH_KEY
+    from airbridge.executor.bundles.registry import read_signer
+
+    current = read_signer(secrets_dir / PUBLISH_KEY).verify_key.kid
+    deadline = time.monotonic() + wait
+    with connection.client(context) as client:
+        while others := _signed_by_others(client.get("keys")["snapshots_signed_by"], current):
+            if time.monotonic() >= deadline:
+                raise ConfigurationError(
+                    f"snapshots are signed by other keys: {others}; the gateway signs them with {current} within seconds of "
+                    "having publish.key and publish.pub.json: use --wait 60 to wait for it. Those that it cannot verify it leaves: "
+                    "publish their bundles again, and use --force to give up runs of their versions"
+                )
+            time.sleep(POLL_SECONDS)
+
+
+def _signed_by_others(signed_by: dict[str, int], current: str) -> str:
+    return ", ".join(
+        f"{count} by {kid or 'none'}" for kid, count in sorted(signed_by.items()) if kid != current
+    )
 
 
 def _behind(workers: list[dict[str, Any]], wanted: str) -> list[str]:

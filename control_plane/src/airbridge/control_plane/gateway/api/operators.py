@@ -34,12 +34,14 @@ from airbridge.control_plane.gateway.background.metrics import CONTENT_TYPE, Met
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.hosts.api import BoundKeysApi
 from airbridge.control_plane.gateway.net.thread_pools import ThreadPool
+from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.policy.reload import ReloadedPolicy
 from airbridge.control_plane.read_model import workers as observed
 from airbridge.control_plane.worker_commands import WorkerCommand
 from airbridge.core.catalogue import Catalogue
 from airbridge.core.exceptions import BundleError
 from airbridge.core.protocol import RefusalReason
+from airbridge.executor.bundles import versions
 from airbridge.executor.ledger import clock, workers
 from airbridge.executor.ledger.identity import tokens
 from airbridge.executor.ledger.models import WorkerRow
@@ -99,6 +101,7 @@ class Operators:
     policy: ReloadedPolicy
     sessions: SessionsApi
     approvals: Approvals
+    keyring: Keyring
     anchors: Callable[[], list[Anchor]] = list
 
     def app(self, guard: Guard) -> Starlette:
@@ -120,6 +123,7 @@ class Operators:
                     route(f"workers/{{worker}}/{command.name}", "POST", self._command(command))
                     for command in worker_commands.COMMANDS.values()
                 ),
+                route("keys", "GET", self._keys),
                 route("tokens", "GET", self._list_tokens),
                 route("tokens", "POST", self._create_token),
                 route("tokens/{token}", "DELETE", self._revoke_token),
@@ -168,6 +172,16 @@ class Operators:
             }
 
         return await self._answer(request, listing)
+
+    async def _keys(self, request: Request) -> Response:
+        def read(session: Any, operator: Operator) -> Any:
+            operator.require("workers:read")
+            return {
+                **self.keyring.keys.describe(),
+                "snapshots_signed_by": versions.signed_by(session),
+            }
+
+        return await self._answer(request, read)
 
     async def _policy(self, request: Request) -> Response:
         def read(_session: Any, operator: Operator) -> Any:

@@ -14,6 +14,7 @@ from sqlalchemy import exc as sql
 from airbridge.control_plane.exceptions import SecretsError
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.identity.keyring import Keyring
+from airbridge.core.exceptions import ConfigurationError
 from airbridge.executor.ledger import audit
 
 log = structlog.get_logger()
@@ -22,18 +23,38 @@ POLL_SECONDS: Final = 1.0
 
 
 class KeyReloader:
-    """Polls a keyring's files. Calls `changed` on the event loop after the keys have changed."""
+    """Polls a keyring's files. Calls `changed` on the event loop after the keys have changed.
 
-    def __init__(self, keyring: Keyring, changed: Callable[[], None]) -> None:
+    Calls `renew_signatures` in a thread at the start and after each change, until it succeeds.
+    """
+
+    def __init__(
+        self, keyring: Keyring, changed: Callable[[], None], renew_signatures: Callable[[], Any]
+    ) -> None:
         self._keyring = keyring
         self._changed = changed
+        self._renew_signatures = renew_signatures
+        self._renewal_due = True
         self._refused = ""
+        self._not_renewed = ""
 
     async def run(self) -> None:
         """Poll until cancelled."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
             await self.reload()
+            if self._renewal_due:
+                await self._renew()
+
+    async def _renew(self) -> None:
+        try:
+            await asyncio.to_thread(self._renew_signatures)
+        except (SecretsError, ConfigurationError, OSError, sql.SQLAlchemyError) as error:
+            if self._not_renewed != str(error):
+                self._not_renewed = str(error)
+                log.warning("snapshots.not_signed_anew", why=self._not_renewed)
+            return
+        self._renewal_due, self._not_renewed = False, ""
 
     async def reload(self) -> None:
         """Reload changed files. Inconsistent files change nothing and are logged once."""
@@ -47,6 +68,7 @@ class KeyReloader:
             return
         self._refused = ""
         if new:
+            self._renewal_due = True
             self._changed()
             now = self._keyring.keys.describe()
             log.info("keys.changed", **now)
