@@ -1,4 +1,5 @@
-"""Puts the harness's figures into docs/explanation/measurements/performance.md: its tables, between markers, and the pictures beside it.
+"""Puts the harness's figures into docs/explanation/measurements/performance.md: its tables, between markers, and the pictures beside it; and a
+summary into the README.
 
     python -m tests.benchmarks.report
 
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import chart
+from tests.benchmarks import chart, summary
 from tests.benchmarks.cases import FIBONACCI
 from tests.benchmarks.sizing import page as capacity_page
 from tests.benchmarks.sizing.measurements import STAGES
@@ -26,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "tests" / "benchmarks" / "results"
 PICTURES = ROOT / "docs" / "explanation" / "measurements"
 PAGE = PICTURES / "performance.md"
+README = ROOT / "README.md"
 SWARM_PICTURE = "performance-swarm.svg"
 
 NAMES = {
@@ -390,7 +392,7 @@ def replace(page: str, name: str, text: str) -> str:
     begin, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     if not pattern.search(page):
-        raise ValueError(f"{PAGE} has no part {begin} ... {end}")
+        raise ValueError(f"the page has no part {begin} ... {end}")
     return pattern.sub(lambda _match: f"{begin}\n{text}\n{end}", page, count=1)
 
 
@@ -405,6 +407,8 @@ def main() -> int:
         for name, part in PARTS.items():
             page = replace(page, name, part(results))
         pictures |= _draw(results)
+        many = json.loads(swarmed.read_text()) if swarmed.exists() else None
+        README.write_text(replace(README.read_text(), "summary", summary.text(results, many)))
     if swarmed.exists():
         results = json.loads(swarmed.read_text())
         for more in map(RESULTS.joinpath, STAGES[1:]):
