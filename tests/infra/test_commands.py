@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import boto3
 import pytest
@@ -92,6 +93,30 @@ def test_a_migration_is_waited_for() -> None:
     waits: list[float] = []
     assert migrate.run(Ecs(), TASK, sleep=waits.append, clock=lambda: 0.0) == "arn:task"
     assert waits == [migrate.POLL_SECONDS]
+
+
+def test_a_migration_can_be_run_again_by_the_name_of_its_environment(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its network is the scheduler's; without a name, the options that are missing are named."""
+    network = {"subnets": ["s"], "securityGroups": ["g"], "assignPublicIp": "DISABLED"}
+    ecs = Mock()
+    ecs.describe_services.return_value = {
+        "services": [{"networkConfiguration": {"awsvpcConfiguration": network}}]
+    }
+    task = migrate.deployed(ecs, "airbridge-dev")
+    assert task == migrate.MigrationTask("airbridge-dev", "airbridge-dev-migrate", ["s"], "g")
+    ecs.describe_services.return_value = {"services": []}
+    with pytest.raises(
+        CommandFailedError, match="no service airbridge-dev-scheduler; deploy control-plane first"
+    ):
+        migrate.deployed(ecs, "airbridge-dev")
+    with pytest.raises(SystemExit):
+        migrate.main(["--region", "eu-west-1"])
+    assert (
+        "--cluster, --task-definition, --subnets, --security-group: required without --environment"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

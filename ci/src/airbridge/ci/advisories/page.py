@@ -27,7 +27,7 @@ listed. The list covers publications up to {date}.
 The same statements are in [airbridge.openvex.json](../../images/vex/airbridge.openvex.json) (OpenVEX 0.2.0), which is released beside the SBOMs. In the pipelines,
 `airbridge-ci advisories --check` compares every locked version with the list, and the nightly workflow looks for newer publications.
 
-The images contain one auth manager, Airflow's SimpleAuthManager: its roles are viewer, user, op and admin, and none of them is limited to some DAGs.
+The images contain two auth managers: Airflow's SimpleAuthManager, and AirBridge's for OpenID Connect, which AWS requires and which has the same roles: viewer, user, op and admin. None of them is limited to some DAGs.
 """
 
 

@@ -109,7 +109,7 @@ class RegionConfig(Model):
         description="availability zones, by the end of their ids (`az1`); the region's first three",
     )
     data: tuple[DataPrefix, ...] = Field(
-        default=(), description="prefixes of data in this region; its workers may read them"
+        default=(), description="prefixes of data in this region; its tasks may read them"
     )
     residency: Literal["open", "strict"] = Field(
         default="open", description="`strict`: no value leaves the region"

@@ -1,6 +1,7 @@
 """Runs the one-off migration task and waits for it: what Terraform calls between a new image and its services.
 
 python -m airbridge.infra.tools.migrate --region R --cluster ARN --task-definition ARN --subnets A,B --security-group G
+python -m airbridge.infra.tools.migrate --environment dev    # again, by hand: the last task of a deployed environment
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import boto3
 
+from airbridge.infra import environment as environments
 from airbridge.infra.exceptions import CommandFailedError, InfraError
 
 POLL_SECONDS = 5.0
+_OPTIONS = ("region", "cluster", "task-definition", "subnets", "security-group")
 TIMEOUT_SECONDS = 1800.0
 
 
@@ -29,6 +33,22 @@ class MigrationTask:
     subnets: Sequence[str]
     security_group: str
     public_address: bool = False
+
+
+def deployed(ecs: Any, base: str) -> MigrationTask:
+    """Return the migration of a deployed environment, which has the scheduler's network. Raises CommandFailedError."""
+    service = f"{base}-scheduler"
+    described = ecs.describe_services(cluster=base, services=[service])["services"]
+    if not described:
+        raise CommandFailedError(f"{base}: there is no service {service}; deploy control-plane first")
+    network = described[0]["networkConfiguration"]["awsvpcConfiguration"]
+    return MigrationTask(
+        base,
+        f"{base}-migrate",
+        network["subnets"],
+        network["securityGroups"][0],
+        network.get("assignPublicIp") == "ENABLED",
+    )
 
 
 def run(
@@ -79,13 +99,12 @@ def _stopped(ecs: Any, cluster: str, arn: str) -> dict[str, Any] | None:
     return described if described["lastStatus"] == "STOPPED" else None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the migration; 0, or 1 with the reason on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m airbridge.infra.tools.migrate", description=__doc__)
-    for name in ("region", "cluster", "task-definition", "subnets", "security-group"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--public-address", action="store_true", help="in a network without NAT")
-    options = parser.parse_args(arguments)
+def _run_asked(options: argparse.Namespace) -> str:
+    """Run what the options ask for; return the task's ARN. Raises InfraError."""
+    if options.environment is not None:
+        environment = environments.load(Path("environments") / f"{options.environment}.toml")
+        ecs = boto3.client("ecs", region_name=environment.home_region)
+        return run(ecs, deployed(ecs, environment.names.base))
     task = MigrationTask(
         options.cluster,
         options.task_definition,
@@ -93,8 +112,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.security_group,
         options.public_address,
     )
+    return run(boto3.client("ecs", region_name=options.region), task)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the migration; 0, or 1 with the reason on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m airbridge.infra.tools.migrate", description=__doc__)
+    parser.add_argument("--environment", help="the environment's name, in place of all other options")
+    for name in _OPTIONS:
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--public-address", action="store_true", help="in a network without NAT")
+    options = parser.parse_args(arguments)
+    missing = [f"--{name}" for name in _OPTIONS if getattr(options, name.replace("-", "_")) is None]
+    if missing and options.environment is None:
+        parser.error(f"{', '.join(missing)}: required without --environment")
     try:
-        arn = run(boto3.client("ecs", region_name=options.region), task)
+        arn = _run_asked(options)
     except InfraError as error:
         sys.stderr.write(f"{error}\n")
         return 1
