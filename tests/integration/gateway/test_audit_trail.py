@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.integration.gateway.world import World, finished, record
 from typer.testing import CliRunner, Result
 
 from airbridge.control_plane.cli import app
+from airbridge.control_plane.gateway.audit.denials import Denial, Excess, write_rows
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -83,6 +85,29 @@ def test_every_decision_is_audited(world: World, airbridge: Any) -> None:
     assert (traced["event"], traced["actor"], traced["rule"]) == ("request.refused", uri, "access token")
     for row in (granted, denied, refused, enrolled, revoked):
         assert (row.address or "").startswith("127.0.0.1:"), row.event
+
+
+def test_path_with_nul_is_audited(world: World) -> None:
+    """A stranger's request whose path has a NUL is written down, as is the one after it."""
+    before = len(world.audited("request.refused"))
+    with world.operator(None) as stranger:
+        assert stranger.delete("/operator/v1/tokens/%00").status_code == 401
+        assert stranger.get("/operator/v1/workers").status_code == 401
+    rows = world.audited("request.refused")[before:]
+    assert [row.detail["request"] for row in rows] == [
+        "DELETE /operator/v1/tokens/\ufffd",
+        "GET /operator/v1/workers",
+    ]
+
+
+def test_unstorable_denial_loses_no_other(world: World) -> None:
+    """Of a batch with a row that the database refuses the others are written, and the count of those beyond the rate."""
+    good = Denial("request.refused", "batch:good", "127.0.0.1:1", None, None, {"request": "GET /x"})
+    bad = replace(good, actor="batch:bad", trace_id="x" * 33)
+    write_rows([good, bad, good], Excess(count=7, addresses={"127.0.0.1"}))
+    assert len(world.audited("request.refused", actor="batch:good")) == 2
+    assert not world.audited("request.refused", actor="batch:bad")
+    assert world.audited("denials.counted")[-1].detail["count"] == 7
 
 
 def test_rows_are_shown_by_filters(world: World, airbridge: Any) -> None:

@@ -100,8 +100,8 @@ def test_together_stores_what_each_reports(world: World, heartbeats: Heartbeats)
         ]
         assert all(abs(row.clock_skew_seconds) < 60 for row in rows if row is not None)
     assert stored == [stored[0]] * 3
-    assert stored[0][0]["python"] == '3.11\0"\\u0000'
-    assert stored[0][1:3] == ("denied: 'x'", 2**40)
+    assert stored[0][0]["python"] == '3.11\ufffd"\\u0000'
+    assert stored[0][1:3] == ("denied:\ufffd 'x'", 2**40)
 
 
 @pytest.mark.parametrize("changed", [False, True])

@@ -1,9 +1,10 @@
-"""Reading of a body's JSON text within bounds: size, depth, number of values, and text that the database can hold."""
+"""JSON text and values within bounds: size, depth, number of values, and text that the database can hold."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -109,3 +110,23 @@ def check_text(text: str, place: Place) -> None:
             text.encode()
         except UnicodeEncodeError:
             raise Violation(place, "text with a lone surrogate", "Unicode text") from None
+
+
+# NUL and surrogates. A string of Python's holds no pair of surrogates, so that each one in it is alone.
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+
+
+def storable_text(text: str) -> str:
+    """Return `text` with U+FFFD in place of each character that `check_text` refuses."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def storable(value: Any) -> Any:
+    """Return a JSON value with U+FFFD in place of each character that `check_text` refuses. Recursive: for records of our own."""
+    if isinstance(value, str):
+        return storable_text(value)
+    if isinstance(value, dict):
+        return {storable_text(key): storable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(each) for each in value]
+    return value

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from sqlalchemy import delete, func, insert, or_, select, text
 
+from airbridge.core import json_text
 from airbridge.executor.ledger import chain, clock, events
 from airbridge.executor.ledger.chain import ChainLink, Entry, Sealed
 from airbridge.executor.ledger.models import (
@@ -72,15 +73,16 @@ def values(
 ) -> dict[str, Any]:
     """Return the columns of a row. `row` gives a work item's IDs; `detail` must be JSON.
 
-    Never a secret: texts are kept, cut at `LONGEST` characters.
+    Never a secret: texts are kept, cut at `LONGEST` characters. Characters that PostgreSQL cannot store are replaced: an index
+    on ``detail`` would refuse the row.
     """
     return {
         "at": at,
         "event": event,
         "verdict": verdict,
-        "actor": actor[:250],
+        "actor": json_text.storable_text(actor[:250]),
         "address": address,
-        "rule": rule[:250] if rule else None,
+        "rule": json_text.storable_text(rule[:250]) if rule else None,
         "region": region or (row.region if row else None),
         "worker_id": worker_id or (row.worker_id if row else None),
         "item_id": row.id if row else None,
@@ -276,7 +278,7 @@ def _alone(session: Any) -> bool:
 
 
 def _cut(value: Any) -> Any:
-    return value[:LONGEST] if isinstance(value, str) else value
+    return json_text.storable(value[:LONGEST] if isinstance(value, str) else value)
 
 
 def _text(value: str | UUID | None) -> str | None:

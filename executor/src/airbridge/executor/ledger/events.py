@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import delete, exists, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from airbridge.core import json_text
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import EventRow, WorkItemRow
 
@@ -37,20 +38,20 @@ def values(
 ) -> dict[str, Any]:
     """Return the columns of an event. `event` is a stable name (``item.sent``); `row` gives its IDs; `detail` must be JSON.
 
-    `began_at` is for what took a time of its own.
+    `began_at` is for what took a time of its own. Characters that PostgreSQL cannot store are replaced.
     """
     return {
         "at": at,
         "began_at": began_at,
         "event": event,
-        "actor": actor,
+        "actor": json_text.storable_text(actor[:250]),
         "region": region or (row.region if row else None),
         "worker_id": worker_id or (row.worker_id if row else None),
         "item_id": row.id if row else item_id,
         "ti_id": row.ti_id if row else ti_id,
         "epoch": (row.epoch or 0) if row else None,
         "trace_id": trace_id(row.trace) if row else None,
-        "detail": detail,
+        "detail": json_text.storable(detail),
     }
 
 

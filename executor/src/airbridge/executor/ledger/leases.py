@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import bindparam, select, update
 
+from airbridge.core import json_text
 from airbridge.core.protocol import ItemKind, LeaseRef
 from airbridge.executor.ledger import clock, events, notices
 from airbridge.executor.ledger._locking import LockingQuery, for_update
@@ -161,7 +162,7 @@ def release(session: Any, row: WorkItemRow, detail: str) -> None:
     row.worker_id = None
     row.claimed_at = row.renewed_at = row.lease_until = row.lost_at = None
     row.started = None
-    row.detail = detail
+    row.detail = json_text.storable_text(detail)
     session.flush()
 
 
@@ -174,7 +175,7 @@ def settle(
     row.state = ItemState.SETTLED
     row.outcome = outcome
     row.settled_at = now
-    row.detail = detail
+    row.detail = json_text.storable_text(detail) if detail is not None else None
     what: dict[str, Any] = {"outcome": str(outcome), "reason": detail}
     events.add(session, [events.values("item.settled", "ledger", row=row, at=now, **what)])
     notices.announce(session, row)

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, Protocol
 
 from sqlalchemy import bindparam, delete, exists, func, or_, select, text, update
 
+from airbridge.core import json_text
 from airbridge.core.protocol import Heartbeat, Versions, WorkerState
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger._locking import LockingQuery, for_update
@@ -37,7 +38,7 @@ def enrol(
         session.add(row)
     row.region = region
     row.pool = pool
-    row.versions = versions.model_dump(mode="json")
+    row.versions = json_text.storable(versions.model_dump(mode="json"))
     row.certificate_thumbprint = thumbprint
     row.certificate_expires_at = certificate_expires_at
     session.flush()
@@ -60,14 +61,13 @@ def _columns(heartbeat: Heartbeat, now: datetime) -> dict[str, Any]:
         "last_heartbeat_at": now,
         "clock_skew_seconds": (heartbeat.sent_at - now).total_seconds(),
         "state": heartbeat.state,
-        "versions": heartbeat.versions.model_dump(mode="json"),
+        "versions": json_text.storable(heartbeat.versions.model_dump(mode="json")),
         "slots_total": heartbeat.slots_total,
         "slots_used": heartbeat.slots_used,
         "journal_pending": heartbeat.journal_pending,
         "journal_bytes": heartbeat.journal_bytes,
-        "trust_version": heartbeat.trust_version or None,
-        # A database refuses U+0000 in text.
-        "queue_error": heartbeat.queue_error.replace("\0", "") or None,
+        "trust_version": json_text.storable_text(heartbeat.trust_version) or None,
+        "queue_error": json_text.storable_text(heartbeat.queue_error) or None,
     }
 
 

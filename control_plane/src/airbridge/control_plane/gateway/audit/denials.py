@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import exc as sql
 
-from airbridge.control_plane.gateway.database import unit
+from airbridge.control_plane.gateway.database import transient, unit
 from airbridge.executor.ledger import audit, clock, events
 
 log = structlog.get_logger()
@@ -81,13 +81,14 @@ class _Waiting:
 
 
 @dataclass(slots=True)
-class _Excess:
+class Excess:
     """Denials beyond the rate, until their count is written."""
 
     count: int = 0
     addresses: set[str] = field(default_factory=set)
 
     def add(self, denial: Denial) -> None:
+        """Count a denial, and keep its address if there is room."""
         self.count += 1
         # Ten addresses are enough to find the source; the set must not grow with the attack.
         if len(self.addresses) < 10:
@@ -102,7 +103,7 @@ class DenialLog:
         self._anonymous = Bucket(rates.anonymous, rates.anonymous_burst, monotonic)
         self._authenticated = Bucket(rates.authenticated, rates.authenticated_burst, monotonic)
         self._waiting: list[_Waiting] = []
-        self._excess = _Excess()
+        self._excess = Excess()
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gateway-audit")
 
@@ -144,7 +145,7 @@ class DenialLog:
 
     async def _write_batch(self) -> None:
         batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-        excess, self._excess = self._excess, _Excess()
+        excess, self._excess = self._excess, Excess()
         loop = asyncio.get_running_loop()
         try:
             # A cancelled run must not lose the batch: close() is called next and does not have it any more.
@@ -159,32 +160,25 @@ class DenialLog:
             await asyncio.sleep(1.0)  # one row per second counts all denials beyond the rate
 
 
-def write_rows(denials: Sequence[Denial], excess: _Excess) -> None:
-    """Write denials in one transaction. While the database is down the rows are lost, but not the log events."""
+def write_rows(denials: Sequence[Denial], excess: Excess) -> None:
+    """Write denials in one transaction. While the database is down the rows are lost, but not the log events.
+
+    If the transaction fails for another reason each row is written in its own, so that one which cannot be stored loses no other.
+    """
+    if _write_rows(denials, excess) or (len(denials) + bool(excess.count)) < 2:
+        return
+    for denial in denials:
+        _write_rows([denial], Excess())
+    _write_rows([], excess)
+
+
+def _write_rows(denials: Sequence[Denial], excess: Excess) -> bool:
+    """Write rows in one transaction; return whether nothing is left to try: they were written, or the database is down."""
     try:
         with unit() as work:
             now = clock.now(work.session)
             for denial in denials:
-                audit.record(
-                    work.session,
-                    denial.event,
-                    "denied",
-                    denial.actor,
-                    address=denial.address,
-                    rule=denial.rule,
-                    trace_id=denial.trace_id,
-                    at=now,
-                    **denial.detail,
-                )
-                # The timeline shows denials too; it is purged, the audit trail is not.
-                events.record(
-                    work.session,
-                    denial.event,
-                    denial.actor,
-                    at=now,
-                    address=denial.address,
-                    **denial.detail,
-                )
+                _record(work.session, denial, now)
             if excess.count:
                 audit.record(
                     work.session,
@@ -196,5 +190,23 @@ def write_rows(denials: Sequence[Denial], excess: _Excess) -> None:
                     count=excess.count,
                     addresses=sorted(excess.addresses),
                 )
-    except sql.SQLAlchemyError as error:
+    except Exception as error:  # the driver refuses values with errors of its own; none may end the writer
         log.warning("audit.write_failed", denials=len(denials), counted=excess.count, exc_info=error)
+        return transient(error)
+    return True
+
+
+def _record(session: Any, denial: Denial, now: datetime) -> None:
+    audit.record(
+        session,
+        denial.event,
+        "denied",
+        denial.actor,
+        address=denial.address,
+        rule=denial.rule,
+        trace_id=denial.trace_id,
+        at=now,
+        **denial.detail,
+    )
+    # The timeline shows denials too; it is purged, the audit trail is not.
+    events.record(session, denial.event, denial.actor, at=now, address=denial.address, **denial.detail)

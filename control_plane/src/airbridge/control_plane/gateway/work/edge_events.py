@@ -19,6 +19,7 @@ from sqlalchemy import select
 
 from airbridge.control_plane.gateway.auth.authentication import Caller
 from airbridge.control_plane.gateway.database import unit
+from airbridge.core import json_text
 from airbridge.core.protocol import EdgeEvent, exception_name
 from airbridge.executor.ledger import audit, events
 from airbridge.executor.ledger.models import EventRow, WorkItemRow
@@ -157,7 +158,7 @@ def _values(
         "ti_id": row.ti_id if row is not None else None,
         "epoch": reported.epoch,
         "trace_id": events.trace_id(row.trace) if row is not None else None,
-        "detail": detail,
+        "detail": json_text.storable(detail),
         "source": "edge",
         "uid": str(reported.uid),
         "received_at": at,
