@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from cryptography import x509
@@ -140,6 +141,42 @@ def test_locked_worker_delays_no_other(world: World, heartbeats: Heartbeats) -> 
         )
     assert first is None
     assert isinstance(second, HeartbeatResponse)
+
+
+def test_unstorable_heartbeat_fails_alone(world: World, heartbeats: Heartbeats) -> None:
+    """One heartbeat that the database refuses is left to be handled alone; the others of its batch are answered."""
+    (first, first_grant), (last, last_grant) = busy(world, 2)
+    hostile, said = beat(used(world))
+    answers = heartbeats.handle_batch(
+        [
+            beat(first, lease(first_grant)),
+            (hostile, said.model_copy(update={"slots_total": 2**40})),
+            beat(last, lease(last_grant)),
+        ]
+    )
+    assert [type(answer) for answer in answers] == [HeartbeatResponse, type(None), HeartbeatResponse]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"slots_total": 2**31},
+        {"slots_used": 2**31},
+        {"journal_pending": 2**31},
+        {"journal_bytes": 2**63},
+        {"trust_version": "x" * 65},
+        {"versions": {**VERSIONS.model_dump(), "airbridge": "1" * 5000}},
+        {"versions": {**VERSIONS.model_dump(), "protocol": 2**31}},
+        {"leases": [{"item_id": str(uuid4()), "epoch": 2**31}]},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_heartbeat_beyond_its_columns_is_malformed(world: World, changes: dict[str, Any]) -> None:
+    """Numbers and texts that no column takes are refused before they reach a batch."""
+    worker = used(world)
+    _, said = beat(worker)
+    response = worker.post("heartbeat", said.model_dump(mode="json") | changes)
+    assert (response.status_code, response.json()["reason"]) == (400, "malformed")
 
 
 def test_locked_task_instance_is_skipped(world: World, heartbeats: Heartbeats) -> None:

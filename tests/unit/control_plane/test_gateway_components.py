@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import exc as sql
+from tests.unit.executor.catalogues import catalogue
 
 from airbridge.control_plane.exceptions import Unavailable
 from airbridge.control_plane.gateway.api.health import Readiness
@@ -25,6 +26,7 @@ from airbridge.control_plane.gateway.work.fencing import fence
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.parity import MAX_CACHED, Parity
 from airbridge.control_plane.policy.decisions import Access, AirflowPolicy, Ruling, TaskFacts
+from airbridge.control_plane.read_model.platform import Platform
 from airbridge.core.protocol import Record, RefusalReason, Versions
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
 
@@ -309,6 +311,18 @@ def test_judgement_of_json_is_the_same() -> None:
         assert parity.judge_json(text + " " * spaces).may_claim
     assert refused not in parity._judged
     assert len(parity._judged) == MAX_CACHED
+
+
+def test_refused_versions_are_not_cached_for_lists() -> None:
+    """Workers that report ever new versions do not fill the memory of those who list them."""
+    parity = Parity.load(None)
+    platform = Platform(catalogue(), parity)
+    same = Versions(airbridge=parity.control_plane, airflow="3.0.4", task_sdk="1.0.4", python="3.12.1")
+    assert platform.judge(same.model_dump()).may_claim
+    for number in range(10):
+        changes = {"airbridge": f"0.0.{number}"}
+        assert not platform.judge(same.model_copy(update=changes).model_dump()).may_claim
+    assert len(platform._judged) == 1
 
 
 def test_worker_image_must_be_released() -> None:

@@ -86,6 +86,12 @@ def test_worker_outside_is_refused_with_reason(matrix: Matrix, changes: dict[str
     assert not judgement.may_enrol
 
 
+def test_version_of_too_many_digits_is_refused(matrix: Matrix) -> None:
+    """A number that Python does not read is outside every range, as any other malformed version is."""
+    hostile = worker().model_copy(update={"airbridge": "1" * 5000})
+    assert matrix.judge("0.2.0", hostile).verdict == Verdict.REFUSE
+
+
 def test_an_unknown_control_plane_is_outside(matrix: Matrix) -> None:
     """A control plane that the file does not mention grants nothing, and the detail names it."""
     judgement = matrix.judge("0.9.0", worker())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from airbridge.core.exceptions import ConfigurationError
@@ -143,7 +143,7 @@ def _within(version: str, versions: str) -> bool:
     try:
         # Pre-releases count: a range would exclude development builds otherwise.
         return SpecifierSet(versions).contains(Version(version), prereleases=True)
-    except InvalidVersion:
+    except ValueError:  # `InvalidVersion`, or a number of more digits than Python reads
         return False
 
 

@@ -8,7 +8,8 @@ How this module may change (version *n* must talk to version *n - 1*, in both di
 3. A field or member may be removed only one version after nothing reads it any more.
 4. Anything else raises `PROTOCOL_VERSION`, and the gateway keeps serving the version before it.
 
-Long sequences of requests are validated up to their first fault: otherwise a hostile megabyte costs seconds and
+Numbers and texts that the gateway stores have the bounds of their columns: otherwise one worker's request fails a statement
+that stores many workers' reports. Long sequences of requests are validated up to their first fault: otherwise a hostile megabyte costs seconds and
 gigabytes, because each of its values is reported.
 
 Every request carries the header `VERSION_HEADER`; a gateway answers 426 to a version outside
@@ -30,6 +31,7 @@ from airbridge.core.wire.joining import JoinByKubernetes as JoinByKubernetes  # 
 from airbridge.core.wire.joining import JoinByOidc as JoinByOidc  # noqa: PLC0414 - exported
 from airbridge.core.wire.joining import JoinByToken as JoinByToken  # noqa: PLC0414 - exported
 from airbridge.core.wire.joining import RejoinProof as RejoinProof  # noqa: PLC0414 - exported
+from airbridge.core.wire.message import Count, Size, VersionText
 from airbridge.core.wire.message import CredentialSource as CredentialSource  # noqa: PLC0414 - exported
 from airbridge.core.wire.message import Digest as Digest  # noqa: PLC0414 - exported
 from airbridge.core.wire.message import Message as Message  # noqa: PLC0414 - exported
@@ -218,17 +220,17 @@ class LeaseRef(Message):
     """A work item held under an epoch."""
 
     item_id: UUID
-    epoch: int
+    epoch: Count
 
 
 class Versions(Message):
     """Versions of a worker; checked against the compatibility matrix."""
 
-    airbridge: str
-    airflow: str
-    task_sdk: str
-    python: str
-    protocol: int = PROTOCOL_VERSION
+    airbridge: VersionText
+    airflow: VersionText
+    task_sdk: VersionText
+    python: VersionText
+    protocol: Count = PROTOCOL_VERSION
     image: Digest | None = None
     #: Kinds of work beyond tasks that the worker takes, such as `TRIGGERS`.
     capabilities: tuple[Annotated[str, Field(max_length=32)], ...] = Field(default=(), max_length=32)
@@ -274,7 +276,7 @@ class EdgeEvent(Message):
     at: AwareDatetime
     began_at: AwareDatetime | None = None
     item_id: UUID | None = None
-    epoch: int | None = None
+    epoch: Count | None = None
     detail: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
 
 
@@ -284,8 +286,8 @@ class Heartbeat(Message):
     sent_at: AwareDatetime
     state: WorkerState = WorkerState.ACTIVE
     versions: Versions
-    slots_total: int = Field(ge=0)
-    slots_used: int = Field(ge=0)
+    slots_total: Count
+    slots_used: Count
     leases: tuple[LeaseRef, ...] = Field(fail_fast=True, default=(), max_length=MAX_LEASES)
     #: Work items that were claimed and whose grant is not journalled yet: not leases, but not given up either.
     claiming: tuple[UUID, ...] = Field(fail_fast=True, default=(), max_length=MAX_LEASES)
@@ -293,9 +295,9 @@ class Heartbeat(Message):
     #: is in
     #: neither `leases` nor `claiming`, this process does not know of and will never run.
     answered_at: AwareDatetime | None = None
-    journal_pending: int = 0
-    journal_bytes: int = 0
-    trust_version: str = ""
+    journal_pending: Count = 0
+    journal_bytes: Size = 0
+    trust_version: str = Field(default="", max_length=64)
     #: Error of the last poll, while the worker cannot receive from its queue; empty if it can.
     queue_error: str = Field(default="", max_length=MAX_QUEUE_ERROR)
     #: What has happened since the last heartbeat that was answered, the oldest first.
@@ -374,8 +376,8 @@ class Record(Message):
     """
 
     item_id: UUID
-    epoch: int
-    seq: int = Field(ge=1)
+    epoch: Count
+    seq: int = Field(ge=1, le=2**31 - 1)
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
     path: str
     query: str = ""
@@ -383,7 +385,7 @@ class Record(Message):
     recorded_at: AwareDatetime
     #: The task has received the outcome of its writes up to this one, refusals included. A later write that the worker accepted
     #: and the control plane refuses makes a success of the task a failure.
-    answered: int = Field(default=0, ge=0)
+    answered: Count = 0
 
 
 class ExchangeRequest(Message):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, Self
 
-from airbridge.control_plane.parity import Parity
+from airbridge.control_plane.parity import MAX_CACHED, Parity
 from airbridge.core.catalogue import Catalogue
 from airbridge.core.compatibility import Judgement
 from airbridge.core.protocol import Versions
@@ -66,11 +66,14 @@ class Platform:
         return min(max(self.heartbeat_interval * STALE_INTERVALS, LEAST_STALE), self.alive_after)
 
     def judge(self, versions: Mapping[str, Any]) -> Judgement:
-        """Return the matrix's judgement of a worker with these versions. Cached: a fleet runs few combinations."""
+        """Return the matrix's judgement of a worker with these versions.
+
+        Cached if it may claim: a fleet runs few combinations, but a refused worker may report any number of them.
+        """
         key = repr(sorted(versions.items()))
         found = self._judged.get(key)
         if found is None:
             found = self.parity.judge(Versions.model_validate(versions))
-            if len(self._judged) < 10_000:
+            if found.may_claim and len(self._judged) < MAX_CACHED:
                 self._judged[key] = found
         return found

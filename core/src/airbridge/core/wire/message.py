@@ -17,6 +17,13 @@ CredentialSource = Literal["host", "brokered"]
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
+# Numbers that the ledger's columns take: PostgreSQL's integer and bigint.
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Size = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+# A version of a distribution or of Python.
+VersionText = Annotated[str, Field(max_length=128)]
+
 
 class Message(BaseModel):
     """Base of all wire models: immutable, and tolerant of fields added by a newer version."""

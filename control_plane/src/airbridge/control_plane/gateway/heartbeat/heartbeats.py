@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from airbridge.control_plane.exceptions import Refused
 from airbridge.control_plane.gateway.auth.authentication import Caller, check_revocation
-from airbridge.control_plane.gateway.database import unit
+from airbridge.control_plane.gateway.database import transient, unit
 from airbridge.control_plane.gateway.heartbeat import batch
 from airbridge.control_plane.gateway.triggers.offers import Offers
 from airbridge.control_plane.gateway.work import edge_events, held_leases, lease_denials, release
@@ -86,10 +86,21 @@ class Heartbeats:
         """Answer in one transaction the heartbeats that need no row locked by another transaction.
 
         None: the heartbeat must be handled alone, because a row is locked or something else than a renewal is due:
-        a lease to cancel or reclaim, a task that Airflow gave up, an event to record.
+        a lease to cancel or reclaim, a task that Airflow gave up, an event to record; or because its transaction failed.
+        One failing heartbeat leaves the others answered: each half of a failed batch gets a transaction of its own.
+        Raises `SQLAlchemyError` while the database is down or busy.
         """
-        with unit() as work:
-            return batch.answer(work.session, beats, self)
+        try:
+            with unit() as work:
+                return batch.answer(work.session, beats, self)
+        except Exception as error:
+            if transient(error):
+                raise
+            if len(beats) == 1:
+                log.exception("heartbeat.batch_failed", worker=beats[0][0].name.worker)
+                return [None]
+        middle = len(beats) // 2
+        return [*self.handle_batch(beats[:middle]), *self.handle_batch(beats[middle:])]
 
     def answer(
         self, session: Any, now: datetime, order: Order, caller: Caller, heartbeat: Heartbeat
