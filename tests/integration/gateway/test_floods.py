@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import pytest
-from tests.integration.gateway.world import World, running, xcom
+from tests.integration.gateway.world import SLOW_PUSHES, World, running, xcom
 from tests.security.attacks.bogus_joins import SlowAws, bogus_iam_joins, silent_sts, slow_catalogue
 from tests.security.attacks.floods import CONNECTIONS_PER_ADDRESS, FLOOD_ATTACKS, WORK_THREADS
 from tests.support.airflow_home import pointed_at
 from tests.support.postgres import Postgres
 
+from airbridge.control_plane.gateway.threads import OPERATOR_THREADS
 from airbridge.executor.ledger import leases
 
 
@@ -75,3 +76,26 @@ def test_claims_do_not_wait_behind_results(world: World) -> None:
         assert claiming.grant(free).item_id == UUID(free)
         session.rollback()
         assert [each.status for each in waits.result(timeout=10).results] == [201]
+
+
+def test_revocations_do_not_wait_behind_pushes(world: World) -> None:
+    """As many slow pushes as operators have threads: a worker is revoked meanwhile."""
+    worker = world.worker()
+    token = world.access_token("dags:push", "workers:revoke")
+    SLOW_PUSHES.clear()
+    with ThreadPoolExecutor(OPERATOR_THREADS) as threads, world.operator(token) as operator:
+        operator.timeout = 60
+        pushes = [
+            threads.submit(operator.put, f"/operator/v1/dags/bundle-{n}", content=b"slow")
+            for n in range(OPERATOR_THREADS)
+        ]
+        try:
+            with pytest.raises(TimeoutError):
+                pushes[0].result(timeout=1)
+            revoked = operator.post(
+                f"/operator/v1/workers/{worker.name.worker}/revoke", json={"comment": "x"}, timeout=5
+            )
+            assert revoked.status_code == 200
+        finally:
+            SLOW_PUSHES.set()
+        assert [each.result(timeout=10).status_code for each in pushes] == [200] * OPERATOR_THREADS

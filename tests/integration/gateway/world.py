@@ -107,8 +107,14 @@ CATALOGUE = Catalogue.model_validate(
 )
 
 
+SLOW_PUSHES = threading.Event()
+"""Set: pushes of ``slow`` end."""
+
+
 def publish(bundle: str, archive: bytes, actor: str) -> Accepted:
     """Stand in for the bundle store."""
+    if archive == b"slow":
+        SLOW_PUSHES.wait(30)
     if archive == b"broken":
         raise BundleError("dag.py, line 3: SyntaxError: invalid syntax")
     return Accepted(f"sha256:{len(archive):064x}", 1.5)

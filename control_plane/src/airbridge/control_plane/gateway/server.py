@@ -351,6 +351,7 @@ def _operator_app(
         environments=components.environments,
         bodies=BodyReader(BodyReads(OPERATOR_BODIES), threads.parsing),
         threads=threads.operators,
+        publishing=threads.publishing,
         authenticator=OperatorAuthenticator(threads.operator_tokens),
         readiness=Readiness(threads.health),
         metrics=metrics,

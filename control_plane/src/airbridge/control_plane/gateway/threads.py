@@ -11,6 +11,7 @@ from airbridge.control_plane.identity.iam import STS_AT_ONCE
 HEARTBEAT_THREADS: Final = 2
 ENROLMENT_THREADS: Final = 2
 OPERATOR_THREADS: Final = 2
+PUBLISHING_THREADS: Final = 2
 SIGN_IN_THREADS: Final = 1
 PARSING_THREADS: Final = 2
 BROKERING_THREADS: Final = 2
@@ -36,6 +37,8 @@ class ThreadPools:
     joins: ThreadPool
     operators: ThreadPool
     operator_tokens: ThreadPool
+    #: Of operators, what takes minutes or waits for buckets: pushes of code and environments, and reads of anchors.
+    publishing: ThreadPool
     #: Of anonymous callers, operators without a session among them.
     sign_ins: ThreadPool
     parsing: ThreadPool
@@ -59,6 +62,7 @@ class ThreadPools:
             joins=_pool("joins", STS_AT_ONCE),
             operators=_pool("operators", OPERATOR_THREADS),
             operator_tokens=_pool("operator-tokens", 1),
+            publishing=_pool("publishing", PUBLISHING_THREADS),
             sign_ins=_pool("sign-ins", SIGN_IN_THREADS),
             parsing=_pool("parsing", PARSING_THREADS),
             # One check at a time for each listener, see `Readiness`.
@@ -82,6 +86,7 @@ class ThreadPools:
             self.enrolments,
             self.operators,
             self.operator_tokens,
+            self.publishing,
         )
         return sum(
             pool.threads

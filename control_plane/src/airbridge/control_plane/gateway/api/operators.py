@@ -94,6 +94,8 @@ class Operators:
     environments: EnvironmentReceiver
     bodies: BodyReader
     threads: ThreadPool
+    #: Has threads of its own: a revocation does not wait behind code that is being parsed.
+    publishing: ThreadPool
     authenticator: OperatorAuthenticator
     readiness: health.Readiness
     metrics: Metrics
@@ -111,7 +113,7 @@ class Operators:
             endpoint = guard(self.authenticator.before(handler), seconds)
             return Route(f"{ROOT}/{path}", endpoint, methods=[method])
 
-        audit_api = AuditApi(self.threads, self.anchors)
+        audit_api = AuditApi(self.threads, self.publishing, self.anchors)
         revocations_api = RevocationsApi(self.threads, self.bodies, self.approvals)
         proposals_api = ProposalsApi(self.approvals, self.threads, self.bodies)
         keys_api = BoundKeysApi(self.threads, self.bodies, self.approvals, self.status_api.platform.catalogue)
@@ -300,7 +302,7 @@ class Operators:
 
     async def _published(self, publish: Callable[..., Result], *what: Any) -> Result:
         try:
-            return await self.threads.run(publish, *what)
+            return await self.publishing.run(publish, *what)
         except BundleError as error:
             if error.transient:
                 raise Unavailable(str(error)) from error
