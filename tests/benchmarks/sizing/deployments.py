@@ -16,7 +16,7 @@ WORK_THREADS: Final = 8
 CLAIM_THREADS: Final = 4
 POLL_SECONDS: Final = 20.0
 """Longest wait of a poll through the gateway."""
-CONNECTIONS_A_GATEWAY: Final = 28
+CONNECTIONS_A_GATEWAY: Final = 29
 """Most connections of a gateway to Postgres."""
 BATCH_ROUND_TRIPS: Final = 9
 CLAIM_ROUND_TRIPS: Final = 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
@@ -11,10 +12,12 @@ from uuid import uuid4
 import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
 from tests.integration.gateway.world import CATALOGUE, World, finished, record
 from tests.support.embedded_metrics import extract
 from tests.support.platform import wait_for
 
+from airbridge.control_plane.gateway.background.metrics import DatabaseGauges
 from airbridge.control_plane.observability import cloudwatch
 from airbridge.control_plane.observability.cloudwatch_emf import CloudWatchEmf
 from airbridge.core import metrics
@@ -45,6 +48,31 @@ def families_of(world: World) -> dict[str, Metric]:
     """Return the metric families that the gateway exposes, by name."""
     with world.operator(world.access_token("metrics:read")) as operator:
         return {family.name: family for family in text_string_to_metric_families(operator.get(METRICS).text)}
+
+
+def test_scrape_of_slow_database_delays_no_other(world: World) -> None:
+    """While a scrape waits for the database, workers and operators are served."""
+    worker, token = world.worker(), world.access_token("metrics:read", "tokens:read")
+    registry = world.gateway.metrics._registry
+    [gauges] = [each for each in registry._collector_to_names if isinstance(each, DatabaseGauges)]
+    gauges._read_at = float("-inf")
+    with (
+        world.operator(token) as operator,
+        world.metadata.session() as session,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        # The gauges read it; heartbeats and tokens do not.
+        session.execute(text("LOCK TABLE airbridge_limit_start IN ACCESS EXCLUSIVE MODE"))
+        scrape = threads.submit(operator.get, METRICS, timeout=60)
+        try:
+            with pytest.raises(TimeoutError):
+                scrape.result(timeout=1)
+            worker.client.timeout = 5
+            assert worker.try_beat().status_code == 200
+            assert operator.get("/operator/v1/tokens", timeout=5).status_code == 200
+        finally:
+            session.rollback()
+        assert scrape.result(timeout=10).status_code == 200
 
 
 def _states(families: dict[str, Metric]) -> set[str]:

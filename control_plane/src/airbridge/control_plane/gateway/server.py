@@ -352,6 +352,7 @@ def _operator_app(
         bodies=BodyReader(BodyReads(OPERATOR_BODIES), threads.parsing),
         threads=threads.operators,
         publishing=threads.publishing,
+        scrapes=threads.scrapes,
         authenticator=OperatorAuthenticator(threads.operator_tokens),
         readiness=Readiness(threads.health),
         metrics=metrics,

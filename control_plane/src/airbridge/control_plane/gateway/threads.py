@@ -39,6 +39,8 @@ class ThreadPools:
     operator_tokens: ThreadPool
     #: Of operators, what takes minutes or waits for buckets: pushes of code and environments, and reads of anchors.
     publishing: ThreadPool
+    #: Of monitoring: metrics are read from the database, which may take its time.
+    scrapes: ThreadPool
     #: Of anonymous callers, operators without a session among them.
     sign_ins: ThreadPool
     parsing: ThreadPool
@@ -63,6 +65,7 @@ class ThreadPools:
             operators=_pool("operators", OPERATOR_THREADS),
             operator_tokens=_pool("operator-tokens", 1),
             publishing=_pool("publishing", PUBLISHING_THREADS),
+            scrapes=_pool("scrapes", 1),
             sign_ins=_pool("sign-ins", SIGN_IN_THREADS),
             parsing=_pool("parsing", PARSING_THREADS),
             # One check at a time for each listener, see `Readiness`.
@@ -87,6 +90,7 @@ class ThreadPools:
             self.operators,
             self.operator_tokens,
             self.publishing,
+            self.scrapes,
         )
         return sum(
             pool.threads

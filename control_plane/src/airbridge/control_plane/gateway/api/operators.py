@@ -96,6 +96,7 @@ class Operators:
     threads: ThreadPool
     #: Has threads of its own: a revocation does not wait behind code that is being parsed.
     publishing: ThreadPool
+    scrapes: ThreadPool
     authenticator: OperatorAuthenticator
     readiness: health.Readiness
     metrics: Metrics
@@ -203,7 +204,7 @@ class Operators:
             return {}
 
         await self._answer(request, allowed)
-        return Response(self.metrics.render(), media_type=CONTENT_TYPE)
+        return Response(await self.scrapes.run(self.metrics.render), media_type=CONTENT_TYPE)
 
     def _command(self, command: WorkerCommand) -> Handler:
         async def handle(request: Request) -> Response:
