@@ -179,6 +179,32 @@ def test_trigger_reads_under_its_tasks_policy(world: World, worker: Worker) -> N
     assert world.row(str(grant.item_id)).state == ItemState.CLAIMED
 
 
+@pytest.mark.parametrize("place", ["edge", "home"])
+def test_trigger_of_regional_connection(world: World, worker: Worker, place: str) -> None:
+    """A deferral that names a connection of the region is accepted where the trigger runs on a worker, which reads it there."""
+    kept = READ + '[[residency]]\nname = "kept"\nconnections = ["warehouse"]\nwhere = "region"\n'
+    kwargs = encoded(moment={"__type": "datetime", "__var": 1.0}, conn_id="warehouse")
+    [item] = world.items(region="eu-west-1", pool="gpu")
+    with world.metadata.session() as session:
+        row = session.get(WorkItemRow, item)
+        row.workload = {**row.workload, "trigger": place}
+        session.commit()
+    with world.under(kept):
+        grant = worker.grant(item)
+        [result] = worker.exchange(deferral(grant, trigger_kwargs=kwargs)).results
+        if place == "home":
+            assert (result.status, "residency rule 'kept'" in (result.body or "")) == (403, True)
+            return
+        assert result.status == 204, result.body
+        trigger = trigger_row(world, item)
+        assert trigger is not None
+        granted = worker.grant(trigger.id)
+        [regional] = worker.exchange(
+            record(granted, 1, "GET", "regional-secrets/connections/warehouse")
+        ).results
+        assert json.loads(regional.body or "") == {"places": ["region"]}
+
+
 def test_class_of_any_kind_runs_at_the_edge(world: World, worker: Worker) -> None:
     """A trigger that may not run in the control plane, because it touches files, runs on a worker."""
     _, row = deferred(world, worker, classpath=FILE_TRIGGER, trigger_kwargs=encoded(filepath="/etc/hosts"))

@@ -99,6 +99,7 @@ CATALOGUE = Catalogue.model_validate(
     [[region.pool]]
     name = "gpu"
     queue_url = "http://127.0.0.1:1/eu-gpu"
+    secrets_backend = "tests.Backend"
     [[limit]]
     name = "erp"
     max_running = 20

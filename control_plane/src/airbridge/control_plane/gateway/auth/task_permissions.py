@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlencode
 from uuid import UUID
@@ -25,7 +25,7 @@ from airbridge.control_plane.gateway.triggers import events as trigger_events
 from airbridge.control_plane.gateway.triggers.events import Event
 from airbridge.control_plane.gateway.validation.bodies import Bodies, Body, Route, check_query
 from airbridge.control_plane.identity.scopes import Scopes
-from airbridge.control_plane.policy.decisions import OWN, Access, AssetRef, Policy, TaskFacts
+from airbridge.control_plane.policy.decisions import OWN, Access, AssetRef, Policy, Source, TaskFacts
 from airbridge.core.protocol import TRIGGER_EVENT, Record
 from airbridge.core.violations import Violation
 
@@ -201,7 +201,7 @@ def judge(
     why = residency.why_not(task, row.body, body, parts.get("name", ""))
     if why is not None:
         return Denied(f"residency: {why}", f"residency of region {task.region}", fails=row.ends)
-    denied = _denied_by_body(body, task, scopes, policy, own_assets)
+    denied = _denied_by_body(body, task, scopes, policy, own_assets, residency)
     # Written anew: what was judged is what Airflow's framework reads, which takes a query's bytes for Latin-1.
     judged = urlencode(query, doseq=True)
     return denied or Call(record.method, path, judged, body.text, row.ends, rule, access)
@@ -274,8 +274,10 @@ def _denied_by_body(
     scopes: Scopes,
     policy: Policy,
     own_assets: Callable[[], Collection[AssetRef]],
+    residency: Residency,
 ) -> Denied | None:
-    """Judge what a body makes the control plane reach on the task's behalf."""
+    """Judge what a body makes the control plane, or a trigger on a worker, reach on the task's behalf."""
+    regional = body.read_at_edge and residency.of_task(task).secrets_backend is not None
     reached = [
         *(Access("connections:read", name) for name in body.connections),
         *(Access("dag_runs:read", dag_id=dag_id) for dag_id in body.dags),
@@ -291,6 +293,8 @@ def _denied_by_body(
     ]
     for access in reached:
         ruling = policy.judge(task, access)
+        if not ruling.allowed and regional and access.action == "connections:read":
+            ruling = policy.judge(task, replace(access, source=Source.REGION))
         if not ruling.allowed:
             return Denied(ruling.why, ruling.rule, fails=True)
     return None

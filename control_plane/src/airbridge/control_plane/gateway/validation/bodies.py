@@ -55,6 +55,8 @@ class Body:
     assets: tuple[AssetRef, ...] = ()
     #: Connections that a trigger reads.
     connections: tuple[str, ...] = ()
+    #: Whether they are read by a worker, whose reads are judged again one by one.
+    read_at_edge: bool = False
     #: DAGs whose runs a trigger watches.
     dags: tuple[str, ...] = ()
     #: What `text` encodes.
@@ -81,7 +83,7 @@ class Bodies:
             return Body()
         value = json_text.read(text or "", place, BOUNDS[route])
         body = _CHECKS[route](self, value)
-        return Body(json_text.write(value), body.assets, body.connections, body.dags, value)
+        return replace(body, text=json_text.write(value), value=value)
 
     def _state(self, value: Any) -> Body:
         state = value.get("state") if isinstance(value, dict) else None
@@ -102,8 +104,10 @@ class Bodies:
         inert.check_kwargs(said.trigger_kwargs, kwargs_place)
         inert.check_kwargs(said.next_kwargs, Place("next_kwargs"))
         kwargs = inert.kwargs_of(said.trigger_kwargs)
+        connections = tuple(triggers.connections(kwargs, kwargs_place))
         return Body(
-            connections=tuple(triggers.connections(kwargs, kwargs_place)),
+            connections=connections,
+            read_at_edge=bool(connections) and self.trigger_classes.elsewhere(),
             dags=tuple(triggers.dags(said.classpath, kwargs, kwargs_place)),
         )
 
