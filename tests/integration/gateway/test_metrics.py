@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
-from tests.integration.gateway.world import CATALOGUE, World, finished, record
+from tests.integration.gateway.world import CATALOGUE, World, finished, lease, record
 from tests.support.embedded_metrics import extract
 from tests.support.platform import wait_for
 
@@ -148,6 +148,47 @@ def test_missing_airflow_metrics_are_emitted(world: World, monkeypatch: pytest.M
         ("timing", f"dag.{task}.duration"),
         ("incr", "airbridge.claims"),
     } <= set(said)
+
+
+def _samples(world: World) -> dict[tuple[str, ...], float]:
+    """Values by name and labels."""
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in families_of(world).values()
+        for sample in family.samples
+    }
+
+
+def test_repeated_requests_count_once(world: World) -> None:
+    """A heartbeat's events, a claim and a report that are sent again, because their answer was lost, are counted as one."""
+    [item] = world.items(region="us-east-1")
+    worker = world.worker("us-east-1")
+    before = _samples(world)
+    envelope = world.envelope(item)
+    [grant], [_] = (worker.claim(envelope).grants for _ in range(2))
+    ended = EdgeEvent(
+        uid=uuid4(),
+        event="task.ended",
+        at=datetime.now(UTC),
+        item_id=grant.item_id,
+        epoch=grant.epoch,
+        detail={"log_bytes": 100},
+    )
+    foreign = ended.model_copy(update={"uid": uuid4(), "epoch": 7})
+    said = finished(grant, 1)
+    for _ in range(2):
+        assert worker.beat(lease(grant), events=(ended, foreign)).events_taken == 2
+    for _ in range(2):
+        worker.exchange(said)
+    after = _samples(world)
+
+    def grew(*key: str) -> float:
+        return after.get(key, 0.0) - before.get(key, 0.0)
+
+    assert grew("airbridge_moved_bytes_total", "default", "log", "us-east-1") == 100
+    assert grew("airbridge_edge_events_total", "us-east-1") == 1
+    assert grew("airbridge_claims_total", "default", "us-east-1") == 1
+    assert grew("airbridge_report_delay_seconds_count", "us-east-1") == 1
 
 
 def test_worker_side_rejections_are_counted(world: World) -> None:

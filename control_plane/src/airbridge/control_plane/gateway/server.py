@@ -34,7 +34,7 @@ from airbridge.control_plane.gateway.audit.denials import DenialLog, Rates
 from airbridge.control_plane.gateway.auth.authentication import WorkerAuthenticator
 from airbridge.control_plane.gateway.auth.key_reload import KeyReloader
 from airbridge.control_plane.gateway.auth.residency import Residency
-from airbridge.control_plane.gateway.background import snapshot_signatures
+from airbridge.control_plane.gateway.background import request_metrics, snapshot_signatures
 from airbridge.control_plane.gateway.background.liveness import Liveness
 from airbridge.control_plane.gateway.background.metrics import Counted, Metrics
 from airbridge.control_plane.gateway.background.worker_expiry import WorkerExpiry
@@ -399,6 +399,7 @@ def _edge(
         lease_seconds=settings.lease_seconds,
         interval_seconds=settings.heartbeat_interval,
         clock=components.clock,
+        on_events=partial(request_metrics.events_received, metrics),
     )
     return Edge(
         authenticator=WorkerAuthenticator(
@@ -412,6 +413,7 @@ def _edge(
             policy=components.policy,
             lease_seconds=settings.lease_seconds,
             limits=Limits(components.catalogue.limits),
+            on_granted=partial(request_metrics.granted, metrics),
         ),
         exchanges=_exchanges(app, components, metrics),
         metrics=metrics,
@@ -462,6 +464,9 @@ def _exchanges(app: ExecutionApp, components: GatewayComponents, metrics: Metric
         ),
         on_ended=_airflow.task_finished,
         on_moved=lambda region, pool, count: metrics.moved(region, pool, "xcom", count),
+        on_reported=lambda caller, records: request_metrics.reported(
+            metrics, caller, records, datetime.now(UTC)
+        ),
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import delete, exists, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import delete, exists, insert, select, text
+from sqlalchemy.dialects import sqlite
 
 from airbridge.core import json_text
 from airbridge.executor.ledger import clock
@@ -63,13 +65,47 @@ def add(session: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         session.execute(_ADD, list(rows))
 
 
-def add_once(session: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write events of the edge; one whose `uid` is there already is left as it is."""
+# Types in PostgreSQL of the columns of edge events; of a number that may have a fraction, one that an integer column rounds.
+_TYPES: Final = {
+    **dict.fromkeys(("at", "began_at", "received_at"), "timestamptz"),
+    **dict.fromkeys(("item_id", "ti_id", "uid"), "uuid"),
+    **dict.fromkeys(("epoch", "peak_memory_bytes", "moved_bytes"), "numeric"),
+    **dict.fromkeys(("skew_seconds", "cpu_seconds"), "float8"),
+    "detail": "json",
+}
+
+
+def add_once(session: Any, rows: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """Write events of the edge, in one statement. One whose `uid` is there already is left as it is.
+
+    All rows have the same columns. Returns the uids of those that were not there.
+    """
     if not rows:
-        return
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(EventRow.__table__).on_conflict_do_nothing(index_elements=["uid"])
+        return frozenset()
+    if session.get_bind().dialect.name != "postgresql":
+        return _add_once_sqlite(session, rows)
+    written = json.dumps([dict(row) for row in rows], default=datetime.isoformat)
+    return frozenset(session.execute(_add_once_sql(tuple(rows[0])), {"rows": written}).scalars())
+
+
+@cache
+def _add_once_sql(columns: tuple[str, ...]) -> Any:
+    # The driver returns no rows of an INSERT of many rows. A JSON text makes them one value, as in `workers.note`.
+    names = ", ".join(columns)
+    typed = ", ".join(f"{name} {_TYPES.get(name, 'text')}" for name in columns)
+    return text(
+        f"INSERT INTO airbridge_event ({names}) SELECT {names} "  # noqa: S608 - of column names
+        f"FROM json_to_recordset(CAST(:rows AS json)) AS edge ({typed}) "
+        "ON CONFLICT (uid) DO NOTHING RETURNING CAST(uid AS text)"
+    )
+
+
+def _add_once_sqlite(session: Any, rows: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    uids = {row["uid"] for row in rows}
+    there = set(session.scalars(select(EventRow.uid).where(EventRow.uid.in_(uids))))
+    statement = sqlite.insert(EventRow.__table__).on_conflict_do_nothing(index_elements=["uid"])
     session.execute(statement, [dict(row) for row in rows])
+    return frozenset(uids - there)
 
 
 def since(session: Any, event: str, at: datetime, *, region: str, limit: int = 100) -> list[EventRow]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -172,14 +171,13 @@ class Edge:
         caller = self._caller(request)
         body = await self.bodies.parse(request, ClaimRequest, CLAIM_BODY)
         answer = await self.claiming.run(self.claims.claim, caller, body)
-        request_metrics.claimed(self.metrics, caller, answer)
+        request_metrics.claims_refused(self.metrics, caller, answer)
         return requests.answer(answer)
 
     async def _heartbeat(self, request: Request) -> Response:
         caller = self._caller(request)
         body = await self.bodies.parse(request, Heartbeat, HEARTBEAT_BODY)
         answer = await self.heartbeats.handle(caller, body)
-        request_metrics.events_received(self.metrics, caller, body.events[: answer.events_taken])
         return requests.answer(answer)
 
     async def _release(self, request: Request) -> Response:
@@ -195,7 +193,7 @@ class Edge:
         ):
             caller.require("work:report", worker=caller.name.worker)
             results = await self._apply(work, caller, body.records)
-            request_metrics.exchanged(self.metrics, caller, body.records, results, datetime.now(UTC))
+            request_metrics.reports_refused(self.metrics, caller, results)
             return requests.answer(ExchangeResponse(results=results))
 
     async def _apply(

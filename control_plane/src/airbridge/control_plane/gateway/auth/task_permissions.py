@@ -201,7 +201,7 @@ def judge(
     why = residency.why_not(task, row.body, body, parts.get("name", ""))
     if why is not None:
         return Denied(f"residency: {why}", f"residency of region {task.region}", fails=row.ends)
-    denied = _denied_by_body(body, task, scopes, policy, own_assets, residency)
+    denied = _denied_by_body(body, task, scopes, policy, own_assets=own_assets, residency=residency)
     # Written anew: what was judged is what Airflow's framework reads, which takes a query's bytes for Latin-1.
     judged = urlencode(query, doseq=True)
     return denied or Call(record.method, path, judged, body.text, row.ends, rule, access)
@@ -273,6 +273,7 @@ def _denied_by_body(
     task: TaskFacts,
     scopes: Scopes,
     policy: Policy,
+    *,
     own_assets: Callable[[], Collection[AssetRef]],
     residency: Residency,
 ) -> Denied | None:

@@ -11,7 +11,7 @@ from airbridge.control_plane import _airflow
 from airbridge.control_plane.gateway.auth.authentication import Caller
 from airbridge.control_plane.gateway.background.metrics import Metrics
 from airbridge.control_plane.gateway.work import edge_events
-from airbridge.core.protocol import ClaimResponse, EdgeEvent, Record, RecordResult, RefusalReason
+from airbridge.core.protocol import ClaimResponse, EdgeEvent, Grant, Record, RecordResult, RefusalReason
 from airbridge.executor.ledger.sharing.usage import TASK_ENDED
 
 # Edge event of a queue message that is not a valid work item.
@@ -20,18 +20,22 @@ REJECTED: Final = "message.rejected"
 _REASONS: Final = frozenset(RefusalReason)
 
 
-def claimed(metrics: Metrics, caller: Caller, answer: ClaimResponse) -> None:
-    """Count grants and refusals, and the tasks that the grants started."""
-    if answer.grants:
-        metrics.granted(caller.name.region, caller.name.pool, len(answer.grants))
-    for reason, count in Counter(str(each.reason) for each in answer.refusals).items():
-        metrics.refused(caller.name.region, reason, count)
-    for grant in answer.grants:
+def granted(metrics: Metrics, caller: Caller, grants: Sequence[Grant]) -> None:
+    """Count new grants, and the tasks that they started."""
+    if grants:
+        metrics.granted(caller.name.region, caller.name.pool, len(grants))
+    for grant in grants:
         _airflow.task_started(str(grant.ti.get("dag_id")), str(grant.ti.get("task_id")))
 
 
+def claims_refused(metrics: Metrics, caller: Caller, answer: ClaimResponse) -> None:
+    """Count the refusals of a claim."""
+    for reason, count in Counter(str(each.reason) for each in answer.refusals).items():
+        metrics.refused(caller.name.region, reason, count)
+
+
 def events_received(metrics: Metrics, caller: Caller, events: Sequence[EdgeEvent]) -> None:
-    """Count events, and the messages that workers rejected themselves: forged ones never reach a claim."""
+    """Count events that are new, and the messages that workers rejected themselves: forged ones never reach a claim."""
     if events:
         metrics.events_received(caller.name.region, len(events))
     for each in events:
@@ -43,17 +47,14 @@ def events_received(metrics: Metrics, caller: Caller, events: Sequence[EdgeEvent
         metrics.refused(caller.name.region, reason, count)
 
 
-def exchanged(
-    metrics: Metrics,
-    caller: Caller,
-    records: Sequence[Record],
-    results: Sequence[RecordResult],
-    now: datetime,
-) -> None:
-    """Count refused reports, and the delay of applied ones since they were journalled."""
+def reported(metrics: Metrics, caller: Caller, records: Sequence[Record], now: datetime) -> None:
+    """Count the delay of writes that were applied, since they were journalled."""
+    for record in records:
+        metrics.reported(caller.name.region, (now - record.recorded_at).total_seconds())
+
+
+def reports_refused(metrics: Metrics, caller: Caller, results: Sequence[RecordResult]) -> None:
+    """Count refused reports."""
     refused = Counter(str(each.refused) for each in results if each.refused is not None)
     for reason, count in refused.items():
         metrics.refused(caller.name.region, reason, count)
-    for record, result in zip(records, results, strict=True):
-        if result.refused is None and result.status < 400 and record.method not in {"GET", "HEAD"}:
-            metrics.reported(caller.name.region, (now - record.recorded_at).total_seconds())

@@ -16,6 +16,7 @@ from airbridge.control_plane.gateway.database import transient, unit
 from airbridge.control_plane.gateway.heartbeat import batch
 from airbridge.control_plane.gateway.triggers.offers import Offers
 from airbridge.control_plane.gateway.work import edge_events, held_leases, lease_denials, release
+from airbridge.control_plane.gateway.work.edge_events import Recorded
 from airbridge.control_plane.gateway.work.fencing import fence, is_claimed
 from airbridge.control_plane.gateway.work.held_leases import Held
 from airbridge.control_plane.identity.ca import BACKDATE
@@ -25,6 +26,7 @@ from airbridge.core.protocol import (
     CancelCommand,
     Command,
     DrainCommand,
+    EdgeEvent,
     Heartbeat,
     HeartbeatResponse,
     LeaseRef,
@@ -59,6 +61,8 @@ class Heartbeats:
     interval_seconds: float
     clock: Callable[[], datetime]
     offers: Offers = field(default_factory=Offers)
+    #: Called for events that were recorded for the first time, after the commit.
+    on_events: Callable[[Caller, Sequence[EdgeEvent]], None] = lambda *_: None
 
     def handle(self, caller: Caller, heartbeat: Heartbeat) -> HeartbeatResponse:
         """Renew the worker's leases and return the control plane's commands. Raises `Refused`."""
@@ -75,10 +79,11 @@ class Heartbeats:
             skew = row.clock_skew_seconds
             offers = self._offers(session, caller, heartbeat, now)
         # A transaction of its own: leases are renewed even if the events cannot be written.
-        taken = (
-            edge_events.record(caller, heartbeat.events, at=now, skew_seconds=skew) if heartbeat.events else 0
-        )
-        return self._answer(now, commands, offers, taken)
+        recorded = Recorded()
+        if heartbeat.events:
+            recorded = edge_events.record(caller, heartbeat.events, at=now, skew_seconds=skew)
+            self.on_events(caller, recorded.new)
+        return self._answer(now, commands, offers, recorded.taken)
 
     def handle_batch(
         self, beats: Sequence[tuple[Caller, Heartbeat]]

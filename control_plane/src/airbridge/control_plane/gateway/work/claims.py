@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -98,6 +98,8 @@ class Claims:
     policy: Policy
     lease_seconds: float
     limits: Limits = field(default_factory=Limits)
+    #: Called for new grants, after the commit; one that is given again is none.
+    on_granted: Callable[[Caller, Sequence[Grant]], None] = lambda *_: None
 
     def claim(self, caller: Caller, request: ClaimRequest) -> ClaimResponse:
         """Grant or refuse each envelope. Grants are committed when this returns. Raises `Refused`."""
@@ -111,9 +113,13 @@ class Claims:
             try:
                 with unit() as work:
                     batch = _Batch(self, work, caller, unstartable)
-                    return batch.grant(opened, refused, request.offered)
+                    answer = batch.grant(opened, refused, request.offered)
             except _NotStartable as error:
                 unstartable.add(error.item_id)
+                continue
+            new = {each.event["item_id"] for each in batch.granted}
+            self.on_granted(caller, [each for each in answer.grants if str(each.item_id) in new])
+            return answer
 
     def _open(self, index: int, envelope: str) -> _Opened | Refusal:
         try:

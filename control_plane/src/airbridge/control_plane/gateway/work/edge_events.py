@@ -58,6 +58,14 @@ LONGEST_SILENCE: Final = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
+class Recorded:
+    """Outcome of a report: the number of events, from the first, that the worker may drop, and those that are recorded for the first time."""
+
+    taken: int = 0
+    new: tuple[EdgeEvent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _Item:
     """A work item that events refer to, and the epochs under which the caller was granted it."""
 
@@ -65,8 +73,8 @@ class _Item:
     epochs: frozenset[int]
 
 
-def record(caller: Caller, reported: Sequence[EdgeEvent], *, at: datetime, skew_seconds: float) -> int:
-    """Record the new events of `reported`; return how many the worker may drop: all, or none while the database is down."""
+def record(caller: Caller, reported: Sequence[EdgeEvent], *, at: datetime, skew_seconds: float) -> Recorded:
+    """Record the new events of `reported`. The worker may drop all of them, or none while the database is down."""
     try:
         with unit() as work:
             items = _items(work.session, caller, {str(each.item_id) for each in reported if each.item_id})
@@ -75,13 +83,14 @@ def record(caller: Caller, reported: Sequence[EdgeEvent], *, at: datetime, skew_
                 for each in reported
                 if _is_allowed(caller, each, items.get(str(each.item_id)))
             ]
-            events.add_once(work.session, rows)
+            new = events.add_once(work.session, rows)
             if len(rows) < len(reported):
                 _note_refused(work.session, caller, len(reported) - len(rows))
     except sql.SQLAlchemyError as error:
         log.warning("edge_events.not_written", worker=caller.name.worker, count=len(reported), exc_info=error)
-        return 0
-    return len(reported)
+        return Recorded()
+    by_uid = {str(each.uid): each for each in reported}
+    return Recorded(len(reported), tuple(each for uid, each in by_uid.items() if uid in new))
 
 
 def _note_refused(session: Any, caller: Caller, count: int) -> None:

@@ -79,6 +79,8 @@ class Exchanges:
     on_ended: Callable[[str, str, str, float | None], None] = lambda *_: None
     #: Called for XComs that moved, after the commit: region, pool, bytes.
     on_moved: Callable[[str, str, int], None] = lambda *_: None
+    #: Called for writes that were applied now, after the commit; one that is answered again is none.
+    on_reported: Callable[[Caller, Sequence[Record]], None] = lambda *_: None
 
     def apply(
         self, caller: Caller, item_records: Sequence[Record], *, judge: bool = False
@@ -93,13 +95,15 @@ class Exchanges:
             try:
                 ended: list[Ended] = []
                 moved: list[int] = []
+                reported: list[Record] = []
                 with unit() as work:
                     if judge:
                         check_revocation(work.session, caller)
-                    transaction = _Transaction(self, work, caller, settled_answers, ended, moved)
+                    transaction = _Transaction(self, work, caller, settled_answers, ended, moved, reported)
                     results = transaction.apply(item_records)
                 for each in ended:
                     self.on_ended(*each)
+                self.on_reported(caller, reported)
                 if total := sum(moved):
                     self.on_moved(caller.name.region, caller.name.pool, total)
                 return results
@@ -131,6 +135,7 @@ class _Transaction:
     known: dict[int, Answer]
     ended: list[Ended]
     moved: list[int]
+    reported: list[Record]
     #: Whether the task's trigger runs on a worker, once that was decided: a deferral is judged and applied by one answer.
     at_edge: dict[str, bool] = field(default_factory=dict)
     #: Writes that were applied now, kept in one statement.
@@ -221,6 +226,8 @@ class _Transaction:
             kept = Applied(record.seq, answer.status, dict(answer.headers), answer.body)
             applied[record.seq] = kept
             self.kept.append(kept)
+            if answer.status < 400:
+                self.reported.append(record)
         return answer
 
     def _record_applied(self, row: WorkItemRow, record: Record, call: Call, answer: Answer) -> None:
