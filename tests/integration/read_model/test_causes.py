@@ -77,6 +77,31 @@ def age(row: WorkItemRow, by: timedelta) -> None:
     row.placed_at = row.placed_at - by
 
 
+@pytest.mark.parametrize("event", ["xcom.read", "call.denied"])
+def test_calls_push_out_no_other_event(session: Any, platform: Platform, seed: Seed, event: str) -> None:
+    """A task that reads thousands of XComs, or is denied as many calls, is seen to run, and its claim stays in the timeline."""
+    [row] = seed.task()
+    seed.worker()
+    now = clock.now(session)
+    leases.claim(session, row, "worker-1", 60.0, 600.0, {}, at=now)
+    events.record(session, "claim.granted", "spiffe://worker-1", row=row)
+    session.flush()
+    edge(session, row, "task.forked", warm=True)
+    detail = (
+        {"key": "k", "bytes": 1, "of_task": "t"}
+        if event == "xcom.read"
+        else {"method": "GET", "path": "x", "why": "y"}
+    )
+    calls = [events.values(event, "spiffe://worker-1", at=now, row=row, **detail) for _ in range(2_100)]
+    events.add(session, calls)
+    assert explain(session, platform, row).code is Code.RUNNING
+    task = tasks.of_instance(session, row.ti_id)
+    assert task is not None
+    line = timeline.of(session, task)
+    assert "claim.granted" in {step.event for step in line.steps}
+    assert not line.complete
+
+
 # --- The troubles, one by one
 
 

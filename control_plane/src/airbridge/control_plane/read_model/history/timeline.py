@@ -20,10 +20,14 @@ from airbridge.control_plane.read_model.tasks import TaskView
 from airbridge.control_plane.read_model.work import ItemView
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.models import EventRow
+from airbridge.executor.ledger.sharing.usage import XCOM_READ, XCOM_WRITTEN
 
 Side = Literal["airflow", "control", "edge"]
 
+# Events that are read of a task: of those that its calls make, of which one task may have any number, and of the others.
 MAX_EVENTS: Final = 2_000
+MAX_CALLS: Final = 2_000
+_OF_CALLS: Final = (XCOM_READ, XCOM_WRITTEN, "call.denied", "write.refused", "exchange.refused")
 _END: Final = "item.settled"
 
 
@@ -90,13 +94,13 @@ class Timeline:
 def of(session: Any, task: TaskView) -> Timeline:
     """Return the timeline of a task through all its tries."""
     items = work.of_task(session, task.dag_id, task.run_id, task.task_id, task.map_index)
-    rows = _events(session, task, items)
+    rows, complete = _events(session, task, items)
     tries = {item.id: item.try_number for item in items}
     steps = [_step(row, tries) for row in rows]
     for each in task.tries:
         steps.extend(_of_airflow(each))
     steps.sort(key=lambda step: step.at)
-    return Timeline(task, items, tuple(_without_repeats(steps)), clock.now(session), len(rows) < MAX_EVENTS)
+    return Timeline(task, items, tuple(_without_repeats(steps)), clock.now(session), complete)
 
 
 def _without_repeats(steps: Sequence[Step]) -> Iterator[Step]:
@@ -116,16 +120,19 @@ def _without_repeats(steps: Sequence[Step]) -> Iterator[Step]:
             yield step
 
 
-def _events(session: Any, task: TaskView, items: Sequence[ItemView]) -> list[EventRow]:
+def _events(session: Any, task: TaskView, items: Sequence[ItemView]) -> tuple[list[EventRow], bool]:
+    """Return the events of a task, and whether these are all. Those of its calls push none of the others out."""
     ids = [item.id for item in items]
     ti_ids = [each.ti_id for each in task.tries]
     query = (
         select(EventRow)
         .where(or_(EventRow.item_id.in_(ids), EventRow.ti_id.in_(ti_ids)))
         .order_by(EventRow.id.desc())
-        .limit(MAX_EVENTS)
     )
-    return list(session.scalars(query))
+    calls = session.scalars(query.where(EventRow.event.in_(_OF_CALLS)).limit(MAX_CALLS)).all()
+    others = session.scalars(query.where(EventRow.event.not_in(_OF_CALLS)).limit(MAX_EVENTS)).all()
+    rows = sorted((*calls, *others), key=lambda row: row.id, reverse=True)
+    return rows, len(calls) < MAX_CALLS and len(others) < MAX_EVENTS
 
 
 def _step(row: EventRow, tries: Mapping[str, int]) -> Step:
