@@ -80,6 +80,24 @@ def test_claim_in_flight_keeps_grant(world: World) -> None:
     assert worker.claim(envelope).grants == (old,)
 
 
+def test_former_holder_is_not_denied(world: World) -> None:
+    """A release that is repeated, and a heartbeat that still lists the lease, are no denials; those of another worker are."""
+    [item_id] = world.items()
+    worker, other = world.worker(), world.worker()
+    grant = worker.grant(item_id)
+    for each in (worker, worker, other):
+        each.release(lease(grant))
+    for each in (worker, other):
+        beat(each, lease(grant))
+    other.grant(item_id)
+    worker.release(lease(grant))
+    found = [row for row in world.audited("lease.refused") if row.detail["item"] == item_id]
+    assert [(row.actor, row.detail["request"]) for row in found] == [
+        (other.name.uri, "release"),
+        (other.name.uri, "heartbeat"),
+    ]
+
+
 def test_stop_after_waits_for_lost_after(world: World) -> None:
     """With a `stop_after` the item waits for `lost_after`, by when any worker that runs it has stopped."""
     [item_id] = world.items()

@@ -19,6 +19,7 @@ from airbridge.control_plane.gateway.work import edge_events, held_leases, lease
 from airbridge.control_plane.gateway.work.edge_events import Recorded
 from airbridge.control_plane.gateway.work.fencing import fence, is_claimed
 from airbridge.control_plane.gateway.work.held_leases import Held
+from airbridge.control_plane.gateway.work.lease_denials import Named
 from airbridge.control_plane.identity.ca import BACKDATE
 from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.parity import Parity
@@ -232,14 +233,13 @@ def _cancels(
     unknown = [lease for lease in lost if str(lease.item_id) not in rows]
     unanswered = set(unknown[MOST_UNKNOWN:])
     cancels: list[CancelCommand] = []
-    denials = 0
+    named: list[Named] = []
     for lease in lost:
         if lease in unanswered:
             continue
         row = rows.get(str(lease.item_id))
         verdict = fence(row, worker, lease.epoch)
-        if denials < MOST_DENIALS:
-            denials += lease_denials.record(session, caller, "heartbeat", lease, row=row, verdict=verdict)
+        named.append(Named(lease, row, verdict))
         reason = verdict.reason or RefusalReason.CANCELLED
         detail = verdict.detail or f"Airflow has the task instance as {states.get(lease)}"
         cancels.append(CancelCommand(item_id=lease.item_id, epoch=lease.epoch, reason=reason, detail=detail))
@@ -250,8 +250,13 @@ def _cancels(
             epoch=lease.epoch,
             reason=str(reason),
         )
-    if unanswered or denials == MOST_DENIALS:
+    denials = lease_denials.record(session, caller, "heartbeat", named, most=MOST_DENIALS)
+    if unanswered or denials > MOST_DENIALS:
         log.warning(
-            "leases.unaudited", worker=worker, listed=len(lost), audited=denials, unanswered=len(unanswered)
+            "leases.unaudited",
+            worker=worker,
+            listed=len(lost),
+            audited=min(denials, MOST_DENIALS),
+            unanswered=len(unanswered),
         )
     return cancels

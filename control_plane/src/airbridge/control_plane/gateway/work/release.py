@@ -17,6 +17,7 @@ from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.triggers.placing import is_trigger
 from airbridge.control_plane.gateway.work import lease_denials
 from airbridge.control_plane.gateway.work.fencing import fence, is_claimed
+from airbridge.control_plane.gateway.work.lease_denials import Named
 from airbridge.core.protocol import LeaseRef, ReleaseRequest, ReleaseResponse
 from airbridge.executor.ledger import events, leases, records
 from airbridge.executor.ledger.models import Outcome, WorkItemRow
@@ -31,12 +32,13 @@ def release(caller: Caller, request: ReleaseRequest) -> ReleaseResponse:
         session = work.session
         check_revocation(session, caller)
         rows = leases.lock(session, [lease.item_id for lease in request.items])
+        named: list[Named] = []
         for lease in request.items:
             row = rows.get(str(lease.item_id))
-            verdict = fence(row, caller.name.worker, lease.epoch)
+            named.append(Named(lease, row, fence(row, caller.name.worker, lease.epoch)))
             if row is not None and is_claimed(row, caller.name.worker, lease.epoch):
                 _release(session, caller, row, request.detail)
-            lease_denials.record(session, caller, "release", lease, row=row, verdict=verdict)
+        lease_denials.record(session, caller, "release", named)
         return ReleaseResponse(released=request.items)
 
 
