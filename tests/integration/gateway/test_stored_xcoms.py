@@ -254,3 +254,19 @@ def test_stored_xcom_moves_when_another_region_reads_it(world: World) -> None:
     assert moves(world, theirs) == [("xcom.read", "eu-west-1", 100_000, 100_000)]
     [event] = [each for each in world.events("xcom.read") if str(each.item_id) == theirs]
     assert (event.detail["of_task"], event.detail["key"]) == (written.ti["task_id"], "return_value")
+
+
+def test_read_of_mapped_task_has_plain_key(granted: tuple[Worker, Grant], world: World) -> None:
+    """A read by position, or of a slice, is of the key that was written; which XComs it is of stands beside it."""
+    worker, grant = granted
+    assert push(worker, grant, 1, "value").status == 201
+    assert ask(worker, grant, 2, "GET", path_of(grant) + "/item/-1").status == 200
+    [result] = worker.exchange(
+        record(grant, 3, "GET", path_of(grant) + "/slice", query="start=0&stop=2")
+    ).results
+    assert (result.status, json.loads(result.body or "")) == (200, ["value"])
+    found = [each.detail for each in world.events("xcom.read") if str(each.item_id) == str(grant.item_id)]
+    assert [each["key"] for each in found] == ["return_value"] * 2
+    assert [each["of_task"] for each in found] == [grant.ti["task_id"]] * 2
+    assert found[0]["of_position"] == -1
+    assert found[1]["of_slice"] == [0, 2, None]

@@ -6,6 +6,7 @@ import itertools
 import re
 import time
 from typing import Any
+from uuid import uuid4
 
 from tests.support import runs
 from tests.support.airflow_home import Metadata
@@ -13,7 +14,7 @@ from tests.support.items import new_item
 
 from airbridge.control_plane.dashboard.drawings import run_map
 from airbridge.control_plane.read_model.history import run
-from airbridge.executor.ledger import items, leases
+from airbridge.executor.ledger import events, items, leases
 from airbridge.executor.ledger.models import Outcome
 
 
@@ -105,6 +106,41 @@ def test_another_runs_xcom_is_named(metadata: Metadata) -> None:
     first, second = run._moves(events, attempts, (runs.DAG, runs.RUN))
     assert (first.source, first.source_region, first.crosses) == ("other / r / t [3]", None, False)
     assert (second.source, second.source_region, second.crosses) == ("", "sa-east-1", True)
+
+
+def test_reads_of_mapped_task_cross_borders(metadata: Metadata) -> None:
+    """A read by position is of the map index there; a slice is of each region that wrote some of it.
+
+    Values in buckets are read by calls of their own.
+    """
+    places = {0: "us-east-1", 2: "eu-west-1", 5: "ap-south-1", 7: "us-east-1"}
+    name = f"mapped-{uuid4().hex[:8]}"
+    with metadata.session() as session:
+        new = [
+            new_item(dag_id=name, run_id="r", task_id="extract", map_index=index, region=region)
+            for index, region in places.items()
+        ]
+        *writers, reader = items.place(session, [*new, new_item(dag_id=name, run_id="r", task_id="load")], 1)
+        for writer in writers:
+            index = writer.map_index
+            stored = {"stored": writer.region} if index == 5 else {}
+            events.record(session, "xcom.written", "w", row=writer, key="k", bytes=100 + index, **stored)
+        of = {"of_dag": name, "of_run": "r", "of_task": "extract", "key": "k"}
+        for size, which in enumerate(
+            ({"of_position": 1}, {"of_position": -1}, {"of_position": 9}, {"of_slice": [None, 3, None]}), 1
+        ):
+            events.record(session, "xcom.read", "w", row=reader, bytes=size, **of, **which)
+        session.commit()
+        found = run.find(session, name, "r")
+    assert found is not None
+    assert {(move.source, move.source_region, move.bytes, move.crosses) for move in found.moves} == {
+        ("extract [2]", "eu-west-1", 1, False),
+        ("extract [7]", "us-east-1", 2, True),
+        ("extract", None, 3, False),
+        ("extract [0]", "us-east-1", 100, True),
+        ("extract [2]", "eu-west-1", 102, False),
+    }
+    assert {region.name: region.sent for region in found.regions}["us-east-1"] == 102
 
 
 def test_bars_do_not_overlap(metadata: Metadata) -> None:

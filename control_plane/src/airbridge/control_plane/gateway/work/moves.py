@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import parse_qs
 from uuid import UUID
 
 from sqlalchemy import select
@@ -24,7 +24,12 @@ from airbridge.executor.ledger import events
 from airbridge.executor.ledger.models import EventRow, WorkItemRow
 from airbridge.executor.ledger.sharing.usage import XCOM_READ, XCOM_WRITTEN
 
-_PATH: Final = re.compile(r"xcoms/(?P<dag>[^/]+)/(?P<run>[^/]+)/(?P<task>[^/]+)/(?P<key>.+)", re.DOTALL)
+# The endings are those of reads of a mapped task: one of its XComs by position, or some of them.
+_PATH: Final = re.compile(
+    r"xcoms/(?P<dag>[^/]+)/(?P<run>[^/]+)/(?P<task>[^/]+)/(?P<key>.+?)(?:/item/(?P<position>-?\d{1,9})|/(?P<slice>slice))?",
+    re.DOTALL,
+)
+_WHOLE: Final = re.compile(r"-?\d{1,9}")
 _INDEX: Final = re.compile(r"(?:^|&)map_index=(-?\d{1,9})(?:&|$)")
 
 
@@ -39,9 +44,7 @@ def record(session: Any, row: WorkItemRow, call: Call, answer: Answer, actor: st
         return 0
     if call.method == "POST":
         return _written(session, row, match["key"], call.body or "", actor)
-    return _read(
-        session, row, match.groupdict() | {"map_index": _index(call.query)}, answer.body or "", actor
-    )
+    return _read(session, row, match, call.query, body=answer.body or "", actor=actor)
 
 
 def _written(session: Any, row: WorkItemRow, key: str, body: str, actor: str) -> int:
@@ -55,7 +58,7 @@ def _written(session: Any, row: WorkItemRow, key: str, body: str, actor: str) ->
     return size
 
 
-def _read(session: Any, row: WorkItemRow, source: Mapping[str, Any], body: str, actor: str) -> int:
+def _read(session: Any, row: WorkItemRow, source: re.Match[str], query: str, *, body: str, actor: str) -> int:
     stored = _reference(body)
     if stored is not None and stored.region != row.region:
         # The value itself is fetched by a call of its own.
@@ -72,12 +75,26 @@ def _read(session: Any, row: WorkItemRow, source: Mapping[str, Any], body: str, 
         of_dag=source["dag"],
         of_run=source["run"],
         of_task=source["task"],
-        of_index=source["map_index"],
+        **_which(source, query),
         **where,
     )
     moved = size if stored is None else 0
     event.moved_bytes = moved
     return moved
+
+
+def _which(source: re.Match[str], query: str) -> dict[str, Any]:
+    """Return which XComs of a task were read: a map index, or positions among those that there are, see `read_model.history.run`."""
+    if source["position"]:
+        return {"of_position": int(source["position"])}
+    if source["slice"]:
+        given = parse_qs(query)
+        return {"of_slice": [_whole(given.get(name)) for name in ("start", "stop", "step")]}
+    return {"of_index": _index(query)}
+
+
+def _whole(values: list[str] | None) -> int | None:
+    return int(values[0]) if values and _WHOLE.fullmatch(values[0]) else None
 
 
 def _fetched(session: Any, row: WorkItemRow, read: StoredRead, actor: str) -> int:

@@ -221,37 +221,113 @@ def _tasks(attempts: Sequence[Attempt], events: Sequence[Any]) -> Iterator[RunTa
         yield RunTask(tuple(mine), written, read)
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """XCom of the run: its writer's attempt, its bytes, and whether it lies in a bucket, from which it is fetched by itself."""
+
+    attempt: Attempt
+    bytes: int
+    stored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Part of a read: XComs of one region."""
+
+    name: str
+    writer: Attempt | None
+    bytes: int
+
+
+class _Writers:
+    """Writers of a run's XComs."""
+
+    def __init__(self, events: Sequence[Any], attempts: Sequence[Attempt]) -> None:
+        items = {each.id: each for each in attempts}
+        self._last = {(each.task_id, each.map_index): each for each in attempts}
+        # Of a task that was tried in several regions, the attempt whose value it is.
+        self._wrote: dict[tuple[str, str], dict[int, _Written]] = defaultdict(dict)
+        for each in events:
+            if each.event == XCOM_WRITTEN and (item := items.get(each.item_id)) is not None:
+                written = _Written(item, int(each.detail.get("bytes") or 0), "stored" in each.detail)
+                of_key = self._wrote[item.task_id, str(each.detail.get("key"))]
+                of_key.setdefault(item.map_index, written)
+
+    def parts(self, detail: Mapping[str, Any]) -> Iterator[_Part]:
+        """Yield the parts of a read of this run: one, or of a slice one for each region."""
+        task, key = str(detail.get("of_task") or ""), str(detail.get("key") or "")
+        size = int(detail.get("bytes") or 0)
+        wrote = self._wrote.get((task, key), {})
+        indexes = sorted(wrote)
+        if "of_slice" in detail:
+            yield from self._slice(
+                task, size, [wrote[index] for index in _sliced(indexes, detail["of_slice"])]
+            )
+            return
+        index = _index(detail, indexes)
+        written = wrote.get(index)
+        writer = written.attempt if written else self._last.get((task, index))
+        yield _Part(_name(task, index), writer, size)
+
+    def _slice(self, task: str, size: int, read: Sequence[_Written]) -> Iterator[_Part]:
+        """Yield the read of many XComs by region. Those that lie in a bucket are fetched one by one, by reads of their own."""
+        by_region: defaultdict[str, list[_Written]] = defaultdict(list)
+        for each in read:
+            if not each.stored:
+                by_region[each.attempt.region].append(each)
+        if not read:
+            yield _Part(task, None, size)
+        for mine in by_region.values():
+            first = mine[0].attempt
+            yield _Part(first.name if len(mine) == 1 else task, first, sum(each.bytes for each in mine))
+
+
+def _sliced(indexes: list[int], bounds: Sequence[int | None]) -> list[int]:
+    start, stop, step = bounds
+    return indexes[slice(start, stop, step or None)]
+
+
+def _index(detail: Mapping[str, Any], indexes: Sequence[int]) -> int:
+    """Return the map index that a read is of; it may be given as a position among those that there are."""
+    position = detail.get("of_position")
+    if position is None:
+        return int(detail.get("of_index", -1))
+    return indexes[position] if -len(indexes) <= position < len(indexes) else -1
+
+
+def _name(task: str, index: int) -> str:
+    return task if index < 0 else f"{task} [{index}]"
+
+
 def _moves(events: Sequence[Any], attempts: Sequence[Attempt], run: tuple[str, str]) -> Iterator[Move]:
     items = {each.id: each for each in attempts}
-    last = {(each.task_id, each.map_index): each for each in attempts}
-    # Of a task that was tried in several regions, the attempt whose value it is.
-    wrote: dict[tuple[str, int, str], Attempt] = {}
-    for each in events:
-        if each.event == XCOM_WRITTEN and (item := items.get(each.item_id)) is not None:
-            wrote.setdefault((item.task_id, item.map_index, str(each.detail.get("key"))), item)
+    writers = _Writers(events, attempts)
     for each in events:
         reader = items.get(each.item_id)
         if each.event != XCOM_READ or reader is None:
             continue
         detail: Mapping[str, Any] = each.detail
         of_run = (detail.get("of_dag"), detail.get("of_run"))
-        task, index = str(detail.get("of_task") or ""), int(detail.get("of_index", -1))
-        key = str(detail.get("key") or "")
-        writer = (wrote.get((task, index, key)) or last.get((task, index))) if of_run == run else None
-        name = task if index < 0 else f"{task} [{index}]"
+        if of_run == run:
+            parts = [*writers.parts(detail)]
+        else:
+            name = _name(str(detail.get("of_task") or ""), _index(detail, ()))
+            source = " / ".join(str(part) for part in (*of_run, name) if part)
+            parts = [_Part(source, None, int(detail.get("bytes") or 0))]
         stored = detail.get("stored")
-        yield Move(
-            source=name if of_run == run else " / ".join(str(part) for part in (*of_run, name) if part),
-            source_region=writer.region if writer else stored,
-            source_item=writer.id if writer else None,
-            reader=reader.name,
-            reader_region=reader.region,
-            reader_item=reader.id,
-            key=key,
-            bytes=int(detail.get("bytes") or 0),
-            stored=stored,
-            at=each.at,
-        )
+        for part in parts:
+            yield Move(
+                source=part.name,
+                source_region=part.writer.region if part.writer else stored,
+                source_item=part.writer.id if part.writer else None,
+                reader=reader.name,
+                reader_region=reader.region,
+                reader_item=reader.id,
+                key=str(detail.get("key") or ""),
+                bytes=part.bytes,
+                stored=stored,
+                at=each.at,
+            )
 
 
 def _regions(attempts: Sequence[Attempt], moves: Sequence[Move], now: datetime) -> Iterator[RunRegion]:
