@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select
 from tests.integration.gateway.world import World, lease
 
+from airbridge.control_plane.read_model.history import clock_skew
 from airbridge.core.protocol import EdgeEvent
 from airbridge.executor.ledger.models import EventRow, GatewayRow
 
@@ -44,6 +45,16 @@ def test_edge_event_gets_task_from_ledger(world: World) -> None:
     assert abs(row.received_at - datetime.now(UTC)) < timedelta(minutes=1)
     assert abs(row.skew_seconds) < 5
     assert {"warm": True} == row.detail
+
+
+@pytest.mark.parametrize("year", [1, 9999])
+def test_impossible_clock_is_corrected(world: World, year: int) -> None:
+    """Times by a clock that is centuries off are corrected to the present, and fail neither a timeline nor the export of traces."""
+    worker, then = world.worker(), datetime(year, 6, 1, tzinfo=UTC)
+    said = event("link.cut", at=then)
+    worker.beat(sent_at=then, events=(said,))
+    [row] = written(world, uid=str(said.uid))
+    assert abs(clock_skew.corrected(row.at, row.skew_seconds) - datetime.now(UTC)) <= timedelta(days=31)
 
 
 @pytest.mark.parametrize(

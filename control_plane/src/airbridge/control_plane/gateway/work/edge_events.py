@@ -75,6 +75,9 @@ class _Item:
 
 def record(caller: Caller, reported: Sequence[EdgeEvent], *, at: datetime, skew_seconds: float) -> Recorded:
     """Record the new events of `reported`. The worker may drop all of them, or none while the database is down."""
+    # What readers subtract from the times: they were bounded by the same skew.
+    limit = LARGEST_SKEW.total_seconds()
+    skew_seconds = max(-limit, min(skew_seconds, limit))
     try:
         with unit() as work:
             items = _items(work.session, caller, {str(each.item_id) for each in reported if each.item_id})
@@ -195,6 +198,5 @@ def _amount(reported: EdgeEvent, name: str) -> float | None:
 
 def _plausible(said: datetime, earliest: datetime, latest: datetime, skew_seconds: float) -> datetime:
     """Return a time by the worker's clock, no earlier and no later than it can have been by ours."""
-    limit = LARGEST_SKEW.total_seconds()
-    ahead = timedelta(seconds=max(-limit, min(skew_seconds, limit)))
+    ahead = timedelta(seconds=skew_seconds)
     return max(earliest + ahead - TOLERANCE, min(said, latest + ahead + TOLERANCE))
