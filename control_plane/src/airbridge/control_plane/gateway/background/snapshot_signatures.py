@@ -29,14 +29,19 @@ def renew(directory: Path) -> int:
     keys = secrets.load_publish_keys(directory)
     if signer.verify_key not in keys:
         return 0
+    key = signer.verify_key.kid
     with unit() as work:
         renewed = versions.renew_signatures(work.session, signer, SnapshotVerifier(keys))
         if renewed:
-            actor = f"gateway:{socket.gethostname()}:{os.getpid()}"
-            detail = {"key": signer.verify_key.kid, "snapshots": renewed}
             audit.record(
-                work.session, "snapshots.signed_anew", "changed", actor, rule="secrets_dir", **detail
+                work.session,
+                "snapshots.signed_anew",
+                "changed",
+                f"gateway:{socket.gethostname()}:{os.getpid()}",
+                rule="secrets_dir",
+                key=key,
+                snapshots=renewed,
             )
     if renewed:
-        log.info("snapshots.signed_anew", **detail)
+        log.info("snapshots.signed_anew", key=key, snapshots=renewed)
     return renewed
