@@ -64,6 +64,15 @@ def test_workers_that_cannot_have_it_do_not_count(prices: Prices | None) -> None
         placed(small, large, prices=prices, where=("s3://d",), memory="16GiB")
 
 
+def test_three_other_costs_are_named() -> None:
+    """Of many regions the reason names the three cheapest others, and that there are more."""
+    prices = Prices(slot_hour={name: number for number, name in enumerate("abcde")})
+    some = placed(*(region(name, "s3://d") for name in "abcd"), prices=prices, where=("s3://d",))
+    assert some.why == "near s3://d; costs 0 there, b 1, c 2, d 3"
+    many = placed(*(region(name, "s3://d") for name in "abcde"), prices=prices, where=("s3://d",))
+    assert many.why == "near s3://d; costs 0 there, b 1, c 2, d 3, …"
+
+
 # --- Residency
 
 

@@ -36,7 +36,7 @@ class Decision:
     fallback_after: float
     disconnect: DisconnectPolicy
     warm: bool
-    slots: int = 1
+    slots: int
     resources: Resources = field(default_factory=Resources)
     limits: tuple[str, ...] = ()
     #: Where the task's triggers run, if the task chooses: ``edge`` or ``home``.
