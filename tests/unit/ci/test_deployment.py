@@ -79,6 +79,14 @@ def test_old_workers_drain_after_replacements() -> None:
     assert all(NEW in running for running in seen)
 
 
+def test_applies_do_not_count_as_waiting() -> None:
+    """A wave of many regions is applied for longer than `ready_minutes`, which begin after the last of them."""
+    regions = tuple(f"eu-west-{number}" for number in range(1, 9))
+    simulated = Fleet(dict.fromkeys(regions, OLD))
+    step = STEP.model_copy(update={"waves": (regions,)})
+    assert ["done"] == [result.outcome for result in rollout(simulated, step).run(regions)]
+
+
 @pytest.mark.parametrize(
     ("behaviour", "says"),
     [

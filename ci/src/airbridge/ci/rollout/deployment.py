@@ -162,7 +162,8 @@ class Rollout:
         return self._watch(wave, began)
 
     def _ready(self, wave: Collection[str], began: datetime) -> str | None:
-        deadline = began + timedelta(minutes=self.step.ready_minutes)
+        # From here on, not from the wave's beginning: its stacks are applied one after the other.
+        deadline = self.now() + timedelta(minutes=self.step.ready_minutes)
         while True:
             missing = self._missing(wave)
             if not missing:
