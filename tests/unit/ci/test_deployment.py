@@ -79,6 +79,38 @@ def test_old_workers_drain_after_replacements() -> None:
     assert all(NEW in running for running in seen)
 
 
+def healthy(simulated: Fleet) -> int:
+    """Return how many workers take work."""
+    return sum(worker.healthy(simulated.now(), 60) for worker in simulated.workers())
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_capacity_is_kept_while_workers_come_one_by_one(readable: bool) -> None:
+    """Old workers drain as new ones come: a pool never has less than three quarters of the workers that took work before."""
+    simulated = Fleet({"eu-west-1": OLD}, workers_per_region=8, start_interval=120)
+    move = with_pools(simulated) if readable else rollout(simulated)
+    seen: list[int] = []
+
+    def sleep(seconds: float) -> None:
+        seen.append(healthy(simulated))
+        simulated.sleep(seconds)
+
+    move.sleep = sleep
+    [result] = move.run(("eu-west-1",))
+    assert min(seen) >= 6
+    assert {NEW} == simulated.running("eu-west-1")
+    assert 8 == len(simulated.drained)
+    assert "all workers healthy on the new digest" == result.detail
+
+
+def test_groups_that_stop_replacing_end_the_wave() -> None:
+    """Old workers whose places nothing takes keep working; the wave ends after `ready_minutes` without a change, and names them."""
+    simulated = Fleet({"eu-west-1": OLD}, workers_per_region=4, start_interval=10_000)
+    [result] = rollout(simulated).run(("eu-west-1",))
+    assert "3 workers on the old digest take work until their groups have replaced them" == result.detail
+    assert 4 == healthy(simulated)
+
+
 def test_applies_do_not_count_as_waiting() -> None:
     """A wave of many regions is applied for longer than `ready_minutes`, which begin after the last of them."""
     regions = tuple(f"eu-west-{number}" for number in range(1, 9))

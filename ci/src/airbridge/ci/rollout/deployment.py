@@ -1,15 +1,20 @@
 """Deployment: region by region, canary first; a wave that spends its error budget is rolled back, and the rest is not begun.
 
-For each wave: apply its regions' stacks, wait until every pool is ready, drain the old workers, watch. The clock, the sleep and
-what deploys are handed in.
+For each wave: apply its regions' stacks, wait until every pool is ready, drain old workers as new ones take their place, watch. The
+clock, the sleep and what deploys are handed in.
 
 A pool is ready with a healthy worker on the new digest. A pool that wants no instance gets one for its wave, and gives it back; without
 canary capacity it is ready without one if its launch template names the new digest and no worker on another takes work: its next
 instance runs the new release, and nothing runs the old one.
+
+A pool keeps as many workers that take work as it wants instances (as it had before, where that cannot be read): an old worker is told
+to drain when there is one more than that. It stays in its group, idle, until the group replaces it, so that orders ahead of the
+replacements would leave the pool without capacity.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -75,6 +80,10 @@ class Rollout:
     results: list[WaveResult] = field(default_factory=list)
     #: Pools that have an instance for their wave alone.
     _lent: list[Pool] = field(default_factory=list)
+    #: Workers that took work when the wave began, by region and pool.
+    _before: Counter[tuple[str, str]] = field(default_factory=Counter)
+    #: Old workers that still take work.
+    _remaining: int = 0
 
     def run(
         self, regions: Sequence[str], control_plane: ControlPlaneTurn = ControlPlaneTurn.FIRST
@@ -97,11 +106,12 @@ class Rollout:
 
     def _wave(self, wave: tuple[str, ...]) -> None:
         began = self.now()
+        self._before = Counter((worker.region, worker.pool) for worker in self._at_work(wave))
         problem = self._attempt(wave, began)
         self._give_back()
         seconds = (self.now() - began).total_seconds()
         if problem is None:
-            self.results.append(WaveResult(wave, "done", "all workers healthy on the new digest", seconds))
+            self.results.append(WaveResult(wave, "done", self._detail(), seconds))
             return
         self.report(f"rolling back {', '.join(wave)}: {problem}")
         try:
@@ -114,6 +124,11 @@ class Rollout:
         raise RolloutFailed(
             f"{', '.join(wave)}: {problem}; rolled back to {self.old.worker}, later waves were not begun"
         )
+
+    def _detail(self) -> str:
+        if not self._remaining:
+            return "all workers healthy on the new digest"
+        return f"{self._remaining} workers on the old digest take work until their groups have replaced them"
 
     def _attempt(self, wave: tuple[str, ...], began: datetime) -> str | None:
         """Return the reason to roll the wave back; None if there is none."""
@@ -154,16 +169,14 @@ class Rollout:
             self.report(f"{pool.label}: its instance is given back")
 
     def _follow(self, wave: tuple[str, ...], began: datetime) -> str | None:
-        """Wait for the wave, drain the old workers and watch; return the reason to roll back."""
+        """Wait for the wave, replace the old workers and watch; return the reason to roll back."""
         if (problem := self._ready(wave, began)) is not None:
             return problem
-        if self.old != self.new:
-            self._drain(wave, self.old.digests - self.new.digests, "replaced by a new release")
         return self._watch(wave, began)
 
     def _ready(self, wave: Collection[str], began: datetime) -> str | None:
         # From here on, not from the wave's beginning: its stacks are applied one after the other.
-        deadline = self.now() + timedelta(minutes=self.step.ready_minutes)
+        deadline = self.now() + self._patience
         while True:
             missing = self._missing(wave)
             if not missing:
@@ -212,14 +225,52 @@ class Rollout:
                     f"{pool.label}: idle; its next instance runs {self.new.of_pool(pool.image)[:19]}…"
                 )
 
+    @property
+    def _patience(self) -> timedelta:
+        return timedelta(minutes=self.step.ready_minutes)
+
     def _watch(self, wave: Collection[str], began: datetime) -> str | None:
+        """Watch until the time is over and the old workers are replaced; return the reason to roll back.
+
+        Groups that replace no more for `ready_minutes` (a long drain, a checkpoint) are left to it: that is no fault of the release.
+        """
         until = self.now() + timedelta(minutes=self.step.watch_minutes)
+        remaining, changed = -1, self.now()
         while True:
             if (problem := self._spent(wave, began)) is not None:
                 return problem
-            if self.now() >= until:
+            self._remaining = self._replace(wave)
+            if self._remaining != remaining:
+                remaining, changed = self._remaining, self.now()
+            settled = remaining == 0 or self.now() - changed >= self._patience
+            if self.now() >= until and settled:
                 return None
             self.sleep(self.poll_seconds)
+
+    def _replace(self, wave: Collection[str]) -> int:
+        """Tell old workers to drain whose places are taken; return how many go on taking work."""
+        at_work = self._at_work(wave)
+        leaving = self._on(at_work, self.old.digests - self.new.digests)
+        if not leaving:
+            return 0
+        kept = self._kept(wave)
+        spare = Counter((worker.region, worker.pool) for worker in at_work) - kept
+        remaining = 0
+        # Idle workers first: their places are free at once.
+        for worker in sorted(leaving, key=lambda each: (each.slots_used, each.id)):
+            place = (worker.region, worker.pool)
+            if spare[place] > 0:
+                spare[place] -= 1
+                self._order(worker, "replaced by a new release")
+            else:
+                remaining += 1
+        return remaining
+
+    def _kept(self, wave: Collection[str]) -> Counter[tuple[str, str]]:
+        """Return how many workers that take work each pool needs."""
+        if self.pools is None:
+            return self._before
+        return Counter({(region, pool.name): pool.wanted for region in wave for pool in self.pools(region)})
 
     def _spent(self, wave: Collection[str], began: datetime) -> str | None:
         """Return the exceeded part of the error budget, if any."""
@@ -255,8 +306,14 @@ class Rollout:
     def _drain(self, wave: Collection[str], digests: Collection[str], comment: str) -> None:
         for worker in self._on(self._in(wave), digests):
             if worker.alive(self.now(), SILENCE_SECONDS):
-                self.report(f"draining {worker.id}")
-                self.control_plane.drain(worker.id, comment)
+                self._order(worker, comment)
+
+    def _order(self, worker: Worker, comment: str) -> None:
+        self.report(f"draining {worker.id}")
+        self.control_plane.drain(worker.id, comment)
+
+    def _at_work(self, wave: Collection[str]) -> list[Worker]:
+        return [worker for worker in self._in(wave) if worker.healthy(self.now(), SILENCE_SECONDS)]
 
     def _in(self, wave: Collection[str]) -> list[Worker]:
         return [worker for worker in self.control_plane.workers() if worker.region in wave]

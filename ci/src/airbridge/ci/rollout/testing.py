@@ -42,6 +42,8 @@ class Fleet:
     behaviours: Mapping[tuple[str, str], Behaviour] = field(default_factory=dict)
     refusing: Collection[tuple[str, str]] = ()
     workers_per_region: int = 2
+    #: Seconds between the starts of a pool's new workers: a group replaces its instances in turn.
+    start_interval: float = 0.0
     #: Pools of every region, of which `idle` ones (pool, region) want no instance and have no worker.
     pool_names: tuple[str, ...] = ("default",)
     #: Derived images: the one that a pool names, and the digests in the regions' images at the beginning.
@@ -159,9 +161,10 @@ class Fleet:
             works = any((w.region, w.pool, w.digest, w.draining) == wanted for w in self._workers)
             if (pool, region) in self.idle or works:
                 continue
-            for _ in range(self.workers_per_region):
+            for number in range(self.workers_per_region):
                 name = f"{region}-{len(self._workers) + 1}"
-                self._workers.append(_Simulated(name, region, pool, wanted[2], at))
+                born = at + timedelta(seconds=number * self.start_interval)
+                self._workers.append(_Simulated(name, region, pool, wanted[2], born))
 
     def _behaviour(self, worker: _Simulated) -> Behaviour:
         """An image's behaviour in a pool (`pool@region`), or else in the region."""
