@@ -36,7 +36,7 @@ HOME = ("foundation", "control-plane")
 WIRING = {
     "aws_cloudwatch_dashboard",
     "aws_ecs_service",
-    "aws_ssm_parameter",
+    "aws_ecs_task_definition",
     "aws_vpc_endpoint_service",
 }
 DAG = """

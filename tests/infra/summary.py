@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from airbridge.infra import packing
+
 _REFERENCE = re.compile(r"\$\{(?:data\.)?([a-z0-9_]+)\.([A-Za-z0-9_-]+)\.([^}]+)\}")
 
 
@@ -112,7 +114,10 @@ def _flat(key: str, value: Any, paths: dict[tuple[str, str], str]) -> Iterator[s
 
 def _item(key: str, index: int, item: Any, paths: dict[tuple[str, str], str]) -> Iterator[str]:
     """Flatten an item of a list under its name, if it has one, so that an insertion moves nothing else."""
-    if isinstance(item, dict) and isinstance(item.get("name"), str):
+    if isinstance(item, dict) and str(item.get("name")).startswith("AIRBRIDGE_FILE_"):
+        yield f"{key}[{item['name']}]: |"
+        yield from (f"  {line}" for line in packing.unpack(item["value"]).splitlines())
+    elif isinstance(item, dict) and isinstance(item.get("name"), str):
         rest = {inner: value for inner, value in item.items() if inner != "name"}
         alone = next(iter(rest.values())) if len(rest) == 1 else rest
         yield from _flat(f"{key}[{item['name']}]", alone, paths)

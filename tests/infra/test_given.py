@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.infra import task_files
 from tests.infra.aws_rules.test_compute import resources
 from tests.infra.conftest import ENVIRONMENTS, Stacks, read
 from tests.infra.factories import environment, pool, region
@@ -217,5 +218,6 @@ def test_stacks_of_another_partition_name_it_alone(government: Path) -> None:
     text = "".join(file.read_text() for file in government.glob("stacks/*/cdk.tf.json"))
     templates = resources(read(government), "aws_launch_template")
     text += "".join(base64.b64decode(one["user_data"]).decode() for _, one in templates)
+    text += task_files.regions(read(government))
     assert set(re.findall(r"arn:aws[a-z-]*:", text)) == {"arn:aws-us-gov:"}
     assert "us-gov-west-1" in text

@@ -12,6 +12,7 @@ from tests.infra.aws_rules.test_compute import resources
 from tests.infra.conftest import ENVIRONMENTS, Stacks, read
 from tests.infra.factories import environment, region
 from tests.infra.sites import ABROAD, HOME, TOML, brokered, policies_of, resolved, site
+from tests.infra.task_files import regions
 
 from airbridge.infra import catalogue
 from airbridge.infra import environment as environments
@@ -139,8 +140,7 @@ def test_outputs_make_the_same_catalogue(stacks: Stacks) -> None:
         for name, stack in stacks.items()
     }
     read = tomllib.loads(catalogue.from_outputs(outputs))
-    parameters = {one["name"]: one["value"] for _, one in resources(stacks, "aws_ssm_parameter")}
-    assert read == tomllib.loads(parameters["/airbridge/dev/regions"])
+    assert read == tomllib.loads(regions(stacks))
     assert [one["name"] for one in read["region"]] == ["depot-3", ABROAD, "factory-7", HOME]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.infra import task_files
 from tests.infra.conftest import ENVIRONMENTS, Stacks, read
 
 from airbridge.infra import catalogue, service_secrets
@@ -70,8 +71,7 @@ def test_added_region_changes_named_wiring(local: Stacks, tmp_path: Path) -> Non
     assert {
         "foundation: aws_ecr_replication_configuration",
         "control-plane: aws_vpc_endpoint_service",
-        "control-plane: aws_ssm_parameter",
-        "control-plane: aws_ecs_service",
+        "control-plane: aws_ecs_task_definition",
         "control-plane: aws_cloudwatch_dashboard",
     } == changed
     added = {
@@ -181,7 +181,7 @@ def test_pools_have_images_of_their_own(tmp_path: Path) -> None:
 
 
 def test_only_gateway_gets_policy(tmp_path: Path) -> None:
-    """A policy beside the environments reaches the gateway as a file, by a parameter that its starter may read."""
+    """A policy beside the environments reaches the gateway as a file of its task definition, and no other service."""
     (tmp_path / "environments").mkdir()
     (tmp_path / "policies").mkdir()
     (tmp_path / "environments/local.toml").write_text((ENVIRONMENTS / "local.toml").read_text())
@@ -189,14 +189,11 @@ def test_only_gateway_gets_policy(tmp_path: Path) -> None:
     (tmp_path / "policies/local.toml").write_text(text)
     stacks = read(synthesise(Settings("local", tmp_path / "environments"), tmp_path / "out"))
     plane = {"control-plane": stacks["control-plane"]}
-    parameters = {
-        resource["name"]: resource["value"] for _, resource in resources(plane, "aws_ssm_parameter")
-    }
-    assert parameters["/airbridge/local/policy"] == text
+    assert text == task_files.files(stacks, "gateway")["POLICY_TOML"]
     given = {
         json.loads(resource["container_definitions"])[0]["name"]
         for _, resource in resources(plane, "aws_ecs_task_definition")
-        if "AIRBRIDGE_POLICY_TOML" in resource["container_definitions"]
+        if "AIRBRIDGE_FILE_POLICY_TOML" in resource["container_definitions"]
     }
     assert given == {"gateway"}
 
@@ -533,8 +530,7 @@ def test_services_read_output_catalogue(prod: Stacks) -> None:
     regions = [
         catalogue.CatalogueRegion.expected(environment.names, region) for region in environment.regions
     ]
-    _, parameter = next(resources(prod, "aws_ssm_parameter"))
-    assert parameter["value"] == catalogue.render("us-east-1", regions).rstrip("\n")
+    assert catalogue.render("us-east-1", regions) == task_files.regions(prod)
     outputs: dict[str, Any] = {"control-plane": {"home_region": "us-east-1"}}
     for region in regions:
         outputs[f"edge-{region.name}"] = {
@@ -547,7 +543,7 @@ def test_services_read_output_catalogue(prod: Stacks) -> None:
             "worker_role_arns": region.role_arns,
             "data": region.data,
         }
-    assert parameter["value"] == catalogue.from_outputs(outputs).rstrip("\n")
+    assert catalogue.from_outputs(outputs) == task_files.regions(prod)
 
 
 def test_synthesis_is_deterministic(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Forty regions: synthesised in reasonable time, with every policy, parameter and name inside AWS's limits."""
+"""Forty regions: synthesised in reasonable time, with every policy, task definition and name inside AWS's limits."""
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from tests.infra.aws_rules.test_compute import resources
 from tests.infra.aws_rules.test_limits import LIMITS
 from tests.infra.conftest import ENVIRONMENTS, Stacks, read
+from tests.infra.task_files import main_container, regions
 
 AREAS: Final = ("northeast", "southeast", "central", "south", "north", "east", "west", "southwest")
 NAMES: Final = [f"ap-{area}-{number}" for area in AREAS for number in range(1, 6)]
@@ -74,22 +76,54 @@ def _role(stacks: Stacks, name: str) -> str:
     return str(stacks[stack]["resource"]["aws_iam_role"][key]["name"])
 
 
-def test_catalogue_is_split(forty: tuple[Stacks, float]) -> None:
-    """No parameter is above 8 KiB, and what a service joins from them is the catalogue of all regions."""
+SERVICES: Final = ("api-server", "scheduler", "dag-processor", "triggerer", "gateway", "operator")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_definition_has_its_own_catalogue(forty: tuple[Stacks, float], service: str) -> None:
+    """A revision has the whole catalogue that it was made with: nothing that a later deployment changes, cuts or deletes."""
     stacks, _ = forty
-    parameters = {one["name"]: one["value"] for _, one in resources(stacks, "aws_ssm_parameter")}
-    parts = [value for name, value in sorted(parameters.items()) if "/regions" in name]
-    assert len(parts) > 1
-    assert all(len(part.encode()) <= 8_192 for part in parts)
-    found = tomllib.loads("\n".join(parts))
+    main = main_container(stacks, service)
+    assert not [one for one in main["secrets"] if ":parameter/" in one["valueFrom"]]
+    found = tomllib.loads(regions(stacks, service))
     assert sorted(NAMES) == [region["name"] for region in found["region"]]
-    for _, task in resources(stacks, "aws_ecs_task_definition"):
-        if task["family"].endswith("-migrate"):
-            continue
-        [main] = [one for one in json.loads(task["container_definitions"]) if one["name"] != "migrations"]
-        given = {each["name"] for each in main["secrets"] if "/regions" in each["valueFrom"]}
-        assert len(parts) == len(given)
-        assert all(f'"${name}"' in " ".join(main["command"]) for name in given)
+    assert all(region["pool"][0]["role_arn"] for region in found["region"])
+
+
+def test_definitions_fit(forty: tuple[Stacks, float]) -> None:
+    """A task definition has 64 KiB.
+
+    https://docs.aws.amazon.com/AmazonECS/latest/developerguide/service-quotas.html
+    """
+    stacks, _ = forty
+    sizes = {
+        one["family"]: len(one["container_definitions"].encode())
+        for _, one in resources(stacks, "aws_ecs_task_definition")
+    }
+    print(f"\nthe largest task definition: {max(sizes.values())} bytes")
+    assert {name: size for name, size in sizes.items() if size > 65_536} == {}
+
+
+@pytest.mark.parametrize("cut", [0, 40, 1])
+def test_cut_catalogue_stops_the_task(forty: tuple[Stacks, float], tmp_path: Path, cut: int) -> None:
+    """The command of a task writes the catalogue as it was, and does not go on with one that is not whole."""
+    stacks, _ = forty
+    main = main_container(stacks, "scheduler")
+    variables = {each["name"]: each["value"] for each in main["environment"]}
+    packed = variables["AIRBRIDGE_FILE_REGIONS_TOML"]
+    kept = packed[: len(packed) - 4 * cut]
+    shell, option, script, *_ = main["command"]
+    script = script.replace("/run/airbridge", str(tmp_path))
+    done = subprocess.run(
+        [shell, option, script, "sh", "echo", "started"],
+        env={**os.environ, **variables, "PATH": os.environ["PATH"], "AIRBRIDGE_FILE_REGIONS_TOML": kept},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0, done.stdout == "started\n") == (cut == 0, cut == 0), done.stderr
+    if cut == 0:
+        assert regions(stacks) == (tmp_path / "regions.toml").read_text()
 
 
 def test_names_fit(forty: tuple[Stacks, float]) -> None:

@@ -57,7 +57,7 @@ def test_operator_task_holds_no_key(prod: Stacks) -> None:
     secrets = {
         secret["name"] for one in json.loads(definition["container_definitions"]) for secret in one["secrets"]
     }
-    assert {"PGPASSWORD", "AIRBRIDGE_REGIONS_TOML"} == secrets
+    assert {"PGPASSWORD"} == secrets
 
 
 def test_sessions_are_encrypted_and_not_logged(prod: Stacks) -> None:

@@ -20,8 +20,6 @@ from airbridge.infra.exceptions import CatalogueError, InfraError
 from airbridge.infra.names import Names
 
 EDGE_PREFIX = "edge-"
-#: What an SSM parameter of the advanced tier holds.
-PARAMETER_BYTES = 8192
 
 
 @dataclass(frozen=True)
@@ -204,17 +202,6 @@ def _team(team: Mapping[str, Any]) -> str:
 def _limit(limit: Mapping[str, Any]) -> str:
     given = {key: value for key, value in limit.items() if value is not None}
     return "\n".join(["[[limit]]", *(_line(key, value) for key, value in given.items())]) + "\n"
-
-
-def split(text: str, limit: int = PARAMETER_BYTES) -> list[str]:
-    """Divide a catalogue at its lines into parts of at most `limit` bytes, which a newline joins again."""
-    parts: list[str] = []
-    for line in text.rstrip("\n").split("\n"):
-        if parts and len(f"{parts[-1]}\n{line}".encode()) <= limit:
-            parts[-1] += f"\n{line}"
-        else:
-            parts.append(line)
-    return parts
 
 
 def from_outputs(outputs: Mapping[str, Any], endpoint_url: str = "") -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from airbridge.infra.exceptions import EnvironmentFileError
 
-# What an SSM parameter of the advanced tier holds.
-MOST_BYTES = 8192
+# The gateway's task definition has it, packed, beside the region catalogue.
+MOST_BYTES = 65_536
 
 
 def load(path: Path) -> str | None:

@@ -32,7 +32,6 @@ from airbridge.infra.ui_auth import CLIENT_SECRET, RULES_FILE, SECRET_FILE
 
 _REGIONS_FILE = "regions.toml"
 _POLICY_FILE = "policy.toml"
-_POLICY_VARIABLE = "AIRBRIDGE_POLICY_TOML"
 _SIGN_IN_VARIABLE = "AIRBRIDGE_UI_OIDC_TOML"
 # Files of the gateway that hold no secret; the CA's certificate is public in any case.
 _PUBLIC_FILES = {
@@ -46,23 +45,6 @@ _MIGRATE = "airflow db migrate && python -m airbridge.executor.ledger.access.log
 
 
 @dataclass(frozen=True)
-class PolicySource:
-    """Policy of tasks, and the parameter from which the gateway reads it."""
-
-    text: str
-    parameter: aws.ssm_parameter.SsmParameter
-    parameter_arn: str
-
-
-@dataclass(frozen=True)
-class RegionsPart:
-    """A part of the region catalogue."""
-
-    parameter: aws.ssm_parameter.SsmParameter
-    arn: str
-
-
-@dataclass(frozen=True)
 class SignIn:
     """Rules of the sign-in to Airflow's UI (TOML), and whether the client has a secret."""
 
@@ -72,15 +54,13 @@ class SignIn:
 
 @dataclass(frozen=True)
 class ControlPlaneProps:
-    """Numbers of copies, security groups, and the place of the region catalogue."""
+    """Numbers of copies, security groups, and the region catalogue (TOML)."""
 
     schedulers: int
     api_servers: int
     gateways: int
     security_group_id: str
     gateway_group_id: str
-    #: The region catalogue: its parts in order, which a service joins again, and what they are together.
-    regions_parameters: Sequence[RegionsPart]
     regions: str
     #: What each service may do in the edge regions.
     regional: Mapping[str, Sequence[Statement]]
@@ -90,7 +70,8 @@ class ControlPlaneProps:
     #: Ways out of the network, which tasks need and do not name.
     wait_for: Sequence[ITerraformDependable]
     python: str = "python"
-    policy: PolicySource | None = None
+    #: Policy of tasks (TOML).
+    policy: str | None = None
     sign_in: SignIn | None = None
 
 
@@ -152,8 +133,7 @@ class ControlPlane(Construct):
                 command=("sleep", "3600"),
                 cpu=512,
                 memory=1024,
-                secrets=self._catalogue,
-                files={_REGIONS_FILE: tuple(self._catalogue)},
+                contents={_REGIONS_FILE: self._props.regions},
                 database=self._login("gateway"),
                 takes_sessions=True,
             ),
@@ -195,7 +175,7 @@ class ControlPlane(Construct):
         targets: tuple[tuple[str, int], ...] = (),
         listeners: Sequence[ITerraformDependable] = (),
     ) -> None:
-        task, policy = self._task(name, ports), self._policy_of(name)
+        task = self._task(name, ports)
         group = self._props.gateway_group_id if name == "gateway" else self._props.security_group_id
         Service(
             self,
@@ -205,14 +185,8 @@ class ControlPlane(Construct):
             ServiceProps(
                 count=count,
                 security_group_id=group,
-                reads=self._props.regions + (policy.text if policy else ""),
                 targets=targets,
-                wait_for=(
-                    migration.run,
-                    *listeners,
-                    *(part.parameter for part in self._props.regions_parameters),
-                    *([policy.parameter] if policy else []),
-                ),
+                wait_for=(migration.run, *listeners),
             ),
         )
         self.tasks[name] = task
@@ -221,7 +195,6 @@ class ControlPlane(Construct):
         files = {file: _variable(secret) for file, secret in self._files(name).items()}
         sign_in = self._props.sign_in if name == "api-server" else None
         cpu, memory = self._props.sizes[name]
-        policy = self._policy_of(name)
         return Task(
             self,
             name,
@@ -237,12 +210,8 @@ class ControlPlane(Construct):
                 # Airflow's Execution API, in process in most services, does not start without a secret of its own.
                 generated=() if "jwt-secret" in service_secrets.of(name) else (_JWT_SECRET,),
                 environment={_SIGN_IN_VARIABLE: sign_in.rules} if sign_in else {},
-                files={
-                    _REGIONS_FILE: tuple(self._catalogue),
-                    **files,
-                    **_policy_files(policy),
-                    **({RULES_FILE: _SIGN_IN_VARIABLE} if sign_in else {}),
-                },
+                files={**files, **({RULES_FILE: _SIGN_IN_VARIABLE} if sign_in else {})},
+                contents=self._contents(name),
                 statements=(*_STATEMENTS.get(name, ()), *self._props.regional.get(name, ())),
                 health_command=_HEALTH.get(name, ()),
             ),
@@ -255,26 +224,17 @@ class ControlPlane(Construct):
             if secret in service_secrets.of(name)
         }
         variables |= {_variable(secret): secret for secret in self._files(name).values()}
-        sources = {variable: self._secrets[secret] for variable, secret in variables.items()}
-        if policy := self._policy_of(name):
-            sources[_POLICY_VARIABLE] = policy.parameter_arn
-        return {**sources, **self._catalogue}
+        return {variable: self._secrets[secret] for variable, secret in variables.items()}
 
-    @property
-    def _catalogue(self) -> dict[str, str]:
-        """Return the variables that the parts of the region catalogue come in, and where ECS reads them."""
-        return {
-            f"AIRBRIDGE_REGIONS_TOML{f'_{number}' if number > 1 else ''}": part.arn
-            for number, part in enumerate(self._props.regions_parameters, start=1)
-        }
+    def _contents(self, name: str) -> dict[str, str]:
+        """Return the region catalogue, and of the gateway, which alone decides by it, the policy."""
+        policy = self._props.policy if name == "gateway" else None
+        return {_REGIONS_FILE: self._props.regions, **({_POLICY_FILE: policy} if policy else {})}
 
     def _migration_secrets(self) -> Mapping[str, str]:
         """The owner's password is the platform's; these are the passwords that it gives the services' roles."""
         secrets = [database_secret(name) for name in service_secrets.services()]
-        return {
-            **{_variable(secret): self._secrets[secret] for secret in secrets},
-            **self._catalogue,
-        }
+        return {_variable(secret): self._secrets[secret] for secret in secrets}
 
     def _login(self, name: str) -> Login:
         return Login(service_secrets.role(name), self._secrets[database_secret(name)])
@@ -286,20 +246,12 @@ class ControlPlane(Construct):
             found[SECRET_FILE] = CLIENT_SECRET
         return found
 
-    def _policy_of(self, name: str) -> PolicySource | None:
-        """The gateway alone decides by the policy."""
-        return self._props.policy if name == "gateway" else None
-
 
 def _files(name: str) -> dict[str, str]:
     found = {
         file: secret for secret, file in service_secrets.files().items() if secret in service_secrets.of(name)
     }
     return found | (_PUBLIC_FILES if name == "gateway" else {})
-
-
-def _policy_files(policy: PolicySource | None) -> dict[str, str]:
-    return {_POLICY_FILE: _POLICY_VARIABLE} if policy else {}
 
 
 def cluster(

@@ -8,15 +8,8 @@ from typing import Any
 from airbridge.infra import aws_facts, catalogue
 from airbridge.infra.cdk import Construct, aws
 from airbridge.infra.constructs import control_plane as services
-from airbridge.infra.constructs.checks import accept
 from airbridge.infra.constructs.compute.service import RUN_DIRECTORY, Platform
-from airbridge.infra.constructs.control_plane import (
-    ControlPlane,
-    ControlPlaneProps,
-    PolicySource,
-    RegionsPart,
-    SignIn,
-)
+from airbridge.infra.constructs.control_plane import ControlPlane, ControlPlaneProps, SignIn
 from airbridge.infra.constructs.monitoring.observability import Observability, ObservabilityProps
 from airbridge.infra.constructs.monitoring.topic import AlarmTopic, TopicProps
 from airbridge.infra.constructs.network.balancers import (
@@ -198,7 +191,9 @@ class ControlPlaneStack(Stack):
     def _regions(self) -> str:
         """The region catalogue, in TOML."""
         regions = catalogue.expected(self.environment)
-        return catalogue.render(self.region, regions, self._teams(), self._prices(), self._limits())
+        text = catalogue.render(self.region, regions, self._teams(), self._prices(), self._limits())
+        # Packed, it is not among the texts that synthesis puts into the partition.
+        return aws_facts.in_partition(text, self.region)
 
     def _teams(self) -> list[dict[str, Any]]:
         return [team.model_dump(mode="json") for team in self.environment.teams]
@@ -209,43 +204,6 @@ class ControlPlaneStack(Stack):
     def _prices(self) -> dict[str, Any] | None:
         prices = self.environment.prices
         return prices.model_dump(mode="json") if prices else None
-
-    def _parameter(self, name: str, description: str, value: str) -> aws.ssm_parameter.SsmParameter:
-        """A file that services are given when they start; none of it is secret."""
-        parameter = aws.ssm_parameter.SsmParameter(
-            self,
-            name,
-            name=f"/airbridge/{self.environment.name}/{name}",
-            description=description,
-            type="String",
-            tier="Advanced",
-            value=value,
-        )
-        accept(
-            parameter,
-            "CKV2_AWS_34",
-            "names of queues, buckets, DAGs and connections are no secret; plain, a reviewer can read them",
-        )
-        return parameter
-
-    def _regions_parts(self, text: str) -> list[RegionsPart]:
-        """Return the parameters of the region catalogue: one holds 8 KiB, about a dozen regions."""
-        description = "The region catalogue that the services read"
-        parts = {
-            f"regions-{number}" if number > 1 else "regions": part
-            for number, part in enumerate(catalogue.split(text), start=1)
-        }
-        return [
-            RegionsPart(self._parameter(name, description, part), self._parameter_arn(name))
-            for name, part in parts.items()
-        ]
-
-    def _parameter_arn(self, name: str) -> str:
-        """Known beforehand, so that a role can name it alone."""
-        environment = self.environment
-        return (
-            f"arn:aws:ssm:{self.region}:{environment.account}:parameter/airbridge/{environment.name}/{name}"
-        )
 
     def _platform(self) -> Platform:
         environment = self.environment
@@ -294,7 +252,6 @@ class ControlPlaneStack(Stack):
         )
         platform = self._platform()
         _, digest = split_image(self.environment.images.control_plane)
-        regions = self._regions()
         return ControlPlane(
             self,
             "services",
@@ -308,8 +265,7 @@ class ControlPlaneStack(Stack):
                 gateways=plane.gateways,
                 security_group_id=self.services_group.id,
                 gateway_group_id=self.gateway_group.id,
-                regions_parameters=self._regions_parts(regions),
-                regions=regions,
+                regions=self._regions(),
                 regional={
                     name: iam_regions.statements(self.names, name, self.environment.sites)
                     for name in services.NAMES
@@ -322,7 +278,7 @@ class ControlPlaneStack(Stack):
                 },
                 wait_for=self.network.ways,
                 python=self.deployment.python,
-                policy=self._policy(),
+                policy=self._policy,
                 sign_in=self._sign_in(),
             ),
         )
@@ -335,12 +291,10 @@ class ControlPlaneStack(Stack):
         rules = self._auth.rules(RUN_DIRECTORY) if self._auth else None
         return SignIn(rules, self._auth.client_secret) if self._auth and rules else None
 
-    def _policy(self) -> PolicySource | None:
+    @property
+    def _policy(self) -> str | None:
         text = self.deployment.policy
-        if text is None:
-            return None
-        description = "What tasks may do beyond their own"
-        return PolicySource(text, self._parameter("policy", description, text), self._parameter_arn("policy"))
+        return None if text is None else aws_facts.in_partition(text, self.region)
 
     def _observability(self) -> None:
         Observability(

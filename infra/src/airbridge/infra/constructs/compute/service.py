@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any
 
+from airbridge.infra import packing
 from airbridge.infra.cdk import Construct, ITerraformDependable, aws
 from airbridge.infra.constructs.iam.policy import Statement, assumed_by_service
 from airbridge.infra.constructs.iam.role import Role, RoleProps
 from airbridge.infra.constructs.monitoring.log_group import log_group
+from airbridge.infra.exceptions import InfraError
 
 RUN_DIRECTORY = "/run/airbridge"
 _STEADY = "30m"
@@ -59,7 +60,8 @@ class TaskProps:
     """Properties of one service: command, permissions and secrets.
 
     `secrets` are environment variables and where ECS reads them. `files` are written to RUN_DIRECTORY before the
-    command starts: file name to environment variable, or to several, which are joined with a newline.
+    command starts: file name to environment variable. `contents` are files whose text the definition has in itself, by name: none is
+    secret, and each revision of the definition keeps its own.
     """
 
     name: str
@@ -70,7 +72,8 @@ class TaskProps:
     secrets: Mapping[str, str] = field(default_factory=dict)
     #: Environment of this service beside the platform's; nothing in it is secret.
     environment: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
     #: Environment variables that get a random value at each start.
     generated: Sequence[str] = ()
     database: Login | None = None
@@ -83,14 +86,10 @@ class TaskProps:
 
 @dataclass(frozen=True)
 class ServiceProps:
-    """Properties of a task's copies: their number, and the target groups that they join (ARN and port).
-
-    `reads` lists what a task reads at its start beside its definition: when it changes, the copies are replaced.
-    """
+    """Properties of a task's copies: their number, and the target groups that they join (ARN and port)."""
 
     count: int
     security_group_id: str
-    reads: str = ""
     targets: Sequence[tuple[str, int]] = ()
     wait_for: Sequence[ITerraformDependable] = ()
 
@@ -120,7 +119,9 @@ class Task(Construct):
                 cpu_architecture="ARM64", operating_system_family="LINUX"
             ),
             volume=[module.EcsTaskDefinitionVolume(name=name) for name in self._volumes],
-            container_definitions=json.dumps(self._containers(platform)),
+            container_definitions=self._definitions(platform),
+            # ECS starts no task of a revision that is deregistered, and a failed deployment goes back to the one before.
+            skip_destroy=True,
             # Whoever starts the task names the definition: by then its roles may pull, read and log.
             depends_on=[*starter.policies, *self.role.policies],
         )
@@ -147,9 +148,8 @@ class Task(Construct):
 
     def _execution_role(self, platform: Platform) -> Role:
         sources = {**self._database_secrets(platform), **self.props.secrets}.values()
-        parameters = sorted(source for source in sources if ":parameter/" in source)
         # In the order of the variables: by their text, tokens of Terraform would change places with their numbers.
-        secrets = list(dict.fromkeys(_secret_of(source) for source in sources if source not in parameters))
+        secrets = list(dict.fromkeys(map(_secret_of, sources)))
         statements = [
             Statement(
                 sid="Login",
@@ -174,10 +174,6 @@ class Task(Construct):
             Statement(sid="ReadSecrets", actions=("secretsmanager:GetSecretValue",), resources=secrets),
             Statement(sid="OpenSecrets", actions=("kms:Decrypt",), resources=(platform.key_arn,)),
         ]
-        if parameters:
-            statements.append(
-                Statement(sid="ReadParameters", actions=("ssm:GetParameters",), resources=parameters)
-            )
         return Role(
             self,
             "starter",
@@ -188,6 +184,16 @@ class Task(Construct):
                 statements=statements,
             ),
         )
+
+    def _definitions(self, platform: Platform) -> str:
+        """Return the containers as JSON; InfraError if ECS would refuse them for their size."""
+        text = json.dumps(self._containers(platform))
+        if (size := len(text.encode())) > packing.DEFINITION_BYTES:
+            raise InfraError(
+                f"{self.family}: its task definition has {size} bytes, and ECS takes {packing.DEFINITION_BYTES}: "
+                f"shorten {', '.join(sorted(self.props.contents)) or 'its environment'}"
+            )
+        return text
 
     def _containers(self, platform: Platform) -> list[dict[str, Any]]:
         main = self._container(platform, self.props.name, self._command())
@@ -215,7 +221,7 @@ class Task(Construct):
         own = name == self.props.name
         secrets = {**self._database_secrets(platform), **(self.props.secrets if own else {})}
         login = {"PGUSER": self.props.database.role} if self.props.database else {}
-        more = {**login, **(self.props.environment if own else {})}
+        more = {**login, **({**self.props.environment, **self._packed} if own else {})}
         return {
             "name": name,
             "image": platform.image,
@@ -247,13 +253,20 @@ class Task(Construct):
             return platform.owner
         return {"PGPASSWORD": self.props.database.secret_arn}
 
+    @property
+    def _packed(self) -> dict[str, str]:
+        return {packing.variable(name): packing.pack(text) for name, text in self.props.contents.items()}
+
     def _command(self) -> list[str]:
         """The command, after what must be files has been written with mode 0600."""
-        if not self.props.files and not self.props.generated:
+        if not self.props.files and not self.props.contents and not self.props.generated:
             return list(self.props.command)
         random = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
         exports = [f'{variable}="$({random})"; export {variable}' for variable in self.props.generated]
-        writes = [_written(name, variables) for name, variables in self.props.files.items()]
+        writes = [packing.command(name, f"{RUN_DIRECTORY}/{name}") for name in self.props.contents]
+        writes += [
+            f'printf %s "${variable}" > {RUN_DIRECTORY}/{name}' for name, variable in self.props.files.items()
+        ]
         return [
             "sh",
             "-ec",
@@ -280,8 +293,6 @@ class Service(Construct):
             desired_count=props.count,
             launch_type="FARGATE",
             platform_version="LATEST",
-            force_new_deployment=True if props.reads else None,
-            triggers={"reads": sha256(props.reads.encode()).hexdigest()} if props.reads else None,
             deployment_minimum_healthy_percent=100 if props.count > 1 else 0,
             deployment_maximum_percent=200,
             deployment_circuit_breaker=module.EcsServiceDeploymentCircuitBreaker(enable=True, rollback=True),
@@ -322,13 +333,6 @@ def _session(platform: Platform) -> tuple[Statement, ...]:
         ),
         Statement(sid="DecryptSessions", actions=("kms:Decrypt",), resources=(platform.key_arn,)),
     )
-
-
-def _written(name: str, variables: str | tuple[str, ...]) -> str:
-    if isinstance(variables, str):
-        return f'printf %s "${variables}" > {RUN_DIRECTORY}/{name}'
-    values = " ".join(f'"${variable}"' for variable in variables)
-    return f"printf '%s\\n' {values} > {RUN_DIRECTORY}/{name}"
 
 
 def _secret_of(source: str) -> str:
