@@ -319,6 +319,48 @@ def _without_rds(service: str, where: str) -> Any:
     return made
 
 
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ((HOME,), {HOME: "6 needed", OTHER: None}),
+        ((OTHER,), {HOME: "3 needed", OTHER: "3 needed"}),
+        ((), {HOME: "3 needed", OTHER: None}),
+    ],
+)
+def test_nat_gateways_of_regions_need_addresses(
+    account: Ready, places: tuple[str, ...], expected: dict[str, str | None]
+) -> None:
+    """Each zone of a network with NAT needs an Elastic IP address: the control plane's and those of regions with `via = "nat"`."""
+    for each in account.written["region"]:
+        if each["name"] in places:
+            each["egress"] = [{"name": "web", "cidr": "0.0.0.0/0", "ports": [443], "via": "nat"}]
+    found = {one.subject: one.detail for one in account.look() if "Elastic IP" in one.detail}
+    assert expected == {
+        where: found[where].split(": ")[1].split(",")[0] if where in found else None
+        for where in (HOME, OTHER)
+    }
+
+
+def test_begun_deployment_does_not_count_twice(account: Ready) -> None:
+    """Addresses and VPCs with the environment's tag are its own, also without a name; those of an environment whose name begins alike are not."""
+    ec2 = client("ec2", HOME)
+    own = [{"Key": "airbridge:environment", "Value": "test"}]
+    other = [
+        {"Key": "airbridge:environment", "Value": "test2"},
+        {"Key": "Name", "Value": "airbridge-test2-control-plane"},
+    ]
+    for tags in (own, own, own, other):
+        made = ec2.allocate_address(Domain="vpc")["AllocationId"]
+        ec2.create_tags(Resources=[made], Tags=tags)
+    for cidr, tags in (("10.0.0.0/20", own), ("10.200.0.0/20", other)):
+        vpc = ec2.create_vpc(CidrBlock=cidr)["Vpc"]["VpcId"]
+        ec2.create_tags(Resources=[vpc], Tags=tags)
+    details = [one.detail for one in account.look() if one.check == "quota" and one.subject == HOME]
+    assert "Elastic IP addresses: 3 needed, 1 used by others, 20 allowed" in details
+    assert "VPCs: 2 needed, 2 used by others, 5 allowed" in details
+    assert not [one for one in account.faults() if one.check == "address range"]
+
+
 def test_derived_images_are_looked_for(account: Ready) -> None:
     """The image that a pool names is wanted at home, where it is pushed, and in the pool's region."""
     digest = f"sha256:{32 * 'cd'}"

@@ -279,7 +279,7 @@ def test_begun_deployment_is_no_obstacle(given: Given) -> None:
         VpcEndpointType="Interface",
         PrivateDnsEnabled=True,
     )["VpcEndpoint"]["VpcEndpointId"]
-    ec2.create_tags(Resources=[made], Tags=[{"Key": "airbridge:managed-by", "Value": "terraform"}])
+    ec2.create_tags(Resources=[made], Tags=[{"Key": "airbridge:environment", "Value": "test"}])
     assert given.faults() == []
 
 

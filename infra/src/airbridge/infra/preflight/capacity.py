@@ -9,7 +9,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from airbridge.infra import aws_facts
-from airbridge.infra.environment import Pool, RegionConfig
+from airbridge.infra.environment import Environment, Pool, RegionConfig
 from airbridge.infra.preflight.finding import Account, Finding, failed, ok
 from airbridge.infra.validation import architecture
 
@@ -58,18 +58,31 @@ def _needs(account: Account, region: str) -> Iterator[_Need]:
     at_home = region == account.home
     edges = [each for each in environment.regions if each.name == region]
     ec2 = account.client("ec2", region)
-    vpcs = [vpc for vpc in _vpcs(ec2) if not _is_ours(account, vpc)]
+    vpcs = [vpc for vpc in _vpcs(ec2) if not account.owns(vpc)]
     made = [edge for edge in edges if edge.network is None]
     own_plane = at_home and environment.control_plane.network is None
     yield _Need("vpc", _VPCS, "VPCs", own_plane + len(made), len(vpcs))
-    if own_plane and not environment.is_economical:
-        addresses = [one for one in ec2.describe_addresses()["Addresses"] if not _is_ours(account, one)]
-        zones = environment.control_plane.zones or aws_facts.zones(region)
-        yield _Need("ec2", _ADDRESSES, "Elastic IP addresses", len(zones), len(addresses))
+    if gateways := _nat_gateways(environment, region):
+        addresses = [one for one in ec2.describe_addresses()["Addresses"] if not account.owns(one)]
+        yield _Need("ec2", _ADDRESSES, "Elastic IP addresses", gateways, len(addresses))
     if at_home:
         yield _Need("fargate", _FARGATE_CPU, "Fargate vCPUs", _service_cpus(account))
     for edge in edges:
         yield from _pool_needs(ec2, edge)
+
+
+def _nat_gateways(environment: Environment, region: str) -> int:
+    """Return the NAT gateways in a region, each with an address: one in each zone of the control plane's network and of regions' with a NAT."""
+    plane = environment.control_plane
+    networks = []
+    if region == environment.home_region and plane.network is None and not environment.is_economical:
+        networks.append(plane.zones)
+    networks += [
+        edge.zones
+        for edge in environment.regions
+        if edge.name == region and edge.network is None and any(way.via == "nat" for way in edge.egress)
+    ]
+    return sum(len(zones or aws_facts.zones(region)) for zones in networks)
 
 
 def _service_cpus(account: Account) -> float:
@@ -109,12 +122,6 @@ def _largest(ec2: Any, pool: Pool) -> int:
 
 def _vpcs(ec2: Any) -> list[Any]:
     return [vpc for page in ec2.get_paginator("describe_vpcs").paginate() for vpc in page["Vpcs"]]
-
-
-def _is_ours(account: Account, resource: Any) -> bool:
-    """Return whether a resource has the tags of this environment, as a deployment that was begun leaves them."""
-    tags = {tag["Key"]: tag["Value"] for tag in resource.get("Tags", ())}
-    return str(tags.get("Name", "")).startswith(account.environment.names.base)
 
 
 def zones(account: Account) -> Iterator[Finding]:

@@ -54,6 +54,11 @@ class Account:
         others = sorted({region.name for region in self.environment.regions} - {self.home})
         return (self.home, *others)
 
+    def owns(self, resource: Any) -> bool:
+        """Return whether a resource has the tag of this environment, which a deployment that was begun gives to all that takes tags."""
+        tags = {tag["Key"]: tag["Value"] for tag in resource.get("Tags", ())}
+        return tags.get("airbridge:environment") == self.environment.name
+
 
 Check = Callable[[Account], Iterator[Finding]]
 

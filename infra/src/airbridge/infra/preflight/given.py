@@ -49,9 +49,7 @@ class _Network:
 def networks(account: Account) -> Iterator[Finding]:
     """Each given network is as the file has it, and has what the stacks do not make in it."""
     for network in _given(account):
-        yield from _Look(
-            account.client("ec2", network.region), network, account.environment.names.base
-        ).findings()
+        yield from _Look(account, network).findings()
 
 
 def _given(account: Account) -> Iterator[_Network]:
@@ -95,8 +93,9 @@ def _edge(region: RegionConfig, given: GivenNetwork) -> _Network:
 class _Look:
     """Look at one network."""
 
-    def __init__(self, ec2: Any, network: _Network, base: str) -> None:
-        self._ec2, self._network, self._given, self._base = ec2, network, network.given, base
+    def __init__(self, account: Account, network: _Network) -> None:
+        self._account, self._ec2 = account, account.client("ec2", network.region)
+        self._network, self._given = network, network.given
 
     def findings(self) -> Iterator[Finding]:
         """Yield what is wrong with it, or that nothing is. Of a VPC or subnets that do not exist nothing else is said."""
@@ -259,14 +258,15 @@ class _Look:
     def _endpoints(self) -> list[Any]:
         pages = self._ec2.get_paginator("describe_vpc_endpoints").paginate(Filters=[self._of_vpc])
         found = [one for page in pages for one in page["VpcEndpoints"]]
-        return [one for one in found if not _is_ours(one)]
+        return [one for one in found if not self._account.owns(one)]
 
     def _taken_by_us(self, subnet: str) -> int:
         """Count the addresses of a deployment that was begun: its interfaces are in groups of its name."""
         filters = [{"Name": "subnet-id", "Values": [subnet]}]
         pages = self._ec2.get_paginator("describe_network_interfaces").paginate(Filters=filters)
         groups = [one.get("Groups", ()) for page in pages for one in page["NetworkInterfaces"]]
-        return sum(any(group["GroupName"].startswith(f"{self._base}-") for group in each) for each in groups)
+        base = self._account.environment.names.base
+        return sum(any(group["GroupName"].startswith(f"{base}-") for group in each) for each in groups)
 
     @property
     def _private_endpoints(self) -> list[str]:
@@ -327,11 +327,6 @@ class _Look:
             network == _ANYWHERE and str(route.get("GatewayId", "")).startswith("igw-")
             for network, route in self._routes(subnet)
         )
-
-
-def _is_ours(resource: Any) -> bool:
-    """Return whether the stacks made it, as a deployment that was begun leaves it."""
-    return any(tag["Key"] == "airbridge:managed-by" for tag in resource.get("Tags", ()))
 
 
 def _dashed(name: str) -> str:

@@ -189,8 +189,7 @@ def ranges(account: Account) -> Iterator[Finding]:
 def _overlapping(account: Account, region: str, wanted: IPv4Network, given: str | None) -> Iterator[str]:
     for page in account.client("ec2", region).get_paginator("describe_vpcs").paginate():
         for vpc in page["Vpcs"]:
-            names = {tag["Key"]: tag["Value"] for tag in vpc.get("Tags", ())}
-            if vpc["VpcId"] == given or str(names.get("Name", "")).startswith(account.environment.names.base):
+            if vpc["VpcId"] == given or account.owns(vpc):
                 continue
             for block in vpc["CidrBlockAssociationSet"]:
                 if wanted.overlaps(ip_network(block["CidrBlock"])):
