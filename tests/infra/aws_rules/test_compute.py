@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.infra.conftest import Stacks
+from tests.infra.conftest import ENVIRONMENTS, Stacks, read
 
 from airbridge.infra import aws_facts
+from airbridge.infra.app import synthesise
 from airbridge.infra.constructs.compute import worker_image
 from airbridge.infra.constructs.compute.worker_image import WorkerImage
+from airbridge.infra.settings import Settings
 
 
 def resources(stacks: Stacks, kind: str, section: str = "resource") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -62,6 +65,22 @@ def test_machine_images_were_released(prod: Stacks) -> None:
         known = any(f"-2023.0.{release}-" in name for release in aws_facts.ECS_AMI_RELEASES)
         assert known, f"{path}: {name} is of no known release"
     assert any("/gpu/" in name for name in names.values())
+
+
+def test_hook_outlasts_the_heartbeats_of_a_drain(tmp_path: Path) -> None:
+    """The hook is set when a group is made, so it does not follow from `drain_seconds`: a draining instance is in time for it.
+
+    https://docs.aws.amazon.com/autoscaling/ec2/userguide/lifecycle-hooks.html: the hook ends after its heartbeat timeout, or 100 times that.
+    """
+    text = (ENVIRONMENTS / "dev.toml").read_text()
+    text = text.replace('name = "default"\n', 'name = "default"\ndrain_seconds = 120\n', 1)
+    (tmp_path / "dev.toml").write_text(text)
+    stacks = read(synthesise(Settings("dev", tmp_path), tmp_path / "out"))
+    [beat] = {int(each) for script in scripts(stacks) for each in re.findall(r"while sleep (\d+)", script)}
+    for path, group in resources(stacks, "aws_autoscaling_group"):
+        [hook] = group["initial_lifecycle_hook"]
+        assert 2 * beat < hook["heartbeat_timeout"], path
+        assert 7_200 <= 100 * hook["heartbeat_timeout"], path
 
 
 def test_tasks_are_always_confined(prod: Stacks) -> None:

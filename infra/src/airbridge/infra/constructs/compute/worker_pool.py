@@ -16,6 +16,9 @@ from airbridge.infra.scaling import BACKLOG, NAMESPACE, WORK, ScalingPlan
 from airbridge.infra.trust.releases import SignedRelease
 
 HOOK = "drain"
+#: How long a terminating instance that is silent is waited for. Not the pool's drain time: AWS reads it when the group is made, and
+#: the drain time may change later. A draining instance renews it every 300 s (`worker_image`).
+HOOK_SECONDS = 900
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,7 @@ class WorkerPool(Construct):
                 module.AutoscalingGroupInitialLifecycleHook(
                     name=HOOK,
                     lifecycle_transition="autoscaling:EC2_INSTANCE_TERMINATING",
-                    # Renewed by the draining instance; this is how long a silent one is waited for.
-                    heartbeat_timeout=min(props.drain_seconds, 900),
+                    heartbeat_timeout=HOOK_SECONDS,
                     default_result="CONTINUE",
                 )
             ],
