@@ -57,8 +57,12 @@ unpack() { # SHA256 ARCHIVE [URL]
   say "unpacked package $1"
 }
 
-# The worker may wait for an operator who binds its key; else it has to run.
+# What a key is bound to.
+identity() { grep -E '^(gateway_url|region|pool|name|join_method) = ' "$etc/worker.toml" 2>/dev/null || true; }
+
+# The worker may wait for an operator who binds its key, unless it ran under the same name; else it has to run.
 check_runs() {
+  if [ -e "$packages/ran" ] && [ "$(cat "$packages/ran")" = "$(identity)" ]; then may_wait=''; fi
   [ -n "$may_wait" ] || systemctl is-active --quiet "$unit" || systemctl start "$unit" ||
     fail "starting the worker: $unit does not start; journalctl -u $unit says why"
 }
@@ -84,6 +88,8 @@ apply() { # SHA256 DIGEST FOLDER
   script=$(installer "$1")
   may_wait=''
   if grep -qx bound_key "$3/arguments" && [ ! -s "$3/join.token" ]; then may_wait=1; fi
+  # Kept until it runs again: this may be cut off after the worker was stopped, and repeated.
+  if systemctl is-active --quiet "$unit"; then identity >"$packages/ran"; fi
   if [ -e "$current" ] && [ "$(cat "$packages/settings" 2>/dev/null)" = "$2" ]; then
     sh "$script" upgrade || fail "upgrading the worker failed"
   else
@@ -91,6 +97,7 @@ apply() { # SHA256 DIGEST FOLDER
     install_anew "$script" "$3"
   fi
   check_runs
+  rm -f "$packages/ran"
   echo "$2" >"$packages/settings"
   for folder in "$packages"/*; do
     [ "$folder" = "$packages/$1" ] || [ "$folder" = "$packages/settings" ] || rm -rf "$folder"
