@@ -150,6 +150,49 @@ def test_every_topic_tells(stacks: Stacks) -> None:
     assert sorted(told) == ["control-plane", "edge-ap-southeast-2", "edge-eu-west-1", "edge-us-east-1"]
 
 
+#: What Terraform takes for templates, in a value of each kind that takes any text.
+TEMPLATES = """
+task_statements = [{ actions = ["s3:GetObject"], resources = ["arn:aws:s3:::lake/${aws:PrincipalTag/team}/*"], conditions = { StringLike = { "s3:prefix" = ["%{if true}${x}", "${aws:userid}/*"] } } }]
+task_env = { GREETING = "${NAME} %{time}" }
+secrets_backend = "airflow.providers.amazon.aws.secrets.secrets_manager.SecretsManagerBackend"
+secrets_backend_kwargs = { connections_prefix = "${prefix}" }
+data_write = ["s3://example-out/${year}"]
+"""
+
+
+def test_values_are_no_templates(tmp_path: Path) -> None:
+    """`${` and `%{` of an environment file reach AWS as they are written; the stacks' own references stay references."""
+    (tmp_path / "environments").mkdir()
+    (tmp_path / "policies").mkdir()
+    text = (ENVIRONMENTS / "dev.toml").read_text()
+    text = text.replace('name = "default"\n', f'name = "default"{TEMPLATES}', 1)
+    text = text.replace(
+        "[images]",
+        '[control_plane.airflow]\n"logging.log_format" = "%{x} ${y}"\n[control_plane.environment]\nLINE = "${z}"\n[images]',
+    )
+    text += '[[team]]\nname = "a"\nbundles = ["${bundle}"]\n[[alarm_subscription]]\nprotocol = "https"\nendpoint = "https://x.test/${hook}"\n'
+    (tmp_path / "environments/dev.toml").write_text(text)
+    policy = 'schema = 1\n[[rule]]\nname = "all"\ndags = ["${dag}"]\n'
+    (tmp_path / "policies/dev.toml").write_text(policy)
+    stacks = read(synthesise(Settings("dev", tmp_path / "environments"), tmp_path / "out"))
+    whole = json.dumps(stacks)
+    known = r"(?:aws_|data\.|terraform_data\.|formatdate\()"
+    assert [] == re.findall(rf"(?<!\$)\$\{{(?!{known}).{{20}}", whole)
+    assert [] == re.findall(r"(?<!%)%\{.{20}", whole)
+    [granted] = [
+        one["policy"]
+        for _, one in resources(stacks, "aws_iam_role_policy")
+        if "PrincipalTag" in one["policy"]
+    ]
+    assert "arn:aws:s3:::lake/$${aws:PrincipalTag/team}/*" in granted
+    assert policy == task_files.files(stacks, "gateway")["POLICY_TOML"]
+    assert '"${prefix}"' in task_files.regions(stacks)
+    outputs = stacks["edge-us-east-1"]["output"]
+    assert (
+        "$${prefix}" == outputs["keeps"]["value"]["default"]["secrets_backend_kwargs"]["connections_prefix"]
+    )
+
+
 def egress(**changes: Any) -> dict[str, Any]:
     return {"name": "erp", "cidr": "10.99.0.0/24", "ports": [443], "via": TRANSIT, **changes}
 

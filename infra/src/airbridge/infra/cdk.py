@@ -11,8 +11,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import types
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from airbridge.infra.exceptions import InfraError
@@ -44,6 +46,8 @@ __all__ = [
     "Testing",
     "Token",
     "aws",
+    "literal",
+    "literals",
 ]
 
 _FLAVOURS = (("cdktf", "cdktf_cdktf_provider_aws"), ("cdktn", "cdktn_provider_aws"))
@@ -79,6 +83,26 @@ class _ProviderModules:
         module = importlib.import_module(f"{self._package}.{name}")
         setattr(self, name, module)
         return module
+
+
+# Not of a token, which the library writes as `${TfToken[…]}` until it knows the value.
+_TEMPLATE = re.compile(r"[$%](?=\{(?!TfToken\[))")
+
+
+def literal(text: str) -> str:
+    """Return a text as Terraform leaves it: `${` and `%{`, which begin its templates, are escaped. Tokens stay what they are."""
+    return _TEMPLATE.sub(lambda found: found[0] * 2, text)
+
+
+def literals(value: object) -> object:
+    """Return a value with `literal` of all texts in it."""
+    if isinstance(value, str):
+        return literal(value)
+    if isinstance(value, Mapping):
+        return {literals(name): literals(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [literals(each) for each in value]
+    return value
 
 
 FLAVOUR, _PROVIDER_PACKAGE = _installed_flavour()

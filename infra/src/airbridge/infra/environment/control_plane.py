@@ -66,7 +66,7 @@ class ControlPlane(Model):
     certificate_arn: Annotated[
         str,
         Field(
-            pattern=r"^arn:aws(-us-gov)?:acm:[a-z0-9-]+:\d{12}:certificate/\S+$",
+            pattern=r"^arn:aws(-us-gov)?:acm:[a-z0-9-]+:\d{12}:certificate/[\w-]+$",
             description="ACM certificate of the UI",
         ),
     ]

@@ -16,6 +16,7 @@ from airbridge.infra.cdk import (
     S3Backend,
     TerraformOutput,
     aws,
+    literals,
 )
 from airbridge.infra.cdk import TerraformStack as _TerraformStack
 from airbridge.infra.environment import Environment
@@ -107,7 +108,7 @@ class Stack(_TerraformStack):
     def outputs(self, values: Mapping[str, tuple[object, str]]) -> None:
         """Declare outputs: name to value and description."""
         for name, (value, description) in values.items():
-            TerraformOutput(self, name, value=value, description=description)
+            TerraformOutput(self, name, value=literals(value), description=description)
 
 
 def state_alias(environment: Environment) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airbridge.infra import packing
-from airbridge.infra.cdk import Construct, ITerraformDependable, aws
+from airbridge.infra.cdk import Construct, ITerraformDependable, aws, literal
 from airbridge.infra.constructs.iam.policy import Statement, assumed_by_service
 from airbridge.infra.constructs.iam.role import Role, RoleProps
 from airbridge.infra.constructs.monitoring.log_group import log_group
@@ -187,7 +187,7 @@ class Task(Construct):
 
     def _definitions(self, platform: Platform) -> str:
         """Return the containers as JSON; InfraError if ECS would refuse them for their size."""
-        text = json.dumps(self._containers(platform))
+        text = literal(json.dumps(self._containers(platform)))
         if (size := len(text.encode())) > packing.DEFINITION_BYTES:
             raise InfraError(
                 f"{self.family}: its task definition has {size} bytes, and ECS takes {packing.DEFINITION_BYTES}: "

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from airbridge.infra.cdk import literal
 from airbridge.infra.exceptions import PolicyError
 
 
@@ -61,8 +62,9 @@ class EndpointStatement(Statement):
 
 
 def policy_document(statements: Iterable[Statement]) -> str:
-    """The statements as one policy, in JSON."""
-    return json.dumps({"Version": "2012-10-17", "Statement": [each.document() for each in statements]})
+    """The statements as one policy, in JSON. IAM's own variables, as in `${aws:PrincipalTag/team}`, reach it as they are."""
+    document = {"Version": "2012-10-17", "Statement": [each.document() for each in statements]}
+    return literal(json.dumps(document))
 
 
 def tls_only(actions: str, resources: Sequence[str]) -> Statement:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from airbridge.infra.cdk import Construct, aws
+from airbridge.infra.cdk import Construct, aws, literal
 from airbridge.infra.constructs.iam.policy import Statement, policy_document, tls_only
 
 
@@ -46,7 +46,7 @@ class AlarmTopic(Construct):
                 f"subscription-{sha256(f'{protocol} {endpoint}'.encode()).hexdigest()[:8]}",
                 topic_arn=self.arn,
                 protocol=protocol,
-                endpoint=endpoint,
+                endpoint=literal(endpoint),
             )
 
     @property
