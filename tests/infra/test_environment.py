@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.infra.conftest import ENVIRONMENTS
 from tests.infra.factories import DIGEST, auth, environment, pool, region
+from tests.infra.sites import site
 
 from airbridge.infra import environment as environments
 from airbridge.infra.exceptions import EnvironmentFileError, InfraError, UnsafeStackError
@@ -64,6 +65,14 @@ def test_wrong_key_is_named(what: str, changes: dict[str, Any], message: str) ->
     assert f"test.toml: {message}" in str(refusal.value)
 
 
+def plane(**changes: Any) -> dict[str, Any]:
+    return {"control_plane": {**environment()["control_plane"], **changes}}
+
+
+def networks(count: int) -> list[str]:
+    return [f"10.200.{number}.0/24" for number in range(count)]
+
+
 UNSAFE: list[tuple[str, dict[str, Any], str]] = [
     ("two partitions", {"region": [region(), region(name="us-gov-west-1", cidr="10.2.0.0/20")]}, "region us-gov-west-1: is in the partition aws-us-gov, and home_region eu-west-1 in aws"),
     ("a certificate of another partition", {"home_region": "us-gov-west-1", "region": [region(name="us-gov-west-1")]}, "control_plane.certificate_arn: arn:aws:acm:us-east-1:123456789012:certificate/0 is not of the partition aws-us-gov"),
@@ -87,6 +96,11 @@ UNSAFE: list[tuple[str, dict[str, Any], str]] = [
     ("passwords in a file", {"control_plane": {**environment()["control_plane"], "auth": {"url": "https://airflow.test", "manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"}}}, "control_plane.auth.manager: SimpleAuthManager is for the local tier alone"),
     ("production unprotected", {"tier": "production", "protection": {"deletion": False}}, "protection.deletion: is false"),
     ("production in the development shape", {"tier": "production", "shape": "development"}, "shape: is development; production has private networks"),
+    ("more pools than a dead-letter queue takes", {"region": [region(pool=[pool(f"p{number}") for number in range(11)])]}, "region eu-west-1: pool: there are 11 pools, and their dead-letter queue takes 10; use fewer"),
+    ("more pools of a site", {"site": [site(beside="eu-west-1", pool=[{"name": f"p{number}", "slots": 1} for number in range(11)])]}, "site factory-7: pool: there are 11 pools, and their dead-letter queue takes 10"),
+    ("many operators without a site", plane(operator_cidrs=networks(58)), "site: networks: the gateway's balancer would have 61 rules (1 regions, 0 networks of sites, 58 operator_cidrs, 2 others)"),
+    ("many networks of the UI", plane(ui_cidrs=networks(61)), "control_plane.ui_cidrs: 61 networks are above the 60 rules"),
+    ("many ports of ways out", {"region": [region(egress=[{"name": "erp", "cidr": "10.99.0.0/24", "ports": list(range(1, 59)), "via": "nat"}])]}, "region eu-west-1: egress: 58 ports of networks and 3 ways of its own are above the 60 rules"),
     ("production without a standby", {"tier": "production", "control_plane": {**environment()["control_plane"], "database": {"multi_az": False}}}, "control_plane.database.multi_az: is false"),
 ]  # fmt: skip
 

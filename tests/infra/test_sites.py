@@ -237,7 +237,7 @@ UNSAFE: list[tuple[str, list[dict[str, Any]], str]] = [
     ("arguments of no backend", [site(pool=[{"slots": 1, "secrets_backend_kwargs": {"a": "b"}}])], "site factory-7: pool default: secrets_backend_kwargs: there is no secrets_backend"),
     ("a public network", [site(networks=["203.0.113.0/24"])], "site factory-7: networks: 203.0.113.0/24 is public, and the gateway's balancer is internal"),
     ("the control plane's network", [site(networks=["10.0.0.0/8"])], "site factory-7: networks: 10.0.0.0/8 overlaps control_plane.cidr 10.0.0.0/20"),
-    ("many networks", [site(networks=[f"10.200.{number}.0/24" for number in range(60)])], "site: networks: 60 networks of sites and 4 others are above the 60 rules"),
+    ("many networks", [site(networks=[f"10.200.{number}.0/24" for number in range(60)])], "site: networks: the gateway's balancer would have 64 rules (1 regions, 60 networks of sites, 1 operator_cidrs, 2 others)"),
     ("a region's data", [site(data=["s3://data/sales/2026"])], "data: s3://data/sales/2026/ (site factory-7) and s3://data/sales/ (region eu-west-1) overlap"),
 ]  # fmt: skip
 

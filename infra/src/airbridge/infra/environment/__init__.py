@@ -1,7 +1,7 @@
 """Environments: what a platform engineer writes in `environments/<name>.toml`, typed and validated.
 
 Every problem is reported at once, each with the file and the key. Rules that span several entries (a region
-twice, networks that overlap) are in `validation`, those of sites in `site_rules`.
+twice, networks that overlap) are in `validation`, those of sites in `site_rules`, quotas of AWS in `quotas`.
 """
 
 from airbridge.infra.environment.document import Environment

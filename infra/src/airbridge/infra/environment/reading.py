@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from airbridge.infra import validation
-from airbridge.infra.environment import site_rules
+from airbridge.infra.environment import quotas, site_rules
 from airbridge.infra.environment.document import Environment
 from airbridge.infra.exceptions import EnvironmentFileError
 
@@ -21,7 +21,7 @@ def parse(data: dict[str, Any], source: str) -> Environment:
     except ValidationError as error:
         problems = [f"{source}: {_key(item['loc'])}: {_reason(item)}" for item in _own_problems(error)]
         raise EnvironmentFileError("\n".join(problems)) from error
-    validation.check(environment, source, site_rules.problems(environment))
+    validation.check(environment, source, (*site_rules.problems(environment), *quotas.problems(environment)))
     return environment
 
 

@@ -12,8 +12,6 @@ from airbridge.infra.environment.site import Site
 
 #: Longest names that AWS takes: buckets, queues and roles (S3, SQS and IAM quotas).
 BUCKET_CHARACTERS, QUEUE_CHARACTERS, ROLE_CHARACTERS = 63, 80, 64
-#: Rules of a security group in one direction (VPC quotas).
-GROUP_RULES = 60
 _LIKE_AWS = re.compile(r"[a-z]{2}(-[a-z]+)+-\d+")
 
 
@@ -28,7 +26,6 @@ def problems(environment: Environment) -> Iterator[str]:
         yield from _network_problems(environment, site)
         yield from _contested_data(environment, site)
     yield from _shared_names(environment)
-    yield from _many_networks(environment)
 
 
 def _name_problems(environment: Environment, site: Site) -> Iterator[str]:
@@ -141,14 +138,3 @@ def _shared_roles(environment: Environment) -> Iterator[str]:
                     f"site: the tasks of pool {pool.name} of site {site.name} and the workers of {of_workers[role]} would both have the "
                     f"role {role}; rename one of them"
                 )
-
-
-def _many_networks(environment: Environment) -> Iterator[str]:
-    networks = {network for site in environment.sites for network in site.networks}
-    others = 1 + len(environment.regions) + len(environment.control_plane.operator_cidrs)
-    # One more lets sessions of operators in.
-    if networks and len(networks) + others + 1 > GROUP_RULES:
-        yield (
-            f"site: networks: {len(networks)} networks of sites and {others + 1} others are above the {GROUP_RULES} rules of a security "
-            "group; give wider networks"
-        )
