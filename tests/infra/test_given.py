@@ -230,6 +230,7 @@ UNSAFE: list[tuple[str, dict[str, Any], str]] = [
     ("a network of the cheap shape", {"shape": "development", "region": [region(network=GIVEN)]}, "region eu-west-1: network: the development shape makes networks of its own"),
     ("a public side", {"region": [region(network={**GIVEN, "public_subnets": SUBNETS})]}, "region eu-west-1: network.public_subnets: nothing of an edge region is public"),
     ("no public side", plane(network=GIVEN), "control_plane.network.public_subnets: the UI's balancer needs two or more"),
+    ("no zone for the link", {"region": [region(), region(name="ap-northeast-2", cidr="10.2.0.0/20", zones=["az2", "az4"])]}, "region ap-northeast-2: zones: AWS has no endpoint of another region in az2 and az4"),
     ("an endpoint twice", {"region": [region(endpoints=["sqs"])]}, "region eu-west-1: endpoints: sqs is made for every region"),
     ("a foreign domain", plane(dns={"zone": "Z0123456789ABC", "domain": "example.com"}), "control_plane.dns.domain: example.com has neither of the names there are, airflow.test and gateway.airbridge.test"),
     ("no address", {"alarm_subscription": [{"protocol": "email", "endpoint": "oncall"}]}, "alarm_subscription: endpoint: 'oncall' is not an address, which email needs"),

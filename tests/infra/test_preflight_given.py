@@ -137,6 +137,19 @@ def endpoint(given: Given, service: str, *, private: bool = True) -> None:
     )
 
 
+def test_link_needs_a_subnet(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A region whose given subnets are all in zones without endpoints of other regions cannot reach the gateway; one is enough."""
+    monkeypatch.setitem(aws_facts.UNLINKED_ZONES, OTHER, ("az1",))
+    assert given.faults() == []
+    monkeypatch.setitem(aws_facts.UNLINKED_ZONES, OTHER, ("az1", "az2"))
+    [found] = given.faults()
+    assert (
+        "its subnets are in usw2-az1, usw2-az2, where AWS has no endpoint of a service in another region"
+        in found.detail
+    )
+    assert f"name a subnet of another zone in region {OTHER}: network.subnets" in found.remedy
+
+
 def no_vpc(given: Given) -> None:
     given.network("edge")["vpc"] = "vpc-0a1b2c3d"
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.infra.aws_rules.test_compute import resources
-from tests.infra.conftest import ENVIRONMENTS, Stacks
+from tests.infra.conftest import ENVIRONMENTS, Stacks, read
 
 from airbridge.infra import environment as environments
+from airbridge.infra.app import synthesise
+from airbridge.infra.settings import Settings
 
 FOREIGN = r"prod-[a-z0-9-]+-starport-layer-bucket|al2023-repos-[a-z0-9-]+"
 DOCKERFILE = Path(__file__).parents[3] / "images/control-plane.Dockerfile"
@@ -49,6 +51,39 @@ def test_endpoint_service_admits_regions(prod: Stacks) -> None:
         if "entrance-group-in" in path and one["from_port"] == 443 and one.get("cidr_ipv4")
     }
     assert {str(region.cidr) for region in environment.regions} <= admitted
+
+
+def test_links_avoid_zones_without_remote_access(tmp_path: Path) -> None:
+    """AWS refuses the endpoint of a service in another region in some zones; one in a given network is put where it may be.
+
+    "Only the following availability zones are supported for remote access": see aws_facts.UNLINKED_ZONES.
+    """
+    text = (ENVIRONMENTS / "staging.toml").read_text()
+    text = text.replace('home_region = "us-east-1"', 'home_region = "eu-west-1"')
+    text = text.replace('name = "ap-southeast-2"', 'name = "ap-northeast-2"')
+    given = '[region.network]\nvpc = "vpc-0a1b2c3d"\nsubnets = ["subnet-0000000a", "subnet-0000000b"]\nendpoints = false\n'
+    before, after = text.split('data = ["s3://example-staging-data-ap/warehouse"]\n')
+    (tmp_path / "staging.toml").write_text(before + given + after)
+    stacks = read(synthesise(Settings("staging", tmp_path), tmp_path / "out"))
+    links = {
+        path.split("/")[0]: one["subnet_ids"]
+        for path, one in resources(stacks, "aws_vpc_endpoint")
+        if "service_region" in one
+    }
+    zones = {
+        f"${{aws_subnet.{key}.id}}": one["availability_zone_id"]
+        for stack in stacks.values()
+        for key, one in stack["resource"].get("aws_subnet", {}).items()
+        if "private" in key
+    }
+    assert ["use1-az1", "use1-az2"] == [zones[one] for one in links["edge-us-east-1"]]
+    assert 3 == len(links["edge-eu-west-1"])
+    [(name, found)] = stacks["edge-ap-northeast-2"]["data"]["aws_subnets"].items()
+    assert f"${{data.aws_subnets.{name}.ids}}" == links["edge-ap-northeast-2"]
+    filters = {one["name"]: set(one["values"]) for one in found["filter"]}
+    assert {"subnet-0000000a", "subnet-0000000b"} == filters["subnet-id"]
+    assert {"apne2-az1", "apne2-az3"} <= filters["availability-zone-id"]
+    assert not {"apne2-az2", "apne2-az4"} & filters["availability-zone-id"]
 
 
 def test_endpoint_service_names_its_account(prod: Stacks) -> None:

@@ -11,6 +11,7 @@ from cdktf_cdktf_provider_aws import cloudwatch_log_group as cloudwatch_log_grou
 from cdktf_cdktf_provider_aws import cloudwatch_metric_alarm as cloudwatch_metric_alarm
 from cdktf_cdktf_provider_aws import data_aws_prefix_list as data_aws_prefix_list
 from cdktf_cdktf_provider_aws import data_aws_ssm_parameter as data_aws_ssm_parameter
+from cdktf_cdktf_provider_aws import data_aws_subnets as data_aws_subnets
 from cdktf_cdktf_provider_aws import db_instance as db_instance
 from cdktf_cdktf_provider_aws import db_parameter_group as db_parameter_group
 from cdktf_cdktf_provider_aws import db_subnet_group as db_subnet_group

@@ -47,6 +47,16 @@ ZONES = {
     "cn-north-1": ("az1", "az2"),
     "us-west-1": ("az1", "az3"),
 }
+#: Zones in which no endpoint of a service in another region can be, by region. Source: "Considerations" of "Access AWS services through
+#: AWS PrivateLink", AWS PrivateLink Guide (a copy, read 2026-11-30): use1-az3, usw1-az2, apne1-az3, apne2-az2 and apne2-az4. For us-east-1
+#: also AWS's refusal: "Only the following availability zones are supported for remote access: use1-az1, use1-az2, use1-az6, use1-az4,
+#: use1-az5", in https://github.com/chanzuckerberg/cztack/pull/865.
+UNLINKED_ZONES = {
+    "ap-northeast-1": ("az3",),
+    "ap-northeast-2": ("az2", "az4"),
+    "us-east-1": ("az3",),
+    "us-west-1": ("az2",),
+}
 _DIRECTIONS = {
     "central": "c",
     "east": "e",
@@ -95,6 +105,11 @@ CONTROL_PLANE_ENDPOINTS = ("ecr.api", "ecr.dkr", "kms", "logs", "monitoring", "s
 def zones(region: str) -> tuple[str, ...]:
     """Return the zones that are used where none are named."""
     return ZONES.get(region, ("az1", "az2", "az3"))
+
+
+def unlinked_zones(region: str, home: str) -> tuple[str, ...]:
+    """Return the zones of a region in which no endpoint of the gateway can be, which is in the home region."""
+    return () if region == home else UNLINKED_ZONES.get(region, ())
 
 
 def partition(region: str) -> str:

@@ -341,6 +341,9 @@ def _network_problems(environment: Environment) -> Iterator[str]:
         yield "control_plane.network: the development shape makes networks of its own; choose shape standard"
     for region in environment.regions:
         where = f"region {region.name}"
+        closed = aws_facts.unlinked_zones(region.name, environment.home_region)
+        if not region.network and set(region.zones or aws_facts.zones(region.name)) <= set(closed):
+            yield f"{where}: zones: AWS has no endpoint of another region in {' and '.join(closed)}; name another zone beside them"
         if region.network and environment.is_economical:
             yield f"{where}: network: the development shape makes networks of its own; choose shape standard"
         if region.network and region.network.public_subnets:

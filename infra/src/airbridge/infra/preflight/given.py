@@ -101,7 +101,12 @@ class _Look:
         """Yield what is wrong with it, or that nothing is. Of a VPC or subnets that do not exist nothing else is said."""
         problems = list(self._vpc_problems()) or list(self._subnet_problems())
         if not problems:
-            problems = [*self._address_problems(), *self._way_problems(), *self._endpoint_problems()]
+            problems = [
+                *self._link_problems(),
+                *self._address_problems(),
+                *self._way_problems(),
+                *self._endpoint_problems(),
+            ]
         subject = f"{self._network.where} {self._given.vpc}"
         for detail, remedy in problems:
             yield failed(_CHECK, subject, detail, remedy)
@@ -156,6 +161,19 @@ class _Look:
                     f"{kind} are in the zones {', '.join(sorted(zones))}: endpoints and balancers take one subnet of a zone",
                     f"name one subnet of each zone in {key}",
                 )
+
+    def _link_problems(self) -> Iterator[tuple[str, str]]:
+        """Yield that the endpoint of the gateway has no subnet to be in."""
+        region = self._network.region
+        closed = {
+            aws_facts.zone_id(region, zone) for zone in aws_facts.unlinked_zones(region, self._account.home)
+        }
+        zones = {self._subnets[each]["AvailabilityZoneId"] for each in self._given.subnets}
+        if zones <= closed:
+            yield (
+                f"its subnets are in {', '.join(sorted(zones))}, where AWS has no endpoint of a service in another region",
+                f"name a subnet of another zone in {self._network.key}.subnets",
+            )
 
     def _address_problems(self) -> Iterator[tuple[str, str]]:
         network, made = self._network, len(self._network.services) if self._given.endpoints else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from airbridge.infra import aws_facts
 from airbridge.infra.cdk import Construct, aws
 from airbridge.infra.constructs.network.network import Network, NetworkProps
 
@@ -34,6 +35,26 @@ class ExistingNetwork(Network):
         self.public_subnet_ids = list(props.public_subnet_ids)
         if props.makes_endpoints:
             self._open_endpoints(props.route_table_ids)
+
+    def subnet_ids_outside(self, zones: Sequence[str]) -> list[str]:
+        """Return the private subnets, by id, that are in none of these zones: Terraform looks up where they are."""
+        if not zones:
+            return self.private_subnet_ids
+        module = aws.data_aws_subnets
+        # A filter names what it takes; no region has ten zones.
+        others = [f"az{number}" for number in range(1, 10) if f"az{number}" not in zones]
+        found = module.DataAwsSubnets(
+            self,
+            "linked",
+            filter=[
+                module.DataAwsSubnetsFilter(name="subnet-id", values=self.private_subnet_ids),
+                module.DataAwsSubnetsFilter(
+                    name="availability-zone-id",
+                    values=[aws_facts.zone_id(self._props.region, zone) for zone in others],
+                ),
+            ],
+        )
+        return list(found.ids)
 
     def allow_aws(self, group: aws.security_group.SecurityGroup) -> None:
         """Let a group reach AWS through the network's endpoints, also those of others."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from airbridge.infra import aws_facts
 from airbridge.infra.cdk import Construct, aws
 from airbridge.infra.constructs.network.network import Network
 
@@ -17,7 +18,7 @@ class GatewayLinkProps:
     host: str
     region: str
     cidr: str
-    #: Zones with an interface of the endpoint; None: every one. Workers of the others cross to it.
+    #: Zones with an interface of the endpoint, at most; None: every one that AWS has it in. Workers of the others cross to it.
     zones: int | None = None
 
 
@@ -28,6 +29,7 @@ class GatewayLink(Construct):
         super().__init__(scope, id_)
         self.group = network.security_group("gateway", "Mutual TLS from workers to the gateway")
         network.allow_in(self.group, "mtls", 443, cidr=props.cidr)
+        unlinked = aws_facts.unlinked_zones(props.region, props.service_region)
         self.endpoint = aws.vpc_endpoint.VpcEndpoint(
             self,
             "endpoint",
@@ -35,7 +37,7 @@ class GatewayLink(Construct):
             service_name=props.service_name,
             service_region=props.service_region,
             vpc_endpoint_type="Interface",
-            subnet_ids=network.private_subnet_ids[: props.zones],
+            subnet_ids=network.subnet_ids_outside(unlinked)[: props.zones],
             security_group_ids=[self.group.id],
         )
         zone_vpc = aws.route53_zone.Route53ZoneVpc(vpc_id=network.vpc_id, vpc_region=props.region)

@@ -51,6 +51,10 @@ class Network(Construct):
         """Subnets of services and workers, by id."""
         return self.public_subnet_ids if self.has_addresses else self.private_subnet_ids
 
+    def subnet_ids_outside(self, zones: Sequence[str]) -> list[str]:
+        """Return the private subnets, by id, that are in none of these zones (`az1`)."""
+        raise NotImplementedError
+
     @property
     def has_addresses(self) -> bool:
         """Return whether machines reach the internet by public addresses of their own."""

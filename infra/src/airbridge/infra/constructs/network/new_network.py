@@ -71,6 +71,11 @@ class NewNetwork(Network):
         self._routes(private)
         self._open_endpoints([table.id for table in (*tables, *private)])
 
+    def subnet_ids_outside(self, zones: Sequence[str]) -> list[str]:
+        """Return the private subnets, by id, that are in none of these zones."""
+        made = zip(self._new.zones, self.private_subnet_ids, strict=True)
+        return [subnet for zone, subnet in made if zone not in zones]
+
     @property
     def has_addresses(self) -> bool:
         """Return whether machines reach the internet by public addresses of their own."""
