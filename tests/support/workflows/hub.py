@@ -38,6 +38,8 @@ class Hub:
     assume: Callable[[str, str, int, str], Mapping[str, str]] = lambda *_: {}
     event: Mapping[str, Any] = field(default_factory=dict)
     ref: str = "refs/heads/main"
+    #: The commit of the event that started the workflow; it stays the same, whatever the branch does meanwhile.
+    commit: str = ""
     _machines: Iterator[int] = field(default_factory=itertools.count)
 
     def new_machine(self, job: str) -> Path:
@@ -85,7 +87,7 @@ class Machine:
             "GITHUB_ACTOR": "mona",
             "GITHUB_REPOSITORY": NAME,
             "GITHUB_REF": self.hub.ref,
-            "GITHUB_SHA": self.hub.revision,
+            "GITHUB_SHA": self.hub.commit or self.hub.revision,
             "GITHUB_WORKFLOW_REF": f"{NAME}/.github/workflows/{self.workflow}@{self.hub.ref}",
             "RUNNER_ARCH": "ARM64" if self.labels.endswith("-arm") else "X64",
             "GITHUB_WORKSPACE": str(self.workspace),
@@ -135,15 +137,17 @@ class Machine:
             (self.home / ".gitconfig").write_text(config)
 
     def checkout(self, given: Mapping[str, str]) -> None:
-        """Clone the branch, one commit deep unless all are asked for."""
+        """Clone the branch at the event's commit, one commit deep unless all are asked for."""
         if self.permissions.get("contents") not in {"read", "write"}:
             raise StepFailed("a checkout needs the permission contents: read")
         depth = given.get("fetch-depth", "1")
         deep = () if depth == "0" else ("--depth", depth)
         branch = self.hub.ref.removeprefix("refs/heads/")
-        source = f"file://{self.hub.repository}"
-        self.git("clone", "--quiet", *deep, "--branch", branch, source, str(self.workspace))
-        self.git("-C", str(self.workspace), "remote", "set-url", "origin", f"https://github.com/{NAME}.git")
+        there, here = self.environment["GITHUB_SHA"], ("-C", str(self.workspace))
+        self.git("init", "--quiet", str(self.workspace))
+        self.git(*here, "remote", "add", "origin", f"https://github.com/{NAME}.git")
+        self.git(*here, "fetch", "--quiet", *deep, f"file://{self.hub.repository}", there)
+        self.git(*here, "checkout", "--quiet", "-B", branch, there)
         self.hub.restore(self.workspace)
 
     def git(self, *words: str) -> None:

@@ -57,7 +57,8 @@ class WorkflowRunner:
     ) -> dict[str, Job]:
         """Run a workflow's jobs, or one of them; return their results by name. `called` as a job of another workflow."""
         # A called workflow's token names the workflow that was started.
-        self._started = self._started if called and self._started else workflow
+        if not (called and self._started):
+            self._started, self._hub.commit = workflow, self._hub.revision
         text = (self._workflows / workflow).read_text()
         # YAML 1.1 reads the key `on` as true.
         document: dict[Any, Any] = yaml.safe_load(text)
@@ -153,7 +154,7 @@ class WorkflowRunner:
     def _github(self) -> dict[str, Any]:
         return {
             "ref": self._hub.ref,
-            "sha": self._hub.revision,
+            "sha": self._hub.commit,
             "token": TOKEN,
             "actor": "mona",
             "event": self._hub.event,

@@ -37,6 +37,37 @@ def jobs(hub: Hub, tmp_path: Path, text: str) -> dict[str, Job]:
     return WorkflowRunner(hub, tmp_path).run("it.yml", {})
 
 
+def test_checkout_is_of_the_event(hub: Hub, tmp_path: Path) -> None:
+    """A job that begins after the branch has moved has the commit that started the workflow, as `github.sha` and checked out."""
+    before = hub.revision
+    moved: list[str] = []
+
+    def move(workspace: Path) -> None:
+        tree = run("git", "rev-parse", "main^{tree}", cwd=hub.repository).strip()
+        who = ("-c", "user.name=t", "-c", "user.email=t@example.com")
+        moved.append(
+            run("git", *who, "commit-tree", tree, "-p", "main", "-m", "more", cwd=hub.repository).strip()
+        )
+        run("git", "update-ref", "refs/heads/main", moved[-1], cwd=hub.repository)
+
+    hub.restore = move
+    step = "{name: shown, run: 'echo $GITHUB_SHA ${{ github.sha }} $(git rev-parse HEAD)'}"
+    checkout = "{uses: actions/checkout@x, with: {fetch-depth: 0}}"
+    found = jobs(
+        hub,
+        tmp_path,
+        f"""
+  first:
+    steps: [{CHECKOUT}, {step}]
+  second:
+    needs: first
+    steps: [{checkout}, {step}]
+""",
+    )
+    assert {f"{before} {before} {before}\n"} == {job.output("shown") for job in found.values()}
+    assert hub.revision == moved[-1] != before
+
+
 def test_failed_step_and_job(hub: Hub, tmp_path: Path) -> None:
     """After a failed step only `always()` runs; a job that needs the failed one is skipped, unless it asks for its result."""
     found = jobs(
