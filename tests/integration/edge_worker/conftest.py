@@ -55,6 +55,7 @@ class World:
     dead_letters: MemoryQueue = field(default_factory=MemoryQueue)
     buckets: dict[str, MemoryStore] = field(default_factory=dict)
     agent: Agent | None = None
+    make_runner: Callable[[Script], FakeRunner] = FakeRunner
 
     def settings(self, **overrides: Any) -> WorkerSettings:
         """Settings of a fast worker."""
@@ -95,7 +96,7 @@ class World:
     def parts(self, script: Script) -> WorkerComponents:
         """A worker's parts, with tasks that run `script`."""
         return WorkerComponents(
-            runner=FakeRunner(script),
+            runner=self.make_runner(script),
             join=join_method(self.settings()),
             versions=VERSIONS,
             queue=lambda _: AsyncQueue(lambda: self.queue),

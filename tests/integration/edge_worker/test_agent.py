@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests.integration.edge_worker.conftest import World, until
 from tests.integration.edge_worker.cut import LinkState
 
+from airbridge.core.aws.object_store import MemoryStore
 from airbridge.core.aws.queue import MemoryQueue, Outgoing, Received
 from airbridge.core.exceptions import QueueError
 from airbridge.core.protocol import RefusalReason, WorkerState
 from airbridge.edge_worker import cli
 from airbridge.edge_worker.agent import ExitCode
-from airbridge.edge_worker.testing import FakeSupervisor
+from airbridge.edge_worker.exceptions import RunnerError
+from airbridge.edge_worker.testing import FakeRunner, FakeSupervisor, FakeTask
+from airbridge.edge_worker.work import outcome
+from airbridge.edge_worker.work.task import TaskSpec
 
 
 def succeed(task: FakeSupervisor) -> None:
@@ -392,5 +399,95 @@ def test_forged_code_fails_the_task(world: World) -> None:
         assert item.states == ["failed"]
         assert "DAG code main sha256:" in (world.log_of(item) or "")
         assert ran == []
+
+    asyncio.run(scenario())
+
+
+class Failing(FakeRunner):
+    """Runner that starts no task."""
+
+    error: Exception = OverflowError("can't serialize ints")
+
+    async def spawn(self, spec: TaskSpec, proxy_socket: socket.socket) -> FakeTask:
+        proxy_socket.close()
+        raise self.error
+
+
+class Unavailable(Failing):
+    """Runner without a place for a task."""
+
+    error = RunnerError("no place to run in")
+
+
+@pytest.mark.parametrize("runner", [Failing, Unavailable])
+def test_unexpected_error_frees_the_slot(world: World, runner: type[Failing]) -> None:
+    """Whatever an attempt dies of, it is reported as failed with the reason in its log, and its slot is free again."""
+    world.make_runner = runner
+
+    async def scenario() -> None:
+        item = world.submit()
+        async with world.worker(succeed, slots=1) as agent:
+            await until(lambda: item.state == "settled")
+            await until(lambda: world.log_of(item))
+            await until(lambda: not agent.status()["tasks"])
+            second = world.submit()
+            await until(lambda: second.state == "settled")
+        assert item.states == ["failed"]
+        assert str(runner.error) in (world.log_of(item) or "")
+        assert world.exit_code is ExitCode.OK
+
+    asyncio.run(scenario())
+
+
+def test_cancel_during_a_failure_report(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that is cancelled while its failure is being logged is let go of, as any cancelled task is."""
+    world.make_runner = Unavailable
+    logging, go_on = threading.Event(), threading.Event()
+    append = outcome.append_to_log
+
+    def slowly(*arguments: Any) -> None:
+        logging.set()
+        go_on.wait(20)
+        append(*arguments)
+
+    monkeypatch.setattr(outcome, "append_to_log", slowly)
+
+    async def scenario() -> None:
+        item = world.submit()
+        async with world.worker(succeed) as agent:
+            await until(logging.is_set)
+            world.control_plane.commands.append(
+                {"kind": "cancel", "item_id": item.item_id, "epoch": 1, "reason": RefusalReason.CANCELLED}
+            )
+            await until(lambda: all(one.stop is not None for one in agent._worker._objects.attempts))
+            go_on.set()
+            await until(lambda: not agent.status()["tasks"])
+        assert item.states == []
+
+    asyncio.run(scenario())
+
+
+class FullOnce(MemoryStore):
+    """Store of DAG code whose first download finds the worker's disk full."""
+
+    downloads = 0
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        self.downloads += 1
+        if self.downloads == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().stream(key)
+
+
+def test_code_waits_for_disk_space(world: World) -> None:
+    """A snapshot for which the disk has no space is fetched again, as one that the bucket does not give is."""
+    store = world.buckets["dags"] = FullOnce("dags")
+
+    async def scenario() -> None:
+        item = world.submit()
+        async with world.worker(succeed):
+            await until(lambda: item.state == "settled")
+        assert item.states == ["success"]
+        assert store.downloads == 2
 
     asyncio.run(scenario())

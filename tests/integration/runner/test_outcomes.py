@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.integration.runner.world import NOW, Run, World
+from tests.integration.runner.world import NOW, Run, World, ti_context
 
 FILE = """
 import os, sys, time
@@ -121,6 +121,11 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1), params={"p": 7},
         raise RuntimeError("raised sesame-open " + password)
     declares()
 
+    @task
+    def counts():
+        return str(get_current_context()["dag_run"].conf["wei"])
+    counts()
+
     Resumes(task_id="resumes")
     TimeDeltaSensorAsync(task_id="waits", delta=timedelta(days=30000))
     PythonSensor(task_id="reschedules", python_callable=lambda: False, mode="reschedule", poke_interval=60)
@@ -201,6 +206,15 @@ def test_successful_task_has_full_context(world: World, warm: bool) -> None:
     assert "//dags" not in value["log_url"]
     assert done.proxy.pushed("extra") == [1, 2]
     assert done.proxy.bodies("/rtif")[0]["op_args"] == ["2025-08-10"]
+
+
+@pytest.mark.parametrize("wei", [2**64, -(2**63) - 1])
+def test_conf_has_large_integers(world: World, warm: bool, wei: int) -> None:
+    """A run's conf may have integers of more than 64 bits."""
+    dag_run = {**ti_context("d")["dag_run"], "conf": {"wei": wei}}
+    done = run(world, warm, "counts", dag_run=dag_run)
+    assert done.proxy.states == ["success"]
+    assert done.proxy.pushed() == str(wei)
 
 
 def test_use_of_the_process_is_known(world: World, warm: bool) -> None:

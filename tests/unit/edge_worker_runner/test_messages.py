@@ -122,3 +122,13 @@ def test_job_of_any_size_in_memfd() -> None:
     fd = messages.write_job(job)
     assert messages.read_job(os.dup(fd)) == job
     assert messages.read_job(fd) == job
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, float("inf"), "\ud800"])
+def test_job_of_any_value(value: object) -> None:
+    """A run's conf may hold what Python's JSON holds, larger integers than 64 bits included."""
+    context = {"dag_run": {"conf": {"wei": value}}}
+    job = Job("i", 1, {}, context, datetime(2025, 8, 10, tzinfo=UTC), SOURCE, "/task", 1.0)
+    fd = messages.write_job(job)
+    assert messages.read_job(fd) == job
+    os.close(fd)

@@ -32,6 +32,7 @@ class Recorder:
         self._clock = clock
         self._wake = wake
         self._linger = linger_seconds
+        self._writing: set[asyncio.Task[None]] = set()
 
     async def write(
         self,
@@ -53,8 +54,11 @@ class Recorder:
         attempt.unanswered.append(entry)
         if final:
             attempt.advance(Outcome.PENDING)
-        await self._make_durable(entry)
-        self._wake(attempt)
+        # By a task of its own: a caller that is cancelled must not take back a write, nor leave it undurable for ever.
+        writing = asyncio.create_task(self._make_durable(attempt, entry, self._submit(entry)))
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
+        await asyncio.shield(writing)
         return entry
 
     def read(self, attempt: Attempt, call: Call, waiter: asyncio.Future[RecordResult]) -> Entry:
@@ -77,13 +81,17 @@ class Recorder:
                 return new is not call
         return False
 
-    async def _make_durable(self, entry: Entry) -> None:
+    def _submit(self, entry: Entry) -> asyncio.Future[None]:
+        return self._journal.submit(AddRecord(entry.record, entry.final))
+
+    async def _make_durable(self, attempt: Attempt, entry: Entry, submitted: asyncio.Future[None]) -> None:
         while True:
             try:
-                # Shielded: a supervisor that goes away must not take back a write that is being journalled.
-                await asyncio.shield(self._journal.submit(AddRecord(entry.record, entry.final)))
+                await submitted
                 break
             except JournalError as error:
                 log.warning("journal.write_failed", item_id=str(entry.record.item_id), detail=str(error))
             await asyncio.sleep(FULL_RETRY_SECONDS)
+            submitted = self._submit(entry)
         entry.durable = True
+        self._wake(attempt)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import errno
 import fcntl
+import json
 import os
 import socket
 from datetime import datetime
@@ -200,7 +201,6 @@ Message = (
 )
 
 _DECODER: Final = msgspec.msgpack.Decoder(Message)
-_JOBS: Final = msgspec.msgpack.Decoder(Job)
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
@@ -256,11 +256,12 @@ def write_job(job: Job) -> int:
     """Return a sealed memfd that holds `job`; the caller closes it."""
     fd = os.memfd_create("airbridge-job", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(fd, "wb", closefd=False) as file:
-        file.write(msgspec.msgpack.encode(job))
+        # Not msgpack, which has no integers beyond 64 bits; and msgspec's own JSON has no NaN.
+        file.write(json.dumps(msgspec.to_builtins(job)).encode())
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     return fd
 
 
 def read_job(fd: int) -> Job:
     """Return the job in the memfd, which others may be reading too."""
-    return _JOBS.decode(os.pread(fd, os.fstat(fd).st_size, 0))
+    return msgspec.convert(json.loads(os.pread(fd, os.fstat(fd).st_size, 0)), Job)

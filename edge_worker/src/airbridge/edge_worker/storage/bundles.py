@@ -158,7 +158,8 @@ class Bundles:
                 if damaged >= DAMAGED_ATTEMPTS:
                     raise SnapshotError(f"DAG code {ref.name} {ref.version}: {error}") from error
                 reason = str(error)
-            except StoreError as error:
+            except (StoreError, OSError) as error:
+                # A full disk, for one, may have space again.
                 reason = str(error)
             failing(reason)
             pause = backoff.failed()

@@ -201,22 +201,14 @@ class Launcher:
         grant = attempt.grant
         structlog.contextvars.bind_contextvars(ti_id=str(grant.ti_id), trace_id=grant.trace_id)
         row = self._logs.row_for(grant)
-        began_at = self._clock.now()
         try:
-            async with self._pinned(attempt, began_at) as code:
-                await self._mark_started(attempt, row)
-                await self._run(attempt, code, row, began_at)
-        except (SnapshotError, RunnerError) as error:
-            await self._mark_started(attempt, row)
-            await self.log_failure(attempt, str(error))
-            await self.report_failure(attempt, interrupted=False)
+            await self._run_or_fail(attempt, row)
         except asyncio.CancelledError:
+            # `stop` cancels whatever is waited for, the report of a failure included.
             if attempt.stop is None:
                 raise
             if attempt.stop.report:
-                await self._mark_started(attempt, row)
-                await self.log_failure(attempt, attempt.stop.detail)
-                await self.report_failure(attempt, interrupted=True)
+                await self._fail(attempt, row, attempt.stop.detail, interrupted=True)
         # A refusal of the recorded final state may still have to be logged.
         self._logs.end(attempt.key, keep=attempt.outcome is Outcome.PENDING)
         attempt.enter(Phase.ENDED)
@@ -224,6 +216,35 @@ class Launcher:
         self.settle(attempt)
         if attempt.stop is not None:
             self._on_stopped()
+
+    async def _run_or_fail(self, attempt: Attempt, row: LogRow) -> None:
+        """Run an attempt, or report why it could not be run."""
+        began_at = self._clock.now()
+        try:
+            async with self._pinned(attempt, began_at) as code:
+                await self._mark_started(attempt, row)
+                await self._run(attempt, code, row, began_at)
+        except (SnapshotError, RunnerError) as error:
+            await self._fail(attempt, row, str(error))
+        except Exception as error:
+            # Anything else is a defect; without a report the attempt would keep its slot and its lease for ever.
+            log.exception("launcher.crashed", item_id=attempt.key[0], epoch=attempt.key[1])
+            name = type(error).__name__
+            message = f"The worker could not run the task: {name}: {error}"
+            await self._fail(attempt, row, message, public=f"The worker could not run the task: {name}")
+
+    async def _fail(
+        self,
+        attempt: Attempt,
+        row: LogRow,
+        message: str,
+        *,
+        public: str | None = None,
+        interrupted: bool = False,
+    ) -> None:
+        await self._mark_started(attempt, row)
+        await self.log_failure(attempt, message, public=public)
+        await self.report_failure(attempt, interrupted=interrupted)
 
     async def _mark_started(self, attempt: Attempt, row: LogRow) -> None:
         if attempt.phase is not Phase.STARTING:
@@ -266,6 +287,7 @@ class Launcher:
         ours, theirs = socket.socketpair()
         proxy = self.proxy_of(attempt)
         serving = asyncio.create_task(proxy.serve(ours))
+        process: RunningTask | None = None
         try:
             process = await self._runner.spawn(spec, theirs)
             self._proxies[attempt.key] = proxy
@@ -283,6 +305,10 @@ class Launcher:
             exited = await self._ended(attempt, process)
             await asyncio.wait({serving}, timeout=HANG_UP_SECONDS)
             await self._close(attempt, exited, forked_at, row)
+        except Exception:
+            if process is not None:
+                process.kill()
+            raise
         finally:
             self._proxies.pop(attempt.key, None)
             self._processes.pop(attempt.key, None)
