@@ -53,7 +53,9 @@ class Bundles:
         self._pins: Counter[Path] = Counter()
         # Bytes of the archives of what was fetched, until they are reported.
         self._fetched: dict[Path, int] = {}
+        # Of each directory: held while it is fetched or removed.
         self._fetching: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._evicting = asyncio.Lock()
 
     @property
     def bytes(self) -> int:
@@ -175,15 +177,28 @@ class Bundles:
             yield piece
 
     async def _evict(self) -> None:
-        surplus = self.bytes - self._max_bytes
-        for path in [*self._sizes]:
-            if surplus <= 0:
-                return
+        """Remove what is not pinned, the least recently used first, until the rest is within the bound."""
+        async with self._evicting:
+            for path in [*self._sizes]:
+                if self.bytes <= self._max_bytes:
+                    return
+                if self._pins[path] == 0:
+                    await self._evict_one(path)
+
+    async def _evict_one(self, path: Path) -> None:
+        # Who wants it meanwhile waits, and fetches it again.
+        async with self._fetching[path]:
             if self._pins[path] > 0:
-                continue
-            surplus -= self._sizes.pop(path)
-            await asyncio.to_thread(_remove, path)
-            log.info("bundle.evicted", path=str(path))
+                return
+            size = self._sizes.pop(path)
+            try:
+                await asyncio.to_thread(_remove, path)
+            except OSError as error:
+                self._sizes[path] = size
+                self._sizes.move_to_end(path, last=False)
+                log.warning("bundle.not_evicted", path=str(path), detail=str(error))
+                return
+        log.info("bundle.evicted", path=str(path))
 
 
 def _scan(root: Path) -> list[tuple[Path, int]]:
