@@ -152,7 +152,7 @@ def attempt_of(world: World, root: Path, name: str, classpath: str, **kwargs: An
 async def hosting(world: World, root: Path) -> AsyncIterator[Bench]:
     """A host of the code in `root`."""
 
-    async def fired(attempt: Attempt, body: str) -> None:
+    def fired(attempt: Attempt, body: str) -> None:
         bench.fired[attempt.grant.ti["task_id"]].set_result(json.loads(body))
 
     def logged(attempt: Attempt, line: bytes) -> None:

@@ -76,7 +76,7 @@ def test_answers_that_a_host_does_not_take_are_bounded() -> None:
         spec = TriggerSpec(trigger_id=7, classpath="mine.Trigger", encoded_kwargs={})
         attempt = Attempt(grant().model_copy(update={"trigger": spec, "slots": 0}))
 
-        async def fired(_: Attempt, body: str) -> None:
+        def fired(_: Attempt, body: str) -> None:
             raise AssertionError(body)
 
         host = TriggerHost(

@@ -244,6 +244,7 @@ class Worker:
         await self._until_hard_stop(objects.polling.claims_settled(), seconds)
         await objects.polling.abandon_claims()
         await objects.triggers.stop_all()
+        await self._until_hard_stop(objects.triggers.recorded(), seconds)
         await drain.release_unstarted("the worker is draining")
         await drain.until_nothing_runs()
         flushed = await self._until_hard_stop(drain.flush(), seconds)

@@ -36,12 +36,15 @@ _PER_SECOND: Final = 2000
 # Messages after which everything else has its turn.
 _AT_ONCE: Final = 50
 
-OnFired = Callable[[Attempt, str], Awaitable[None]]
+OnFired = Callable[[Attempt, str], None]
 OnLogged = Callable[[Attempt, bytes], None]
 
 
 class TriggerHost:
-    """Runs triggers in one process until it ends, or is told to stop."""
+    """Runs triggers in one process until it ends, or is told to stop.
+
+    `on_fired` takes over a trigger with its event: the host, which may end at any time, has no part in what follows.
+    """
 
     def __init__(
         self,
@@ -158,7 +161,7 @@ class TriggerHost:
                 case Fired():
                     # At once: a second one of it is ignored.
                     self._forget(attempt)
-                    self._handle(self._on_fired(attempt, message.body))
+                    self._on_fired(attempt, message.body)
                 case Ask():
                     self._handle(self._answer(attempt, message))
 

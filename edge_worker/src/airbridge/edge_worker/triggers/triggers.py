@@ -71,6 +71,8 @@ class Triggers:
         self._hosts: dict[_HostKey, TriggerHost] = {}
         self._tasks: dict[_HostKey, asyncio.Task[None]] = {}
         self._backoffs: dict[_HostKey, Backoff] = {}
+        # Events on their way to the journal.
+        self._recording: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Start triggers as they are granted, until cancelled."""
@@ -99,6 +101,11 @@ class Triggers:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def recorded(self) -> None:
+        """Return once the events that hosts have sent are in the journal."""
+        while self._recording:
+            await asyncio.wait(self._recording)
 
     def _start_waiting(self) -> None:
         if not self._may_start():
@@ -137,7 +144,8 @@ class Triggers:
         except SnapshotError as error:
             # The code will not come: the tasks fail with the reason, as they would if they ran.
             for attempt in host.attempts:
-                await self._fired(attempt, outcome.trigger_failure(str(error)).body or "")
+                host.remove(attempt)
+                self._fired(attempt, _failure(str(error)))
         except RunnerError as error:
             failure = str(error)
         finally:
@@ -172,17 +180,30 @@ class Triggers:
 
     # --- what a host sends -------------------------------------------------------------------------
 
-    async def _fired(self, attempt: Attempt, body: str) -> None:
-        """Record the event. It is durable before anything of it is sent."""
+    def _fired(self, attempt: Attempt, body: str) -> None:
+        """Record the event, whatever becomes of the host meanwhile. It is durable before anything of it is sent."""
+        recording = asyncio.create_task(self._record(attempt, body))
+        self._recording.add(recording)
+        recording.add_done_callback(self._recording.discard)
+
+    async def _record(self, attempt: Attempt, body: str) -> None:
         if attempt.ended or attempt.finished:
             return
         most = task_calls.OTHER_BODY.size
         if len(body) > most:
-            why = f"the trigger's event has {len(body)} characters; at most {most} are allowed"
-            body = outcome.trigger_failure(why).body or ""
-        await self._recorder.write(attempt, Call(0, "POST", TRIGGER_EVENT, "", body), final=True)
+            body = _failure(f"the trigger's event has {len(body)} characters; at most {most} are allowed")
+        try:
+            await self._write(attempt, body)
+        except Exception:
+            # A defect; without a record the trigger would be held for ever.
+            log.exception("trigger.not_recorded", item_id=attempt.key[0], epoch=attempt.key[1])
+            await self._write(attempt, _failure("the worker could not record the trigger's event"))
         log.info("trigger.fired", item_id=attempt.key[0], epoch=attempt.key[1])
-        self._end(attempt)
+        if not attempt.ended:  # it may have been stopped meanwhile
+            self._end(attempt)
+
+    async def _write(self, attempt: Attempt, body: str) -> None:
+        await self._recorder.write(attempt, Call(0, "POST", TRIGGER_EVENT, "", body), final=True)
 
     def _end(self, attempt: Attempt) -> None:
         row = self._logs.row_for(attempt.grant)
@@ -203,6 +224,10 @@ class Triggers:
             return
         if written:
             self._logs.written(row)
+
+
+def _failure(message: str) -> str:
+    return outcome.trigger_failure(message).body or ""
 
 
 def _key(attempt: Attempt) -> _HostKey:
