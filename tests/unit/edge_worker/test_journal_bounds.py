@@ -14,8 +14,10 @@ import pytest
 from tests.unit.edge_worker.test_journal import open_, run
 from tests.unit.edge_worker.test_journal_file import grant, record
 
+from airbridge.edge_worker.clock import SystemClock
 from airbridge.edge_worker.exceptions import JournalError, JournalFull
 from airbridge.edge_worker.journal.rows import AddGrant, AddRecord, Contents, SetMeta
+from airbridge.edge_worker.storage.disk_watch import DiskWatch
 
 
 def test_grants_end_before_the_bound(tmp_path: Path) -> None:
@@ -41,7 +43,7 @@ def test_refused_write_ends_grants(tmp_path: Path) -> None:
         journal = await open_(tmp_path, max_bytes=50_000)
         await journal.submit(AddGrant(grant()))
         with pytest.raises(JournalFull):
-            await journal.submit(AddRecord(record(1, 1, "x" * 60_000), final=True))
+            await journal.submit(AddRecord(record(1, 1, "x" * 49_400), final=True))
         assert journal.bytes < 10_000
         assert not journal.accepts_grants
         await journal.submit(AddRecord(record(1, 1), final=True))
@@ -113,6 +115,80 @@ def test_full_disk_fails_single_operations(tmp_path: Path, failing: int) -> None
         results = await asyncio.wait_for(asyncio.gather(first, *group, *good, return_exceptions=True), 10)
         assert [type(result) for result in results[1 : failing + 1]] == [JournalFull] * failing
         assert [results[0], *results[failing + 1 :]] == [None] * (1 + len(good))
+        await journal.close()
+
+    run(scenario())
+
+
+def test_only_a_full_disk_asks_for_space(tmp_path: Path) -> None:
+    """At the journal's own bound nothing is given up for space: the disk may be empty."""
+
+    async def scenario() -> None:
+        journal, asked = await open_(tmp_path, max_bytes=50_000), 0
+
+        def on_full() -> None:
+            nonlocal asked
+            asked += 1
+
+        journal.on_full = on_full
+        await journal.submit(AddGrant(grant()))
+        with pytest.raises(JournalFull):
+            await journal.submit(AddRecord(record(1, 1, "x" * 49_400), final=True))
+        assert (asked, journal.full) == (0, True)
+        with pytest.raises(JournalFull):
+            await journal.submit(OnFullDisk())
+        assert asked == 1
+        await journal.close()
+
+    run(scenario())
+
+
+def test_write_is_answered_though_no_space_is_freed(tmp_path: Path) -> None:
+    """A write is refused, to be repeated, though freeing space for it fails."""
+
+    async def scenario() -> None:
+        journal = await open_(tmp_path)
+
+        def on_full() -> None:
+            raise OSError(28, "No space left on device")
+
+        journal.on_full = on_full
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        with pytest.raises(JournalFull):
+            await asyncio.wait_for(journal.submit(OnFullDisk()), 1)
+        assert not journal.accepts_grants
+        await journal.close()
+
+    run(scenario())
+
+
+def test_failed_freeing_is_survived() -> None:
+    """An error of the disk while space is freed goes no further."""
+
+    class ReadOnly:
+        """Disk and logs of a file system that is read-only."""
+
+        def release_reserve(self) -> bool:
+            """Fail."""
+            raise OSError(30, "Read-only file system")
+
+    disk: Any = ReadOnly()
+    DiskWatch(disk, disk, disk, SystemClock(), 1).free_space()
+
+
+def test_defect_of_an_operation_is_answered(tmp_path: Path) -> None:
+    """An operation that fails unexpectedly is answered, and the journal goes on."""
+
+    @dataclass(frozen=True)
+    class Broken(OnFullDisk):
+        def write(self, connection: sqlite3.Connection, checksum: Any) -> None:
+            raise ValueError("no such value")
+
+    async def scenario() -> None:
+        journal = await open_(tmp_path)
+        with pytest.raises(JournalError, match="no such value"):
+            await asyncio.wait_for(journal.submit(Broken()), 5)
+        await asyncio.wait_for(journal.submit(SetMeta("a", "b")), 5)
         await journal.close()
 
     run(scenario())

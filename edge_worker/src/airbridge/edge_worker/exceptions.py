@@ -10,7 +10,9 @@ AirBridgeError (airbridge.core.exceptions)
 │   └── MalformedResponse    the response does not follow the protocol
 ├── IdentityError            the worker could not enrol, or what it was given does not fit
 ├── JournalError             the journal cannot be used
-│   ├── JournalFull          the journal's bound or the disk is reached; nothing was written
+│   ├── JournalFull          the disk is full; nothing was written
+│   │   └── JournalBoundReached  the journal's own bound is reached, whatever the disk has; nothing was written
+│   ├── RecordTooLarge       a record is larger than all that the journal may hold
 │   └── JournalCorrupt       the journal's file fails its checks; it is set aside, never followed
 ├── SnapshotError            DAG code could not be fetched, verified or unpacked
 └── RunnerError              a task process could not be started
@@ -69,7 +71,15 @@ class JournalError(AirBridgeError):
 
 
 class JournalFull(JournalError):  # noqa: N818 - the condition is the name
-    """The journal's bound or the disk is reached; nothing was written."""
+    """The disk is full; nothing was written."""
+
+
+class JournalBoundReached(JournalFull):
+    """The journal's own bound is reached, whatever the disk has; nothing was written."""
+
+
+class RecordTooLarge(JournalError):  # noqa: N818 - the condition is the name
+    """A record is larger than all that the journal may hold; it can be written at no time."""
 
 
 class JournalCorrupt(JournalError):  # noqa: N818 - the condition is the name

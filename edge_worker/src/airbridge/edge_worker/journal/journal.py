@@ -15,7 +15,13 @@ from pathlib import Path
 import structlog
 
 from airbridge.edge_worker.clock import Clock
-from airbridge.edge_worker.exceptions import JournalCorrupt, JournalError, JournalFull
+from airbridge.edge_worker.exceptions import (
+    JournalBoundReached,
+    JournalCorrupt,
+    JournalError,
+    JournalFull,
+    RecordTooLarge,
+)
 from airbridge.edge_worker.journal.file import Damage, JournalFile
 from airbridge.edge_worker.journal.rows import AddGrant, AddRecord, Contents, Op
 
@@ -45,6 +51,7 @@ class Journal:
         self.full = False
         """True if the last write failed because the disk, or the bound, was full."""
         self.on_full: Callable[[], None] = lambda: None
+        """Called when the disk was full; not at the journal's own bound, which space on the disk does not move."""
         self.on_damage: Callable[[Damage], None] = lambda _: None
 
     @classmethod
@@ -78,6 +85,14 @@ class Journal:
     def accepts_grants(self) -> bool:
         """Return whether it takes new grants."""
         return not self.full and self.bytes < NEARLY_FULL * self._max_bytes
+
+    def check_size(self, op: Op) -> None:
+        """Raise `RecordTooLarge` if `op` does not fit into the journal, however empty it is."""
+        most = self._max_bytes - int(_reserved_share(op) * self._max_bytes)
+        if op.size > most:
+            raise RecordTooLarge(
+                f"a record of {op.size} bytes; the worker's journal_max_mib allows at most {most}"
+            )
 
     def submit(self, op: Op) -> Done:
         """Queue an operation; the future resolves when it is durable, or raises `JournalError`."""
@@ -131,6 +146,11 @@ class Journal:
             # One by one: what only deletes may still work where an insert does not.
             for entry in fitting:
                 self._write([entry])
+        except Exception as error:
+            # A defect; the thread goes on, and nobody waits for ever.
+            log.exception("journal.crashed", operations=len(fitting))
+            for _, done in fitting:
+                self._fail(done, JournalError(f"the journal cannot write: {error!r}"))
 
     def _without_overflow(self, group: list[tuple[Op, Done]]) -> list[tuple[Op, Done]]:
         capacity = self._max_bytes - self.bytes
@@ -138,9 +158,8 @@ class Journal:
         for op, done in group:
             allowed = capacity - _reserved_share(op) * self._max_bytes
             if op.size > max(0, allowed) and op.size:
-                self._fail(
-                    done, JournalFull(f"{self.bytes} bytes of at most {self._max_bytes} are in the journal")
-                )
+                reached = f"{self.bytes} bytes of at most {self._max_bytes} are in the journal"
+                self._fail(done, JournalBoundReached(reached))
                 continue
             capacity -= op.size
             fitting.append((op, done))
@@ -165,12 +184,14 @@ class Journal:
 
     def _fail(self, done: Done, error: JournalError) -> None:
         def fail() -> None:
-            if isinstance(error, JournalFull):
-                self.full = True
-                self.on_full()
+            # First, so that nothing keeps who waits from its answer.
             if not done.done():
                 done.set_exception(error)
                 done.exception()  # retrieved, so that asyncio does not log it as lost
+            if isinstance(error, JournalFull):
+                self.full = True
+                if not isinstance(error, JournalBoundReached):
+                    self.on_full()
 
         self._call(fail)
 

@@ -9,7 +9,7 @@ import socket
 import structlog
 
 from airbridge.core.protocol import RecordResult, RefusalReason
-from airbridge.edge_worker.exceptions import FrameError
+from airbridge.edge_worker.exceptions import FrameError, RecordTooLarge
 from airbridge.edge_worker.gateway_client.connectivity import Connectivity
 from airbridge.edge_worker.ops.events import EventLog
 from airbridge.edge_worker.proxy import protocol
@@ -98,6 +98,8 @@ class ExecutionApiProxy:
             return await self._answer(call, route)
         except (ValueError, TypeError) as error:
             return _problem(call, 422, f"not a call of the Task Execution API: {error}")
+        except RecordTooLarge as error:
+            return _problem(call, 413, str(error))
 
     async def _answer(self, call: Call, route: Route) -> Reply:
         stop = self._attempt.stop

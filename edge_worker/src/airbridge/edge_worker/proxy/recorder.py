@@ -9,7 +9,7 @@ import structlog
 
 from airbridge.core.protocol import RecordResult
 from airbridge.edge_worker.clock import Clock
-from airbridge.edge_worker.exceptions import JournalError
+from airbridge.edge_worker.exceptions import JournalError, RecordTooLarge
 from airbridge.edge_worker.journal.journal import Journal
 from airbridge.edge_worker.journal.rows import AddRecord
 from airbridge.edge_worker.proxy.protocol import Call
@@ -42,11 +42,19 @@ class Recorder:
         final: bool = False,
         waiter: asyncio.Future[RecordResult] | None = None,
     ) -> Entry:
-        """Journal a write and queue it. Returns once it is durable, however long the disk is full."""
+        """Journal a write and queue it. Returns once it is durable, however long the disk is full.
+
+        Raises `RecordTooLarge` if the journal could never hold it.
+        """
         if final and attempt.rejected_writes:
             call = outcome.failure_instead(call, attempt.grant, self._clock.now())
         # The seq is taken before the first await: calls keep the order in which they were made.
         record = attempt.record(call, self._clock.now(), write=True)
+        try:
+            self._journal.check_size(AddRecord(record, final))
+        except RecordTooLarge:
+            attempt.seq = record.seq - 1
+            raise
         # What follows a final state is the last that the task sends: lingering could only delay it.
         urgent = final or waiter is not None or attempt.finished
         due_at = self._clock.elapsed() + (0.0 if urgent else self._linger)
@@ -55,7 +63,7 @@ class Recorder:
         if final:
             attempt.advance(Outcome.PENDING)
         # By a task of its own: a caller that is cancelled must not take back a write, nor leave it undurable for ever.
-        writing = asyncio.create_task(self._make_durable(attempt, entry, self._submit(entry)))
+        writing = asyncio.create_task(self._record(attempt, entry))
         self._writing.add(writing)
         writing.add_done_callback(self._writing.discard)
         await asyncio.shield(writing)
@@ -81,17 +89,16 @@ class Recorder:
                 return new is not call
         return False
 
-    def _submit(self, entry: Entry) -> asyncio.Future[None]:
-        return self._journal.submit(AddRecord(entry.record, entry.final))
+    async def _record(self, attempt: Attempt, entry: Entry) -> None:
+        await self._make_durable(entry)
+        self._wake(attempt)
 
-    async def _make_durable(self, attempt: Attempt, entry: Entry, submitted: asyncio.Future[None]) -> None:
+    async def _make_durable(self, entry: Entry) -> None:
         while True:
             try:
-                await submitted
+                await self._journal.submit(AddRecord(entry.record, entry.final))
                 break
             except JournalError as error:
                 log.warning("journal.write_failed", item_id=str(entry.record.item_id), detail=str(error))
             await asyncio.sleep(FULL_RETRY_SECONDS)
-            submitted = self._submit(entry)
         entry.durable = True
-        self._wake(attempt)

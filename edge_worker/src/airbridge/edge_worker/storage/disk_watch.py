@@ -38,8 +38,11 @@ class DiskWatch:
 
     def free_space(self) -> None:
         """Free space for a result that does not fit: the reserve first, then the oldest unshipped log."""
-        if not self._disk.release_reserve():
-            self._logs.drop_oldest()
+        try:
+            if not self._disk.release_reserve():
+                self._logs.drop_oldest()
+        except OSError as error:
+            log.warning("disk.not_freed", detail=str(error))
 
     def _check(self) -> None:
         self._disk.keep_reserve()

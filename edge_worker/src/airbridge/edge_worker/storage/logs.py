@@ -166,14 +166,17 @@ class LogShipper:
         """
         for one in self._ended.values():
             size = _size(one.path)
-            if one.shipped and size:
-                one.closed.set()
-                one.path.unlink(missing_ok=True)
-                return True
-            if size > len(_DROPPED):
-                one.path.write_text(_DROPPED)
-                log.error("log.dropped", item_id=one.row.item_id, bytes=size, prefix=one.row.prefix)
-                return True
+            try:
+                if one.shipped and size:
+                    one.closed.set()
+                    one.path.unlink(missing_ok=True)
+                    return True
+                if size > len(_DROPPED):
+                    one.path.write_text(_DROPPED)
+                    log.error("log.dropped", item_id=one.row.item_id, bytes=size, prefix=one.row.prefix)
+                    return True
+            except OSError as error:  # the next may be dropped
+                log.warning("log.not_dropped", item_id=one.row.item_id, detail=str(error))
         return False
 
     # --- shipping --------------------------------------------------------------------------------
