@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,3 +190,39 @@ def test_templates_are_kept_while_they_fit(world: World) -> None:
     """The same file is parsed once."""
     root = world.write(HEAD + "PID = os.getpid()\ndef result():\n    return [PID]\n" + TAIL)
     assert len({world.do(world.run(root, "t")).proxy.pushed()[0] for _ in range(3)}) == 1
+
+
+# Code that makes the reasons why it is not shared as long as one message may be, which is longer with the file's name.
+LONG_REASONS = {
+    "long paths": (
+        "for n in range(10):\n"
+        "    try:\n        open('/' + str(n) * 6483)\n"
+        "    except OSError:\n        pass\n"
+    ),
+    "its own": (
+        "from airbridge.edge_worker.runner.forking import fork_safety\n"
+        "if fork_safety._watches:\n"
+        "    fork_safety._watches[-1].violations[:] = [str(n) * 6535 for n in range(10)]\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONG_REASONS)
+def test_long_reasons_end_no_other_task(world: World, name: str) -> None:
+    """A file that is not shared for long reasons leaves the zygote, and so the tasks of other files, alone."""
+    sleeper = world.write(HEAD + "def result():\n    time.sleep(3)\n    return 'slept'\n" + TAIL)
+    long = world.write(HEAD + LONG_REASONS[name] + "def result():\n    return True\n" + TAIL)
+
+    async def scenario() -> None:
+        other = await world.spawn(sleeper, "t")
+        zygote = world.runner.zygote_pid
+        own = await world.run(long, "t")
+        assert (await other.ended()).clean
+        assert other.proxy.pushed() == "slept"
+        assert own.proxy.pushed() is True
+        assert world.runner.zygote_pid == zygote
+
+    with captured_events() as events:
+        world.do(asyncio.wait_for(scenario(), 60))
+    [unshared] = [entry for entry in events if entry["event"] == "runner.file_not_shared"]
+    assert [len(each) for each in unshared["violations"]] == [500] * 10

@@ -23,6 +23,9 @@ from airbridge.edge_worker.runner.task_handle import NotForkedError, TaskHandle
 # Descriptors that come with a `Take`.
 _TAKEN: Final = 5
 
+# Of the reason why a supervisor failed: a message has at most 64 KiB.
+_DETAIL_CHARACTERS: Final = 2000
+
 
 def fork(sandbox: Sandbox, in_child: Callable[[], None]) -> tuple[int, socket.socket]:
     """Fork a supervisor from the zygote; return its process id and the socket to it.
@@ -108,7 +111,10 @@ def _supervise(take: Take, fds: list[int], zygote: socket.socket) -> None:
         if handle.ended:
             return
         if _start_confirmed(status, Started(os.getpid(), take.warm, take.template, task.pid)):
-            ended = replace(_run(job, task, proxy, log), exception=note.exception, used=handle.used)
+            ended = _run(job, task, proxy, log)
+            # What a supervisor fails of may quote the task's own values, of any length.
+            detail = ended.detail[:_DETAIL_CHARACTERS]
+            ended = replace(ended, detail=detail, exception=note.exception, used=handle.used)
             proxy.close()
             with suppress(OSError):
                 messages.send(status, ended)

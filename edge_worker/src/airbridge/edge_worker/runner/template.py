@@ -24,9 +24,6 @@ from airbridge.edge_worker.runner.sandbox.sandbox import Sandbox
 
 _PRINTED_BYTES: Final = 64 * 1024
 
-# Characters of an import error in the reason why a file is not shared; all of it is in its tasks' logs.
-_REASON_CHARACTERS: Final = 500
-
 # Descriptors that come with a `Fork`.
 _FORKED_WITH: Final = 6
 
@@ -64,8 +61,7 @@ def _parse(source: Source) -> tuple[_airflow.ParsedFile, list[str]]:
         parsed = _airflow.parse(source)
     _airflow.LOG_CHANNEL.buffer(False)
     for error in parsed.errors.values():
-        reason = f"cannot be imported: {error.strip().splitlines()[-1]}"
-        watch.add(reason[:_REASON_CHARACTERS])
+        watch.add(f"cannot be imported: {error.strip().splitlines()[-1]}")
     return parsed, watch.violations
 
 

@@ -23,7 +23,7 @@ import structlog
 from airbridge.core.sandbox import hardening
 from airbridge.edge_worker.runner import messages, process
 from airbridge.edge_worker.runner.event_loop import ChildSignals, Waitable, wait_readable
-from airbridge.edge_worker.runner.forking import huge_pages
+from airbridge.edge_worker.runner.forking import fork_safety, huge_pages
 from airbridge.edge_worker.runner.forking.supervisor_pool import Supervisor, SupervisorPool
 from airbridge.edge_worker.runner.forking.template_pool import (
     Limits,
@@ -220,7 +220,7 @@ class Zygote:
             self._close(spawn)
 
     def _unshare(self, template: Template, violations: tuple[str, ...]) -> None:
-        self._notify_agent(Unshared(template.key.source, violations))
+        self._notify_agent(Unshared(template.key.source, fork_safety.bounded(violations)))
         self._queue.extend(self._templates.unshare(template))
 
     # --- children ----------------------------------------------------------------------------------

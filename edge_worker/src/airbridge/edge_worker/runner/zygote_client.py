@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import sys
 from collections.abc import Callable
@@ -123,7 +124,11 @@ class ZygoteClient:
             message, _fds = messages.receive(self._control)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.EBADMSG:
+                # One message is lost; to hang up would kill every task.
+                log.warning("runner.invalid_message", pid=self._child.pid, detail=str(error))
+                return
             message = None
         match message:
             case Ready():

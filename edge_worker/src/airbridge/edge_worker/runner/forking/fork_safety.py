@@ -17,9 +17,10 @@ import random
 import signal
 import site
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,7 +48,14 @@ _STABLE_FILES: Final = ("/proc/", "/sys/", "/dev/", "/usr/", "/lib", "/etc/local
 # Signals that Airflow handles while it parses: SIGALRM for its import timeout.
 _PARSER_SIGNALS: Final = {signal.SIGALRM}
 
-_MAX_VIOLATIONS: Final = 10
+# Of one file; the paths in them are as long as the file's code makes them.
+MAX_VIOLATIONS: Final = 10
+VIOLATION_CHARACTERS: Final = 500
+
+
+def bounded(violations: Iterable[str]) -> tuple[str, ...]:
+    """Return the first violations, each cut to its bound. A template, which runs user code, may send any number of any length."""
+    return tuple(each[:VIOLATION_CHARACTERS] for each in islice(violations, MAX_VIOLATIONS))
 
 
 @dataclass
@@ -59,9 +67,10 @@ class Watch:
     violations: list[str] = field(default_factory=list)
 
     def add(self, violation: str) -> None:
-        """Add a violation."""
-        if violation not in self.violations and len(self.violations) < _MAX_VIOLATIONS:
-            self.violations.append(violation)
+        """Add a violation, or the beginning of a long one."""
+        [kept] = bounded([violation])
+        if kept not in self.violations and len(self.violations) < MAX_VIOLATIONS:
+            self.violations.append(kept)
 
     def audit(self, event: str, args: tuple[Any, ...]) -> None:
         """Check one of Python's audit events."""
