@@ -71,6 +71,12 @@ def _columns(heartbeat: Heartbeat, now: datetime) -> dict[str, Any]:
     }
 
 
+def clock_skew(session: Any, worker_id: str) -> float:
+    """Return how many seconds a worker's clock was ahead at its last heartbeat; negative if it was behind."""
+    of_worker = select(WorkerRow.clock_skew_seconds).where(WorkerRow.id == worker_id)
+    return float(session.execute(of_worker).scalar_one_or_none() or 0.0)
+
+
 class Order(Protocol):
     """State that the operator ordered for a worker, with the reason."""
 

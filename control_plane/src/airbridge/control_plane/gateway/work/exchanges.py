@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -28,13 +28,13 @@ from airbridge.control_plane.gateway.database import RolledBack, Unit, transient
 from airbridge.control_plane.gateway.triggers.events import Event, Failed, Fired
 from airbridge.control_plane.gateway.triggers.placing import EdgeTriggers, is_trigger
 from airbridge.control_plane.gateway.validation.bodies import Bodies
-from airbridge.control_plane.gateway.work import moves, refused_writes
+from airbridge.control_plane.gateway.work import edge_times, moves, refused_writes
 from airbridge.control_plane.gateway.work.fencing import Fence, fence
 from airbridge.control_plane.gateway.work.stored_xcoms import StoredXComs
 from airbridge.control_plane.policy.decisions import OWN, AssetRef, Policy
 from airbridge.control_plane.policy.facts import facts
 from airbridge.core.protocol import Record, RecordResult, RefusalReason
-from airbridge.executor.ledger import audit, clock, events, leases, records
+from airbridge.executor.ledger import audit, clock, events, leases, records, workers
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
 from airbridge.executor.ledger.records import Applied
 
@@ -218,6 +218,7 @@ class _Transaction:
             self._fail(row, index, message, now)
             answer = _conflict(message, "refused_write")
         else:
+            call = self._by_our_clock(row, call, now)
             answer = self.known.get(index) or self._dispatch(row, index, call)
             if call.ends:
                 self._settle_ended(row, record, call, answer, now)
@@ -229,6 +230,15 @@ class _Transaction:
             if answer.status < 400:
                 self.reported.append(record)
         return answer
+
+    def _by_our_clock(self, row: WorkItemRow, call: Call, now: datetime | None) -> Call:
+        if not call.ends or call.body is None or now is None:
+            return call
+
+        def skew() -> float:
+            return workers.clock_skew(self.work.session, self.caller.name.worker)
+
+        return replace(call, body=edge_times.corrected(call.body, now, row.claimed_at, skew))
 
     def _record_applied(self, row: WorkItemRow, record: Record, call: Call, answer: Answer) -> None:
         """Record what an applied call moved, what it was granted, and Airflow's refusal of it."""
