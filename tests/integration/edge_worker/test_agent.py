@@ -274,6 +274,49 @@ def test_an_operator_may_drain_and_resume(world: World) -> None:
     asyncio.run(scenario())
 
 
+def test_operators_drain_releases_what_waits(world: World) -> None:
+    """A worker that an operator drains finishes what runs and releases what waits for a slot; a cut only delays that."""
+    gate = Gate()
+
+    async def scenario() -> None:
+        items = [world.submit(), world.submit()]
+        async with world.worker(gate, slots=1, prefetch=1) as agent:
+            await until(lambda: gate.running == 1)
+            await until(lambda: len(agent.status()["tasks"]) == 2)
+            world.control_plane.commands.append({"kind": "drain"})
+            await until(lambda: agent.status()["mode"] == "draining")
+            await until(lambda: sorted(item.state for item in items) == ["claimed", "sent"], 2)
+            gate.go.set()
+            await until(lambda: sorted(item.state for item in items) == ["sent", "settled"])
+            await asyncio.sleep(0.3)
+            assert gate.entered == 1
+
+    asyncio.run(scenario())
+
+
+def test_drain_in_a_cut_starts_nothing(world: World) -> None:
+    """What waits for a slot stays unstarted while the gateway cannot take it back, and is released after the cut."""
+    gate = Gate()
+
+    async def scenario() -> None:
+        items = [world.submit(), world.submit()]
+        async with world.worker(gate, slots=1, prefetch=1) as agent:
+            await until(lambda: gate.running == 1)
+            await until(lambda: len(agent.status()["tasks"]) == 2)
+            world.cut.set(LinkState.REFUSE)
+            assert agent._worker is not None
+            agent._worker._lifecycle.drain("to be upgraded")
+            gate.go.set()
+            await until(lambda: gate.running == 0)
+            await asyncio.sleep(0.5)
+            assert gate.entered == 1
+            world.cut.set(LinkState.UP)
+            await until(lambda: sorted(item.state for item in items) == ["sent", "settled"], 15)
+            assert gate.entered == 1
+
+    asyncio.run(scenario())
+
+
 def test_status_is_served_on_the_socket(world: World) -> None:
     """`airbridge-worker status` finds out what runs, without secrets."""
     from airbridge.edge_worker.ops import health
@@ -459,7 +502,9 @@ def test_cancel_during_a_failure_report(world: World, monkeypatch: pytest.Monkey
             world.control_plane.commands.append(
                 {"kind": "cancel", "item_id": item.item_id, "epoch": 1, "reason": RefusalReason.CANCELLED}
             )
-            await until(lambda: all(one.stop is not None for one in agent._worker._objects.attempts))
+            worker = agent._worker
+            assert worker is not None
+            await until(lambda: all(one.stop is not None for one in worker._objects.attempts))
             go_on.set()
             await until(lambda: not agent.status()["tasks"])
         assert item.states == []

@@ -31,7 +31,7 @@ class Mode(StrEnum):
     """Mode of the worker."""
 
     ACTIVE = "active"
-    #: Nothing new is claimed, by command of the control plane; it may resume.
+    #: Nothing is claimed or started, by command of the control plane; it may resume.
     DRAINING = "draining"
     #: The process ends once the running tasks have ended.
     STOPPING = "stopping"
@@ -108,13 +108,8 @@ class Lifecycle:
 
     @property
     def active(self) -> bool:
-        """Return whether new work is claimed."""
+        """Return whether new work is claimed, and what was claimed is started."""
         return self.mode is Mode.ACTIVE
-
-    @property
-    def stopping(self) -> bool:
-        """Return whether the process is to end."""
-        return self.mode in {Mode.STOPPING, Mode.HARD_STOP}
 
     def _enter(self, mode: Mode, detail: str) -> bool:
         if mode not in _NEXT[self.mode]:

@@ -358,7 +358,7 @@ def _launcher(
     s, clock = base.settings, base.clock
 
     def may_start(attempt: Attempt) -> bool:
-        if base.lifecycle.stopping or base.region.settings is None:
+        if not base.lifecycle.active or base.region.settings is None:
             return False
         policy = attempt.grant.disconnect
         if attempt.contact_at is None:

@@ -34,7 +34,7 @@ OFFLINE_START_SECONDS = 5.0
 
 FLUSH_ON_HARD_STOP_SECONDS = 5.0
 
-# Seconds between two attempts of a draining worker to give its triggers back.
+# Seconds between two attempts of a draining worker to give back what has not started.
 RELEASE_RETRY_SECONDS = 5.0
 
 # Seconds for which a drained worker tries to report its last events.
@@ -220,7 +220,7 @@ class Worker:
             # The control plane is to see the new mode at once, not at the end of the interval.
             self._objects.heartbeat.trigger()
         if mode is Mode.DRAINING:
-            self._loops.start("trigger release", self._give_triggers_back())
+            self._loops.start("release", self._give_back())
         self._objects.attempts.notify()
 
     def _fail_running(self, reason: str) -> None:
@@ -256,13 +256,18 @@ class Worker:
         await within(LAST_HEARTBEAT_SECONDS, objects.heartbeat.send_last())
         log.info("agent.drained", flushed=flushed)
 
-    async def _give_triggers_back(self) -> None:
-        """Let other workers have the triggers while this one drains: they may wait for days."""
+    async def _give_back(self) -> None:
+        """Let other workers have what has not started while this one drains, and the triggers, which may wait for days."""
         await self._objects.triggers.stop_all()
+        drain = self._new_drain()
         while self._lifecycle.mode is Mode.DRAINING:
-            if await self._new_drain().release_triggers("the worker is draining"):
-                return
-            await asyncio.sleep(RELEASE_RETRY_SECONDS)
+            # A claim that was under way may still bring something.
+            changed = asyncio.ensure_future(self._objects.attempts.changed())
+            if await drain.release_unstarted("the worker is draining"):
+                await changed
+            else:
+                changed.cancel()
+                await asyncio.sleep(RELEASE_RETRY_SECONDS)
 
     def _new_drain(self) -> Drain:
         objects = self._objects

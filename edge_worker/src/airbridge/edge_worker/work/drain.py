@@ -40,18 +40,17 @@ class Drain:
         self._reporter = reporter
         self._logs = logs
 
-    async def release_unstarted(self, detail: str) -> None:
-        """Release what was claimed and has not started. If the gateway is out of reach it stays in the journal."""
-        await self._release_all([*self._attempts.unstarted, *self._waiting_triggers], detail)
+    async def release_unstarted(self, detail: str) -> bool:
+        """Release what was claimed and has not started, and triggers that no host runs.
 
-    async def release_triggers(self, detail: str) -> bool:
-        """Release the triggers that no host runs. False if the gateway is out of reach: they are held still."""
-        await self._release_all(self._waiting_triggers, detail)
-        return not self._waiting_triggers
+        False if the gateway is out of reach: it stays in the journal.
+        """
+        await self._release_all(self._unstarted, detail)
+        return not self._unstarted
 
     @property
-    def _waiting_triggers(self) -> list[Attempt]:
-        return [one for one in self._attempts.triggers if one.waiting]
+    def _unstarted(self) -> list[Attempt]:
+        return [*self._attempts.unstarted, *(one for one in self._attempts.triggers if one.waiting)]
 
     async def _release_all(self, unstarted: list[Attempt], detail: str) -> None:
         for attempt in unstarted:
