@@ -31,6 +31,7 @@ from starlette.routing import Route
 
 from airbridge.core.exceptions import InvalidEnvelope
 from airbridge.core.protocol import (
+    TRIGGER_EVENT,
     BundleRef,
     ClaimRequest,
     ClaimResponse,
@@ -44,6 +45,7 @@ from airbridge.core.protocol import (
     Grant,
     Heartbeat,
     HeartbeatResponse,
+    ItemKind,
     Problem,
     Record,
     RecordResult,
@@ -55,6 +57,7 @@ from airbridge.core.protocol import (
     RenewRequest,
     Resources,
     StartedAs,
+    TriggerSpec,
     TrustBundle,
     WorkItem,
 )
@@ -80,6 +83,10 @@ class Item:
     applied: list[Record] = field(default_factory=list)
     resources: Resources = field(default_factory=Resources)
     xcoms: dict[str, Any] = field(default_factory=dict)
+    #: Of an item that is a trigger.
+    trigger: TriggerSpec | None = None
+    #: Body of its event.
+    event: str | None = None
 
     @property
     def states(self) -> list[str]:
@@ -142,6 +149,7 @@ class ControlPlane:
         should_retry: bool = False,
         disconnect: DisconnectPolicy | None = None,
         context: dict[str, Any] | None = None,
+        trigger: TriggerSpec | None = None,
     ) -> tuple[Item, str]:
         """Add a work item; return its row and the envelope to put on the queue."""
         ti_id = uuid4()
@@ -162,6 +170,7 @@ class ControlPlane:
             disconnect or DisconnectPolicy(),
             slots,
             resources=resources or Resources(),
+            trigger=trigger,
         )
         self.items[item.item_id] = item
         return item, self.envelope(item)
@@ -177,6 +186,7 @@ class ControlPlane:
                 region=self.region.region,
                 pool=self.region.pool,
                 slots=item.slots,
+                kind=ItemKind.TRIGGER if item.trigger else ItemKind.TASK,
                 bundle=item.bundle,
                 dag_rel_path="dag.py",
                 issued_at=now,
@@ -337,8 +347,9 @@ class ControlPlane:
             ti_id=item.ti_id,
             epoch=item.epoch,
             lease_seconds=60,
-            slots=item.slots,
+            slots=0 if item.trigger else item.slots,
             resources=item.resources,
+            trigger=item.trigger,
             ti=item.ti,
             ti_context=item.ti_context,
             start_date=datetime(2025, 1, 1, tzinfo=UTC),
@@ -405,7 +416,9 @@ class ControlPlane:
                 return item.answers[record.epoch, record.seq]
         item.applied.append(record)
         kind = record.path.split("/")[0]
-        if record.path.endswith("/state"):
+        if record.path == TRIGGER_EVENT:
+            item.state, item.event = "settled", record.body
+        elif record.path.endswith("/state"):
             item.state, item.outcome = "settled", json.loads(record.body or "{}")["state"]
         elif kind == "xcoms":
             item.xcoms[record.path.split("/")[-1]] = json.loads(record.body or "null")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.integration.edge_worker.conftest import World, until
@@ -15,8 +19,11 @@ from tests.integration.edge_worker.cut import LinkState
 from tests.integration.edge_worker.test_agent import Gate, succeed
 
 from airbridge.core.aws.queue import Outgoing
+from airbridge.core.protocol import TriggerSpec
 from airbridge.edge_worker.agent import ExitCode
-from airbridge.edge_worker.testing import FakeSupervisor
+from airbridge.edge_worker.testing import FakeRunner, FakeSupervisor, FakeTask, Script
+from airbridge.edge_worker.triggers import messages
+from airbridge.edge_worker.work.task import TaskSpec
 
 
 @pytest.mark.parametrize("damage", ["truncate", "delete"])
@@ -206,5 +213,125 @@ def test_s3_outage_delays_uncached_code(world: World) -> None:
             await until(lambda: world.log_of(cached[0]) and world.log_of(new[0]))
         assert cached[0].states == new[0].states == ["success"]
         assert world.log_of(cached[0]) == world.log_of(new[0]) == '{"event": "hello"}\n'
+
+    asyncio.run(scenario())
+
+
+class TriggerRunner(FakeRunner):
+    """Runner of trigger hosts: each trigger logs a line, and fires if it is to."""
+
+    def __init__(self, _: Script, *, fires: bool) -> None:
+        super().__init__(succeed)
+        self.fires = fires
+        self.host_logs: list[Path] = []
+
+    async def spawn(self, spec: TaskSpec, proxy_socket: socket.socket) -> FakeTask:
+        """Serve the host's socket in a thread."""
+        self.host_logs.append(spec.log_file)
+        spec.log_file.write_text("printed by the host\n")
+        without: Any = SimpleNamespace(hit=None)
+        task = FakeTask(without, proxy_socket, lambda _: self._serve(proxy_socket))
+        self.tasks.append(task)
+        return task
+
+    def _serve(self, sock: socket.socket) -> None:
+        with suppress(OSError):
+            while head := sock.recv(messages.LENGTH.size, socket.MSG_WAITALL):
+                found = messages.decode_to_host(sock.recv(*messages.LENGTH.unpack(head), socket.MSG_WAITALL))
+                if isinstance(found, messages.Run):
+                    sock.sendall(messages.encode(messages.Logged(found.number, b'{"event": "waiting"}')))
+                    if self.fires:
+                        sock.sendall(messages.encode(messages.Fired(found.number, '{"event": 1}')))
+
+
+def triggers(*, fires: bool) -> Callable[[Script], FakeRunner]:
+    return lambda script: TriggerRunner(script, fires=fires)
+
+
+SPEC = TriggerSpec(trigger_id=7, classpath="mine.Trigger", encoded_kwargs={})
+
+
+def test_trigger_log_outlives_the_worker(world: World) -> None:
+    """The log of a trigger that fired while the log bucket was away is shipped by the next process of the worker."""
+    world.make_runner = triggers(fires=True)
+
+    async def scenario() -> None:
+        item = world.submit(trigger=SPEC)
+        world.bucket("logs").unreachable = True
+        async with world.worker(succeed, drain_flush_seconds=0.3):
+            await until(lambda: item.state == "settled")
+        assert item.event == '{"event": 1}'
+        assert world.exit_code is ExitCode.NOT_FLUSHED
+        world.bucket("logs").unreachable = False
+        async with world.worker(succeed):
+            await until(lambda: world.log_of(item))
+        assert world.log_of(item) == '{"event": "waiting"}\n'
+        assert [*(world.settings().logs_dir).iterdir()] == []
+
+    asyncio.run(scenario())
+
+
+def test_released_trigger_leaves_no_log(world: World) -> None:
+    """The log of a trigger that a drain releases is shipped, and neither it nor its host's stays on the disk."""
+    world.make_runner = triggers(fires=False)
+
+    async def scenario() -> None:
+        item = world.submit(trigger=SPEC)
+        async with world.worker(succeed) as agent:
+            await until(lambda: world.log_of(item, "00000001.log"))
+            world.control_plane.commands.append({"kind": "drain"})
+            await until(lambda: item.state == "sent")
+            await until(lambda: world.log_of(item))
+            await until(lambda: agent.status()["logs"]["bytes"] == 0)
+        assert world.log_of(item) == '{"event": "waiting"}\n'
+        assert [*(world.settings().logs_dir).iterdir()] == []
+
+    asyncio.run(scenario())
+
+
+def test_restarted_trigger_keeps_its_log(world: World) -> None:
+    """A trigger that the next process of the worker runs again goes on in the same log, which is shipped once, whole."""
+    world.make_runner = triggers(fires=False)
+
+    async def scenario() -> None:
+        item = world.submit(trigger=SPEC)
+        async with world.worker(succeed, drain_flush_seconds=0.3):
+            await until(lambda: world.log_of(item, "00000001.log"))
+            world.cut.set(LinkState.REFUSE)
+        world.cut.set(LinkState.UP)
+        world.make_runner = triggers(fires=True)
+        async with world.worker(succeed):
+            await until(lambda: item.state == "settled")
+            await until(lambda: world.log_of(item))
+        assert world.log_of(item) == '{"event": "waiting"}\n' * 2
+        assert world.log_of(item, "00000001.log") is None
+
+    asyncio.run(scenario())
+
+
+def test_host_log_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a trigger host prints without end does not fill the disk, and goes with its host."""
+    monkeypatch.setattr("airbridge.edge_worker.triggers.host_log.MAX_BYTES", 1000)
+    monkeypatch.setattr("airbridge.edge_worker.triggers.host_log.CHECK_SECONDS", 0.05)
+    made: list[TriggerRunner] = []
+
+    def make(script: Script) -> FakeRunner:
+        made.append(TriggerRunner(script, fires=False))
+        return made[-1]
+
+    world.make_runner = make
+
+    async def scenario() -> None:
+        world.submit(trigger=SPEC)
+        async with world.worker(succeed):
+            await until(lambda: made[0].host_logs)
+            [path] = made[0].host_logs
+            with path.open("a") as file:
+                file.write("x" * 2000)
+                file.flush()
+                await until(lambda: path.stat().st_size < 1000)
+                file.write("y" * 10)
+            assert path.read_text().endswith("y" * 10)
+        assert not path.exists()
 
     asyncio.run(scenario())

@@ -12,7 +12,7 @@ from airbridge.core.protocol import RefusalReason
 from airbridge.edge_worker.exceptions import GatewayError, IdentityError
 from airbridge.edge_worker.gateway_client.region import WorkerRegion
 from airbridge.edge_worker.journal.journal import Journal
-from airbridge.edge_worker.journal.rows import Contents
+from airbridge.edge_worker.journal.rows import Contents, key_of
 from airbridge.edge_worker.lifecycle import ExitCode, Lifecycle, Mode
 from airbridge.edge_worker.loops import Loops
 from airbridge.edge_worker.ops.health import StatusServer
@@ -153,8 +153,10 @@ class Worker:
         objects, leftovers = self._objects, self._leftovers
         for attempt in leftovers.interrupted:
             await objects.launcher.log_failure(attempt, recovery.INTERRUPTED)
+        again = {attempt.key for attempt in leftovers.unstarted}
         for row in [*self._contents.logs.values()]:
-            objects.logs.adopt(row)
+            take = objects.logs.resume if key_of(row) in again else objects.logs.adopt
+            take(row)
         for attempt in leftovers.all:
             objects.attempts.add(attempt)
         for attempt in leftovers.unreported:

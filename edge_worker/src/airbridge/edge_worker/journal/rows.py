@@ -410,6 +410,22 @@ class Forget:
 
 
 @dataclass(frozen=True)
+class KeepLog:
+    """Note a log that is to be shipped, of a work item that may start again: a trigger's."""
+
+    log: LogRow
+
+    def changes(self, grants: Grants) -> Iterator[Change]:  # noqa: ARG002
+        """See `Op.changes`."""
+        yield Put(Row("logs", self.log))
+
+    @property
+    def size(self) -> int:
+        """See `Op.size`."""
+        return 0
+
+
+@dataclass(frozen=True)
 class ForgetLog:
     """Drop a log that is shipped in full."""
 

@@ -21,7 +21,7 @@ from airbridge.core.backoff import Backoff
 from airbridge.core.exceptions import StoreError
 from airbridge.core.protocol import Grant
 from airbridge.edge_worker.journal.journal import Journal
-from airbridge.edge_worker.journal.rows import ForgetLog, Key, LogRow, key_of
+from airbridge.edge_worker.journal.rows import ForgetLog, KeepLog, Key, LogRow, key_of
 from airbridge.edge_worker.transfer.interfaces import RegionStore
 
 log = structlog.get_logger(__name__)
@@ -40,6 +40,8 @@ class _Log:
     #: Whether its file is only read after `written`: of triggers there may be thousands of logs.
     announced: bool = False
     unread: bool = True
+    #: Its row on the way into the journal, or there; None if it is there for sure.
+    kept: asyncio.Future[None] | None = None
     #: Whether an earlier process began it: the bucket lists the chunks that it has shipped.
     adopted: bool = False
     #: Whether the bucket has all of it. The file is kept until it is `closed`: what became of the task may be added.
@@ -90,12 +92,19 @@ class LogShipper:
         self._running[key_of(row)] = _Log(row)
 
     def written(self, row: LogRow) -> None:
-        """Ship what was just written to this log, a trigger's, with the next chunk."""
+        """Ship what was just written to this log, a trigger's, with the next chunk; the next process, if this one ends before."""
         found = self._running.get(key_of(row))
         if found is None:
-            self._running[key_of(row)] = _Log(row, announced=True)
-        else:
-            found.unread = True
+            kept = self._journal.submit(KeepLog(row))
+            self._running[key_of(row)] = _Log(row, announced=True, kept=kept)
+            return
+        found.unread = True
+        if found.kept is not None and found.kept.done() and found.kept.exception() is not None:
+            found.kept = self._journal.submit(KeepLog(row))
+
+    def resume(self, row: LogRow) -> None:
+        """Go on with a log that an earlier process began, of a trigger that starts again."""
+        self._running[key_of(row)] = _Log(row, announced=True, adopted=True)
 
     def end(self, key: Key, *, keep: bool = False) -> None:
         """Ship this log in full: the task writes to it no more. With `keep`, lines may be added until it is closed."""

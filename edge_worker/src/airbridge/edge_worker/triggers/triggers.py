@@ -20,7 +20,7 @@ from airbridge.edge_worker.proxy.protocol import Call
 from airbridge.edge_worker.proxy.recorder import Recorder
 from airbridge.edge_worker.storage.bundles import Bundles
 from airbridge.edge_worker.storage.logs import LogShipper
-from airbridge.edge_worker.triggers import log_file
+from airbridge.edge_worker.triggers import host_log, log_file
 from airbridge.edge_worker.triggers.host import TriggerHost
 from airbridge.edge_worker.work import outcome
 from airbridge.edge_worker.work.attempts import Attempt, Attempts, Phase, Stop
@@ -76,6 +76,7 @@ class Triggers:
 
     async def run(self) -> None:
         """Start triggers as they are granted, until cancelled."""
+        host_log.remove_all(self._directory)
         try:
             while True:
                 changed = asyncio.ensure_future(self._attempts.changed())
@@ -122,7 +123,7 @@ class Triggers:
             host = self._hosts[key] = TriggerHost(
                 self._runner,
                 attempt,
-                log_file=self._directory / f"triggers-{key[0]}-{key[1].rpartition(':')[2][:12]}.log",
+                log_file=host_log.path_in(self._directory, *key),
                 proxy_of=self._proxy_of,
                 on_fired=self._fired,
                 on_logged=self._logged,
@@ -134,7 +135,11 @@ class Triggers:
         bundle, signature = first.grant.bundle, first.grant.bundle_signature
         began = self._clock.elapsed()
         failure = ""
-        idle = asyncio.create_task(self._end_when_idle(host))
+        printed = host_log.path_in(self._directory, *key)
+        watches = [
+            asyncio.create_task(self._end_when_idle(host)),
+            asyncio.create_task(host_log.bound(printed)),
+        ]
         try:
             async with (
                 self._bundles.pinned(bundle, signature) as code,
@@ -149,11 +154,15 @@ class Triggers:
         except RunnerError as error:
             failure = str(error)
         finally:
-            idle.cancel()
+            for watch in watches:
+                watch.cancel()
             await self._host_ended(key, host, began, failure)
 
     async def _host_ended(self, key: _HostKey, host: TriggerHost, began: float, failure: str) -> None:
-        """Let the host's triggers start again, after a pause if it did not live long."""
+        """Let the host's triggers start again, after a pause if it did not live long.
+
+        What the host has printed is deleted with it, unless it is lost: it may have printed why.
+        """
         left = [attempt for attempt in host.attempts if not attempt.ended]
         if left and self._may_start():
             backoff = self._backoffs.setdefault(key, self._new_backoff())
@@ -165,6 +174,8 @@ class Triggers:
             )
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(pause)
+        else:
+            host_log.remove(host_log.path_in(self._directory, *key))
         self._hosts.pop(key, None)
         self._tasks.pop(key, None)
         for attempt in host.attempts:

@@ -62,6 +62,8 @@ class Drain:
             released = []
         for attempt in unstarted:
             if attempt in released:
+                # Of a trigger that a host had run.
+                self._logs.end(attempt.key)
                 attempt.enter(Phase.ENDED)
                 self._launcher.settle(attempt)
             elif not attempt.ended:  # a hard stop may have ended it during the request
