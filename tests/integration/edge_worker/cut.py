@@ -25,6 +25,8 @@ class Cut:
 
     def __init__(self, target_port: int) -> None:
         self.link_state = LinkState.UP
+        #: Bytes a second from worker to gateway, of all connections each; None: as fast as it goes.
+        self.upload_rate: float | None = None
         self._target_port = target_port
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -56,8 +58,12 @@ class Cut:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", 0))
-        self.port = server.sockets[0].getsockname()[1]
+        listener = socket.socket()
+        # Small, so that what is written was not only buffered.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        listener.bind(("127.0.0.1", 0))
+        server = self._loop.run_until_complete(asyncio.start_server(self._accept, sock=listener))
+        self.port = listener.getsockname()[1]
         self._ready.set()
         self._loop.run_forever()
         server.close()
@@ -114,6 +120,8 @@ class Cut:
                 if writer.transport.is_closing():
                     return
                 await asyncio.sleep(0.02)
+            if self.upload_rate is not None and not answers:
+                await asyncio.sleep(len(data) / self.upload_rate)
             writer.write(data)
             await writer.drain()
 

@@ -513,3 +513,25 @@ def test_drain_in_cut_keeps_results(world: World) -> None:
         assert item.states == ["success"]
 
     asyncio.run(scenario())
+
+
+def test_large_result_over_a_slow_line(world: World) -> None:
+    """A request that is larger than the line carries within a time-out is sent once, and delays no other task's result."""
+
+    def work(task: FakeSupervisor) -> None:
+        task.start()
+        task.set_xcom("large", "x" * 2 * 1024 * 1024)
+        task.succeed()
+
+    async def scenario() -> None:
+        large = world.submit()
+        async with world.worker(work, request_timeout_seconds=0.5, slots=1):
+            await until(lambda: large.state == "claimed")
+            world.cut.upload_rate = 1024 * 1024
+            await until(lambda: large.state == "settled", 15)
+        assert large.states == ["success"]
+        assert len(large.xcoms["large"]) == 2 * 1024 * 1024
+        sent = [what for _, what in world.control_plane.requests if what == "exchange"]
+        assert len(sent) <= 3
+
+    asyncio.run(scenario())

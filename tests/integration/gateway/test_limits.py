@@ -6,14 +6,21 @@ import contextlib
 import json
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.integration.gateway.test_security import requests_of
-from tests.integration.gateway.world import Worker, World, client_context, running
+from tests.integration.gateway.world import Worker, World, client_context, running, xcom
 from tests.security.attacks.stolen_identities import leases_of_nobody
+
+from airbridge.control_plane.gateway.api import edge
+from airbridge.control_plane.gateway.api.body_reader import BodyLimit
+from airbridge.control_plane.gateway.net import http
+from airbridge.core.protocol import PROTOCOL_VERSION, VERSION_HEADER, ExchangeRequest
 
 # More than the gateway's 8 threads, fewer than the 1,024 connections of one address.
 SLOW = 500
@@ -186,3 +193,35 @@ def test_the_edge_api_describes_itself(world: World) -> None:
     body = found["paths"]["/edge/v1/claim"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body == {"$ref": "#/components/schemas/ClaimRequest"}
     assert "envelopes" in found["components"]["schemas"]["ClaimRequest"]["properties"]
+
+
+@pytest.mark.parametrize(("pause", "accepted"), [(0.15, True), (0.5, False)])
+def test_large_results_over_a_slow_line(
+    world: World, monkeypatch: pytest.MonkeyPatch, pause: float, accepted: bool
+) -> None:
+    """A worker's exchange may take as long as its bytes need at the slowest rate; one that is slower is given up."""
+    rate = 50_000
+    monkeypatch.setattr(edge, "EXCHANGE_BODY", BodyLimit(64 * 1024 * 1024, seconds=0.3, slowest=rate))
+    monkeypatch.setattr(http, "MESSAGE_SECONDS", 0.5)
+    monkeypatch.setattr(http, "SLOWEST", rate)
+    worker = world.worker()
+    sent = xcom(worker.grant(world.items()[0]), 1, "large", "x" * 100_000)
+    content = ExchangeRequest(records=(sent,)).model_dump_json().encode()
+
+    def pieces() -> Iterator[bytes]:
+        for start in range(0, len(content), 10_000):
+            yield content[start : start + 10_000]
+            time.sleep(pause)
+
+    headers = {
+        VERSION_HEADER: str(PROTOCOL_VERSION),
+        "Authorization": f"Bearer {worker.token}",
+        "Content-Length": str(len(content)),
+    }
+    try:
+        response = worker.client.post("/edge/v1/exchange", content=pieces(), headers=headers)
+    except httpx.TransportError:
+        status = 408  # the connection was closed while the body was being sent
+    else:
+        status = response.status_code
+    assert status == (200 if accepted else 408)

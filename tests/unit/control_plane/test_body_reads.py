@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
@@ -11,8 +13,10 @@ from hypothesis import strategies as st
 
 from airbridge.control_plane.exceptions import Refused, Unavailable
 from airbridge.control_plane.gateway.api import requests
-from airbridge.control_plane.gateway.auth.authentication import Peer
+from airbridge.control_plane.gateway.api.body_reader import BodyLimit, BodyReader
+from airbridge.control_plane.gateway.auth.authentication import PEER, Peer
 from airbridge.control_plane.gateway.net.body_reads import UNRESERVED, BodyRead, BodyReadLimits, BodyReads
+from airbridge.control_plane.gateway.net.thread_pools import ThreadPool
 from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.core import json_bounds
 from airbridge.core.protocol import ExchangeRequest
@@ -160,3 +164,40 @@ def test_many_faults_are_counted_only() -> None:
     with pytest.raises(Refused, match="more than 10 values") as refused:
         requests.parse(json.dumps({"records": records}).encode(), ExchangeRequest, 10)
     assert refused.value.status == 413
+
+
+class Slow:
+    """Request whose body arrives in pieces of a size, one every 50 ms."""
+
+    def __init__(self, piece: int, pieces: int) -> None:
+        self._pieces = [b"x" * piece] * pieces
+        self.headers = {"content-length": str(piece * pieces)}
+        self.scope = {PEER: Peer("192.0.2.1:4000")}
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            await asyncio.sleep(0.05)
+            yield piece
+
+
+async def length_of(request: Any, limit: BodyLimit) -> int:
+    async with BodyReader(BodyReads(), ThreadPool("parsing", threads=1, requests=1)).read(
+        request, limit
+    ) as body:
+        return len(body)
+
+
+def test_body_may_be_as_slow_as_its_line() -> None:
+    """A body takes longer than its seconds if it arrives at the rate that its endpoint allows."""
+    limit = BodyLimit(100_000, seconds=0.2, slowest=10_000)
+    assert asyncio.run(length_of(Slow(2_000, 10), limit)) == 20_000
+
+
+@pytest.mark.parametrize("slowest", [None, 10_000])
+def test_slow_body_is_refused(slowest: int | None) -> None:
+    """A body that arrives more slowly than its endpoint allows, or than its seconds where there is no rate, is refused."""
+    limit = BodyLimit(100_000, seconds=0.2, slowest=slowest)
+    request = Slow(2_000 if slowest is None else 100, 10)
+    with pytest.raises(Refused) as refused:
+        asyncio.run(length_of(request, limit))
+    assert refused.value.status == 408

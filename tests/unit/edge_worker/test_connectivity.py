@@ -68,3 +68,14 @@ def test_hanging_request_counts_as_silence() -> None:
     with link.request():
         assert link.silent_for() > 0
     assert link.silent_for() == 0
+
+
+def test_upload_that_goes_on_is_no_silence() -> None:
+    """A request counts as silent from the last part of it that was sent."""
+    clock = Ticking()
+    link = Connectivity(clock)
+    with link.request() as progressed:
+        for _ in range(100):
+            clock.elapsed()
+        progressed()
+        assert link.silent_for() == 1

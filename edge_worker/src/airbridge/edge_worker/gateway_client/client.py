@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -49,6 +49,12 @@ _UNAVAILABLE = frozenset({502, 504})
 _LONGEST_RETRY_AFTER = 300.0
 # Seconds for requests under way to end when the worker does.
 CLOSE_SECONDS = 1.0
+
+_PIECE_BYTES: Final = 64 * 1024
+# Of a large request, when its last piece is written, up to so much may still be in the kernel's buffers (`tcp_wmem`), which a line at the
+# gateway's slowest rate (bytes a second) has to carry before an answer can come.
+_BUFFERED_BYTES: Final = 4 * 1024 * 1024
+_SLOWEST: Final = 64 * 1024
 
 # Eight idle connections: with four, a fan-out at 200 ms round trip took twice as long, for TLS handshakes.
 _KEEP_ALIVE = httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=75.0)
@@ -156,8 +162,8 @@ class Gateway:
             raise
 
     async def _post(self, channel: _Channel, what: str, request: BaseModel, answer: type[Answer]) -> Answer:
-        with self._connectivity.request():
-            response = await _send(channel, _ROOT + what, request.model_dump_json().encode())
+        with self._connectivity.request() as progressed:
+            response = await _send(channel, _ROOT + what, request.model_dump_json().encode(), progressed)
             self._record_time(response)
             return _parse(response, answer)
 
@@ -203,21 +209,27 @@ class _Channel:
         self._timeout = timeout
         self._requests: set[asyncio.Task[httpx.Response]] = set()
 
-    async def post(self, path: str, content: bytes) -> httpx.Response:
+    async def post(self, path: str, content: bytes, progressed: Callable[[], None]) -> httpx.Response:
         # In a task of its own: cancelled in the middle of a TLS handshake, httpcore would leave the connection open.
-        request = asyncio.create_task(self._exchange(path, content))
+        request = asyncio.create_task(self._exchange(path, content, progressed))
         self._requests.add(request)
         request.add_done_callback(self._ended)
         return await asyncio.shield(request)
 
-    async def _exchange(self, path: str, content: bytes) -> httpx.Response:
+    async def _exchange(self, path: str, content: bytes, progressed: Callable[[], None]) -> httpx.Response:
+        headers, timeout = self._headers, self._timeout.as_dict()
+        body: bytes | AsyncIterator[bytes] = content
+        if len(content) > _PIECE_BYTES:
+            body = _pieces(content, progressed)
+            headers = {**headers, "Content-Length": str(len(content))}
+            timeout["read"] = (timeout["read"] or 0.0) + min(len(content), _BUFFERED_BYTES) / _SLOWEST
         response = await self._transport.handle_async_request(
             httpx.Request(
                 "POST",
                 f"{self._base_url}{path}",
-                headers=self._headers,
-                content=content,
-                extensions={"timeout": self._timeout.as_dict()},
+                headers=headers,
+                content=body,
+                extensions={"timeout": timeout},
             )
         )
         try:
@@ -245,9 +257,18 @@ class _Channel:
             request.exception()  # retrieved, so that asyncio does not log it as lost
 
 
-async def _send(channel: _Channel, path: str, content: bytes) -> httpx.Response:
+async def _pieces(content: bytes, progressed: Callable[[], None]) -> AsyncIterator[bytes]:
+    """Yield the content in pieces, each of which has the write time-out for itself, so that only a line that stands still fails."""
+    for start in range(0, len(content), _PIECE_BYTES):
+        yield content[start : start + _PIECE_BYTES]
+        progressed()
+
+
+async def _send(
+    channel: _Channel, path: str, content: bytes, progressed: Callable[[], None]
+) -> httpx.Response:
     try:
-        return await channel.post(path, content)
+        return await channel.post(path, content, progressed)
     except httpx.DecodingError as error:
         raise MalformedResponse(f"POST {path}: {error}") from error
     except httpx.RemoteProtocolError as error:

@@ -52,14 +52,21 @@ class Connectivity:
         return 0.0 if since is None else max(0.0, self._clock.elapsed() - since)
 
     @contextmanager
-    def request(self) -> Iterator[None]:
-        """Watch one request; its exception, or the lack of one, is the evidence of contact."""
+    def request(self) -> Iterator[Callable[[], None]]:
+        """Watch one request; its exception, or the lack of one, is the evidence of contact.
+
+        Yields a function to call when a part of the request was sent: an upload that goes on is not silence.
+        """
         number, self._next = self._next, self._next + 1
         started = self._waiting[number] = self._clock.elapsed()
+
+        def progressed() -> None:
+            self._waiting[number] = self._clock.elapsed()
+
         try:
-            yield
+            yield progressed
         except (GatewayUnreachable, MalformedResponse) as error:
-            self._lost(started, error)
+            self._lost(max(started, self._waiting[number]), error)
             raise
         except GatewayBusy:
             self._silent(started)

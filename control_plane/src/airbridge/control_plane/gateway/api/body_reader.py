@@ -37,6 +37,8 @@ class BodyLimit:
     values: int = requests.MOST_VALUES
     #: From the request's head to the end of its body.
     seconds: float = BODY_SECONDS
+    #: Bytes a second at which a body may arrive beyond these seconds; None: not at all. Only for authenticated callers.
+    slowest: int | None = None
 
 
 class BodyReader:
@@ -83,6 +85,7 @@ class BodyReader:
 async def _receive(request: Request, limit: BodyLimit, counted: BodyRead, deadline: asyncio.Timeout) -> bytes:
     chunks: list[bytes] = []
     size = 0
+    began = asyncio.get_running_loop().time()
     try:
         async with deadline:
             async for chunk in request.stream():
@@ -92,11 +95,16 @@ async def _receive(request: Request, limit: BodyLimit, counted: BodyRead, deadli
                 # What has arrived, not what was declared: a declaration costs its sender nothing.
                 counted.reserve(size)
                 chunks.append(chunk)
+                if limit.slowest is not None:
+                    deadline.reschedule(began + limit.seconds + size / limit.slowest)
     except TimeoutError as error:
         if counted.evicted:
             raise Unavailable("too many bodies are being sent; send this one again") from error
         raise Refused(
-            408, RefusalReason.MALFORMED, f"the body took longer than {limit.seconds:g} s"
+            408,
+            RefusalReason.MALFORMED,
+            f"the body took longer than {limit.seconds:g} s"
+            + (f" and arrived with less than {limit.slowest} bytes a second" if limit.slowest else ""),
         ) from error
     except ClientDisconnect as error:
         raise Refused(400, RefusalReason.MALFORMED, "the client went away") from error

@@ -30,6 +30,7 @@ from airbridge.control_plane.gateway.brokering import endpoint as brokering
 from airbridge.control_plane.gateway.brokering.endpoint import BrokerApi
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.gateway.heartbeat.batcher import HeartbeatBatcher
+from airbridge.control_plane.gateway.net.http import SLOWEST
 from airbridge.control_plane.gateway.net.thread_pools import Admission, ThreadPool
 from airbridge.control_plane.gateway.transfer import endpoints as transfer
 from airbridge.control_plane.gateway.transfer.endpoints import TransferApi
@@ -76,7 +77,7 @@ CLAIM_BODY: Final = BodyLimit(2 * 1024 * 1024)
 # Heartbeats carry the events that gathered during a network outage.
 HEARTBEAT_BODY: Final = BodyLimit(1024 * 1024, values=50_000)
 # Exchanges carry XComs; larger values belong in an object store.
-EXCHANGE_BODY: Final = BodyLimit(64 * 1024 * 1024, values=20_000)
+EXCHANGE_BODY: Final = BodyLimit(64 * 1024 * 1024, values=20_000, slowest=SLOWEST)
 RELEASE_BODY: Final = BodyLimit(256 * 1024, values=5_000)
 # Items of one request that are applied concurrently. A worker that reconnects with a backlog of thousands of
 # records has a few requests in flight; if all their items queued for the threads, other workers' claims would

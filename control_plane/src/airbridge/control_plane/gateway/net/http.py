@@ -26,6 +26,9 @@ FRAMING: Final = 8
 HEAD_SECONDS: Final = 15.0
 # Deadline for a request's body, whether or not the application reads it; the application's own is shorter.
 MESSAGE_SECONDS: Final = 150.0
+# Bytes a second at which the body of a caller with a certificate may arrive beyond that: XComs over a slow line. The application
+# bounds its size, and so its time.
+SLOWEST: Final = 64 * 1024
 # Deadline for the rest of a body that nobody reads any more, because its request is answered.
 LINGER_SECONDS: Final = 5.0
 # Deadline for a client to read a response that does not fit into the socket's buffers.
@@ -52,6 +55,7 @@ class PeerProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._head_bytes = 0
         self._body_bytes = 0
+        self._received = 0
         self._in_head = True
         self._peer = read_peer(transport.get_extra_info("ssl_object"), self.client)
         self._ticket.abort = transport.abort
@@ -95,12 +99,14 @@ class PeerProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._cancel_deadline()
-        self._start_deadline(MESSAGE_SECONDS)
+        self._received, self._began = 0, self.loop.time()
+        self._deadline = self.loop.call_later(MESSAGE_SECONDS, self._message_late)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Count the body's own bytes."""
         self._body_bytes += len(body)
+        self._received += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -141,6 +147,18 @@ class PeerProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _message_late(self) -> None:
+        """Close the connection, unless the body of a known caller arrives at the rate of a slow line."""
+        self._deadline = None
+        allowed = MESSAGE_SECONDS
+        if self._peer.certificate is not None:
+            allowed += self._received / SLOWEST
+        left = self._began + allowed - self.loop.time()
+        if left > 0.001:
+            self._deadline = self.loop.call_later(left, self._message_late)
+        else:
+            self._close()
 
     def _close(self) -> None:
         if not self.transport.is_closing():
