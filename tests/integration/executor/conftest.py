@@ -15,7 +15,7 @@ from airbridge.core.aws.queue import MemoryQueue
 from airbridge.core.backoff import Backoff
 from airbridge.core.regions import Pool, Region
 from airbridge.core.signing import Signer
-from airbridge.executor import _airflow
+from airbridge.executor import _airflow, plain_tracebacks
 from airbridge.executor.dispatch.outbox import Outbox
 from airbridge.executor.dispatch.scaling import Scaling
 from airbridge.executor.executor import Components, EdgeExecutor
@@ -63,6 +63,7 @@ class StillExecutor(EdgeExecutor):
     queues: Queues
 
     def start(self) -> None:
+        plain_tracebacks.install()
         signer = Signer.generate()
         listener = silent_listener(int(self.job_id or 0))
         outbox = Outbox(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from sqlalchemy import event
 from tests.support.airflow_home import Metadata
 from tests.support.scheduler import Hand, Scheduler, flat_dag, start_run, store_dag
@@ -80,3 +81,38 @@ def test_a_dag_is_read_once_for_each_version(metadata: Metadata) -> None:
     store_dag(metadata, flat_dag("two", inlets=[asset("s3://a/z")]))
     with metadata.session() as session:
         assert known.reader(session)("two", "t0") == ("s3://a/z",)
+
+
+class Table:
+    """A lineage object that is no asset, as those of OpenLineage: Airflow serialises its text."""
+
+    def __str__(self) -> str:
+        return "orders"
+
+
+@pytest.mark.parametrize(
+    ("inlets", "found"),
+    [
+        pytest.param(["orders"], (), id="text"),
+        pytest.param([Table(), {"uri": "s3://a/dict"}, 3, None], (), id="objects"),
+        pytest.param([("x", "y")], (), id="tuple"),
+    ],
+)
+def test_inlets_that_are_no_assets(metadata: Metadata, inlets: Any, found: tuple[str, ...]) -> None:
+    """Inlets may be anything; what is no asset has no address, and the assets beside it count."""
+    store_dag(metadata, flat_dag("odd", inlets=[*inlets, asset("s3://a/in")]))
+    with metadata.session() as session:
+        assert DeclaredAssets().reader(session)("odd", "t0") == (*found, "s3://a/in")
+
+
+def test_mapped_task_with_one_asset(metadata: Metadata) -> None:
+    """Shared arguments are kept as they are written: an asset that is in no list counts."""
+    from airflow.providers.standard.operators.bash import BashOperator
+    from airflow.sdk import DAG
+
+    with DAG("single") as dag:
+        BashOperator.partial(task_id="each", inlets=asset("s3://a/in")).expand(bash_command=["a", "b"])
+    dag.relative_fileloc = "single.py"
+    store_dag(metadata, dag)
+    with metadata.session() as session:
+        assert DeclaredAssets().reader(session)("single", "each") == ("s3://a/in",)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
+import pytest
 from sqlalchemy import select
 from tests.integration.executor.test_ledger import beat, enrol
 from tests.support.airflow_home import Metadata
@@ -14,7 +16,9 @@ from tests.support.scheduler import VERSION, Hand, Scheduler, flat_dag, start_ru
 
 from airbridge.core import near
 from airbridge.executor.ledger import clock, items
+from airbridge.executor.ledger.items import NewItem
 from airbridge.executor.ledger.models import Outcome, WorkItemRow
+from airbridge.executor.placement.workloads import Refused, Workloads
 from airbridge.executor.scheduling.throttle import SHORT_SECONDS
 
 
@@ -424,6 +428,122 @@ def test_database_error_keeps_workloads(metadata: Metadata, scheduler: Scheduler
     scheduler.loop(1)
     assert [row.state for row in hand.rows()] == ["placed"]
     assert len(scheduler.executor.queued_tasks) == 0
+
+
+def test_any_inlet_is_placed(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """A task whose inlet is no asset is placed as one without inlets."""
+    begin(metadata, inlets=["orders"])
+    scheduler.loop(2)
+    assert [row.state for row in hand.rows()] == ["placed"]
+
+
+class FaultyWorkloads:
+    """Reads one task's workload as `fault` has it, and all others as they are."""
+
+    def __init__(self, inner: Workloads, task_id: str, fault: Callable[[NewItem], NewItem]) -> None:
+        self._inner, self._task_id, self._fault = inner, task_id, fault
+
+    def read(self, *given: Any) -> tuple[list[NewItem], list[Refused]]:
+        placed, refused = self._inner.read(*given)
+        return [self._fault(item) if item.task_id == self._task_id else item for item in placed], refused
+
+    def refusal(self, workload: Any, reason: str) -> Refused:
+        return self._inner.refusal(workload, reason)
+
+
+class FaultyRefusals(FaultyWorkloads):
+    """Reads the refusal of the task in the same way."""
+
+    def refusal(self, workload: Any, reason: str) -> Refused:
+        refused = super().refusal(workload, reason)
+        return Refused(self._fault(refused.item), refused.reason)
+
+
+def too_many_slots(item: NewItem) -> NewItem:
+    """More than any database's integer holds."""
+    return replace(item, slots=2**70)
+
+
+def unreadable(item: NewItem) -> NewItem:
+    raise AttributeError("'str' object has no attribute 'get'")
+
+
+def read_with(scheduler: Scheduler, workloads: Any) -> None:
+    executor = scheduler.executor
+    executor._components = replace(executor._started, workloads=workloads)
+
+
+@pytest.mark.parametrize("fault", [too_many_slots, unreadable])
+def test_faulty_task_keeps_no_other_back(
+    metadata: Metadata, scheduler: Scheduler, hand: Hand, fault: Callable[[NewItem], NewItem]
+) -> None:
+    """A task that cannot be read or written is refused with the reason; all others of its batch are placed."""
+    read_with(scheduler, FaultyWorkloads(scheduler.executor._started.workloads, "t3", fault))
+    begin(metadata, tasks=9, retries=2)
+    scheduler.loop(2)
+    assert len(hand.rows("placed")) == 8
+    [refused] = hand.rows("settled")
+    assert (refused.task_id, refused.outcome) == ("t3", Outcome.UNPLACEABLE)
+    assert "it cannot be placed: " in refused.detail
+    scheduler.loop(2)
+    assert hand.task_states()["t3"] == "failed"
+    assert scheduler.executor.slots_occupied == 8
+
+
+class FaultyAssets:
+    """Finds no assets: it fails as a wrong reader of DAGs does."""
+
+    def reader(self, session: Any) -> Callable[[str, str], tuple[str, ...]]:
+        def find(_dag_id: str, task_id: str) -> tuple[str, ...]:
+            if task_id == "t1":
+                raise AttributeError("'str' object has no attribute 'get'")
+            return ()
+
+        return find
+
+
+def test_task_that_cannot_be_read_is_refused(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """An error of reading one task is its refusal: the batch is placed in one transaction."""
+    scheduler.executor._assets = FaultyAssets()
+    begin(metadata, tasks=3)
+    scheduler.loop(2)
+    assert len(hand.rows("placed")) == 2
+    [refused] = hand.rows("settled")
+    assert "it cannot be placed: AttributeError: 'str' object has no attribute 'get'" in refused.detail
+
+
+def test_task_without_any_row_fails(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """A task that the ledger does not take at all, as refused neither, fails all the same."""
+    workloads = FaultyRefusals(scheduler.executor._started.workloads, "t0", too_many_slots)
+    read_with(scheduler, workloads)
+    begin(metadata, tasks=2)
+    scheduler.loop(3)
+    assert [row.task_id for row in hand.rows()] == ["t1"]
+    assert hand.task_states() == {"t0": "failed", "t1": "queued"}
+    assert scheduler.executor.slots_occupied == 1
+
+
+def test_faulty_report_keeps_no_other_back(
+    metadata: Metadata, scheduler: Scheduler, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outcome that cannot be reported is tried again, and those beside it are reported."""
+    begin(metadata, tasks=3)
+    scheduler.loop(2)
+    hand.claim(hand.rows())
+    hand.finish(hand.rows())
+    report = scheduler.executor._report
+
+    def fails_once(row: WorkItemRow, *given: Any) -> bool:
+        if row.task_id == "t1":
+            raise KeyError("t1")
+        return report(row, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scheduler.executor, "_report", fails_once)
+        scheduler.executor.sync()
+    assert [row.task_id for row in hand.rows() if row.acknowledged_at is None] == ["t1"]
+    scheduler.loop()
+    assert scheduler.executor.slots_occupied == 0
 
 
 def test_two_schedulers_place_everything_once(

@@ -213,15 +213,23 @@ def _assets_by_task(data: Mapping[str, Any] | None) -> dict[str, tuple[str, ...]
     for entry in (data or {}).get("dag", {}).get("tasks", ()):
         task = entry["__var"]
         declared = {**(task.get("partial_kwargs") or {}), **task}
-        uris = [
-            str(each["__var"]["uri"])
-            for side in ("inlets", "outlets")
-            for each in declared.get(side) or ()
-            if each.get("__type") in {"asset", "asset_ref"} and "uri" in each.get("__var", {})
-        ]
+        uris = [uri for side in ("inlets", "outlets") for uri in _uris(declared.get(side))]
         if uris:
             found[str(task["task_id"])] = tuple(dict.fromkeys(uris))
     return found
+
+
+def _uris(declared: Any) -> Iterator[str]:
+    """Yield the URIs among the inlets or outlets of a task. These may be anything: text, lineage objects, one thing without a list."""
+    if isinstance(declared, Mapping):
+        kind, value = declared.get("__type"), declared.get("__var")
+        if kind in ("tuple", "set"):
+            yield from _uris(value)
+        elif kind in ("asset", "asset_ref") and isinstance(value, Mapping) and "uri" in value:
+            yield str(value["uri"])
+    elif isinstance(declared, list):
+        for each in declared:
+            yield from _uris(each)
 
 
 def recorded_versions(bundle: str) -> tuple[str | None, list[str]]:

@@ -14,8 +14,9 @@ from airflow.executors.base_executor import BaseExecutor
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.state import State, TaskInstanceState
 
-from airbridge.executor import _airflow, fork_safety, param_patterns
+from airbridge.executor import _airflow, fork_safety, param_patterns, plain_tracebacks
 from airbridge.executor.connection_pings import ping_idle_only
+from airbridge.executor.placement.faults import of_database, unexpected
 from airbridge.executor.scheduling import _airflow as _airflow_loop
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from airbridge.executor.dispatch.scaling import Scaling
     from airbridge.executor.ledger.backlogs import PoolRef
     from airbridge.executor.ledger.models import WorkItemRow
-    from airbridge.executor.placement.workloads import Workloads
+    from airbridge.executor.placement.workloads import Refused, Workloads
     from airbridge.executor.scheduling.listener import NotificationListener
     from airbridge.executor.scheduling.reconciler import Reconciler
     from airbridge.executor.scheduling.throttle import Throttle
@@ -73,6 +74,7 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         from airbridge.executor.components import build
         from airbridge.executor.ledger._airflow import airflow_engine
 
+        plain_tracebacks.install()
         param_patterns.install()
         self._components = build(self._job_id)
         self._changes.callback(ping_idle_only(airflow_engine()))
@@ -125,20 +127,33 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
 
     def _process_workloads(self, workloads: Sequence[Any]) -> None:
         """Write workloads to the ledger. What the database does not take stays queued for the next heartbeat."""
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            places = self._place(workloads)
-        except SQLAlchemyError as error:
-            log.warning("executor.place_failed", count=len(workloads), error=str(error))
-            return
-        for workload in workloads:
-            self.running.add(workload.ti.key)
-            self.queued_tasks.pop(workload.ti.key, None)
+        places = self._place_or_halve(workloads)
         self._started.throttle.placed(places)
         for region in {region for region, _pool in places}:
             self._started.outbox.wake(region)
             self._started.scaling.wake(region)
+
+    def _place_or_halve(self, workloads: Sequence[Any]) -> list[PoolRef]:
+        """Place workloads in one transaction; where one of them is the fault, in halves, so that it keeps no other back."""
+        try:
+            places = self._place(workloads)
+        except Exception as error:  # noqa: BLE001 - logged when the workload is found
+            if of_database(error):
+                log.warning("executor.place_failed", count=len(workloads), error=str(error))
+                return []
+            if len(workloads) > 1:
+                middle = len(workloads) // 2
+                halves = (workloads[:middle], workloads[middle:])
+                return [place for half in halves for place in self._place_or_halve(half)]
+            self._refuse_alone(workloads[0], error)
+            return []
+        for workload in workloads:
+            self._hand_over(workload)
+        return places
+
+    def _hand_over(self, workload: Any) -> None:
+        self.running.add(workload.ti.key)
+        self.queued_tasks.pop(workload.ti.key, None)
 
     def _place(self, workloads: Sequence[Any]) -> list[PoolRef]:
         """Place what can be placed and close the rest; return where each item was placed."""
@@ -150,12 +165,34 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
                 workloads, backlogs.backlog(session), versions, self._assets.reader(session)
             )
             items.place(session, placed, self._job_id)
-            for each in refused:
-                items.refuse(session, each.item, self._job_id, each.reason)
-                _airflow.forbid_retry(session, each.item.ti_id)
-        for each in refused:
-            log.warning("item.unplaceable", ti_id=each.item.ti_id, queue=each.item.queue, reason=each.reason)
+            self._refuse(session, refused)
         return [(item.region, item.pool) for item in placed]
+
+    def _refuse(self, session: Any, refused: Sequence[Refused]) -> None:
+        from airbridge.executor.ledger import items
+
+        for each in refused:
+            items.refuse(session, each.item, self._job_id, each.reason)
+            _airflow.forbid_retry(session, each.item.ti_id)
+            log.warning("item.unplaceable", ti_id=each.item.ti_id, queue=each.item.queue, reason=each.reason)
+
+    def _refuse_alone(self, workload: Any, error: Exception) -> None:
+        """Refuse a task that the ledger does not take; fail it without a work item if it does not take that either."""
+        ti_id = str(workload.ti.id)
+        log.error("workload.not_taken", ti_id=ti_id, exc_info=error)
+        reason = unexpected(error)
+        try:
+            with _airflow.new_session() as session:
+                self._refuse(session, [self._started.workloads.refusal(workload, reason)])
+        except Exception as again:
+            if of_database(again):
+                log.warning("executor.place_failed", count=1, error=str(again))
+                return
+            log.exception("workload.not_refused", ti_id=ti_id)
+            self._hand_over(workload)
+            self.fail(workload.ti.key, info=reason)
+            return
+        self._hand_over(workload)
 
     # --- Outcomes back ----------------------------------------------------------------------------
 
@@ -170,6 +207,8 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
             self._sync()
         except SQLAlchemyError as error:
             log.warning("executor.sync_failed", error=str(error))
+        except Exception:
+            log.exception("executor.sync_failed")
 
     def _sync(self) -> None:
         from airbridge.executor.ledger import items
@@ -182,10 +221,24 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
             ti_ids = [row.ti_id for row in rows]
             views = _airflow.task_views(session, ti_ids)
             opened = items.opened(session, ti_ids)
-            reported = [row for row in rows if self._report(row, views.get(row.ti_id), row.ti_id in opened)]
+            reported = [
+                row for row in rows if self._report_safely(row, views.get(row.ti_id), row.ti_id in opened)
+            ]
             items.acknowledge(session, [row.id for row in reported])
         for region in {row.region for row in rows}:
             self._started.outbox.wake(region)
+
+    def _report_safely(self, row: WorkItemRow, view: _airflow.TaskView | None, reopened: bool) -> bool:
+        """Report one outcome as `_report` does; one that fails is logged, and keeps no other back."""
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            return self._report(row, view, reopened)
+        except SQLAlchemyError:
+            raise
+        except Exception:
+            log.exception("executor.report_failed", item_id=row.id, ti_id=row.ti_id)
+            return False
 
     def _report(self, row: WorkItemRow, view: _airflow.TaskView | None, reopened: bool) -> bool:
         """Report one outcome; False if it must be reported again until Airflow has acted on it.

@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+import structlog
+
 from airbridge.core.exceptions import PlacementError
 from airbridge.core.regions import DEFAULT_TEAM
 from airbridge.executor.ledger.items import NewItem
+from airbridge.executor.placement.faults import of_database, unexpected
 from airbridge.executor.placement.nearest import Load
 from airbridge.executor.placement.placement import Decision, Placement
+
+log = structlog.get_logger(__name__)
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -42,7 +47,7 @@ class Workloads:
         bundles: Mapping[str, str | None],
         assets: Callable[[str, str], Sequence[str]] = lambda _dag, _task: (),
     ) -> tuple[list[NewItem], list[Refused]]:
-        """Return the items to place and those refused.
+        """Return the items to place and those refused: no task may stop the scheduler, whatever its author has written.
 
         `bundles` gives the current version of a bundle, `assets` the URIs that a task of a DAG declares as inlets and outlets.
         """
@@ -52,7 +57,12 @@ class Workloads:
             try:
                 items.append(self._read_one(workload, load, bundles, assets))
             except PlacementError as error:
-                refused.append(Refused(self._stand_in(workload), str(error)))
+                refused.append(self.refusal(workload, str(error)))
+            except Exception as error:
+                if of_database(error):
+                    raise
+                log.exception("workload.unreadable", ti_id=str(workload.ti.id))
+                refused.append(self.refusal(workload, unexpected(error)))
         return items, refused
 
     def _read_one(
@@ -73,9 +83,10 @@ class Workloads:
         version = _version(workload.bundle_info, bundles)
         return self._new_item(workload, decision, version)
 
-    def _stand_in(self, workload: Any) -> NewItem:
+    def refusal(self, workload: Any, reason: str) -> Refused:
+        """Return a workload as refused, for this reason."""
         decision = self._placement.decide(None, None, {})
-        return self._new_item(workload, decision, workload.bundle_info.version)
+        return Refused(self._new_item(workload, decision, workload.bundle_info.version), reason)
 
     def _new_item(self, workload: Any, decision: Decision, version: str | None) -> NewItem:
         return _new_item(workload, decision, version, self._team_of(workload.bundle_info.name))
