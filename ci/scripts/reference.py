@@ -58,8 +58,8 @@ def control_plane_settings() -> str:
     return _page(
         "Control plane settings",
         "Section `[airbridge]` of Airflow's configuration, read by the scheduler, the gateway and the dashboard. Each setting can also be given as\n"
-        "an environment variable, `AIRFLOW__AIRBRIDGE__<NAME>`. Durations are in seconds unless the name has another unit. Settings without\n"
-        "a default are unset unless the description says otherwise.\n\n"
+        "an environment variable, `AIRFLOW__AIRBRIDGE__<NAME>`. Durations are in seconds unless the name has another unit, and at most\n"
+        "ten years. Settings without a default are unset unless the description says otherwise.\n\n"
         "The executor is `[core] executor = airbridge.executor.EdgeExecutor`. It is not the class of the same name in Airflow's edge3 provider\n"
         "(`airflow.providers.edge3.executors.EdgeExecutor`).\n\n"
         + _table(("setting", "type", "default", "meaning"), rows),
@@ -67,8 +67,9 @@ def control_plane_settings() -> str:
 
 
 def _setting(field: Field[Any], option: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    minimum, example = field.metadata["minimum"], option["example"]
-    kind = option["type"] + (f" ({minimum:g} or more)" if minimum is not None else "")
+    minimum, maximum, example = field.metadata["minimum"], field.metadata["maximum"], option["example"]
+    most = f"to {maximum}" if maximum is not None and option["type"] == "integer" else "or more"
+    kind = option["type"] + (f" ({minimum:g} {most})" if minimum is not None else "")
     default = "required" if field.default is MISSING else _code(option["default"] or "")
     return (
         f"`{field.name}`",

@@ -193,6 +193,32 @@ def test_claim_raises_epoch(session: Any) -> None:
     assert timedelta(seconds=590) < row.lost_at - now <= timedelta(seconds=600)
 
 
+def test_numbers_beyond_the_calendar(session: Any) -> None:
+    """A row may hold a number from before hints were bounded: it is moved, claimed and renewed as with ten years."""
+    policy = {"lost_after": 1e12, "stop_after": None, "replace": True}
+    fallback = [{"region": "us-east-1", "pool": "default"}]
+    [row] = place(
+        session,
+        new_item(disconnect=policy, placement={"fallback": fallback, "fallback_after": 1e12, "why": ""}),
+    )
+    longest = clock.now(session) + timedelta(days=3649)
+    assert row.fallback_at > longest
+    items.reroute(session, row, "no worker")
+    assert row.fallback_at > longest
+    lease = claim(session, row, lost_after=1e12)
+    assert row.lost_at > longest
+    assert leases.renew(session, "w1", [lease], 60.0) == {lease}
+    assert row.lost_at > longest
+
+
+@pytest.mark.parametrize("seconds", [1e12, float("inf"), float("nan")])
+def test_time_after_is_a_date(session: Any, seconds: float) -> None:
+    """No number of seconds, and none that is no number, leads beyond the calendar."""
+    now = clock.now(session)
+    assert clock.after(now, seconds) == now + timedelta(days=3650)
+    assert clock.after(now, 60.0) == now + timedelta(seconds=60)
+
+
 def test_only_holder_renews_lease(session: Any) -> None:
     """Another worker's lease, an old epoch, a settled item and an unknown one are not renewed."""
     mine, impatient, theirs, settled = place(

@@ -55,6 +55,10 @@ def test_settings_are_frozen() -> None:
         ({"lost_after": "soon"}, "[airbridge] lost_after is 'soon'; it must be a number"),
         ({"lost_after": "nan"}, "[airbridge] lost_after is 'nan'; it must be a finite number"),
         ({"lost_after": "0"}, "[airbridge] lost_after is '0'; it must be at least 1"),
+        ({"lost_after": "1e12"}, "[airbridge] lost_after is '1e12'; it must be at most 315360000"),
+        ({"message_ttl": "1e300"}, "[airbridge] message_ttl is '1e300'; it must be at most 315360000"),
+        ({"retention_days": "9999999"}, "[airbridge] retention_days is '9999999'; it must be at most 3650"),
+        ({"gateway_port": "65536"}, "[airbridge] gateway_port is '65536'; it must be at most 65535"),
         ({"replace": "maybe"}, "[airbridge] replace is 'maybe'; it must be True or False"),
         ({"outbox_floor": "2.5"}, "[airbridge] outbox_floor is '2.5'; it must be a whole number"),
         (
@@ -80,6 +84,22 @@ def test_a_wrong_option_is_named(options: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read(**options)
     assert str(caught.value) == message
+
+
+def test_every_time_is_bounded() -> None:
+    """Dates are computed with them: none may lie beyond the calendar. Rates and sizes are no times."""
+    unbounded = {
+        each.name
+        for each in fields(Settings)
+        if each.type in {"float", "float | None"} and each.metadata["maximum"] is None
+    }
+    assert unbounded == {
+        "outbox_per_slot",
+        "gateway_requests_per_second",
+        "gateway_requests_per_second_per_worker",
+        "gateway_requests_per_second_per_address",
+        "package_max_mb",
+    }
 
 
 def test_a_missing_option_is_named() -> None:

@@ -30,6 +30,9 @@ KEY = "airbridge"
 REGION_SCHEME = "region:"
 _JDBC = "jdbc:"
 
+#: Longest time that a hint or a setting may give, ten years: dates that are computed with it stay dates.
+LONGEST_SECONDS: Final = 3650 * 86_400.0
+
 _UNITS: Final = {
     "B": 1,
     "kB": 1000,
@@ -113,9 +116,10 @@ Limits = Annotated[
     BeforeValidator(_sequence),
     Field(max_length=8),
 ]
-#: In GiB; written as a number of them, or as text with a unit.
-Size = Annotated[float, BeforeValidator(_gib), Field(ge=0, allow_inf_nan=False)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+#: In GiB; written as a number of them, or as text with a unit. At most 1 EiB.
+Size = Annotated[float, BeforeValidator(_gib), Field(ge=0, le=2**30, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
+Hours = Annotated[float, Field(gt=0, le=LONGEST_SECONDS / 3600, allow_inf_nan=False)]
 
 
 class _Hints(BaseModel):
@@ -135,7 +139,7 @@ class Hints(_Hints):
 
     near: NearHints = ()
     sizes: dict[str, Size] = Field(default_factory=dict)
-    hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    hours: Hours | None = None
     pool: str | None = None
     fallback: Queues = ()
     fallback_after: Seconds | None = None

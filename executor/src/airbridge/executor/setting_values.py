@@ -64,6 +64,9 @@ def read(option: Field[Any], kind: Any, text: str | None) -> Any:
     minimum = option.metadata["minimum"]
     if minimum is not None and value < minimum:
         raise wrong(option.name, text, f"at least {minimum:g}")
+    maximum = option.metadata["maximum"]
+    if maximum is not None and value > maximum:
+        raise wrong(option.name, text, f"at most {maximum:.10g}")
     return value
 
 

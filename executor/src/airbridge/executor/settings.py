@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
+from airbridge.core.hints import LONGEST_SECONDS
 from airbridge.executor.setting_values import (
     SECTION,
     Classpath,
@@ -26,8 +27,20 @@ from airbridge.executor.setting_values import (
 Getter = Callable[[str], str | None]
 
 
-def _about(description: str, *, example: str | None = None, minimum: float | None = None) -> dict[str, Any]:
-    return {"description": description, "example": example, "minimum": minimum}
+def _about(
+    description: str,
+    *,
+    example: str | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> dict[str, Any]:
+    return {"description": description, "example": example, "minimum": minimum, "maximum": maximum}
+
+
+def _time(
+    description: str, *, minimum: float, example: str | None = None, unit_seconds: float = 1.0
+) -> dict[str, Any]:
+    return _about(description, example=example, minimum=minimum, maximum=LONGEST_SECONDS / unit_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +82,14 @@ class Settings:
     )
     fallback_after: float = field(
         default=60.0,
-        metadata=_about(
+        metadata=_time(
             "Time that a task with a fallback waits unclaimed before it moves to the next region.",
             minimum=1.0,
         ),
     )
     lost_after: float = field(
         default=900.0,
-        metadata=_about(
+        metadata=_time(
             "Time without a heartbeat of its worker after which a running task is fenced off and failed. "
             "A cut is survived if it is shorter by a heartbeat and the time to reconnect.",
             minimum=1.0,
@@ -84,7 +97,7 @@ class Settings:
     )
     stop_after: float | None = field(
         default=None,
-        metadata=_about(
+        metadata=_time(
             "Duration of a network cut after which the worker stops the task itself. Unset: the task continues.",
             example="300",
             minimum=1.0,
@@ -103,25 +116,25 @@ class Settings:
         ),
     )
     heartbeat_interval: float = field(
-        default=10.0, metadata=_about("Interval of a worker's heartbeat.", minimum=0.1)
+        default=10.0, metadata=_time("Interval of a worker's heartbeat.", minimum=0.1)
     )
     lease_seconds: float = field(
         default=60.0,
-        metadata=_about(
+        metadata=_time(
             "Lifetime of a grant without a heartbeat. Set it to several times heartbeat_interval.",
             minimum=1.0,
         ),
     )
     worker_alive_seconds: float = field(
         default=90.0,
-        metadata=_about(
+        metadata=_time(
             "Time without a heartbeat after which a worker is not considered for new work.",
             minimum=1.0,
         ),
     )
     message_ttl: float = field(
         default=900.0,
-        metadata=_about(
+        metadata=_time(
             "Lifetime of a work item's message. An item whose message expires unclaimed is sent again.",
             minimum=5.0,
         ),
@@ -143,26 +156,26 @@ class Settings:
     )
     outbox_interval: float = field(
         default=5.0,
-        metadata=_about(
+        metadata=_time(
             "Polling interval of the outbox for work without a wake-up (rows of another scheduler, expired messages).",
             minimum=0.05,
         ),
     )
     outbox_blocked_interval: float = field(
         default=0.2,
-        metadata=_about(
+        metadata=_time(
             "Polling interval of the outbox while work waits only for capacity on a queue.", minimum=0.01
         ),
     )
     outbox_backoff_base: float = field(
         default=0.5,
-        metadata=_about(
+        metadata=_time(
             "First delay after a failed send; it doubles with each failure, with full jitter.",
             minimum=0.01,
         ),
     )
     outbox_backoff_limit: float = field(
-        default=60.0, metadata=_about("Longest delay between attempts to send to a queue.", minimum=0.1)
+        default=60.0, metadata=_time("Longest delay between attempts to send to a queue.", minimum=0.1)
     )
     scaling_namespace: str | None = field(
         default=None,
@@ -174,7 +187,7 @@ class Settings:
     )
     scaling_interval: float = field(
         default=10.0,
-        metadata=_about(
+        metadata=_time(
             "Interval at which backlogs are published. New work is published immediately in addition.",
             minimum=1.0,
         ),
@@ -189,21 +202,26 @@ class Settings:
     )
     reconcile_interval: float = field(
         default=5.0,
-        metadata=_about(
+        metadata=_time(
             "Interval at which lost attempts are fenced and the heartbeats of leased tasks are refreshed.",
             minimum=0.05,
         ),
     )
     retention_days: float = field(
         default=30.0,
-        metadata=_about("Days that settled work items, their records and events are kept.", minimum=0.01),
+        metadata=_time(
+            "Days that settled work items, their records and events are kept.",
+            minimum=0.01,
+            unit_seconds=86_400,
+        ),
     )
     worker_retention_hours: float = field(
         default=24.0,
-        metadata=_about(
+        metadata=_time(
             "Hours after which a silent worker without work and without a usable certificate is forgotten: it is listed, "
             "reported as silent and keeps its orders for so long. Workers under maintenance are kept.",
             minimum=0.1,
+            unit_seconds=3600,
         ),
     )
     traces_endpoint: str | None = field(
@@ -224,11 +242,15 @@ class Settings:
     )
     gateway_port: int = field(
         default=8443,
-        metadata=_about("Port of the gateway for workers (mutual TLS). 0 selects a free port.", minimum=0),
+        metadata=_about(
+            "Port of the gateway for workers (mutual TLS). 0 selects a free port.", minimum=0, maximum=65_535
+        ),
     )
     operator_port: int = field(
         default=8444,
-        metadata=_about("Port of the gateway for operators and CI (TLS and an access token).", minimum=0),
+        metadata=_about(
+            "Port of the gateway for operators and CI (TLS and an access token).", minimum=0, maximum=65_535
+        ),
     )
     gateway_names: str = field(
         default="localhost,127.0.0.1",
@@ -287,14 +309,14 @@ class Settings:
     )
     certificate_lifetime: float = field(
         default=3600.0,
-        metadata=_about(
+        metadata=_time(
             "Lifetime of a worker's certificate and access token. Both are renewed at half of it.",
             minimum=10.0,
         ),
     )
     identity_grace: float = field(
         default=60.0,
-        metadata=_about(
+        metadata=_time(
             "How long after a worker's certificate was replaced its use is no evidence of a copy: requests may be under way.",
             minimum=1.0,
         ),
@@ -324,7 +346,7 @@ class Settings:
     )
     four_eyes_expiry: float = field(
         default=86_400.0,
-        metadata=_about(
+        metadata=_time(
             "Time in which a proposal must be approved, and an approved token collected.", minimum=1.0
         ),
     )
@@ -338,11 +360,11 @@ class Settings:
     )
     audit_anchor_interval: float = field(
         default=300.0,
-        metadata=_about("How often it is written there, and compared with what is there.", minimum=1.0),
+        metadata=_time("How often it is written there, and compared with what is there.", minimum=1.0),
     )
     audit_seal_interval: float = field(
         default=1.0,
-        metadata=_about(
+        metadata=_time(
             "Interval at which new rows of the audit trail are sealed. Until then only the database protects them.",
             minimum=0.05,
         ),
@@ -441,7 +463,7 @@ class Settings:
     )
     package_seconds: float = field(
         default=300.0,
-        metadata=_about("Time that locking and building a bundle's environment may take.", minimum=1.0),
+        metadata=_time("Time that locking and building a bundle's environment may take.", minimum=1.0),
     )
     package_max_mb: float = field(
         default=768.0,

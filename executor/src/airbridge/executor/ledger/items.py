@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -165,7 +165,7 @@ def _insert(session: Any, item: NewItem, now: datetime) -> WorkItemRow:
 def _fallback_at(placement: Mapping[str, Any], now: datetime) -> datetime | None:
     if not placement.get("fallback"):
         return None
-    return now + timedelta(seconds=float(placement["fallback_after"]))
+    return clock.after(now, float(placement["fallback_after"]))
 
 
 def _take_over(row: WorkItemRow, item: NewItem, now: datetime) -> None:

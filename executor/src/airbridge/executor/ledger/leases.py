@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -54,8 +54,8 @@ def claim(  # noqa: PLR0917 - the columns of one grant, in the order of the cont
     row.epoch += 1
     row.worker_id = worker_id
     row.claimed_at = row.renewed_at = now
-    row.lease_until = now + timedelta(seconds=lease_seconds)
-    row.lost_at = now + timedelta(seconds=lost_after)
+    row.lease_until = clock.after(now, lease_seconds)
+    row.lost_at = clock.after(now, lost_after)
     row.started = started
     row.detail = None
     if at is None:
@@ -129,8 +129,8 @@ def _renew(
                 found.id
             )
     for (lost_after, later), ids in by_policy.items():
-        until = now + timedelta(seconds=lease_seconds + later)
-        lost_at = now + timedelta(seconds=lost_after + later)
+        until = clock.after(now, lease_seconds + later)
+        lost_at = clock.after(now, lost_after + later)
         session.execute(_RENEW, {"ids": ids, "renewed_at": now, "lease_until": until, "lost_at": lost_at})
     _expire(session, {lease.item_id for lease in renewed})
     return renewed
