@@ -26,7 +26,7 @@ from airbridge.core.regions import Region
 from airbridge.core.signing import Signer, Verifier
 from airbridge.executor import _airflow
 from airbridge.executor.dispatch.outbox import Outbox, RegionOutbox
-from airbridge.executor.ledger import clock, items
+from airbridge.executor.ledger import clock, items, leases
 from airbridge.executor.ledger.items import NewItem
 from airbridge.executor.ledger.models import WorkItemRow
 from airbridge.executor.settings import Settings
@@ -321,6 +321,52 @@ def test_a_refused_message_is_sent_again(bench: Bench) -> None:
     bench.now += 1
     bench.loop.turn()
     assert sorted(str(item.item_id) for item in bench.queued()) == sorted([kept.id, refused.id])
+
+
+class GivenBackQueue(BrokenQueue):
+    """A queue whose messages are claimed, and given back for later, before the send returns."""
+
+    def __init__(self, metadata: Metadata, later: timedelta) -> None:
+        super().__init__()
+        self._metadata, self._later = metadata, later
+
+    def send(self, messages: Sequence[Outgoing]) -> dict[str, str]:
+        refused = super().send(messages)
+        with self._metadata.session() as session:
+            for row in leases.lock(session, [each.id for each in messages]).values():
+                leases.to_placed(row, clock.now(session) + self._later)
+            session.commit()
+        return refused
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_given_back_while_being_sent(bench: Bench, metadata: Metadata, refuses: bool) -> None:
+    """A row that a claim gave back before the send was confirmed waits as the claim has it: its message is used up."""
+    queue = bench.queues["default"] = GivenBackQueue(metadata, timedelta(minutes=5))
+    [row] = bench.place(new_item())
+    if refuses:
+        queue.refuses = {row.id}
+    bench.loop.turn()
+    [waits] = bench.hand.rows()
+    assert (waits.state, waits.sent_at) == ("placed", None)
+    assert waits.not_before > waits.placed_at + timedelta(minutes=4)
+
+
+def test_moved_while_being_sent(bench: Bench, metadata: Metadata) -> None:
+    """A row that was given back and sent again meanwhile belongs to that sending."""
+    [row] = bench.place(new_item())
+    with metadata.session() as session:
+        first = clock.now(session) + timedelta(seconds=60)
+        items.reserve(session, [row.id], first)
+        leases.to_placed(leases.lock(session, [row.id])[row.id], clock.now(session))
+        session.flush()
+        second = first + timedelta(seconds=1)
+        items.reserve(session, [row.id], second)
+        items.mark_sent(session, [row.id], first + timedelta(days=1), reserved_until=first)
+        items.postpone(session, [row.id], first, "refused", reserved_until=first)
+        session.commit()
+    [sent] = bench.hand.rows()
+    assert (sent.state, sent.sent_at, sent.expires_at) == ("sent", None, second)
 
 
 def test_unconfirmed_send_is_repeated(bench: Bench, metadata: Metadata) -> None:

@@ -64,6 +64,7 @@ class SignedMessage:
     row: WorkItemRow
     message: Outgoing
     issued_at: datetime
+    reserved_until: datetime
 
 
 def capacity(backlog: Mapping[PoolRef, Backlog], region: Region, settings: Settings) -> dict[PoolRef, int]:
@@ -250,8 +251,8 @@ class RegionOutbox:
                 later = now + timedelta(seconds=HELD_SECONDS)
                 items.postpone(session, held, later, "its earlier attempt is still being stopped")
                 rows = [row for row in rows if row.id not in held]
-            messages = list(self._messages(session, rows, now))
             until = now + timedelta(seconds=RESERVE_SECONDS)
+            messages = list(self._messages(session, rows, now, until))
             items.reserve(session, [message.row.id for message in messages], until)
         return messages, waiting
 
@@ -264,13 +265,14 @@ class RegionOutbox:
             return []
         return items.sendable_triggers(session, self._region.name, pools, most, at=now)
 
-    def _messages(self, session: Any, rows: Sequence[WorkItemRow], now: datetime) -> Iterator[SignedMessage]:
+    def _messages(
+        self, session: Any, rows: Sequence[WorkItemRow], now: datetime, reserved_until: datetime
+    ) -> Iterator[SignedMessage]:
         expires_at = now + timedelta(seconds=self._settings.message_ttl)
         for row in rows:
             try:
-                yield SignedMessage(
-                    row, Outgoing(row.id, self._envelope(_work_item(row, now, expires_at))), now
-                )
+                message = Outgoing(row.id, self._envelope(_work_item(row, now, expires_at)))
+                yield SignedMessage(row, message, now, reserved_until)
             except ValueError as error:
                 leases.settle(session, row, Outcome.FAILED, f"it cannot be put on a queue: {error}")
                 log.warning("item.unsendable", item_id=row.id, ti_id=row.ti_id, error=str(error))
@@ -313,8 +315,11 @@ class RegionOutbox:
         with self._new_session() as session:
             now = clock.now(session)
             expires_at = now + timedelta(seconds=self._settings.message_ttl)
-            items.mark_sent(session, [signed.row.id for signed in sent], expires_at, at=now)
-            items.postpone(session, [signed.row.id for signed in unsent], now, f"{UNSENT}{problem}")
+            # One turn has one reservation.
+            until = next(signed.reserved_until for signed in (*sent, *unsent))
+            taken, left = ([signed.row.id for signed in each] for each in (sent, unsent))
+            items.mark_sent(session, taken, expires_at, at=now, reserved_until=until)
+            items.postpone(session, left, now, f"{UNSENT}{problem}", reserved_until=until)
             noted = [
                 events.values("item.sent", "outbox", row=each.row, at=now, began_at=each.issued_at)
                 for each in sent

@@ -100,19 +100,25 @@ BIG: Final = (WorkItemRow.workload, WorkItemRow.placement, WorkItemRow.started)
 
 _ITEM: Final = WorkItemRow.__table__
 _CANDIDATE: Final = aliased(WorkItemRow)
-_UNCLAIMED_IN_ORDER: Final = (
-    select(_CANDIDATE.id)
-    .where(
-        _CANDIDATE.id.in_(bindparam("ids", expanding=True)),
-        _CANDIDATE.state.in_((ItemState.PLACED, ItemState.SENT)),
-    )
-    .order_by(_CANDIDATE.id)
-    .with_for_update()
-)
-"""Subquery of those of the rows `ids` that no worker holds, locked in the order of their ids.
 
-An update locks the rows in any order, and workers claim them meanwhile, in the order of their ids: that could deadlock.
-"""
+
+def _in_order(*conditions: Any) -> Any:
+    """Return a subquery of those of the rows `ids` that meet the conditions, locked in the order of their ids.
+
+    An update locks the rows in any order, and workers claim them meanwhile, in the order of their ids: that could deadlock.
+    """
+    of_these = _CANDIDATE.id.in_(bindparam("ids", expanding=True))
+    return select(_CANDIDATE.id).where(of_these, *conditions).order_by(_CANDIDATE.id).with_for_update()
+
+
+# No worker holds them.
+_UNCLAIMED: Final = _in_order(_CANDIDATE.state.in_((ItemState.PLACED, ItemState.SENT)))
+# Still of one reservation, by its end: a row that was given back, moved or sent again meanwhile has another, or none.
+_RESERVED: Final = _in_order(
+    _CANDIDATE.state == ItemState.SENT,
+    _CANDIDATE.sent_at.is_(None),
+    _CANDIDATE.expires_at == bindparam("reserved"),
+)
 
 # --- Sending ---
 
@@ -133,23 +139,23 @@ RESERVE: Final = (
     .where(_ITEM.c.id.in_(bindparam("ids", expanding=True)), _ITEM.c.state == ItemState.PLACED)
     .values(state=ItemState.SENT, sent_at=None, expires_at=bindparam("until"), sends=_ITEM.c.sends + 1)
 )
-POSTPONE: Final = (
-    update(_ITEM)
-    .where(_ITEM.c.id.in_(_UNCLAIMED_IN_ORDER))
-    .values(
-        state=ItemState.PLACED,
-        sent_at=None,
-        expires_at=None,
-        not_before=bindparam("at"),
-        detail=bindparam("why"),
-    )
-)
-MARK_SENT: Final = (
-    update(_ITEM)
-    .where(_ITEM.c.id.in_(_UNCLAIMED_IN_ORDER))
-    .values(state=ItemState.SENT, sent_at=bindparam("at"), expires_at=bindparam("until"), detail=None)
-)
-
+_WAITING: Final[Mapping[str, Any]] = {
+    "state": ItemState.PLACED,
+    "sent_at": None,
+    "expires_at": None,
+    "not_before": bindparam("at"),
+    "detail": bindparam("why"),
+}
+_ON_QUEUE: Final[Mapping[str, Any]] = {
+    "state": ItemState.SENT,
+    "sent_at": bindparam("at"),
+    "expires_at": bindparam("until"),
+    "detail": None,
+}
+POSTPONE: Final = update(_ITEM).where(_ITEM.c.id.in_(_UNCLAIMED)).values(_WAITING)
+POSTPONE_RESERVED: Final = update(_ITEM).where(_ITEM.c.id.in_(_RESERVED)).values(_WAITING)
+MARK_SENT: Final = update(_ITEM).where(_ITEM.c.id.in_(_UNCLAIMED)).values(_ON_QUEUE)
+MARK_SENT_RESERVED: Final = update(_ITEM).where(_ITEM.c.id.in_(_RESERVED)).values(_ON_QUEUE)
 
 # --- Placing and reporting ---
 

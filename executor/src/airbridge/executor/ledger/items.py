@@ -380,19 +380,43 @@ def reserve(session: Any, ids: Collection[str], until: datetime) -> None:
 
 
 def mark_sent(
-    session: Any, ids: Collection[str], expires_at: datetime, *, at: datetime | None = None
+    session: Any,
+    ids: Collection[str],
+    expires_at: datetime,
+    *,
+    at: datetime | None = None,
+    reserved_until: datetime | None = None,
 ) -> None:
-    """Note that the queue took the messages, which are good until `expires_at`. Claimed rows stay as they are."""
+    """Note that the queue took the messages, which are good until `expires_at`. Claimed rows stay as they are.
+
+    With `reserved_until`, so do rows that are no longer of that reservation: their message is stale, and not waited for.
+    """
     if not ids:
         return
-    write(session, _locking.MARK_SENT, ids, until=expires_at, at=at or clock.now(session))
+    values: dict[str, Any] = {"until": expires_at, "at": at or clock.now(session)}
+    if reserved_until is None:
+        write(session, _locking.MARK_SENT, ids, **values)
+    else:
+        write(session, _locking.MARK_SENT_RESERVED, ids, **values, reserved=reserved_until)
 
 
-def postpone(session: Any, ids: Collection[str], not_before: datetime, detail: str) -> None:
-    """Put unclaimed rows back to be sent, no earlier than `not_before`."""
+def postpone(
+    session: Any,
+    ids: Collection[str],
+    not_before: datetime,
+    detail: str,
+    *,
+    reserved_until: datetime | None = None,
+) -> None:
+    """Put unclaimed rows back to be sent, no earlier than `not_before`; with `reserved_until`, those still of that reservation."""
     if not ids:
         return
-    write(session, _locking.POSTPONE, ids, at=not_before, why=detail)
+    if reserved_until is None:
+        write(session, _locking.POSTPONE, ids, at=not_before, why=detail)
+    else:
+        write(
+            session, _locking.POSTPONE_RESERVED, ids, at=not_before, why=detail, reserved=reserved_until
+        )
 
 
 def return_expired(session: Any, limit: int, *, region: str) -> int:
