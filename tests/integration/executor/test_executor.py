@@ -15,7 +15,7 @@ from tests.support.airflow_home import Metadata
 from tests.support.scheduler import VERSION, Hand, Scheduler, flat_dag, start_run, store_dag
 
 from airbridge.core import near
-from airbridge.executor.ledger import clock, items
+from airbridge.executor.ledger import clock, items, leases
 from airbridge.executor.ledger.items import NewItem
 from airbridge.executor.ledger.models import Outcome, WorkItemRow
 from airbridge.executor.placement.workloads import Refused, Workloads
@@ -428,6 +428,45 @@ def test_database_error_keeps_workloads(metadata: Metadata, scheduler: Scheduler
     scheduler.loop(1)
     assert [row.state for row in hand.rows()] == ["placed"]
     assert len(scheduler.executor.queued_tasks) == 0
+
+
+def test_resumed_by_another_scheduler(
+    metadata: Metadata, new_scheduler: Callable[[], Scheduler], hand: Hand
+) -> None:
+    """A task that another scheduler has queued again is no longer the first one's: it would refuse to queue it later."""
+    one, two = new_scheduler(), new_scheduler()
+    begin(metadata)
+    one.loop(2)
+    hand.claim(hand.rows())
+    hand.finish(hand.rows(), state="deferred")
+    hand.set_task("t0", state="scheduled")
+    two.loop(2)
+    assert [row.owner_job_id for row in hand.rows()] == [one.job.id, two.job.id]
+    one.executor.sync()
+    assert one.executor.slots_occupied == 0
+    assert two.executor.slots_occupied == 1
+
+
+def test_adoption_is_tried_until_it_succeeds(
+    metadata: Metadata, new_scheduler: Callable[[], Scheduler], hand: Hand
+) -> None:
+    """A row that another transaction holds, each time, is adopted once it is free."""
+    if metadata.engine.dialect.name != "postgresql":
+        pytest.skip("only Postgres locks rows")
+    first = new_scheduler()
+    begin(metadata)
+    first.loop(2)
+    first.die()
+    second = new_scheduler()
+    with metadata.session() as holder:
+        leases.lock(holder, [row.id for row in hand.rows()])
+        second.adopt()
+        for _ in range(2):
+            second.executor.sync()
+        assert [row.owner_job_id for row in hand.rows()] == [first.job.id]
+        holder.rollback()
+    second.executor.sync()
+    assert [row.owner_job_id for row in hand.rows()] == [second.job.id]
 
 
 def test_any_inlet_is_placed(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:

@@ -58,7 +58,7 @@ def test_queries_by_state(session: Any) -> None:
     ]
     assert items.sent_before(session, HOME, "default", clock.now(session)) == [rows[ItemState.SENT].id]
     everyone = {row.ti_id for row in rows.values()}
-    assert items.opened(session, everyone) == everyone - {rows[ItemState.SETTLED].ti_id}
+    assert set(items.opened(session, everyone)) == everyone - {rows[ItemState.SETTLED].ti_id}
     assert items.return_expired(session, 9, region=HOME) == 1
     assert rows[ItemState.SENT].state == ItemState.PLACED
     assert rows[ItemState.SENT].detail == "its message expired unclaimed"

@@ -136,7 +136,7 @@ def test_task_is_queued_beside_its_trigger(session: Any) -> None:
     session.expire_all()
     assert task.id != row.id
     assert session.get(WorkItemRow, row.id).state == ItemState.CLAIMED
-    assert items.opened(session, [row.ti_id]) == {row.ti_id}
+    assert set(items.opened(session, [row.ti_id])) == {row.ti_id}
     assert items.running_before(session, [task], clock.now(session)) == set()
 
 

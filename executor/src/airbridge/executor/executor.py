@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -222,33 +222,44 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
             views = _airflow.task_views(session, ti_ids)
             opened = items.opened(session, ti_ids)
             reported = [
-                row for row in rows if self._report_safely(row, views.get(row.ti_id), row.ti_id in opened)
+                row
+                for row in rows
+                if self._close_reopened(row, opened) or self._report_safely(row, views.get(row.ti_id))
             ]
             items.acknowledge(session, [row.id for row in reported])
         for region in {row.region for row in rows}:
             self._started.outbox.wake(region)
 
-    def _report_safely(self, row: WorkItemRow, view: _airflow.TaskView | None, reopened: bool) -> bool:
+    def _close_reopened(self, row: WorkItemRow, opened: Mapping[str, int | None]) -> bool:
+        """Return whether the task has another open row by now, and there is nothing to report.
+
+        Of a row that another scheduler has placed, the task is no longer this one's: it would not take it a second time.
+        """
+        if row.ti_id not in opened:
+            return False
+        if opened[row.ti_id] != self._job_id:
+            self.running.discard(_key(row))
+        return True
+
+    def _report_safely(self, row: WorkItemRow, view: _airflow.TaskView | None) -> bool:
         """Report one outcome as `_report` does; one that fails is logged, and keeps no other back."""
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            return self._report(row, view, reopened)
+            return self._report(row, view)
         except SQLAlchemyError:
             raise
         except Exception:
             log.exception("executor.report_failed", item_id=row.id, ti_id=row.ti_id)
             return False
 
-    def _report(self, row: WorkItemRow, view: _airflow.TaskView | None, reopened: bool) -> bool:
+    def _report(self, row: WorkItemRow, view: _airflow.TaskView | None) -> bool:
         """Report one outcome; False if it must be reported again until Airflow has acted on it.
 
         A success adds nothing, because the worker's report has set the state already. Only final states are reported: a
         deferred task may be queued again by now, and the scheduler would take the event for the end of the new attempt.
         """
         key = _key(row)
-        if reopened:
-            return True
         if view is not None and _is_live(view, row) and self._is_failure(row, key):
             self._report_failure(row, key, view)
             return False
@@ -308,12 +319,12 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         return [ti for ti in tis if str(ti.id) not in known]
 
     def _finish_adoption(self, session: Any) -> None:
-        """Adopt again what another transaction held the first time."""
+        """Adopt what another transaction held before; what one still holds is adopted next time."""
         from airbridge.executor.ledger import items
 
         if self._to_adopt:
             items.adopt(session, self._to_adopt, self._job_id)
-            self._to_adopt = set()
+            self._to_adopt = items.owned_by_others(session, self._to_adopt, self._job_id)
 
     def revoke_task(self, *, ti: Any) -> None:
         """Drop a task that is stuck in queued, and cancel its unclaimed work item. Raises nothing."""

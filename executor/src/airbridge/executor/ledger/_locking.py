@@ -170,7 +170,7 @@ OPEN: Final = (
     .with_for_update()
     .execution_options(populate_existing=True)
 )
-OPENED: Final = select(WorkItemRow.ti_id).where(
+OPENED: Final = select(WorkItemRow.ti_id, WorkItemRow.owner_job_id).where(
     WorkItemRow.ti_id.in_(bindparam("ti_ids", expanding=True)),
     WorkItemRow.state != ItemState.SETTLED,
     WorkItemRow.kind == ItemKind.TASK,

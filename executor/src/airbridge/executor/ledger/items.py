@@ -186,8 +186,7 @@ def adopt(session: Any, ti_ids: Collection[str], owner_job_id: int | None) -> se
     transaction has locked keep their owner (call again): waiting for them here, while the scheduler has locked the task
     instances, could deadlock.
     """
-    unreported = or_(WorkItemRow.state != ItemState.SETTLED, WorkItemRow.acknowledged_at.is_(None))
-    of_these = and_(WorkItemRow.ti_id.in_(list(ti_ids)), unreported, OF_TASK)
+    of_these = _unreported(ti_ids)
     query = select(WorkItemRow).where(of_these).order_by(WorkItemRow.id)
     for row in session.scalars(for_update(session, query, skip_locked=True)):
         row.owner_job_id = owner_job_id
@@ -196,9 +195,20 @@ def adopt(session: Any, ti_ids: Collection[str], owner_job_id: int | None) -> se
     return set(session.scalars(select(WorkItemRow.ti_id).where(of_these, adopted)))
 
 
-def opened(session: Any, ti_ids: Collection[str]) -> set[str]:
-    """Return those of these task instances that have an open row."""
-    return set(session.scalars(_locking.OPENED, {"ti_ids": sorted(ti_ids)}))
+def _unreported(ti_ids: Collection[str]) -> Any:
+    unreported = or_(WorkItemRow.state != ItemState.SETTLED, WorkItemRow.acknowledged_at.is_(None))
+    return and_(WorkItemRow.ti_id.in_(list(ti_ids)), unreported, OF_TASK)
+
+
+def owned_by_others(session: Any, ti_ids: Collection[str], owner_job_id: int | None) -> set[str]:
+    """Return those of these task instances that have a row to report which another scheduler owns."""
+    of_others = WorkItemRow.owner_job_id.is_distinct_from(owner_job_id)
+    return set(session.scalars(select(WorkItemRow.ti_id).where(_unreported(ti_ids), of_others)))
+
+
+def opened(session: Any, ti_ids: Collection[str]) -> dict[str, int | None]:
+    """Return those of these task instances that have an open row, each with the scheduler that owns it."""
+    return dict(session.execute(_locking.OPENED, {"ti_ids": sorted(ti_ids)}).all())
 
 
 def revoke(session: Any, ti_id: str, detail: str) -> bool:
@@ -414,9 +424,7 @@ def postpone(
     if reserved_until is None:
         write(session, _locking.POSTPONE, ids, at=not_before, why=detail)
     else:
-        write(
-            session, _locking.POSTPONE_RESERVED, ids, at=not_before, why=detail, reserved=reserved_until
-        )
+        write(session, _locking.POSTPONE_RESERVED, ids, at=not_before, why=detail, reserved=reserved_until)
 
 
 def return_expired(session: Any, limit: int, *, region: str) -> int:
