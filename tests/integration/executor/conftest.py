@@ -85,7 +85,7 @@ class StillExecutor(EdgeExecutor):
             ),
             scaling=Scaling({}),
             listener=listener,
-            throttle=Throttle(listener, outbox.full, batch=128),
+            throttle=Throttle(listener, outbox.full, batch=128),            worker_alive_seconds=self.settings.worker_alive_seconds,
         )
 
     @property

@@ -17,7 +17,7 @@ from tests.support.scheduler import VERSION, Hand, Scheduler, flat_dag, start_ru
 from airbridge.core import near
 from airbridge.executor.ledger import clock, items, leases
 from airbridge.executor.ledger.items import NewItem
-from airbridge.executor.ledger.models import Outcome, WorkItemRow
+from airbridge.executor.ledger.models import Outcome, WorkerRow, WorkItemRow
 from airbridge.executor.placement.workloads import Refused, Workloads
 from airbridge.executor.scheduling.throttle import SHORT_SECONDS
 
@@ -467,6 +467,22 @@ def test_adoption_is_tried_until_it_succeeds(
         holder.rollback()
     second.executor.sync()
     assert [row.owner_job_id for row in hand.rows()] == [second.job.id]
+
+
+def test_silent_workers_count_as_set(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
+    """Of two regions that hold the data the one whose worker has been silent for `worker_alive_seconds` counts as empty."""
+    executor = scheduler.executor
+    executor._components = replace(executor._started, worker_alive_seconds=20.0)
+    with metadata.session() as session:
+        for worker, region, slots in (("w-us", "us-east-1", 8), ("w-eu", "eu-west-1", 1)):
+            enrol(session, worker, region=region)
+            beat(session, worker, slots_total=slots)
+        silent = session.get(WorkerRow, "w-us")
+        silent.last_heartbeat_at = clock.now(session) - timedelta(seconds=30)
+        session.commit()
+    begin(metadata, executor_config=near("s3://shared/both"))
+    scheduler.loop(2)
+    assert [row.region for row in hand.rows()] == ["eu-west-1"]
 
 
 def test_any_inlet_is_placed(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:

@@ -74,6 +74,7 @@ def build(owner_job_id: int | None) -> Components:
         throttle=Throttle(
             listener, outbox.full, int(_airflow.airflow_option("scheduler", "max_tis_per_query") or 0)
         ),
+        worker_alive_seconds=configured.worker_alive_seconds,
     )
 
 

@@ -46,6 +46,8 @@ class Components:
     scaling: Scaling
     listener: NotificationListener
     throttle: Throttle
+    #: Age of the last heartbeat beyond which a worker is not considered in placing.
+    worker_alive_seconds: float
 
 
 class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no types
@@ -161,8 +163,9 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
 
         with _airflow.new_session() as session:
             versions = _airflow.bundle_versions(session, {each.bundle_info.name for each in workloads})
+            load = backlogs.backlog(session, alive_seconds=self._started.worker_alive_seconds)
             placed, refused = self._started.workloads.read(
-                workloads, backlogs.backlog(session), versions, self._assets.reader(session)
+                workloads, load, versions, self._assets.reader(session)
             )
             items.place(session, placed, self._job_id)
             self._refuse(session, refused)
