@@ -66,6 +66,17 @@ def test_an_ended_task_makes_room(bench: Bench) -> None:
     assert sent(bench) == {"erp": 1}
 
 
+def test_rows_that_are_not_sent_take_no_place(bench: Bench) -> None:
+    """A row that a pool's capacity leaves out holds no place of the limit: another pool's row has it in the same turn."""
+    bench.place(new_item(priority=9), new_item(limits="erp"))
+    bench.place(*(new_item(pool="gpu", limits="erp") for _ in range(4)))
+    with bench.metadata.session() as session:
+        capacity = {("eu-west-1", "default"): 1, ("eu-west-1", "gpu"): 9}
+        rows = items.sendable(session, capacity, 9, limits=bench.loop._limits)
+        assert Counter((row.pool, row.limits) for row in rows) == {("default", None): 1, ("gpu", "erp"): 3}
+        session.rollback()
+
+
 def test_priority_counts_between_classes(bench: Bench) -> None:
     """Rows with and without a limit stand by priority and then age, together."""
     new = [new_item(limits=limits, priority=priority) for priority in (1, 5, 3) for limits in ("erp", None)]

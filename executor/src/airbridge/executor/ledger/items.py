@@ -323,7 +323,7 @@ def sendable(
         waiting = [team for team, load in loads.get(ref, {}).items() if load.waiting]
         if shares is None or not shares.applies(ref, waiting):
             waits = _waiting(session, ref, now, wanted, room=room)
-            by_pool.append([row for row in waits if room is None or room.admits(ref, row)][:wanted])
+            by_pool.append(waits[:wanted] if room is None else room.first(ref, waits, wanted))
         else:
             of_team = {team: _waiting(session, ref, now, wanted, team=team, room=room) for team in waiting}
             admits = partial(room.admits, ref) if room is not None else None

@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, Final
 
 from sqlalchemy import and_, delete, func, or_, select
@@ -236,6 +237,10 @@ class Room:
     def concerns(self, ref: PoolRef) -> bool:
         """Return whether a limit counts anything that waits in this pool."""
         return ref in self._classes or bool(self._limits.of(None, ref))
+
+    def first(self, ref: PoolRef, rows: Iterable[WorkItemRow], wanted: int) -> list[WorkItemRow]:
+        """Return the first `wanted` of a pool's rows that may be sent; these alone count."""
+        return list(islice((row for row in rows if self.admits(ref, row)), wanted))
 
     def admits(self, ref: PoolRef, row: WorkItemRow) -> bool:
         """Return whether a row may be sent, and count it if so."""
