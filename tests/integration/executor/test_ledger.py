@@ -244,6 +244,19 @@ def test_a_released_row_keeps_its_epoch(session: Any) -> None:
     assert claim(session, row).epoch == 2
 
 
+def test_released_row_waits_before_its_fallback(session: Any) -> None:
+    """Work that a worker gives back after hours is offered to the region's others first."""
+    fallback = [{"region": "us-east-1", "pool": "default"}]
+    placement = {"fallback": fallback, "fallback_after": 60.0, "why": "", "tried": []}
+    [row] = place(session, new_item(placement=placement))
+    claim(session, row)
+    row.fallback_at = clock.now(session) - timedelta(hours=2)
+    session.flush()
+    leases.release(session, row, "drained")
+    assert items.stranded(session, "eu-west-1", 9) == []
+    assert row.fallback_at > clock.now(session) + timedelta(seconds=50)
+
+
 def test_overdue_means_past_lost_at(session: Any) -> None:
     """A lease that ran out may still be renewed; one past lost_after is fenced."""
     late, alive = place(session, new_item(), new_item())

@@ -17,7 +17,7 @@ from airbridge.core.regions import DEFAULT_TEAM
 from airbridge.executor.ledger import _locking, clock, events
 from airbridge.executor.ledger._locking import for_update, locked, write
 from airbridge.executor.ledger.backlogs import PoolRef
-from airbridge.executor.ledger.leases import settle, to_placed
+from airbridge.executor.ledger.leases import fallback_due, settle, to_placed
 from airbridge.executor.ledger.models import ItemState, Outcome, RecordRow, WorkItemRow
 from airbridge.executor.ledger.sharing import fair_shares, usage
 from airbridge.executor.ledger.sharing.fair_shares import FairShares
@@ -156,16 +156,10 @@ def _insert(session: Any, item: NewItem, now: datetime) -> WorkItemRow:
         sends=0,
         placed_at=now,
         not_before=now,
-        fallback_at=_fallback_at(item.placement, now),
+        fallback_at=fallback_due(item.placement, now),
     )
     session.add(row)
     return row
-
-
-def _fallback_at(placement: Mapping[str, Any], now: datetime) -> datetime | None:
-    if not placement.get("fallback"):
-        return None
-    return clock.after(now, float(placement["fallback_after"]))
 
 
 def _take_over(row: WorkItemRow, item: NewItem, now: datetime) -> None:
@@ -173,7 +167,7 @@ def _take_over(row: WorkItemRow, item: NewItem, now: datetime) -> None:
     for each in fields(item):
         if each.name != "id":
             setattr(row, each.name, getattr(item, each.name))
-    row.fallback_at = _fallback_at(item.placement, now)
+    row.fallback_at = fallback_due(item.placement, now)
     if moved:
         to_placed(row, now)
         row.epoch += 1
@@ -273,7 +267,7 @@ def reroute(session: Any, row: WorkItemRow, detail: str) -> None:
         "tried": [*row.placement.get("tried", []), row.region],
     }
     row.region, row.pool = next_place["region"], next_place["pool"]
-    row.fallback_at = _fallback_at(row.placement, now)
+    row.fallback_at = fallback_due(row.placement, now)
     row.epoch += 1
     row.sends = 0
     to_placed(row, now)

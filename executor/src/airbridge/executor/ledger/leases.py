@@ -155,10 +155,11 @@ def release_lost(session: Any, row: WorkItemRow, detail: str) -> None:
 
 
 def release(session: Any, row: WorkItemRow, detail: str) -> None:
-    """Put a claimed row back to be sent. The epoch stays: the next grant raises it."""
+    """Put a claimed row back to be sent. The epoch stays: the next grant raises it. Its fallback waits as long as at first."""
     now = clock.now(session)
     _add_used(row, now)
     to_placed(row, now)
+    row.fallback_at = fallback_due(row.placement, now)
     row.worker_id = None
     row.claimed_at = row.renewed_at = row.lease_until = row.lost_at = None
     row.started = None
@@ -200,6 +201,11 @@ def overdue(session: Any, limit: int) -> list[WorkItemRow]:
         .limit(limit)
     )
     return list(session.scalars(for_update(session, query, skip_locked=True)))
+
+
+def fallback_due(placement: Mapping[str, Any], at: datetime) -> datetime | None:
+    """Return when work that waits since `at` moves to its fallback; None without one."""
+    return clock.after(at, float(placement["fallback_after"])) if placement.get("fallback") else None
 
 
 def to_placed(row: WorkItemRow, not_before: datetime) -> None:
