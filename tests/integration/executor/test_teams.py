@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
@@ -76,6 +78,36 @@ def test_quota_is_not_exceeded(bench: Bench) -> None:
     bench.place(*(new_item(team="large") for _ in range(3)))
     bench.loop.turn()
     assert sent(bench) == {"large": 3}
+
+
+class MeetingShares(FairShares):
+    """Shares of a scheduler that has read the loads, and waits for the other one to have read them."""
+
+    def __init__(self, barrier: threading.Barrier) -> None:
+        super().__init__(TEAMS)
+        self._barrier = barrier
+
+    def in_turn(self, *given: Any) -> Any:
+        with suppress(threading.BrokenBarrierError):
+            self._barrier.wait(1)
+        return super().in_turn(*given)
+
+
+def test_two_schedulers_keep_one_quota(metadata: Metadata, settings: Settings) -> None:
+    """Two schedulers that send at one time together send no more than the quota."""
+    if metadata.engine.dialect.name != "postgresql":
+        pytest.skip("SQLite has one writer")
+    barrier = threading.Barrier(2)
+    benches = [Bench(metadata, settings) for _ in range(2)]
+    for bench in benches:
+        bench.loop._shares = MeetingShares(barrier)
+    benches[0].place(*(new_item(team="capped") for _ in range(60)))
+    turns = [threading.Thread(target=bench.loop.turn) for bench in benches]
+    for turn in turns:
+        turn.start()
+    for turn in turns:
+        turn.join()
+    assert sent(benches[0]) == {"capped": 2}
 
 
 def test_one_team_costs_no_further_query(bench: Bench, metadata: Metadata) -> None:

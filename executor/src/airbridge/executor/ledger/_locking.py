@@ -25,6 +25,11 @@ _WRITTEN: Final = ("state", "sends", "sent_at", "expires_at", "not_before", "det
 _TAKE_WRITE_LOCK: Final = text("UPDATE airbridge_work_item SET epoch = epoch WHERE id = ''")
 
 
+def take_write_lock(session: Any) -> None:
+    """Take SQLite's write lock, which the transaction holds until it ends."""
+    session.execute(_TAKE_WRITE_LOCK)
+
+
 def for_update(session: Any, query: Any, *, skip_locked: bool = False) -> Any:
     """Return `query` such that its rows are this transaction's until it ends.
 

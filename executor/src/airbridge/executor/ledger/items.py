@@ -311,7 +311,11 @@ def sendable(
     now = at or clock.now(session)
     free = {ref: min(each, limit) for ref, each in capacity.items() if each > 0}
     room = limits.room(session, now) if free else None
-    loads = fair_shares.loads(session, free) if shares is not None else {}
+    loads: fair_shares.Loads = {}
+    if shares is not None:
+        if limited := shares.limited(free):
+            fair_shares.lock_quotas(session, limited)
+        loads = fair_shares.loads(session, free)
     by_pool = []
     for ref, wanted in free.items():
         waiting = [team for team, load in loads.get(ref, {}).items() if load.waiting]

@@ -13,10 +13,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from airbridge.core.protocol import ItemKind
 from airbridge.core.regions import Team, place_of
+from airbridge.executor.ledger import _locking
 from airbridge.executor.ledger.backlogs import PoolRef
 from airbridge.executor.ledger.models import ItemState, WorkItemRow
 
@@ -72,6 +73,23 @@ def loads(session: Any, refs: Collection[PoolRef] | None = None) -> Loads:
     }
 
 
+# First key of Postgres' advisory locks on the quotas of a region; the second is of the region's name.
+_QUOTA_LOCK: Final = 0x61627174
+_LOCK_QUOTAS: Final = text("SELECT pg_advisory_xact_lock(:key, hashtext(:region))")
+
+
+def lock_quotas(session: Any, regions: Collection[str]) -> None:
+    """Let no other scheduler send work of these regions until the transaction ends: loads that are read now stay as they are.
+
+    Row locks are no help: schedulers pass over the rows that another one has locked, and each would fill the quota.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        _locking.take_write_lock(session)
+        return
+    for region in sorted(regions):
+        session.execute(_LOCK_QUOTAS, {"key": _QUOTA_LOCK, "region": region})
+
+
 class FairShares:
     """Shares of the catalogue's teams. A team that the catalogue does not name (any more) has weight 1 and no quota."""
 
@@ -82,6 +100,11 @@ class FairShares:
             self._weights[team.name] = team.weight
             for queue, slots in team.quota.items():
                 self._quotas[place_of(queue), team.name] = slots
+
+    def limited(self, refs: Iterable[PoolRef]) -> set[str]:
+        """Return the regions of those of these pools in which a team has a quota."""
+        with_quota = {ref for ref, _ in self._quotas}
+        return {ref[0] for ref in refs if ref in with_quota}
 
     def applies(self, ref: PoolRef, waiting: Collection[str]) -> bool:
         """Return whether it makes a difference that these teams have work that waits for the pool."""
