@@ -95,6 +95,74 @@ def test_teams_take_turns_within_a_limit(bench: Bench) -> None:
     assert Counter(row.team for row in bench.hand.rows("sent")) == {"a": 3, "b": 7}
 
 
+FALLBACK = {
+    "fallback": [{"region": "us-east-1", "pool": "default"}],
+    "fallback_after": 60.0,
+    "why": "",
+    "tried": [],
+}
+
+
+def let_fallback_be_due(bench: Bench) -> None:
+    """Let the fallback time of all work pass, and the outbox look."""
+    with bench.metadata.session() as session:
+        past = clock.now(session) - timedelta(seconds=1)
+    bench.change(fallback_at=past)
+    bench.now += 60
+    bench.loop.turn()
+
+
+def regions(bench: Bench) -> Counter[str]:
+    return Counter(row.region for row in bench.hand.rows("placed", "sent"))
+
+
+def test_work_under_a_full_limit_does_not_move(bench: Bench) -> None:
+    """Work that a limit holds back waits for its turn, and not for a worker: it stays, also at the moment when a place is free."""
+    bench.place(*(new_item(limits="erp", placement=FALLBACK) for _ in range(9)))
+    bench.loop.turn()
+    rows = bench.hand.rows("sent")
+    bench.hand.claim_only(rows)
+    let_fallback_be_due(bench)
+    assert regions(bench) == {"eu-west-1": 6}
+    with bench.metadata.session() as session:
+        leases.settle(session, leases.lock(session, [rows[0].id])[rows[0].id], Outcome.SUCCESS)
+        session.commit()
+    let_fallback_be_due(bench)
+    assert regions(bench) == {"eu-west-1": 6}
+    assert sent(bench) == {"erp": 1}
+
+
+def test_work_under_an_unused_limit_moves(bench: Bench) -> None:
+    """Where no worker claims what a limit has let go, the work moves as any other."""
+    bench.place(*(new_item(limits="erp", placement=FALLBACK) for _ in range(9)))
+    bench.loop.turn()
+    with bench.metadata.session() as session:
+        bench.change(sent_at=clock.now(session) - timedelta(seconds=10))
+    let_fallback_be_due(bench)
+    assert regions(bench) == {"us-east-1": 9}
+
+
+def test_other_work_moves_beside_a_full_limit(bench: Bench) -> None:
+    """A full limit keeps its own work alone from the fallback."""
+    bench.place(*(new_item(limits="erp", placement=FALLBACK) for _ in range(5)))
+    bench.loop.turn()
+    bench.hand.claim_only(bench.hand.rows("sent"))
+    bench.place(new_item(placement=FALLBACK))
+    let_fallback_be_due(bench)
+    assert regions(bench) == {"eu-west-1": 2, "us-east-1": 1}
+
+
+def test_work_that_may_not_be_sent_yet_does_not_move(bench: Bench) -> None:
+    """A row that a claim has given back for later keeps its region and its time."""
+    bench.place(new_item(placement=FALLBACK))
+    with bench.metadata.session() as session:
+        later = clock.now(session) + timedelta(minutes=5)
+    bench.change(not_before=later)
+    let_fallback_be_due(bench)
+    [row] = bench.hand.rows()
+    assert (row.region, row.not_before) == ("eu-west-1", later)
+
+
 def test_limit_of_a_pool_holds_for_all_of_it(bench: Bench) -> None:
     """Every task of the limit's pool counts, with or without a name; other pools have their own room."""
     limited(bench, Limit(name="gpus", max_running=2, pools=("gpu@eu-west-1",)))

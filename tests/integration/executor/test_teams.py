@@ -80,6 +80,20 @@ def test_quota_is_not_exceeded(bench: Bench) -> None:
     assert sent(bench) == {"large": 3}
 
 
+def test_work_under_a_full_quota_does_not_move(bench: Bench) -> None:
+    """Work that waits for its team's own work to end does not move to its fallback."""
+    fallback = [{"region": "us-east-1", "pool": "default"}]
+    placement = {"fallback": fallback, "fallback_after": 60.0, "why": "", "tried": []}
+    bench.place(*(new_item(team="capped", placement=placement) for _ in range(5)))
+    bench.loop.turn()
+    bench.hand.claim_only(bench.hand.rows("sent"))
+    with bench.metadata.session() as session:
+        bench.change(fallback_at=clock.now(session) - timedelta(seconds=1))
+    bench.now += 60
+    bench.loop.turn()
+    assert {row.region for row in bench.hand.rows("placed")} == {"eu-west-1"}
+
+
 class MeetingShares(FairShares):
     """Shares of a scheduler that has read the loads, and waits for the other one to have read them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -19,9 +20,10 @@ from airbridge.control_plane.read_model.work import WorkFilter
 from airbridge.control_plane.read_model.workers import WorkerFilter
 from airbridge.core.compatibility import Verdict
 from airbridge.core.protocol import Versions
+from airbridge.core.regions import Limit, Team
 from airbridge.executor.ledger import events, leases
 from airbridge.executor.ledger import gateways as ledger_gateways
-from airbridge.executor.ledger.models import ItemState, Outcome
+from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
 
 OLD = Versions(airbridge="0.0.9", airflow="3.0.4", task_sdk="1.0.4", python="3.11.7")
 
@@ -76,6 +78,45 @@ def test_a_regions_health(
     eu = regions.listing(session, platform)[1]
     assert health == eu.health
     assert bool(eu.why) is (health is not Health.HEALTHY)
+
+
+def waits_long(session: Any, rows: list[WorkItemRow]) -> None:
+    for row in rows:
+        row.placed_at -= timedelta(minutes=15)
+    session.flush()
+
+
+@pytest.mark.parametrize(
+    "held_back",
+    [
+        pytest.param(
+            {"limits": (Limit(name="erp", max_running=1, pools=("eu-west-1",)),)}, id="limit-of-the-pool"
+        ),
+        pytest.param({"limits": (Limit(name="crm", max_running=1),)}, id="limit-of-the-task"),
+        pytest.param({"teams": (Team(name="default", quota={"eu-west-1": 1}),)}, id="quota"),
+    ],
+)
+def test_work_that_is_held_back_is_no_fault(
+    session: Any, platform: Platform, seed: Seed, held_back: dict[str, Any]
+) -> None:
+    """Work that waits for a limit or a quota does not degrade a pool with free slots; other work that waits does."""
+    platform = replace(platform, catalogue=platform.catalogue.model_copy(update=held_back))
+    seed.gateway()
+    seed.worker()
+    first, *others = seed.task(count=4)
+    for row in (first, *others):
+        row.limits = "crm"
+    leases.claim(session, first, "worker-1", 60.0, 600.0, {})
+    waits_long(session, others)
+    [pool, _] = regions.listing(session, platform)[1].pools
+    assert pool.health is Health.HEALTHY
+    assert pool.oldest_waiting_since == others[0].placed_at
+    assert pool.oldest_ready_since is None
+
+    leases.settle(session, first, Outcome.SUCCESS)
+    [pool, _] = regions.listing(session, platform)[1].pools
+    assert pool.health is Health.DEGRADED
+    assert pool.oldest_ready_since == others[0].placed_at
 
 
 def test_draining_region_without_work(session: Any, platform: Platform, seed: Seed) -> None:

@@ -13,7 +13,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 def test_nothing_is_nothing() -> None:
     """A pool that nothing is known of has no work, no workers and no slots."""
-    assert astuple(Backlog()) == (0, 0, 0, None, 0, 0, 0, 0)
+    assert astuple(Backlog()) == (0, 0, 0, None, 0, 0, 0, 0, None)
     assert _one({}, {}, (0, 0)) == Backlog()
 
 

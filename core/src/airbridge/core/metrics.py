@@ -92,7 +92,7 @@ QUEUE_AGE: Final = _gateway(
     "airbridge_queue_age_seconds",
     _G,
     "seconds",
-    "Age of the oldest unclaimed work item; 0 if there is none",
+    "Age of the oldest unclaimed work item that no limit and no quota holds back; 0 if there is none",
     *("region", "pool"),
 )
 BACKLOG_PER_SLOT: Final = _gateway(

@@ -20,6 +20,9 @@ from airbridge.core.protocol import ItemKind
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.backlogs import Backlog, backlog
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
+from airbridge.executor.ledger.sharing import held_back
+from airbridge.executor.ledger.sharing.fair_shares import FairShares
+from airbridge.executor.ledger.sharing.limits import Limits
 
 # Window of throughput and failures.
 RECENT: Final = timedelta(minutes=5)
@@ -73,6 +76,8 @@ class PoolView:
     settled: int
     #: Of these, lost, failed or unplaceable. An attempt that failed and is retried has failed.
     failed: int
+    #: Time since which the oldest unclaimed item waits that no limit and no quota holds back.
+    oldest_ready_since: datetime | None = None
 
     @property
     def waiting(self) -> int:
@@ -155,7 +160,10 @@ _WORST: Final = (
 def listing(session: Any, platform: Platform) -> tuple[RegionView, ...]:
     """Return every region of the catalogue, the home region first, and any other that has work or workers."""
     now = clock.now(session)
-    waiting = backlog(session, alive_seconds=platform.alive_after.total_seconds())
+    held = held_back.conditions(
+        session, Limits(platform.catalogue.limits), FairShares(platform.catalogue.teams), now
+    )
+    waiting = backlog(session, alive_seconds=platform.alive_after.total_seconds(), at=now, held_back=held)
     ended = _ended(session, now - RECENT)
     fleet = workers.summary(session, platform)
     down = gateways.down(session)
@@ -217,6 +225,7 @@ def _pool(
         sent=work.sent,
         running=work.claimed,
         oldest_waiting_since=work.oldest_placed_at,
+        oldest_ready_since=work.oldest_ready_at,
         slots=fleet.slots,
         slots_used=fleet.slots_used,
         workers=Counter(fleet.standings),
@@ -247,7 +256,7 @@ def _health(work: Backlog, fleet: Summary, now: datetime) -> tuple[Health, str]:
         return Health.DEGRADED, _queue_error(fleet)
     if missing := _count(fleet, *MISSING):
         return Health.DEGRADED, f"{_workers(missing)} without heartbeats"
-    waited = now - work.oldest_placed_at if work.oldest_placed_at else timedelta(0)
+    waited = now - work.oldest_ready_at if work.oldest_ready_at else timedelta(0)
     if waited > SLOW_AFTER and fleet.slots_used < fleet.slots:
         return Health.DEGRADED, f"work has waited {int(waited.total_seconds())} s though slots are free"
     return Health.HEALTHY, _others(fleet.standings).removeprefix(": ")

@@ -31,6 +31,7 @@ from airbridge.executor.dispatch.signing_key import MessageSigner
 from airbridge.executor.ledger import backlogs, clock, events, items, leases
 from airbridge.executor.ledger.backlogs import Backlog, PoolRef
 from airbridge.executor.ledger.models import Outcome, WorkItemRow
+from airbridge.executor.ledger.sharing import held_back
 from airbridge.executor.ledger.sharing.fair_shares import FairShares
 from airbridge.executor.ledger.sharing.limits import Limits
 from airbridge.executor.settings import Settings
@@ -213,7 +214,8 @@ class RegionOutbox:
         """Return expired items to the outbox, and move items to their fallback that no worker here has taken in time."""
         with self._new_session() as session:
             expired = items.return_expired(session, TURN_LIMIT, region=self._region.name)
-            moved = items.stranded(session, self._region.name, TURN_LIMIT)
+            held = partial(held_back.conditions, session, self._limits, self._shares)
+            moved = items.stranded(session, self._region.name, TURN_LIMIT, held)
             for row in moved:
                 items.reroute(session, row, f"no worker in {self._region.name} took it in time")
         for row in moved:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import and_, bindparam, case, func, not_, or_, select
 
 from airbridge.core.protocol import ItemKind, WorkerState
 from airbridge.executor.ledger import clock
+from airbridge.executor.ledger._airflow import UtcDateTime
 from airbridge.executor.ledger.models import ItemState, WorkerRow, WorkItemRow
 
 # A region and a pool of it.
@@ -60,6 +61,8 @@ class Backlog:
     # Open triggers of deferred tasks, waiting or running. They take no slots, and are in none of the other counts.
     triggers: int = 0
     triggers_placed: int = 0
+    # Since when the oldest has been waiting that no limit and no quota holds back.
+    oldest_ready_at: datetime | None = None
 
 
 def backlog(
@@ -68,17 +71,39 @@ def backlog(
     region: str | None = None,
     alive_seconds: float = WORKER_ALIVE_SECONDS,
     at: datetime | None = None,
+    held_back: Sequence[Any] = (),
 ) -> dict[PoolRef, Backlog]:
     """Return the backlog of every (region, pool) that has open items or live workers.
 
-    `at` saves reading the database's clock again.
+    `at` saves reading the database's clock again. `held_back` are the conditions of work that waits for its turn (see
+    `sharing.held_back`): one that has been sent waits for a worker since then.
     """
     counts, triggers = _counts(session, region)
     capacity = _capacity(session, region, (at or clock.now(session)) - timedelta(seconds=alive_seconds))
-    return {
+    found = {
         place: _one(counts.get(place, {}), triggers.get(place, {}), capacity.get(place, (0, 0)))
         for place in {*counts, *triggers, *capacity}
     }
+    if not held_back:
+        return found
+    ready = _ready(session, held_back)
+    return {place: replace(each, oldest_ready_at=ready.get(place)) for place, each in found.items()}
+
+
+def _ready(session: Any, held_back: Sequence[Any]) -> dict[PoolRef, datetime]:
+    """Return since when the oldest task of each pool has been waiting that is not held back."""
+    row = WorkItemRow
+    held = or_(*held_back)
+    since = case((held, func.coalesce(row.sent_at, row.placed_at)), else_=row.placed_at)
+    query = (
+        select(row.region, row.pool, func.min(since, type_=UtcDateTime()))
+        .where(
+            row.kind == ItemKind.TASK,
+            or_(row.state == ItemState.SENT, and_(row.state == ItemState.PLACED, not_(held))),
+        )
+        .group_by(row.region, row.pool)
+    )
+    return {(region, pool): oldest for region, pool, oldest in session.execute(query)}
 
 
 def _one(
@@ -87,11 +112,13 @@ def _one(
     none = (0, None)
     placed, sent = states.get(ItemState.PLACED, none), states.get(ItemState.SENT, none)
     waiting_since = [since for _, since in (placed, sent) if since is not None]
+    oldest = min(waiting_since, default=None)
     return Backlog(
         placed=placed[0],
         sent=sent[0],
         claimed=states.get(ItemState.CLAIMED, none)[0],
-        oldest_placed_at=min(waiting_since, default=None),
+        oldest_placed_at=oldest,
+        oldest_ready_at=oldest,
         workers_alive=capacity[0],
         slots=capacity[1],
         triggers=sum(count for count, _ in triggers.values()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import partial
@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import and_, delete, or_, select, tuple_
+from sqlalchemy import and_, delete, false, not_, or_, select, tuple_
 
 from airbridge.core.protocol import ItemKind
 from airbridge.core.regions import DEFAULT_TEAM
@@ -270,22 +270,35 @@ def reroute(session: Any, row: WorkItemRow, detail: str) -> None:
     row.fallback_at = fallback_due(row.placement, now)
     row.epoch += 1
     row.sends = 0
-    to_placed(row, now)
+    to_placed(row, max(now, row.not_before))
     row.detail = detail
     events.record(session, "item.rerouted", "outbox", row=row, at=now, left=left, reason=detail)
     session.flush()
 
 
-def stranded(session: Any, region: str, limit: int) -> list[WorkItemRow]:
-    """Return unclaimed rows of `region` whose fallback is due, locked; those another process holds are left out."""
+def stranded(
+    session: Any,
+    region: str,
+    limit: int,
+    held_back: Callable[[datetime], Sequence[Any]] = lambda _now: (),
+) -> list[WorkItemRow]:
+    """Return unclaimed rows of `region` whose fallback is due, locked; those another process holds are left out.
+
+    So are those that may not be sent yet, or that meet a condition of `held_back`: they have not waited for a worker.
+    """
+    now = clock.now(session)
+    row = WorkItemRow
+    held = and_(row.state == ItemState.PLACED, or_(false(), *held_back(now)))
     query = (
-        select(WorkItemRow)
+        select(row)
         .where(
-            WorkItemRow.region == region,
-            WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT)),
-            WorkItemRow.fallback_at <= clock.now(session),
+            row.region == region,
+            row.state.in_((ItemState.PLACED, ItemState.SENT)),
+            row.fallback_at <= now,
+            row.not_before <= now,
+            not_(held),
         )
-        .order_by(WorkItemRow.fallback_at, WorkItemRow.id)
+        .order_by(row.fallback_at, row.id)
         .limit(limit)
     )
     return list(session.scalars(for_update(session, query, skip_locked=True)))

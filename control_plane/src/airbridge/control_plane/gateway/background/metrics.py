@@ -166,7 +166,7 @@ def _of_pools(pools: list[PoolView], now: Any) -> list[Metric]:
         place = [pool.region, pool.pool]
         for state, count in (("placed", pool.placed), ("sent", pool.sent), ("claimed", pool.running)):
             items.add_metric([*place, state], count)
-        since = pool.oldest_waiting_since
+        since = pool.oldest_ready_since
         age.add_metric(place, (now - since).total_seconds() if since else 0.0)
         per_slot = pool.backlog_per_slot
         backlog.add_metric(place, per_slot if per_slot is not None else pool.waiting)

@@ -101,10 +101,19 @@ class FairShares:
             for queue, slots in team.quota.items():
                 self._quotas[place_of(queue), team.name] = slots
 
+    @property
+    def with_quota(self) -> frozenset[PoolRef]:
+        """Pools in which a team has a quota."""
+        return frozenset(ref for ref, _ in self._quotas)
+
+    def holds_back(self, ref: PoolRef, team: str, load: TeamLoad) -> bool:
+        """Return whether a team's work waits for its own work in the pool to end: its quota has no room for all of it."""
+        quota = self._quotas.get((ref, team))
+        return quota is not None and load.claimed > 0 and load.waiting > max(0, quota - load.held)
+
     def limited(self, refs: Iterable[PoolRef]) -> set[str]:
         """Return the regions of those of these pools in which a team has a quota."""
-        with_quota = {ref for ref, _ in self._quotas}
-        return {ref[0] for ref in refs if ref in with_quota}
+        return {ref[0] for ref in refs if ref in self.with_quota}
 
     def applies(self, ref: PoolRef, waiting: Collection[str]) -> bool:
         """Return whether it makes a difference that these teams have work that waits for the pool."""

@@ -80,13 +80,26 @@ class _Counts:
             rooms.append(limit.starts_per_minute - len(self.starts) - ahead)
         return max(0, min(rooms))
 
+    def holds_back(self, limit: Limit, ref: PoolRef) -> bool:
+        """Return whether a pool's items wait for others of the limit: it is in use, and has no room for all that wait to be sent."""
+        placed = self.waiting - self.fresh - self.stale.total()
+        in_use = self.running or self.fresh or self.starts
+        return bool(in_use) and placed > self.room(limit, ref)
+
 
 class Limits:
     """The catalogue's limits."""
 
     def __init__(self, limits: Iterable[Limit] = ()) -> None:
         self._limits = {limit.name: limit for limit in limits}
-        self._places = frozenset().union(*(limit.places for limit in self._limits.values()))
+        self._places: frozenset[PoolRef] = frozenset().union(
+            *(limit.places for limit in self._limits.values())
+        )
+
+    @property
+    def places(self) -> frozenset[PoolRef]:
+        """Pools whose tasks all count towards a limit."""
+        return self._places
 
     def __bool__(self) -> bool:
         return bool(self._limits)
@@ -233,6 +246,14 @@ class Room:
                 yield limits, None
             elif min(rooms) > 0:
                 yield limits, min(rooms)
+
+    def held_back(self) -> Iterator[tuple[PoolRef, str | None]]:
+        """Yield the pools, and the different `limits` of the rows in each, that a limit holds back."""
+        for ref in sorted({*self._classes, *self._limits.places}):
+            for limits in self._classes.get(ref, [None]):
+                of_class = self._limits.of(limits, ref)
+                if any(self._counts[limit.name].holds_back(limit, ref) for limit in of_class):
+                    yield ref, limits
 
     def concerns(self, ref: PoolRef) -> bool:
         """Return whether a limit counts anything that waits in this pool."""
