@@ -85,7 +85,8 @@ class StillExecutor(EdgeExecutor):
             ),
             scaling=Scaling({}),
             listener=listener,
-            throttle=Throttle(listener, outbox.full, batch=128),            worker_alive_seconds=self.settings.worker_alive_seconds,
+            throttle=Throttle(listener, outbox.full, batch=128),
+            worker_alive_seconds=self.settings.worker_alive_seconds,
         )
 
     @property

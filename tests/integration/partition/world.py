@@ -93,7 +93,8 @@ class HomeExecutor(StillExecutor):
             reconciler=reconciler,
             scaling=Scaling({}),
             listener=listener,
-            throttle=Throttle(listener, outbox.full, batch=128),            worker_alive_seconds=world.settings.worker_alive_seconds,
+            throttle=Throttle(listener, outbox.full, batch=128),
+            worker_alive_seconds=world.settings.worker_alive_seconds,
         )
         outbox.start()
 

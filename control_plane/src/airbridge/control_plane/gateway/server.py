@@ -34,7 +34,7 @@ from airbridge.control_plane.gateway.audit.denials import DenialLog, Rates
 from airbridge.control_plane.gateway.auth.authentication import WorkerAuthenticator
 from airbridge.control_plane.gateway.auth.key_reload import KeyReloader
 from airbridge.control_plane.gateway.auth.residency import Residency
-from airbridge.control_plane.gateway.background import request_metrics, snapshot_signatures
+from airbridge.control_plane.gateway.background import request_metrics
 from airbridge.control_plane.gateway.background.liveness import Liveness
 from airbridge.control_plane.gateway.background.metrics import Counted, Metrics
 from airbridge.control_plane.gateway.background.worker_expiry import WorkerExpiry
@@ -154,11 +154,7 @@ class Gateway:
     def __init__(self, components: GatewayComponents) -> None:
         settings = components.settings
         self._components = components
-        self.key_reloader = KeyReloader(
-            components.keyring,
-            self._new_certificate,
-            partial(snapshot_signatures.renew, settings.secrets_dir),
-        )
+        self.key_reloader = KeyReloader(components.keyring, self._new_certificate)
         self._contexts = ServerContexts(components.keyring.keys.ca, _names(settings), components.clock)
         self._threads = ThreadPools.of(settings.gateway_threads)
         self._denials = DenialLog(components.denial_rates)

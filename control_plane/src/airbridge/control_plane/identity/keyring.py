@@ -74,7 +74,7 @@ class Keyring:
     """Holder of the current keys. Read `keys` once per request, so that its decisions are consistent."""
 
     def __init__(self, read: GatewaySecrets, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         self._read_from = fingerprint(directory)
         self.keys = Keys.of(read)
 
@@ -88,12 +88,12 @@ class Keyring:
 
         Raises `SecretsError` while the files are inconsistent: the keys stay as they were.
         """
-        found = fingerprint(self._directory)
+        found = fingerprint(self.directory)
         if found == self._read_from:
             return False
-        keys = Keys.of(GatewaySecrets.load(self._directory))
-        if fingerprint(self._directory) != found:
-            raise SecretsError(f"{self._directory} is being changed at this moment")
+        keys = Keys.of(GatewaySecrets.load(self.directory))
+        if fingerprint(self.directory) != found:
+            raise SecretsError(f"{self.directory} is being changed at this moment")
         self.keys, self._read_from = keys, found
         return True
 

@@ -12,6 +12,7 @@ import structlog
 from sqlalchemy import exc as sql
 
 from airbridge.control_plane.exceptions import SecretsError
+from airbridge.control_plane.gateway.background import snapshot_signatures
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.core.exceptions import ConfigurationError
@@ -25,15 +26,12 @@ POLL_SECONDS: Final = 1.0
 class KeyReloader:
     """Polls a keyring's files. Calls `changed` on the event loop after the keys have changed.
 
-    Calls `renew_signatures` in a thread at the start and after each change, until it succeeds.
+    At the start and after each change, snapshots are signed anew (`snapshot_signatures`), until that succeeds.
     """
 
-    def __init__(
-        self, keyring: Keyring, changed: Callable[[], None], renew_signatures: Callable[[], Any]
-    ) -> None:
+    def __init__(self, keyring: Keyring, changed: Callable[[], None]) -> None:
         self._keyring = keyring
         self._changed = changed
-        self._renew_signatures = renew_signatures
         self._renewal_due = True
         self._refused = ""
         self._not_renewed = ""
@@ -48,7 +46,7 @@ class KeyReloader:
 
     async def _renew(self) -> None:
         try:
-            await asyncio.to_thread(self._renew_signatures)
+            await asyncio.to_thread(snapshot_signatures.renew, self._keyring.directory)
         except (SecretsError, ConfigurationError, OSError, sql.SQLAlchemyError) as error:
             if self._not_renewed != str(error):
                 self._not_renewed = str(error)
