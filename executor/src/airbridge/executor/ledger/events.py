@@ -94,7 +94,7 @@ def _add_once_sql(columns: tuple[str, ...]) -> Any:
     names = ", ".join(columns)
     typed = ", ".join(f"{name} {_TYPES.get(name, 'text')}" for name in columns)
     return text(
-        f"INSERT INTO airbridge_event ({names}) SELECT {names} "  # noqa: S608 - of column names
+        f"INSERT INTO airbridge_event ({names}) SELECT {names} "  # noqa: S608 # nosec B608 - of column names
         f"FROM json_to_recordset(CAST(:rows AS json)) AS edge ({typed}) "
         "ON CONFLICT (uid) DO NOTHING RETURNING CAST(uid AS text)"
     )
