@@ -241,3 +241,15 @@ def test_failed_rebuild_keeps_memory(tmp_path: Path) -> None:
     journal.rebuild("gone", NOW)
     journal.close()
     assert [*open_(path).contents.grants] == [key(UUID(int=1), 1)]
+
+
+def test_a_forgotten_item_stays_forgotten(tmp_path: Path) -> None:
+    """Whatever comes after it in the same group: the answer to a final state is noted when its supervisor has ended already."""
+    file = JournalFile.open(tmp_path / "journal.sqlite", now=NOW)[0]
+    file.apply([AddGrant(grant(1)), AddGrant(grant(2))])
+    at = key(grant(1).item_id, 1)
+    file.apply([Forget(at), MarkReported(at, 1), AddRecord(record(1, 2), final=True)])
+    assert [*file.contents.grants] == [key(grant(2).item_id, 1)]
+    assert not file.contents.records
+    file.apply([Forget(key(grant(2).item_id, 1)), AddGrant(grant(2))])
+    assert [*file.contents.grants] == [key(grant(2).item_id, 1)]

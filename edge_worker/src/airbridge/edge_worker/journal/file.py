@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections import ChainMap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +26,7 @@ from airbridge.edge_worker.journal.rows import (
     TABLES,
     Change,
     Contents,
+    DropGrant,
     GrantRow,
     Key,
     Op,
@@ -53,6 +53,33 @@ class Damage:
     set_aside: Path | None
     #: Whole results that were proven by their checksums and written to the new file.
     carried_over: int
+
+
+class _GrantView(Mapping[Key, GrantRow]):
+    """The journal's grants as a group's earlier changes leave them, before these are written."""
+
+    def __init__(self, before: Mapping[Key, GrantRow]) -> None:
+        self._before = before
+        self._changed: dict[Key, GrantRow | None] = {}
+
+    def note(self, change: Change) -> None:
+        """Take a change into account."""
+        if isinstance(change, Put) and isinstance(change.row.values, GrantRow):
+            self._changed[key_of(change.row.values)] = change.row.values
+        elif isinstance(change, DropGrant):
+            self._changed[change.key] = None
+
+    def __getitem__(self, key: Key) -> GrantRow:
+        found = self._changed[key] if key in self._changed else self._before[key]
+        if found is None:
+            raise KeyError(key)
+        return found
+
+    def __iter__(self) -> Iterator[Key]:
+        return (key for key in {**self._before, **self._changed} if key in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass
@@ -95,13 +122,12 @@ class JournalFile:
 
     def _changes(self, ops: Sequence[Op]) -> list[Change]:
         """Return the changes of all ops; a later one sees the grants as the earlier ones leave them."""
-        grants: ChainMap[Key, GrantRow] = ChainMap({}, self.contents.grants)
+        grants = _GrantView(self.contents.grants)
         changes: list[Change] = []
         for op in ops:
             for change in op.changes(grants):
                 changes.append(change)
-                if isinstance(change, Put) and isinstance(change.row.values, GrantRow):
-                    grants[key_of(change.row.values)] = change.row.values
+                grants.note(change)
         return changes
 
     def rebuild(self, reason: str, now: datetime) -> Damage:

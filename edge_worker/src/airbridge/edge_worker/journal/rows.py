@@ -349,8 +349,10 @@ class AddRecord:
     final: bool
 
     def changes(self, grants: Grants) -> Iterator[Change]:
-        """See `Op.changes`."""
+        """See `Op.changes`. Of an item that is forgotten there are none: nobody would ever drop the record."""
         record = self.record
+        if (str(record.item_id), record.epoch) not in grants:
+            return
         row = RecordRow(
             str(record.item_id),
             record.epoch,
