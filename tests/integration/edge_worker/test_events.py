@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -91,6 +93,25 @@ def test_rejected_message_names_claimed_item(world: World) -> None:
             await until(lambda: about(world, item.item_id))
         [event] = about(world, item.item_id)[:1]
         assert ("message.rejected", "bad_signature") == (event.event, event.detail["reason"])
+
+    asyncio.run(scenario())
+
+
+def test_forged_epoch_costs_nothing(world: World) -> None:
+    """A message of a stranger with an epoch that no column holds is refused as any other; the worker and its tasks go on."""
+
+    async def scenario() -> None:
+        item, envelope = world.control_plane.place(world.publish())
+        forged = json.loads(envelope)
+        payload = json.loads(base64.urlsafe_b64decode(forged["payload"] + "=="))
+        payload["epoch"] = 2**31
+        forged["payload"] = base64.urlsafe_b64encode(json.dumps(payload).encode()).decode().rstrip("=")
+        world.queue.send([Outgoing("1", json.dumps(forged))])
+        async with world.worker(succeed):
+            await asyncio.sleep(0.3)
+            world.queue.send([Outgoing("2", envelope)])
+            await until(lambda: item.state == "settled")
+        assert item.states == ["success"]
 
     asyncio.run(scenario())
 

@@ -23,7 +23,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BeforeValidator, Field
 
 from airbridge.core.wire.joining import JoinByAwsIam as JoinByAwsIam  # noqa: PLC0414 - exported
 from airbridge.core.wire.joining import JoinByBoundKey as JoinByBoundKey  # noqa: PLC0414 - exported
@@ -31,7 +31,7 @@ from airbridge.core.wire.joining import JoinByKubernetes as JoinByKubernetes  # 
 from airbridge.core.wire.joining import JoinByOidc as JoinByOidc  # noqa: PLC0414 - exported
 from airbridge.core.wire.joining import JoinByToken as JoinByToken  # noqa: PLC0414 - exported
 from airbridge.core.wire.joining import RejoinProof as RejoinProof  # noqa: PLC0414 - exported
-from airbridge.core.wire.message import Count, Size, VersionText
+from airbridge.core.wire.message import MOST_COUNTED, Count, Size, VersionText
 from airbridge.core.wire.message import CredentialSource as CredentialSource  # noqa: PLC0414 - exported
 from airbridge.core.wire.message import Digest as Digest  # noqa: PLC0414 - exported
 from airbridge.core.wire.message import Message as Message  # noqa: PLC0414 - exported
@@ -68,7 +68,7 @@ class WorkItem(Message):
 
     item_id: UUID
     ti_id: UUID
-    epoch: int = Field(ge=0)
+    epoch: Count
     region: Name
     pool: Name
     #: A trigger takes none, whatever this is.
@@ -264,6 +264,10 @@ def exception_name(value: object) -> str:
     return value if isinstance(value, str) and _EXCEPTION_NAME.fullmatch(value) else ""
 
 
+def _count_or_none(value: object) -> object:
+    return None if isinstance(value, int) and not 0 <= value <= MOST_COUNTED else value
+
+
 class EdgeEvent(Message):
     """Something that happened at the edge, as the worker journalled it. Times are the worker's own clock's.
 
@@ -276,7 +280,8 @@ class EdgeEvent(Message):
     at: AwareDatetime
     began_at: AwareDatetime | None = None
     item_id: UUID | None = None
-    epoch: Count | None = None
+    #: One out of range, which a forged message may have, is none: it must not cost the worker its heartbeat.
+    epoch: Annotated[Count | None, BeforeValidator(_count_or_none)] = None
     detail: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
 
 

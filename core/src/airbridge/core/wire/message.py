@@ -18,7 +18,8 @@ CredentialSource = Literal["host", "brokered"]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 # Numbers that the ledger's columns take: PostgreSQL's integer and bigint.
-Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+MOST_COUNTED = 2**31 - 1
+Count = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
 Size = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 # A version of a distribution or of Python.
