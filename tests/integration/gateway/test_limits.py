@@ -17,7 +17,7 @@ from tests.integration.gateway.test_security import requests_of
 from tests.integration.gateway.world import Worker, World, client_context, running, xcom
 from tests.security.attacks.stolen_identities import leases_of_nobody
 
-from airbridge.control_plane.gateway.api import edge
+from airbridge.control_plane.gateway.api import edge, handling
 from airbridge.control_plane.gateway.api.body_reader import BodyLimit
 from airbridge.control_plane.gateway.net import http
 from airbridge.core.protocol import PROTOCOL_VERSION, VERSION_HEADER, ExchangeRequest
@@ -204,6 +204,7 @@ def test_large_results_over_a_slow_line(
     monkeypatch.setattr(edge, "EXCHANGE_BODY", BodyLimit(64 * 1024 * 1024, seconds=0.3, slowest=rate))
     monkeypatch.setattr(http, "MESSAGE_SECONDS", 0.5)
     monkeypatch.setattr(http, "SLOWEST", rate)
+    monkeypatch.setattr(handling, "REQUEST_SECONDS", 0.7)
     worker = world.worker()
     sent = xcom(worker.grant(world.items()[0]), 1, "large", "x" * 100_000)
     content = ExchangeRequest(records=(sent,)).model_dump_json().encode()

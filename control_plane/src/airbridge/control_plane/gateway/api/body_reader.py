@@ -27,6 +27,24 @@ ON_THE_LOOP: Final = 64 * 1024
 _DIGITS: Final = 12
 
 
+# Where in a request's scope its `Deadline` is.
+DEADLINE: Final = "airbridge.deadline"
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """Deadline of a request's answer, `seconds` after its body."""
+
+    timeout: asyncio.Timeout
+    seconds: float
+
+    def follow(self, body: float) -> None:
+        """Move it behind the time, of the event loop, at which the body has to be here."""
+        when = self.timeout.when()
+        if when is not None and when < body + self.seconds:
+            self.timeout.reschedule(body + self.seconds)
+
+
 @dataclass(frozen=True, slots=True)
 class BodyLimit:
     """Limits of an endpoint's body."""
@@ -86,6 +104,7 @@ async def _receive(request: Request, limit: BodyLimit, counted: BodyRead, deadli
     chunks: list[bytes] = []
     size = 0
     began = asyncio.get_running_loop().time()
+    answer: Deadline | None = request.scope.get(DEADLINE)
     try:
         async with deadline:
             async for chunk in request.stream():
@@ -96,7 +115,10 @@ async def _receive(request: Request, limit: BodyLimit, counted: BodyRead, deadli
                 counted.reserve(size)
                 chunks.append(chunk)
                 if limit.slowest is not None:
-                    deadline.reschedule(began + limit.seconds + size / limit.slowest)
+                    last = began + limit.seconds + size / limit.slowest
+                    deadline.reschedule(last)
+                    if answer is not None:
+                        answer.follow(last)
     except TimeoutError as error:
         if counted.evicted:
             raise Unavailable("too many bodies are being sent; send this one again") from error

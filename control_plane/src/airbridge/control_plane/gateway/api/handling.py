@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 
 from airbridge.control_plane.exceptions import IdentityForked, Refused, Unavailable
 from airbridge.control_plane.gateway.api import requests
+from airbridge.control_plane.gateway.api.body_reader import DEADLINE, Deadline
 from airbridge.control_plane.gateway.audit.denials import ANONYMOUS, Denial, DenialLog
 from airbridge.control_plane.gateway.auth.authentication import ACTOR, PEER, TOKEN_ID, Peer
 from airbridge.control_plane.gateway.database import is_unstorable, transient, unit
@@ -46,12 +47,14 @@ class Guard:
     def __init__(self, denials: DenialLog) -> None:
         self._denials = denials
 
-    def __call__(self, handler: Handler, seconds: float = REQUEST_SECONDS) -> Handler:
-        """Return `handler` as an endpoint that never raises and answers within `seconds`."""
+    def __call__(self, handler: Handler, seconds: float | None = None) -> Handler:
+        """Return `handler` as an endpoint that never raises and answers within `seconds` (`REQUEST_SECONDS`), from the end of a body that may be slow."""
 
         async def endpoint(request: Request) -> Response:
+            most = REQUEST_SECONDS if seconds is None else seconds
             try:
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(most) as deadline:
+                    request.scope[DEADLINE] = Deadline(deadline, most)
                     return await handler(request)
             except Refused as error:
                 if isinstance(error, IdentityForked):
@@ -61,7 +64,7 @@ class Guard:
             except Unavailable as error:
                 return requests.busy(error)
             except TimeoutError:
-                return requests.busy(Unavailable(f"no answer within {seconds:g} s"))
+                return requests.busy(Unavailable(f"no answer within {most:g} s"))
             except Exception as error:
                 if is_unstorable(error):
                     refused = Refused(
