@@ -264,6 +264,13 @@ def recorded(world: World, bundle: str, signature: str) -> None:
         session.commit()
 
 
+def silence(world: World) -> None:
+    """Let no worker of earlier tests be waited for."""
+    with world.metadata.session() as session:
+        session.query(WorkerRow).update({"last_heartbeat_at": None})
+        session.commit()
+
+
 def signature_of(world: World, bundle: str) -> str | None:
     with world.metadata.session() as session:
         return versions.signatures(session, [(bundle, VERSION)]).get((bundle, VERSION))
@@ -278,6 +285,7 @@ def test_publishing_key_rotation_signs_snapshots_anew(world: World, directory: P
     recorded(world, "forged", forged)
     other = old.sign("mine", VERSION, "ci")
     recorded(world, "renamed", other)
+    silence(world)
     new = rotation.rotate_publishing_key(directory)
     wait_for(lambda: key_of(signature_of(world, "mine") or "") == new.kid, "the gateway to sign it anew")
     assert SnapshotVerifier([new]).check("mine", VERSION, signature_of(world, "mine")) == "ci"
@@ -291,11 +299,30 @@ def test_publishing_key_rotation_signs_snapshots_anew(world: World, directory: P
     assert secrets.load_publish_keys(directory) == (new,)
 
 
+def test_snapshots_are_signed_anew_once_workers_have_the_key(world: World, directory: Path) -> None:
+    """What is granted in between is good for a worker that has the old keys; also what an old key signs later is signed anew."""
+    old = registry.read_signer(directory / PUBLISH_KEY)
+    recorded(world, "mine", old.sign("mine", VERSION, "ci"))
+    silence(world)
+    worker = world.worker()
+    worker.beat(trust_version=world.keyring.keys.trust.version)
+    new = rotation.rotate_publishing_key(directory)
+    follow(world)
+    trust = world.keyring.keys.trust.version
+    assert snapshot_signatures.renew(directory, trust) == 0
+    assert key_of(signature_of(world, "mine") or "") == old.verify_key.kid
+    worker.beat(trust_version=trust)
+    assert snapshot_signatures.renew(directory, trust) >= 1
+    assert key_of(signature_of(world, "mine") or "") == new.kid
+    recorded(world, "late", old.sign("late", VERSION, "ci"))
+    wait_for(lambda: key_of(signature_of(world, "late") or "") == new.kid, "the gateway to sign it anew")
+
+
 def test_nothing_is_signed_with_a_key_that_workers_lack(world: World, directory: Path) -> None:
     """A directory that got the key before the list of public keys changes nothing yet."""
     old = registry.read_signer(directory / PUBLISH_KEY)
     signature = old.sign("mine", VERSION, "ci")
     recorded(world, "mine", signature)
     secrets.write(directory / PUBLISH_KEY, Signer.generate().to_pem())
-    assert snapshot_signatures.renew(directory) == 0
+    assert snapshot_signatures.renew(directory, world.keyring.keys.trust.version) == 0
     assert signature_of(world, "mine") == signature

@@ -121,7 +121,8 @@ def retire_signing_keys(directory: Path) -> tuple[VerifyKey, ...]:
 def rotate_publishing_key(directory: Path) -> VerifyKey:
     """Sign snapshots with a new key, or with a first one. What the old one has signed stays good: workers keep both keys.
 
-    Gateways sign the recorded snapshots anew; then `retire_publishing_keys` ends the old key. A snapshot that is claimed before its worker's next heartbeat is retried until the key has arrived.
+    Once every live worker has the new key, gateways sign the recorded snapshots anew; then `retire_publishing_keys` ends the old key.
+    A new snapshot that is claimed before its worker's next heartbeat is fetched again until the key has arrived.
     """
     signer = Signer.generate()
     keys = secrets.load_publish_keys(directory)

@@ -59,13 +59,16 @@ class SnapshotVerifier:
         return bool(self._keys)
 
     def check(self, bundle: str, version: str, signature: str | None) -> str:
-        """Return the publisher. Raises `BundleError` with the reason if the snapshot must not be used."""
+        """Return the publisher. Raises `BundleError` with the reason if the snapshot must not be used.
+
+        It is transient for a key that is not known: a new one comes with the trust bundle.
+        """
         if signature is None:
             raise BundleError(f"{bundle} {version} has no signature: the control plane did not publish it")
         kid, publisher, signed = _parse(signature)
         key = self._keys.get(kid)
         if key is None:
-            raise BundleError(f"{bundle} {version} is signed by unknown key {kid[:64]!r}")
+            raise BundleError(f"{bundle} {version} is signed by unknown key {kid[:64]!r}", transient=True)
         try:
             key.verify(signed, _signed_bytes(kid, bundle, version, publisher))
         except InvalidSignature as error:

@@ -7,6 +7,7 @@ import builtins
 import os
 import shutil
 import tempfile
+import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 NOT_FOUND_ATTEMPTS: Final = 6
 
 DAMAGED_ATTEMPTS: Final = 3
+# Seconds to wait for the key of a signature: a new one comes with a heartbeat's answer.
+KEY_SECONDS: Final = 60.0
 
 
 class Bundles:
@@ -145,6 +148,7 @@ class Bundles:
     ) -> None:
         backoff = self._backoff()
         missing = damaged = 0
+        began = time.monotonic()
         while True:
             try:
                 await in_daemon_thread(lambda: fetch(path))
@@ -156,7 +160,8 @@ class Bundles:
                 if missing >= NOT_FOUND_ATTEMPTS:
                     raise SnapshotError(f"DAG code {ref.name} {ref.version}: {error}") from error
             except BundleError as error:
-                damaged += 1
+                if not error.transient or time.monotonic() - began > KEY_SECONDS:
+                    damaged += 1
                 if damaged >= DAMAGED_ATTEMPTS:
                     raise SnapshotError(f"DAG code {ref.name} {ref.version}: {error}") from error
                 reason = str(error)

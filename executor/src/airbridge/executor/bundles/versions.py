@@ -97,13 +97,23 @@ def signed_by(session: Any) -> dict[str, int]:
     return dict(Counter(key_of(signature) for signature in session.scalars(select(_SNAPSHOT.c.signature))))
 
 
+def signed_otherwise(session: Any, kid: str) -> bool:
+    """Return whether a snapshot has a signature that is not of this key."""
+    query = select(SnapshotRow.bundle).where(~_is_of(kid)).limit(1)
+    return session.execute(query).first() is not None
+
+
+def _is_of(kid: str) -> Any:
+    return SnapshotRow.signature.contains(f'"kid":"{kid}"', autoescape=True)
+
+
 def renew_signatures(session: Any, signer: SnapshotSigner, verifier: SnapshotVerifier) -> int:
     """Sign again what `verifier` accepts as signed by another key, for the same publisher; return how many snapshots.
 
     What it does not accept stays as it is: a signature that nobody can check is not to be made good.
     """
     renewed, after = 0, ("", "")
-    own = SnapshotRow.signature.contains(f'"kid":"{signer.verify_key.kid}"', autoescape=True)
+    own = _is_of(signer.verify_key.kid)
     while True:
         query = select(SnapshotRow).where(~own, tuple_(SnapshotRow.bundle, SnapshotRow.version) > after)
         rows = session.scalars(

@@ -306,8 +306,8 @@ def _check_snapshots_signed(context: typer.Context, secrets_dir: Path, wait: flo
         while others := _signed_by_others(client.get("keys")["snapshots_signed_by"], current):
             if time.monotonic() >= deadline:
                 raise ConfigurationError(
-                    f"snapshots are signed by other keys: {others}; the gateway signs them with {current} within seconds of "
-                    "having publish.key and publish.pub.json: use --wait 60 to wait for it. Those that it cannot verify it leaves: "
+                    f"snapshots are signed by other keys: {others}; the gateway signs them with {current} once it has publish.key and "
+                    "publish.pub.json, and every live worker the trust bundle: use --wait 60 to wait for it. Those that it cannot verify it leaves: "
                     "publish their bundles again, and use --force to give up runs of their versions"
                 )
             time.sleep(POLL_SECONDS)

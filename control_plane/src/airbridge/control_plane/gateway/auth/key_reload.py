@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
 from collections.abc import Callable
@@ -21,38 +22,40 @@ from airbridge.executor.ledger import audit
 log = structlog.get_logger()
 
 POLL_SECONDS: Final = 1.0
+RENEWAL_SECONDS: Final = 5.0
 
 
 class KeyReloader:
     """Polls a keyring's files. Calls `changed` on the event loop after the keys have changed.
 
-    At the start and after each change, snapshots are signed anew (`snapshot_signatures`), until that succeeds.
+    Every `RENEWAL_SECONDS`, snapshots that another publishing key has signed are signed anew (`snapshot_signatures`).
     """
 
     def __init__(self, keyring: Keyring, changed: Callable[[], None]) -> None:
         self._keyring = keyring
         self._changed = changed
-        self._renewal_due = True
         self._refused = ""
         self._not_renewed = ""
 
     async def run(self) -> None:
         """Poll until cancelled."""
-        while True:
+        for turn in itertools.count(1):
             await asyncio.sleep(POLL_SECONDS)
             await self.reload()
-            if self._renewal_due:
+            if turn % round(RENEWAL_SECONDS / POLL_SECONDS) == 0:
                 await self._renew()
 
     async def _renew(self) -> None:
         try:
-            await asyncio.to_thread(snapshot_signatures.renew, self._keyring.directory)
+            await asyncio.to_thread(
+                snapshot_signatures.renew, self._keyring.directory, self._keyring.keys.trust.version
+            )
         except (SecretsError, ConfigurationError, OSError, sql.SQLAlchemyError) as error:
             if self._not_renewed != str(error):
                 self._not_renewed = str(error)
                 log.warning("snapshots.not_signed_anew", why=self._not_renewed)
             return
-        self._renewal_due, self._not_renewed = False, ""
+        self._not_renewed = ""
 
     async def reload(self) -> None:
         """Reload changed files. Inconsistent files change nothing and are logged once."""
@@ -66,7 +69,6 @@ class KeyReloader:
             return
         self._refused = ""
         if new:
-            self._renewal_due = True
             self._changed()
             now = self._keyring.keys.describe()
             log.info("keys.changed", **now)
