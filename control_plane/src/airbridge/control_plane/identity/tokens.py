@@ -28,8 +28,8 @@ CREATED_BY_SCOPE: Final = "scope tokens:create"
 
 #: Lifetime of a token for which none was requested.
 DEFAULT_TTL: Final = timedelta(hours=1)
-# By so much may a lifetime exceed the parent's: it takes a moment to request one's own.
-_ROUNDING: Final = timedelta(minutes=1)
+# Part of a requested lifetime that has to be granted: one's own token, of which some time has passed, may make one of its length.
+_GRANTED: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,7 @@ def create_join(
 ) -> Issued:
     """Make a join token for one region and pool, or one worker there. `uses` of None means any number until it expires.
 
-    Without `ttl` it is good for `DEFAULT_TTL`, or as long as its parent if that ends before. Raises `Refused` for a `ttl` that
-    ends after the parent.
+    Without `ttl` it is good for `DEFAULT_TTL`. It ends with its parent at the latest: see `check_within`.
     """
     _check_lifetime(ttl)
     if uses is not None and uses < 1:
@@ -107,8 +106,8 @@ def create_access(
     token_id: str | None = None,
     rule: str = CREATED_BY_SCOPE,
 ) -> Issued:
-    """Make an operators' access token. Raises `InvalidScope` for a scope that cannot be read, `Refused` for an owner too long,
-    or a `ttl` that ends after the parent; see `create_join`.
+    """Make an operators' access token. Raises `InvalidScope` for a scope that cannot be read, `Refused` for an owner too long.
+    Its lifetime is as `create_join` has it.
 
     The caller checks that the scopes are within the parent's: it has parsed them.
     """
@@ -169,19 +168,25 @@ def _record(
     )
 
 
-def _within(session: Any, ttl: timedelta | None, parent: Parent | None) -> float:
-    """Return a lifetime in seconds that ends with the parent's at the latest. Raises `Refused` if that is not what was requested."""
-    if parent is None:
-        return (ttl or DEFAULT_TTL).total_seconds()
-    left = max(timedelta(0), parent.expires_at - clock.now(session))
-    if ttl is not None and ttl > left + _ROUNDING:
+def check_within(session: Any, ttl: timedelta | None, parent: Parent) -> None:
+    """Raise `Refused` for a lifetime that would end much later than the parent's, with which the token ends."""
+    left = parent.expires_at - clock.now(session)
+    if ttl is not None and left < _GRANTED * ttl:
         raise Refused(
             400,
             RefusalReason.MALFORMED,
             f"a token ends with the one that it is made with, which ends at {parent.expires_at.isoformat(timespec='seconds')}: "
             f"a TTL of {ttl} is too long. Request less, or make it with a token that lives longer ('airbridge token root')",
         )
-    return min(ttl or DEFAULT_TTL, left).total_seconds()
+
+
+def _within(session: Any, ttl: timedelta | None, parent: Parent | None) -> float:
+    """Return a lifetime in seconds that ends with the parent's at the latest."""
+    wanted = ttl or DEFAULT_TTL
+    if parent is None:
+        return wanted.total_seconds()
+    left = parent.expires_at - clock.now(session)
+    return max(0.0, min(wanted, left).total_seconds())
 
 
 def _check_lifetime(ttl: timedelta | None) -> None:

@@ -28,7 +28,7 @@ def build() -> typer.Typer:
     group.command(
         cls=connection.ConnectedCommand,
         epilog="Examples: airbridge token create --region eu-west-1 --ttl 1h;  "
-        "airbridge token create --owner ci --scope 'dags:push team-a' --ttl 30d",
+        "airbridge token create --owner ci --scope 'dags:push team-a' --ttl 12h",
     )(create)
     group.command(
         epilog="Example: airbridge token root --owner ann --scope 'workers:*' --scope 'tokens:*' --ttl 7d"

@@ -234,6 +234,11 @@ def _ttl(seconds: float | None) -> timedelta | None:
     return None if seconds is None else timedelta(seconds=seconds)
 
 
+def check_lifetime(session: Any, operator: Operator, wanted: NewJoinToken | NewAccessToken) -> None:
+    """Raise `Refused` for a lifetime that the operator's token cannot give. It is no part of the action, which may come hours later."""
+    issuing.check_within(session, _ttl(wanted.ttl_seconds), _parent(operator))
+
+
 def _parent(operator: Operator) -> issuing.Parent:
     return issuing.Parent(operator.token_id, operator.owner, operator.expires_at)
 

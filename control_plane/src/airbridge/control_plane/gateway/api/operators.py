@@ -247,6 +247,7 @@ class Operators:
         def create(session: Any, operator: Operator) -> Any:
             if isinstance(wanted, NewJoinToken):
                 _require_place(operator, wanted, self.status_api.platform.catalogue)
+            actions.check_lifetime(session, operator, wanted)
             return self.approvals.perform(session, operator, "token.create", asked)
 
         return await self._answer(request, create)
