@@ -132,6 +132,21 @@ def test_work_under_a_full_limit_does_not_move(bench: Bench) -> None:
     assert sent(bench) == {"erp": 1}
 
 
+def test_work_moves_from_a_queue_that_does_not_take_it(bench: Bench) -> None:
+    """A limit that is in use elsewhere pins no work that it has let go, and that its queue does not take."""
+    bench.place(*(new_item(limits="erp", placement=FALLBACK) for _ in range(9)))
+    bench.loop.turn()
+    bench.hand.claim_only(bench.hand.rows("sent")[:1])
+    with bench.metadata.session() as session:
+        ids = [row.id for row in session.query(WorkItemRow).filter_by(state=ItemState.SENT)]
+        items.postpone(session, ids, clock.now(session), "again")
+        session.commit()
+    bench.queues["default"].is_down = True
+    bench.loop.turn()
+    let_fallback_be_due(bench)
+    assert regions(bench) == {"eu-west-1": 6, "us-east-1": 2}
+
+
 def test_work_under_an_unused_limit_moves(bench: Bench) -> None:
     """Where no worker claims what a limit has let go, the work moves as any other."""
     bench.place(*(new_item(limits="erp", placement=FALLBACK) for _ in range(9)))

@@ -69,6 +69,12 @@ def test_sensor_is_rescheduled_by_our_clock(world: World, skew: timedelta) -> No
     assert abs(found - (datetime.now(UTC) + MINUTE)) < CLOSE
 
 
+def test_a_late_heartbeat_is_no_skew(world: World) -> None:
+    """A heartbeat that was long on its way looks like a clock that is behind: up to a request's time it changes nothing."""
+    task = report(world, timedelta(seconds=-15), "failed", since_end=10 * MINUTE)
+    assert abs(task.end_date - (datetime.now(UTC) - 10 * MINUTE - timedelta(seconds=15))) < CLOSE
+
+
 def test_small_skew_changes_nothing(world: World) -> None:
     """Times of a clock that is right within seconds are kept as they are."""
     task = report(world, timedelta(seconds=-3), "failed", since_end=10 * MINUTE)

@@ -123,6 +123,17 @@ def test_assets_are_not_refused() -> None:
     assert placed(*both, assets=("s3://us/in", "s3://eu/out")).place.region == "us"
 
 
+def test_an_asset_may_leave_an_open_region_without_the_pool() -> None:
+    """A copy elsewhere is read from where it is, whether that region could run the task or not."""
+    gpu = {"pools": (Pool(name="gpu", queue_url="http://q/gpu"),)}
+    eu = region("eu", "s3://a")
+    de = region("de", "s3://a", strict=True).model_copy(update=gpu)
+    us = region("us", "s3://b").model_copy(update=gpu)
+    prices = Prices(egress={"*": 0.1}, slot_hour={"gpu@de": 5.0})
+    found = placed(eu, de, us, prices=prices, assets=("s3://a/x", "s3://b/x"), pool="gpu")
+    assert found.place.region == "us"
+
+
 # --- Over generated catalogues
 
 NAMES = ("a", "b", "c")

@@ -51,9 +51,6 @@ LOST_CHECKS = 2
 # Work whose earlier attempt is being stopped is looked at again this long later.
 HELD_SECONDS = 1.0
 
-# Prefix of a row's `detail` while its queue cannot be reached.
-UNSENT = "did not take it: "
-
 SessionMaker = Callable[[], AbstractContextManager[Any]]
 QueueFinder = Callable[[Region, Pool], WorkQueue]
 
@@ -321,7 +318,7 @@ class RegionOutbox:
             until = next(signed.reserved_until for signed in (*sent, *unsent))
             taken, left = ([signed.row.id for signed in each] for each in (sent, unsent))
             items.mark_sent(session, taken, expires_at, at=now, reserved_until=until)
-            items.postpone(session, left, now, f"{UNSENT}{problem}", reserved_until=until)
+            items.postpone(session, left, now, f"{held_back.UNSENT}{problem}", reserved_until=until)
             noted = [
                 events.values("item.sent", "outbox", row=each.row, at=now, began_at=each.issued_at)
                 for each in sent

@@ -152,15 +152,13 @@ class Placement:
         return [Near(hint, self._holders(hint)) for hint in hints]
 
     def _held(self, assets: Callable[[], Sequence[str]], pool: str) -> list[Near]:
-        """Return the assets that regions with this pool hold, with these regions."""
+        """Return the assets that a region with this pool holds, with all of their regions."""
         if not self._has_data:
             return []
         found = []
         for uri in assets():
-            holders = tuple(
-                region for region in self._catalogue.regions_with(uri) if region.pool(pool) is not None
-            )
-            if holders:
+            holders = self._catalogue.regions_with(uri)
+            if any(region.pool(pool) is not None for region in holders):
                 found.append(Near(uri, holders))
         return found
 

@@ -13,8 +13,10 @@ from typing import Final
 
 from pydantic import AwareDatetime, TypeAdapter
 
-# A skew up to this may be latency of a heartbeat, and is what hosts with a time service have. `clock.skewed` is logged from here on.
+# What hosts with a time service have. `clock.skewed` is logged from here on.
 TOLERATED: Final = timedelta(seconds=5)
+# A clock that is behind cannot be told from a heartbeat that was long on its way, up to a worker's time-out of 20 s and the wait for its turn.
+_LATENCY: Final = timedelta(seconds=30)
 # Of a skew that is corrected. `validation.bodies.FARTHEST` bounds the times themselves.
 _LARGEST: Final = timedelta(days=3650).total_seconds()
 
@@ -34,7 +36,7 @@ def corrected(body: str, now: datetime, since: datetime | None, skew_seconds: Ca
     if abs(now - end) > TOLERATED:
         # One shift for all: what was recorded during a cut keeps its distances.
         ahead = timedelta(seconds=max(-_LARGEST, min(skew_seconds(), _LARGEST)))
-        if abs(ahead) <= TOLERATED:
+        if -_LATENCY <= ahead <= TOLERATED:
             ahead = timedelta()
     ended = min(end - ahead, now)
     if since is not None:

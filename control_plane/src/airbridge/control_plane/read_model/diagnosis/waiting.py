@@ -17,8 +17,8 @@ from airbridge.control_plane.read_model.standing import MISSING, Standing
 from airbridge.control_plane.read_model.work import ItemView
 from airbridge.control_plane.read_model.workers import WorkerView
 from airbridge.core.protocol import RefusalReason
-from airbridge.executor.dispatch.outbox import UNSENT
 from airbridge.executor.ledger.models import ItemState
+from airbridge.executor.ledger.sharing.held_back import UNSENT
 
 # A refused enrolment explains a pool without workers for this long.
 REFUSED_ENROLMENT_WINDOW: Final = timedelta(minutes=15)

@@ -11,9 +11,9 @@ from sqlalchemy import and_, func, or_, select
 from airbridge.control_plane.read_model.work import ItemView
 from airbridge.core.protocol import ItemKind
 from airbridge.core.regions import Limit
-from airbridge.executor.dispatch.outbox import UNSENT
 from airbridge.executor.ledger import events
 from airbridge.executor.ledger.models import EventRow, ItemState, WorkItemRow
+from airbridge.executor.ledger.sharing.held_back import UNSENT
 from airbridge.executor.ledger.sharing.limits import LimitLoad, Limits
 
 # Bounds the IN list; events of a hundred workers are enough to tell whether a queue works.

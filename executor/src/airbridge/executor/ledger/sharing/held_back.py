@@ -1,26 +1,31 @@
 """Work that a limit or a team's quota holds back: it waits for its turn, and not for a worker.
 
 So it moves to no fallback, and its age is no fault of its pool. A limit or quota holds work back while it is in use and has no room
-for all that waits under it. One that nothing runs under, because no worker claims, holds nothing back.
+for all that waits under it. One that nothing runs under, because no worker claims, holds nothing back; nor is work held back that was let
+go and that its queue did not take.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import and_
+from sqlalchemy import and_, func, not_
 
 from airbridge.executor.ledger.models import WorkItemRow
 from airbridge.executor.ledger.sharing import fair_shares
 from airbridge.executor.ledger.sharing.fair_shares import FairShares
 from airbridge.executor.ledger.sharing.limits import Limits
 
+#: Prefix of a row's `detail` while its queue cannot be reached.
+UNSENT: Final = "did not take it: "
+
 
 def conditions(session: Any, limits: Limits, shares: FairShares | None, now: datetime) -> Sequence[Any]:
     """Return the conditions of work that is held back, sent or not; one that meets any of them is. Without limits and quotas, none."""
-    return [*_by_limits(session, limits, now), *_by_quotas(session, shares)]
+    taken = not_(func.coalesce(WorkItemRow.detail, "").startswith(UNSENT, autoescape=True))
+    return [and_(taken, each) for each in (*_by_limits(session, limits, now), *_by_quotas(session, shares))]
 
 
 def _by_limits(session: Any, limits: Limits, now: datetime) -> list[Any]:
