@@ -5,6 +5,8 @@ The gateway runs with its role's own policies. What it and the workers of a brok
 
 from __future__ import annotations
 
+import base64
+import bz2
 import json
 import re
 import subprocess
@@ -140,11 +142,19 @@ def cloud(stacks: Stacks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield made
 
 
+def _packed_regions(stacks: Stacks) -> str:
+    """Return the catalogue in the gateway's task definition, unpacked as its start command does."""
+    definitions = stacks["control-plane"]["resource"]["aws_ecs_task_definition"].values()
+    [gateway] = [one for one in definitions if one["family"] == "airbridge-dev-gateway"]
+    [main] = [one for one in json.loads(gateway["container_definitions"]) if one["name"] == "gateway"]
+    [packed] = [one["value"] for one in main["environment"] if one["name"] == "AIRBRIDGE_FILE_REGIONS_TOML"]
+    return bz2.decompress(base64.b64decode(packed)).decode()
+
+
 @pytest.fixture(scope="module")
 def catalogue(stacks: Stacks, cloud: Cloud) -> Catalogue:
     """The catalogue that the services are given, with the emulator's addresses."""
-    parameters = stacks["control-plane"]["resource"]["aws_ssm_parameter"].values()
-    [text] = [one["value"] for one in parameters if one["name"] == "/airbridge/dev/regions"]
+    text = _packed_regions(stacks)
     assert Catalogue.parse(text).names
     for region in (HOME, ABROAD):
         text = text.replace(f"https://sqs.{region}.amazonaws.com", cloud.url)

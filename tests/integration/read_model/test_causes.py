@@ -21,9 +21,9 @@ from airbridge.control_plane.read_model.diagnosis.cause import Cause, Code
 from airbridge.control_plane.read_model.history import timeline
 from airbridge.control_plane.read_model.platform import Platform
 from airbridge.core.compatibility import Matrix
-from airbridge.executor.dispatch.outbox import UNSENT
 from airbridge.executor.ledger import clock, events, items, leases
 from airbridge.executor.ledger.models import Outcome, WorkItemRow
+from airbridge.executor.ledger.sharing.held_back import UNSENT
 
 MINUTE = timedelta(minutes=1)
 

@@ -44,7 +44,7 @@ work_items = st.builds(
     region=names,
     pool=names,
     slots=st.integers(1, 32),
-    epoch=st.integers(0, 2**31),
+    epoch=st.integers(0, 2**31 - 1),
     bundle=st.builds(BundleRef, name=texts, version=digests),
     dag_rel_path=texts,
     issued_at=moments,

@@ -10,7 +10,7 @@ import pytest
 from airbridge.core.aws.object_store import MemoryStore
 from airbridge.core.backoff import Backoff
 from airbridge.core.code import snapshot
-from airbridge.core.exceptions import BundleError
+from airbridge.core.exceptions import BundleError, UnknownKey
 from airbridge.core.protocol import BundleRef
 from airbridge.edge_worker.exceptions import SnapshotError
 from airbridge.edge_worker.storage import bundles
@@ -40,7 +40,7 @@ async def fetched(code: Bundles) -> None:
 
 
 def unknown() -> list[BundleError]:
-    return [BundleError("it is signed by unknown key 'ab'", transient=True) for _ in range(20)]
+    return [UnknownKey("it is signed by unknown key 'ab'") for _ in range(20)]
 
 
 def test_a_new_key_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,7 @@ def test_a_key_that_never_comes_fails_the_fetch(tmp_path: Path, monkeypatch: pyt
 
 def test_a_wrong_signature_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three attempts, as for a damaged archive."""
-    errors = [BundleError("the signature does not match") for _ in range(20)]
+    errors = [BundleError("the signature does not match", transient=True) for _ in range(20)]
     with pytest.raises(SnapshotError, match="does not match"):
         asyncio.run(fetched(cache(tmp_path, monkeypatch, errors)))
     assert len(errors) == 20 - bundles.DAMAGED_ATTEMPTS

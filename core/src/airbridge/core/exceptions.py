@@ -80,6 +80,10 @@ class BundleError(AirBridgeError):
         self.transient = transient
 
 
+class UnknownKey(BundleError):  # noqa: N818 - names the condition
+    """A snapshot's signature is of a key that is not known, or not yet: a new one comes with the trust bundle."""
+
+
 @dataclass(frozen=True)
 class ParseFailure:
     """Parse error of one file of a snapshot. `line` is None where the error has no place (a timeout)."""

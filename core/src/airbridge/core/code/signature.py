@@ -13,7 +13,7 @@ from typing import Final, Self
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from airbridge.core.exceptions import BundleError
+from airbridge.core.exceptions import BundleError, UnknownKey
 from airbridge.core.protocol import VerifyKey
 from airbridge.core.signing import decode, encode, public_key, public_verify_key, read_private_key
 
@@ -59,16 +59,13 @@ class SnapshotVerifier:
         return bool(self._keys)
 
     def check(self, bundle: str, version: str, signature: str | None) -> str:
-        """Return the publisher. Raises `BundleError` with the reason if the snapshot must not be used.
-
-        It is transient for a key that is not known: a new one comes with the trust bundle.
-        """
+        """Return the publisher. Raises `BundleError` with the reason if the snapshot must not be used; `UnknownKey` is one."""
         if signature is None:
             raise BundleError(f"{bundle} {version} has no signature: the control plane did not publish it")
         kid, publisher, signed = _parse(signature)
         key = self._keys.get(kid)
         if key is None:
-            raise BundleError(f"{bundle} {version} is signed by unknown key {kid[:64]!r}", transient=True)
+            raise UnknownKey(f"{bundle} {version} is signed by unknown key {kid[:64]!r}")
         try:
             key.verify(signed, _signed_bytes(kid, bundle, version, publisher))
         except InvalidSignature as error:

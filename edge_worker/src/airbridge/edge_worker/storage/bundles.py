@@ -20,7 +20,7 @@ import structlog
 from airbridge.core.aws.daemon_thread import in_daemon_thread
 from airbridge.core.backoff import Backoff
 from airbridge.core.code import environment, snapshot
-from airbridge.core.exceptions import BundleError, ObjectNotFound, StoreError
+from airbridge.core.exceptions import BundleError, ObjectNotFound, StoreError, UnknownKey
 from airbridge.core.protocol import BundleRef
 from airbridge.edge_worker.exceptions import SnapshotError
 from airbridge.edge_worker.transfer.interfaces import RegionStore
@@ -160,7 +160,7 @@ class Bundles:
                 if missing >= NOT_FOUND_ATTEMPTS:
                     raise SnapshotError(f"DAG code {ref.name} {ref.version}: {error}") from error
             except BundleError as error:
-                if not error.transient or time.monotonic() - began > KEY_SECONDS:
+                if not isinstance(error, UnknownKey) or time.monotonic() - began > KEY_SECONDS:
                     damaged += 1
                 if damaged >= DAMAGED_ATTEMPTS:
                     raise SnapshotError(f"DAG code {ref.name} {ref.version}: {error}") from error
