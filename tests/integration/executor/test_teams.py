@@ -190,16 +190,22 @@ def test_trigger_is_no_item_of_usage(metadata: Metadata) -> None:
         assert [used.items for used in all_used(session).values()] == [1]
 
 
+def succeeded(session: Any) -> WorkItemRow:
+    """An item that a worker was granted and that has succeeded."""
+    [row] = items.place(session, [new_item()], 1)
+    session.flush()
+    claim(session, row)
+    leases.settle(session, row, Outcome.SUCCESS, "success")
+    return row
+
+
 def test_days_are_in_utc(metadata: Metadata) -> None:
     """The day on which usage is kept, and those that a period means, are UTC's, whatever zone the database or the asker has."""
     tokyo = timezone(timedelta(hours=9))
     with metadata.session() as session:
         if metadata.engine.dialect.name == "postgresql":
             session.execute(text("SET LOCAL TIME ZONE 'Asia/Tokyo'"))
-        [row] = items.place(session, [new_item()], 1)
-        session.flush()
-        claim(session, row)
-        leases.settle(session, row, Outcome.SUCCESS, "success")
+        row = succeeded(session)
         row.settled_at = datetime(2025, 3, 1, 20, 0, tzinfo=UTC)
         session.flush()
         items.purge(session, datetime(2025, 4, 1, tzinfo=UTC))
@@ -222,10 +228,7 @@ def test_days_are_in_utc(metadata: Metadata) -> None:
 def test_adjoining_periods_count_a_kept_day_once(metadata: Metadata, boundary: datetime) -> None:
     """Wherever two periods meet, and so in a month's account and the next one's."""
     with metadata.session() as session:
-        [row] = items.place(session, [new_item()], 1)
-        session.flush()
-        claim(session, row)
-        leases.settle(session, row, Outcome.SUCCESS, "success")
+        row = succeeded(session)
         row.settled_at = datetime(2025, 3, 1, 20, 0, tzinfo=UTC)
         session.flush()
         items.purge(session, datetime(2025, 4, 1, tzinfo=UTC))
@@ -239,10 +242,7 @@ def test_adjoining_periods_count_a_kept_day_once(metadata: Metadata, boundary: d
 def test_a_day_that_has_not_ended_counts(metadata: Metadata) -> None:
     """With a retention of hours, today's usage is in a period that reaches to the present."""
     with metadata.session() as session:
-        [row] = items.place(session, [new_item()], 1)
-        session.flush()
-        claim(session, row)
-        leases.settle(session, row, Outcome.SUCCESS, "success")
+        succeeded(session)
         session.flush()
         now = clock.now(session)
         items.purge(session, now + timedelta(minutes=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from airbridge.control_plane.gateway.api.actions import ACTIONS
 from airbridge.control_plane.policy.decisions import Access, TaskFacts
 from airbridge.core import metrics
 from airbridge.core.exceptions import ConfigurationError
+from airbridge.executor.ledger.identity.models import TokenRow
 from airbridge.executor.setting_values import FourEyes
 from airbridge.executor.settings import Settings
 
@@ -110,6 +112,27 @@ def test_worker_and_token_revocations_wait(world: World) -> None:
         assert carl.get(f"{ROOT}/workers").status_code == 200
         _approve(world, ending)
         assert carl.get(f"{ROOT}/workers").status_code == 401
+
+
+def test_lifetime_is_judged_when_it_is_proposed(world: World) -> None:
+    """One that the proposer's token cannot give is refused at once; one that it could is collected later, and ends with it."""
+    mine = world.access_token(*ADMIN, owner="ann", ttl=timedelta(hours=2))
+    asked = {"kind": "join", "region": "eu-west-1", "ttl_seconds": 7_200}
+    with world.operator(mine) as ann:
+        refused = ann.post(f"{ROOT}/tokens", json={"token": asked | {"ttl_seconds": 10_000}})
+        assert (refused.status_code, "a TTL of 2:46:40 is too long" in refused.json()["detail"]) == (
+            400,
+            True,
+        )
+        proposal = made(ann.post(f"{ROOT}/tokens", json={"token": asked}))
+        _approve(world, proposal)
+        with world.metadata.session() as session:
+            row = session.get(TokenRow, proposal["token"])
+            row.expires_at -= timedelta(hours=1)
+            session.commit()
+            ends = row.expires_at
+        collected = decide(ann, proposal, "collect").json()
+    assert abs(datetime.fromisoformat(collected["expires_at"]) - ends) < timedelta(seconds=5)
 
 
 def test_token_is_collected_after_approval(world: World) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import socket
 from collections.abc import Callable
@@ -13,49 +12,28 @@ import structlog
 from sqlalchemy import exc as sql
 
 from airbridge.control_plane.exceptions import SecretsError
-from airbridge.control_plane.gateway.background import snapshot_signatures
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.identity.keyring import Keyring
-from airbridge.core.exceptions import ConfigurationError
 from airbridge.executor.ledger import audit
 
 log = structlog.get_logger()
 
 POLL_SECONDS: Final = 1.0
-RENEWAL_SECONDS: Final = 5.0
 
 
 class KeyReloader:
-    """Polls a keyring's files. Calls `changed` on the event loop after the keys have changed.
-
-    Every `RENEWAL_SECONDS`, snapshots that another publishing key has signed are signed anew (`snapshot_signatures`).
-    """
+    """Polls a keyring's files. Calls `changed` on the event loop after the keys have changed."""
 
     def __init__(self, keyring: Keyring, changed: Callable[[], None]) -> None:
         self._keyring = keyring
         self._changed = changed
         self._refused = ""
-        self._not_renewed = ""
 
     async def run(self) -> None:
         """Poll until cancelled."""
-        for turn in itertools.count(1):
+        while True:
             await asyncio.sleep(POLL_SECONDS)
             await self.reload()
-            if turn % round(RENEWAL_SECONDS / POLL_SECONDS) == 0:
-                await self._renew()
-
-    async def _renew(self) -> None:
-        try:
-            await asyncio.to_thread(
-                snapshot_signatures.renew, self._keyring.directory, self._keyring.keys.trust.version
-            )
-        except (SecretsError, ConfigurationError, OSError, sql.SQLAlchemyError) as error:
-            if self._not_renewed != str(error):
-                self._not_renewed = str(error)
-                log.warning("snapshots.not_signed_anew", why=self._not_renewed)
-            return
-        self._not_renewed = ""
 
     async def reload(self) -> None:
         """Reload changed files. Inconsistent files change nothing and are logged once."""
