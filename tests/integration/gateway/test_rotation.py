@@ -27,7 +27,7 @@ from tests.integration.gateway.world import (
 from tests.support.platform import wait_for
 
 from airbridge.control_plane.exceptions import SecretsError
-from airbridge.control_plane.gateway.background import snapshot_signatures
+from airbridge.control_plane.gateway.background.snapshot_signatures import SnapshotSignatures
 from airbridge.control_plane.identity import rotation, secrets
 from airbridge.control_plane.identity.ca import CertificateAuthority, key_id
 from airbridge.core.code.signature import PUBLISH_KEY, SnapshotSigner, SnapshotVerifier, key_of
@@ -309,10 +309,11 @@ def test_snapshots_are_signed_anew_once_workers_have_the_key(world: World, direc
     new = rotation.rotate_publishing_key(directory)
     follow(world)
     trust = world.keyring.keys.trust.version
-    assert snapshot_signatures.renew(directory, trust) == 0
+    signatures = SnapshotSignatures(world.keyring, 90.0)
+    assert signatures.turn() == 0
     assert key_of(signature_of(world, "mine") or "") == old.verify_key.kid
     worker.beat(trust_version=trust)
-    assert snapshot_signatures.renew(directory, trust) >= 1
+    assert signatures.turn() >= 1
     assert key_of(signature_of(world, "mine") or "") == new.kid
     recorded(world, "late", old.sign("late", VERSION, "ci"))
     wait_for(lambda: key_of(signature_of(world, "late") or "") == new.kid, "the gateway to sign it anew")
@@ -324,5 +325,5 @@ def test_nothing_is_signed_with_a_key_that_workers_lack(world: World, directory:
     signature = old.sign("mine", VERSION, "ci")
     recorded(world, "mine", signature)
     secrets.write(directory / PUBLISH_KEY, Signer.generate().to_pem())
-    assert snapshot_signatures.renew(directory, world.keyring.keys.trust.version) == 0
+    assert SnapshotSignatures(world.keyring, 90.0).turn() == 0
     assert signature_of(world, "mine") == signature

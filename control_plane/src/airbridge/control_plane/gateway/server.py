@@ -37,6 +37,7 @@ from airbridge.control_plane.gateway.auth.residency import Residency
 from airbridge.control_plane.gateway.background import request_metrics
 from airbridge.control_plane.gateway.background.liveness import Liveness
 from airbridge.control_plane.gateway.background.metrics import Counted, Metrics
+from airbridge.control_plane.gateway.background.snapshot_signatures import SnapshotSignatures
 from airbridge.control_plane.gateway.background.worker_expiry import WorkerExpiry
 from airbridge.control_plane.gateway.background.xcom_sweep import XComSweep
 from airbridge.control_plane.gateway.brokering.broker import Broker
@@ -232,6 +233,11 @@ class Gateway:
             asyncio.create_task(self._components.policy.run()),
             asyncio.create_task(self._approvals.run()),
             asyncio.create_task(self.key_reloader.run()),
+            asyncio.create_task(
+                SnapshotSignatures(
+                    self._components.keyring, self._components.settings.worker_alive_seconds
+                ).run()
+            ),
             asyncio.create_task(sealer.run(self._components.settings.audit_seal_interval)),
             asyncio.create_task(self._anchors.run(self._components.settings.audit_anchor_interval)),
         ]

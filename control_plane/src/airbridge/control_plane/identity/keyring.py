@@ -12,7 +12,6 @@ from airbridge.control_plane.identity import secrets
 from airbridge.control_plane.identity.access import AccessTokens
 from airbridge.control_plane.identity.ca import CertificateAuthority, key_id
 from airbridge.control_plane.identity.secrets import GatewaySecrets
-from airbridge.core.code.signature import PUBLISH_KEY
 from airbridge.core.protocol import TrustBundle, VerifyKey
 from airbridge.core.signing import Verifier
 
@@ -23,8 +22,6 @@ FILES = (
     secrets.TOKEN_KEY,
     secrets.OLD_TOKEN_KEYS,
     secrets.PUBLISH_KEYS,
-    # Not among the keys: whoever signs snapshots reads it. What it signed before is signed anew when it changes.
-    PUBLISH_KEY,
 )
 
 
