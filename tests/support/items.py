@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
+from airbridge.executor.ledger import clock, items
 from airbridge.executor.ledger.items import NewItem
 
 DIGEST = "sha256:" + "a" * 64
@@ -34,3 +37,9 @@ def new_item(**values: Any) -> NewItem:
         "disconnect": {"lost_after": 600.0, "stop_after": None, "replace": True},
     }
     return NewItem(**{**defaults, **values})
+
+
+def send(session: Any, ids: Sequence[str], expires_at: datetime, *, at: datetime | None = None) -> None:
+    """Reserve placed rows and confirm that a queue took their messages, as the outbox does."""
+    items.reserve(session, ids, expires_at)
+    items.mark_sent(session, ids, expires_at, at=at or clock.now(session), reserved_until=expires_at)

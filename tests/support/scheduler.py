@@ -118,11 +118,15 @@ class Scheduler:
         self.runner.adopt_or_reset_orphaned_tasks()
 
     def die(self) -> None:
+        """End, and be found dead by other schedulers."""
+        self.executor.end()
+        self.mark_dead()
+
+    def mark_dead(self) -> None:
         """Mark the job as no longer running, as other schedulers find that of a dead one."""
         from airflow.jobs.job import Job
         from airflow.utils.state import JobState
 
-        self.executor.end()
         with self._metadata.session() as session:
             session.get(Job, self.job.id).state = JobState.FAILED
             session.commit()

@@ -15,6 +15,7 @@ from tests.support.airflow_home import Metadata
 from tests.support.scheduler import VERSION, Hand, Scheduler, flat_dag, start_run, store_dag
 
 from airbridge.core import near
+from airbridge.executor import executor
 from airbridge.executor.ledger import clock, items, leases
 from airbridge.executor.ledger.items import NewItem
 from airbridge.executor.ledger.models import Outcome, WorkerRow, WorkItemRow
@@ -445,6 +446,35 @@ def test_resumed_by_another_scheduler(
     one.executor.sync()
     assert one.executor.slots_occupied == 0
     assert two.executor.slots_occupied == 1
+
+
+def test_taken_over_tasks_free_their_slots(
+    metadata: Metadata,
+    new_scheduler: Callable[[], Scheduler],
+    hand: Hand,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A scheduler that was taken for dead, and goes on, has no slots occupied by the tasks that another one adopted."""
+    monkeypatch.setattr(executor, "OWNED_SECONDS", 0.0)
+    one, two = new_scheduler(), new_scheduler()
+    begin(metadata, tasks=3)
+    one.loop(2)
+    rows = {row.task_id: row for row in hand.rows()}
+    hand.claim([rows["t1"], rows["t2"]])
+    one.executor.sync()
+    assert one.executor.slots_occupied == 3
+    one.mark_dead()
+    two.adopt()
+    one.executor.sync()
+    assert one.executor.slots_occupied == 0
+    two.executor.sync()
+    assert two.executor.slots_occupied == 3
+    hand.claim([rows["t0"]])
+    hand.finish(list(rows.values()))
+    one.executor.sync()
+    two.loop(2)
+    assert set(hand.task_states().values()) == {"success"}
+    assert two.executor.slots_occupied == 0
 
 
 def test_adoption_is_tried_until_it_succeeds(

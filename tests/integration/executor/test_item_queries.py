@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import delete
 from tests.integration.executor.test_ledger import beat, enrol
 from tests.support.airflow_home import Metadata
-from tests.support.items import new_item
+from tests.support.items import new_item, send
 
 from airbridge.executor.ledger import backlogs, clock, items, leases
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
@@ -38,7 +38,7 @@ def in_each_state(session: Any) -> dict[ItemState, WorkItemRow]:
     fallback = {"fallback": [{"region": AWAY, "pool": "default"}], "fallback_after": -60.0}
     rows = dict(zip(ItemState, placed(session, 4, placement=fallback), strict=True))
     for state in (ItemState.SENT, ItemState.CLAIMED, ItemState.SETTLED):
-        items.mark_sent(session, [rows[state].id], now - MINUTE, at=now - 2 * MINUTE)
+        send(session, [rows[state].id], now - MINUTE, at=now - 2 * MINUTE)
     for state in (ItemState.CLAIMED, ItemState.SETTLED):
         leases.claim(session, rows[state], "w1", 60.0, 600.0, {})
     leases.settle(session, rows[ItemState.SETTLED], Outcome.SUCCESS)
@@ -81,7 +81,7 @@ def test_time_decides(session: Any) -> None:
     [row] = placed(session, 1, placement=fallback)
     now = clock.now(session)
     assert items.stranded(session, HOME, 9) == []
-    items.mark_sent(session, [row.id], now + MINUTE, at=now)
+    send(session, [row.id], now + MINUTE, at=now)
     assert items.return_expired(session, 9, region=HOME) == 0
     assert items.sent_before(session, HOME, "default", now) == []
     items.postpone(session, [row.id], now + MINUTE, "later")
@@ -98,7 +98,7 @@ def test_bounds_are_kept(session: Any) -> None:
     assert len(items.stranded(session, HOME, 2)) == 2
     assert len(items.sendable(session, {(HOME, "default"): 9}, 2)) == 2
     assert len(items.sendable(session, {(HOME, "default"): 2}, 9)) == 2
-    items.mark_sent(session, [row.id for row in rows], clock.now(session) - MINUTE)
+    send(session, [row.id for row in rows], clock.now(session) - MINUTE)
     assert items.return_expired(session, 2, region=HOME) == 2
     assert items.return_expired(session, 2, region=HOME) == 1
 
@@ -107,7 +107,7 @@ def test_expired_rows_return_by_id(session: Any) -> None:
     """Of more rows than one turn takes, those with the lowest ids, however they were placed."""
     ids = [f"00000000-0000-0000-0000-00000000000{digit}" for digit in (4, 2, 3, 1)]
     rows = [row for row_id in ids for row in placed(session, 1, id=row_id)]
-    items.mark_sent(session, ids, clock.now(session) - MINUTE)
+    send(session, ids, clock.now(session) - MINUTE)
     assert items.return_expired(session, 2, region=HOME) == 2
     for row in rows:
         session.refresh(row)
@@ -115,7 +115,7 @@ def test_expired_rows_return_by_id(session: Any) -> None:
 
 
 def test_reservation_counts_as_a_send(session: Any) -> None:
-    """A reserved row is sent, not confirmed, good until the given time; a claimed one is not reserved."""
+    """A reserved row is sent, not confirmed, good until the given time; one that was sent before is not reserved again."""
     rows = in_each_state(session)
     until = clock.now(session) + MINUTE
     items.reserve(session, [row.id for row in rows.values()], until)
@@ -128,7 +128,7 @@ def test_reservation_counts_as_a_send(session: Any) -> None:
         until,
         1,
     )
-    assert [rows[state].sends for state in (ItemState.SENT, ItemState.CLAIMED, ItemState.SETTLED)] == [0] * 3
+    assert [rows[state].sends for state in (ItemState.SENT, ItemState.CLAIMED, ItemState.SETTLED)] == [1] * 3
 
 
 def test_postponing_takes_the_message_back(session: Any) -> None:
@@ -175,7 +175,7 @@ def test_workers_without_work_are_counted(session: Any) -> None:
 def test_attempts_that_wait_for_an_earlier_one(session: Any) -> None:
     """A retry waits while an attempt of the same task of the same run holds a lease, and for no other."""
     [first] = placed(session, 1)
-    items.mark_sent(session, [first.id], clock.now(session) + MINUTE)
+    send(session, [first.id], clock.now(session) + MINUTE)
     session.refresh(first)
     leases.claim(session, first, "w1", 60.0, 600.0, {})
     [retry] = placed(session, 1, try_number=2)

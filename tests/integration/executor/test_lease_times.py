@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from tests.support.airflow_home import Metadata
-from tests.support.items import new_item
+from tests.support.items import new_item, send
 
 from airbridge.core.protocol import LeaseRef
 from airbridge.executor.ledger import clock, items, leases
@@ -85,7 +85,7 @@ def test_renewals_of_many_workers(session: Any) -> None:
 def test_release_clears_the_worker(session: Any) -> None:
     """The row waits to be sent at once, as if it had never been claimed, but for its epoch and the reason."""
     row = placed(session)
-    items.mark_sent(session, [row.id], clock.now(session) + seconds(60))
+    send(session, [row.id], clock.now(session) + seconds(60))
     session.refresh(row)
     leases.claim(session, row, "w1", 60.0, 600.0, STARTED)
     leases.release(session, row, "drained")

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import select
 from tests.support.airflow_home import Metadata
-from tests.support.items import new_item
+from tests.support.items import new_item, send
 
 from airbridge.core.protocol import Heartbeat, LeaseRef, Versions, WorkerState
 from airbridge.executor.ledger import backlogs, clock, events, items, leases, records, workers
@@ -81,7 +81,7 @@ def test_moved_row_makes_message_stale(session: Any) -> None:
     """Moving a row raises its epoch: the message on the old queue is stale."""
     ti_id = str(uuid4())
     [row] = place(session, new_item(ti_id=ti_id))
-    items.mark_sent(session, [row.id], clock.now(session) + timedelta(hours=1))
+    send(session, [row.id], clock.now(session) + timedelta(hours=1))
     [again] = items.place(session, [new_item(ti_id=ti_id, region="us-east-1")], 1)
     assert (again.state, again.region, again.epoch) == ("placed", "us-east-1", 1)
 
@@ -140,7 +140,7 @@ def test_postponed_rows_wait(session: Any) -> None:
 def test_an_expired_message_is_sent_again(session: Any) -> None:
     """A row whose message expired unclaimed is placed again; one that was claimed is not."""
     unclaimed, claimed = place(session, new_item(), new_item())
-    items.mark_sent(session, [unclaimed.id, claimed.id], clock.now(session) - timedelta(seconds=1))
+    send(session, [unclaimed.id, claimed.id], clock.now(session) - timedelta(seconds=1))
     claim(session, claimed)
     assert items.return_expired(session, 9, region="us-east-1") == 0
     assert items.return_expired(session, 9, region="eu-west-1") == 1
@@ -150,9 +150,10 @@ def test_an_expired_message_is_sent_again(session: Any) -> None:
 def test_late_confirmation_keeps_claim(session: Any) -> None:
     """A worker may claim before the outbox notes that the message was sent."""
     [row] = place(session)
-    items.reserve(session, [row.id], clock.now(session) + timedelta(minutes=1))
+    until = clock.now(session) + timedelta(minutes=1)
+    items.reserve(session, [row.id], until)
     claim(session, row)
-    items.mark_sent(session, [row.id], clock.now(session))
+    items.mark_sent(session, [row.id], until, at=clock.now(session), reserved_until=until)
     items.postpone(session, [row.id], clock.now(session), "never mind")
     session.refresh(row)
     assert (row.state, row.sends) == ("claimed", 1)
@@ -355,7 +356,7 @@ def test_backlog_counts_live_workers(session: Any) -> None:
     out.
     """
     waiting, sent, held = place(session, *(new_item() for _ in range(3)))
-    items.mark_sent(session, [sent.id], clock.now(session) + timedelta(hours=1))
+    send(session, [sent.id], clock.now(session) + timedelta(hours=1))
     claim(session, held)
     for name in ("alive-1", "alive-2", "draining", "unwanted", "silent"):
         enrol(session, name)

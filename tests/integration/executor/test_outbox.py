@@ -362,7 +362,9 @@ def test_moved_while_being_sent(bench: Bench, metadata: Metadata) -> None:
         session.flush()
         second = first + timedelta(seconds=1)
         items.reserve(session, [row.id], second)
-        items.mark_sent(session, [row.id], first + timedelta(days=1), reserved_until=first)
+        items.mark_sent(
+            session, [row.id], first + timedelta(days=1), at=clock.now(session), reserved_until=first
+        )
         items.postpone(session, [row.id], first, "refused", reserved_until=first)
         session.commit()
     [sent] = bench.hand.rows()

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -169,10 +169,12 @@ def test_outbox_and_claims_lock_in_one_order(metadata: Metadata) -> None:
         pytest.skip("only Postgres locks rows")
     with metadata.session() as session:
         ids = sorted(row.id for row in items.place(session, [new_item() for _ in range(40)], 1))
+        until = clock.now(session) + timedelta(minutes=1)
+        items.reserve(session, ids, until)
         session.commit()
     with metadata.session() as holder:
         leases.lock(holder, ids[:1])
-        sending = threading.Thread(target=sent, args=(metadata, ids))
+        sending = threading.Thread(target=confirm, args=(metadata, ids, until))
         sending.start()
         time.sleep(1)
         # The update waits for the first row, and holds none of the others.
@@ -181,10 +183,12 @@ def test_outbox_and_claims_lock_in_one_order(metadata: Metadata) -> None:
         holder.rollback()
     sending.join(30)
     with metadata.session() as session:
-        assert {row.state for row in session.query(WorkItemRow).filter(WorkItemRow.id.in_(ids))} == {"sent"}
+        rows = session.query(WorkItemRow).filter(WorkItemRow.id.in_(ids))
+        assert all(row.sent_at is not None for row in rows)
 
 
-def sent(metadata: Metadata, ids: list[str]) -> None:
+def confirm(metadata: Metadata, ids: list[str], reserved_until: datetime) -> None:
     with metadata.session() as session:
-        items.mark_sent(session, ids, clock.now(session))
+        now = clock.now(session)
+        items.mark_sent(session, ids, now, at=now, reserved_until=reserved_until)
         session.commit()

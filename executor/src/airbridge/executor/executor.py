@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 # A failure that Airflow has not acted on (another transaction held the task) is reported again after this
 # long.
 REPEAT_FAILURE_SECONDS = 5.0
+# How often the executor looks whether another scheduler has adopted its tasks.
+OWNED_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         self._components: Components | None = None
         self._assets = _airflow.DeclaredAssets()
         self._reported_at: dict[str, float] = {}
+        self._owned_at = 0.0
         self._to_adopt: set[str] = set()
         self._event_logs: deque[Any] = deque(maxlen=1000)
         self._changes = ExitStack()
@@ -218,6 +221,7 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
 
         with _airflow.new_session() as session:
             self._finish_adoption(session)
+            self._drop_taken_over(session)
             rows = items.unacknowledged(session, self._job_id)
             if not rows:
                 return
@@ -329,6 +333,22 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
             items.adopt(session, self._to_adopt, self._job_id)
             self._to_adopt = items.owned_by_others(session, self._to_adopt, self._job_id)
 
+    def _drop_taken_over(self, session: Any) -> None:
+        """Drop the tasks that another scheduler has adopted, because it took this one for dead: their outcomes go to that one.
+
+        Here each would occupy a slot for good.
+        """
+        from airbridge.executor.ledger import items
+
+        now = time.monotonic()
+        if self._to_adopt or not self.running or now < self._owned_at + OWNED_SECONDS:
+            return
+        self._owned_at = now
+        gone = self.running - {_key(row) for row in items.owned(session, self._job_id)}
+        self.running -= gone
+        if gone:
+            log.warning("executor.taken_over", count=len(gone), owner_job_id=self._job_id)
+
     def revoke_task(self, *, ti: Any) -> None:
         """Drop a task that is stuck in queued, and cancel its unclaimed work item. Raises nothing."""
         from airbridge.executor.ledger import items
@@ -351,7 +371,7 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         return commands()
 
 
-def _key(row: WorkItemRow) -> TaskInstanceKey:
+def _key(row: Any) -> TaskInstanceKey:
     return TaskInstanceKey(
         dag_id=row.dag_id,
         task_id=row.task_id,

@@ -159,8 +159,7 @@ _ON_QUEUE: Final[Mapping[str, Any]] = {
 }
 POSTPONE: Final = update(_ITEM).where(_ITEM.c.id.in_(_UNCLAIMED)).values(_WAITING)
 POSTPONE_RESERVED: Final = update(_ITEM).where(_ITEM.c.id.in_(_RESERVED)).values(_WAITING)
-MARK_SENT: Final = update(_ITEM).where(_ITEM.c.id.in_(_UNCLAIMED)).values(_ON_QUEUE)
-MARK_SENT_RESERVED: Final = update(_ITEM).where(_ITEM.c.id.in_(_RESERVED)).values(_ON_QUEUE)
+MARK_SENT: Final = update(_ITEM).where(_ITEM.c.id.in_(_RESERVED)).values(_ON_QUEUE)
 
 # --- Placing and reporting ---
 

@@ -405,20 +405,16 @@ def mark_sent(
     ids: Collection[str],
     expires_at: datetime,
     *,
-    at: datetime | None = None,
-    reserved_until: datetime | None = None,
+    at: datetime,
+    reserved_until: datetime,
 ) -> None:
-    """Note that the queue took the messages, which are good until `expires_at`. Claimed rows stay as they are.
+    """Note that the queue took the messages, which are good until `expires_at`.
 
-    With `reserved_until`, so do rows that are no longer of that reservation: their message is stale, and not waited for.
+    Claimed rows stay as they are, and so do those that are no longer of the reservation: their message is stale, and not
+    waited for.
     """
-    if not ids:
-        return
-    values: dict[str, Any] = {"until": expires_at, "at": at or clock.now(session)}
-    if reserved_until is None:
-        write(session, _locking.MARK_SENT, ids, **values)
-    else:
-        write(session, _locking.MARK_SENT_RESERVED, ids, **values, reserved=reserved_until)
+    if ids:
+        write(session, _locking.MARK_SENT, ids, until=expires_at, at=at, reserved=reserved_until)
 
 
 def postpone(
@@ -477,6 +473,21 @@ def unacknowledged(session: Any, owner_job_id: int | None) -> list[WorkItemRow]:
     """Return settled rows whose outcome has not been reported to this scheduler yet, oldest first, without their big columns."""
     query = _locking.UNACKNOWLEDGED_UNOWNED if owner_job_id is None else _locking.UNACKNOWLEDGED
     return list(session.scalars(query, {"owner": owner_job_id}))
+
+
+def owned(session: Any, owner_job_id: int | None) -> list[Any]:
+    """Return the open rows of this scheduler and those it has yet to report, each as the columns that name its task's attempt."""
+    query = select(
+        WorkItemRow.dag_id,
+        WorkItemRow.task_id,
+        WorkItemRow.run_id,
+        WorkItemRow.try_number,
+        WorkItemRow.map_index,
+    )
+    is_open = WorkItemRow.state.in_((ItemState.PLACED, ItemState.SENT, ItemState.CLAIMED))
+    to_report = and_(WorkItemRow.state == ItemState.SETTLED, WorkItemRow.acknowledged_at.is_(None))
+    of_this = WorkItemRow.owner_job_id.is_not_distinct_from(owner_job_id)
+    return list(session.execute(query.where(of_this, OF_TASK, or_(is_open, to_report))))
 
 
 def acknowledge(session: Any, ids: Collection[str]) -> None:
