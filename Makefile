@@ -154,7 +154,7 @@ rotation: $(STAMP) ## the runbook for a compromise, while 200 tasks run and 1,00
 	@AIRBRIDGE_ROTATION_DAG=two_hundred AIRBRIDGE_ROTATION_RENEWALS=1000 $(RUN) pytest tests/acceptance/test_rotation.py -q -s
 
 .PHONY: bench bench-quick bench-stampede bench-swarm bench-costs bench-capacity bench-runner bench-steps bench-triggers bench-profile bench-report
-bench: $(STAMP) ## AirBridge beside LocalExecutor, Celery and edge3, at several distances, in 26 minutes (Celery needs redis-server); RESUME=1 goes on with a run that was cut short
+bench: $(STAMP) ## AirBridge beside LocalExecutor, Celery and edge3, at several distances, in 32 minutes (Celery needs redis-server); RESUME=1 goes on with a run that was cut short
 	@$(RUN) python -m tests.benchmarks.bench $(if $(RESUME),--resume)
 bench-quick: $(STAMP) ## fan-out and chain: AirBridge beside LocalExecutor, in five minutes
 	@$(RUN) python -m tests.benchmarks.bench --quick

@@ -38,7 +38,7 @@ WARM_UP_TIMEOUT_SECONDS = 150.0
 IDLE_SECONDS = 30.0
 PEER_BACKLOG_SECONDS = 75.0
 """Time for which a peer's memory is sampled under a backlog; it need not finish it."""
-BUDGET_SECONDS = 1560.0
+BUDGET_SECONDS = 1920.0
 """Groups that would end later than this after the start are left out, and named in the results."""
 RESUMABLE_SECONDS = 6 * 3600.0
 """Greatest age of an interrupted run's figures for which it can be resumed."""
@@ -181,6 +181,7 @@ class Report:
         self._outputs = outputs
         self._began = time.monotonic()
         self._found: dict[tuple[str, str, float], dict[str, Any]] = {}
+        self._measured: dict[tuple[str, str, float], Measured] = {}
         self._before_seconds = 0.0
         self._quick = quick
         self._left_out: list[str] = []
@@ -192,23 +193,29 @@ class Report:
         return time.monotonic() - self._began
 
     def go_on_with(self, path: Path) -> None:
-        """Take over the figures of a run that was cut short. Raises `ValueError` if they are too old."""
+        """Take over the finished figures of a run that was cut short. Raises `ValueError` if they are too old."""
         before = json.loads(path.read_text())
         age = datetime.now(UTC) - datetime.fromisoformat(before["measured_at"])
         if age.total_seconds() > RESUMABLE_SECONDS:
             raise ValueError(f"{path} is of {before['measured_at']}: too old to go on with; run it anew")
         self._before_seconds = float(before["seconds"])
+        planned = cases.repeats(cases.plan(quick=self._quick))
         for case in before["cases"]:
-            self._found[case["system"], case["case"], case["round_trip_ms"]] = case
+            key = case["system"], case["case"], case["round_trip_ms"]
+            if case["repeats"] >= planned.get(key, 0):
+                self._found[key] = case
 
     def lacks(self, case: Case) -> bool:
         """Return whether there are no figures of a case yet."""
-        return (case.system, case.name, case.round_trip_ms) not in self._found
+        return case.key not in self._found
 
     def add(self, measured: Measured) -> None:
-        """Add a case's figures, and print them."""
-        figures = measured.as_json()
-        self._found[measured.case.system, measured.case.name, measured.case.round_trip_ms] = figures
+        """Add a case's figures to those of earlier rounds, and print them."""
+        kept = self._measured.setdefault(measured.case.key, measured)
+        if kept is not measured:
+            kept.go_on(measured)
+        figures = kept.as_json()
+        self._found[measured.case.key] = figures
         _say(f"  {self.seconds:5.0f} s  {_in_words(figures)}")
 
     def leave_out(self, what: str) -> None:

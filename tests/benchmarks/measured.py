@@ -39,6 +39,16 @@ class Measured:
         self.queue_to_start += [(each.started - each.queued).total_seconds() for each in times]
         self.start_to_commit += [(each.committed - each.started).total_seconds() for each in times]
 
+    def go_on(self, later: Measured) -> None:
+        """Add the repeats of a later round; what only one round measures is kept."""
+        self.makespan += later.makespan
+        self.queue_to_start += later.queue_to_start
+        self.start_to_commit += later.start_to_commit
+        self.cpu += later.cpu
+        self.others_cpu_share += later.others_cpu_share
+        for name, value in later.more.items():
+            self.more[name] = [*self.more.get(name, []), *value] if isinstance(value, list) else value
+
     def as_json(self) -> dict[str, Any]:
         """Return the figures, rounded."""
         figures: dict[str, Any] = {
