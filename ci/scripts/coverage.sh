@@ -11,7 +11,7 @@ rm -rf .reports/coverage
 mkdir -p .reports/coverage
 
 status=0
-coverage run -m pytest "$@" -q -n "$workers" --dist loadgroup || status=$?
+coverage run -m pytest "$@" -q -n "$workers" --dist loadfile --no-loadscope-reorder || status=$?
 coverage combine --quiet
 coverage html --quiet --directory .reports/coverage/html
 coverage xml --quiet -o .reports/coverage/coverage.xml

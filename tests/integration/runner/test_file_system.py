@@ -15,8 +15,6 @@ from tests.integration.runner.world import Run, World
 from airbridge.core.sandbox import landlock, mounts
 
 pytestmark = [
-    # One process, so that the three runners start once.
-    pytest.mark.xdist_group("file-system"),
     pytest.mark.skipif(not landlock.abi(), reason="this kernel has no Landlock"),
     pytest.mark.skipif(not mounts.available(), reason="processes can have no mounts of their own here"),
 ]
