@@ -164,7 +164,7 @@ class Gateway:
         sources = components.sources or Sources(components.catalogue)
         self._transfers = TransferApi.of(sources, components.keyring, self._threads)
         self._token_joins = TokenJoins(components.join_issuers, components.clock)
-        self.metrics = metrics = Metrics(components.platform)
+        self.metrics = metrics = Metrics(components.platform, ENDPOINTS.values())
         self._anchors = Anchors(anchors.sinks(settings.audit_anchors), metrics.audit_fault)
         self._edge = Listener(
             _edge_app(

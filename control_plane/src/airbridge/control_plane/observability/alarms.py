@@ -216,7 +216,8 @@ ALERTS: Final = (
         ("region",),
         0,
         15,
-        where={"reason": ("lost", "stale_epoch")},
+        # Not claims: an old message of an item that was sent again is refused for a stale epoch as well.
+        where={"operation": ("report",), "reason": ("lost", "stale_epoch")},
     ),
     Alert(
         "IdentityForked",

@@ -71,8 +71,8 @@ PANELS: Final = (
     Panel("Claims", f"sum by (region) (rate({_M.CLAIMS.name}[5m]))", "{{region}}", "ops", _M.CLAIMS, "Sum"),
     Panel(
         "Refusals by reason",
-        f"sum by (reason) (rate({_M.REFUSALS.name}[5m]))",
-        "{{reason}}",
+        f"sum by (operation, reason) (rate({_M.REFUSALS.name}[5m]))",
+        "{{operation}} {{reason}}",
         "ops",
         _M.REFUSALS,
         "Sum",
