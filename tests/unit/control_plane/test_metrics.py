@@ -13,7 +13,7 @@ from tests.unit.executor.catalogues import catalogue
 from airbridge.control_plane.gateway.background.metrics import DatabaseGauges, Metrics
 from airbridge.control_plane.observability import generate
 from airbridge.control_plane.observability.alarms import ALERTS, AWS_ALARMS
-from airbridge.control_plane.observability.panels import PANELS
+from airbridge.control_plane.observability.panels import PANELS, Panel
 from airbridge.control_plane.parity import Parity
 from airbridge.control_plane.read_model.diagnosis.cause import Code
 from airbridge.control_plane.read_model.platform import Platform
@@ -75,6 +75,21 @@ def test_dashboards_use_existing_metrics() -> None:
         named = re.findall(r"(?:by|without|on) ?\(([a-z_, ]+)\)", each.expression)
         assert {word.strip() for words in named for word in words.split(",")} <= labels, each
         assert set(re.findall(r"[{,]([a-z_]+)=", each.expression)) <= labels, each
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.title)
+def test_panel_reads_each_gauge_series(panel: Panel) -> None:
+    """The highest or lowest of a gauge is that of one series on all gateways: without a label it would be that of one pool."""
+    gauges = {
+        each.name: each.labels
+        for each in metrics.ALL
+        if each.kind is metrics.Kind.GAUGE and each.source is metrics.Source.GATEWAY
+    }
+    read = [name for name in re.findall(r"\bairbridge_[a-z_]+", panel.expression) if name in gauges]
+    grouped = re.findall(r"(?:max|min) by \(([a-z_, ]+)\) \((\w+)\)", panel.expression)
+    assert read == [name for _, name in grouped if name in gauges]
+    for labels, name in grouped:
+        assert tuple(labels.split(", ")) == gauges[name], panel.expression
 
 
 def test_alarmed_series_begin_at_zero(monkeypatch: pytest.MonkeyPatch) -> None:
