@@ -184,6 +184,13 @@ CERTIFICATE_LEFT: Final = _gateway(
     "Until the certificate of a live worker of the pool ends, the soonest",
     *("region", "pool"),
 )
+CERTIFICATE_LEFT_RATIO: Final = _gateway(
+    "airbridge_worker_certificate_left_ratio",
+    _G,
+    "0 to 1",
+    "Part of its lifetime that the certificate of a live worker of the pool has left, the smallest; below 0 after its end",
+    *("region", "pool"),
+)
 JOURNALS: Final = _gateway(
     "airbridge_worker_journal_records",
     _G,

@@ -222,20 +222,19 @@ def _of_limits(session: Any, platform: Platform) -> list[Metric]:
 
 
 def _of_workers(session: Any, platform: Platform) -> list[Metric]:
-    left, journals, skew = (
-        _family(metrics.CERTIFICATE_LEFT),
-        _family(metrics.JOURNALS),
-        _family(metrics.CLOCK_SKEW),
-    )
+    left, left_ratio = _family(metrics.CERTIFICATE_LEFT), _family(metrics.CERTIFICATE_LEFT_RATIO)
+    journals, skew = _family(metrics.JOURNALS), _family(metrics.CLOCK_SKEW)
     for (region, pool), found in fleet.extremes(session, platform).items():
         if found.certificate_left is not None:
             left.add_metric([region, pool], found.certificate_left)
+        if found.certificate_left_ratio is not None:
+            left_ratio.add_metric([region, pool], found.certificate_left_ratio)
         journals.add_metric([region, pool], found.journal_records)
         skew.add_metric([region, pool], found.skew_seconds)
     versions = _family(metrics.VERSIONS)
     for (airbridge, verdict), count in fleet.versions(session, platform).items():
         versions.add_metric([airbridge, verdict], count)
-    return [left, journals, skew, versions]
+    return [left, left_ratio, journals, skew, versions]
 
 
 def _of_identities(session: Any, places: Sequence[str], now: datetime) -> Metric:
