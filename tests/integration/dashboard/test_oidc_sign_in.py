@@ -133,17 +133,50 @@ def test_issuer_that_is_away(sign_ins: SignIns) -> None:
     [
         "https://evil.example/",
         "//evil.example",
+        "///evil.example",
+        "////evil.example",
+        "https:///evil.example",
+        "https:/evil.example",
+        "https:evil.example",
+        "https://airflow.example.com//evil.example",
+        "https://airflow.example.com.evil.example/",
+        "https://airflow.example.com@evil.example/",
+        "https://[",
         "/\\evil.example",
+        "\\/evil.example",
         "javascript:alert(1)",
         "/\t/evil.example",
+        " ///evil.example",
+        "\x01//evil.example",
+        "/" + 1_000 * "x",
         "x",
+        "",
     ],
 )
 def test_foreign_page_is_not_opened(page: str) -> None:
     """After the sign-in the browser stays on the site."""
     site = Site("https://airflow.example.com/ui", "_token", b"")
     assert "https://airflow.example.com/ui/" == site.page(page)
-    assert "/ui/dags?x=1" == site.page("/ui/dags?x=1")
+
+
+@pytest.mark.parametrize(
+    "page", ["/ui/dags?x=1", "/", "https://airflow.example.com/ui/dags", "HTTPS://Airflow.Example.com/ui/"]
+)
+def test_own_page_is_opened(page: str) -> None:
+    """A path, or an address of the site, is where the browser goes after the sign-in."""
+    assert page == Site("https://airflow.example.com/ui", "_token", b"").page(page)
+
+
+def test_airflow_route_leads_to_no_other_site(sign_ins: SignIns) -> None:
+    """Airflow's own login route takes `///evil.example` for a path, and passes it on; the sign-in ends on the site."""
+    sign_ins.issuer.groups = ["owners"]
+    with sign_ins.browser() as browser:
+        passed_on = browser.get("/api/v2/auth/login", params={"next": "///evil.example"})
+        assert (307, True) == (passed_on.status_code, "evil" in passed_on.headers["location"])
+        page = parse_qs(urlsplit(passed_on.headers["location"]).query)["next"][0]
+        answer = sign_ins.walk(browser, page)
+        assert (303, "") == (answer.status_code, urlsplit(answer.headers["location"]).path.strip("/"))
+        assert "evil" not in answer.headers["location"]
 
 
 def test_faults_of_the_file_are_named(tmp_path: Path) -> None:

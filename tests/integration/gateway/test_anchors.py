@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,20 @@ def test_place_gives_back_the_last_anchors(
         sink.write(each)
     assert sink.read()[-1] == later
     assert ANCHOR in sink.read()
+
+
+@pytest.mark.parametrize("kind", [FileSink, BucketSink])
+def test_undecodable_anchor_is_left_out(tmp_path: Path, kind: type) -> None:
+    """Bytes that are no text hide no anchor beside them."""
+    if kind is FileSink:
+        sink: FileSink | BucketSink = FileSink(tmp_path / "anchors")
+        (tmp_path / "anchors").write_bytes(b"\xff\n")
+    else:
+        store = MemoryStore()
+        sink = BucketSink(store, "anchors")
+        store.put(f"anchors/{datetime.now(UTC):%Y-%m-%d}/00000000000000000000.json", b"\xff")
+    sink.write(ANCHOR)
+    assert sink.read() == [ANCHOR]
 
 
 def test_unwritable_place_is_a_fault(world: World, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
+import pytest
 from sqlalchemy import text
 from tests.integration.gateway.world import World, finished, lease, record, xcom, xcom_path
 
@@ -214,3 +216,19 @@ def test_releasing_twice_is_releasing_once(world: World) -> None:
     epoch = world.row(item).epoch
     worker.release(held, LeaseRef(item_id=UUID(int=3), epoch=1))
     assert (world.row(item).epoch, world.row(item).state) == (epoch, ItemState.PLACED)
+
+
+def test_failed_loop_is_restarted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A background loop of the gateway that fails with an error it does not expect runs again within seconds."""
+    calls: list[float] = []
+
+    async def reload(*_: Any) -> None:
+        calls.append(time.monotonic())
+        if len(calls) == 1:
+            raise RuntimeError("unexpected")
+
+    monkeypatch.setattr(world.gateway.key_reloader, "reload", reload)
+    until = time.monotonic() + 15
+    while len(calls) < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(calls) >= 2

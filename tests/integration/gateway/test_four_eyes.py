@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from tests.integration.gateway.world import World, running
 from tests.security.attacks.approvals import ADMIN, APPROVAL_ATTACKS, POOL, ROOT, decide, made
 from tests.support.airflow_home import pointed_at
@@ -20,7 +21,8 @@ from airbridge.control_plane.gateway.api.actions import ACTIONS
 from airbridge.control_plane.policy.decisions import Access, TaskFacts
 from airbridge.core import metrics
 from airbridge.core.exceptions import ConfigurationError
-from airbridge.executor.ledger.identity.models import TokenRow
+from airbridge.executor.ledger.identity import proposals
+from airbridge.executor.ledger.identity.models import ProposalRow, TokenRow
 from airbridge.executor.setting_values import FourEyes
 from airbridge.executor.settings import Settings
 
@@ -211,10 +213,50 @@ def test_policy_is_in_force_when_approved(world: World) -> None:
     assert world.audited("policy.approved")[-1].actor == "operator:ann"
 
 
+@pytest.mark.parametrize(
+    ("owners", "asking"),
+    [
+        (("Mia",), "Mia"),
+        (("mia", "MIA/ci", "Mia/ci/x"), "mIA"),
+        (("Stra\u00dfe",), "STRASSE"),
+        (("\u0130da",), "i\u0307da/ci"),
+    ],
+)
+def test_open_proposals_of_a_person_are_bounded(world: World, owners: tuple[str, ...], asking: str) -> None:
+    """The 51st open proposal of a person is refused, however the names of its tokens' owners are written."""
+    asked = POOL | {"reason": "x"}
+    with world.metadata.session() as session:
+        rows = [
+            proposals.create(
+                session,
+                action="revocation.add",
+                payload=asked,
+                owner=owners[number % len(owners)],
+                token_id="t",
+                address=None,
+                ttl_seconds=3600.0,
+            )
+            for number in range(approvals.MOST_OPEN)
+        ]
+        # Of others, whose names begin like this one.
+        for other in (f"{asking.partition('/')[0]}2", "_ia"):
+            proposals.create(
+                session, action="x", payload={}, owner=other, token_id="t", address=None, ttl_seconds=3600.0
+            )
+        session.commit()
+        with world.operator(world.access_token(*ADMIN, owner=asking)) as operator:
+            refused = operator.post(f"{ROOT}/revocations", json=asked)
+            assert (refused.status_code, "has 50 open proposals" in refused.text) == (409, True)
+            proposals.decide(session, rows[0], "refused", "operator:bob", "t")
+            session.commit()
+            made(operator.post(f"{ROOT}/revocations", json=asked))
+        session.execute(update(ProposalRow).values(status="expired"))
+        session.commit()
+
+
 def test_refused_and_expired_proposals_end(world: World) -> None:
     """A proposal is refused by another operator or withdrawn by its own, and expires; none is approved afterwards."""
     from airbridge.executor.ledger import clock
-    from airbridge.executor.ledger.identity.models import ProposalRow
 
     with (
         world.operator(world.access_token(*ADMIN, owner="ann")) as ann,

@@ -19,6 +19,7 @@ from tests.support.platform import wait_for
 
 from airbridge.control_plane.gateway.background.metrics import DatabaseGauges
 from airbridge.control_plane.observability import cloudwatch
+from airbridge.control_plane.observability.alarms import ALERTS
 from airbridge.control_plane.observability.cloudwatch_emf import CloudWatchEmf
 from airbridge.core import metrics
 from airbridge.core.metrics import Source
@@ -109,7 +110,7 @@ def test_gateway_exposes_defined_metrics(world: World) -> None:
         for sample in family.samples
     }
     assert values["airbridge_claims_total", "default", "eu-west-1"] >= 1
-    assert values["airbridge_refusals_total", "eu-west-1", "stale_epoch"] >= 1
+    assert values["airbridge_refusals_total", "eu-west-1", "report", "stale_epoch"] >= 1
     assert values["airbridge_report_delay_seconds_count", "eu-west-1"] >= 1
     assert values["airbridge_edge_events_total", "eu-west-1"] >= 1
     assert values["airbridge_work_items", "default", "eu-west-1", "placed"] >= 1
@@ -204,6 +205,27 @@ def test_worker_side_rejections_are_counted(world: World) -> None:
         for reason, count in _refusals(world).items()
         if count != before.get(reason, 0.0)
     }
+
+
+def _alarmed(world: World, name: str) -> float:
+    """Sum of the series that an alarm on a counter is about."""
+    [alert] = [each for each in ALERTS if each.name == name]
+    return sum(
+        sample.value
+        for sample in families_of(world)[alert.metric.name.removesuffix("_total")].samples
+        if all(sample.labels[label] in values for label, values in alert.where.items())
+    )
+
+
+def test_stale_message_is_no_late_result(world: World) -> None:
+    """The old message of an item that was sent again is refused, as it should be; only refused reports raise LateResultsRefused."""
+    first, second = world.items(2)
+    worker = world.worker()
+    before = _alarmed(world, "LateResultsRefused")
+    [refusal] = worker.claim(world.envelope(first, epoch=7)).refusals
+    assert (refusal.reason, before) == ("stale_epoch", _alarmed(world, "LateResultsRefused"))
+    worker.exchange(finished(worker.grant(second).model_copy(update={"epoch": 7}), 1))
+    assert before + 1 == _alarmed(world, "LateResultsRefused")
 
 
 def _refusals(world: World) -> dict[str, float]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -12,8 +16,11 @@ from tests.integration.gateway.world import World, finished
 from tests.support.collector import Collector, collecting, connected
 
 from airbridge.control_plane.exceptions import Unavailable
+from airbridge.control_plane.tracing import exporter as exporting
+from airbridge.control_plane.tracing import otlp
 from airbridge.control_plane.tracing.exporter import TraceExporter
 from airbridge.control_plane.tracing.otlp import Collector as Sink
+from airbridge.control_plane.tracing.spans import Span
 from airbridge.core.protocol import EdgeEvent
 from airbridge.executor.ledger import events
 from airbridge.executor.ledger.models import WorkItemRow
@@ -125,3 +132,72 @@ def test_late_commit_is_exported(world: World, collector: Collector, exporter: T
     drain(exporter)
     assert "item.rerouted" in {span.name for span in collector.spans.values()}
     assert connected(collector.of_tasks(world.row(other).dag_id).popitem()[1]) is None
+
+
+SPAN = Span(
+    trace_id=1,
+    span_id=2,
+    parent_id=None,
+    name="task",
+    service="airbridge-gateway",
+    host=None,
+    began_at=datetime.now(UTC),
+    ended_at=datetime.now(UTC),
+    attributes={},
+    failed=None,
+)
+
+
+@pytest.mark.parametrize("listening", [False, True], ids=["no listener", "no answer"])
+def test_unreachable_collector_is_unavailable(listening: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector that nothing listens for, and one that accepts connections and never answers, may be retried."""
+    monkeypatch.setattr(otlp, "TIMEOUT_SECONDS", 0.5)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        if listening:
+            bound.listen()
+        sink = Sink(f"http://127.0.0.1:{bound.getsockname()[1]}/v1/traces")
+        with pytest.raises(Unavailable, match="did not accept 1 spans: "):
+            sink.send([SPAN])
+        sink.close()
+
+
+class Broken:
+    """Sink that fails once with an error that no sink should raise."""
+
+    def __init__(self) -> None:
+        self.failures = 1
+        self.sent: list[Span] = []
+
+    def send(self, spans: Sequence[Span]) -> None:
+        """See `Sink.send`."""
+        if self.failures:
+            self.failures -= 1
+            raise ValueError("malformed span")
+        self.sent += spans
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+
+
+@pytest.mark.usefixtures("exporter")  # the export begins before the task does
+def test_export_survives_any_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unexpected error of a sink delays the export, and loses nothing."""
+    monkeypatch.setattr(exporting, "RETRY_SECONDS", 0.01)
+    sink = Broken()
+    item = run_through(world)
+
+    async def export() -> None:
+        running = asyncio.create_task(TraceExporter(sink, every_seconds=0.01).run())
+        until = time.monotonic() + 20
+        while not running.done() and time.monotonic() < until:
+            if "task" in {span.name for span in sink.sent}:
+                break
+            await asyncio.sleep(0.05)
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+    asyncio.run(export())
+    assert sink.failures == 0
+    assert world.row(item).dag_id in {span.attributes["airflow.dag_id"] for span in sink.sent}

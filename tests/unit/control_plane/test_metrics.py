@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
+from tests.unit.executor.catalogues import catalogue
 
+from airbridge.control_plane.gateway.background.metrics import DatabaseGauges, Metrics
 from airbridge.control_plane.observability import generate
 from airbridge.control_plane.observability.alarms import ALERTS, AWS_ALARMS
-from airbridge.control_plane.observability.panels import PANELS
+from airbridge.control_plane.observability.panels import PANELS, Panel
+from airbridge.control_plane.parity import Parity
 from airbridge.control_plane.read_model.diagnosis.cause import Code
+from airbridge.control_plane.read_model.platform import Platform
 from airbridge.core import metrics
 
 REPOSITORY = Path(__file__).parents[3]
@@ -70,6 +75,44 @@ def test_dashboards_use_existing_metrics() -> None:
         named = re.findall(r"(?:by|without|on) ?\(([a-z_, ]+)\)", each.expression)
         assert {word.strip() for words in named for word in words.split(",")} <= labels, each
         assert set(re.findall(r"[{,]([a-z_]+)=", each.expression)) <= labels, each
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.title)
+def test_panel_reads_each_gauge_series(panel: Panel) -> None:
+    """The highest or lowest of a gauge is that of one series on all gateways: without a label it would be that of one pool."""
+    gauges = {
+        each.name: each.labels
+        for each in metrics.ALL
+        if each.kind is metrics.Kind.GAUGE and each.source is metrics.Source.GATEWAY
+    }
+    read = [name for name in re.findall(r"\bairbridge_[a-z_]+", panel.expression) if name in gauges]
+    grouped = re.findall(r"(?:max|min) by \(([a-z_, ]+)\) \((\w+)\)", panel.expression)
+    assert read == [name for _, name in grouped if name in gauges]
+    for labels, name in grouped:
+        assert tuple(labels.split(", ")) == gauges[name], panel.expression
+
+
+def test_alarmed_series_begin_at_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every series that an alarm sums up is there before its first value, in which Prometheus would see no increase."""
+    monkeypatch.setattr(DatabaseGauges, "collect", lambda _: iter(()))
+    platform = Platform(catalogue(), Parity.load(None))
+    exposed = {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in Metrics(platform, ("claim", "exchange")).families()
+        for sample in family.samples
+    }
+    known = {
+        "region": [region.name for region in platform.catalogue.regions],
+        "endpoint": ["claim", "exchange", "other"],
+        "operation": list(metrics.OPERATIONS),
+    }
+    counted = [alert for alert in ALERTS if alert.metric.kind is not metrics.Kind.GAUGE]
+    assert counted
+    for alert in counted:
+        name = alert.metric.name + ("_count" if alert.metric.kind is metrics.Kind.HISTOGRAM else "")
+        for values in product(*(alert.where.get(label, known.get(label)) for label in alert.metric.labels)):
+            series = frozenset(zip(alert.metric.labels, values, strict=True))
+            assert exposed.get((name, series)) == 0.0, alert.name
 
 
 def test_every_alarm_has_a_runbook() -> None:

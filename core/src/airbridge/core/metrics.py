@@ -47,6 +47,9 @@ def _worker(name: str, kind: Kind, unit: str, meaning: str, *labels: str) -> Met
 
 _C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
 
+# Value of a label for what has no name of its own: paths that are no endpoint, regions that are not in the catalogue.
+OTHER: Final = "other"
+
 REQUESTS: Final = _gateway(
     "airbridge_gateway_requests_total",
     _C,
@@ -64,12 +67,14 @@ REQUEST_SECONDS: Final = _gateway(
 CLAIMS: Final = _gateway(
     "airbridge_claims_total", _C, "work items", "Work items granted to workers", "region", "pool"
 )
+# Claims, also of messages that a worker refused itself; and reports.
+OPERATIONS: Final = ("claim", "report")
 REFUSALS: Final = _gateway(
     "airbridge_refusals_total",
     _C,
     "work items",
-    "Claims and reports refused, by the reason in the protocol's words",
-    *("region", "reason"),
+    "Claims (with the messages that workers refused themselves) and reports refused, by the reason in the protocol's words",
+    *("region", "operation", "reason"),
 )
 REPORT_DELAY: Final = _gateway(
     "airbridge_report_delay_seconds",
@@ -177,6 +182,13 @@ CERTIFICATE_LEFT: Final = _gateway(
     _G,
     "seconds",
     "Until the certificate of a live worker of the pool ends, the soonest",
+    *("region", "pool"),
+)
+CERTIFICATE_LEFT_RATIO: Final = _gateway(
+    "airbridge_worker_certificate_left_ratio",
+    _G,
+    "0 to 1",
+    "Part of its lifetime that the certificate of a live worker of the pool has left, the smallest; below 0 after its end",
     *("region", "pool"),
 )
 JOURNALS: Final = _gateway(

@@ -15,7 +15,7 @@ import structlog
 import typer
 import typer.main
 
-from airbridge.core.command_tree import without_none
+from airbridge.core.command_tree import printable
 from airbridge.core.sandbox import hardening
 from airbridge.edge_worker.agent import Agent, ExitCode
 from airbridge.edge_worker.exceptions import IdentityError, RunnerError, SettingsError
@@ -112,7 +112,7 @@ def key(config: Config = None) -> None:
 
 def main() -> None:
     """Entry point of `airbridge-worker`."""
-    without_none(typer.main.get_command(app))()
+    printable(typer.main.get_command(app))()
 
 
 async def _run(settings: WorkerSettings) -> ExitCode:

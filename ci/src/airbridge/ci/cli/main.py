@@ -9,7 +9,7 @@ import typer.main
 
 from airbridge.ci.cli import advisories, approvals, copies, exit_codes, images, output, releases, status
 from airbridge.ci.exceptions import CiError
-from airbridge.core.command_tree import without_none
+from airbridge.core.command_tree import printable
 
 app = typer.Typer(
     name="airbridge-ci",
@@ -42,7 +42,7 @@ app.add_typer(status.app, name="release")
 def main() -> None:
     """Run a command; an error of ours becomes its message and its exit code."""
     try:
-        without_none(typer.main.get_command(app))()
+        printable(typer.main.get_command(app))()
     except CiError as error:
         output.complain(str(error))
         sys.exit(exit_codes.code_of(error))

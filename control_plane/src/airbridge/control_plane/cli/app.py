@@ -29,7 +29,7 @@ from airbridge.control_plane.cli.commands import (
 from airbridge.control_plane.cli.commands.views import status, trace, usage
 from airbridge.control_plane.cli.exit_codes import Exit, exit_for
 from airbridge.control_plane.exceptions import Proposed
-from airbridge.core.command_tree import without_none
+from airbridge.core.command_tree import printable
 from airbridge.core.exceptions import AirBridgeError
 
 _HELP = """Remote execution for Apache Airflow: one control plane, workers near the data.
@@ -77,7 +77,7 @@ def build() -> typer.Typer:
 
 def command() -> click.Command:
     """Return the command of ``airbridge``."""
-    built: click.Command = without_none(typer.main.get_command(build()))
+    built: click.Command = printable(typer.main.get_command(build()))
     return built
 
 

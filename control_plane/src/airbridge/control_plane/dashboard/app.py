@@ -61,6 +61,14 @@ class _Dags:
     ids: frozenset[str] | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """DAGs that a user may read (None for all), and whether those include the tasks that the page is about."""
+
+    dags: frozenset[str] | None
+    sees_dag: bool
+
+
 @dataclass(frozen=True)
 class Dashboard:
     """Pages over one database."""
@@ -81,22 +89,26 @@ class Dashboard:
         dags = self.rights.peek(viewer.subject)
         if dags is None:
             dags = await run_in_threadpool(self.rights.get, viewer.subject, lambda: _readable(viewer))
-        key = (page.name, *_asked(request), viewer.rights, dags)
+        sight = _Sight(dags.ids, await _sees_dag(page, request, viewer))
+        # All that a page's content depends on besides the database.
+        key = (page.name, *_asked(request), viewer.rights, sight)
         rendered = self.fresh.peek(key)
         if rendered is None:
-            rendered = await run_in_threadpool(self._render, key, page, request, viewer, dags)
+            rendered = await run_in_threadpool(self._render, key, page, request, viewer, sight)
         if "hx-request" not in request.headers:
             return HTMLResponse(self._whole(page, request, viewer, rendered), headers=_no_store())
         if request.headers.get("if-none-match") == rendered.etag:
             return Response(status_code=304, headers=_no_store(ETag=rendered.etag))
         return HTMLResponse(rendered.html, headers=_no_store(ETag=rendered.etag))
 
-    def _render(self, key: Hashable, page: Page, request: Request, viewer: Viewer, dags: _Dags) -> Rendered:
+    def _render(self, key: Hashable, page: Page, request: Request, viewer: Viewer, sight: _Sight) -> Rendered:
         def compute() -> Rendered:
             query = Query(dict(request.query_params))
             platform = self.platforms.get("platform", self.platform)
             with _airflow.read_only_session() as session:
-                context = PageContext(session, platform, viewer, dags.ids, query, request.path_params)
+                context = PageContext(
+                    session, platform, viewer, sight.dags, sight.sees_dag, query, request.path_params
+                )
                 values = page.fill(context)
             html = render(f"{page.name}_live.html", {**_shared(request, viewer), "query": query, **values})
             etag = f'"{hashlib.sha256(html.encode()).hexdigest()[:24]}"'
@@ -267,6 +279,12 @@ def _handler(dashboard: Dashboard, page: Page) -> Callable[[Request], Awaitable[
 def _readable(viewer: Viewer) -> _Dags:
     with _airflow.read_only_session() as session:
         return _Dags(_airflow.readable_dags(session, viewer.user))
+
+
+async def _sees_dag(page: Page, request: Request, viewer: Viewer) -> bool:
+    """Return whether the viewer may see the tasks of the DAG that the query of a page `of_dag` names."""
+    dag_id = Query(dict(request.query_params)).text(pages.DAG) if page.of_dag else None
+    return dag_id is not None and await run_in_threadpool(_airflow.may_see_task, viewer.user, dag_id)
 
 
 def _apply(

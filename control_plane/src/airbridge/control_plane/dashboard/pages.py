@@ -39,6 +39,9 @@ from airbridge.executor.ledger.models import ItemState
 
 Values = Mapping[str, Any]
 
+# Name of a DAG's id in the queries of pages.
+DAG: Final = "dag"
+
 # So many regions are drawn as boxes; more as a map of the world.
 FEW_REGIONS: Final = 8
 # Regions with a line of their own in the chart of throughput; the others share one.
@@ -77,6 +80,8 @@ class PageContext:
     viewer: Viewer
     #: DAGs that the viewer may read; None for all.
     dags: frozenset[str] | None
+    #: Whether the viewer may see the tasks of the DAG that the query names, on a page `of_dag`.
+    sees_dag: bool
     query: Query
     path: Mapping[str, str]
 
@@ -92,6 +97,8 @@ class Page:
     #: True if only users who may read Airflow's audit log may see it.
     audit: bool = False
     menu: bool = True
+    #: True if it shows tasks of the DAG that its query names (`DAG`): only to users who may see them.
+    of_dag: bool = False
 
 
 def regions(context: PageContext) -> Values:
@@ -199,13 +206,13 @@ def items(context: PageContext) -> Values:
 def task(context: PageContext) -> Values:
     """Return one task through all its tries, in the control plane and at the edge."""
     query = context.query
-    dag_id, run_id, task_id = query.text("dag"), query.text("run"), query.text("task")
+    dag_id, run_id, task_id = query.text(DAG), query.text("run"), query.text("task")
     if not dag_id and not run_id and not task_id:
         return {"line": None, **_search(context)}
     if not dag_id or not run_id or not task_id:
         raise NotFound("Choose a task on the Work page, or press Timeline on its page in Airflow.")
     index = query.number("map_index", -1)
-    if not _airflow.may_see_task(context.viewer.user, dag_id):
+    if not context.sees_dag:
         raise NotFound(f"there is no task {task_id!r} in run {run_id!r} of DAG {dag_id!r}")
     found = tasks.find(context.session, dag_id, run_id, task_id, index)
     if found is None:
@@ -224,14 +231,10 @@ def task(context: PageContext) -> Values:
 
 def dag_run(context: PageContext) -> Values:
     """Return a DAG run over regions: where its tasks ran, and what moved between them."""
-    dag_id, run_id = context.query.text("dag"), context.query.text("run")
+    dag_id, run_id = context.query.text(DAG), context.query.text("run")
     if not dag_id or not run_id:
         raise NotFound("Choose a run on the Work page.")
-    found = (
-        run.find(context.session, dag_id, run_id)
-        if _airflow.may_see_task(context.viewer.user, dag_id)
-        else None
-    )
+    found = run.find(context.session, dag_id, run_id) if context.sees_dag else None
     if found is None:
         raise NotFound(
             f"No work of run {run_id!r} of DAG {dag_id!r} has been placed, or it has been deleted."
@@ -317,7 +320,7 @@ def audit(context: PageContext) -> Values:
 
 def task_url(item: ItemView) -> str:
     """Return the query string of an item's timeline."""
-    names = {"dag": item.dag_id, "run": item.run_id, "task": item.task_id}
+    names = {DAG: item.dag_id, "run": item.run_id, "task": item.task_id}
     return Query(names).string(map_index=item.map_index if item.map_index >= 0 else None)
 
 
@@ -336,8 +339,8 @@ REGIONS: Final = Page("regions", "Regions", "/", regions)
 WORKERS: Final = Page("workers", "Workers", "/workers", fleet)
 WORKER: Final = Page("worker", "Worker", "/workers/{worker}", worker, menu=False)
 WORK: Final = Page("work", "Work", "/work", items)
-TIMELINE: Final = Page("timeline", "Timeline", "/timeline", task)
-RUN: Final = Page("run", "Run", "/run", dag_run, menu=False)
+TIMELINE: Final = Page("timeline", "Timeline", "/timeline", task, of_dag=True)
+RUN: Final = Page("run", "Run", "/run", dag_run, menu=False, of_dag=True)
 USAGE: Final = Page("usage", "Usage", "/usage", used)
 PARITY: Final = Page("parity", "Parity", "/parity", parity)
 AUDIT: Final = Page("audit", "Audit", "/audit", audit, audit=True)

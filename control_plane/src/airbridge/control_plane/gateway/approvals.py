@@ -124,8 +124,8 @@ class Approvals:
         self.on_break_glass(name)
 
     def _propose(self, session: Any, operator: Operator, name: str, asked: Payload) -> ProposalRow:
-        person = _person(operator.owner)
-        if proposals.count_open(session, person) >= MOST_OPEN:
+        if proposals.count_open(session, operator.owner) >= MOST_OPEN:
+            person = proposals.person(operator.owner)
             raise _conflict(f"{person} has {MOST_OPEN} open proposals; have them approved or refused first")
         row = proposals.create(
             session,
@@ -183,8 +183,9 @@ def _open(session: Any, proposal_id: str) -> ProposalRow:
 
 
 def _check_independent(session: Any, row: ProposalRow, approver: Operator) -> None:
-    if _person(row.owner) == _person(approver.owner):
-        raise _forbidden(f"{_person(row.owner)} proposed this; another owner must approve it")
+    proposer = proposals.person(row.owner)
+    if proposer == proposals.person(approver.owner):
+        raise _forbidden(f"{proposer} proposed this; another owner must approve it")
     if tokens.root_of(session, row.token_id) == tokens.root_of(session, approver.token_id):
         raise _forbidden(
             "this token and the proposer's descend from the same token; another one must approve it"
@@ -197,10 +198,6 @@ def _proposer(session: Any, row: ProposalRow) -> Operator:
     if token is None or token.revoked_at is not None:
         raise _conflict(f"the token that made proposal {row.id} was revoked; propose again")
     return Operator(row.owner, row.token_id, Scopes.parse(token.scopes), row.address, token.expires_at)
-
-
-def _person(owner: str) -> str:
-    return owner.partition("/")[0].casefold()
 
 
 def _record(session: Any, event: str, verdict: Any, operator: Operator, row: ProposalRow) -> None:

@@ -44,6 +44,7 @@ from airbridge.control_plane.gateway.brokering.broker import Broker
 from airbridge.control_plane.gateway.brokering.endpoint import BrokerApi
 from airbridge.control_plane.gateway.heartbeat.batcher import HeartbeatBatcher
 from airbridge.control_plane.gateway.heartbeat.heartbeats import Heartbeats
+from airbridge.control_plane.gateway.loops import Loop, supervise
 from airbridge.control_plane.gateway.net.body_reads import MIB, BodyReadLimits, BodyReads
 from airbridge.control_plane.gateway.net.connections import ConnectionLimits
 from airbridge.control_plane.gateway.net.listener import Listener
@@ -163,7 +164,7 @@ class Gateway:
         sources = components.sources or Sources(components.catalogue)
         self._transfers = TransferApi.of(sources, components.keyring, self._threads)
         self._token_joins = TokenJoins(components.join_issuers, components.clock)
-        self.metrics = metrics = Metrics(components.platform)
+        self.metrics = metrics = Metrics(components.platform, ENDPOINTS.values())
         self._anchors = Anchors(anchors.sinks(settings.audit_anchors), metrics.audit_fault)
         self._edge = Listener(
             _edge_app(
@@ -219,30 +220,31 @@ class Gateway:
         await self._edge.begin()
         await self._operators.begin()
         self._serving = [
-            asyncio.create_task(self._edge.main_loop()),
-            asyncio.create_task(self._operators.main_loop()),
+            asyncio.create_task(supervise("edge_listener", self._edge.main_loop)),
+            asyncio.create_task(supervise("operator_listener", self._operators.main_loop)),
         ]
-        self._loops = [
-            asyncio.create_task(self._liveness.run()),
-            asyncio.create_task(self._expiry.run()),
-            asyncio.create_task(XComSweep(StoredXComs.of(self._components.catalogue)).run()),
-            *([asyncio.create_task(self._exporter.run())] if self._exporter else []),
-            *([asyncio.create_task(self.emf.run())] if self.emf else []),
-            asyncio.create_task(self._renew_certificate()),
-            asyncio.create_task(self._denials.run()),
-            asyncio.create_task(self._components.policy.run()),
-            asyncio.create_task(self._approvals.run()),
-            asyncio.create_task(self.key_reloader.run()),
-            asyncio.create_task(
-                SnapshotSignatures(
-                    self._components.keyring, self._components.settings.worker_alive_seconds
-                ).run()
-            ),
-            asyncio.create_task(sealer.run(self._components.settings.audit_seal_interval)),
-            asyncio.create_task(self._anchors.run(self._components.settings.audit_anchor_interval)),
-        ]
+        self._loops = [asyncio.create_task(supervise(name, run)) for name, run in self._background().items()]
         self._check_database_pool()
         log.info("gateway.started", edge_port=self.edge_port, operator_port=self.operator_port)
+
+    def _background(self) -> dict[str, Loop]:
+        """Return the background loops by name."""
+        components, settings = self._components, self._components.settings
+        return {
+            "liveness": self._liveness.run,
+            "worker_expiry": self._expiry.run,
+            "xcom_sweep": XComSweep(StoredXComs.of(components.catalogue)).run,
+            **({"traces": self._exporter.run} if self._exporter else {}),
+            **({"emf": self.emf.run} if self.emf else {}),
+            "server_certificate": self._renew_certificate,
+            "denials": self._denials.run,
+            "policy": components.policy.run,
+            "approvals": self._approvals.run,
+            "keys": self.key_reloader.run,
+            "snapshot_signatures": SnapshotSignatures(components.keyring, settings.worker_alive_seconds).run,
+            "sealer": partial(sealer.run, settings.audit_seal_interval),
+            "anchors": partial(self._anchors.run, settings.audit_anchor_interval),
+        }
 
     def _check_database_pool(self) -> None:
         """Warn if threads would have to wait for connections: SQLAlchemy's wait of 30 s outlasts every client's."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from airbridge.control_plane.read_model.platform import CERTIFICATE_WARNING
 from airbridge.core import metrics
 from airbridge.core.metrics import Kind, Metric
 from airbridge.executor.dispatch import scaling
@@ -163,12 +164,13 @@ ALERTS: Final = (
     ),
     Alert(
         "CertificateEnding",
-        "A live worker's certificate ends in less than ten minutes and was not renewed",
+        "A live worker's certificate has less than a quarter of its lifetime left and was not renewed",
         "page",
-        metrics.CERTIFICATE_LEFT,
+        metrics.CERTIFICATE_LEFT_RATIO,
         _POOL,
-        600,
-        5,
+        CERTIFICATE_WARNING,
+        # Less than the quarter of a lifetime of ten minutes.
+        2,
         Bound.BELOW,
     ),
     Alert(
@@ -216,7 +218,8 @@ ALERTS: Final = (
         ("region",),
         0,
         15,
-        where={"reason": ("lost", "stale_epoch")},
+        # Not claims: an old message of an item that was sent again is refused for a stale epoch as well.
+        where={"operation": ("report",), "reason": ("lost", "stale_epoch")},
     ),
     Alert(
         "IdentityForked",

@@ -24,6 +24,11 @@ class Panel:
     statistic: str = "Maximum"
 
 
+def _sum(metric: Metric, *labels: str) -> str:
+    """Return a gauge's sum by labels, in PromQL. Every gateway exposes the same series: the sum is over one of each."""
+    return f"sum by ({', '.join(labels)}) (max by ({', '.join(metric.labels)}) ({metric.name}))"
+
+
 _M = metrics
 PANELS: Final = (
     Panel(
@@ -42,21 +47,21 @@ PANELS: Final = (
     ),
     Panel(
         "Work items by state",
-        f"max by (region, state) ({_M.ITEMS.name})",
+        _sum(_M.ITEMS, "region", "state"),
         "{{region}} {{state}}",
         "short",
         _M.ITEMS,
     ),
     Panel(
         "Slots in use",
-        f"max by (region) ({_M.SLOTS_USED.name}) / max by (region) ({_M.SLOTS.name})",
+        f"{_sum(_M.SLOTS_USED, 'region')} / {_sum(_M.SLOTS, 'region')}",
         "{{region}}",
         "percentunit",
         _M.SLOTS_USED,
     ),
     Panel(
         "Workers by standing",
-        f"max by (region, standing) ({_M.WORKERS.name})",
+        _sum(_M.WORKERS, "region", "standing"),
         "{{region}} {{standing}}",
         "short",
         _M.WORKERS,
@@ -71,8 +76,8 @@ PANELS: Final = (
     Panel("Claims", f"sum by (region) (rate({_M.CLAIMS.name}[5m]))", "{{region}}", "ops", _M.CLAIMS, "Sum"),
     Panel(
         "Refusals by reason",
-        f"sum by (reason) (rate({_M.REFUSALS.name}[5m]))",
-        "{{reason}}",
+        f"sum by (operation, reason) (rate({_M.REFUSALS.name}[5m]))",
+        "{{operation}} {{reason}}",
         "ops",
         _M.REFUSALS,
         "Sum",

@@ -50,20 +50,17 @@ class Site:
         return f"{urlsplit(self.url).path.rstrip('/')}/auth"
 
     def page(self, asked: str) -> str:
-        """Return the page to open after the sign-in: the one that was asked for if it is of this site, else the first."""
-        wanted, own = urlsplit(asked), urlsplit(self.url)
-        foreign = (wanted.scheme, wanted.netloc) not in {("", ""), (own.scheme, own.netloc)}
-        # Browsers read a backslash as a slash and drop control characters: `/\evil.example` is another site.
-        odd = "\\" in asked or any(ord(each) <= 32 for each in asked)
-        if (
-            foreign
-            or odd
-            or not wanted.path.startswith("/")
-            or wanted.path.startswith("//")
-            or len(asked) > LONGEST_PAGE
-        ):
-            return self.url.rstrip("/") + "/"
-        return asked
+        """Return the page to open after the sign-in: the one that was asked for if it is of this site, else the first.
+
+        A page of this site begins with the site's address, or with a single slash: browsers read `//`, `///` and backslashes
+        as the beginning of another address, and drop control characters and spaces.
+        """
+        own = urlsplit(self.url)
+        origin = f"{own.scheme}://{own.netloc}"
+        path = asked[len(origin) :] if asked.lower().startswith(f"{origin}/".lower()) else asked
+        inside = path.startswith("/") and not path.startswith("//")
+        plain = "\\" not in asked and not any(ord(each) <= 32 for each in asked)
+        return asked if inside and plain and len(asked) <= LONGEST_PAGE else self.url.rstrip("/") + "/"
 
 
 def create(site: Site, grant: CodeGrant, issue: Callable[[str, str], str]) -> FastAPI:

@@ -95,6 +95,9 @@ class TraceExporter:
         except (Unavailable, sql.SQLAlchemyError) as error:
             log.warning("traces.not_exported", detail=str(error), retry_seconds=RETRY_SECONDS)
             return RETRY_SECONDS
+        except Exception:
+            log.exception("traces.not_exported", retry_seconds=RETRY_SECONDS)
+            return RETRY_SECONDS
 
     def export(self) -> int:
         """Send one batch of new events and return their number. Raises `Unavailable`."""

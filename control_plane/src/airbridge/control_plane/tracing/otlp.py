@@ -27,10 +27,14 @@ class Collector:
         """Send spans. Raises `Unavailable` if the collector did not accept them."""
         from opentelemetry.sdk.trace.export import SpanExportResult
 
-        if self._exporter.export([_readable(span) for span in spans]) is not SpanExportResult.SUCCESS:
-            raise Unavailable(
-                f"the collector {self._endpoint} did not accept {len(spans)} spans", retry_after=1.0
-            )
+        failed = f"the collector {self._endpoint} did not accept {len(spans)} spans"
+        try:
+            result = self._exporter.export([_readable(span) for span in spans])
+        # Those of requests, which the exporter passes on: no connection, no answer in time.
+        except OSError as error:
+            raise Unavailable(f"{failed}: {error}") from error
+        if result is not SpanExportResult.SUCCESS:
+            raise Unavailable(failed)
 
     def close(self) -> None:
         """Close the connection."""

@@ -39,6 +39,7 @@ from airbridge.control_plane.gateway.work.claims import Claims
 from airbridge.control_plane.gateway.work.exchanges import Exchanges
 from airbridge.control_plane.identity.enrolment import AnyProof, Enrolment
 from airbridge.control_plane.identity.oidc.joins import TokenJoin, TokenJoins
+from airbridge.core.metrics import OTHER
 from airbridge.core.protocol import (
     SUPPORTED_VERSIONS,
     VERSION_HEADER,
@@ -136,7 +137,7 @@ class Edge:
             )
         except Refused as refused:
             known = self.enrolment.catalogue.region(body.region)
-            self.metrics.join_refused(known.name if known else "other", str(refused.reason))
+            self.metrics.join_refused(known.name if known else OTHER, str(refused.reason))
             raise
 
     async def _prove(self, body: EnrolRequest) -> AnyProof | None:

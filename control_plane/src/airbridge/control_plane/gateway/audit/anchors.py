@@ -62,7 +62,10 @@ class AnchorSink(Protocol):
         """Keep an anchor. Raises `OSError` or `StoreError`."""
 
     def read(self) -> list[Anchor]:
-        """Return the last anchors; none from a place that cannot be read back. Raises `OSError` or `StoreError`."""
+        """Return the last anchors; none from a place that cannot be read back. Raises `OSError` or `StoreError`.
+
+        Lines that are no anchors are left out.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class FileSink:
         """See `AnchorSink.read`."""
         if not self.path.exists():
             return []
-        return _parsed(self.path.read_text().splitlines()[-READ_LINES:])
+        return _parsed(self.path.read_text(errors="replace").splitlines()[-READ_LINES:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ class BucketSink:
         for days in range(KEPT_DAYS):
             found = list(self.store.list(self._day(today - timedelta(days=days))))
             if found:
-                return _parsed(self.store.get(each.key).data.decode() for each in found[-3:])
+                return _parsed(self.store.get(each.key).data.decode(errors="replace") for each in found[-3:])
         return []
 
     def _day(self, at: datetime) -> str:

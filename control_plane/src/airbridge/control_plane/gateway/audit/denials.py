@@ -132,10 +132,11 @@ class DenialLog:
     async def run(self) -> None:
         """Write queued denials until cancelled."""
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            # Before the wait: a run after one that failed finds denials that it left.
             while self._waiting or self._excess.count:
                 await self._write_batch()
+            await self._wake.wait()
+            self._wake.clear()
 
     async def close(self) -> None:
         """Write the remaining denials, and end the thread."""

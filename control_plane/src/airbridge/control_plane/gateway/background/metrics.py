@@ -7,8 +7,9 @@ aggregate them with ``max``, not ``sum``. They are read on a scrape, at most onc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import product
 from typing import Any, Final
 
 import structlog
@@ -19,9 +20,9 @@ from sqlalchemy import exc as sql
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airbridge.control_plane import _airflow
-from airbridge.control_plane.gateway.audit import anchors
 from airbridge.control_plane.gateway.database import unit
 from airbridge.control_plane.identity import generations
+from airbridge.control_plane.observability.alarms import ALERTS
 from airbridge.control_plane.read_model import fleet, overview, regions
 from airbridge.control_plane.read_model.platform import Platform
 from airbridge.control_plane.read_model.regions import PoolView
@@ -41,9 +42,10 @@ ALARM_WINDOW: Final = timedelta(minutes=15)
 class Metrics:
     """Metrics of one gateway, in a registry of their own. Thread-safe."""
 
-    def __init__(self, platform: Platform | None = None) -> None:
+    def __init__(self, platform: Platform | None = None, endpoints: Iterable[str] = ()) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # a second series per counter that no panel or alarm uses
         self._registry = CollectorRegistry()
+        self._families: dict[str, Counter | Histogram] = {}
         self._requests = self._counter(metrics.REQUESTS)
         self._seconds = self._histogram(metrics.REQUEST_SECONDS, metrics.BUCKETS)
         self._claims = self._counter(metrics.CLAIMS)
@@ -53,20 +55,36 @@ class Metrics:
         self._moved = self._counter(metrics.MOVED)
         self._joins = self._counter(metrics.JOINS_REFUSED)
         self._audit_faults = self._counter(metrics.AUDIT_FAULTS)
-        for fault in anchors.FAULTS:
-            self._audit_faults.labels(fault)
         self._break_glass = self._counter(metrics.BREAK_GLASS)
-        # From 0 on: Prometheus sees no increase in a series that begins with 1.
-        for action in metrics.BREAK_GLASS_ACTIONS:
-            self._break_glass.labels(action)
+        regions = [region.name for region in platform.catalogue.regions] if platform is not None else []
+        self._begin(
+            {
+                "region": (*regions, metrics.OTHER),
+                "endpoint": (*endpoints, metrics.OTHER),
+                "operation": metrics.OPERATIONS,
+            }
+        )
         if platform is not None:
             self._registry.register(DatabaseGauges(platform))
 
+    def _begin(self, values: dict[str, Sequence[str]]) -> None:
+        """Create every series that an alarm is about: Prometheus sees no increase in one that begins with its first value."""
+        for alert in ALERTS:
+            family = self._families.get(alert.metric.name)
+            if family is not None:
+                of_labels = [alert.where.get(label) or values[label] for label in alert.metric.labels]
+                for chosen in product(*of_labels):
+                    family.labels(*chosen)
+
     def _counter(self, spec: Spec) -> Counter:
-        return Counter(spec.name.removesuffix("_total"), spec.meaning, spec.labels, registry=self._registry)
+        family = Counter(spec.name.removesuffix("_total"), spec.meaning, spec.labels, registry=self._registry)
+        self._families[spec.name] = family
+        return family
 
     def _histogram(self, spec: Spec, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(spec.name, spec.meaning, spec.labels, buckets=buckets, registry=self._registry)
+        family = Histogram(spec.name, spec.meaning, spec.labels, buckets=buckets, registry=self._registry)
+        self._families[spec.name] = family
+        return family
 
     def answered(self, endpoint: str, status: int, seconds: float) -> None:
         """Count one request."""
@@ -78,10 +96,12 @@ class Metrics:
         self._claims.labels(region, pool).inc(count)
         _airflow.stats_incr("airbridge.claims", count, {"region": region, "pool": pool})
 
-    def refused(self, region: str, reason: str, count: int = 1) -> None:
-        """Count refused claims or reports."""
-        self._refusals.labels(region, reason).inc(count)
-        _airflow.stats_incr("airbridge.refusals", count, {"region": region, "reason": reason})
+    def refused(self, region: str, operation: str, reason: str, count: int = 1) -> None:
+        """Count refused claims or reports; `operation` is one of `metrics.OPERATIONS`."""
+        self._refusals.labels(region, operation, reason).inc(count)
+        _airflow.stats_incr(
+            "airbridge.refusals", count, {"region": region, "operation": operation, "reason": reason}
+        )
 
     def reported(self, region: str, delay_seconds: float) -> None:
         """Count one applied write of a task, with the seconds since it was journalled."""
@@ -202,20 +222,19 @@ def _of_limits(session: Any, platform: Platform) -> list[Metric]:
 
 
 def _of_workers(session: Any, platform: Platform) -> list[Metric]:
-    left, journals, skew = (
-        _family(metrics.CERTIFICATE_LEFT),
-        _family(metrics.JOURNALS),
-        _family(metrics.CLOCK_SKEW),
-    )
+    left, left_ratio = _family(metrics.CERTIFICATE_LEFT), _family(metrics.CERTIFICATE_LEFT_RATIO)
+    journals, skew = _family(metrics.JOURNALS), _family(metrics.CLOCK_SKEW)
     for (region, pool), found in fleet.extremes(session, platform).items():
         if found.certificate_left is not None:
             left.add_metric([region, pool], found.certificate_left)
+        if found.certificate_left_ratio is not None:
+            left_ratio.add_metric([region, pool], found.certificate_left_ratio)
         journals.add_metric([region, pool], found.journal_records)
         skew.add_metric([region, pool], found.skew_seconds)
     versions = _family(metrics.VERSIONS)
     for (airbridge, verdict), count in fleet.versions(session, platform).items():
         versions.add_metric([airbridge, verdict], count)
-    return [left, journals, skew, versions]
+    return [left, left_ratio, journals, skew, versions]
 
 
 def _of_identities(session: Any, places: Sequence[str], now: datetime) -> Metric:
@@ -228,7 +247,7 @@ def _of_identities(session: Any, places: Sequence[str], now: datetime) -> Metric
 
 
 class Counted:
-    """ASGI wrapper that counts responses by endpoint. Unknown paths are counted as ``other``."""
+    """ASGI wrapper that counts responses by endpoint. Unknown paths are counted as `metrics.OTHER`."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, endpoints: dict[str, str]) -> None:
         self._app = app
@@ -240,7 +259,7 @@ class Counted:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        endpoint = self._endpoints.get(scope["path"], "other")
+        endpoint = self._endpoints.get(scope["path"], metrics.OTHER)
         began = time.perf_counter()
 
         async def counting(message: Message) -> None:

@@ -11,11 +11,14 @@ from airbridge.control_plane import _airflow
 from airbridge.control_plane.gateway.auth.authentication import Caller
 from airbridge.control_plane.gateway.background.metrics import Metrics
 from airbridge.control_plane.gateway.work import edge_events
+from airbridge.core.metrics import OPERATIONS
 from airbridge.core.protocol import ClaimResponse, EdgeEvent, Grant, Record, RecordResult, RefusalReason
 from airbridge.executor.ledger.sharing.usage import TASK_ENDED
 
 # Edge event of a queue message that is not a valid work item.
 REJECTED: Final = "message.rejected"
+
+CLAIM, REPORT = OPERATIONS
 
 _REASONS: Final = frozenset(RefusalReason)
 
@@ -31,7 +34,7 @@ def granted(metrics: Metrics, caller: Caller, grants: Sequence[Grant]) -> None:
 def claims_refused(metrics: Metrics, caller: Caller, answer: ClaimResponse) -> None:
     """Count the refusals of a claim."""
     for reason, count in Counter(str(each.reason) for each in answer.refusals).items():
-        metrics.refused(caller.name.region, reason, count)
+        metrics.refused(caller.name.region, CLAIM, reason, count)
 
 
 def events_received(metrics: Metrics, caller: Caller, events: Sequence[EdgeEvent]) -> None:
@@ -44,7 +47,7 @@ def events_received(metrics: Metrics, caller: Caller, events: Sequence[EdgeEvent
             metrics.moved(caller.name.region, caller.name.pool, kind, moved)
     reasons = (str(each.detail.get("reason")) for each in events if each.event == REJECTED)
     for reason, count in Counter(reason for reason in reasons if reason in _REASONS).items():
-        metrics.refused(caller.name.region, reason, count)
+        metrics.refused(caller.name.region, CLAIM, reason, count)
 
 
 def reported(metrics: Metrics, caller: Caller, records: Sequence[Record], now: datetime) -> None:
@@ -57,4 +60,4 @@ def reports_refused(metrics: Metrics, caller: Caller, results: Sequence[RecordRe
     """Count refused reports."""
     refused = Counter(str(each.refused) for each in results if each.refused is not None)
     for reason, count in refused.items():
-        metrics.refused(caller.name.region, reason, count)
+        metrics.refused(caller.name.region, REPORT, reason, count)

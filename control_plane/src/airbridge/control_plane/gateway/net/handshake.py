@@ -15,6 +15,7 @@ from typing import Any, Final
 import structlog
 
 from airbridge.control_plane.gateway.audit.denials import ANONYMOUS, Denial
+from airbridge.control_plane.gateway.loops import supervise
 from airbridge.control_plane.gateway.net.connections import Connections, Ticket
 
 log = structlog.get_logger()
@@ -55,7 +56,7 @@ class Acceptor:
         """Start listening."""
         self._listening.listen(backlog)
         self._listening.setblocking(False)
-        self._start_task(self._accept())
+        self._start_task(supervise("accept", self._accept, PAUSE_SECONDS))
 
     def close(self) -> None:
         """Stop accepting, and cancel handshakes in progress. uvicorn calls it at shutdown."""

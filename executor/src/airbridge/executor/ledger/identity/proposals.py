@@ -6,7 +6,7 @@ import secrets
 from datetime import timedelta
 from typing import Any, Literal
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger._locking import for_update
@@ -62,12 +62,17 @@ def list_all(session: Any, status: Status | None, limit: int) -> list[ProposalRo
     return list(session.scalars(query if status is None else query.where(ProposalRow.status == status)))
 
 
+def person(owner: str) -> str:
+    """Return the person of an owner: owners below one (``ann/ci``), and in upper or lower case, are the same."""
+    return owner.partition("/")[0].casefold()
+
+
 def count_open(session: Any, owner: str) -> int:
-    """Return how many open proposals an owner has, with those of owners below it."""
-    below = owner.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "/%"
-    of_owner = or_(ProposalRow.owner == owner, ProposalRow.owner.like(below, escape="\\"))
-    query = select(func.count(ProposalRow.id)).where(ProposalRow.status == "proposed", of_owner)
-    return int(session.execute(query).scalar_one())
+    """Return how many open proposals an owner's person has."""
+    query = select(ProposalRow.owner, func.count(ProposalRow.id)).where(ProposalRow.status == "proposed")
+    # Compared here: databases fold the case of ASCII letters alone, or of those of their locale.
+    counts = session.execute(query.group_by(ProposalRow.owner))
+    return sum(count for of, count in counts if person(of) == person(owner))
 
 
 def decide(session: Any, row: ProposalRow, status: Status, actor: str, token_id: str) -> None:
