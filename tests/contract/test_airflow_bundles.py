@@ -107,6 +107,22 @@ def test_dag_processor_records_the_digest(airflow: Metadata, dags: Path) -> None
         assert session.query(DagRun).one().bundle_version == version
 
 
+def test_version_is_recorded_after_restart(airflow: Metadata, dags: Path) -> None:
+    """A restarted dag-processor, whose first refresh writes import errors, records the version and the time of that refresh."""
+    from airflow.models.dagbundle import DagBundleModel
+
+    def last_refreshed() -> Any:
+        with airflow.session() as session:
+            return session.get(DagBundleModel, "dags").last_refreshed
+
+    processor()._refresh_dag_bundles({})
+    before = last_refreshed()
+    write_dag(dags, "two.py", "two")
+    processor()._refresh_dag_bundles({})
+    assert recorded(airflow) == pack(dags).version
+    assert last_refreshed() > before
+
+
 def test_files_are_those_of_the_version(airflow: Metadata, dags: Path) -> None:
     """The dag-processor lists the snapshot's files, and a change of the folder alone changes nothing it has listed."""
     manager, files = processor(), dict[str, set[Any]]()
