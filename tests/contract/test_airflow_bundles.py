@@ -107,6 +107,22 @@ def test_dag_processor_records_the_digest(airflow: Metadata, dags: Path) -> None
         assert session.query(DagRun).one().bundle_version == version
 
 
+def test_version_is_recorded_after_restart(airflow: Metadata, dags: Path) -> None:
+    """A restarted dag-processor, whose first refresh writes import errors, records the version and the time of that refresh."""
+    from airflow.models.dagbundle import DagBundleModel
+
+    def last_refreshed() -> Any:
+        with airflow.session() as session:
+            return session.get(DagBundleModel, "dags").last_refreshed
+
+    processor()._refresh_dag_bundles({})
+    before = last_refreshed()
+    write_dag(dags, "two.py", "two")
+    processor()._refresh_dag_bundles({})
+    assert recorded(airflow) == pack(dags).version
+    assert last_refreshed() > before
+
+
 def test_files_are_those_of_the_version(airflow: Metadata, dags: Path) -> None:
     """The dag-processor lists the snapshot's files, and a change of the folder alone changes nothing it has listed."""
     manager, files = processor(), dict[str, set[Any]]()
@@ -132,18 +148,43 @@ def test_home_region_down_at_start(airflow: Metadata, cloud: Cloud, monkeypatch:
     assert set(files) == {"dags", "pushed"}
 
 
-def test_refresh_soon_refreshes_at_once(airflow: Metadata, cloud: Cloud, dags: Path, tmp_path: Path) -> None:
-    """After `refresh_soon` the dag-processor refreshes a bundle at once, though its interval is an hour."""
+def test_push_is_picked_up_at_the_next_check(
+    airflow: Metadata, cloud: Cloud, dags: Path, tmp_path: Path
+) -> None:
+    """The dag-processor refreshes a bundle that has another version now, though its interval is an hour; otherwise it does not."""
     manager, files = processor(), dict[str, set[Any]]()
     manager._refresh_dag_bundles(files)
     store = ledger_store(cloud, "pushed", tmp_path / "secrets")
     store.publish(pack(dags), "ci", store.pointer())
     manager._refresh_dag_bundles(files)
-    assert recorded(airflow, "pushed") is None
-    refresh_soon("pushed")
-    manager._refresh_dag_bundles(files)
     assert recorded(airflow, "pushed") == pack(dags).version
     assert {file.rel_path for file in files["pushed"]} == {Path("one.py")}
+    del files["pushed"]
+    manager._refresh_dag_bundles(files)
+    assert "pushed" not in files
+
+
+def test_push_during_a_refresh(airflow: Metadata, cloud: Cloud, dags: Path, tmp_path: Path) -> None:
+    """A push between a refresh and Airflow's record of it is picked up at the next check: the record does not hide it."""
+    manager = processor()
+    manager._refresh_dag_bundles({})
+    store = ledger_store(cloud, "pushed", tmp_path / "secrets")
+    store.publish(pack(dags), "ci", store.pointer())
+    refresh_soon("pushed")
+    (bundle,) = (each for each in manager._dag_bundles if each.name == "pushed")
+    refresh = bundle.refresh
+
+    def refresh_before_push() -> None:
+        refresh()
+        write_dag(dags, "two.py", "two")
+        store.publish(pack(dags), "ci", store.pointer())
+        refresh_soon("pushed")
+
+    bundle.refresh = refresh_before_push
+    manager._refresh_dag_bundles({})
+    bundle.refresh = refresh
+    manager._refresh_dag_bundles({})
+    assert recorded(airflow, "pushed") == pack(dags).version
 
 
 def test_second_dag_processor_follows(airflow: Metadata, dags: Path) -> None:

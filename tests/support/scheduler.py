@@ -17,7 +17,9 @@ BUNDLE = "dags-folder"
 VERSION = "sha256:" + "a" * 64
 
 
-def store_dag(metadata: Metadata, dag: Any, *, version: str | None = VERSION) -> None:
+def store_dag(
+    metadata: Metadata, dag: Any, *, version: str | None = VERSION, bundle_name: str = BUNDLE
+) -> None:
     """Write a DAG to the database as the dag-processor does, under a bundle at `version`."""
     from airflow.models.dag import DAG
     from airflow.models.dagbundle import DagBundleModel
@@ -26,12 +28,12 @@ def store_dag(metadata: Metadata, dag: Any, *, version: str | None = VERSION) ->
 
     parsed = LazyDeserializedDAG(data=SerializedDAG.to_dict(dag))
     with metadata.session() as session:
-        bundle = session.get(DagBundleModel, BUNDLE) or DagBundleModel(name=BUNDLE)
+        bundle = session.get(DagBundleModel, bundle_name) or DagBundleModel(name=bundle_name)
         bundle.version = version
         session.add(bundle)
         session.flush()
-        DAG.bulk_write_to_db(BUNDLE, version, [parsed], session=session)
-        SerializedDagModel.write_dag(parsed, bundle_name=BUNDLE, bundle_version=version, session=session)
+        DAG.bulk_write_to_db(bundle_name, version, [parsed], session=session)
+        SerializedDagModel.write_dag(parsed, bundle_name=bundle_name, bundle_version=version, session=session)
         session.commit()
 
 

@@ -13,7 +13,7 @@ from tests.integration.bundles.conftest import Processor
 from tests.integration.bundles.test_bundle import _drop_buckets, folder, import_errors, shown_files
 from tests.support.cloud import REGIONS, write_dag
 
-from airbridge.core.code.snapshot import DEFAULT_LIMITS
+from airbridge.core.code.snapshot import DEFAULT_LIMITS, pack
 from airbridge.executor._airflow import report_import_errors
 
 NOT_PUBLISHED = " (not published)"
@@ -195,3 +195,22 @@ def test_error_is_shown_again_soon(processor: Processor, dags: Path) -> None:
         bundle.refresh()
         assert list(import_errors()) == [f"bad{NOT_PUBLISHED}"]
     assert (intervals, bundle.refresh_interval) == ([0, 0, 300], 300)
+
+
+def test_version_out_of_reach_waits_for_the_interval(processor: Processor, dags: Path) -> None:
+    """A new version is refreshed to at once; one that cannot be fetched not again before the interval is over."""
+    store = processor.cloud.store()
+    store.publish(pack(dags), "ci", store.pointer())
+    bundle = processor.bundle({"kind": "push"}, refresh_interval=300)
+    bundle.initialize()
+    bundle.refresh()
+    assert bundle.refresh_interval == 300
+    write_dag(dags, "two.py", "two")
+    store.publish(pack(dags), "ci", store.pointer())
+    assert bundle.refresh_interval == 0
+    for region in REGIONS:
+        _drop_buckets(processor.cloud, region)
+    for _ in range(3):
+        bundle.refresh()
+    assert bundle.refresh_interval == 300
+    assert shown_files(bundle) == ["one.py"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,37 @@ def test_no_environment_is_left_behind(world: World) -> None:
     root = world.write(PLAIN.format(place=str(packages / "tiny" / "data.txt")))
     run = world.do(world.run(root, "t"))
     assert run.proxy.pushed() == [False, None, None], run.log
+
+
+LATE = """
+# {salt}
+from datetime import datetime
+from airflow.sdk import DAG, task
+
+with DAG("d", schedule=None, start_date=datetime(2025, 1, 1)):
+    @task
+    def t():
+        import late, tiny
+        return [late.VALUE, tiny.VERSION]
+    t()
+"""
+
+
+@pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.parametrize("evicted", ["code", "environment"])
+def test_fetched_again_after_eviction(world: World, evicted: str, warm: bool) -> None:
+    """Code and packages that were evicted and fetched again, at the same path, are found by the next task, which parses the file anew."""
+
+    def fetched() -> dict[str, Path]:
+        root = world.write(LATE.format(salt=f"{evicted} {warm}"))
+        (root / "late.py").write_text("VALUE = 1")
+        return {"code": root, "environment": environment(world, "4.0")}
+
+    for _ in range(2):
+        found = fetched()
+        run = world.do(world.run(found["code"], "t", warm=warm, environment=found["environment"]))
+        assert run.proxy.pushed() == [1, "4.0"], run.log
+        shutil.rmtree(found[evicted])
 
 
 def templates(world: World) -> list[int]:

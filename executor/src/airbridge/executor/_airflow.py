@@ -95,7 +95,11 @@ def airflow_home() -> str:
 
 
 def new_session() -> AbstractContextManager[Any]:
-    """Return a block with a session of its own, committed at its end and rolled back on an error."""
+    """Return a block with a session of its own, committed at its end and rolled back on an error.
+
+    Not scoped: a scoped session is the thread's only one, so closing it would detach what an Airflow function that calls this
+    code has loaded and is yet to change.
+    """
     from airflow.utils.session import create_session
 
     session: AbstractContextManager[Any] = create_session(scoped=False)
@@ -436,9 +440,8 @@ def keep_edge_triggerer(session: Any) -> None:
 def refresh_soon(bundle: str) -> None:
     """Have the dag-processor refresh a bundle at its next look, instead of after the bundle's refresh interval."""
     from airflow.models.dagbundle import DagBundleModel
-    from airflow.utils.session import create_session
 
-    with create_session(scoped=False) as session:
+    with new_session() as session:
         session.query(DagBundleModel).filter(DagBundleModel.name == bundle).update(
             {DagBundleModel.last_refreshed: None}, synchronize_session=False
         )
@@ -480,9 +483,8 @@ def report_import_errors(bundle: str, errors: Mapping[str, str]) -> None:
     """
     from airflow.models.errors import ParseImportError
     from airflow.utils import timezone
-    from airflow.utils.session import create_session
 
-    with create_session() as session:
+    with new_session() as session:
         session.query(ParseImportError).filter(
             ParseImportError.bundle_name == bundle,
             ParseImportError.filename.endswith(REFUSED, autoescape=True),

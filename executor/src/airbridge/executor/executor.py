@@ -16,6 +16,7 @@ from airflow.utils.state import State, TaskInstanceState
 
 from airbridge.executor import _airflow, fork_safety, param_patterns, plain_tracebacks
 from airbridge.executor.connection_pings import ping_idle_only
+from airbridge.executor.placement._airflow import DagFiles
 from airbridge.executor.placement.faults import of_database, unexpected
 from airbridge.executor.scheduling import _airflow as _airflow_loop
 
@@ -66,6 +67,7 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         super().__init__(*args, **kwargs)
         self._components: Components | None = None
         self._assets = _airflow.DeclaredAssets()
+        self._dag_files = DagFiles()
         self._reported_at: dict[str, float] = {}
         self._owned_at = 0.0
         self._to_adopt: set[str] = set()
@@ -168,7 +170,10 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
             versions = _airflow.bundle_versions(session, {each.bundle_info.name for each in workloads})
             load = backlogs.backlog(session, alive_seconds=self._started.worker_alive_seconds)
             placed, refused = self._started.workloads.read(
-                workloads, load, versions, self._assets.reader(session)
+                self._dag_files.of_workloads(session, workloads),
+                load,
+                versions,
+                self._assets.reader(session),
             )
             items.place(session, placed, self._job_id)
             self._refuse(session, refused)
@@ -305,6 +310,17 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         """
         super().log_task_event(event=event, extra=extra, ti_key=ti_key)
         self._event_logs.append(self._task_event_logs[-1])
+
+    def send_callback(self, request: Any) -> None:
+        """Send a callback to the dag-processor, with the bundle, version and file of its run."""
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            with _airflow.new_session() as session:
+                request = self._dag_files.of_callback(session, request)
+        except SQLAlchemyError as error:
+            log.warning("callback.not_located", file=request.filepath, error=str(error))
+        super().send_callback(request)
 
     # --- Adoption and revocation ------------------------------------------------------------------
 

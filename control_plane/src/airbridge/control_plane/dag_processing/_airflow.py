@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import re
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -123,18 +124,27 @@ def install(
     param_patterns.install()
     manager.DagFileProcessorProcess = processor_class(zygote, Rules(variables, connections, check))
     manager.process_parse_results = storing_each(manager.process_parse_results)
+    parse_current_files()
 
 
 def storing_each(store: Callable[..., Any]) -> Callable[..., Any]:
     """Return Airflow's `process_parse_results`, in a transaction for each file, with an import error for what cannot be stored.
 
-    As it is, an exception for one file ends the dag-processor, again after each restart.
+    As it is, an exception for one file ends the dag-processor, again after each restart. A file of another version than the one that
+    its DAGs would be recorded under is not stored, and parsed again.
     """
+    from airflow.dag_processing.manager import DagFileStat
     from airflow.dag_processing.processor import DagFileParsingResult
 
     from airbridge.control_plane.gateway.database import transient
 
     def process_parse_results(*, parsing_result: Any, session: Any, **kwargs: Any) -> Any:
+        if _is_superseded(parsing_result, kwargs["bundle_name"], kwargs["bundle_version"]):
+            log.info(
+                "dag_processing.superseded", file=parsing_result.fileloc, version=kwargs["bundle_version"]
+            )
+            # Without the time of a parse, the file is due again at once.
+            return DagFileStat(run_count=kwargs["run_count"])
         try:
             stat = store(parsing_result=parsing_result, session=session, **kwargs)
             session.commit()
@@ -151,6 +161,51 @@ def storing_each(store: Callable[..., Any]) -> Callable[..., Any]:
         return stat
 
     return process_parse_results
+
+
+def _is_superseded(result: Any, bundle: str, version: str | None) -> bool:
+    """Return whether a file was parsed in the directory of another version of its bundle."""
+    folder = _versions_folder(bundle)
+    if result is None or version is None or not Path(result.fileloc).is_relative_to(folder):
+        return False
+    return not Path(result.fileloc).is_relative_to(folder / version)
+
+
+def _versions_folder(bundle: str) -> Path:
+    """Return the directory that holds those of a bundle's versions."""
+    from airflow.dag_processing.bundles.base import get_bundle_versions_base_folder
+
+    folder: Path = get_bundle_versions_base_folder(bundle)
+    return folder
+
+
+def parse_current_files() -> None:
+    """Have the dag-processor parse each queued file in the directory of its bundle's current version.
+
+    Airflow 3.0.4 leaves a queued file in the directory that it was found in: for it, a file is the same in each.
+    """
+    from airflow.dag_processing import manager
+
+    processor = manager.DagFileProcessorManager
+    original = processor._create_process  # noqa: SLF001
+    if getattr(original, "airbridge_current_files", False):
+        return
+
+    def create_process(self: Any, dag_file: Any) -> Any:
+        return original(self, _in_current(dag_file, self._bundle_versions))
+
+    create_process.airbridge_current_files = True  # type: ignore[attr-defined] # a mark, so that it is done once
+    processor._create_process = create_process  # noqa: SLF001
+
+
+def _in_current(dag_file: Any, versions: Mapping[str, str | None]) -> Any:
+    """Return a `DagFileInfo` in the directory of its bundle's current version; that of a callback stays in its run's."""
+    current, folder = versions.get(dag_file.bundle_name), _versions_folder(dag_file.bundle_name)
+    if current is None or dag_file.bundle_version is not None or dag_file.bundle_path is None:
+        return dag_file
+    if dag_file.bundle_path.parent != folder:
+        return dag_file
+    return replace(dag_file, bundle_path=folder / current)
 
 
 def name_own_files() -> None:

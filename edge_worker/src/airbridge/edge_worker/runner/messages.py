@@ -32,6 +32,14 @@ class Source(msgspec.Struct, frozen=True):
     dag_rel_path: str
     #: The unpacked environment; empty if the snapshot names none.
     environment: str = ""
+    #: Inode numbers of these directories. What was evicted and fetched again is another source: a template's view of the file
+    #: system, and its Landlock domain, have the directory that is gone.
+    inodes: tuple[int, ...] = ()
+
+    def on_disk(self) -> Source:
+        """Return the same source with the inode numbers of its directories. Raises `OSError` if one is missing."""
+        inodes = tuple(os.stat(path).st_ino for path in self.code_paths)  # noqa: PTH116 - these are texts
+        return msgspec.structs.replace(self, inodes=inodes)
 
     @property
     def code_paths(self) -> tuple[str, ...]:

@@ -89,12 +89,13 @@ class WarmRunner:
         try:
             held = self._enforcer.hold(f"{spec.item_id}-{spec.epoch}", spec.grant)
             log_fd = os.open(spec.log_file, _APPEND, 0o600)
-            working_dir = self._make_working_dir(_source(spec))
-            job_fd = messages.write_job(_job(spec, working_dir, self._settings.kill_grace_seconds, held))
+            source = _source(spec)
+            working_dir = self._make_working_dir(source)
+            job = _job(spec, source, working_dir, self._settings.kill_grace_seconds, held)
+            job_fd = messages.write_job(job)
             for _attempt in range(_ATTEMPTS):
-                task = await self._try_spawn(
-                    _source(spec), spec.warm, (proxy_socket.fileno(), job_fd, log_fd), held
-                )
+                fds = (proxy_socket.fileno(), job_fd, log_fd)
+                task = await self._try_spawn(source, spec.warm, fds, held)
                 if task is not None:
                     self._meter(task, working_dir, held)
                     task.on_exit(partial(self._remove_working_dir, working_dir))
@@ -303,19 +304,21 @@ class WarmRunner:
 
 
 def _source(spec: TaskSpec) -> Source:
+    """Return the DAG file of a task. Raises `OSError` if its code or environment is not there."""
     bundle = spec.grant.bundle
     packages = str(spec.environment) if spec.environment else ""
-    return Source(bundle.name, bundle.version, str(spec.bundle_path), spec.grant.dag_rel_path, packages)
+    source = Source(bundle.name, bundle.version, str(spec.bundle_path), spec.grant.dag_rel_path, packages)
+    return source.on_disk()
 
 
-def _job(spec: TaskSpec, working_dir: Path, kill_grace_seconds: float, held: Held) -> Job:
+def _job(spec: TaskSpec, source: Source, working_dir: Path, kill_grace_seconds: float, held: Held) -> Job:
     return Job(
         item_id=str(spec.item_id),
         epoch=spec.epoch,
         ti=spec.grant.ti,
         ti_context=spec.grant.ti_context,
         start_date=spec.grant.start_date,
-        source=_source(spec),
+        source=source,
         working_dir=str(working_dir),
         kill_grace_seconds=kill_grace_seconds,
         limits=held.of_process,

@@ -107,7 +107,8 @@ class AirBridgeBundle(BaseDagBundle):  # type: ignore[misc]  # Airflow publishes
         self._pending = False
         self._left_out: tuple[ParseFailure, ...] = ()
         self._errors = ImportErrors(self.name)
-        self._interval: int = self.refresh_interval
+        # The version that the last refresh was to show, if it could.
+        self._wanted: str | None = None
 
     # --- What Airflow calls ---------------------------------------------------------------------------
 
@@ -146,8 +147,29 @@ class AirBridgeBundle(BaseDagBundle):  # type: ignore[misc]  # Airflow publishes
                     raise
             finally:
                 self._errors.show(failures, changed=self._shown != before)
-                again = self._pending or self._errors.may_be_dropped
-                self.refresh_interval = 0 if again else self._interval
+
+    @property
+    def refresh_interval(self) -> int:
+        """Seconds between refreshes; 0 while one is due: another version has become current, or the last has to be repeated.
+
+        Airflow reads it at each of its checks, after which it refreshes or not. The versions are compared then, because it writes the
+        time of a refresh over what `refresh_soon` wrote meanwhile.
+        """
+        due = self._pending or self._errors.may_be_dropped or self._is_behind()
+        return 0 if due else self._interval
+
+    @refresh_interval.setter
+    def refresh_interval(self, seconds: int) -> None:
+        self._interval = seconds
+
+    def _is_behind(self) -> bool:
+        """Return whether another version is current than the one of the last refresh; False if that cannot be known."""
+        if self.version is not None or not self.is_initialized:
+            return False
+        try:
+            return self._store.pointer().version != self._wanted
+        except AirBridgeError:
+            return False
 
     def get_current_version(self) -> str | None:
         """The version that `path` shows; None before the first was published."""
@@ -178,7 +200,7 @@ class AirBridgeBundle(BaseDagBundle):  # type: ignore[misc]  # Airflow publishes
         pointer = self._store.pointer()
         if pointer.version is None and self._adopt():
             pointer = self._store.pointer()
-        self._pending = False
+        self._pending, self._wanted = False, pointer.version
         try:
             version = self._offer(pointer)
             failures += (*(self._refused.failures if self._refused else ()), *self._left_out)
@@ -322,6 +344,7 @@ class AirBridgeBundle(BaseDagBundle):  # type: ignore[misc]  # Airflow publishes
         return version is not None
 
     def _show(self, version: str | None) -> None:
+        self._wanted = version
         if version is not None and version != self._shown:
             self._unpack(version)
             self._write("SHOWN", version)
