@@ -34,6 +34,7 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1)):
             "the agent's memory": lambda: open(f"/proc/{AGENT}/mem", "rb"),
             "the agent's environment": lambda: open(f"/proc/{AGENT}/environ", "rb").read(),
             "a signal to the agent": lambda: os.kill(AGENT, 0),
+            "a place beside its own": lambda: Path("../planted").touch(),
             "the code": lambda: open(__file__, "a"),
         }.items() if works(attempt)]
         return [os.getuid(), reached]

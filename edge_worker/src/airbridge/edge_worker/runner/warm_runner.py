@@ -209,7 +209,9 @@ class WarmRunner:
     def _make_working_dir(self, source: Source) -> Path:
         working_dir, shared = self._settings.sandbox.make_working_dir(source)
         if self._settings.task_user is not None:
-            self._settings.task_user.chown(working_dir, shared)
+            # It stays the agent's: a task that could write to it could exchange a directory before its owner is changed.
+            shared.chmod(0o711)
+            self._settings.task_user.chown(working_dir)
         return working_dir
 
     def _remove_working_dir(self, working_dir: Path, _task: WarmTask | None = None) -> None:

@@ -108,7 +108,7 @@ def _user(settings: WorkerSettings) -> SandboxCheck:
         "task user",
         True,
         f"tasks run as the worker's own user, {_name()}: only the sandbox separates them. Another user for them "
-        "(task_user) needs an agent that may change users, which this one may not",
+        "(task_user) needs an agent that is root",
     )
 
 
