@@ -36,10 +36,10 @@ pytestmark = [
 ]
 
 
-def run(*privileges: str) -> subprocess.CompletedProcess[str]:
+def run(*privileges: str, umask: str = "022") -> subprocess.CompletedProcess[str]:
     """Run tasks as another user, by an agent with these privileges (of setpriv; none: root's)."""
     base = Path(sys.base_prefix)
-    command = [sys.executable, "-m", "tests.integration.runner.as_another_user"]
+    command = [sys.executable, "-m", "tests.integration.runner.as_another_user", umask]
     if privileges:
         command = ["setpriv", *privileges, *command]
     if base.is_relative_to(HOME) and not HOME.stat().st_mode & 0o001:
@@ -51,9 +51,10 @@ def run(*privileges: str) -> subprocess.CompletedProcess[str]:
     return ran
 
 
-def test_task_user_is_separated() -> None:
-    """Without Landlock the task user alone has no access to the agent's files, memory, process and code; warm and cold."""
-    ran = run()
+@pytest.mark.parametrize("umask", ["022", "077"])
+def test_task_user_is_separated(umask: str) -> None:
+    """Without Landlock the task user alone has no access to the agent's files, memory, process and code; warm and cold, under any umask."""
+    ran = run(umask=umask)
     assert ran.returncode == 0, ran.stderr[-3000:]
     for uid, reached in json.loads(ran.stdout.splitlines()[-1]):
         assert uid not in {0, os.geteuid()}

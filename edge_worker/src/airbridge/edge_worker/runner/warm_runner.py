@@ -173,7 +173,9 @@ class WarmRunner:
         """Create the directory of working directories anew, without what an earlier process left there."""
         folder, user = self._settings.tasks_dir, self._settings.task_user
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700 if user is None else 0o711, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Afterwards: a umask would take from it what the tasks' user needs.
+        folder.chmod(0o700 if user is None else 0o711)
 
     def _link_tasks_dir(self) -> None:
         """Give the directory of working directories a short name if sockets have no room beneath its own.
@@ -259,9 +261,7 @@ class WarmRunner:
             settings = self._settings.with_variables(self._variables)
             if current is not None and current.alive and current.began_as == (self._options, settings):
                 return current
-            airflow_home.prepare(
-                self._settings.airflow_home, self._options, shared=self._settings.task_user is not None
-            )
+            airflow_home.prepare(self._settings.airflow_home, self._options, self._settings.task_user)
             if current is not None and current.alive:
                 self._retired.add(current)
             zygote = self._zygote = await ZygoteClient.start(
