@@ -19,6 +19,7 @@ from airflow.models import dagbag
 from airflow.providers.standard.operators import python
 from airflow.sdk import Connection, get_parsing_context
 from airflow.sdk.api.client import Client
+from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.execution_time import comms, context, secrets_masker, supervisor, task_runner
 from airflow.sdk.execution_time.supervisor import SERVER_TERMINATED, ActivitySubprocess
 from airflow.sdk.log import configure_logging, mask_logs
@@ -71,6 +72,23 @@ def test_overridden_supervisor_methods_exist() -> None:
         "log_fd",
         "target",
     ]
+
+
+def test_extra_links_alone_pass_the_backend() -> None:
+    """`RegionalXCom._set_xcom_in_db` leaves out what is too large: of all that a task pushes it may only meet extra links."""
+    assert parameters(BaseXCom._set_xcom_in_db)[:2] == ["key", "value"]
+    calls = [name for name, each in vars(task_runner).items() if _calls(each, "_xcom_push_to_db(")]
+    assert calls == ["finalize"]
+    assert [name for name, each in vars(task_runner).items() if _calls(each, "._set_xcom_in_db(")] == [
+        "_xcom_push_to_db"
+    ]
+    assert "for oe in task.operator_extra_links" in inspect.getsource(task_runner.finalize)
+
+
+def _calls(function: Any, text: str) -> bool:
+    if not inspect.isfunction(function) or function.__module__ != task_runner.__name__:
+        return False
+    return text in inspect.getsource(function).partition(":\n")[2]
 
 
 def test_loop_heartbeats_after_every_event() -> None:

@@ -14,6 +14,7 @@ from tests.integration.gateway.world import VERSIONS, Worker, World, cancels, le
 
 from airbridge.control_plane.gateway.triggers import offers, placing
 from airbridge.core.protocol import TRIGGER_EVENT, TRIGGERS, ClaimResponse, Disposition, Grant, RefusalReason
+from airbridge.core.residency.xcoms import Form, ObjectName, StoredXCom
 from airbridge.executor import _airflow
 from airbridge.executor.ledger import leases
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkerRow, WorkItemRow
@@ -142,6 +143,49 @@ def test_end_event_ends_the_task(world: World, worker: Worker, state: str) -> No
 
         found = session.scalars(select(XComModel.value).where(XComModel.dag_id == task.dag_id)).all()
     assert [json.loads(value) if isinstance(value, str) else value for value in found] == [3]
+
+
+def xcoms_of(world: World, item: str) -> dict[str, Any]:
+    from airflow.models.xcom import XComModel
+
+    with world.metadata.session() as session:
+        found = select(XComModel.key, XComModel.value).where(XComModel.dag_id == world.task(item).dag_id)
+        return dict(session.execute(found).all())
+
+
+def test_xcoms_of_event_are_counted(world: World, worker: Worker) -> None:
+    """XComs of an end event are in the timeline and in the usage of the trigger's item, as those that a task pushes."""
+    _, trigger = placed(world, worker)
+    event = {"payload": encoded(), "state": "success", "xcoms": {"rows": [1, 2], "note": "ü"}}
+    worker.exchange(fired(worker.grant(trigger), **event))
+    found = {each.detail["key"]: each for each in world.events("xcom.written") if each.item_id == trigger}
+    sizes = {key: (each.detail["bytes"], each.moved_bytes) for key, each in found.items()}
+    assert sizes == {"rows": (5, 5), "note": (8, 8)}
+
+
+@pytest.mark.parametrize("what", ["large", "reference", "within"])
+def test_xcoms_of_event_keep_to_region(world: World, worker: Worker, what: str) -> None:
+    """An end event is held to the rules of its pool's XComs: none above the bound, no reference. Its task fails with the reason."""
+    item, trigger = placed(world, worker)
+    grant = worker.grant(trigger)
+    # Of the task's own attempt: not even that is the trigger's to hand on.
+    name = ObjectName.of(grant.ti["dag_id"], grant.ti["run_id"], item, "ab" * 32)
+    reference = StoredXCom("eu-west-1", name, 100_000, Form.JSON).encode()
+    value, why = {
+        "large": ("x" * 2000, "keeps those of more than 1024 in the region"),
+        "reference": (reference, "an object that this attempt of the task did not write"),
+        "within": ([reference], "stands alone"),
+    }[what]
+    [result] = worker.exchange(
+        fired(grant, payload=encoded(), state="success", xcoms={"small": 1, "rows": value})
+    ).results
+    assert (result.status, why in (result.body or "")) == (403, True), result.body
+    assert "XCom 'rows' of a trigger's event" in (result.body or "")
+    task = world.task(item)
+    assert (task.state, task.next_method) == ("scheduled", "__fail__")
+    assert why in task.next_kwargs["traceback"][0]
+    assert (xcoms_of(world, item), world.row(trigger).outcome) == ({}, Outcome.FAILED)
+    assert world.audited("call.denied", item_id=trigger)[-1].rule == "residency of region eu-west-1"
 
 
 def test_failure_fails_the_task(world: World, worker: Worker) -> None:

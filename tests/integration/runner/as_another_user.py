@@ -1,4 +1,7 @@
-"""A runner whose tasks run as another system user, without Landlock: ``python -m tests.integration.runner.as_another_user``; see test_task_user.py."""
+"""A runner whose tasks run as another system user, without Landlock, under a umask; see test_task_user.py.
+
+``python -m tests.integration.runner.as_another_user 077``
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1)):
             "the agent's memory": lambda: open(f"/proc/{AGENT}/mem", "rb"),
             "the agent's environment": lambda: open(f"/proc/{AGENT}/environ", "rb").read(),
             "a signal to the agent": lambda: os.kill(AGENT, 0),
+            "a place beside its own": lambda: Path("../planted").touch(),
             "the code": lambda: open(__file__, "a"),
         }.items() if works(attempt)]
         return [os.getuid(), reached]
@@ -43,13 +47,17 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1)):
 
 def main() -> None:
     """Run the task warm and cold, and print what it found as JSON."""
+    os.umask(int(sys.argv[1], 8))
     with tempfile.TemporaryDirectory(prefix="airbridge-", dir="/var/tmp") as name:
         folder = Path(name)
         folder.chmod(0o711)
         (folder / "journal").write_text("a grant")
         (folder / "journal").chmod(0o600)
         world = World(folder, task_user=TaskUser.named("nobody"), landlock=False)
+        # As the worker's cache of code has it.
+        umask = os.umask(0o022)
         root = world.write(f"FILE, AGENT = {str(folder / 'journal')!r}, {os.getpid()}\n{DAG}")
+        os.umask(umask)
         found = [world.do(world.run(root, "t", warm=warm)).proxy.pushed() for warm in (True, False)]
         world.close()
     json.dump(found, sys.stdout)

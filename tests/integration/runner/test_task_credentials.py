@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pwd
 import random
 import stat
+import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +21,8 @@ from tests.integration.runner.world import World
 from airbridge.core.protocol import RegionSettings
 from airbridge.core.wire.brokering import AwsCredentials, AwsCredentialsRequest
 from airbridge.edge_worker.exceptions import GatewayUnreachable
+from airbridge.edge_worker.runner import airflow_home
+from airbridge.edge_worker.runner.sandbox.task_user import TaskUser
 from airbridge.edge_worker.settings import WorkerSettings
 from airbridge.edge_worker.transfer import task_credentials
 from airbridge.edge_worker.transfer.task_credentials import TaskCredentials
@@ -187,6 +193,59 @@ def test_deleted_when_they_are_not_wanted(settings: WorkerSettings) -> None:
         assert not path.exists()
 
     asyncio.run(test())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("umask", [0o022, 0o077], ids=["022", "077"])
+def test_task_user_alone_reads_them(settings: WorkerSettings, umask: int) -> None:
+    """With a task_user, whatever the umask is, what the agent writes for tasks is read by that user and the agent, and changed by none."""
+    with tempfile.TemporaryDirectory(prefix="airbridge-", dir="/var/tmp") as name:
+        Path(name).chmod(0o711)
+        given = settings.model_copy(update={"state_dir": Path(name), "task_user": "nobody"})
+        before = os.umask(umask)
+        try:
+            task_credentials.prepare(REGION, given)
+            asyncio.run(keeper(Gateway(), given, Clock()).keep(wanted=True))
+            options = {"smtp": {"smtp_password": "sesame-open"}}
+            airflow_home.prepare(given.airflow_home, options, TaskUser.named("nobody"))
+        finally:
+            os.umask(before)
+        home = given.airflow_home
+        for path in (
+            home / task_credentials.CONFIG,
+            home / task_credentials.CREDENTIALS,
+            home / "airflow.cfg",
+        ):
+            assert can("nobody", "cat", path), path
+            assert not can("daemon", "cat", path), path
+            assert not can("nobody", "chmod", "u+w", path), path
+        assert can("nobody", "ls", home)
+        assert not can("daemon", "ls", home)
+        assert not can("nobody", "touch", home / "more")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_configuration_of_earlier_version_is_closed(settings: WorkerSettings) -> None:
+    """A configuration that is there already, open to every user or to none, gets the mode that it should have."""
+    given = settings.model_copy(update={"task_user": "nobody"})
+    task_credentials.prepare(REGION, given)
+    path = given.airflow_home / task_credentials.CONFIG
+    for mode in (0o644, 0o600):
+        path.chmod(mode)
+        os.chown(path, 0, 0)
+        task_credentials.prepare(REGION, given)
+        found = path.stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o640, TaskUser.named("nobody").gid)
+
+
+def can(user: str, *command: object) -> bool:
+    """Return whether a user of this host can do it."""
+    of = pwd.getpwnam(user)
+    arguments = [str(each) for each in command]
+    ran = subprocess.run(
+        arguments, check=False, capture_output=True, user=of.pw_uid, group=of.pw_gid, extra_groups=[]
+    )
+    return ran.returncode == 0
 
 
 def test_full_disk_ends_no_renewal(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> None:

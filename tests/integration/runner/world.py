@@ -38,6 +38,8 @@ class FakeApi:
     """Per path prefix: statuses to answer with before behaving."""
     denied: dict[str, str] = field(default_factory=dict)
     """Per path: the policy's message, as the gateway puts it."""
+    secret_places: list[str] = field(default_factory=lambda: ["region"])
+    """Places in which the gateway lets secrets be read."""
 
     def answer(self, call: Call) -> Reply:
         for prefix, statuses in self.statuses.items():
@@ -75,6 +77,9 @@ class FakeApi:
         if rest not in self.variables:
             return _json(call, 404, {"detail": {"reason": "not_found", "message": "no such variable"}})
         return _json(call, 200, {"key": rest, "value": self.variables[rest]})
+
+    def _regional_secrets(self, call: Call, _rest: str) -> Reply:
+        return _json(call, 200, {"places": self.secret_places})
 
     def _connections(self, call: Call, rest: str) -> Reply:
         if rest not in self.connections:

@@ -18,8 +18,9 @@ from airflow.sdk.execution_time.comms import (
 from tests.unit.control_plane.test_rules import BODIES, SCOPES, TASK, policy
 
 from airbridge.control_plane.gateway.auth.residency import Residency
-from airbridge.control_plane.gateway.auth.task_permissions import Call, Denied, judge
-from airbridge.core.protocol import Record
+from airbridge.control_plane.gateway.auth.task_permissions import Call, Denied, judge, judge_trigger
+from airbridge.control_plane.gateway.triggers.events import Failed, Fired
+from airbridge.core.protocol import TRIGGER_EVENT, Record
 from airbridge.core.residency import xcoms
 from airbridge.core.residency.settings import WITHHELD, Kept
 from airbridge.core.residency.xcoms import Form, ObjectName, StoredXCom
@@ -37,6 +38,11 @@ DEFERRED = {
     "state": "deferred",
     "classpath": "acme.triggers.OrderTrigger",
     "next_method": "go",
+}
+EVENTS: dict[str, dict[str, Any]] = {
+    "payload": {"payload": {"__type": "dict", "__var": {"payload": CANARY}}},
+    "xcoms": {"payload": {}, "state": "success", "xcoms": {"return_value": CANARY}},
+    "skips": {"payload": {}, "state": "success", "xcoms": {xcoms.SKIP_KEY: {"skipped": [CANARY]}}},
 }
 OUTLET = {"dest_asset_key": {"name": "a", "uri": "x-a://a"}, "extra": {"k": CANARY}}
 
@@ -91,6 +97,65 @@ def test_gateway_refuses_values(method: str, path: str, body: object) -> None:
 def test_gateway_takes_states_and_references(method: str, path: str, body: object) -> None:
     """States, withheld fields and references to the task's own objects pass."""
     assert isinstance(ask(method, path, body), Call), ask(method, path, body)
+
+
+def fire(body: object, residency: Residency = STRICT) -> Call | Denied | None:
+    record = {
+        "item_id": TASK.item_id,
+        "epoch": 1,
+        "seq": 1,
+        "method": "POST",
+        "path": TRIGGER_EVENT,
+        "query": "",
+        "body": json.dumps(body),
+        "recorded_at": NOW,
+    }
+    return judge_trigger(Record.model_validate(record), TASK, residency)
+
+
+@pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
+def test_gateway_refuses_events(event: dict[str, Any]) -> None:
+    """What a trigger's event has, XComs by reference included, does not leave a strict region, and is not in the reason."""
+    assert isinstance(fire({"event": event}, Residency()), Call)
+    denied = fire({"event": event})
+    assert isinstance(denied, Denied)
+    assert CANARY not in denied.detail
+    assert (denied.rule, denied.fails) == (f"residency of region {TASK.region}", True)
+
+
+def test_gateway_takes_states_of_triggers() -> None:
+    """A trigger may end its task, and may fail; the traceback of a failure is left out."""
+    ended = fire({"event": {"payload": {}, "state": "success", "xcoms": None}})
+    assert isinstance(ended, Call)
+    assert ended.fired == Fired({}, "success")
+    failed, quoted = fire({"failure": [CANARY]}), fire({"failure": [CANARY]}, Residency())
+    assert isinstance(failed, Call)
+    assert failed.fired == Failed()
+    assert isinstance(quoted, Call)
+    assert quoted.fired == Failed((CANARY,))
+
+
+def test_malformed_event_is_not_quoted() -> None:
+    """A malformed event is quoted in the reason of an open region, and not of a strict one."""
+    body = {"event": {"payload": {}, "state": CANARY}}
+    quoted, silent = fire(body, Residency()), fire(body)
+    assert isinstance(quoted, Denied)
+    assert CANARY in quoted.detail
+    assert isinstance(silent, Denied)
+    assert CANARY not in silent.detail
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"failure": [CANARY]}, *({"event": event} for event in EVENTS.values())],
+    ids=["failure", *EVENTS],
+)
+def test_events_are_taken_out(body: dict[str, Any]) -> None:
+    """A trigger's process sends no value: what is refused later never left the host."""
+    withheld = strict.withhold_event(body)
+    assert CANARY not in json.dumps(withheld)
+    assert isinstance(fire(withheld), Call if "failure" in body else Denied)
+    assert isinstance(fire(withheld, Residency()), Call)
 
 
 def test_refusal_quotes_nothing() -> None:

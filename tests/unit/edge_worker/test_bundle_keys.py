@@ -24,7 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, errors: list[BundleEr
         if errors:
             raise errors.pop()
 
-    monkeypatch.setattr(snapshot, "unpack", lambda _pieces, _version, path: path.mkdir(parents=True))
+    monkeypatch.setattr(snapshot, "unpack", lambda _pieces, _version, path, **_: path.mkdir(parents=True))
     return Bundles(
         tmp_path,
         lambda: MemoryStore("code"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,24 @@ def test_environment_is_fetched_and_compiled(tmp_path: Path) -> None:
     assert list(packages.glob("tiny/__pycache__/__init__.*.pyc"))
     cache.store.delete([each.key for each in cache.store.list("")])
     assert asyncio.run(cache.use(ref)) == (code, packages)
+
+
+def test_code_is_open_under_strict_umask(tmp_path: Path) -> None:
+    """Code and packages can be read by tasks of another user, and executed where they can be at all, whatever the worker's umask is."""
+    cache = Cache(tmp_path)
+    script = cache.folder / "run.sh"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    ref = cache.publish()
+    before = os.umask(0o077)
+    try:
+        code, packages = asyncio.run(cache.use(ref))
+    finally:
+        os.umask(before)
+    assert packages is not None
+    for path in (code.parent, code, packages, *code.rglob("*"), *packages.rglob("*")):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode & 0o055 == (0o055 if path.is_dir() or path.name == "run.sh" else 0o044), path
 
 
 def test_code_without_environment(tmp_path: Path) -> None:

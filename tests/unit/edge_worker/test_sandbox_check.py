@@ -69,6 +69,12 @@ def test_task_user_must_exist_and_differ(tmp_path: Path, name: str, why: str) ->
     assert why in [*sandbox_check.check_tasks(settings(tmp_path, task_user=name))][1].detail
 
 
+def test_shared_group_is_reported() -> None:
+    """Users in the group of the tasks' user, who can read what it reads, are named."""
+    assert "root" in sandbox_check._shared_group(TaskUser("tasks", 4711, 0))
+    assert sandbox_check._shared_group(TaskUser("tasks", 4711, 4711)) == ""
+
+
 def test_descendants_are_refused_status() -> None:
     """Children, and processes that have ended, count as descendants; this process and its parent do not."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)

@@ -119,7 +119,7 @@ class WorkerSettings(BaseSettings):
         description="Landlock sandbox of the tasks: where the kernel offers it, required, or off",
     )
     task_user: str | None = Field(
-        default=None, description="User of the task processes; needs an agent that may change users"
+        default=None, description="User of the task processes; needs an agent that is root"
     )
     hidden_paths: tuple[Path, ...] = Field(
         default=(),

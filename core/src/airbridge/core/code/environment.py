@@ -11,7 +11,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -132,9 +132,20 @@ def beside(snapshot: Path) -> Path | None:
     return None if version is None else snapshot.with_name(version)
 
 
-def unpack_environment(archive: Iterable[bytes], version: str, destination: Path) -> None:
-    """Unpack an environment as `unpack` does, with its modules compiled: nothing may be written to it later."""
-    unpack(archive, version, destination, LIMITS, finish=lambda tree: _compile(tree, destination))
+def unpack_environment(
+    archive: Iterable[bytes],
+    version: str,
+    destination: Path,
+    *,
+    finish: Callable[[Path], None] = lambda _: None,
+) -> None:
+    """Unpack an environment as `unpack` does, with its modules compiled before `finish`: nothing may be written to it later."""
+
+    def compiled(tree: Path) -> None:
+        _compile(tree, destination)
+        finish(tree)
+
+    unpack(archive, version, destination, LIMITS, finish=compiled)
 
 
 def _compile(tree: Path, destination: Path) -> None:

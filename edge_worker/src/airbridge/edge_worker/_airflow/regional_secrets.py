@@ -22,6 +22,11 @@ from airbridge.core.residency import settings as residency
 
 PATH: Final = "regional-secrets"
 
+_MISSING: Final = {
+    "connections": ErrorType.CONNECTION_NOT_FOUND,
+    "variables": ErrorType.VARIABLE_NOT_FOUND,
+}
+
 #: Makes a call to the gateway, by method and path.
 Ask = Callable[[str, str], httpx.Response]
 
@@ -34,7 +39,8 @@ def configured() -> bool:
 def look_up(msg: Any, ask: Ask) -> Any | None:
     """Return the answer to a task's `GetConnection` or `GetVariable`; None if the value is the control plane's.
 
-    Raises what `ask` raises if the gateway refuses.
+    A secret that is missing is Airflow's error of that name, so that a task's default takes its place; a backend that fails is
+    another one, for which no default does. Raises what `ask` raises if the gateway refuses.
     """
     kind, name = ("connections", msg.conn_id) if isinstance(msg, GetConnection) else ("variables", msg.key)
     places = ask("GET", f"{PATH}/{kind}/{quote(name, safe='')}").json()["places"]
@@ -43,9 +49,10 @@ def look_up(msg: Any, ask: Ask) -> Any | None:
     try:
         found = _connection(name) if kind == "connections" else _variable(name)
     except Exception as error:  # noqa: BLE001 - a backend may raise anything, and its message may quote a secret
-        return _problem(kind, name, f"failed with {type(error).__name__}")
+        return _problem(ErrorType.GENERIC_ERROR, kind, name, f"failed with {type(error).__name__}")
     if found is None and "home" not in places:
-        return _problem(kind, name, "has no such secret, and its residency allows no other place")
+        why = "has no such secret, and its residency allows no other place"
+        return _problem(_MISSING[kind], kind, name, why)
     return found
 
 
@@ -66,7 +73,7 @@ def _connection(conn_id: str) -> ConnectionResult | None:
         "extra": found.extra,
     }
     given = {name: value for name, value in fields.items() if value is not None}
-    return ConnectionResult(conn_id=conn_id, **given, type="ConnectionResult")
+    return ConnectionResult(conn_id=conn_id, **given)
 
 
 def _parsed(text: str | None) -> Any:
@@ -91,7 +98,7 @@ def _variable(key: str) -> VariableResult | None:
         return None
     # Whatever its name: what lies in a secrets backend is a secret.
     mask_secret(value)
-    return VariableResult(key=key, value=value, type="VariableResult")
+    return VariableResult(key=key, value=value)
 
 
 @cache
@@ -101,8 +108,7 @@ def _backend() -> Any:
     return import_string(conf.get(residency.SECRETS, "backend"))(**kwargs)
 
 
-def _problem(kind: str, name: str, why: str) -> ErrorResponse:
-    error = ErrorType.CONNECTION_NOT_FOUND if kind == "connections" else ErrorType.VARIABLE_NOT_FOUND
+def _problem(error: ErrorType, kind: str, name: str, why: str) -> ErrorResponse:
     message = (
         f"{kind[:-1]} {name!r}: the region's secrets backend {conf.get(residency.SECRETS, 'backend')} {why}"
     )

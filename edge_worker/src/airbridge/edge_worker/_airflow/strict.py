@@ -1,4 +1,6 @@
-"""What a task of a strict region does not report: its supervisor takes it out of each message before it leaves the host.
+"""Values that a task of a strict region does not report: its supervisor takes them out of each message before it leaves the host.
+
+A trigger's process does so with its event.
 
 The gateway refuses most of what is left, with the reason (see `airbridge.control_plane.gateway.auth.strict`).
 """
@@ -47,6 +49,18 @@ def withhold(msg: Any) -> Any:
         case SucceedTask() if msg.outlet_events:
             return _with(msg, outlet_events=[_without_extra(event) for event in msg.outlet_events])
     return msg
+
+
+def withhold_event(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the body of a trigger's event or failure with a note in place of its values, and without a traceback."""
+    if "event" not in body:
+        return {"failure": None}
+    event = dict(body["event"])
+    if event.get("payload"):
+        event["payload"] = {"__type": "dict", "__var": {"payload": residency.WITHHELD}}
+    if event.get("xcoms"):
+        event["xcoms"] = dict.fromkeys(event["xcoms"], residency.WITHHELD)
+    return {"event": event}
 
 
 def _with(msg: Any, **changes: Any) -> Any:

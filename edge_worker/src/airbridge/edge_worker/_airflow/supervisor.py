@@ -17,7 +17,7 @@ import structlog
 from airflow.configuration import conf
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance, TaskInstanceState, TIRunContext
 from airflow.sdk.execution_time import secrets_masker
-from airflow.sdk.execution_time.comms import GetConnection, GetVariable, StartupDetails
+from airflow.sdk.execution_time.comms import ErrorResponse, GetConnection, GetVariable, StartupDetails
 from airflow.sdk.execution_time.supervisor import SERVER_TERMINATED, ActivitySubprocess
 from airflow.sdk.log import logging_processors
 
@@ -58,12 +58,20 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
             self.send_msg(self._transfer(msg), request_id=req_id)
         elif isinstance(msg, GetConnection | GetVariable) and (found := self._regional_secret(msg)):
             # Password and extra are masked in this process's logs already; the task masks them in its own.
-            self.send_msg(found, request_id=req_id, exclude_unset=True, by_alias=True)
+            # With what is not set: the type of a message, by which the task recognises it, is a default.
+            self.send_msg(found, request_id=req_id, by_alias=True)
         else:
             super()._handle_request(msg, log, req_id)
 
     def _regional_secret(self, msg: Any) -> Any:
-        return regional_secrets.look_up(msg, self.client.ask) if regional_secrets.configured() else None
+        """Return the answer from the region's secrets backend; None if the control plane is to give it."""
+        if not regional_secrets.configured():
+            return None
+        found = regional_secrets.look_up(msg, self.client.ask)
+        if isinstance(found, ErrorResponse):
+            # Airflow's error of a missing connection has no reason in it.
+            self.process_log.info("Secret not read", detail=found.detail["message"])
+        return found
 
     def _transfer(self, msg: StoreXCom | LoadXCom) -> Transfer:
         path = region_calls.STORE if isinstance(msg, StoreXCom) else region_calls.LOAD

@@ -25,6 +25,7 @@ from airflow.triggers.base import BaseTaskEndEvent
 from airflow.utils.module_loading import import_string
 from setproctitle import setproctitle
 
+from airbridge.edge_worker._airflow import strict
 from airbridge.edge_worker._airflow.client import ProxyClient
 from airbridge.edge_worker._airflow.loading import LOG_CHANNEL
 from airbridge.edge_worker._airflow.masking import mask_output
@@ -234,6 +235,8 @@ class Host:
         return trigger
 
     def _report(self, run: Run, body: dict[str, Any]) -> None:
+        if strict.enforced():
+            body = strict.withhold_event(body)
         self._channel.send(Fired(run.number, json.dumps(body)))
 
 

@@ -60,6 +60,18 @@ class RegionalXCom(BaseXCom):  # type: ignore[misc] # Airflow publishes no types
             preview = head[: _option(xcoms.PREVIEW) or 0].decode("ascii")
             return _store(spool, size, digest, Form.JSON, preview).encode()
 
+    @classmethod
+    def _set_xcom_in_db(cls, key: str, value: Any, **of_task: Any) -> None:
+        """Push what Airflow pushes past the backend, an operator's extra links; leave out one that is too large for that.
+
+        A stored link would be of no use: the API server, which shows it, reads Airflow's database alone.
+        """
+        inline = _option(xcoms.INLINE)
+        if inline is not None and (size := len(xcoms.text_of(value))) > inline:
+            log.info("Extra link left out: XComs of its size stay in the region", key=key, bytes=size)
+            return
+        super()._set_xcom_in_db(key, value, **of_task)
+
     @staticmethod
     def deserialize_value(result: Any) -> Any:
         """Return the value, read from the bucket if `result` has a reference. Raises `XComTransferError`."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import configparser
 import io
-import os
 from pathlib import Path
 from typing import Final
 
 from airbridge.core.task_options import Options
+from airbridge.edge_worker.runner.sandbox import task_files
+from airbridge.edge_worker.runner.sandbox.task_user import TaskUser
 
 # Variable that keeps Airflow from setting up its ORM at import; removed before any task runs.
 WITHOUT_ORM: Final = {"PYTHON_OPERATORS_VIRTUAL_ENV_MODE": "1"}
@@ -23,19 +24,14 @@ _NOTE: Final = """\
 _SENSITIVE_NAMES: Final = "access_key,connection_string,proxies,proxy"
 
 
-def prepare(home: Path, options: Options, *, shared: bool = False) -> None:
+def prepare(home: Path, options: Options, user: TaskUser | None = None) -> None:
     """Make the directory and write its ``airflow.cfg``: without one, Airflow would write its own, keys included.
 
-    `options` are those that the operator has set for tasks. `shared` lets other users read the file.
+    `options` are those that the operator has set for tasks; one of them may be a password. `user` runs the tasks, None for the
+    agent's own.
     """
-    home.mkdir(parents=True, exist_ok=True)
-    home.chmod(0o755 if shared else 0o700)
-    temporary = home / ".airflow.cfg"
-    temporary.unlink(missing_ok=True)
-    # Not readable by others at any time: an option that the operator gives to tasks may be a password.
-    temporary.touch(mode=0o644 if shared else 0o600)
-    temporary.write_text(_text(home, options))
-    os.replace(temporary, home / "airflow.cfg")  # noqa: PTH105 - atomic, and named for it
+    task_files.make_directory(home, user)
+    task_files.replace(home / "airflow.cfg", _text(home, options), user)
 
 
 def _text(home: Path, options: Options) -> str:

@@ -174,7 +174,9 @@ class WarmRunner:
         """Create the directory of working directories anew, without what an earlier process left there."""
         folder, user = self._settings.tasks_dir, self._settings.task_user
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700 if user is None else 0o711, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Afterwards: a umask would take from it what the tasks' user needs.
+        folder.chmod(0o700 if user is None else 0o711)
 
     def _link_tasks_dir(self) -> None:
         """Give the directory of working directories a short name if sockets have no room beneath its own.
@@ -210,7 +212,9 @@ class WarmRunner:
     def _make_working_dir(self, source: Source) -> Path:
         working_dir, shared = self._settings.sandbox.make_working_dir(source)
         if self._settings.task_user is not None:
-            self._settings.task_user.chown(working_dir, shared)
+            # It stays the agent's: a task that could write to it could exchange a directory before its owner is changed.
+            shared.chmod(0o711)
+            self._settings.task_user.chown(working_dir)
         return working_dir
 
     def _remove_working_dir(self, working_dir: Path, _task: WarmTask | None = None) -> None:
@@ -258,9 +262,7 @@ class WarmRunner:
             settings = self._settings.with_variables(self._variables)
             if current is not None and current.alive and current.began_as == (self._options, settings):
                 return current
-            airflow_home.prepare(
-                self._settings.airflow_home, self._options, shared=self._settings.task_user is not None
-            )
+            airflow_home.prepare(self._settings.airflow_home, self._options, self._settings.task_user)
             if current is not None and current.alive:
                 self._retired.add(current)
             zygote = self._zygote = await ZygoteClient.start(

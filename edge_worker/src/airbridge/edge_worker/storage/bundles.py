@@ -95,7 +95,7 @@ class Bundles:
 
         def fetch(path: Path) -> None:
             self._check(ref, signature)
-            snapshot.unpack(self._archive(ref, path), ref.version, path)
+            snapshot.unpack(self._archive(ref, path), ref.version, path, finish=_open_to_readers)
 
         async with self._kept(ref, fetch, failing) as path:
             yield path
@@ -119,7 +119,7 @@ class Bundles:
         ref = BundleRef(name=bundle, version=version)
 
         def fetch(path: Path) -> None:
-            environment.unpack_environment(self._archive(ref, path), version, path)
+            environment.unpack_environment(self._archive(ref, path), version, path, finish=_open_to_readers)
 
         async with self._kept(ref, fetch, failing) as path:
             yield path
@@ -151,7 +151,7 @@ class Bundles:
         began = time.monotonic()
         while True:
             try:
-                await in_daemon_thread(lambda: fetch(path))
+                await in_daemon_thread(lambda: _fetch(fetch, path))
                 log.info("bundle.fetched", bundle=ref.name, version=ref.version)
                 return
             except ObjectNotFound as error:
@@ -213,6 +213,21 @@ def _scan(root: Path) -> list[tuple[Path, int]]:
         shutil.rmtree(path, ignore_errors=True)  # half a fetch, or half an eviction
         found.remove(path)
     return [(path, _size(path)) for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+
+
+def _fetch(fetch: Callable[[Path], None], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o755)
+    fetch(path)
+
+
+def _open_to_readers(tree: Path) -> None:
+    """Let tasks of another user read and execute what this one may, whatever its umask is."""
+    for folder, _, names in os.walk(tree):
+        Path(folder).chmod(0o755)
+        for path in (Path(folder, name) for name in names):
+            mode = path.stat().st_mode
+            path.chmod(mode | (mode & 0o500) >> 3 | (mode & 0o500) >> 6)
 
 
 def _size(path: Path) -> int:

@@ -22,7 +22,9 @@ from airbridge.core.backoff import Backoff
 from airbridge.core.protocol import RegionSettings
 from airbridge.core.wire.brokering import AwsCredentials, AwsCredentialsRequest
 from airbridge.edge_worker.clock import Clock
-from airbridge.edge_worker.exceptions import GatewayError
+from airbridge.edge_worker.exceptions import GatewayError, SettingsError
+from airbridge.edge_worker.runner.sandbox import task_files
+from airbridge.edge_worker.runner.sandbox.task_user import TaskUser
 from airbridge.edge_worker.settings import WorkerSettings
 from airbridge.edge_worker.transfer.brokered import Asks
 
@@ -52,8 +54,8 @@ def prepare(region: RegionSettings, settings: WorkerSettings) -> dict[str, str]:
     process = shlex.join(["/bin/sh", "-c", script])
     text = f"[default]\nregion = {region.aws}\ncredential_process = {process}\n"
     try:
-        _write_config(home / CONFIG, text, _mode(settings))
-    except OSError as error:
+        _write_config(home / CONFIG, text, _user(settings))
+    except (OSError, SettingsError) as error:
         # Tasks without AWS run all the same; the next identity tries again.
         log.warning("task_credentials.not_configured", path=str(home / CONFIG), detail=str(error))
     return {
@@ -75,7 +77,7 @@ class TaskCredentials:
     ) -> None:
         self._transfers = transfers
         self._file = settings.airflow_home / CREDENTIALS
-        self._mode = _mode(settings)
+        self._settings = settings
         self._clock = clock
         self._backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds, random)
         self._due = float("-inf")
@@ -101,8 +103,8 @@ class TaskCredentials:
         request = AwsCredentialsRequest(for_tasks=True)
         try:
             given = await asyncio.to_thread(self._transfers.ask, "credentials", request, AwsCredentials)
-            _replace(self._file, self._document(given), self._mode)
-        except (GatewayError, OSError) as error:
+            _replace(self._file, self._document(given), _user(self._settings))
+        except (GatewayError, OSError, SettingsError) as error:
             pause = self._backoff.failed()
             log.warning("task_credentials.not_renewed", detail=str(error), retry_seconds=round(pause, 1))
             return pause
@@ -126,21 +128,19 @@ class TaskCredentials:
         )
 
 
-def _mode(settings: WorkerSettings) -> int:
-    """Return the mode of what tasks read: they may be of another user than the agent."""
-    return 0o600 if settings.task_user is None else 0o644
+def _user(settings: WorkerSettings) -> TaskUser | None:
+    """Return the user of the tasks, None for the agent's own. Raises `SettingsError` if there is none any more."""
+    return TaskUser.named(settings.task_user) if settings.task_user else None
 
 
-def _write_config(path: Path, text: str, mode: int) -> None:
+def _write_config(path: Path, text: str, user: TaskUser | None) -> None:
     """Write it unless it is there as it should be: each renewal of the identity comes here."""
-    if not path.exists() or path.read_text() != text:
-        _replace(path, text, mode)
+    if path.exists() and path.read_text() == text:
+        task_files.admit(path, user)
+    else:
+        _replace(path, text, user)
 
 
-def _replace(path: Path, text: str, mode: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.unlink(missing_ok=True)
-    temporary.touch(mode=mode)
-    temporary.write_text(text)
-    os.replace(temporary, path)  # noqa: PTH105 - atomic, and named for it
+def _replace(path: Path, text: str, user: TaskUser | None) -> None:
+    task_files.make_directory(path.parent, user)
+    task_files.replace(path, text, user)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from airbridge.control_plane.gateway.auth import strict
+from airbridge.control_plane.gateway.triggers.events import Fired
 from airbridge.control_plane.gateway.validation.bodies import Body, Route
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.policy.decisions import OWN, Access, Policy, Ruling, Source, TaskFacts
@@ -44,10 +45,20 @@ class Residency:
         rules = self.of_task(task)
         if rules.strict and (why := strict.why_not(route, body.value)) is not None:
             return why
-        if route is not Route.XCOM:
-            return None
+        return self._why_no_xcom(task, body.value, name) if route is Route.XCOM else None
+
+    def why_no_event(self, task: TaskFacts, fired: Fired) -> str | None:
+        """Return why an event of a trigger may not leave its task's region, or None."""
+        if self.of_task(task).strict and (why := strict.why_no_event(fired)) is not None:
+            return why
+        for key, value in (fired.xcoms or {}).items():
+            if (why := self._why_no_xcom(task, value, key)) is not None:
+                return f"XCom {key[:64]!r} of a trigger's event: {why}; a trigger stores none, a task that it resumes does"
+        return None
+
+    def _why_no_xcom(self, task: TaskFacts, value: object, key: str) -> str | None:
         try:
-            return _why_no_xcom(task, rules, body.value, name)
+            return _why_no_xcom(task, self.of_task(task), value, key)
         except Violation as violation:
             return self.describe(task, violation)
 

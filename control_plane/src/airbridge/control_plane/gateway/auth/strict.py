@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from airbridge.control_plane.gateway.triggers.events import Fired
 from airbridge.control_plane.gateway.validation.bodies import Route
 from airbridge.core.residency.settings import WITHHELD
 
@@ -14,6 +15,12 @@ def why_not(route: Route, value: Any) -> str | None:
     check = _CHECKS.get(route)
     why = check(value) if check else None
     return why and f"{why}; the region's residency is strict"
+
+
+def why_no_event(fired: Fired) -> str | None:
+    """Return why an event of a trigger may not leave a strict region; None if it has a state at most."""
+    carried = "the payload" if fired.payload else "the XComs" if fired.xcoms else None
+    return carried and f"{carried} of a trigger's event; the region's residency is strict"
 
 
 def _state(value: Any) -> str | None:

@@ -22,7 +22,7 @@ from airbridge.control_plane.gateway.auth.residency import (
     judge_secret,
 )
 from airbridge.control_plane.gateway.triggers import events as trigger_events
-from airbridge.control_plane.gateway.triggers.events import Event
+from airbridge.control_plane.gateway.triggers.events import Event, Failed
 from airbridge.control_plane.gateway.validation.bodies import Bodies, Body, Route, check_query
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.policy.decisions import OWN, Access, AssetRef, Policy, Source, TaskFacts
@@ -207,8 +207,11 @@ def judge(
     return denied or Call(record.method, path, judged, body.text, row.ends, rule, access)
 
 
-def judge_trigger(record: Record) -> Call | Denied | None:
-    """Judge a write of a trigger, whose only one is its event; None for a read, which is judged as its task's."""
+def judge_trigger(record: Record, task: TaskFacts, residency: Residency) -> Call | Denied | None:
+    """Judge a write of a trigger, whose only one is its event; None for a read, which is judged as its task's.
+
+    The traceback of a trigger that failed is left out in a strict region: its task fails without.
+    """
     if record.method in READS:
         return None
     path = unquote(record.path).lstrip("/")
@@ -218,7 +221,11 @@ def judge_trigger(record: Record) -> Call | Denied | None:
     try:
         fired = trigger_events.read(record.body)
     except Violation as violation:
-        return Denied(f"event: {violation}", "body: trigger_event", fails=True)
+        return Denied(f"event: {residency.describe(task, violation)}", "body: trigger_event", fails=True)
+    if isinstance(fired, Failed):
+        fired = Failed() if residency.of_task(task).strict else fired
+    elif (why := residency.why_no_event(task, fired)) is not None:
+        return Denied(f"residency: {why}", f"residency of region {task.region}", fails=True)
     return Call(record.method, path, "", None, ends=True, fired=fired)
 
 

@@ -251,15 +251,16 @@ class _Transaction:
             self._record_refused_write(row, record, answer)
 
     def _judge(self, row: WorkItemRow, record: Record) -> Call | Denied:
-        judged = task_permissions.judge_trigger(record) if is_trigger(row) else None
+        task, residency = facts(row), self.exchanges.residency
+        judged = task_permissions.judge_trigger(record, task, residency) if is_trigger(row) else None
         return judged or task_permissions.judge(
             record,
-            facts(row),
+            task,
             self.caller.scopes,
             self.exchanges.policy,
             bodies=self.exchanges.bodies.with_triggers_at(lambda: self._trigger_at_edge(row)),
             own_assets=lambda: self._own_assets(row),
-            residency=self.exchanges.residency,
+            residency=residency,
         )
 
     def _trigger_at_edge(self, row: WorkItemRow) -> bool:

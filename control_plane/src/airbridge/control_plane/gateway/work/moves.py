@@ -1,4 +1,4 @@
-"""XComs that tasks write and read, as events with their sizes: what moved, and between which regions.
+"""XComs that tasks and their triggers write and tasks read, as events with their sizes: what moved, and between which regions.
 
 A value that lies in the database crosses with its call. One in a region's bucket crosses only when a task of another region fetches it;
 a task of the same region reads it there, which moves nothing.
@@ -17,6 +17,7 @@ from sqlalchemy import select
 from airbridge.control_plane._airflow import Answer
 from airbridge.control_plane.gateway.auth.residency import StoredRead
 from airbridge.control_plane.gateway.auth.task_permissions import Call
+from airbridge.control_plane.gateway.triggers.events import Fired
 from airbridge.core.residency import xcoms
 from airbridge.core.residency.xcoms import StoredXCom
 from airbridge.core.violations import Violation
@@ -34,9 +35,12 @@ _INDEX: Final = re.compile(r"(?:^|&)map_index=(-?\d{1,9})(?:&|$)")
 
 
 def record(session: Any, row: WorkItemRow, call: Call, answer: Answer, actor: str) -> int:
-    """Write the event of an XCom that an applied call moved, if it did, and return its bytes."""
+    """Write the events of the XComs that an applied call moved, if it did, and return their bytes."""
     if answer.status >= 300:
         return 0
+    if isinstance(call.fired, Fired):
+        written = (call.fired.xcoms or {}).items()
+        return sum(_written(session, row, key, xcoms.text_of(value), actor) for key, value in written)
     if call.stored is not None:
         return _fetched(session, row, call.stored, actor)
     match = _PATH.fullmatch(call.path)

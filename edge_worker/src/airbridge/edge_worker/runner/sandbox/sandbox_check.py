@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import grp
 import os
+import pwd
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +25,9 @@ _NO_LANDLOCK: Final = (
     "this kernel offers no Landlock (Linux 5.13 or later with landlock in its lsm list, and a seccomp profile that lets "
     "its system calls through)"
 )
+
+
+_MOST_NAMED: Final = 5
 
 
 @dataclass(frozen=True)
@@ -94,9 +99,8 @@ def _user(settings: WorkerSettings) -> SandboxCheck:
             user = TaskUser.named(settings.task_user)
         except SettingsError as error:
             return SandboxCheck("task user", False, str(error))
-        return SandboxCheck(
-            "task user", True, f"tasks run as {user.name} (uid {user.uid}), the agent as another"
-        )
+        detail = f"tasks run as {user.name} (uid {user.uid}), the agent as another"
+        return SandboxCheck("task user", True, f"{detail}{_shared_group(user)}")
     if os.geteuid() == 0:
         return SandboxCheck(
             "task user",
@@ -108,8 +112,20 @@ def _user(settings: WorkerSettings) -> SandboxCheck:
         "task user",
         True,
         f"tasks run as the worker's own user, {_name()}: only the sandbox separates them. Another user for them "
-        "(task_user) needs an agent that may change users, which this one may not",
+        "(task_user) needs an agent that is root",
     )
+
+
+def _shared_group(user: TaskUser) -> str:
+    """Return which users besides can read what the agent writes for tasks: those of the tasks' group."""
+    members = {each.pw_name for each in pwd.getpwall() if each.pw_gid == user.gid}
+    with suppress(KeyError):
+        members |= {*grp.getgrgid(user.gid).gr_mem}
+    others = sorted(members - {user.name})
+    if not others:
+        return ""
+    named = ", ".join(others[:_MOST_NAMED]) + (", ..." if len(others) > _MOST_NAMED else "")
+    return f"; {named}, in its group, can read the tasks' configuration and AWS credentials: give it a group of its own"
 
 
 def _name() -> str:
