@@ -32,6 +32,7 @@ class ItemView:
     queue: str
     region: str
     pool: str
+    team: str
     slots: int
     priority: int
     state: ItemState
@@ -80,18 +81,10 @@ class WorkFilter:
 _COLUMNS = tuple(
     getattr(WorkItemRow, name)
     for name in (
-        *("id", "ti_id", "dag_id", "run_id", "task_id", "map_index", "try_number", "queue", "region", "pool"),
-        *("slots", "priority", "state", "epoch", "worker_id", "placed_at", "sent_at", "sends", "not_before"),
-        *(
-            "expires_at",
-            "claimed_at",
-            "renewed_at",
-            "lease_until",
-            "lost_at",
-            "settled_at",
-            "outcome",
-            "detail",
-        ),
+        *("id", "ti_id", "dag_id", "run_id", "task_id", "map_index", "try_number"),
+        *("queue", "region", "pool", "team", "slots", "priority", "state", "epoch", "worker_id"),
+        *("placed_at", "sent_at", "sends", "not_before", "expires_at", "claimed_at", "renewed_at"),
+        *("lease_until", "lost_at", "settled_at", "outcome", "detail"),
         "trace",
     )
 )
@@ -156,6 +149,7 @@ def view(row: WorkItemRow) -> ItemView:
         queue=row.queue,
         region=row.region,
         pool=row.pool,
+        team=row.team,
         slots=row.slots,
         priority=row.priority,
         state=ItemState(row.state),

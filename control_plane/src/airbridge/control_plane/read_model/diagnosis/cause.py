@@ -26,6 +26,8 @@ class Code(StrEnum):
     WORKERS_FULL = "workers_full"
     #: As many tasks as a limit of the catalogue allows run already.
     LIMIT_REACHED = "limit_reached"
+    #: Its team's work in the pool takes as many slots as the team's quota there allows.
+    QUOTA_REACHED = "quota_reached"
     PARITY = "parity"
     DRAINING = "draining"
     QUEUE_UNREACHABLE = "queue_unreachable"
@@ -67,7 +69,7 @@ class Cause:
 
 _NO_TROUBLE = frozenset(
     {Code.RUNNING, Code.STARTING, Code.ENDED, Code.NOT_QUEUED, Code.OTHER_EXECUTOR, Code.WAITING_CAPACITY}
-    | {Code.ON_QUEUE, Code.CANCELLED, Code.LIMIT_REACHED}
+    | {Code.ON_QUEUE, Code.CANCELLED, Code.LIMIT_REACHED, Code.QUOTA_REACHED}
 )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from airbridge.control_plane.read_model import gateways, tasks, workers
-from airbridge.control_plane.read_model.diagnosis import waiting
+from airbridge.control_plane.read_model.diagnosis import scheduler, waiting
 from airbridge.control_plane.read_model.diagnosis.cause import Cause, Code, Note, ago, span
 from airbridge.control_plane.read_model.history import timeline
 from airbridge.control_plane.read_model.history.timeline import Step, Timeline
@@ -21,7 +21,6 @@ from airbridge.control_plane.read_model.workers import WorkerView
 from airbridge.executor.ledger.models import ItemState, Outcome
 
 EDGE_EXECUTOR = "airbridge.executor.EdgeExecutor"
-SCHEDULER_SILENT_SECONDS = 60.0
 
 
 def explain(session: Any, platform: Platform, line: Timeline) -> Cause:
@@ -51,11 +50,9 @@ def _without_item(session: Any, line: Timeline) -> Cause:
             Code.OTHER_EXECUTOR,
             f"it is {current.state or 'not queued'}; executor {current.executor!r} runs it",
         )
-    seen = tasks.scheduler_seen_at(session)
-    if seen is None or (line.now - seen).total_seconds() > SCHEDULER_SILENT_SECONDS:
-        when = f"has sent no heartbeat for {ago(seen, line.now)}" if seen else "has ever sent a heartbeat"
-        whom = "the scheduler" if seen else "no scheduler"
-        return Cause(Code.SCHEDULER_DOWN, f"{current.state or 'not scheduled'}: {whom} {when}", seen)
+    down = scheduler.silence(session, line.now)
+    if down is not None:
+        return Cause(Code.SCHEDULER_DOWN, f"{current.state or 'not scheduled'}: {down.sentence}", down.since)
     if current.state == "queued":
         waited = f" for {ago(current.queued_at, line.now)}" if current.queued_at else ""
         return Cause(

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from airbridge.control_plane.read_model import gateways, workers
-from airbridge.control_plane.read_model.diagnosis import waiting_queries
+from airbridge.control_plane.read_model.diagnosis import scheduler, waiting_queries
 from airbridge.control_plane.read_model.diagnosis.cause import Cause, Code, Note, ago, count, span
 from airbridge.control_plane.read_model.history.timeline import Step, Timeline
 from airbridge.control_plane.read_model.platform import Platform
@@ -18,6 +18,7 @@ from airbridge.control_plane.read_model.work import ItemView
 from airbridge.control_plane.read_model.workers import WorkerView
 from airbridge.core.protocol import RefusalReason
 from airbridge.executor.ledger.models import ItemState
+from airbridge.executor.ledger.sharing.fair_shares import FairShares
 from airbridge.executor.ledger.sharing.held_back import UNSENT
 
 # A refused enrolment explains a pool without workers for this long.
@@ -34,7 +35,9 @@ def explain(session: Any, platform: Platform, line: Timeline, item: ItemView) ->
     fleet = workers.of_pool(session, platform, item.region, item.pool)
     checks = _Checks(session, platform, line, item, fleet)
     code, explanation = checks.first_finding()
-    sentence = f"queued {ago(item.placed_at, line.now)}: {explanation}{checks.fallback_clause()}"
+    # The outbox moves work to its fallback, and does not run without a scheduler.
+    moves = "" if code is Code.SCHEDULER_DOWN else checks.fallback_clause()
+    sentence = f"queued {ago(item.placed_at, line.now)}: {explanation}{moves}"
     return Cause(code, sentence, item.placed_at, tuple(certificate_notes(fleet)))
 
 
@@ -60,12 +63,14 @@ class _Checks:
         # In the order of the item's path: a later problem cannot matter before an earlier one is solved.
         for check in (
             self._unknown_pool,
+            self._scheduler_down,
             self._queue_unreachable,
             self._message_rejected,
             self._gateway_down,
             self._no_serving_worker,
             self._denied_by_policy,
             self._limit_reached,
+            self._quota_reached,
             self._workers_full,
         ):
             if (finding := check()) is not None:
@@ -100,6 +105,17 @@ class _Checks:
                 f"region {region.name} has no pool {self.item.pool}; it has {pools}",
             )
         return None
+
+    def _scheduler_down(self) -> Finding | None:
+        """Return the finding for an item that the outbox, a thread of the scheduler, has to send first."""
+        item, now = self.item, self.line.now
+        expired = item.expires_at is not None and item.expires_at <= now
+        if item.sent_at is not None and not expired:
+            return None
+        down = scheduler.silence(self.session, now)
+        if down is None:
+            return None
+        return Code.SCHEDULER_DOWN, f"{down.sentence}: nothing is sent to the queue of {self._place}"
 
     def _queue_unreachable(self) -> Finding | None:
         if self.item.sent_at is None:
@@ -172,6 +188,24 @@ class _Checks:
         loads = waiting_queries.limits(self.session, self.platform.catalogue.limits, self.item, self.line.now)
         full = next((load for load in loads if load.full), None)
         return (Code.LIMIT_REACHED, f"{full.full}, and {full.waiting} wait") if full else None
+
+    def _quota_reached(self) -> Finding | None:
+        if self.item.state is not ItemState.PLACED:
+            return None
+        item, ref = self.item, (self.item.region, self.item.pool)
+        shares = FairShares(self.platform.catalogue.teams)
+        if ref not in shares.with_quota:
+            return None
+        load = waiting_queries.team_load(self.session, item)
+        needed = waiting_queries.next_slots(self.session, item, self.line.now)
+        quota = shares.reached(ref, item.team, load, needed)
+        if quota is None:
+            return None
+        too_large = f", its next task needs {needed}" if load.held < quota else ""
+        return Code.QUOTA_REACHED, (
+            f"quota of team {item.team} in {self._place}: {load.held} of {quota} slots taken{too_large}, "
+            f"and {load.waiting} wait"
+        )
 
     def _workers_full(self) -> Finding | None:
         slots, used = sum(w.slots for w in self._serving), sum(w.slots_used for w in self._serving)
