@@ -42,10 +42,13 @@ def explain(session: Any, platform: Platform, row: WorkItemRow) -> Cause:
     line, cause = causes.of_task(session, platform, task)
     said = document.timeline(session, platform, task)
     # The second is derived a moment later: a second may have begun.
-    ages = re.compile(r"\d+ s\b")
-    assert ages.sub("N s", said["cause"]["sentence"]) == ages.sub("N s", cause.sentence)
+    assert without_ages(said["cause"]["sentence"]) == without_ages(cause.sentence)
     assert [step.at for step in line.steps] == sorted(step.at for step in line.steps)
     return cause
+
+
+def without_ages(sentence: str) -> str:
+    return re.sub(r"\d+ s\b", "N s", sentence)
 
 
 def edge(session: Any, row: WorkItemRow | None, event: str, worker: str = "worker-1", **detail: Any) -> None:
@@ -476,9 +479,10 @@ def test_scheduler_down_while_items_wait(
     assert Code.SCHEDULER_DOWN == explain(session, platform, row).code
 
 
-def with_quota(platform: Platform, slots: int) -> Platform:
+def with_quota(platform: Platform, slots: int, **changes: Any) -> Platform:
     teams = (Team(name="finance", bundles=("dags",), quota={"eu-west-1": slots}),)
-    return replace(platform, catalogue=platform.catalogue.model_copy(update={"teams": teams}))
+    changed = platform.catalogue.model_copy(update={"teams": teams, **changes})
+    return replace(platform, catalogue=changed)
 
 
 def test_quota_reached(session: Any, platform: Platform, seed: Seed) -> None:

@@ -12,6 +12,8 @@ class Code(StrEnum):
 
     RUNNING = "running"
     STARTING = "starting"
+    #: It waits for its trigger, which runs.
+    DEFERRED = "deferred"
     ENDED = "ended"
     FAILED = "failed"
     #: Airflow itself has not queued it.
@@ -68,7 +70,15 @@ class Cause:
 
 
 _NO_TROUBLE = frozenset(
-    {Code.RUNNING, Code.STARTING, Code.ENDED, Code.NOT_QUEUED, Code.OTHER_EXECUTOR, Code.WAITING_CAPACITY}
+    {
+        Code.RUNNING,
+        Code.STARTING,
+        Code.DEFERRED,
+        Code.ENDED,
+        Code.NOT_QUEUED,
+        Code.OTHER_EXECUTOR,
+        Code.WAITING_CAPACITY,
+    }
     | {Code.ON_QUEUE, Code.CANCELLED, Code.LIMIT_REACHED, Code.QUOTA_REACHED}
 )
 

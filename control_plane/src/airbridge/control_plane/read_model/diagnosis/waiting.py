@@ -26,7 +26,7 @@ REFUSED_ENROLMENT_WINDOW: Final = timedelta(minutes=15)
 MAX_CERTIFICATE_NOTES: Final = 3
 MAX_VERSIONS_NAMED: Final = 3
 
-# Code and explanation, which follows "queued <time>: " in the cause's sentence.
+# Code and explanation, which follows "queued <time>: " in the cause's sentence, or what a trigger waits for.
 Finding = tuple[Code, str]
 
 
@@ -37,7 +37,9 @@ def explain(session: Any, platform: Platform, line: Timeline, item: ItemView) ->
     code, explanation = checks.first_finding()
     # The outbox moves work to its fallback, and does not run without a scheduler.
     moves = "" if code is Code.SCHEDULER_DOWN else checks.fallback_clause()
-    sentence = f"queued {ago(item.placed_at, line.now)}: {explanation}{moves}"
+    waited = ago(item.placed_at, line.now)
+    since = f"deferred {waited} ago; its trigger waits" if item.is_trigger else f"queued {waited}"
+    sentence = f"{since}: {explanation}{moves}"
     return Cause(code, sentence, item.placed_at, tuple(certificate_notes(fleet)))
 
 
@@ -61,7 +63,7 @@ class _Checks:
 
     def first_finding(self) -> Finding:
         # In the order of the item's path: a later problem cannot matter before an earlier one is solved.
-        for check in (
+        checks = [
             self._unknown_pool,
             self._scheduler_down,
             self._queue_unreachable,
@@ -69,10 +71,11 @@ class _Checks:
             self._gateway_down,
             self._no_serving_worker,
             self._denied_by_policy,
-            self._limit_reached,
-            self._quota_reached,
-            self._workers_full,
-        ):
+        ]
+        # Triggers count towards no limit and no quota, and take no slot.
+        if not self.item.is_trigger:
+            checks += [self._limit_reached, self._quota_reached, self._workers_full]
+        for check in checks:
             if (finding := check()) is not None:
                 return finding
         return self._nothing_wrong()
@@ -221,20 +224,21 @@ class _Checks:
 
     def _nothing_wrong(self) -> Finding:
         item, now = self.item, self.line.now
-        free = sum(w.slots - w.slots_used for w in self._serving)
-        takers = f"{count(len(self._serving), 'worker')} with {count(free, 'free slot')} may claim it"
         refusal = self._last_step("claim.refused")
         refused = "" if refusal is None else f"; last {refusal.what}, {ago(refusal.at, now)} ago"
+        takers = f"{self._takers} may claim it{refused}"
         if item.state is ItemState.SENT:
             when = f"sent {ago(item.sent_at, now)} ago" if item.sent_at else "being sent"
-            return Code.ON_QUEUE, f"on the queue of {self._place}, {when}; {takers}{refused}"
+            return Code.ON_QUEUE, f"on the queue of {self._place}, {when}; {takers}"
         if item.not_before > now:
             delay = span(item.not_before - now)
             return Code.WAITING_CAPACITY, f"to be sent to {self._place} in {delay}{refused}"
+        if item.is_trigger:
+            return Code.WAITING_CAPACITY, f"to be sent to the queue of {self._place}; {takers}"
         before = count(waiting_queries.items_before(self.session, item), "item")
         return (
             Code.WAITING_CAPACITY,
-            f"waits for capacity on the queue of {self._place}, {before} before it; {takers}{refused}",
+            f"waits for capacity on the queue of {self._place}, {before} before it; {takers}",
         )
 
     # --- no serving worker: the reasons, in order ------------------------------------------------------
@@ -295,6 +299,15 @@ class _Checks:
     @property
     def _pool_name(self) -> str:
         return f"{'region' if self.item.pool == 'default' else 'pool'} {self._place}"
+
+    @property
+    def _takers(self) -> str:
+        """Workers that may claim the item, with the slots that it may take."""
+        serving = count(len(self._serving), "worker")
+        if self.item.is_trigger:
+            return serving
+        free = sum(worker.slots - worker.slots_used for worker in self._serving)
+        return f"{serving} with {count(free, 'free slot')}"
 
     @property
     def _serving(self) -> list[WorkerView]:
