@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from tests.integration.dashboard.conftest import Site
 from tests.support.fleet import Fleet
 
-from airbridge.executor.ledger import events
+from airbridge.executor.ledger import events, items, leases
 from airbridge.executor.ledger.models import EventRow, WorkItemRow
 
 PAGES = ("/", "/workers", "/work", "/usage", "/parity", "/audit")
@@ -74,6 +74,36 @@ def test_work_page_filters(site: Site) -> None:
     assert "lost" in lost
     assert "51\u2013100 of 304" in second
     assert "No matching work items" in nothing
+
+
+def test_triggers_stand_apart_from_tasks(site: Site) -> None:
+    """Lists of tasks have no triggers of deferred tasks, and a task that deferred is no success; triggers are listed on their own."""
+    with site.metadata.session() as session:
+        chosen = select(WorkItemRow).where(
+            WorkItemRow.dag_id == "train_model", WorkItemRow.outcome == "success"
+        )
+        row = session.scalars(chosen.limit(1)).one()
+        row.detail = "deferred"
+        trigger = items.place_trigger(session, row, 4711)
+        leases.claim(session, trigger, site.fleet.worker, 3600.0, 7200.0, {})
+        task_id = row.task_id
+        held = (WorkItemRow.worker_id == site.fleet.worker, WorkItemRow.state == "claimed")
+        tasks = session.query(WorkItemRow).filter(*held, WorkItemRow.kind == "task").count()
+        session.commit()
+    tag = '<span class="tag">trigger</span>'
+    with site.server.client("viewer") as client:
+        running = client.get("/work?state=claimed&page=1").text
+        found = client.get(f"/work?q={task_id}").text
+        triggers = client.get("/work?kind=trigger").text
+        every = client.get(f"/work?kind=all&q={task_id}").text
+        holder = client.get(f"/workers/{site.fleet.worker}?page=1").text
+    assert tag not in running + found
+    assert '<span class="badge quiet">deferred</span>' in found
+    assert tag in triggers
+    assert "trigger runs" in triggers
+    assert tag in every
+    assert "Triggers it holds (1)" in holder
+    assert f"Tasks it holds ({tasks})" in holder
 
 
 def test_timeline_page_content(site: Site) -> None:

@@ -61,6 +61,18 @@ def queued_tasks(session: Any, count: int = 1, *, retries: int = 0, operator: An
     return tasks
 
 
+def scheduler(session: Any, seen: timedelta = timedelta(0)) -> None:
+    """A running scheduler whose last heartbeat was that long ago; an earlier one is replaced."""
+    from airflow.jobs.job import Job
+    from sqlalchemy import delete, insert
+
+    of_scheduler = Job.job_type == "SchedulerJob"
+    session.execute(delete(Job).where(of_scheduler).execution_options(synchronize_session=False))
+    values = {"job_type": "SchedulerJob", "state": "running", "hostname": "scheduler", "unixname": "airflow"}
+    now = clock.now(session)
+    session.execute(insert(Job).values(**values, start_date=now - seen, latest_heartbeat=now - seen))
+
+
 def placed_items(
     session: Any, tasks: Sequence[Any], *, region: str, pool: str = "default"
 ) -> list[WorkItemRow]:

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import update
+from tests.integration.gateway import seeding
 from tests.integration.gateway.world import CATALOGUE, World, finished, running
 from tests.support.airflow_home import pointed_at
 from tests.support.postgres import Postgres
@@ -106,6 +107,7 @@ def test_cause_names_the_limit(world: World) -> None:
     row = world.row(waiting)
     platform = world.gateway._components.platform
     with world.metadata.session() as session:
+        seeding.scheduler(session)
         task = find(session, row.dag_id, row.run_id, row.task_id, row.map_index)
         assert task is not None
         _, cause = causes.of_task(session, platform, task)

@@ -82,6 +82,10 @@ class Seed:
         self.session.merge(GatewayRow(id="gw", version="0.1.0", started_at=now - seen, seen_at=now - seen))
         self.session.flush()
 
+    def scheduler(self, seen: timedelta = timedelta(0)) -> None:
+        """A running scheduler whose last heartbeat was that long ago; an earlier one is replaced."""
+        seeding.scheduler(self.session, seen)
+
 
 @pytest.fixture
 def seed(session: Any) -> Seed:

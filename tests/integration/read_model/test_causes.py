@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -21,11 +22,17 @@ from airbridge.control_plane.read_model.diagnosis.cause import Cause, Code
 from airbridge.control_plane.read_model.history import timeline
 from airbridge.control_plane.read_model.platform import Platform
 from airbridge.core.compatibility import Matrix
+from airbridge.core.regions import Team
 from airbridge.executor.ledger import clock, events, items, leases
 from airbridge.executor.ledger.models import Outcome, WorkItemRow
 from airbridge.executor.ledger.sharing.held_back import UNSENT
 
 MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture(autouse=True)
+def _scheduler(seed: Seed) -> None:
+    seed.scheduler()
 
 
 def explain(session: Any, platform: Platform, row: WorkItemRow) -> Cause:
@@ -35,10 +42,13 @@ def explain(session: Any, platform: Platform, row: WorkItemRow) -> Cause:
     line, cause = causes.of_task(session, platform, task)
     said = document.timeline(session, platform, task)
     # The second is derived a moment later: a second may have begun.
-    ages = re.compile(r"\d+ s\b")
-    assert ages.sub("N s", said["cause"]["sentence"]) == ages.sub("N s", cause.sentence)
+    assert without_ages(said["cause"]["sentence"]) == without_ages(cause.sentence)
     assert [step.at for step in line.steps] == sorted(step.at for step in line.steps)
     return cause
+
+
+def without_ages(sentence: str) -> str:
+    return re.sub(r"\d+ s\b", "N s", sentence)
 
 
 def edge(session: Any, row: WorkItemRow | None, event: str, worker: str = "worker-1", **detail: Any) -> None:
@@ -399,8 +409,6 @@ def test_region_unknown(session: Any, platform: Platform, seed: Seed) -> None:
     """A queue that names no region is refused at placement, with the regions there are."""
     [ti] = seeding.queued_tasks(session)
     item = seeding._new_item(ti, "us-east-1", "default")
-    from dataclasses import replace
-
     refused = "queue 'mars' names no region; the regions are us-east-1, eu-west-1"
     row = items.refuse(session, replace(item, queue="mars"), 1, refused)
     cause = explain(session, platform, row)
@@ -441,6 +449,79 @@ def test_poison_message(session: Any, platform: Platform, seed: Seed) -> None:
     assert "a new message is sent in" in cause.sentence
 
 
+@pytest.mark.parametrize(
+    ("seen", "silence"),
+    [(5 * MINUTE, "the scheduler has sent no heartbeat for 5 min"), (None, "no scheduler is running")],
+)
+def test_scheduler_down_while_items_wait(
+    session: Any, platform: Platform, seed: Seed, seen: timedelta | None, silence: str
+) -> None:
+    """Without a scheduler nothing is sent, whatever the workers could take, and nothing moves to a fallback; what is on the queue is claimed."""
+    from airflow.jobs.job import Job
+
+    seed.gateway()
+    seed.worker()
+    [row] = seed.task()
+    row.placement = {**row.placement, "fallback": [{"region": "us-east-1", "pool": "default"}]}
+    row.fallback_at = clock.now(session) + 2 * MINUTE
+    seed.scheduler(seen or timedelta(0))
+    if seen is None:
+        session.execute(update(Job).values(state="success"))
+    for state in ("placed", "sent"):
+        row.state = state  # without sent_at: its message was about to be sent
+        cause = explain(session, platform, row)
+        assert (Code.SCHEDULER_DOWN, True) == (cause.code, cause.trouble)
+        assert cause.sentence.endswith(f": {silence}: nothing is sent to the queue of eu-west-1")
+    now = clock.now(session)
+    row.sent_at, row.expires_at = now - MINUTE, now + MINUTE
+    assert Code.ON_QUEUE == explain(session, platform, row).code
+    row.expires_at = now - MINUTE
+    assert Code.SCHEDULER_DOWN == explain(session, platform, row).code
+
+
+def with_quota(platform: Platform, slots: int, **changes: Any) -> Platform:
+    teams = (Team(name="finance", bundles=("dags",), quota={"eu-west-1": slots}),)
+    changed = platform.catalogue.model_copy(update={"teams": teams, **changes})
+    return replace(platform, catalogue=changed)
+
+
+def test_quota_reached(session: Any, platform: Platform, seed: Seed) -> None:
+    """A team whose work takes all slots of its quota waits for that work, however many slots are free; other teams do not."""
+    limited = with_quota(platform, 2)
+    seed.gateway()
+    seed.worker(slots=(1, 8))
+    running, sent, waiting, other = seed.task(count=4)
+    for row in (running, sent, waiting):
+        row.team = "finance"
+    leases.claim(session, running, "worker-1", 60.0, 600.0, {})
+    assert Code.WAITING_CAPACITY == explain(session, limited, waiting).code
+    sent.state, sent.sent_at = "sent", clock.now(session)
+    cause = explain(session, limited, waiting)
+    assert (Code.QUOTA_REACHED, False) == (cause.code, cause.trouble)
+    assert cause.sentence.endswith(": quota of team finance in eu-west-1: 2 of 2 slots taken, and 1 wait")
+    assert Code.WAITING_CAPACITY == explain(session, limited, other).code
+    assert Code.ON_QUEUE == explain(session, limited, sent).code
+    assert Code.WAITING_CAPACITY == explain(session, platform, waiting).code
+
+
+def test_quota_of_a_large_task(session: Any, platform: Platform, seed: Seed) -> None:
+    """A task that fits into its team's quota waits for one before it that does not; without running work of the team, for no quota."""
+    limited = with_quota(platform, 4)
+    seed.gateway()
+    seed.worker()
+    running, large, small = seed.task(count=3)
+    for row in (running, large, small):
+        row.team = "finance"
+    running.slots, large.slots = 3, 2
+    age(large, MINUTE)
+    leases.claim(session, running, "worker-1", 60.0, 600.0, {})
+    cause = explain(session, limited, small)
+    assert Code.QUOTA_REACHED == cause.code
+    assert "3 of 4 slots taken, its next task needs 2, and 2 wait" in cause.sentence
+    leases.settle(session, running, Outcome.SUCCESS, "success")
+    assert Code.WAITING_CAPACITY == explain(session, limited, small).code
+
+
 # --- And when there is none
 
 
@@ -478,7 +559,13 @@ def test_task_not_queued_by_airflow(session: Any, platform: Platform, seed: Seed
     [ti] = seeding.queued_tasks(session)
     task = tasks.of_instance(session, str(ti.id))
     assert task is not None
-    assert Code.SCHEDULER_DOWN == causes.of_task(session, platform, task)[1].code
+    assert Code.NOT_QUEUED == causes.of_task(session, platform, task)[1].code
+    seed.scheduler(5 * MINUTE)
+    cause = causes.of_task(session, platform, task)[1]
+    assert (Code.SCHEDULER_DOWN, "queued: the scheduler has sent no heartbeat for 5 min") == (
+        cause.code,
+        cause.sentence,
+    )
 
 
 def test_a_task_that_ended(session: Any, platform: Platform, seed: Seed) -> None:

@@ -19,9 +19,9 @@ from airbridge.control_plane.read_model.standing import Standing
 from airbridge.control_plane.read_model.work import WorkFilter
 from airbridge.control_plane.read_model.workers import WorkerFilter
 from airbridge.core.compatibility import Verdict
-from airbridge.core.protocol import Versions
+from airbridge.core.protocol import ItemKind, Versions
 from airbridge.core.regions import Limit, Team
-from airbridge.executor.ledger import events, leases
+from airbridge.executor.ledger import events, items, leases
 from airbridge.executor.ledger import gateways as ledger_gateways
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
 
@@ -233,6 +233,25 @@ def test_work_is_filtered_by_each_field(session: Any, seed: Seed) -> None:
     assert {first.id, second.id} == ids(dag_id=first.dag_id)
     assert {other.id} == ids(text=other.dag_id[:10])
     assert set() == ids(text="%")
+
+
+def test_triggers_have_a_kind(session: Any, seed: Seed) -> None:
+    """The trigger of a deferred task has a kind of its own, by which it is chosen or left out."""
+    [row] = seed.task()
+    leases.claim(session, row, "worker-1", 60.0, 600.0, {})
+    leases.settle(session, row, Outcome.SUCCESS, "deferred")
+    trigger = items.place_trigger(session, row, 4711)
+    session.flush()
+
+    def ids(kind: ItemKind | None) -> set[str]:
+        return {each.id for each in work.listing(session, WorkFilter(kind=kind)).rows}
+
+    assert {row.id} == ids(ItemKind.TASK)
+    assert {trigger.id} == ids(ItemKind.TRIGGER)
+    assert {row.id, trigger.id} == ids(None)
+    assert {(row.id, False), (trigger.id, True)} == {
+        (each.id, each.is_trigger) for each in work.listing(session).rows
+    }
 
 
 def test_audit_is_newest_first_and_filtered(session: Any, seed: Seed) -> None:

@@ -90,6 +90,7 @@ def test_retried_failure_is_trouble() -> None:
         ("success", "deferred", "ended: deferred until its trigger fires"),
         ("success", "up_for_reschedule", "ended: to be started again later"),
         ("success", "skipped", "ended: skipped"),
+        ("success", "fired", "ended: fired, its task goes on"),
         ("failed", None, "ended: failed"),
         ("failed", "the process was killed", "ended: failed (the process was killed)"),
         ("lost", "no heartbeat", "ended: lost (no heartbeat)"),

@@ -530,8 +530,11 @@ STATUS |= {"workers_troubled": STATUS["workers"], "workers_troubled_total": 1}
 
 def test_trace_output_content(gateway: Any, tmp_path: Path) -> None:
     """The sentence and its code come first, then the steps, then whose clock was corrected by how much."""
-    asked = gateway((200, TIMELINE))
+    of_trigger = STEP | {"what": "granted to eu-1", "of_trigger": True}
+    asked = gateway((200, TIMELINE | {"steps": [STEP, of_trigger]}))
     text = invoke("trace", "dag", "latest", "task", "--dir", str(tmp_path)).stdout
+    assert "trigger: granted to eu-1" in text
+    assert "trigger: process started" not in text
     first, second, third, *_ = text.splitlines()
     assert "dag / run / task  (queued)" == first
     assert second.endswith("0 workers that the matrix allows  [parity]")

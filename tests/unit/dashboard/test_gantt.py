@@ -14,6 +14,7 @@ from airbridge.control_plane.dashboard.drawings.window import Window
 from airbridge.control_plane.read_model.history.timeline import Step, Timeline
 from airbridge.control_plane.read_model.tasks import TaskView
 from airbridge.control_plane.read_model.work import ItemView
+from airbridge.core.protocol import ItemKind
 from airbridge.executor.ledger.models import ItemState
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -106,6 +107,22 @@ def test_released_item_waits_again() -> None:
     )
     kinds = [kind for kind, _, _ in bars(drawn(timeline((again,), *steps)))]
     assert ["outbox", "queue", "run", "outbox", "queue", "run"] == kinds
+
+
+def test_bars_of_a_trigger() -> None:
+    """The bars of a deferred task's trigger are called so; one that its worker lost waits to be sent again."""
+    trigger = item(
+        kind=ItemKind.TRIGGER, state=ItemState.PLACED, settled_at=None, outcome=None, worker_id="w"
+    )
+    steps = (control(1, "item.sent"), control(2, "claim.granted"), control(8, "trigger.lost"))
+    row = drawn(timeline((trigger,), *steps, state="deferred")).rows[0]
+    assert [
+        ("outbox", "trigger waiting to be sent, 1.0 s"),
+        ("queue", "trigger on the queue of eu, 1.0 s"),
+    ] == [(bar.kind, bar.label) for bar in row.bars[:2]]
+    assert [("run", "trigger held by w, 6.0 s"), ("outbox", "trigger waiting to be sent, not over")] == [
+        (bar.kind, bar.label) for bar in row.bars[2:]
+    ]
 
 
 def test_waits_between_items_are_drawn() -> None:

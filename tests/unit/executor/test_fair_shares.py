@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -131,3 +132,22 @@ def test_small_team_waits_two_task_times_beside_a_large_one(slots: int, large: i
     for number in range(small):
         # Its share is half of the slots.
         assert started[Item("b", number, 1)] <= 2 + 2 * number / slots
+
+
+@pytest.mark.parametrize(
+    ("load", "slots", "quota"),
+    [
+        (TeamLoad(claimed=3, waiting=1), 1, None),
+        (TeamLoad(claimed=4, waiting=1), 1, 4),
+        (TeamLoad(claimed=3, sent=1, waiting=1), 1, 4),
+        (TeamLoad(claimed=3, waiting=1), 2, 4),
+        # Nothing of the team runs: it waits for workers.
+        (TeamLoad(sent=4, waiting=1), 1, None),
+        (TeamLoad(waiting=1), 8, None),
+    ],
+)
+def test_reached_quota(load: TeamLoad, slots: int, quota: int | None) -> None:
+    """A quota is reached if the team's running and queued work leaves no room for its next task."""
+    limited = shares({"a": 1.0, "b": 1.0}, {"a": 4})
+    assert limited.reached(POOL, "a", load, slots) == quota
+    assert limited.reached(POOL, "b", load, slots) is None

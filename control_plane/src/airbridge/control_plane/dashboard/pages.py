@@ -33,6 +33,7 @@ from airbridge.control_plane.read_model.standing import Standing
 from airbridge.control_plane.read_model.usage import By
 from airbridge.control_plane.read_model.work import ItemView, WorkFilter
 from airbridge.control_plane.read_model.workers import WorkerFilter
+from airbridge.core.protocol import ItemKind
 from airbridge.executor.ledger import clock
 from airbridge.executor.ledger.audit import Filter
 from airbridge.executor.ledger.models import ItemState
@@ -41,6 +42,9 @@ Values = Mapping[str, Any]
 
 # Name of a DAG's id in the queries of pages.
 DAG: Final = "dag"
+
+# Kinds of work items that the Work page lists, by the value of its filter. Without one it lists tasks, which all counts are of.
+_KINDS: Final[Mapping[str, ItemKind | None]] = {"trigger": ItemKind.TRIGGER, "all": None}
 
 # So many regions are drawn as boxes; more as a map of the world.
 FEW_REGIONS: Final = 8
@@ -161,15 +165,19 @@ def fleet(context: PageContext) -> Values:
 
 
 def worker(context: PageContext) -> Values:
-    """Return one worker: its last heartbeat, its work items and its events."""
+    """Return one worker: its last heartbeat, the tasks and triggers that it holds, and its events."""
     found = workers.get(context.session, context.platform, context.path["worker"])
     if found is None:
         raise NotFound(f"There is no worker {context.path['worker'][:64]!r}.")
-    held = work.listing(context.session, _readable(context, WorkFilter(worker=found.id, open=True)))
+    held, triggers = (
+        work.listing(context.session, _readable(context, WorkFilter(kind=kind, worker=found.id, open=True)))
+        for kind in (ItemKind.TASK, ItemKind.TRIGGER)
+    )
     events = changes.listing(context.session, EventFilter(worker=found.id), PageRequest(1, 30))
     return {
         "worker": found,
         "held": held,
+        "triggers": triggers,
         "events": events if context.viewer.may_audit else None,
         "orders": [
             each
@@ -185,6 +193,7 @@ def items(context: PageContext) -> Values:
     query = context.query
     state = query.text("state")
     which = WorkFilter(
+        kind=_KINDS.get(query.text("kind") or "", ItemKind.TASK),
         region=query.text("region"),
         pool=query.text("pool"),
         worker=query.text("worker"),
@@ -197,7 +206,7 @@ def items(context: PageContext) -> Values:
     return {
         "found": found,
         "exceptions": work.exceptions(context.session, found.rows),
-        "filtered": which != WorkFilter(),
+        "filtered": which != WorkFilter(kind=ItemKind.TASK),
         "states": tuple(ItemState),
         "task_url": task_url,
     }
@@ -255,7 +264,7 @@ def _search(context: PageContext) -> Values:
     text = context.query.text("q")
     if text is None:
         return {"matches": None}
-    which = _readable(context, WorkFilter(text=text))
+    which = _readable(context, WorkFilter(kind=ItemKind.TASK, text=text))
     found = work.listing(context.session, which, PageRequest(1, MATCHES))
     names = {(each.dag_id, each.run_id, each.task_id, each.map_index): each for each in reversed(found.rows)}
     return {"matches": [*reversed(names.values())]}

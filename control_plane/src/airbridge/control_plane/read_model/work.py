@@ -12,7 +12,7 @@ from sqlalchemy.orm import load_only
 
 from airbridge.control_plane.read_model import paging
 from airbridge.control_plane.read_model.paging import FIRST, Page, PageRequest
-from airbridge.core.protocol import exception_name
+from airbridge.core.protocol import ItemKind, exception_name
 from airbridge.executor.ledger.models import EventRow, ItemState, Outcome, WorkItemRow
 
 Order = Literal["newest", "oldest", "settled"]
@@ -23,6 +23,8 @@ class ItemView:
     """Work item without its large columns. Times are by the database's clock."""
 
     id: str
+    #: A trigger has the names of the task that is deferred on it.
+    kind: ItemKind
     ti_id: str
     dag_id: str
     run_id: str
@@ -32,6 +34,7 @@ class ItemView:
     queue: str
     region: str
     pool: str
+    team: str
     slots: int
     priority: int
     state: ItemState
@@ -56,6 +59,11 @@ class ItemView:
         """True if it has not ended."""
         return self.state is not ItemState.SETTLED
 
+    @property
+    def is_trigger(self) -> bool:
+        """True if it is the trigger of a deferred task, and takes no slot."""
+        return self.kind is ItemKind.TRIGGER
+
 
 @dataclass(frozen=True, slots=True)
 class WorkFilter:
@@ -64,6 +72,7 @@ class WorkFilter:
     `text` is the beginning of a DAG, run or task id; `open` selects items that have not ended, or have.
     """
 
+    kind: ItemKind | None = None
     region: str | None = None
     pool: str | None = None
     state: ItemState | None = None
@@ -80,18 +89,10 @@ class WorkFilter:
 _COLUMNS = tuple(
     getattr(WorkItemRow, name)
     for name in (
-        *("id", "ti_id", "dag_id", "run_id", "task_id", "map_index", "try_number", "queue", "region", "pool"),
-        *("slots", "priority", "state", "epoch", "worker_id", "placed_at", "sent_at", "sends", "not_before"),
-        *(
-            "expires_at",
-            "claimed_at",
-            "renewed_at",
-            "lease_until",
-            "lost_at",
-            "settled_at",
-            "outcome",
-            "detail",
-        ),
+        *("id", "kind", "ti_id", "dag_id", "run_id", "task_id", "map_index", "try_number"),
+        *("queue", "region", "pool", "team", "slots", "priority", "state", "epoch", "worker_id"),
+        *("placed_at", "sent_at", "sends", "not_before", "expires_at", "claimed_at", "renewed_at"),
+        *("lease_until", "lost_at", "settled_at", "outcome", "detail"),
         "trace",
     )
 )
@@ -113,7 +114,7 @@ def listing(
 def of_task(
     session: Any, dag_id: str, run_id: str, task_id: str, map_index: int, *, limit: int = 200
 ) -> tuple[ItemView, ...]:
-    """Return the newest `limit` items of one task through all its tries, oldest first."""
+    """Return the newest `limit` items of one task and of its triggers through all its tries, oldest first."""
     row = WorkItemRow
     query = (
         select(row)
@@ -147,6 +148,7 @@ def view(row: WorkItemRow) -> ItemView:
 
     return ItemView(
         id=row.id,
+        kind=ItemKind(row.kind),
         ti_id=row.ti_id,
         dag_id=row.dag_id,
         run_id=row.run_id,
@@ -156,6 +158,7 @@ def view(row: WorkItemRow) -> ItemView:
         queue=row.queue,
         region=row.region,
         pool=row.pool,
+        team=row.team,
         slots=row.slots,
         priority=row.priority,
         state=ItemState(row.state),
@@ -181,6 +184,7 @@ def _chosen(which: WorkFilter) -> Any:
     row = WorkItemRow
     query = select(row)
     for column, value in (
+        (row.kind, which.kind),
         (row.region, which.region),
         (row.pool, which.pool),
         (row.state, which.state),

@@ -27,6 +27,7 @@ _EVENTS: Final = {
     "claim.granted": RUN,
     "item.released": OUTBOX,
     "item.rerouted": OUTBOX,
+    "trigger.lost": OUTBOX,
 }
 # Reasons why a task waits in Airflow, by the state that it reported or has now.
 _WAITS: Final = {
@@ -95,10 +96,11 @@ def _changes(item: ItemView, steps: Sequence[Step]) -> list[tuple[datetime, str]
 
 
 def _label(item: ItemView, kind: str) -> str:
+    of = "trigger " if item.is_trigger else ""
     match kind:
         case "outbox":
-            return "waiting to be sent"
+            return f"{of}waiting to be sent"
         case "queue":
-            return f"on the queue of {item.region}"
+            return f"{of}on the queue of {item.region}"
         case _:
-            return f"held by {item.worker_id}"
+            return f"{of}held by {item.worker_id}"

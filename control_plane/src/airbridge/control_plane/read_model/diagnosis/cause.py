@@ -12,6 +12,8 @@ class Code(StrEnum):
 
     RUNNING = "running"
     STARTING = "starting"
+    #: It waits for its trigger, which runs.
+    DEFERRED = "deferred"
     ENDED = "ended"
     FAILED = "failed"
     #: Airflow itself has not queued it.
@@ -26,6 +28,8 @@ class Code(StrEnum):
     WORKERS_FULL = "workers_full"
     #: As many tasks as a limit of the catalogue allows run already.
     LIMIT_REACHED = "limit_reached"
+    #: Its team's work in the pool takes as many slots as the team's quota there allows.
+    QUOTA_REACHED = "quota_reached"
     PARITY = "parity"
     DRAINING = "draining"
     QUEUE_UNREACHABLE = "queue_unreachable"
@@ -66,8 +70,16 @@ class Cause:
 
 
 _NO_TROUBLE = frozenset(
-    {Code.RUNNING, Code.STARTING, Code.ENDED, Code.NOT_QUEUED, Code.OTHER_EXECUTOR, Code.WAITING_CAPACITY}
-    | {Code.ON_QUEUE, Code.CANCELLED, Code.LIMIT_REACHED}
+    {
+        Code.RUNNING,
+        Code.STARTING,
+        Code.DEFERRED,
+        Code.ENDED,
+        Code.NOT_QUEUED,
+        Code.OTHER_EXECUTOR,
+        Code.WAITING_CAPACITY,
+    }
+    | {Code.ON_QUEUE, Code.CANCELLED, Code.LIMIT_REACHED, Code.QUOTA_REACHED}
 )
 
 

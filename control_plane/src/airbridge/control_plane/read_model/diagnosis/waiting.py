@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from airbridge.control_plane.read_model import gateways, workers
-from airbridge.control_plane.read_model.diagnosis import waiting_queries
+from airbridge.control_plane.read_model.diagnosis import scheduler, waiting_queries
 from airbridge.control_plane.read_model.diagnosis.cause import Cause, Code, Note, ago, count, span
 from airbridge.control_plane.read_model.history.timeline import Step, Timeline
 from airbridge.control_plane.read_model.platform import Platform
@@ -18,6 +18,7 @@ from airbridge.control_plane.read_model.work import ItemView
 from airbridge.control_plane.read_model.workers import WorkerView
 from airbridge.core.protocol import RefusalReason
 from airbridge.executor.ledger.models import ItemState
+from airbridge.executor.ledger.sharing.fair_shares import FairShares
 from airbridge.executor.ledger.sharing.held_back import UNSENT
 
 # A refused enrolment explains a pool without workers for this long.
@@ -25,7 +26,7 @@ REFUSED_ENROLMENT_WINDOW: Final = timedelta(minutes=15)
 MAX_CERTIFICATE_NOTES: Final = 3
 MAX_VERSIONS_NAMED: Final = 3
 
-# Code and explanation, which follows "queued <time>: " in the cause's sentence.
+# Code and explanation, which follows "queued <time>: " in the cause's sentence, or what a trigger waits for.
 Finding = tuple[Code, str]
 
 
@@ -34,7 +35,11 @@ def explain(session: Any, platform: Platform, line: Timeline, item: ItemView) ->
     fleet = workers.of_pool(session, platform, item.region, item.pool)
     checks = _Checks(session, platform, line, item, fleet)
     code, explanation = checks.first_finding()
-    sentence = f"queued {ago(item.placed_at, line.now)}: {explanation}{checks.fallback_clause()}"
+    # The outbox moves work to its fallback, and does not run without a scheduler.
+    moves = "" if code is Code.SCHEDULER_DOWN else checks.fallback_clause()
+    waited = ago(item.placed_at, line.now)
+    since = f"deferred {waited} ago; its trigger waits" if item.is_trigger else f"queued {waited}"
+    sentence = f"{since}: {explanation}{moves}"
     return Cause(code, sentence, item.placed_at, tuple(certificate_notes(fleet)))
 
 
@@ -58,16 +63,19 @@ class _Checks:
 
     def first_finding(self) -> Finding:
         # In the order of the item's path: a later problem cannot matter before an earlier one is solved.
-        for check in (
+        checks = [
             self._unknown_pool,
+            self._scheduler_down,
             self._queue_unreachable,
             self._message_rejected,
             self._gateway_down,
             self._no_serving_worker,
             self._denied_by_policy,
-            self._limit_reached,
-            self._workers_full,
-        ):
+        ]
+        # Triggers count towards no limit and no quota, and take no slot.
+        if not self.item.is_trigger:
+            checks += [self._limit_reached, self._quota_reached, self._workers_full]
+        for check in checks:
             if (finding := check()) is not None:
                 return finding
         return self._nothing_wrong()
@@ -100,6 +108,17 @@ class _Checks:
                 f"region {region.name} has no pool {self.item.pool}; it has {pools}",
             )
         return None
+
+    def _scheduler_down(self) -> Finding | None:
+        """Return the finding for an item that the outbox, a thread of the scheduler, has to send first."""
+        item, now = self.item, self.line.now
+        expired = item.expires_at is not None and item.expires_at <= now
+        if item.sent_at is not None and not expired:
+            return None
+        down = scheduler.silence(self.session, now)
+        if down is None:
+            return None
+        return Code.SCHEDULER_DOWN, f"{down.sentence}: nothing is sent to the queue of {self._place}"
 
     def _queue_unreachable(self) -> Finding | None:
         if self.item.sent_at is None:
@@ -173,6 +192,24 @@ class _Checks:
         full = next((load for load in loads if load.full), None)
         return (Code.LIMIT_REACHED, f"{full.full}, and {full.waiting} wait") if full else None
 
+    def _quota_reached(self) -> Finding | None:
+        if self.item.state is not ItemState.PLACED:
+            return None
+        item, ref = self.item, (self.item.region, self.item.pool)
+        shares = FairShares(self.platform.catalogue.teams)
+        if ref not in shares.with_quota:
+            return None
+        load = waiting_queries.team_load(self.session, item)
+        needed = waiting_queries.next_slots(self.session, item, self.line.now)
+        quota = shares.reached(ref, item.team, load, needed)
+        if quota is None:
+            return None
+        too_large = f", its next task needs {needed}" if load.held < quota else ""
+        return Code.QUOTA_REACHED, (
+            f"quota of team {item.team} in {self._place}: {load.held} of {quota} slots taken{too_large}, "
+            f"and {load.waiting} wait"
+        )
+
     def _workers_full(self) -> Finding | None:
         slots, used = sum(w.slots for w in self._serving), sum(w.slots_used for w in self._serving)
         if used < slots:
@@ -187,20 +224,21 @@ class _Checks:
 
     def _nothing_wrong(self) -> Finding:
         item, now = self.item, self.line.now
-        free = sum(w.slots - w.slots_used for w in self._serving)
-        takers = f"{count(len(self._serving), 'worker')} with {count(free, 'free slot')} may claim it"
         refusal = self._last_step("claim.refused")
         refused = "" if refusal is None else f"; last {refusal.what}, {ago(refusal.at, now)} ago"
+        takers = f"{self._takers} may claim it{refused}"
         if item.state is ItemState.SENT:
             when = f"sent {ago(item.sent_at, now)} ago" if item.sent_at else "being sent"
-            return Code.ON_QUEUE, f"on the queue of {self._place}, {when}; {takers}{refused}"
+            return Code.ON_QUEUE, f"on the queue of {self._place}, {when}; {takers}"
         if item.not_before > now:
             delay = span(item.not_before - now)
             return Code.WAITING_CAPACITY, f"to be sent to {self._place} in {delay}{refused}"
+        if item.is_trigger:
+            return Code.WAITING_CAPACITY, f"to be sent to the queue of {self._place}; {takers}"
         before = count(waiting_queries.items_before(self.session, item), "item")
         return (
             Code.WAITING_CAPACITY,
-            f"waits for capacity on the queue of {self._place}, {before} before it; {takers}{refused}",
+            f"waits for capacity on the queue of {self._place}, {before} before it; {takers}",
         )
 
     # --- no serving worker: the reasons, in order ------------------------------------------------------
@@ -261,6 +299,15 @@ class _Checks:
     @property
     def _pool_name(self) -> str:
         return f"{'region' if self.item.pool == 'default' else 'pool'} {self._place}"
+
+    @property
+    def _takers(self) -> str:
+        """Workers that may claim the item, with the slots that it may take."""
+        serving = count(len(self._serving), "worker")
+        if self.item.is_trigger:
+            return serving
+        free = sum(worker.slots - worker.slots_used for worker in self._serving)
+        return f"{serving} with {count(free, 'free slot')}"
 
     @property
     def _serving(self) -> list[WorkerView]:

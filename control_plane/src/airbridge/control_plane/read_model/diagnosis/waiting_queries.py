@@ -13,6 +13,8 @@ from airbridge.core.protocol import ItemKind
 from airbridge.core.regions import Limit
 from airbridge.executor.ledger import events
 from airbridge.executor.ledger.models import EventRow, ItemState, WorkItemRow
+from airbridge.executor.ledger.sharing import fair_shares
+from airbridge.executor.ledger.sharing.fair_shares import TeamLoad
 from airbridge.executor.ledger.sharing.held_back import UNSENT
 from airbridge.executor.ledger.sharing.limits import LimitLoad, Limits
 
@@ -45,6 +47,29 @@ def limits(session: Any, catalogue: Sequence[Limit], item: ItemView, now: dateti
     names = session.scalars(select(WorkItemRow.limits).where(WorkItemRow.id == item.id)).first()
     counted = Limits(catalogue).of(names, (item.region, item.pool))
     return Limits(counted).loads(session, now)
+
+
+def team_load(session: Any, item: ItemView) -> TeamLoad:
+    """Return the load of the item's team in the item's pool."""
+    ref = (item.region, item.pool)
+    return fair_shares.loads(session, [ref]).get(ref, {}).get(item.team, TeamLoad())
+
+
+def next_slots(session: Any, item: ItemView, now: datetime) -> int:
+    """Return the slots of the work that the item's team sends next to the item's pool: the rest of the team's waits for it."""
+    row = WorkItemRow
+    query = (
+        select(row.slots)
+        .where(
+            _unclaimed_of_pool(item),
+            row.state == ItemState.PLACED,
+            row.team == item.team,
+            row.not_before <= now,
+        )
+        .order_by(row.priority.desc(), row.placed_at, row.id)
+    )
+    found = session.scalars(query.limit(1)).first()
+    return item.slots if found is None else int(found)
 
 
 def latest_event(session: Any, worker_ids: Sequence[str], names: Sequence[str]) -> EventRow | None:

@@ -18,6 +18,9 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "item.lost": "fenced off: {reason}",
     "item.released": "given back by {worker}: {why}",
     "item.settled": "{ended}",
+    "trigger.placed": "placed in {pool}@{region}: its task is deferred",
+    "trigger.fired": "event of {worker} applied: {outcome}",
+    "trigger.lost": "given up, to be sent again: {reason}",
     "enrol.refused": "{worker} on {runs} was refused an identity: {why}",
     "claim.granted": "granted to {worker}",
     "claim.refused": "refused to {worker}: {reason} ({why})",
@@ -58,6 +61,11 @@ _ENDS: Final[Mapping[str, str]] = {
     "deferred": "ended: deferred until its trigger fires",
     "up_for_reschedule": "ended: to be started again later",
     "removed": "ended: removed from its DAG",
+    # of triggers
+    "fired": "ended: fired, its task goes on",
+    "fired: success": "ended: fired, its task succeeded",
+    "fired: failed": "ended: fired, its task failed",
+    "fired: skipped": "ended: fired, its task skipped",
     "lost": "ended: lost",
     "cancelled": "ended: cancelled",
     "unplaceable": "ended: not placed",
@@ -65,7 +73,15 @@ _ENDS: Final[Mapping[str, str]] = {
 
 _TROUBLES: Final = frozenset(
     {
-        *("item.unplaceable", "item.unsent", "item.lost", "claim.refused", "call.denied", "exchange.refused"),
+        *(
+            "item.unplaceable",
+            "item.unsent",
+            "item.lost",
+            "trigger.lost",
+            "claim.refused",
+            "call.denied",
+            "exchange.refused",
+        ),
         "write.refused",
         *("enrol.refused", "message.rejected", "bundle.failing", "task.stopping", "task.failed"),
         *(

@@ -35,6 +35,8 @@ class Attempt:
     worker_id: str | None
     state: ItemState
     outcome: str | None
+    #: State that the task reported, or the reason of its end.
+    detail: str | None
     placed_at: datetime
     claimed_at: datetime | None
     settled_at: datetime | None
@@ -164,7 +166,7 @@ def find(session: Any, dag_id: str, run_id: str) -> Run | None:
 def _attempts(session: Any, dag_id: str, run_id: str) -> list[Attempt]:
     row = WorkItemRow
     columns = (row.id, row.task_id, row.map_index, row.try_number, row.region, row.pool, row.worker_id)
-    times = (row.state, row.outcome, row.placed_at, row.claimed_at, row.settled_at, row.placement)
+    times = (row.state, row.outcome, row.detail, row.placed_at, row.claimed_at, row.settled_at, row.placement)
     query = (
         select(*columns, *times)
         .where(row.dag_id == dag_id, row.run_id == run_id, row.kind == ItemKind.TASK)
@@ -182,6 +184,7 @@ def _attempts(session: Any, dag_id: str, run_id: str) -> list[Attempt]:
             worker_id=values.worker_id,
             state=ItemState(values.state),
             outcome=values.outcome,
+            detail=values.detail,
             placed_at=values.placed_at,
             claimed_at=values.claimed_at,
             settled_at=values.settled_at,

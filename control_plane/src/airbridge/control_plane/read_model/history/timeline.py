@@ -48,6 +48,8 @@ class Step:
     region: str | None
     worker: str | None
     item_id: str | None
+    #: True if it is of the task's trigger.
+    of_trigger: bool
     epoch: int | None
     try_number: int | None
     #: Time by the worker's clock, for an edge event.
@@ -95,8 +97,8 @@ def of(session: Any, task: TaskView) -> Timeline:
     """Return the timeline of a task through all its tries."""
     items = work.of_task(session, task.dag_id, task.run_id, task.task_id, task.map_index)
     rows, complete = _events(session, task, items)
-    tries = {item.id: item.try_number for item in items}
-    steps = [_step(row, tries) for row in rows]
+    by_id = {item.id: item for item in items}
+    steps = [_step(row, by_id) for row in rows]
     for each in task.tries:
         steps.extend(_of_airflow(each))
     steps.sort(key=lambda step: step.at)
@@ -135,8 +137,9 @@ def _events(session: Any, task: TaskView, items: Sequence[ItemView]) -> tuple[li
     return rows, len(calls) < MAX_CALLS and len(others) < MAX_EVENTS
 
 
-def _step(row: EventRow, tries: Mapping[str, int]) -> Step:
+def _step(row: EventRow, items: Mapping[str, ItemView]) -> Step:
     edge = row.source == "edge"
+    item = items.get(row.item_id) if row.item_id else None
     detail = _detail(row)
     ahead = row.skew_seconds if edge else None
     return Step(
@@ -149,8 +152,9 @@ def _step(row: EventRow, tries: Mapping[str, int]) -> Step:
         region=row.region,
         worker=row.worker_id,
         item_id=row.item_id,
+        of_trigger=item is not None and item.is_trigger,
         epoch=row.epoch,
-        try_number=tries.get(row.item_id) if row.item_id else None,
+        try_number=item.try_number if item is not None else None,
         edge_at=row.at if edge else None,
         skew_seconds=row.skew_seconds if edge else None,
         trouble=event_text.is_trouble(row.event, detail),
@@ -186,6 +190,7 @@ def _of_airflow(each: Try) -> Iterator[Step]:
                 region=None,
                 worker=None,
                 item_id=None,
+                of_trigger=False,
                 epoch=None,
                 try_number=each.try_number,
                 edge_at=None,

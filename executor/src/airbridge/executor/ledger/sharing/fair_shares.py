@@ -111,6 +111,12 @@ class FairShares:
         quota = self._quotas.get((ref, team))
         return quota is not None and load.claimed > 0 and load.waiting > max(0, quota - load.held)
 
+    def reached(self, ref: PoolRef, team: str, load: TeamLoad, slots: int) -> int | None:
+        """Return the quota that keeps a team's next item, of that many slots, waiting for its own work there to end; None if none does."""
+        if load.claimed == 0 or not self._exceeds_quota(ref, team, load.held, slots):
+            return None
+        return self._quotas[ref, team]
+
     def limited(self, refs: Iterable[PoolRef]) -> set[str]:
         """Return the regions of those of these pools in which a team has a quota."""
         return {ref[0] for ref in refs if ref in self.with_quota}

@@ -59,13 +59,15 @@ def headline(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _row(step: dict[str, Any]) -> tuple[Any, ...]:
+    # Absent in the answer of a gateway of an earlier version.
+    of = "trigger: " if step.get("of_trigger") else ""
     return (
         "!" if step["trouble"] else "",
         datetime.fromisoformat(step["at"]).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3],
         format_duration(step["seconds"]),
         step["side"],
         step["worker"] or step["actor"],
-        step["what"],
+        f"{of}{step['what']}",
     )
 
 
