@@ -9,6 +9,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
+from tests.integration.gateway.test_failures import kept_xcom
 from tests.integration.gateway.test_heartbeats import caller
 from tests.integration.gateway.world import World, finished, record, xcom
 
@@ -109,6 +111,31 @@ def test_next_attempt_ends_the_epilogue(world: World, other: dict[str, Any], all
     queue_again(world, item, **other)
     [late] = worker.exchange(xcom(grant, 2, "late", "1")).results
     assert (late.status, late.refused) == ((201, None) if allowed else (409, RefusalReason.SETTLED))
+
+
+def map_task(world: World, item_id: str, map_index: int) -> None:
+    """Make the queued task of an item one of a mapped task."""
+    change(world, item_id, map_index=map_index)
+    with world.metadata.session() as session:
+        row = session.get(WorkItemRow, item_id)
+        query = text("UPDATE task_instance SET map_index = :index WHERE id = :id")
+        session.execute(query, {"index": map_index, "id": row.ti_id})
+        session.commit()
+
+
+def test_mapped_task_clears_its_xcoms(world: World) -> None:
+    """What Airflow 3.0.4's task runner deletes at a new start, without a map index, is deleted, and the task succeeds."""
+    [item] = world.items()
+    map_task(world, item, 3)
+    worker = world.worker()
+    grant = worker.grant(item)
+    pushed = xcom(grant, 1, "mark", "1").model_copy(update={"query": "map_index=3"})
+    worker.exchange(pushed)
+    assert kept_xcom(world, grant, "mark")
+    answer = worker.exchange(xcom(grant, 2, "mark", None, "DELETE"), finished(grant, 3))
+    assert [each.status for each in answer.results] == [200, 204]
+    assert not kept_xcom(world, grant, "mark")
+    assert world.task(item).state == "success"
 
 
 def test_statement_too_complex_is_answered_once(world: World) -> None:

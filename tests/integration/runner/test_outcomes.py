@@ -143,6 +143,14 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1), params={"p": 7},
         return x * 2
     doubles.expand(x=[10, 20])
 
+    @task(retries=1)
+    def marks(x):
+        ti = get_current_context()["ti"]
+        ti.xcom_push("mark", x)
+        if ti.try_number == 1:
+            raise ValueError("as it must")
+    marks.expand(x=[10, 20])
+
     @task.branch
     def branches():
         return "right"
@@ -368,6 +376,16 @@ def test_execution_timeout_fails_the_task(world: World, warm: bool) -> None:
 def test_mapped_tasks_get_their_element(world: World, warm: bool) -> None:
     """Each map index renders its own argument."""
     assert [run(world, warm, "doubles", map_index=index).proxy.pushed() for index in (0, 1)] == [20, 40]
+
+
+def test_retried_mapped_task_clears_its_xcoms(world: World, warm: bool) -> None:
+    """A try that starts with an XCom of the try before deletes it, under the map index of the task."""
+    first = run(world, warm, "marks", map_index=1, should_retry=True, max_tries=1)
+    assert first.proxy.states == ["up_for_retry"]
+    second = run(world, warm, "marks", map_index=1, try_number=2, max_tries=1, xcom_keys_to_clear=["mark"])
+    deleted = [(call.path, call.query) for call in second.proxy.calls if call.method == "DELETE"]
+    assert deleted == [("xcoms/d/manual__1/marks/mark", "map_index=1")]
+    assert second.proxy.states == ["success"]
 
 
 def test_branches_and_short_circuits_skip_downstream(world: World, warm: bool) -> None:

@@ -17,7 +17,7 @@ import structlog
 from airflow.configuration import conf
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance, TaskInstanceState, TIRunContext
 from airflow.sdk.execution_time import secrets_masker
-from airflow.sdk.execution_time.comms import GetConnection, GetVariable, StartupDetails
+from airflow.sdk.execution_time.comms import DeleteXCom, GetConnection, GetVariable, StartupDetails
 from airflow.sdk.execution_time.supervisor import SERVER_TERMINATED, ActivitySubprocess
 from airflow.sdk.log import logging_processors
 
@@ -54,6 +54,7 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
         """Answer what the Task SDK does not know; everything else is the SDK's to answer."""
         if strict.enforced():
             msg = strict.withhold(msg)
+        msg = self._with_map_index(msg)
         if isinstance(msg, StoreXCom | LoadXCom):
             self.send_msg(self._transfer(msg), request_id=req_id)
         elif isinstance(msg, GetConnection | GetVariable) and (found := self._regional_secret(msg)):
@@ -61,6 +62,13 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
             self.send_msg(found, request_id=req_id, exclude_unset=True, by_alias=True)
         else:
             super()._handle_request(msg, log, req_id)
+
+    def _with_map_index(self, msg: Any) -> Any:
+        """Return a message that deletes an XCom of this task with the task's map index: 3.0.4's `XCom.delete` sends none."""
+        if not isinstance(msg, DeleteXCom) or msg.map_index is not None:
+            return msg
+        own = (msg.dag_id, msg.run_id, msg.task_id) == (self.ti.dag_id, self.ti.run_id, self.ti.task_id)
+        return msg.model_copy(update={"map_index": self.ti.map_index}) if own else msg
 
     def _regional_secret(self, msg: Any) -> Any:
         return regional_secrets.look_up(msg, self.client.ask) if regional_secrets.configured() else None
