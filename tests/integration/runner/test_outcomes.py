@@ -132,6 +132,7 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1), params={"p": 7},
     EmptyOperator(task_id="empty_with_outlet", outlets=[Asset("s3://bucket/thing")])
     BashOperator(task_id="bash", bash_command="echo from bash; echo {{ ti.try_number }}")
     TriggerDagRunOperator(task_id="triggers", trigger_dag_id="other", conf={"a": 1})
+    TriggerDagRunOperator(task_id="resets", trigger_dag_id="other", trigger_run_id="r", reset_dag_run=True)
 
     @task(execution_timeout=timedelta(seconds=1))
     def times_out():
@@ -349,6 +350,17 @@ def test_sensors_defer_and_reschedule(world: World, warm: bool) -> None:
     """An async sensor defers, and one in reschedule mode reschedules."""
     assert run(world, warm, "waits").proxy.states == ["deferred"]
     assert run(world, warm, "reschedules").proxy.states == ["up_for_reschedule"]
+
+
+def test_existing_run_is_reset(world: World, warm: bool) -> None:
+    """TriggerDagRunOperator clears a run that exists already, if it is told to."""
+    world.api.statuses["dag-runs/other/r"] = [409]
+    done = run(world, warm, "resets")
+    assert [(call.method, call.path) for call in done.proxy.calls if call.path.startswith("dag-runs/")] == [
+        ("POST", "dag-runs/other/r"),
+        ("POST", "dag-runs/other/r/clear"),
+    ]
+    assert done.proxy.states == ["success"]
 
 
 def test_outlets_are_validated_and_reported(world: World, warm: bool) -> None:
