@@ -85,7 +85,7 @@ class TriggerHost:
             self._send(self._run_message(self._numbers, attempt))
 
     def remove(self, attempt: Attempt) -> None:
-        """Stop a trigger. What it still sends is ignored."""
+        """Stop a trigger. What it still sends is ignored, and what it still reads is refused."""
         number = self._running.pop(attempt, None)
         if number is not None:
             self._by_number.pop(number, None)
@@ -154,6 +154,9 @@ class TriggerHost:
             await self._drained()
             attempt = self._by_number.get(message.number)
             if attempt is None:
+                if isinstance(message, Ask):
+                    # Its thread waits for an answer, and with it every trigger that reads in the same thread.
+                    self._send(_refusal(message.id, 409, "the trigger has ended"))
                 continue
             match message:
                 case Logged():
@@ -177,10 +180,10 @@ class TriggerHost:
 
     async def _answer(self, attempt: Attempt, ask: Ask) -> None:
         if ask.method not in _READS:
-            self._send(_refusal(ask, 403, "triggers read, and write nothing"))
+            self._send(_refusal(ask.id, 403, "triggers read, and write nothing"))
             return
         if len(self._handling) > _MOST_WAITING:
-            self._send(_refusal(ask, 429, "too many requests of triggers wait for an answer"))
+            self._send(_refusal(ask.id, 429, "too many requests of triggers wait for an answer"))
             return
         proxy = self._proxies.get(ask.number)
         if proxy is None:
@@ -199,8 +202,13 @@ class TriggerHost:
     def _send(self, message: messages.ToHost) -> None:
         if self._writer is None or self._writer.is_closing():
             return
-        with suppress(FrameError):
-            self._writer.write(messages.encode(message))
+        try:
+            data = messages.encode(message)
+        except FrameError as error:
+            if not isinstance(message, Answer):
+                return
+            data = messages.encode(_refusal(message.id, 500, f"the answer is too large: {error}"))
+        self._writer.write(data)
 
 
 class _Pace:
@@ -222,5 +230,5 @@ class _Pace:
             await asyncio.sleep(1.0 - passed)
 
 
-def _refusal(ask: Ask, status: int, message: str) -> Answer:
-    return Answer(ask.id, status, {}, json.dumps({"detail": {"reason": "airbridge", "message": message}}))
+def _refusal(ask_id: int, status: int, message: str) -> Answer:
+    return Answer(ask_id, status, {}, json.dumps({"detail": {"reason": "airbridge", "message": message}}))
