@@ -268,7 +268,7 @@ class _Transaction:
         return self.at_edge[row.id]
 
     def _own_assets(self, row: WorkItemRow) -> Collection[AssetRef]:
-        return self.exchanges.app.declared_assets(self.work.session, row.dag_id, row.task_id)
+        return self.exchanges.app.declared_assets(self.work.session, row.dag_id, row.run_id, row.task_id)
 
     def _lost_writes(
         self, row: WorkItemRow, record: Record, call: Call, applied: Mapping[int, Applied]
