@@ -407,6 +407,9 @@ class ControlPlane:
             )
             self.refused.append(refused)
             return refused
+        if item.outcome == "cancelled" and record.method != "GET":
+            self.refused.append(result(409, None, RefusalReason.CANCELLED))
+            return self.refused[-1]
         if record.method == "GET":
             self.reads.append(record)
             return self._read(item, record, result)

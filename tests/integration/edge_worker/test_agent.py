@@ -177,6 +177,35 @@ def test_cancelled_task_is_not_reported(world: World) -> None:
     asyncio.run(scenario())
 
 
+def test_cancelled_task_still_reads(world: World) -> None:
+    """A task whose write is refused because it was cancelled is stopped, and reads until it has ended; it writes nothing more."""
+    ready, go = threading.Event(), threading.Event()
+    statuses: list[int] = []
+
+    def clean_up(task: FakeSupervisor) -> None:
+        task.start()
+        ready.set()
+        go.wait(30)
+        task.set_xcom("job", 7)
+        statuses.append(task.call("GET", "variables/colour").status)
+        task.cancelled.wait(30)
+        statuses.append(task.call("GET", "variables/colour").status)
+        statuses.append(task.set_xcom("late", 8).status)
+
+    async def scenario() -> None:
+        world.control_plane.variables["colour"] = "red"
+        item = world.submit()
+        async with world.worker(clean_up) as agent:
+            await until(ready.is_set)
+            item.outcome = "cancelled"
+            go.set()
+            await until(lambda: not agent.status()["tasks"])
+        assert statuses == [200, 200, 409]
+        assert item.xcoms == {}
+
+    asyncio.run(scenario())
+
+
 def test_unresponsive_task_is_killed(world: World) -> None:
     """A supervisor that does not stop when cancelled is killed after the grace period."""
     stubborn = threading.Event()

@@ -21,7 +21,7 @@ from airbridge.control_plane.gateway.work.exchanges import EPILOGUE, Exchanges
 from airbridge.core.protocol import RefusalReason
 from airbridge.executor.ledger import items
 from airbridge.executor.ledger.items import NewItem
-from airbridge.executor.ledger.models import WorkItemRow
+from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
 
 SECOND = timedelta(seconds=1)
 
@@ -111,6 +111,24 @@ def test_next_attempt_ends_the_epilogue(world: World, other: dict[str, Any], all
     queue_again(world, item, **other)
     [late] = worker.exchange(xcom(grant, 2, "late", "1")).results
     assert (late.status, late.refused) == ((201, None) if allowed else (409, RefusalReason.SETTLED))
+
+
+@pytest.mark.parametrize("worker_is_holder", [True, False])
+def test_cancelled_task_may_read(world: World, worker_is_holder: bool) -> None:
+    """Until its process has ended, a cancelled task reads and writes nothing; another worker, and a settled row, read nothing."""
+    [item] = world.items()
+    worker = world.worker()
+    grant = worker.grant(item)
+    change(world, item, outcome=Outcome.CANCELLED, detail="marked failed")
+    caller_ = worker if worker_is_holder else world.worker()
+    read = record(grant, 1, "GET", "variables/none")
+    refused = RefusalReason.CANCELLED if worker_is_holder else RefusalReason.NOT_HOLDER
+    [first, write, second] = caller_.exchange(read, xcom(grant, 1, "k", "1"), read).results
+    found = (404, None) if worker_is_holder else (409, refused)
+    assert [(each.status, each.refused) for each in (first, write, second)] == [found, (409, refused), found]
+    change(world, item, state=ItemState.SETTLED, settled_at=world.row(item).claimed_at)
+    [late] = caller_.exchange(read).results
+    assert (late.status, late.refused) == (409, refused)
 
 
 def map_task(world: World, item_id: str, map_index: int) -> None:

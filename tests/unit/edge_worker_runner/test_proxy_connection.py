@@ -65,6 +65,33 @@ def test_cancellation_ends_all_calls(
         agent.recv(1024)
 
 
+def test_reads_of_stopped_task(pair: tuple[ProxyConnection, socket.socket]) -> None:
+    """While a cancelled task is being stopped its reads are made, its writes are not, and neither is a read that lasts too long."""
+    proxy, agent = pair
+    agent.sendall(protocol.encode(Cancel("cancelled")))
+    assert proxy.poll()
+    proxy.serve_reads(30)
+    assert proxy.call("POST", "xcoms/d/r/t/k", "", "1").status == 409
+    agent.sendall(protocol.encode(Reply(2, 200, {}, "{}")))
+    assert proxy.call("GET", "connections/c", "", None).status == 200
+    head = agent.recv(4)
+    assert protocol.decode_call(agent.recv(protocol.checked_length(head))).path == "connections/c"
+    proxy.serve_reads(0.05)
+    assert proxy.call("GET", "connections/never", "", None).status == 409
+
+
+def test_reads_end_with_the_agent(pair: tuple[ProxyConnection, socket.socket]) -> None:
+    """Nothing is read without the agent, and the socket is polled no more."""
+    proxy, agent = pair
+    agent.sendall(protocol.encode(Cancel("cancelled")))
+    assert proxy.poll()
+    proxy.serve_reads(30)
+    agent.shutdown(socket.SHUT_WR)
+    assert proxy.call("GET", "connections/c", "", None).status == 409
+    assert not proxy.poll()
+    assert proxy.ended == Cancel("cancelled")
+
+
 @pytest.mark.parametrize("last_words", [b"", b"\x00\x00\x00\x02\xc1\xc1", b"\xff\xff\xff\xff"])
 def test_eof_or_garbage_means_agent_gone(
     pair: tuple[ProxyConnection, socket.socket], last_words: bytes

@@ -103,6 +103,8 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
             return
         ended = self.proxy.ended
         self.process_log.error("The task is being stopped", reason=ended.cancel, detail=ended.detail)
+        # While it ends: `on_kill` may have to read a connection, to stop what the task has started elsewhere.
+        self.proxy.serve_reads(self.kill_grace_seconds)
         self.kill(signal.SIGTERM, escalation_delay=self.kill_grace_seconds, force=True)
         self.process_log.error("Task killed!")
         self._terminal_state = SERVER_TERMINATED

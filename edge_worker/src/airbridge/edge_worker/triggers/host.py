@@ -17,7 +17,7 @@ import structlog
 from airbridge.core.protocol import Resources
 from airbridge.edge_worker.exceptions import FrameError, RunnerError
 from airbridge.edge_worker.proxy.execution_api import ExecutionApiProxy
-from airbridge.edge_worker.proxy.protocol import Call
+from airbridge.edge_worker.proxy.protocol import READS, Call
 from airbridge.edge_worker.triggers import messages
 from airbridge.edge_worker.triggers.messages import Answer, Ask, Cancel, Fired, Logged, Run
 from airbridge.edge_worker.work.attempts import Attempt
@@ -27,7 +27,6 @@ log = structlog.get_logger(__name__)
 
 # Reads under way at once, or whose answer the host has not taken, for all its triggers: user code may send any number.
 _MOST_ASKS: Final = 256
-_READS: Final = frozenset({"GET", "HEAD"})
 
 # Those that wait for their turn.
 _MOST_WAITING: Final = 10_000
@@ -179,7 +178,7 @@ class TriggerHost:
         task.add_done_callback(self._handling.discard)
 
     async def _answer(self, attempt: Attempt, ask: Ask) -> None:
-        if ask.method not in _READS:
+        if ask.method not in READS:
             self._send(_refusal(ask.id, 403, "triggers read, and write nothing"))
             return
         if len(self._handling) > _MOST_WAITING:
