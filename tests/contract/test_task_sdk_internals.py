@@ -41,6 +41,8 @@ REWRITTEN = {
     task_runner.main: "e22b3fec81a2cd2e",
     task_runner.startup: "ddc01b5bbceef072",
     task_runner.parse: "4369ebf4cda03ce8",
+    comms.CommsDecoder.send: "174672fdaa8172b3",
+    comms.CommsDecoder._read_frame: "40ab369645ed1e8b",
     supervisor.WatchedSubprocess.start.__func__: "ca51ade15520dc97",  # type: ignore[attr-defined] # a class method's function
     ActivitySubprocess.start.__func__: "d2bd2b1d43826c6e",  # type: ignore[attr-defined] # as above
 }

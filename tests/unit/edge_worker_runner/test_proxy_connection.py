@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 
@@ -78,6 +79,22 @@ def test_reads_of_stopped_task(pair: tuple[ProxyConnection, socket.socket]) -> N
     assert protocol.decode_call(agent.recv(protocol.checked_length(head))).path == "connections/c"
     proxy.serve_reads(0.05)
     assert proxy.call("GET", "connections/never", "", None).status == 409
+
+
+def test_read_is_given_up_for_next_request(pair: tuple[ProxyConnection, socket.socket]) -> None:
+    """A read whose task has made its next request is waited for no more; a write is, and what is answered already is returned."""
+    proxy, agent = pair
+    requests, task = socket.socketpair()
+    with requests, task:
+        proxy.give_reads_up_for(requests)
+        agent.sendall(protocol.encode(Reply(1, 200)))
+        assert proxy.call("GET", "variables/x", "", None).status == 200
+        task.sendall(b"next")
+        reply = proxy.call("GET", "variables/x", "", None)
+        assert (reply.status, json.loads(reply.body or "")["detail"]["reason"]) == (409, "given_up")
+        agent.sendall(protocol.encode(Reply(3, 201)))
+        assert proxy.call("PUT", "variables/x", "", "{}").status == 201
+        assert proxy.ended is None
 
 
 def test_reads_end_with_the_agent(pair: tuple[ProxyConnection, socket.socket]) -> None:

@@ -190,6 +190,7 @@ def start_task(
         for _, theirs in pairs:
             theirs.close()
     requests, stdout, stderr, logs = (ours for ours, _ in pairs)
+    proxy.give_reads_up_for(requests)
     ti = TaskInstance.model_validate(job.ti)
     task = (SupervisedHost if job.triggers else SupervisedTask)(  # type: ignore[call-arg] # of the untyped base
         id=ti.id,

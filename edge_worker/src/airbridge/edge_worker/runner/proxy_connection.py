@@ -32,6 +32,7 @@ class ProxyConnection:
         self._last_id = 0
         self._gone = False
         self._reads_until: float | None = None
+        self._requests: socket.socket | None = None
         self.ended: Cancel | None = None
 
     def fileno(self) -> int:
@@ -46,6 +47,10 @@ class ProxyConnection:
         """Make reads for so long although the task is being stopped. A read that lasts longer is given up."""
         self._reads_until = time.monotonic() + seconds
 
+    def give_reads_up_for(self, requests: socket.socket) -> None:
+        """Give a read up once the task's socket is readable: the task makes its next request, and waits for the read no more."""
+        self._requests = requests
+
     def call(self, method: str, path: str, query: str, body: str | None) -> Reply:
         """Send one call and wait for its reply, however long the proxy takes, unless the task is being stopped."""
         self._last_id += 1
@@ -56,19 +61,22 @@ class ProxyConnection:
                 self._send(call)
         except FrameError as error:
             return _too_large(call, error)
-        while self._wait(until):
+        while self._wait(until, read=is_read(call)):
             # All that has come is looked at before the reply is returned: a cancellation may be right behind it.
             replies = {reply.id: reply for reply in self._read()}
             if self._last_id in replies:
                 return replies[self._last_id]
-        return _refusal(self._last_id, self.ended.cancel if self.ended else AGENT_GONE)
+        return _refusal(self._last_id, self.ended)
 
-    def _wait(self, until: float | None) -> bool:
-        """Wait for bytes. Return False if the call is given up: its time is over, or the task is being stopped and it has none."""
+    def _wait(self, until: float | None, *, read: bool) -> bool:
+        """Wait for bytes. Return False if the call is given up: its time is over, or nothing waits for it any more."""
         if self._gone or (self.ended is not None and until is None):
             return False
+        watched = [self._sock]
+        if read and self._requests is not None and self._requests.fileno() >= 0:
+            watched.append(self._requests)
         seconds = None if until is None else max(0.0, until - time.monotonic())
-        return bool(select.select([self._sock], [], [], seconds)[0])
+        return self._sock in select.select(watched, [], [], seconds)[0]
 
     def poll(self) -> bool:
         """Read what has come unasked; call it when the socket is readable. Returns False once the agent is gone."""
@@ -132,6 +140,7 @@ def _too_large(call: Call, error: FrameError) -> Reply:
     return Reply(id=call.id, status=413, body=json.dumps({"detail": detail}))
 
 
-def _refusal(call_id: int, reason: str) -> Reply:
-    detail = {"reason": "not_running", "message": f"the task is being stopped: {reason}"}
+def _refusal(call_id: int, ended: Cancel | None) -> Reply:
+    why = f"the task is being stopped: {ended.cancel}" if ended else "the task makes its next request"
+    detail = {"reason": "not_running" if ended else "given_up", "message": why}
     return Reply(id=call_id, status=409, body=json.dumps({"detail": detail}))
