@@ -10,14 +10,23 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, BinaryIO, ClassVar, Final
 
 import attrs
 import structlog
 from airflow.configuration import conf
+from airflow.sdk.api.client import ServerResponseError
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance, TaskInstanceState, TIRunContext
+from airflow.sdk.exceptions import ErrorType
 from airflow.sdk.execution_time import secrets_masker
-from airflow.sdk.execution_time.comms import DeleteXCom, GetConnection, GetVariable, StartupDetails
+from airflow.sdk.execution_time.comms import (
+    DeleteXCom,
+    ErrorResponse,
+    GetConnection,
+    GetVariable,
+    StartupDetails,
+)
 from airflow.sdk.execution_time.supervisor import SERVER_TERMINATED, ActivitySubprocess
 from airflow.sdk.log import logging_processors
 
@@ -35,6 +44,13 @@ _FAILED: Final = "Task failed with exception"
 
 # Byte that a task waits for on its requests socket before it begins.
 GO: Final = b"g"
+
+
+# Airflow's mail looks for a connection with user and password, and takes none for an answer, but no denial.
+_MAIL_DENIED: Final = (
+    "The policy denies this task the connection of [email] email_conn_id, which counts as not found: Airflow sends mail without "
+    "user and password. A rule with connections.read for it grants the access"
+)
 
 
 @attrs.define(kw_only=True, slots=False)
@@ -55,6 +71,16 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
         if strict.enforced():
             msg = strict.withhold(msg)
         msg = self._with_map_index(msg)
+        try:
+            self._answer(msg, log, req_id)
+        except ServerResponseError as error:
+            if error.response.status_code != HTTPStatus.FORBIDDEN or not _is_of_mail(msg):
+                raise
+            self.process_log.warning(_MAIL_DENIED, conn_id=msg.conn_id, detail=str(error.detail))
+            absent = ErrorResponse(error=ErrorType.CONNECTION_NOT_FOUND, detail={"conn_id": msg.conn_id})
+            self.send_msg(absent, request_id=req_id)
+
+    def _answer(self, msg: Any, log: Any, req_id: int) -> None:
         if isinstance(msg, StoreXCom | LoadXCom):
             self.send_msg(self._transfer(msg), request_id=req_id)
         elif isinstance(msg, GetConnection | GetVariable) and (found := self._regional_secret(msg)):
@@ -117,6 +143,10 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
         """The signal that ended the task, if one did."""
         code = self._exit_code
         return -int(code) if code is not None and code < 0 else None
+
+
+def _is_of_mail(msg: Any) -> bool:
+    return isinstance(msg, GetConnection) and msg.conn_id == conf.get("email", "email_conn_id", fallback=None)
 
 
 def _without_file(handler: Callable[[], bool]) -> Callable[[object], bool]:
