@@ -84,6 +84,35 @@ class ReadsInCleanup(Trigger):
         await sync_to_async(Variable.get)("colour")
 
 
+class Leaks(Trigger):
+    runs = 0
+
+    async def run(self):
+        Leaks.runs += 1
+        if Leaks.runs == 1:
+            inner = asyncio.ensure_future(asyncio.sleep(60))
+            inner.cancel()
+            await inner
+        yield TriggerEvent(Leaks.runs)
+
+
+class LeaksInCleanup(Trigger):
+    runs = 0
+
+    async def run(self):
+        LeaksInCleanup.runs += 1
+        yield TriggerEvent(LeaksInCleanup.runs)
+
+    async def cleanup(self):
+        raise asyncio.CancelledError
+
+
+class Counts(Trigger):
+    async def run(self):
+        await asyncio.sleep(2)
+        yield TriggerEvent(LeaksInCleanup.runs)
+
+
 class Denied(Trigger):
     async def run(self):
         await sync_to_async(BaseHook.get_connection)("secret")
@@ -330,6 +359,22 @@ def test_ended_trigger_blocks_no_other(world: World, root: Path) -> None:
             assert await bench.payload("fired") == "done"
             bench.add(root, "reads again", "mine.Reads")
             assert await asyncio.wait_for(bench.payload("reads again"), 15) == ["db", "db", "red"]
+
+    run(world, test())
+
+
+def test_self_cancelled_trigger_starts_again(world: World, root: Path) -> None:
+    """A cancellation that a trigger's own code lets through starts it again, unless it has fired already."""
+
+    async def test() -> None:
+        async with hosting(world, root) as bench:
+            bench.add(root, "leaks", "mine.Leaks")
+            assert await asyncio.wait_for(bench.payload("leaks"), 15) == 2
+            assert any("starts again" in line["event"] for line in bench.lines["leaks"])
+            bench.add(root, "fired", "mine.LeaksInCleanup")
+            assert await bench.payload("fired") == 1
+            bench.add(root, "counts", "mine.Counts")
+            assert await bench.payload("counts") == 1
 
     run(world, test())
 
