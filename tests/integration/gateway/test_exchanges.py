@@ -103,7 +103,7 @@ def test_epilogue_ends(world: World, age: timedelta, allowed: bool) -> None:
     ],
 )
 def test_next_attempt_ends_the_epilogue(world: World, other: dict[str, Any], allowed: bool) -> None:
-    """Once the task is queued again, its former attempt may not call any more; another task's item changes nothing."""
+    """Once the task is queued again, its former attempt may write no more; another task's item changes nothing."""
     [item] = world.items()
     worker = world.worker()
     grant = worker.grant(item)
@@ -154,6 +154,22 @@ def test_mapped_task_clears_its_xcoms(world: World) -> None:
     assert [each.status for each in answer.results] == [200, 204]
     assert not kept_xcom(world, grant, "mark")
     assert world.task(item).state == "success"
+
+
+def test_callback_reads_beside_next_attempt(world: World) -> None:
+    """The callbacks of an attempt that failed read while the next one is queued, or runs, and write nothing more."""
+    [item] = world.items(retries=1)
+    worker = world.worker()
+    grant = worker.grant(item)
+    worker.exchange(finished(grant, 1, "up_for_retry"))
+    queue_again(world, item)
+    read, write = record(grant, 2, "GET", "variables/none"), xcom(grant, 2, "late", "1")
+    answers = worker.exchange(read, write, read).results
+    assert [(each.status, each.refused) for each in answers] == [
+        (404, None),
+        (409, RefusalReason.SETTLED),
+        (404, None),
+    ]
 
 
 def test_statement_too_complex_is_answered_once(world: World) -> None:

@@ -224,7 +224,7 @@ class Reporter:
     def _settle(self, attempt: Attempt, entries: list[Entry], results: list[RecordResult]) -> None:
         answered: list[Entry] = []
         for entry, result in zip(entries, results, strict=True):
-            if result.refused in _FENCED and attempt.fenced is None:
+            if result.refused in _FENCED and attempt.fenced is None and not attempt.committed:
                 self._fence(attempt, result)
             if attempt.fenced is not None and entry not in attempt.unanswered:
                 # Dropped. What may be left are reads of a task that is being stopped.

@@ -188,6 +188,11 @@ class Attempt:
         return self.outcome in {Outcome.PENDING, Outcome.COMMITTED}
 
     @property
+    def committed(self) -> bool:
+        """Return whether its result stands. Calls of its callbacks may still be refused, each by itself."""
+        return self.outcome is Outcome.COMMITTED
+
+    @property
     def leased(self) -> bool:
         """Return whether its lease is still to be renewed: its outcome is not settled, or its process is being stopped.
 

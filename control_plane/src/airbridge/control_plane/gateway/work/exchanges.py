@@ -178,16 +178,18 @@ class _Transaction:
     def _may_call(self, row: WorkItemRow, record: Record, verdict: Fence) -> bool:
         """Return whether the caller holds the row, or held it until it reported its end, less than `EPILOGUE` ago.
 
-        A cancelled task may read until its process has ended: its `on_kill` may need a connection.
+        Once the task is queued again, it may only read. A cancelled task may read until its process has ended: its
+        `on_kill` may need a connection.
         """
         if verdict.reason is None:
             return True
-        if record.method in task_permissions.READS and verdict.reason is RefusalReason.CANCELLED:
+        reads = record.method in task_permissions.READS
+        if reads and verdict.reason is RefusalReason.CANCELLED:
             return is_claimed(row, self.caller.name.worker, record.epoch)
         if verdict.reason is not RefusalReason.SETTLED or row.settled_at is None:
             return False
         recent = clock.now(self.work.session) - row.settled_at < EPILOGUE
-        return recent and not self._queued_again(row)
+        return recent and (reads or not self._queued_again(row))
 
     def _queued_again(self, row: WorkItemRow) -> bool:
         same_task = (
