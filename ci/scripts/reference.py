@@ -152,6 +152,7 @@ need Airflow's own. Name yours for tasks alone, `[airbridge_tasks] core__allowed
 (`AIRFLOW__AIRBRIDGE_TASKS__CORE__ALLOWED_DESERIALIZATION_CLASSES`). Classes that a DAG file itself defines match `unusual_prefix_*`, and come back in any
 later version of the bundle and on any worker; those that LocalExecutor's tasks pushed have another name.
 `[core] xcom_backend` and `[workers] secrets_backend` name code that workers may lack: name them in `[airbridge_tasks]` once the workers have it.
+User and password of the mail server come from the connection that `[email] email_conn_id` names, if the [policy](policy.md) allows tasks to read it.
 
 ## Withheld
 

@@ -98,6 +98,19 @@ def consumed_event(session: Any, ti: Any) -> None:
     session.flush()
 
 
+def of_older_version(session: Any, ti: Any) -> None:
+    """Deploy a version of the DAG in which there is another task alone; the run keeps the version before."""
+    from airflow.models.serialized_dag import SerializedDagModel
+    from airflow.providers.standard.operators.empty import EmptyOperator
+    from airflow.sdk import DAG
+
+    run_changed(bundle_version="before")(session, ti)
+    with DAG(ti.dag_id, schedule=None) as dag:
+        EmptyOperator(task_id="other")
+    SerializedDagModel.write_dag(dag, seeding.BUNDLE.name, "after", session=session)
+    session.flush()
+
+
 def no_serialised_dag(session: Any, ti: Any) -> None:
     session.execute(text("DELETE FROM serialized_dag WHERE dag_id = :dag"), {"dag": ti.dag_id})
 
@@ -136,6 +149,7 @@ CASES: Final[Mapping[str, tuple[Callable[[Any, Any], None], Sequence[Made]]]] = 
     "start of a task that restarts": (changed(state="restarting"), [start()]),
     "start of a task without a DAG": (no_serialised_dag, [start()]),
     "start of a task that its DAG has no more": (changed(task_id="gone"), [start()]),
+    "start of a task that its DAG has no more, in an older run": (of_older_version, [start()]),
     "start of a task that has ended": (changed(state="success"), [start()]),
     "start with an unknown field": (untouched, [start(color="red")]),
     "start without a process": (untouched, [start(pid=None)]),

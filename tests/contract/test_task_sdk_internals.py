@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
@@ -18,6 +19,7 @@ from airflow.dag_processing.bundles.base import BaseDagBundle
 from airflow.models import dagbag
 from airflow.providers.standard.operators import python
 from airflow.sdk import Connection, get_parsing_context
+from airflow.sdk.api import client as sdk_client
 from airflow.sdk.api.client import Client
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.execution_time import comms, context, secrets_masker, supervisor, task_runner
@@ -26,6 +28,7 @@ from airflow.sdk.log import configure_logging, mask_logs
 
 from airbridge.edge_worker import _airflow
 from airbridge.edge_worker._airflow.client import ProxyClient
+from airbridge.edge_worker.proxy.protocol import Reply
 from airbridge.edge_worker.runner import airflow_home
 from airbridge.edge_worker.runner.forking import fork_safety
 from airbridge.edge_worker.runner.messages import Source
@@ -39,6 +42,8 @@ REWRITTEN = {
     task_runner.main: "e22b3fec81a2cd2e",
     task_runner.startup: "ddc01b5bbceef072",
     task_runner.parse: "4369ebf4cda03ce8",
+    comms.CommsDecoder.send: "174672fdaa8172b3",
+    comms.CommsDecoder._read_frame: "40ab369645ed1e8b",
     supervisor.WatchedSubprocess.start.__func__: "ca51ade15520dc97",  # type: ignore[attr-defined] # a class method's function
     ActivitySubprocess.start.__func__: "d2bd2b1d43826c6e",  # type: ignore[attr-defined] # as above
 }
@@ -207,6 +212,43 @@ def test_proxy_client_has_all_operations() -> None:
         "asset_events",
     ):
         assert getattr(client, group).client is client
+
+
+def test_writes_without_body_are_known() -> None:
+    """Of the client's writes, only the clearing of a run has no body: `task_calls.check` expects one of every other."""
+    source = inspect.getsource(sdk_client)
+    writes = re.findall(r"self\.client\.(?:post|put|patch)\((?:[^()]|\([^()]*\))*\)", source)
+    assert len(writes) > 5
+    without = [write for write in writes if "content=" not in write and "json=" not in write]
+    assert without == ['self.client.post(f"dag-runs/{dag_id}/{run_id}/clear")']
+
+
+class _Answers:
+    """A proxy connection that gives these statuses, one after the other."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.statuses = [*statuses]
+        self.calls: list[tuple[str, str, str | None]] = []
+
+    def call(self, method: str, path: str, query: str, body: str | None) -> Reply:
+        self.calls.append((method, path, body))
+        return Reply(len(self.calls), self.statuses.pop(0), {}, None)
+
+
+def test_existing_run_is_reset() -> None:
+    """A run that exists already is cleared, if the operator wants it."""
+    proxy = _Answers(409, 204)
+    client = ProxyClient(proxy)  # type: ignore[arg-type] # what the client uses of it
+    assert client.dag_runs.trigger("d", "r", reset_dag_run=True).ok
+    assert proxy.calls[1] == ("POST", "dag-runs/d/r/clear", None)
+
+
+def test_mail_names_a_missing_url() -> None:
+    """Airflow's mail has the URL that `preload` adds; with a version that has one itself, that is to be removed."""
+    from airflow.models import taskinstance
+
+    assert "{{ti.mark_success_url}}" in inspect.getsource(taskinstance._get_email_subject_content)
+    assert "mark_success_url" not in inspect.getsource(task_runner)
 
 
 def test_dagbag_signals_are_sigsegv_only() -> None:

@@ -79,6 +79,8 @@ class Item:
     holder: str | None = None
     state: str = "sent"
     outcome: str | None = None
+    #: Whether the next attempt of its task is queued.
+    queued_again: bool = False
     answers: dict[tuple[int, int], RecordResult] = field(default_factory=dict)
     applied: list[Record] = field(default_factory=list)
     resources: Resources = field(default_factory=Resources)
@@ -401,12 +403,10 @@ class ControlPlane:
         known = item.answers.get((record.epoch, record.seq)) if record.method != "GET" else None
         if known is not None:
             return known
-        if item.epoch != record.epoch or (item.state == "settled" and item.outcome == "lost"):
-            refused = result(
-                409, None, RefusalReason.LOST if item.outcome == "lost" else RefusalReason.STALE_EPOCH
-            )
-            self.refused.append(refused)
-            return refused
+        reason = _why_refused(item, record)
+        if reason is not None:
+            self.refused.append(result(409, None, reason))
+            return self.refused[-1]
         if record.method == "GET":
             self.reads.append(record)
             return self._read(item, record, result)
@@ -457,6 +457,18 @@ class ControlPlane:
         )
         key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         certificate_file.write_bytes(certificate.public_bytes(Encoding.PEM))
+
+
+def _why_refused(item: Item, record: Record) -> RefusalReason | None:
+    if item.state == "settled" and item.outcome == "lost":
+        return RefusalReason.LOST
+    if item.epoch != record.epoch:
+        return RefusalReason.STALE_EPOCH
+    if record.method == "GET":
+        return None
+    if item.queued_again:
+        return RefusalReason.SETTLED
+    return RefusalReason.CANCELLED if item.outcome == "cancelled" else None
 
 
 def busy(retry_after: float = 0.1) -> Fault:

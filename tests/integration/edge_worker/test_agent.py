@@ -177,6 +177,68 @@ def test_cancelled_task_is_not_reported(world: World) -> None:
     asyncio.run(scenario())
 
 
+def test_cancelled_task_still_reads(world: World) -> None:
+    """A task whose write is refused because it was cancelled is stopped, and reads until it has ended; it writes nothing more."""
+    ready, go = threading.Event(), threading.Event()
+    statuses: list[int] = []
+
+    def clean_up(task: FakeSupervisor) -> None:
+        task.start()
+        ready.set()
+        go.wait(30)
+        task.set_xcom("job", 7)
+        statuses.append(task.call("GET", "variables/colour").status)
+        task.cancelled.wait(30)
+        statuses.append(task.call("GET", "variables/colour").status)
+        statuses.append(task.set_xcom("late", 8).status)
+
+    async def scenario() -> None:
+        world.control_plane.variables["colour"] = "red"
+        item = world.submit()
+        async with world.worker(clean_up) as agent:
+            await until(ready.is_set)
+            item.outcome = "cancelled"
+            go.set()
+            await until(lambda: not agent.status()["tasks"])
+        assert statuses == [200, 200, 409]
+        assert item.xcoms == {}
+
+    asyncio.run(scenario())
+
+
+def test_callback_outlives_the_next_attempt(world: World) -> None:
+    """A call that is refused after the result is committed fails by itself: the callback goes on, and nothing is given up."""
+    reported, go = threading.Event(), threading.Event()
+    statuses: list[int] = []
+
+    def call_back(task: FakeSupervisor) -> None:
+        task.start()
+        task.succeed()
+        reported.set()
+        go.wait(30)
+        statuses.append(task.set_xcom("late", 1).status)
+        statuses.append(task.call("PUT", "variables/colour", {"val": "blue"}).status)
+        statuses.append(task.call("GET", "variables/colour").status)
+        statuses.append(409 if task.cancelled.is_set() else 200)
+
+    async def scenario() -> None:
+        world.control_plane.variables["colour"] = "red"
+        item = world.submit()
+        async with world.worker(call_back) as agent:
+            await until(lambda: reported.is_set() and item.state == "settled")
+            item.queued_again = True
+            go.set()
+            await until(lambda: not agent.status()["tasks"])
+            await until(lambda: world.log_of(item))
+        assert statuses == [201, 409, 200, 200]
+        assert item.states == ["success"]
+        log = world.log_of(item) or ""
+        assert "XCom 'late' was accepted here, and then refused" in log
+        assert "given this attempt up" not in log
+
+    asyncio.run(scenario())
+
+
 def test_unresponsive_task_is_killed(world: World) -> None:
     """A supervisor that does not stop when cancelled is killed after the grace period."""
     stubborn = threading.Event()

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from tests.integration.gateway.world import World
+from functools import partial
+from typing import Any
 
+from sqlalchemy import text
+from tests.integration.gateway.seeding import BUNDLE
+from tests.integration.gateway.world import World, finished, record
+
+from airbridge.control_plane._airflow import ExecutionApp
 from airbridge.core.protocol import Disposition, RefusalReason
 from airbridge.executor.ledger.models import ItemState, WorkItemRow
 
@@ -50,3 +56,50 @@ def test_moved_item_is_not_granted(world: World) -> None:
     [refusal] = world.worker().claim(captured).refusals
     assert (refusal.reason, refusal.detail) == (RefusalReason.WRONG_REGION, "it was moved to gpu@eu-west-1")
     assert world.row(item).state == ItemState.PLACED
+
+
+def deploy(session: Any, dag_id: str, tasks: int, version: str) -> None:
+    """Serialise a DAG with `tasks` tasks, as the version of a newer bundle."""
+    from airflow.models.serialized_dag import SerializedDagModel
+    from airflow.providers.standard.operators.empty import EmptyOperator
+    from airflow.sdk import DAG
+
+    with DAG(dag_id, schedule=None) as dag:
+        for number in range(tasks):
+            EmptyOperator(task_id=f"task_{number}")
+    assert SerializedDagModel.write_dag(dag, BUNDLE.name, version, session=session)
+
+
+def test_removed_task_runs_in_its_runs(world: World) -> None:
+    """A task that a deployment removes runs in the runs that are under way, as they were created, with its declared assets."""
+    from airflow.providers.standard.operators.empty import EmptyOperator
+    from airflow.sdk import Asset
+
+    asset = Asset(f"thing-{next(world.number)}")
+    kept, removed = world.items(2, operator=partial(EmptyOperator, inlets=[asset]))
+    row = world.row(removed)
+    with world.metadata.session() as session:
+        run = text("UPDATE dag_run SET bundle_version = 'before' WHERE dag_id = :dag")
+        session.execute(run, {"dag": row.dag_id})
+        deploy(session, row.dag_id, 1, "after")
+        session.commit()
+    worker = world.worker()
+    worker.grant(kept)
+    grant = worker.grant(removed)
+    validated = record(grant, 1, "GET", "task-instances/{ti}/validate-inlets-and-outlets")
+    answer = worker.exchange(validated, finished(grant, 1))
+    assert [result.status for result in answer.results] == [200, 204]
+    with world.metadata.session() as session:
+        declared = ExecutionApp().declared_assets(session, row.dag_id, row.run_id, row.task_id)
+    assert [each.name for each in declared] == [asset.name]
+
+
+def test_run_without_version_follows_its_dag(world: World) -> None:
+    """A run of a bundle without versions has the newest DAG, as its code is the newest, and a task that it lacks cannot start."""
+    _, removed = world.items(2)
+    with world.metadata.session() as session:
+        deploy(session, world.row(removed).dag_id, 1, "after")
+        session.commit()
+    worker = world.worker()
+    [refusal] = worker.claim(world.envelope(removed)).refusals
+    assert refusal.reason is RefusalReason.NOT_STARTABLE

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 from tests.integration.gateway.world import World, cancels, finished, lease, record, xcom, xcom_path
 
 from airbridge.core.protocol import Disposition, LeaseRef, RefusalReason
@@ -53,6 +54,20 @@ def test_repeated_exchange_gets_same_answers(world: World) -> None:
     assert [result.status for result in first.results] == [201, 200, 204]
     assert first == worker.exchange(*records)
     assert first.results[:1] == worker.exchange(records[0]).results
+
+
+def test_task_clears_other_run(world: World) -> None:
+    """The clearing of a run has no body, and its tasks may run again."""
+    [other, item] = [*world.items(), *world.items()]
+    worker = world.worker()
+    ended = worker.grant(other)
+    worker.exchange(finished(ended, 1))
+    grant = worker.grant(item)
+    path = f"dag-runs/{ended.ti['dag_id']}/{ended.ti['run_id']}/clear"
+    assert [result.status for result in worker.exchange(record(grant, 1, "POST", path)).results] == [204]
+    with world.metadata.session() as session:
+        query = text("SELECT state FROM task_instance WHERE dag_id = :dag")
+        assert session.execute(query, {"dag": ended.ti["dag_id"]}).scalars().all() == [None]
 
 
 def test_callbacks_work_after_final_state(world: World) -> None:

@@ -33,9 +33,16 @@ class Nap(BaseOperator):
         if not self.stubborn:
             os._exit(5)
 
+class Cleans(Nap):
+    def on_kill(self):
+        from airflow.hooks.base import BaseHook
+        print("on_kill reads", BaseHook.get_connection("c").host)
+        os._exit(5)
+
 with DAG("d", schedule=None, start_date=datetime(2025, 1, 1)):
     Nap(task_id="naps")
     Nap(task_id="naps_on", stubborn=True)
+    Cleans(task_id="cleans")
 
     @task
     def segfaults():
@@ -109,6 +116,38 @@ def test_cancelled_task_gets_on_kill(world: World) -> None:
         assert "cancelled: marked failed by somebody" in exit_.detail
         assert "on_kill called" in run.log
         assert "marked failed by somebody" in run.log
+
+    world.do(scenario())
+
+
+def test_on_kill_reads_a_connection(world: World) -> None:
+    """A task that is being stopped still reads, so that it can stop what it has started elsewhere."""
+    world.api.connections["c"] = {"conn_type": "http", "host": "elsewhere"}
+
+    async def scenario() -> None:
+        run = await world.spawn(world.write(FILE), "cleans")
+        pids = await pushed_pids(run)
+        run.proxy.cancel("cancelled")
+        exit_ = await run.ended(20)
+        await gone(pids)
+        assert "on_kill reads elsewhere" in run.log
+        assert run.proxy.states == []
+        assert exit_.code == 1
+
+    world.do(scenario())
+
+
+def test_on_kill_without_an_answer_is_killed(world: World) -> None:
+    """A read that is not answered holds the end of a stopped task up for no longer than its grace period."""
+
+    async def scenario() -> None:
+        run = await world.spawn(world.write(FILE), "cleans", hold="connections")
+        pids = await pushed_pids(run)
+        started = time.monotonic()
+        run.proxy.cancel("cancelled")
+        await run.ended(20)
+        await gone(pids)
+        assert time.monotonic() - started < 8
 
     world.do(scenario())
 

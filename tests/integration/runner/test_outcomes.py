@@ -132,6 +132,7 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1), params={"p": 7},
     EmptyOperator(task_id="empty_with_outlet", outlets=[Asset("s3://bucket/thing")])
     BashOperator(task_id="bash", bash_command="echo from bash; echo {{ ti.try_number }}")
     TriggerDagRunOperator(task_id="triggers", trigger_dag_id="other", conf={"a": 1})
+    TriggerDagRunOperator(task_id="resets", trigger_dag_id="other", trigger_run_id="r", reset_dag_run=True)
 
     @task(execution_timeout=timedelta(seconds=1))
     def times_out():
@@ -142,6 +143,14 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1), params={"p": 7},
     def doubles(x):
         return x * 2
     doubles.expand(x=[10, 20])
+
+    @task(retries=1)
+    def marks(x):
+        ti = get_current_context()["ti"]
+        ti.xcom_push("mark", x)
+        if ti.try_number == 1:
+            raise ValueError("as it must")
+    marks.expand(x=[10, 20])
 
     @task.branch
     def branches():
@@ -343,6 +352,17 @@ def test_sensors_defer_and_reschedule(world: World, warm: bool) -> None:
     assert run(world, warm, "reschedules").proxy.states == ["up_for_reschedule"]
 
 
+def test_existing_run_is_reset(world: World, warm: bool) -> None:
+    """TriggerDagRunOperator clears a run that exists already, if it is told to."""
+    world.api.statuses["dag-runs/other/r"] = [409]
+    done = run(world, warm, "resets")
+    assert [(call.method, call.path) for call in done.proxy.calls if call.path.startswith("dag-runs/")] == [
+        ("POST", "dag-runs/other/r"),
+        ("POST", "dag-runs/other/r/clear"),
+    ]
+    assert done.proxy.states == ["success"]
+
+
 def test_outlets_are_validated_and_reported(world: World, warm: bool) -> None:
     """An asset outlet is part of the success report."""
     done = run(world, warm, "empty_with_outlet")
@@ -368,6 +388,16 @@ def test_execution_timeout_fails_the_task(world: World, warm: bool) -> None:
 def test_mapped_tasks_get_their_element(world: World, warm: bool) -> None:
     """Each map index renders its own argument."""
     assert [run(world, warm, "doubles", map_index=index).proxy.pushed() for index in (0, 1)] == [20, 40]
+
+
+def test_retried_mapped_task_clears_its_xcoms(world: World, warm: bool) -> None:
+    """A try that starts with an XCom of the try before deletes it, under the map index of the task."""
+    first = run(world, warm, "marks", map_index=1, should_retry=True, max_tries=1)
+    assert first.proxy.states == ["up_for_retry"]
+    second = run(world, warm, "marks", map_index=1, try_number=2, max_tries=1, xcom_keys_to_clear=["mark"])
+    deleted = [(call.path, call.query) for call in second.proxy.calls if call.method == "DELETE"]
+    assert deleted == [("xcoms/d/manual__1/marks/mark", "map_index=1")]
+    assert second.proxy.states == ["success"]
 
 
 def test_branches_and_short_circuits_skip_downstream(world: World, warm: bool) -> None:

@@ -65,6 +65,54 @@ class Reads(Trigger):
         yield TriggerEvent([connection.host, here.host, value])
 
 
+class ReadsWhenCancelled(Trigger):
+    async def run(self):
+        try:
+            self.log.info("waiting")
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            await sync_to_async(Variable.get)("colour")
+            raise
+        yield
+
+
+class ReadsInCleanup(Trigger):
+    async def run(self):
+        yield TriggerEvent("done")
+
+    async def cleanup(self):
+        await sync_to_async(Variable.get)("colour")
+
+
+class Leaks(Trigger):
+    runs = 0
+
+    async def run(self):
+        Leaks.runs += 1
+        if Leaks.runs == 1:
+            inner = asyncio.ensure_future(asyncio.sleep(60))
+            inner.cancel()
+            await inner
+        yield TriggerEvent(Leaks.runs)
+
+
+class LeaksInCleanup(Trigger):
+    runs = 0
+
+    async def run(self):
+        LeaksInCleanup.runs += 1
+        yield TriggerEvent(LeaksInCleanup.runs)
+
+    async def cleanup(self):
+        raise asyncio.CancelledError
+
+
+class Counts(Trigger):
+    async def run(self):
+        await asyncio.sleep(2)
+        yield TriggerEvent(LeaksInCleanup.runs)
+
+
 class Denied(Trigger):
     async def run(self):
         await sync_to_async(BaseHook.get_connection)("secret")
@@ -289,6 +337,44 @@ def test_cancelled_trigger_reports_nothing(world: World, root: Path, tmp_path: P
             await bench.event("later")
             await asyncio.sleep(0.5)
             assert not bench.fired["waits"].done()
+
+    run(world, test())
+
+
+def test_ended_trigger_blocks_no_other(world: World, root: Path) -> None:
+    """A read of a trigger that was cancelled, or has fired, is refused; the others, which read in the same thread, go on."""
+    world.api.connections["warehouse"] = {"conn_type": "http", "host": "db"}
+    world.api.variables["colour"] = "red"
+
+    async def test() -> None:
+        async with hosting(world, root) as bench:
+            cancelled = bench.add(root, "cancelled", "mine.ReadsWhenCancelled")
+            async with asyncio.timeout(30):
+                while "cancelled" not in bench.lines:
+                    await asyncio.sleep(0.05)
+            bench.host.remove(cancelled)
+            bench.add(root, "reads", "mine.Reads")
+            assert await asyncio.wait_for(bench.payload("reads"), 15) == ["db", "db", "red"]
+            bench.add(root, "fired", "mine.ReadsInCleanup")
+            assert await bench.payload("fired") == "done"
+            bench.add(root, "reads again", "mine.Reads")
+            assert await asyncio.wait_for(bench.payload("reads again"), 15) == ["db", "db", "red"]
+
+    run(world, test())
+
+
+def test_self_cancelled_trigger_starts_again(world: World, root: Path) -> None:
+    """A cancellation that a trigger's own code lets through starts it again, unless it has fired already."""
+
+    async def test() -> None:
+        async with hosting(world, root) as bench:
+            bench.add(root, "leaks", "mine.Leaks")
+            assert await asyncio.wait_for(bench.payload("leaks"), 15) == 2
+            assert any("starts again" in line["event"] for line in bench.lines["leaks"])
+            bench.add(root, "fired", "mine.LeaksInCleanup")
+            assert await bench.payload("fired") == 1
+            bench.add(root, "counts", "mine.Counts")
+            assert await bench.payload("counts") == 1
 
     run(world, test())
 

@@ -73,6 +73,11 @@ class FakeApi:
             return _json(call, 404, {"detail": {"reason": "not_found", "message": "no such XCom"}})
         return _json(call, 200, {"key": rest.rsplit("/", 1)[-1], "value": json.loads(found)})
 
+    def _dag_runs(self, call: Call, rest: str) -> Reply:
+        if rest.endswith("/clear") and call.body:
+            return _json(call, 422, {"detail": {"reason": "invalid", "message": "a body"}})
+        return Reply(call.id, 204)
+
     def _variables(self, call: Call, rest: str) -> Reply:
         if rest not in self.variables:
             return _json(call, 404, {"detail": {"reason": "not_found", "message": "no such variable"}})

@@ -149,6 +149,24 @@ def test_mapped_task_writes_own_index() -> None:
     )
 
 
+@pytest.mark.parametrize(("map_index", "query"), [(3, "map_index=3"), (-1, "map_index=-1")])
+def test_deletion_without_index_is_of_own(map_index: int, query: str) -> None:
+    """A deletion that names no map index is that of the task's own XCom, and of no other task's."""
+    from dataclasses import replace
+
+    task = replace(TASK, map_index=map_index)
+    call = judge(asked("DELETE", f"{XCOM}/k"), task, EVERYTHING, AirflowPolicy(), bodies=BODIES)
+    assert isinstance(call, Call)
+    assert query == call.query
+    for path, given in (
+        (f"{XCOM}/k", "map_index=7"),
+        (f"{XCOM}/k", "map_index="),
+        ("xcoms/dag/r/other/k", ""),
+    ):
+        other = judge(asked("DELETE", path, given), task, EVERYTHING, AirflowPolicy(), bodies=BODIES)
+        assert isinstance(other, Denied)
+
+
 def test_scopes_narrow_task_calls() -> None:
     """A worker's token may be narrower than the table."""
     narrow = Scopes.parse(["connections:read eu_* region=eu-*", "xcoms:read"])

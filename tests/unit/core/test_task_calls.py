@@ -42,6 +42,9 @@ def test_call_has_a_name(method: str, path: str, name: str) -> None:
         ("xcoms/d/r/t/k", '"\\ud800"', "a lone surrogate"),
         ("xcoms/d/r/t/k", None, "not JSON"),
         ("xcoms/d/r/t/k", "NaN", "the number NaN"),
+        ("dag-runs/d/r", None, "not JSON"),
+        ("dag-runs/d/clear", None, "not JSON"),
+        ("dag-runs/d/r/clear", "NaN", "the number NaN"),
         ("variables/" + "v" * 251, '{"val": "x"}', "a key of 251 characters"),
         ("dag-runs/d/r", json.dumps({"conf": {"k": "x" * 1024 * 1024}}), "characters of JSON"),
     ],
@@ -58,6 +61,11 @@ def test_storable_write_passes(key: str) -> None:
     """The longest key, and any character but NUL."""
     task_calls.check("POST", f"xcoms/d/r/t/{key}", '{"a": ["\\u00e4", 1.5, null]}')
     task_calls.check("DELETE", f"xcoms/d/r/t/{key}", None)
+
+
+def test_clearing_a_run_has_no_body() -> None:
+    """The Task SDK sends none with it."""
+    task_calls.check("POST", "dag-runs/d/r/clear", None)
 
 
 def test_largest_body_fits_a_request() -> None:

@@ -77,6 +77,35 @@ def test_fence_drops_what_is_unanswered() -> None:
     assert attempt.done
 
 
+def test_cancelled_attempt_keeps_its_reads() -> None:
+    """The process of a cancelled attempt may need them to end; its writes are dropped."""
+
+    async def scenario() -> None:
+        write = Entry(record(1, 1), write=True)
+        read = Entry(record(1, 2), write=False, waiter=asyncio.get_running_loop().create_future())
+        attempt = Attempt(grant(), phase=Phase.STARTED)
+        attempt.unanswered.extend([write, read])
+        assert attempt.fence(RefusalReason.CANCELLED) == [write]
+        assert [*attempt.unanswered] == [read]
+
+    asyncio.run(scenario())
+
+
+def test_abandoned_read_is_not_owed() -> None:
+    """An attempt whose process ended while it waited for a read is done."""
+
+    async def scenario() -> None:
+        read = Entry(record(1, 1), write=False, waiter=asyncio.get_running_loop().create_future())
+        attempt = Attempt(grant(), phase=Phase.ENDED)
+        attempt.unanswered.append(read)
+        assert not attempt.done
+        assert read.waiter is not None
+        read.waiter.cancel()
+        assert attempt.done
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("outcome", "leased"),
     [(Outcome.OPEN, True), (Outcome.PENDING, True), (Outcome.COMMITTED, False), (Outcome.FENCED, False)],

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.unit.edge_worker.test_journal_file import grant
 
 from airbridge.core.protocol import TriggerSpec
@@ -97,3 +98,80 @@ def test_answers_that_a_host_does_not_take_are_bounded() -> None:
     answers, sent = asyncio.run(test())
     assert 0 < answers <= MOST
     assert sent > answers
+
+
+class Curious:
+    """Runner of a host that makes one read, and keeps the answer. It is its own running task."""
+
+    pid = 0
+    warm = False
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.answered: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.ended = asyncio.Event()
+
+    async def spawn(self, spec: TaskSpec, sock: socket.socket) -> Curious:
+        self._reading = asyncio.ensure_future(self._read(sock))
+        return self
+
+    async def _read(self, sock: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=sock)
+        try:
+            writer.write(messages.encode(messages.Ask(5, self.number, "GET", "variables/colour")))
+            while not self.answered.done():
+                (length,) = messages.LENGTH.unpack(await reader.readexactly(messages.LENGTH.size))
+                message = messages.decode_to_host(await reader.readexactly(length))
+                if isinstance(message, messages.Answer):
+                    found = {"id": message.id, "status": message.status, "body": message.body}
+                    self.answered.set_result(found)
+        finally:
+            writer.close()
+
+    async def wait(self) -> Exit:
+        await self.ended.wait()
+        return Exit(None, 9)
+
+    def kill(self) -> None:
+        self._reading.cancel()
+        self.ended.set()
+
+
+class Huge:
+    """Proxy whose answers do not fit into a message."""
+
+    async def answer(self, call: Call) -> Reply:
+        return Reply(call.id, 200, {}, "x" * (messages.MAX_FRAME_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "reason"), [(7, 409, "the trigger has ended"), (1, 500, "too large")]
+)
+def test_every_read_is_answered(number: int, status: int, reason: str) -> None:
+    """A read of a trigger that is not there any more, and one whose answer does not fit, are refused: their threads wait."""
+
+    async def test() -> dict[str, Any]:
+        curious = Curious(number)
+        runner: Any = curious
+        proxy: Any = Huge()
+        spec = TriggerSpec(trigger_id=7, classpath="mine.Trigger", encoded_kwargs={})
+        attempt = Attempt(grant().model_copy(update={"trigger": spec, "slots": 0}))
+        host = TriggerHost(
+            runner,
+            attempt,
+            log_file=Path("/dev/null"),
+            proxy_of=lambda _: proxy,
+            on_fired=lambda *_: None,
+            on_logged=lambda *_: None,
+        )
+        host.add(attempt)
+        running = asyncio.ensure_future(host.run(Path("/nowhere"), None))
+        try:
+            return await asyncio.wait_for(curious.answered, 10)
+        finally:
+            host.kill()
+            await asyncio.wait_for(running, 30)
+
+    answer = asyncio.run(test())
+    assert (answer["id"], answer["status"]) == (5, status)
+    assert reason in answer["body"]

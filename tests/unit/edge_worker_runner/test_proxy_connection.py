@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 
@@ -63,6 +64,49 @@ def test_cancellation_ends_all_calls(
     assert proxy.call("GET", "variables/y", "", None).status == 409
     with pytest.raises(BlockingIOError):
         agent.recv(1024)
+
+
+def test_reads_of_stopped_task(pair: tuple[ProxyConnection, socket.socket]) -> None:
+    """While a cancelled task is being stopped its reads are made, its writes are not, and neither is a read that lasts too long."""
+    proxy, agent = pair
+    agent.sendall(protocol.encode(Cancel("cancelled")))
+    assert proxy.poll()
+    proxy.serve_reads(30)
+    assert proxy.call("POST", "xcoms/d/r/t/k", "", "1").status == 409
+    agent.sendall(protocol.encode(Reply(2, 200, {}, "{}")))
+    assert proxy.call("GET", "connections/c", "", None).status == 200
+    head = agent.recv(4)
+    assert protocol.decode_call(agent.recv(protocol.checked_length(head))).path == "connections/c"
+    proxy.serve_reads(0.05)
+    assert proxy.call("GET", "connections/never", "", None).status == 409
+
+
+def test_read_is_given_up_for_next_request(pair: tuple[ProxyConnection, socket.socket]) -> None:
+    """A read whose task has made its next request is waited for no more; a write is, and what is answered already is returned."""
+    proxy, agent = pair
+    requests, task = socket.socketpair()
+    with requests, task:
+        proxy.give_reads_up_for(requests)
+        agent.sendall(protocol.encode(Reply(1, 200)))
+        assert proxy.call("GET", "variables/x", "", None).status == 200
+        task.sendall(b"next")
+        reply = proxy.call("GET", "variables/x", "", None)
+        assert (reply.status, json.loads(reply.body or "")["detail"]["reason"]) == (409, "given_up")
+        agent.sendall(protocol.encode(Reply(3, 201)))
+        assert proxy.call("PUT", "variables/x", "", "{}").status == 201
+        assert proxy.ended is None
+
+
+def test_reads_end_with_the_agent(pair: tuple[ProxyConnection, socket.socket]) -> None:
+    """Nothing is read without the agent, and the socket is polled no more."""
+    proxy, agent = pair
+    agent.sendall(protocol.encode(Cancel("cancelled")))
+    assert proxy.poll()
+    proxy.serve_reads(30)
+    agent.shutdown(socket.SHUT_WR)
+    assert proxy.call("GET", "connections/c", "", None).status == 409
+    assert not proxy.poll()
+    assert proxy.ended == Cancel("cancelled")
 
 
 @pytest.mark.parametrize("last_words", [b"", b"\x00\x00\x00\x02\xc1\xc1", b"\xff\xff\xff\xff"])

@@ -9,7 +9,6 @@ tests/contract/test_gateway_internals.py fails if anything here no longer holds.
 from __future__ import annotations
 
 import contextvars
-import threading
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +23,9 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import Request
 
+from airbridge.control_plane._airflow_dags import CallersDags, Dags
 from airbridge.control_plane._airflow_tasks import TaskCalls
 from airbridge.control_plane.policy.decisions import AssetRef
 
@@ -166,9 +167,9 @@ class ExecutionApp:
             return None
         return Answer(answered[0], {"content-type": "application/json"}, answered[1])
 
-    def declared_assets(self, session: Any, dag_id: str, task_id: str) -> frozenset[AssetRef]:
-        """Return the assets, references and aliases that the DAG declares as inlets or outlets of a task."""
-        dag = self._app.state.dag_bag.get_dag(dag_id, session)
+    def declared_assets(self, session: Any, dag_id: str, run_id: str, task_id: str) -> frozenset[AssetRef]:
+        """Return the assets, references and aliases that the DAG of a run declares as inlets or outlets of a task."""
+        dag = self._app.state.dag_bag.of_task(session, dag_id, run_id, task_id)
         task = dag.task_dict.get(task_id) if dag is not None else None
         declared = (*(getattr(task, "inlets", None) or ()), *(getattr(task, "outlets", None) or ()))
         return frozenset(_asset_ref(each) for each in declared)
@@ -230,7 +231,7 @@ def _create_app() -> Any:
     from airflow.api_fastapi.execution_api.routes.xcoms import has_xcom_access
 
     app = create_task_execution_api_app()
-    dag_bag = _LockedDagBag(create_dag_bag())
+    dags = Dags(create_dag_bag())
 
     async def allowed() -> None:
         """Allow: the gateway has already checked identity, ownership, scopes and policy."""
@@ -238,8 +239,8 @@ def _create_app() -> Any:
     async def current_session() -> Any:
         return _session.get()
 
-    async def current_dag_bag() -> Any:
-        return dag_bag
+    async def current_dag_bag(request: Request) -> Any:
+        return CallersDags(dags, _session.get(), request.path_params.get("task_instance_id"))
 
     for dependency in (
         JWTBearerDep.dependency,
@@ -252,7 +253,7 @@ def _create_app() -> Any:
         app.dependency_overrides[dependency] = allowed
     app.dependency_overrides[_get_session] = current_session
     app.dependency_overrides[dag_bag_from_app] = current_dag_bag
-    app.state.dag_bag = dag_bag
+    app.state.dag_bag = dags
     # The versioned routes are generated at the first request otherwise.
     app._cadwyn_initialize()  # noqa: SLF001 - an internal; see the module's docstring
     return app
@@ -304,20 +305,6 @@ def _entry(router: Any, routes: Any, handlers: Mapping[Any, Any]) -> Any:
 
     mine[StarletteHTTPException] = refuse_5xx
     return ExceptionMiddleware(route, handlers=mine)
-
-
-class _LockedDagBag:
-    """DagBag of serialised DAGs behind a lock: its cache of fetched DAGs is not thread-safe."""
-
-    def __init__(self, dag_bag: Any) -> None:
-        self._dag_bag = dag_bag
-        self._lock = threading.RLock()
-
-    def get_dag(self, dag_id: str, session: Any = None) -> Any:
-        with self._lock:
-            if session is None:
-                return self._dag_bag.get_dag(dag_id)
-            return self._dag_bag.get_dag(dag_id, session)
 
 
 # --- Tasks, for the read model --------------------------------------------------------------------

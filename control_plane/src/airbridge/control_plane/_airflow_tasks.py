@@ -20,6 +20,8 @@ from pydantic import ValidationError
 from sqlalchemy import bindparam, delete, exists, extract, func, select, update
 from sqlalchemy.dialects import postgresql
 
+from airbridge.control_plane._airflow_dags import Dags, version_columns, version_of_run
+
 _PATH: Final = re.compile(r"task-instances/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/(run|state|rtif)\Z")
 _STARTED, _STORED, _ENDED = 200, 201, 204
 # Tasks of runs whose old rendered fields were pruned by this process.
@@ -39,8 +41,8 @@ Answered = tuple[int, str | None]
 class TaskCalls:
     """Answers plain starts, successes and rendered fields. Thread-safe."""
 
-    def __init__(self, dag_bag: Any) -> None:
-        self._dag_bag = dag_bag
+    def __init__(self, dags: Dags) -> None:
+        self._dags = dags
         self._sql = _Statements()
         self._handlers: Mapping[tuple[str, str], Callable[[Any, str, str], Answered | None]] = {
             ("PATCH", "run"): self._start,
@@ -94,7 +96,7 @@ class TaskCalls:
         )
         from airflow.exceptions import AirflowException
 
-        dag = self._dag_bag.get_dag(row["dag_id"])
+        dag = self._dags.of_run(session, row, row["dag_id"], row["task_id"])
         try:
             upstream = (
                 dict(
@@ -215,11 +217,12 @@ class _Statements:
                 ),
                 ti.c.next_kwargs.is_not(None).label("has_next_kwargs"),
                 *(run.c[name] for name in _OF_RUN),
+                *version_columns(),
                 exists().where(events.c.dag_run_id == run.c.id).label("has_events"),
                 exists().where(*same_task).label("has_xcoms"),
                 reschedules.scalar_subquery().label("reschedules"),
             )
-            .select_from(ti.join(run, same_run))
+            .select_from(ti.join(run, same_run).outerjoin(*version_of_run()))
             .where(self._of)
             .with_for_update(of=ti)
         )

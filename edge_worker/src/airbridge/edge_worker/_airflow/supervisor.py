@@ -10,14 +10,23 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, BinaryIO, ClassVar, Final
 
 import attrs
 import structlog
 from airflow.configuration import conf
+from airflow.sdk.api.client import ServerResponseError
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance, TaskInstanceState, TIRunContext
+from airflow.sdk.exceptions import ErrorType
 from airflow.sdk.execution_time import secrets_masker
-from airflow.sdk.execution_time.comms import ErrorResponse, GetConnection, GetVariable, StartupDetails
+from airflow.sdk.execution_time.comms import (
+    DeleteXCom,
+    ErrorResponse,
+    GetConnection,
+    GetVariable,
+    StartupDetails,
+)
 from airflow.sdk.execution_time.supervisor import SERVER_TERMINATED, ActivitySubprocess
 from airflow.sdk.log import logging_processors
 
@@ -37,6 +46,13 @@ _FAILED: Final = "Task failed with exception"
 GO: Final = b"g"
 
 
+# Airflow's mail looks for a connection with user and password, and takes none for an answer, but no denial.
+_MAIL_DENIED: Final = (
+    "The policy denies this task the connection of [email] email_conn_id, which counts as not found: Airflow sends mail without "
+    "user and password. A rule with connections.read for it grants the access"
+)
+
+
 @attrs.define(kw_only=True, slots=False)
 class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publishes no types
     """The Task SDK's supervisor, of a task that a template has forked.
@@ -54,6 +70,17 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
         """Answer what the Task SDK does not know; everything else is the SDK's to answer."""
         if strict.enforced():
             msg = strict.withhold(msg)
+        msg = self._with_map_index(msg)
+        try:
+            self._answer(msg, log, req_id)
+        except ServerResponseError as error:
+            if error.response.status_code != HTTPStatus.FORBIDDEN or not _is_of_mail(msg):
+                raise
+            self.process_log.warning(_MAIL_DENIED, conn_id=msg.conn_id, detail=str(error.detail))
+            absent = ErrorResponse(error=ErrorType.CONNECTION_NOT_FOUND, detail={"conn_id": msg.conn_id})
+            self.send_msg(absent, request_id=req_id)
+
+    def _answer(self, msg: Any, log: Any, req_id: int) -> None:
         if isinstance(msg, StoreXCom | LoadXCom):
             self.send_msg(self._transfer(msg), request_id=req_id)
         elif isinstance(msg, GetConnection | GetVariable) and (found := self._regional_secret(msg)):
@@ -62,6 +89,13 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
             self.send_msg(found, request_id=req_id, by_alias=True)
         else:
             super()._handle_request(msg, log, req_id)
+
+    def _with_map_index(self, msg: Any) -> Any:
+        """Return a message that deletes an XCom of this task with the task's map index: 3.0.4's `XCom.delete` sends none."""
+        if not isinstance(msg, DeleteXCom) or msg.map_index is not None:
+            return msg
+        own = (msg.dag_id, msg.run_id, msg.task_id) == (self.ti.dag_id, self.ti.run_id, self.ti.task_id)
+        return msg.model_copy(update={"map_index": self.ti.map_index}) if own else msg
 
     def _regional_secret(self, msg: Any) -> Any:
         """Return the answer from the region's secrets backend; None if the control plane is to give it."""
@@ -103,6 +137,8 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
             return
         ended = self.proxy.ended
         self.process_log.error("The task is being stopped", reason=ended.cancel, detail=ended.detail)
+        # While it ends: `on_kill` may have to read a connection, to stop what the task has started elsewhere.
+        self.proxy.serve_reads(self.kill_grace_seconds)
         self.kill(signal.SIGTERM, escalation_delay=self.kill_grace_seconds, force=True)
         self.process_log.error("Task killed!")
         self._terminal_state = SERVER_TERMINATED
@@ -115,6 +151,10 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
         """The signal that ended the task, if one did."""
         code = self._exit_code
         return -int(code) if code is not None and code < 0 else None
+
+
+def _is_of_mail(msg: Any) -> bool:
+    return isinstance(msg, GetConnection) and msg.conn_id == conf.get("email", "email_conn_id", fallback=None)
 
 
 def _without_file(handler: Callable[[], bool]) -> Callable[[object], bool]:
@@ -188,6 +228,7 @@ def start_task(
         for _, theirs in pairs:
             theirs.close()
     requests, stdout, stderr, logs = (ours for ours, _ in pairs)
+    proxy.give_reads_up_for(requests)
     ti = TaskInstance.model_validate(job.ti)
     task = (SupervisedHost if job.triggers else SupervisedTask)(  # type: ignore[call-arg] # of the untyped base
         id=ti.id,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import socket
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn
 
+import attrs
 import structlog
 from airflow.configuration import conf
 from airflow.sdk.api.datamodels._generated import TaskInstanceState
@@ -17,7 +21,7 @@ from airflow.sdk.bases.operator import BaseOperator
 from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.execution_time import supervisor, task_runner
-from airflow.sdk.execution_time.comms import CommsDecoder, StartupDetails
+from airflow.sdk.execution_time.comms import CommsDecoder, StartupDetails, _RequestFrame, _ResponseFrame
 from airflow.utils.platform import getuser
 from setproctitle import setproctitle
 
@@ -31,6 +35,80 @@ from airbridge.edge_worker.runner.messages import Job
 
 # Exit code of the Task SDK's own fork if not even its last handler could end it.
 _EXIT_WITHOUT_END: Final = 124
+
+# Signals whose handlers raise, or make requests themselves: those of `execution_timeout`, `on_kill` and Ctrl-c.
+_INTERRUPTING: Final = frozenset({signal.SIGALRM, signal.SIGTERM, signal.SIGINT})
+_CHUNK: Final = 256 * 1024
+# Seconds between two looks at the answers: a signal's handler may have received one, and then the wait goes on (PEP 475).
+_AGAIN_SECONDS: Final = 0.5
+# Bytes of a frame's length.
+_HEAD: Final = 4
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTING)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTING)
+
+
+@attrs.define(slots=False, eq=False)
+class TaskComms(CommsDecoder):  # type: ignore[misc] # Airflow publishes no types
+    """The Task SDK's channel to the supervisor, on which a request may be given up: by a timeout, or for one of `on_kill`.
+
+    3.0.4 returns the next answer that comes, whichever request it is of, and does not keep what it has sent or received of a
+    frame that is interrupted.
+    """
+
+    _unsent: bytearray = attrs.field(init=False, factory=bytearray, repr=False)
+    _received: bytearray = attrs.field(init=False, factory=bytearray, repr=False)
+    #: Answers to the requests that are waited for, by their ids. All others are dropped.
+    _answers: dict[int, _ResponseFrame | None] = attrs.field(init=False, factory=dict, repr=False)
+    # Re-entrant: `on_kill` makes requests in the middle of one.
+    _lock: Any = attrs.field(init=False, factory=threading.RLock, repr=False)
+
+    def send(self, msg: Any) -> Any:
+        """Send a request and return its answer. Raises `AirflowRuntimeError` for a refusal, `EOFError` without a supervisor."""
+        with self._lock:
+            number = next(self.id_counter)
+            frame = _RequestFrame(id=number, body=msg.model_dump()).as_bytes()
+            try:
+                self._answers[number] = None
+                self._unsent += frame
+                while (answer := self._answers[number]) is None:
+                    self._exchange()
+            finally:
+                self._answers.pop(number, None)
+            return self._from_frame(answer)
+
+    def _exchange(self) -> None:
+        """Wait a while until something can be sent or received, and do so."""
+        # Both at once: a supervisor that sends a long answer receives nothing meanwhile.
+        readable, writable, _ = select.select(
+            [self.socket], [self.socket] if self._unsent else [], [], _AGAIN_SECONDS
+        )
+        with _uninterrupted():
+            if writable:
+                with suppress(BlockingIOError):
+                    del self._unsent[: self.socket.send(self._unsent[:_CHUNK], socket.MSG_DONTWAIT)]
+            if readable:
+                self._receive()
+
+    def _receive(self) -> None:
+        chunk = self.socket.recv(_CHUNK)
+        if not chunk:
+            raise EOFError("Request socket closed before the answer was complete")
+        self._received += chunk
+        while len(self._received) >= _HEAD:
+            end = _HEAD + int.from_bytes(self._received[:_HEAD], byteorder="big")
+            if len(self._received) < end:
+                return
+            frame = self.resp_decoder.decode(bytes(self._received[_HEAD:end]))
+            del self._received[:end]
+            if frame.id in self._answers:
+                self._answers[frame.id] = frame
 
 
 def run_as_task(
@@ -68,7 +146,7 @@ def task_main(job: Job, details: StartupDetails, parsed: ParsedFile | None) -> N
     There is no `BundleVersionLock`: the agent keeps the snapshot for as long as the task runs.
     """
     log = structlog.get_logger(logger_name="task")
-    comms = CommsDecoder(log=log, body_decoder=TO_TASK, err_decoder=TO_TASK)
+    comms = TaskComms(log=log, body_decoder=TO_TASK, err_decoder=TO_TASK)  # type: ignore[call-arg] # of the untyped base
     task_runner.SUPERVISOR_COMMS = comms
     setproctitle(f"{process.TASK} {details.ti.id}")
     mask_output()

@@ -53,6 +53,9 @@ _current: Final[contextvars.ContextVar[int | None]] = contextvars.ContextVar(
 )
 # Lines of a traceback that are reported; the last ones say what happened.
 _LINES: Final = 100
+# Seconds before a trigger starts again; they double, up to the longest.
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 60.0
 
 log = structlog.get_logger(logger_name="airbridge.triggers")
 
@@ -165,6 +168,8 @@ class Host:
         self._channel = channel
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._classes: dict[str, type] = {}
+        # Those that the agent has cancelled, as long as they run.
+        self._cancelled: set[int] = set()
 
     async def run(self) -> None:
         """Run what the agent sends until it closes the channel."""
@@ -182,8 +187,8 @@ class Host:
 
         self._channel.start(lambda message: _deliver(loop, handle, message))
         await ended.wait()
-        for task in self._tasks.values():
-            task.cancel()
+        for number in self._tasks:
+            self._cancel(number)
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     def _start(self, run: Run) -> None:
@@ -191,21 +196,44 @@ class Host:
         context.run(_current.set, run.number)
         task = asyncio.get_running_loop().create_task(self._run(run), context=context)
         self._tasks[run.number] = task
-        task.add_done_callback(lambda _: self._tasks.pop(run.number, None))
+        task.add_done_callback(lambda _: self._forget(run.number))
+
+    def _forget(self, number: int) -> None:
+        self._tasks.pop(number, None)
+        self._cancelled.discard(number)
 
     def _cancel(self, number: int) -> None:
         task = self._tasks.get(number)
         if task is not None:
+            self._cancelled.add(number)
             task.cancel()
 
     async def _run(self, run: Run) -> None:
+        """Run a trigger until it has reported. Like Airflow's triggerer, start one again that was cancelled by its own code."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await self._run_once(run)
+            except asyncio.CancelledError:
+                if run.number in self._cancelled:
+                    raise
+            else:
+                return
+            _uncancel()
+            log.warning(
+                "Trigger was cancelled by its own code; it starts again",
+                classpath=run.classpath,
+                pause_seconds=pause,
+            )
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _run_once(self, run: Run) -> None:
         try:
             trigger = self._make(run)
         except BaseException as error:
             log.exception("Trigger failed to load", classpath=run.classpath)
             self._report(run, _failure(error))
-            if isinstance(error, asyncio.CancelledError):
-                raise
             return
         try:
             self._report(run, await _first_event(trigger))
@@ -217,7 +245,8 @@ class Host:
             log.exception("Trigger exited with error", classpath=run.classpath)
             self._report(run, _failure(error))
         finally:
-            with suppress(Exception):
+            # Also of a cancellation: what it has reported stands.
+            with suppress(Exception, asyncio.CancelledError):
                 await trigger.cleanup()
 
     def _make(self, run: Run) -> Any:
@@ -238,6 +267,13 @@ class Host:
         if strict.enforced():
             body = strict.withhold_event(body)
         self._channel.send(Fired(run.number, json.dumps(body)))
+
+
+def _uncancel() -> None:
+    """Take back what requests to cancel its task a trigger has left."""
+    task = asyncio.current_task()
+    while task is not None and task.uncancel():
+        pass
 
 
 def _deliver(loop: asyncio.AbstractEventLoop, handle: Callable[[Any], None], message: Any) -> None:

@@ -53,7 +53,7 @@ _TRANSIENT: Final = frozenset({RefusalReason.INTERNAL, RefusalReason.OVERLOADED}
 
 
 class Reporter:
-    """Reports until cancelled. `on_answer` gets every answered write, `on_fenced` an attempt that is not held any more.
+    """Reports until cancelled. `on_answer` gets every answered record, `on_fenced` an attempt that is not held any more.
 
     `on_rejected` gets a record that the gateway refuses to read, and returns whether it is to be sent again.
     """
@@ -224,9 +224,11 @@ class Reporter:
     def _settle(self, attempt: Attempt, entries: list[Entry], results: list[RecordResult]) -> None:
         answered: list[Entry] = []
         for entry, result in zip(entries, results, strict=True):
-            if result.refused in _FENCED:
+            if result.refused in _FENCED and attempt.fenced is None and not attempt.committed:
                 self._fence(attempt, result)
-                return
+            if attempt.fenced is not None and entry not in attempt.unanswered:
+                # Dropped. What may be left are reads of a task that is being stopped.
+                continue
             if result.refused in _TRANSIENT or result.status == 503:
                 # The rest waits behind this record: a task's records are applied in order.
                 self._pacing.defer()
@@ -234,7 +236,7 @@ class Reporter:
             self._answer(attempt, entry, result)
             if entry.write:
                 answered.append(entry)
-        if answered:
+        if answered and attempt.fenced is None:
             self._mark_reported(attempt, answered)
         attempt.isolated = attempt.isolated and bool(attempt.unanswered)
         if not attempt.unanswered:
@@ -243,10 +245,9 @@ class Reporter:
     def _answer(self, attempt: Attempt, entry: Entry, result: RecordResult) -> None:
         attempt.unanswered.remove(entry)
         entry.answer(result)
-        if entry.write:
-            if entry.final:
-                attempt.advance(Outcome.COMMITTED)
-            self._on_answer(attempt, entry, result)
+        if entry.final:
+            attempt.advance(Outcome.COMMITTED)
+        self._on_answer(attempt, entry, result)
 
     def _mark_reported(self, attempt: Attempt, writes: Sequence[Entry]) -> None:
         self._journal.submit(MarkReported(attempt.key, writes[-1].record.seq))
@@ -260,7 +261,6 @@ class Reporter:
 
     def _fence(self, attempt: Attempt, result: RecordResult) -> None:
         self._events.emit("report.refused", attempt.key, reason=result.refused)
-        self._pending.pop(attempt, None)
         for entry in attempt.fence(result.refused):
             entry.answer(_result(entry, 409, None, result.refused))
         self._on_fenced(attempt, result)

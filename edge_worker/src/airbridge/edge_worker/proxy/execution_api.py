@@ -16,7 +16,7 @@ from airbridge.edge_worker.proxy import protocol
 from airbridge.edge_worker.proxy.protocol import Call, Cancel, Reply
 from airbridge.edge_worker.proxy.read_cache import ReadCache
 from airbridge.edge_worker.proxy.recorder import Recorder
-from airbridge.edge_worker.proxy.region_calls import RegionCalls, is_ours
+from airbridge.edge_worker.proxy.region_calls import RegionCalls, is_ours, is_read
 from airbridge.edge_worker.proxy.routes import Kind, Route, classify
 from airbridge.edge_worker.work.attempts import Attempt
 
@@ -102,9 +102,7 @@ class ExecutionApiProxy:
             return _problem(call, 413, str(error))
 
     async def _answer(self, call: Call, route: Route) -> Reply:
-        stop = self._attempt.stop
-        if stop is not None or self._attempt.fenced is not None:
-            reason = stop.reason if stop is not None else self._attempt.fenced
+        if (reason := self._why_stopped(call)) is not None:
             return _problem(call, 409, f"this attempt is being stopped: {reason}")
         if is_ours(call):
             # In a thread: the first credential may come over the network.
@@ -127,6 +125,14 @@ class ExecutionApiProxy:
                 return await self._pass(call, route)
             case Kind.UNKNOWN:
                 return _problem(call, 405, f"{call.method!r} is not a method of the Task Execution API")
+
+    def _why_stopped(self, call: Call) -> RefusalReason | None:
+        """Return why the attempt is being stopped, if the call may not be made therefore."""
+        stop, fenced = self._attempt.stop, self._attempt.fenced
+        if is_read(call) and fenced in {None, RefusalReason.CANCELLED}:
+            # The task's `on_kill` may have to read a connection, to stop what it has started elsewhere.
+            return None
+        return stop.reason if stop is not None else fenced
 
     async def _pass(self, call: Call, route: Route) -> Reply:
         waiter: asyncio.Future[RecordResult] = asyncio.get_running_loop().create_future()

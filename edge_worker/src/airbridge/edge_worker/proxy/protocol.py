@@ -21,6 +21,9 @@ from airbridge.edge_worker.exceptions import FrameError
 # A bound on one message. Values have a lower one (airbridge.core.task_calls), which a task meets first.
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 
+#: Methods of calls that change nothing.
+READS: Final = frozenset({"GET", "HEAD"})
+
 _LENGTH: Final = struct.Struct(">I")
 
 

@@ -18,7 +18,7 @@ from airbridge.core.residency import xcoms
 from airbridge.core.residency.xcoms import ObjectName
 from airbridge.core.violations import Place, Violation
 from airbridge.edge_worker.gateway_client.region import WorkerRegion
-from airbridge.edge_worker.proxy.protocol import Call, Reply
+from airbridge.edge_worker.proxy.protocol import READS, Call, Reply
 from airbridge.edge_worker.work.attempts import Attempt
 
 log = structlog.get_logger(__name__)
@@ -35,6 +35,11 @@ _PLACE: Final = Place("xcom")
 def is_ours(call: Call) -> bool:
     """Return whether a call is one of these."""
     return call.path in {STORE, LOAD}
+
+
+def is_read(call: Call) -> bool:
+    """Return whether a call changes nothing: it may be given up, and made by a task that is being stopped."""
+    return call.method in READS or call.path == LOAD
 
 
 class RegionCalls:

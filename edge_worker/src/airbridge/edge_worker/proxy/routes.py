@@ -14,10 +14,9 @@ from urllib.parse import parse_qs, unquote
 from uuid import UUID
 
 from airbridge.core.protocol import Grant
-from airbridge.edge_worker.proxy.protocol import Call
+from airbridge.edge_worker.proxy.protocol import READS, Call
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
-_READS: Final = frozenset({"GET", "HEAD"})
 
 
 class Kind(StrEnum):
@@ -63,7 +62,7 @@ def classify(call: Call, grant: Grant) -> Route:
     if call.method not in METHODS:
         return Route(Kind.UNKNOWN)
     parts = segments(call.path)
-    if call.method in _READS:
+    if call.method in READS:
         return Route(Kind.READ)
     if len(parts) == 3 and parts[0] == "task-instances" and _same(parts[1], grant.ti_id):
         own = _OWN_TASK.get((call.method, parts[2]))

@@ -17,7 +17,7 @@ import structlog
 from airbridge.core.protocol import Resources
 from airbridge.edge_worker.exceptions import FrameError, RunnerError
 from airbridge.edge_worker.proxy.execution_api import ExecutionApiProxy
-from airbridge.edge_worker.proxy.protocol import Call
+from airbridge.edge_worker.proxy.protocol import READS, Call
 from airbridge.edge_worker.triggers import messages
 from airbridge.edge_worker.triggers.messages import Answer, Ask, Cancel, Fired, Logged, Run
 from airbridge.edge_worker.work.attempts import Attempt
@@ -27,7 +27,6 @@ log = structlog.get_logger(__name__)
 
 # Reads under way at once, or whose answer the host has not taken, for all its triggers: user code may send any number.
 _MOST_ASKS: Final = 256
-_READS: Final = frozenset({"GET", "HEAD"})
 
 # Those that wait for their turn.
 _MOST_WAITING: Final = 10_000
@@ -85,7 +84,7 @@ class TriggerHost:
             self._send(self._run_message(self._numbers, attempt))
 
     def remove(self, attempt: Attempt) -> None:
-        """Stop a trigger. What it still sends is ignored."""
+        """Stop a trigger. What it still sends is ignored, and what it still reads is refused."""
         number = self._running.pop(attempt, None)
         if number is not None:
             self._by_number.pop(number, None)
@@ -154,6 +153,9 @@ class TriggerHost:
             await self._drained()
             attempt = self._by_number.get(message.number)
             if attempt is None:
+                if isinstance(message, Ask):
+                    # Its thread waits for an answer, and with it every trigger that reads in the same thread.
+                    self._send(_refusal(message.id, 409, "the trigger has ended"))
                 continue
             match message:
                 case Logged():
@@ -176,11 +178,11 @@ class TriggerHost:
         task.add_done_callback(self._handling.discard)
 
     async def _answer(self, attempt: Attempt, ask: Ask) -> None:
-        if ask.method not in _READS:
-            self._send(_refusal(ask, 403, "triggers read, and write nothing"))
+        if ask.method not in READS:
+            self._send(_refusal(ask.id, 403, "triggers read, and write nothing"))
             return
         if len(self._handling) > _MOST_WAITING:
-            self._send(_refusal(ask, 429, "too many requests of triggers wait for an answer"))
+            self._send(_refusal(ask.id, 429, "too many requests of triggers wait for an answer"))
             return
         proxy = self._proxies.get(ask.number)
         if proxy is None:
@@ -199,8 +201,13 @@ class TriggerHost:
     def _send(self, message: messages.ToHost) -> None:
         if self._writer is None or self._writer.is_closing():
             return
-        with suppress(FrameError):
-            self._writer.write(messages.encode(message))
+        try:
+            data = messages.encode(message)
+        except FrameError as error:
+            if not isinstance(message, Answer):
+                return
+            data = messages.encode(_refusal(message.id, 500, f"the answer is too large: {error}"))
+        self._writer.write(data)
 
 
 class _Pace:
@@ -222,5 +229,5 @@ class _Pace:
             await asyncio.sleep(1.0 - passed)
 
 
-def _refusal(ask: Ask, status: int, message: str) -> Answer:
-    return Answer(ask.id, status, {}, json.dumps({"detail": {"reason": "airbridge", "message": message}}))
+def _refusal(ask_id: int, status: int, message: str) -> Answer:
+    return Answer(ask_id, status, {}, json.dumps({"detail": {"reason": "airbridge", "message": message}}))

@@ -140,12 +140,14 @@ class Attempt:
             self.outcome = outcome
 
     def fence(self, reason: RefusalReason | None) -> list[Entry]:
-        """Give the attempt up, and return the entries that will not be sent any more."""
+        """Give the attempt up, and return the entries that will not be sent any more: all but the reads of a cancelled task, which may need them to end."""
         self.fenced = reason
         self.advance(Outcome.FENCED)
-        dropped = [*self.unanswered]
+        entries = [*self.unanswered]
         self.unanswered.clear()
-        return dropped
+        if reason is RefusalReason.CANCELLED:
+            self.unanswered.extend(entry for entry in entries if not entry.write)
+        return [entry for entry in entries if entry not in self.unanswered]
 
     def answered(self, entry: Entry, status: int) -> bool:
         """Note the answer to a write; return whether it was refused after it had been accepted here."""
@@ -186,6 +188,11 @@ class Attempt:
         return self.outcome in {Outcome.PENDING, Outcome.COMMITTED}
 
     @property
+    def committed(self) -> bool:
+        """Return whether its result stands. Calls of its callbacks may still be refused, each by itself."""
+        return self.outcome is Outcome.COMMITTED
+
+    @property
     def leased(self) -> bool:
         """Return whether its lease is still to be renewed: its outcome is not settled, or its process is being stopped.
 
@@ -199,7 +206,7 @@ class Attempt:
     @property
     def done(self) -> bool:
         """Return whether nothing is left to run or to report."""
-        return self.ended and not self.unanswered and not self.in_flight
+        return self.ended and not self.in_flight and all(entry.abandoned for entry in self.unanswered)
 
     def record(self, call: Call, at: datetime, *, write: bool) -> Record:
         """Return the next record; a write takes the next seq, a read only stands behind the writes."""

@@ -26,7 +26,10 @@ class Results:
         self._recorder = recorder
 
     def answered(self, attempt: Attempt, entry: Entry, result: RecordResult) -> None:
-        """Handle the result of a write."""
+        """Handle the result of a record."""
+        if not entry.write:
+            self._launcher.settle(attempt)
+            return
         # With a waiter the task gets the refusal itself; without one it already got a success.
         if attempt.answered(entry, result.status):
             self._refused(attempt, entry, result)

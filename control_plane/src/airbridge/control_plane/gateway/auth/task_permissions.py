@@ -180,7 +180,7 @@ def judge(
             f"{record.method} {path[:200]!r} is not a call that a task may make", "calls: not listed"
         )
     row, parts = found
-    query = parse_qs(record.query, keep_blank_values=True)
+    query = _query(record, row, task)
     why = (row.rule or _no_rule)(task, parts, query)
     if why is not None:
         return Denied(why)
@@ -227,6 +227,14 @@ def judge_trigger(record: Record, task: TaskFacts, residency: Residency) -> Call
     elif (why := residency.why_no_event(task, fired)) is not None:
         return Denied(f"residency: {why}", f"residency of region {task.region}", fails=True)
     return Call(record.method, path, "", None, ends=True, fired=fired)
+
+
+def _query(record: Record, row: _Allowed, task: TaskFacts) -> dict[str, list[str]]:
+    query = parse_qs(record.query, keep_blank_values=True)
+    if record.method == "DELETE" and row.rule is _own_xcom:
+        # `XCom.delete` of Airflow 3.0.4 sends no map index, and the route would delete that of a task that is not mapped.
+        query.setdefault("map_index", [str(task.map_index)])
+    return query
 
 
 # See `airbridge.edge_worker.proxy.region_calls`.

@@ -29,7 +29,7 @@ from airbridge.control_plane.gateway.triggers.events import Event, Failed, Fired
 from airbridge.control_plane.gateway.triggers.placing import EdgeTriggers, is_trigger
 from airbridge.control_plane.gateway.validation.bodies import Bodies
 from airbridge.control_plane.gateway.work import edge_times, moves, refused_writes
-from airbridge.control_plane.gateway.work.fencing import Fence, fence
+from airbridge.control_plane.gateway.work.fencing import Fence, fence, is_claimed
 from airbridge.control_plane.gateway.work.stored_xcoms import StoredXComs
 from airbridge.control_plane.policy.decisions import OWN, AssetRef, Policy
 from airbridge.control_plane.policy.facts import facts
@@ -158,7 +158,7 @@ class _Transaction:
             kept = applied.get(record.seq) if record.method not in task_permissions.READS else None
             if kept is not None:
                 results.append(_result(record, _kept_answer(kept)))
-            elif row is None or not self._may_call(row, verdict):
+            elif row is None or not self._may_call(row, record, verdict):
                 refused += 1
                 results.append(_fenced(record, verdict))
             else:
@@ -175,14 +175,21 @@ class _Transaction:
             return rows.get(item_id), now
         return self.work.session.get(WorkItemRow, item_id), None
 
-    def _may_call(self, row: WorkItemRow, verdict: Fence) -> bool:
-        """Return whether the caller holds the row, or held it until it reported its end, less than `EPILOGUE` ago."""
+    def _may_call(self, row: WorkItemRow, record: Record, verdict: Fence) -> bool:
+        """Return whether the caller holds the row, or held it until it reported its end, less than `EPILOGUE` ago.
+
+        Once the task is queued again, it may only read. A cancelled task may read until its process has ended: its
+        `on_kill` may need a connection.
+        """
         if verdict.reason is None:
             return True
+        reads = record.method in task_permissions.READS
+        if reads and verdict.reason is RefusalReason.CANCELLED:
+            return is_claimed(row, self.caller.name.worker, record.epoch)
         if verdict.reason is not RefusalReason.SETTLED or row.settled_at is None:
             return False
         recent = clock.now(self.work.session) - row.settled_at < EPILOGUE
-        return recent and not self._queued_again(row)
+        return recent and (reads or not self._queued_again(row))
 
     def _queued_again(self, row: WorkItemRow) -> bool:
         same_task = (
@@ -269,7 +276,7 @@ class _Transaction:
         return self.at_edge[row.id]
 
     def _own_assets(self, row: WorkItemRow) -> Collection[AssetRef]:
-        return self.exchanges.app.declared_assets(self.work.session, row.dag_id, row.task_id)
+        return self.exchanges.app.declared_assets(self.work.session, row.dag_id, row.run_id, row.task_id)
 
     def _lost_writes(
         self, row: WorkItemRow, record: Record, call: Call, applied: Mapping[int, Applied]
