@@ -179,6 +179,13 @@ CERTIFICATE_LEFT: Final = _gateway(
     "Until the certificate of a live worker of the pool ends, the soonest",
     *("region", "pool"),
 )
+CA_LEFT: Final = _gateway(
+    "airbridge_ca_left_seconds",
+    _G,
+    "seconds",
+    "Until the certificate of the issuing CA (issuing) and of the root that signed it (root) ends; negative afterwards",
+    "kind",
+)
 JOURNALS: Final = _gateway(
     "airbridge_worker_journal_records",
     _G,

@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from airbridge.control_plane.airflow_settings import AT_CREATION, as_environment
+from airbridge.control_plane.identity import rotation
 from airbridge.control_plane.identity import secrets as identity_secrets
 from airbridge.control_plane.local import environment, gateway, plan, state
 from airbridge.control_plane.local.exceptions import StartFailed
@@ -29,6 +30,7 @@ from airbridge.control_plane.local.services.teams import with_teams
 from airbridge.control_plane.local.state import ComponentState, Phase, PlatformPhase, PlatformState
 
 TICK_SECONDS = 0.1
+ROTATED_CA = "made a new issuing CA: the current one has ended, or ends soon"
 BUILDING_TEMPLATE = "building the database template, once for this version"
 
 log = structlog.get_logger(__name__)
@@ -92,8 +94,8 @@ class Platform:
         directory.make()
         wanted = {"api-server": self._options.port} if self._options.port else {}
         keys = load_or_make(directory.keys_file, plan.PORTS, wanted)
-        if not directory.secrets.exists():
-            identity_secrets.create_all(directory.secrets, airflow_config.TRUST_DOMAIN, datetime.now(UTC))
+        if prepare_secrets(directory.secrets, datetime.now(UTC)):
+            self._watcher.note(ROTATED_CA)
         shutil.copyfile(directory.secrets / identity_secrets.CA_CERTIFICATE, directory.ca_file)
         migrate = self._prepare_database()
         applied = self._applied()
@@ -189,6 +191,14 @@ class Platform:
         )
         state.write(self._directory.platform_file, now)
         return now
+
+
+def prepare_secrets(directory: Path, now: datetime) -> bool:
+    """Create the control plane's keys if there are none; return whether an issuing CA that ends soon was replaced."""
+    if not directory.exists():
+        identity_secrets.create_all(directory, airflow_config.TRUST_DOMAIN, now)
+        return False
+    return rotation.rotate_ending_ca(directory, airflow_config.TRUST_DOMAIN, now) is not None
 
 
 def _deployed_settings() -> dict[str, str]:

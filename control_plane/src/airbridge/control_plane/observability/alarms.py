@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from airbridge.control_plane.identity.ca import WARN_BEFORE
 from airbridge.core import metrics
 from airbridge.core.metrics import Kind, Metric
 from airbridge.executor.dispatch import scaling
@@ -169,6 +170,16 @@ ALERTS: Final = (
         _POOL,
         600,
         5,
+        Bound.BELOW,
+    ),
+    Alert(
+        "AuthorityEnding",
+        "The issuing CA or its root ends in less than thirty days: all workers lose the gateway then",
+        "ticket",
+        metrics.CA_LEFT,
+        (),
+        int(WARN_BEFORE.total_seconds()),
+        60,
         Bound.BELOW,
     ),
     Alert(

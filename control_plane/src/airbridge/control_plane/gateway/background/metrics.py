@@ -41,7 +41,7 @@ ALARM_WINDOW: Final = timedelta(minutes=15)
 class Metrics:
     """Metrics of one gateway, in a registry of their own. Thread-safe."""
 
-    def __init__(self, platform: Platform | None = None) -> None:
+    def __init__(self, platform: Platform | None = None, *collectors: Collector) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # a second series per counter that no panel or alarm uses
         self._registry = CollectorRegistry()
         self._requests = self._counter(metrics.REQUESTS)
@@ -61,6 +61,8 @@ class Metrics:
             self._break_glass.labels(action)
         if platform is not None:
             self._registry.register(DatabaseGauges(platform))
+        for collector in collectors:
+            self._registry.register(collector)
 
     def _counter(self, spec: Spec) -> Counter:
         return Counter(spec.name.removesuffix("_total"), spec.meaning, spec.labels, registry=self._registry)
