@@ -2,6 +2,8 @@
 # Installs, upgrades and removes an AirBridge worker on a host with systemd, from the folder that this script is in: its wheels, each
 # by its hash, and nothing from the network.
 set -eu
+# The worker's user reads and runs what root makes here, whatever root's own umask.
+umask 022
 
 here=$(cd "$(dirname "$0")" && pwd)
 home=/opt/airbridge-worker
@@ -54,7 +56,7 @@ make_environment() {
   if [ ! -e "$target/complete" ]; then
     python=$(find_python)
     rm -rf "$target"
-    mkdir -p "$home"
+    install -d -m 0755 "$home"
     "$python" -m venv "$target" >&2 ||
       fail "$python cannot make an environment: apt-get install python$(cat "$here/python-version")-venv"
     for list in third-party.txt own.txt; do
