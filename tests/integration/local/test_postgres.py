@@ -87,6 +87,40 @@ def test_template_copy_has_own_password(template: tuple[Path, str], tmp_path: Pa
     assert not ports.is_open(server.port)
 
 
+@pytest.fixture
+def restored(template: tuple[Path, str], tmp_path: Path) -> postgres.Postgres:
+    data = tmp_path / "state/postgres"
+    data.parent.mkdir(mode=0o711)
+    postgres.restore(template[0], data, template[1], tmp_path / "initial")
+    return postgres.Postgres(data, ports.choose(["pg"], {})["pg"], "new-password")
+
+
+# Each would keep a client from this server.
+FOR_ANOTHER_SERVER = {
+    "PGSSLMODE": "require",
+    "PGHOSTADDR": "127.0.0.9",
+    "PGSERVICE": "no-such-service",
+    "PGOPTIONS": "-c no_such_setting=1",
+    "PGCHANNELBINDING": "require",
+    "PGREQUIREAUTH": "none",
+}
+
+
+def test_variables_for_another_server_are_ignored(
+    restored: postgres.Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell that is configured for another PostgreSQL server reaches this one, and keeps its variables."""
+    supervisor = started(restored, tmp_path / "log")
+    try:
+        for name, value in FOR_ANOTHER_SERVER.items():
+            monkeypatch.setenv(name, value)
+            assert restored.accepts_queries(), name
+            assert value == os.environ[name]
+            monkeypatch.delenv(name)
+    finally:
+        supervisor.stop()
+
+
 def test_the_template_is_made_once(template: tuple[Path, str]) -> None:
     """A second call returns the same template without a migration."""
 

@@ -13,8 +13,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -220,18 +220,36 @@ def connect(server: Postgres, database: str = DATABASE) -> Any:
     import psycopg2
 
     try:
-        connection = psycopg2.connect(
-            host=ports.LOOPBACK,
-            port=server.port,
-            user=USER,
-            password=server.password,
-            dbname=database,
-            connect_timeout=2,
-        )
+        with _without_client_variables():
+            connection = psycopg2.connect(
+                host=ports.LOOPBACK,
+                port=server.port,
+                user=USER,
+                password=server.password,
+                dbname=database,
+                connect_timeout=2,
+            )
     except psycopg2.OperationalError as error:
         raise ConnectionError(str(error)) from error
     connection.autocommit = True
     return connection
+
+
+def drop_client_variables(environ: MutableMapping[str, str]) -> dict[str, str]:
+    """Remove and return the variables of PostgreSQL's clients: they are for another server than this platform's.
+
+    Each sets what a connection does not: a host's address, TLS, a service, options of the session.
+    """
+    return {name: environ.pop(name) for name in [*environ] if name.startswith("PG")}
+
+
+@contextmanager
+def _without_client_variables() -> Iterator[None]:
+    dropped = drop_client_variables(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.update(dropped)
 
 
 def query(
