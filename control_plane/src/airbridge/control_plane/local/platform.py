@@ -20,7 +20,7 @@ from airbridge.control_plane.identity import secrets as identity_secrets
 from airbridge.control_plane.local import environment, gateway, plan, state
 from airbridge.control_plane.local.exceptions import StartFailed
 from airbridge.control_plane.local.keys import load_or_make
-from airbridge.control_plane.local.layout import StateDir
+from airbridge.control_plane.local.layout import StateDir, replace_text
 from airbridge.control_plane.local.options import Options
 from airbridge.control_plane.local.process.child import Spawn
 from airbridge.control_plane.local.process.supervisor import Clock, Supervisor
@@ -110,7 +110,7 @@ class Platform:
         directory.regions_file.write_text(with_teams(regions, self._options.teams))
         own = {} if applied is None else _deployed_settings()
         if not directory.policy_file.exists():
-            shutil.copyfile(Path(__file__).with_name("policy.toml"), directory.policy_file)
+            replace_text(directory.policy_file, Path(__file__).with_name("policy.toml").read_text())
         own |= environment.package_settings(self._environ)
         settings = airflow_config.settings(directory, keys, the_plan.dags, {**own, **self._options.airflow})
         airflow_config.write_all(directory, keys, the_plan.server, settings, the_plan.choices)
@@ -189,7 +189,11 @@ class Platform:
             dags=str(the_plan.dags),
             components=supervisor.states(),
         )
-        state.write(self._directory.platform_file, now)
+        try:
+            state.write(self._directory.platform_file, now)
+        except OSError as error:
+            # The file is for other commands: the platform goes on, and stops in order, without it.
+            log.warning("platform.state_not_written", phase=phase, error=str(error))
         return now
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from airbridge.control_plane.local import ports
 from airbridge.control_plane.local.exceptions import StartFailed
+from airbridge.control_plane.local.layout import replace_text
 from airbridge.control_plane.local.process.privileges import child_setup, postgres_user
 from airbridge.executor.ledger.access import roles
 from airbridge.executor.service_secrets import Choices, Service
@@ -162,8 +163,7 @@ def build_template(cache: Path, key: str, migrate: Callable[[Postgres], None]) -
             query(server, f"CREATE DATABASE {DATABASE}", database="postgres")
             migrate(server)
         stamp(data, key)
-        password_file.touch(mode=0o600)
-        password_file.write_text(password)
+        replace_text(password_file, password)
         shutil.rmtree(template, ignore_errors=True)
         data.rename(template)
     return template, password
