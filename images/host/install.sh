@@ -207,7 +207,10 @@ do_uninstall() {
   systemctl daemon-reload
   rm -rf "$home"
   if [ -n "$purge" ]; then
-    rm -rf "$etc" "$state"
+    # Not the whole folder: on a host of the control plane it holds more than the worker's.
+    rm -f "$etc/worker.toml" "$etc/worker.toml.new" "$etc/worker.env" "$etc/ca.crt" "$etc/join.token"
+    rmdir "$etc" 2>/dev/null || [ ! -e "$etc" ] || say "$etc is kept: it holds files that are not the worker's"
+    rm -rf "$state"
     userdel airbridge 2>/dev/null || true
     say "removed, with its settings and state"
   else

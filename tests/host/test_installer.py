@@ -101,3 +101,21 @@ def test_worker_can_run_what_was_installed(machine: Machine, umask: int) -> None
         )
     ]
     assert [] == closed
+
+
+def test_purge_leaves_what_is_not_the_workers(machine: Machine) -> None:
+    """On a host of the control plane its keys, beside the worker's settings, are kept; without any, the folder goes."""
+    etc = machine.root / "etc/airbridge"
+    machine.install()
+    (etc / "worker.env").write_text("A=b\n")
+    (etc / "secrets").mkdir()
+    (etc / "secrets/ca.key").write_text("key\n")
+    assert f"{etc} is kept" in machine.run("uninstall", "--purge")
+    assert {etc / "secrets", etc / "secrets/ca.key"} == set(machine.made())
+
+    machine.install()
+    (etc / "secrets/ca.key").unlink()
+    (etc / "secrets").rmdir()
+    machine.run("uninstall", "--purge")
+    assert not etc.exists()
+    assert [] == machine.made()
