@@ -16,10 +16,12 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from airbridge.control_plane.local import ports
+from airbridge.control_plane.local.options import Options
+from airbridge.control_plane.local.platform import Platform, Watcher
 from airbridge.control_plane.local.process import probes
 from airbridge.control_plane.local.process.child import spawn
 from airbridge.control_plane.local.process.component import Component
-from airbridge.control_plane.local.process.privileges import postgres_user
+from airbridge.control_plane.local.process.privileges import child_setup, postgres_user
 from airbridge.control_plane.local.process.supervisor import Supervisor
 from airbridge.control_plane.local.services import postgres
 from airbridge.control_plane.local.state import Phase
@@ -117,6 +119,51 @@ def test_variables_for_another_server_are_ignored(
             assert restored.accepts_queries(), name
             assert value == os.environ[name]
             monkeypatch.delenv(name)
+    finally:
+        supervisor.stop()
+
+
+def prepare_database(folder: Path) -> None:
+    """Prepare the existing database of a state directory, as `airbridge up` does."""
+    watcher = Watcher(note=lambda _text: None, changed=lambda _state: None, ready=lambda _state: None)
+    options = Options(directory=folder)
+    platform = Platform(options, environ={}, cache=folder, spawn=spawn, clock=time, watcher=watcher)
+    platform._prepare_database()
+
+
+def test_lock_of_a_killed_server_is_removed(restored: postgres.Postgres, tmp_path: Path) -> None:
+    """After a power cut another process may have the server's process id: its lock does not block the next start."""
+    user = postgres_user()
+    other = subprocess.Popen(
+        ["sleep", "60"],
+        cwd="/",
+        preexec_fn=child_setup(signal.SIGKILL, user),  # noqa: PLW1509 - it makes system calls only
+    )
+    lock = restored.data / "postmaster.pid"
+    lock.write_text(
+        f"{other.pid}\n{restored.data}\n1700000000\n{restored.port}\n\n127.0.0.1\n         0         0\n"
+    )
+    if user is not None:
+        os.chown(lock, user.uid, user.gid)
+    try:
+        prepare_database(restored.data.parent)
+        supervisor = started(restored, tmp_path / "log")
+        try:
+            assert supervisor.ready
+        finally:
+            supervisor.stop()
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_lock_of_a_running_server_stays(restored: postgres.Postgres, tmp_path: Path) -> None:
+    """A server that still runs on the data directory keeps its lock."""
+    supervisor = started(restored, tmp_path / "log")
+    try:
+        before = (restored.data / "postmaster.pid").read_text()
+        prepare_database(restored.data.parent)
+        assert before == (restored.data / "postmaster.pid").read_text()
     finally:
         supervisor.stop()
 

@@ -132,6 +132,7 @@ class Platform:
         """Create the data directory if it is missing; return whether it must be migrated."""
         key = current_schema()
         if self._directory.postgres.exists():
+            postgres.remove_stale_lock(self._directory.postgres)
             return not postgres.is_current(self._directory.postgres, key)
         if not has_template(self._cache):
             self._watcher.note(BUILDING_TEMPLATE)

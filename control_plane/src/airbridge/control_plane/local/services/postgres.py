@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,8 @@ from airbridge.executor.service_secrets import Choices, Service
 
 USER = "airbridge"
 DATABASE = "airflow"
+# Postgres' own lock of the data directory.
+LOCK = "postmaster.pid"
 # File in the data directory with the key of the schema it was migrated to.
 STAMP = "AIRBRIDGE_SCHEMA"
 
@@ -105,6 +107,26 @@ def is_current(data: Path, key: str) -> bool:
 def stamp(data: Path, key: str) -> None:
     """Store the key of the schema that a data directory was migrated to."""
     (data / STAMP).write_text(key)
+
+
+def remove_stale_lock(data: Path) -> None:
+    """Remove the lock that a killed server left behind. No server of this platform may be starting.
+
+    Postgres does so itself, unless another process of its user has the server's process id by now, as after a reboot.
+    Where there is no /proc, the lock stays.
+    """
+    lock = data / LOCK
+    if lock.exists() and Path("/proc/self/cwd").exists() and not _has_processes(data):
+        lock.unlink()
+
+
+def _has_processes(data: Path) -> bool:
+    """Return whether a process works in the data directory, as each of a server does, orphaned ones included."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is another user's
+            if (process / "cwd").samefile(data):
+                return True
+    return False
 
 
 def restore(template: Path, data: Path, template_password: str, initial: Path) -> None:
