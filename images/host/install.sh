@@ -2,6 +2,8 @@
 # Installs, upgrades and removes an AirBridge worker on a host with systemd, from the folder that this script is in: its wheels, each
 # by its hash, and nothing from the network.
 set -eu
+# The worker's user reads and runs what root makes here, whatever root's own umask.
+umask 022
 
 here=$(cd "$(dirname "$0")" && pwd)
 home=/opt/airbridge-worker
@@ -54,7 +56,7 @@ make_environment() {
   if [ ! -e "$target/complete" ]; then
     python=$(find_python)
     rm -rf "$target"
-    mkdir -p "$home"
+    install -d -m 0755 "$home"
     "$python" -m venv "$target" >&2 ||
       fail "$python cannot make an environment: apt-get install python$(cat "$here/python-version")-venv"
     for list in third-party.txt own.txt; do
@@ -205,7 +207,10 @@ do_uninstall() {
   systemctl daemon-reload
   rm -rf "$home"
   if [ -n "$purge" ]; then
-    rm -rf "$etc" "$state"
+    # Not the whole folder: on a host of the control plane it holds more than the worker's.
+    rm -f "$etc/worker.toml" "$etc/worker.toml.new" "$etc/worker.env" "$etc/ca.crt" "$etc/join.token"
+    rmdir "$etc" 2>/dev/null || [ ! -e "$etc" ] || say "$etc is kept: it holds files that are not the worker's"
+    rm -rf "$state"
     userdel airbridge 2>/dev/null || true
     say "removed, with its settings and state"
   else

@@ -166,3 +166,11 @@ def test_pods_join_by_their_own_keys() -> None:
     assert f"{ENV_PREFIX}JOIN_TOKEN_FILE" not in environment("keys")
     assert not [each for each in pod("keys")["volumes"] if each["name"] == "join"]
     assert "default" == pod("keys")["serviceAccountName"]
+
+
+@each_example
+def test_stuck_worker_is_ended_soon(example: str) -> None:
+    """A worker that failed its probes does not drain: it is not given the hours that a draining one has."""
+    (container,) = pod(example)["containers"]
+    for probe in ("startupProbe", "livenessProbe"):
+        assert 30 == container[probe]["terminationGracePeriodSeconds"]

@@ -32,11 +32,13 @@ def test_exposure_is_low() -> None:
 
 
 def test_tasks_are_left_to_finish() -> None:
-    """A stop signals the agent alone, gives tasks an hour, and a task out of memory does not end the unit."""
+    """A stop signals the agent alone, gives tasks an hour, and a task out of memory does not end the unit. The worker sees its tasks, and
+    has the right to their cgroups."""
     unit = directives()
     assert ("mixed", "3600", "continue") == (unit["KillMode"], unit["TimeoutStopSec"], unit["OOMPolicy"])
     assert {"cpu", "memory", "pids"} == set(unit["Delegate"].split())
     assert "ProtectControlGroups" not in unit
+    assert "ProtectProc" not in unit
 
 
 def test_exit_codes_are_those_of_the_worker() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
+from structlog.testing import capture_logs
+from tests.integration.gateway.test_metrics import families_of
 from tests.integration.gateway.world import (
     HOUR,
     TRUST_DOMAIN,
@@ -27,9 +29,11 @@ from tests.integration.gateway.world import (
 from tests.support.platform import wait_for
 
 from airbridge.control_plane.exceptions import SecretsError
+from airbridge.control_plane.gateway.background.authority_expiry import AuthorityExpiry
 from airbridge.control_plane.gateway.background.snapshot_signatures import SnapshotSignatures
 from airbridge.control_plane.identity import rotation, secrets
-from airbridge.control_plane.identity.ca import CertificateAuthority, key_id
+from airbridge.control_plane.identity.ca import ISSUING_LIFETIME, CertificateAuthority, key_id
+from airbridge.control_plane.observability.alarms import ALERTS
 from airbridge.core.code.signature import PUBLISH_KEY, SnapshotSigner, SnapshotVerifier, key_of
 from airbridge.core.protocol import Credentials, RefusalReason, RenewCommand, TrustCommand
 from airbridge.core.signing import Signer
@@ -93,6 +97,35 @@ def test_issuing_ca_rotation_is_seamless(world: World, directory: Path) -> None:
     assert worker.exchange(finished(grant, 1)).results[0].status == 204
     [row] = world.audited("keys.changed")[-1:]
     assert (row.detail["issuing_ca"], row.detail["before"]["issuing_ca"]) == (world.ca.key_id, before)
+
+
+def test_ending_ca_raises_an_alarm(world: World, directory: Path) -> None:
+    """Ten days before its end the issuing CA is in the metrics, below an alarm's threshold, and in the gateway's log."""
+    root = secrets.load_root(directory / secrets.ROOT_DIRECTORY)
+    left = timedelta(days=10)
+    rotation.rotate_issuing_ca(directory, root, TRUST_DOMAIN, datetime.now(UTC) - ISSUING_LIFETIME + left)
+    follow(world)
+    gauge = families_of(world)["airbridge_ca_left_seconds"]
+    found = {sample.labels["kind"]: sample.value for sample in gauge.samples}
+    [alert] = [each for each in ALERTS if each.metric.name == gauge.name]
+    assert left.total_seconds() == pytest.approx(found["issuing"], abs=60)
+    assert found["issuing"] < alert.threshold < found["root"]
+    with capture_logs() as events:
+        AuthorityExpiry(world.keyring, lambda: datetime.now(UTC)).check()
+    [warned] = [each for each in events if each["event"] == "gateway.ca_ends"]
+    assert ("issuing", world.ca.key_id) == (warned["kind"], warned["key_id"])
+
+
+def test_ended_ca_is_replaced_under_running_gateway(world: World, directory: Path) -> None:
+    """A gateway whose issuing CA has ended keeps its certificate, and takes up the next CA."""
+    root = secrets.load_root(directory / secrets.ROOT_DIRECTORY)
+    ended = datetime.now(UTC) - ISSUING_LIFETIME - HOUR
+    rotation.rotate_issuing_ca(directory, root, TRUST_DOMAIN, ended)
+    follow(world)
+    assert world.ca.certificate.not_valid_after_utc < datetime.now(UTC)
+    rotation.rotate_issuing_ca(directory, root, TRUST_DOMAIN, datetime.now(UTC))
+    follow(world)
+    world.worker().beat()
 
 
 def test_revoked_issuing_ca_requires_enrolment(world: World, directory: Path) -> None:

@@ -16,10 +16,12 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from airbridge.control_plane.local import ports
+from airbridge.control_plane.local.options import Options
+from airbridge.control_plane.local.platform import Platform, Watcher
 from airbridge.control_plane.local.process import probes
 from airbridge.control_plane.local.process.child import spawn
 from airbridge.control_plane.local.process.component import Component
-from airbridge.control_plane.local.process.privileges import postgres_user
+from airbridge.control_plane.local.process.privileges import child_setup, postgres_user
 from airbridge.control_plane.local.process.supervisor import Supervisor
 from airbridge.control_plane.local.services import postgres
 from airbridge.control_plane.local.state import Phase
@@ -85,6 +87,85 @@ def test_template_copy_has_own_password(template: tuple[Path, str], tmp_path: Pa
         supervisor.stop()
     assert [state.phase for state in supervisor.states()] == [Phase.STOPPED]
     assert not ports.is_open(server.port)
+
+
+@pytest.fixture
+def restored(template: tuple[Path, str], tmp_path: Path) -> postgres.Postgres:
+    data = tmp_path / "state/postgres"
+    data.parent.mkdir(mode=0o711)
+    postgres.restore(template[0], data, template[1], tmp_path / "initial")
+    return postgres.Postgres(data, ports.choose(["pg"], {})["pg"], "new-password")
+
+
+# Each would keep a client from this server.
+FOR_ANOTHER_SERVER = {
+    "PGSSLMODE": "require",
+    "PGHOSTADDR": "127.0.0.9",
+    "PGSERVICE": "no-such-service",
+    "PGOPTIONS": "-c no_such_setting=1",
+    "PGCHANNELBINDING": "require",
+    "PGREQUIREAUTH": "none",
+}
+
+
+def test_variables_for_another_server_are_ignored(
+    restored: postgres.Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell that is configured for another PostgreSQL server reaches this one, and keeps its variables."""
+    supervisor = started(restored, tmp_path / "log")
+    try:
+        for name, value in FOR_ANOTHER_SERVER.items():
+            monkeypatch.setenv(name, value)
+            assert restored.accepts_queries(), name
+            assert value == os.environ[name]
+            monkeypatch.delenv(name)
+    finally:
+        supervisor.stop()
+
+
+def prepare_database(folder: Path) -> None:
+    """Prepare the existing database of a state directory, as `airbridge up` does."""
+    watcher = Watcher(note=lambda _text: None, changed=lambda _state: None, ready=lambda _state: None)
+    options = Options(directory=folder)
+    platform = Platform(options, environ={}, cache=folder, spawn=spawn, clock=time, watcher=watcher)
+    platform._prepare_database()
+
+
+def test_lock_of_a_killed_server_is_removed(restored: postgres.Postgres, tmp_path: Path) -> None:
+    """After a power cut another process may have the server's process id: its lock does not block the next start."""
+    user = postgres_user()
+    other = subprocess.Popen(
+        ["sleep", "60"],
+        cwd="/",
+        preexec_fn=child_setup(signal.SIGKILL, user),  # noqa: PLW1509 - it makes system calls only
+    )
+    lock = restored.data / "postmaster.pid"
+    lock.write_text(
+        f"{other.pid}\n{restored.data}\n1700000000\n{restored.port}\n\n127.0.0.1\n         0         0\n"
+    )
+    if user is not None:
+        os.chown(lock, user.uid, user.gid)
+    try:
+        prepare_database(restored.data.parent)
+        supervisor = started(restored, tmp_path / "log")
+        try:
+            assert supervisor.ready
+        finally:
+            supervisor.stop()
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_lock_of_a_running_server_stays(restored: postgres.Postgres, tmp_path: Path) -> None:
+    """A server that still runs on the data directory keeps its lock."""
+    supervisor = started(restored, tmp_path / "log")
+    try:
+        before = (restored.data / "postmaster.pid").read_text()
+        prepare_database(restored.data.parent)
+        assert before == (restored.data / "postmaster.pid").read_text()
+    finally:
+        supervisor.stop()
 
 
 def test_the_template_is_made_once(template: tuple[Path, str]) -> None:

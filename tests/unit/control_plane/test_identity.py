@@ -15,10 +15,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from airbridge.control_plane.exceptions import InvalidIdentity, InvalidScope, Refused, SecretsError
-from airbridge.control_plane.identity import secrets
+from airbridge.control_plane.exceptions import (
+    AuthorityEnded,
+    InvalidIdentity,
+    InvalidScope,
+    Refused,
+    SecretsError,
+)
+from airbridge.control_plane.identity import rotation, secrets
 from airbridge.control_plane.identity.access import AccessTokens
-from airbridge.control_plane.identity.ca import CertificateAuthority
+from airbridge.control_plane.identity.ca import WARN_BEFORE, CertificateAuthority
 from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.control_plane.identity.scopes import Scopes
 from airbridge.control_plane.identity.spiffe import WorkerName
@@ -88,6 +94,33 @@ def test_worker_certificate_content(ca: CertificateAuthority, peer: PeerCertific
     assert (NAME.uri, ca.key_id, NOW + HOUR) == (peer.uri, peer.issuer, peer.not_after)
     assert peer.valid_at(NOW)
     assert not peer.valid_at(NOW + HOUR)
+
+
+def test_certificates_end_with_their_ca(ca: CertificateAuthority) -> None:
+    """A worker's and the gateway's certificate end no later than the CA that issued them, which issues none afterwards."""
+    ends = ca.certificate.not_valid_after_utc
+    request = csr(ec.generate_private_key(ec.SECP256R1()))
+    soon = ends - HOUR / 2
+    server, _ = ca.issue_server(["localhost"], soon, HOUR)
+    for leaf in (ca.issue_worker(request, NAME, soon, HOUR), x509.load_pem_x509_certificate(server)):
+        assert ends == leaf.not_valid_after_utc
+    with pytest.raises(AuthorityEnded, match=r"ended at .* 'airbridge ca rotate' makes a new one"):
+        ca.issue_worker(request, NAME, ends, HOUR)
+
+
+def test_ending_ca_is_replaced(tmp_path: Path) -> None:
+    """An issuing CA is replaced once it ends soon, if the trusted root's key is in the directory."""
+    directory = tmp_path / "secrets"
+    secrets.create_all(directory, "airbridge.test", NOW)
+    first = secrets.load_ca(directory)
+    soon = first.certificate.not_valid_after_utc - WARN_BEFORE
+    assert rotation.rotate_ending_ca(directory, "airbridge.test", soon - HOUR) is None
+    second = rotation.rotate_ending_ca(directory, "airbridge.test", soon)
+    assert second is not None
+    assert secrets.load_ca(directory).key_id == second.key_id != first.key_id
+    assert first.root == second.root
+    (directory / secrets.ROOT_DIRECTORY).rename(tmp_path / "offline")
+    assert rotation.rotate_ending_ca(directory, "airbridge.test", soon + timedelta(days=365)) is None
 
 
 @pytest.mark.parametrize(

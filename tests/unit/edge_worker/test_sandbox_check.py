@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,28 @@ def test_descendants_are_refused_status() -> None:
     finally:
         child.communicate(b"\n")
     assert health.is_descendant(child.pid)
+
+
+def test_root_is_no_task() -> None:
+    """A worker without privileges answers root, of whose processes it may see nothing; a worker of root's cannot tell by the user."""
+    unseen = 2**30
+    assert not health.is_task(health.Peer(unseen, 0), agent_uid=10001)
+    assert health.is_task(health.Peer(unseen, 10001), agent_uid=10001)
+    assert health.is_task(health.Peer(unseen, 0), agent_uid=0)
+
+
+def test_no_answer_names_the_reason(tmp_path: Path) -> None:
+    """A status request that the worker does not answer is an error with a way out."""
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def hang_up() -> None:
+            listener.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(SettingsError, match=r"closed the connection without an answer.*call it as root"):
+            health.read_status(path)
+        thread.join()

@@ -6,14 +6,19 @@ import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from tests.unit.local.test_terraform import outputs, region, write
 
+from airbridge.control_plane.local.demo import _upload
+from airbridge.control_plane.local.options import Options
 from airbridge.control_plane.local.process.supervisor import last_line
 from airbridge.control_plane.local.services import terraform
 from airbridge.control_plane.local.services.aws import parse_regions
 from airbridge.control_plane.local.services.credentials import ADMINISTRATOR
+from airbridge.control_plane.local.state import PlatformState
 from airbridge.core.exceptions import ConfigurationError
 
 
@@ -55,6 +60,11 @@ class Page(http.server.BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.send_error(404)
 
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.end_headers()
+
     def log_message(self, *_: object) -> None:
         """Stay silent."""
 
@@ -65,6 +75,23 @@ def another_server() -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def test_proxy_is_not_asked_for_the_emulator(
+    tmp_path: Path, another_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deployment's check and the demo's upload reach an emulator on this machine without the user's proxy."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    directory = write(
+        tmp_path, outputs(), region("eu-west-1", another_server) + region("us-east-1", another_server)
+    )
+    with pytest.raises(ConfigurationError, match=r"cannot be reached \(.*\(404\)"):
+        terraform.check_applied(terraform.read(directory), directory, ADMINISTRATOR)
+    platform = cast("PlatformState", SimpleNamespace(aws_url=another_server))
+    _upload(platform, Options(directory=tmp_path))
 
 
 @pytest.mark.parametrize("running", [False, True])

@@ -7,6 +7,7 @@ AirBridgeError                  (airbridge.core.exceptions)
 ├── InvalidIdentity             a certificate or SPIFFE URI does not name a worker of ours
 ├── InvalidScope                a scope string cannot be read
 ├── SecretsError                a file of the secrets directory is missing, unreadable or not a key
+│   └── AuthorityEnded          the issuing CA's certificate has ended: it can issue none
 ├── Proposed                    an action waits for a second operator
 └── Unavailable                 the database is down or a limit is reached: retry later
 """
@@ -64,6 +65,10 @@ class InvalidScope(AirBridgeError):  # noqa: N818 - the noun is the scope
 
 class SecretsError(AirBridgeError):
     """A file of the secrets directory is missing, unreadable, or not the expected key."""
+
+
+class AuthorityEnded(SecretsError):  # noqa: N818 - says what happened
+    """The issuing CA's certificate has ended: it can issue none."""
 
 
 class Unavailable(AirBridgeError):  # noqa: N818 - says what the caller finds

@@ -191,6 +191,13 @@ CERTIFICATE_LEFT_RATIO: Final = _gateway(
     "Part of its lifetime that the certificate of a live worker of the pool has left, the smallest; below 0 after its end",
     *("region", "pool"),
 )
+CA_LEFT: Final = _gateway(
+    "airbridge_ca_left_seconds",
+    _G,
+    "seconds",
+    "Until the certificate of the issuing CA (issuing) and of the root that signed it (root) ends; negative afterwards",
+    "kind",
+)
 JOURNALS: Final = _gateway(
     "airbridge_worker_journal_records",
     _G,

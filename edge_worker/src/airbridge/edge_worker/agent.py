@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from airbridge.edge_worker.exceptions import JournalError, JournalFull, SettingsError
+from airbridge.edge_worker.exceptions import JournalError, JournalFull, StartError
 from airbridge.edge_worker.gateway_client import region
 from airbridge.edge_worker.journal.journal import Journal
 from airbridge.edge_worker.journal.rows import Contents
@@ -35,7 +35,10 @@ class Agent:
         )
 
     async def run(self) -> ExitCode:
-        """Work until drained or stopped. Raises `SettingsError` if it cannot begin."""
+        """Work until drained or stopped.
+
+        Raises `SettingsError` if it cannot begin with these settings; `StartError` or `RunnerError` if it cannot now.
+        """
         s = self._settings
         structlog.contextvars.bind_contextvars(worker=s.name, region=s.region)
         self._disk.prepare(s.logs_dir, s.bundles_dir)
@@ -93,10 +96,9 @@ class Agent:
                     max_bytes=s.journal_max_mib * MIB,
                     fsync=s.journal_fsync,
                 )
-            except JournalFull:
-                # Opening writes a little. A full disk is no reason not to start while the reserve can be freed.
-                if last or not self._disk.release_reserve():
-                    raise
             except JournalError as error:
-                raise SettingsError(f"the journal {s.journal_file} cannot be opened: {error}") from error
+                # Opening writes a little. A full disk is no reason not to start while the reserve can be freed.
+                if isinstance(error, JournalFull) and not last and self._disk.release_reserve():
+                    continue
+                raise StartError(f"the journal {s.journal_file} cannot be opened: {error}") from error
         raise AssertionError("unreachable: the second attempt returns or raises")

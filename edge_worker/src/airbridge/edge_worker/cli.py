@@ -18,7 +18,7 @@ import typer.main
 from airbridge.core.command_tree import printable
 from airbridge.core.sandbox import hardening
 from airbridge.edge_worker.agent import Agent, ExitCode
-from airbridge.edge_worker.exceptions import IdentityError, RunnerError, SettingsError
+from airbridge.edge_worker.exceptions import IdentityError, RunnerError, SettingsError, StartError
 from airbridge.edge_worker.gateway_client import bound_key
 from airbridge.edge_worker.ops import doctor as checks
 from airbridge.edge_worker.ops import health
@@ -43,8 +43,8 @@ def run(
 
     SIGTERM drains: running tasks finish, tasks that have not started are released. A second signal stops hard.
 
-    Exit codes: 0 drained, 1 stopped hard, 2 a setting is wrong, 3 enrolment refused or revoked, 75 drained with results
-    or logs left in state_dir for the next start.
+    Exit codes: 0 drained, 1 stopped hard, or the host did not let it start (disk, memory, a lock), 2 a setting is wrong,
+    3 enrolment refused or revoked, 75 drained with results or logs left in state_dir for the next start.
 
     Example: airbridge-worker run --config /etc/airbridge/worker.toml
     """
@@ -54,8 +54,11 @@ def run(
     settings = _settings(config)
     try:
         code = asyncio.run(_run(settings))
-    except (SettingsError, RunnerError) as error:
+    except SettingsError as error:
         _fail(str(error))
+    except (StartError, RunnerError) as error:
+        # Not 2, after which a service manager would never start the worker again.
+        _fail(str(error), ExitCode.HARD_STOP)
     raise typer.Exit(int(code))
 
 
@@ -159,9 +162,9 @@ def _settings(config: Path | None) -> WorkerSettings:
         _fail(str(error))
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: ExitCode = ExitCode.BAD_SETTINGS) -> NoReturn:
     typer.echo(message, err=True)
-    raise typer.Exit(int(ExitCode.BAD_SETTINGS))
+    raise typer.Exit(int(code))
 
 
 def _as_text(found: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 AirBridgeError (airbridge.core.exceptions)
 ├── SettingsError            a worker setting is wrong; the message names it, its value and what would be right
+├── StartError               the host does not let the worker start now; a later start may succeed
 ├── FrameError               bytes on a proxy socket are not a frame
 ├── GatewayError             a request to the gateway had no usable answer
 │   ├── GatewayUnreachable   no connection, or it broke: the request may or may not have been applied
@@ -26,6 +27,10 @@ from airbridge.core.protocol import RefusalReason
 
 class SettingsError(AirBridgeError):
     """A worker setting is wrong; the message names it, its value and what would be right."""
+
+
+class StartError(AirBridgeError):
+    """The host does not let the worker start now: its disk, or a lock. A later start may succeed."""
 
 
 class FrameError(AirBridgeError):

@@ -18,7 +18,7 @@ class ExitCode(IntEnum):
     """Exit code of the worker's process."""
 
     OK = 0
-    #: Stopped hard, or by a fault of its own; running tasks were failed.
+    #: Stopped hard, or by a fault of its own, and running tasks were failed; or the host did not let it start.
     HARD_STOP = 1
     BAD_SETTINGS = 2
     #: Enrolment was refused, or this worker was revoked.

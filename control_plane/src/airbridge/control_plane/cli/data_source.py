@@ -17,7 +17,7 @@ from airbridge.control_plane.exceptions import Refused
 from airbridge.control_plane.local import state
 from airbridge.control_plane.local.exceptions import NotRunning, PlatformUnreachable
 from airbridge.control_plane.local.layout import StateDir
-from airbridge.control_plane.local.services import airflow_config
+from airbridge.control_plane.local.services import airflow_config, postgres
 from airbridge.control_plane.operator_client import OperatorClient
 from airbridge.core.protocol import RefusalReason
 
@@ -109,6 +109,7 @@ class _Gateway:
         )
         # Airflow reads these variables when it is imported, which has not happened yet.
         os.environ.update(airflow_config.environment(self.fallback, None))
+        postgres.drop_client_variables(os.environ)
         return _Database()
 
 

@@ -35,6 +35,7 @@ from airbridge.control_plane.gateway.auth.authentication import WorkerAuthentica
 from airbridge.control_plane.gateway.auth.key_reload import KeyReloader
 from airbridge.control_plane.gateway.auth.residency import Residency
 from airbridge.control_plane.gateway.background import request_metrics
+from airbridge.control_plane.gateway.background.authority_expiry import AuthorityExpiry
 from airbridge.control_plane.gateway.background.liveness import Liveness
 from airbridge.control_plane.gateway.background.metrics import Counted, Metrics
 from airbridge.control_plane.gateway.background.snapshot_signatures import SnapshotSignatures
@@ -49,7 +50,7 @@ from airbridge.control_plane.gateway.net.body_reads import MIB, BodyReadLimits, 
 from airbridge.control_plane.gateway.net.connections import ConnectionLimits
 from airbridge.control_plane.gateway.net.listener import Listener
 from airbridge.control_plane.gateway.net.rate_limits import RateLimited, RateLimiter, RequestRates
-from airbridge.control_plane.gateway.net.tls import RENEW_EVERY, ServerContexts
+from airbridge.control_plane.gateway.net.tls import ServerContexts
 from airbridge.control_plane.gateway.threads import ThreadPools
 from airbridge.control_plane.gateway.transfer.endpoints import TransferApi
 from airbridge.control_plane.gateway.transfer.sources import Sources
@@ -156,15 +157,16 @@ class Gateway:
     def __init__(self, components: GatewayComponents) -> None:
         settings = components.settings
         self._components = components
-        self.key_reloader = KeyReloader(components.keyring, self._new_certificate)
-        self._contexts = ServerContexts(components.keyring.keys.ca, _names(settings), components.clock)
+        self._contexts = ServerContexts(components.keyring, _names(settings), components.clock)
+        self.key_reloader = KeyReloader(components.keyring, self._contexts.try_renew)
         self._threads = ThreadPools.of(settings.gateway_threads)
         self._denials = DenialLog(components.denial_rates)
         guard = Guard(self._denials)
         sources = components.sources or Sources(components.catalogue)
         self._transfers = TransferApi.of(sources, components.keyring, self._threads)
         self._token_joins = TokenJoins(components.join_issuers, components.clock)
-        self.metrics = metrics = Metrics(components.platform, ENDPOINTS.values())
+        self._authority = AuthorityExpiry(components.keyring, components.clock)
+        self.metrics = metrics = Metrics(components.platform, ENDPOINTS.values(), self._authority)
         self._anchors = Anchors(anchors.sinks(settings.audit_anchors), metrics.audit_fault)
         self._edge = Listener(
             _edge_app(
@@ -236,7 +238,8 @@ class Gateway:
             "xcom_sweep": XComSweep(StoredXComs.of(components.catalogue)).run,
             **({"traces": self._exporter.run} if self._exporter else {}),
             **({"emf": self.emf.run} if self.emf else {}),
-            "server_certificate": self._renew_certificate,
+            "authority_expiry": self._authority.run,
+            "server_certificate": self._contexts.run,
             "denials": self._denials.run,
             "policy": components.policy.run,
             "approvals": self._approvals.run,
@@ -290,15 +293,6 @@ class Gateway:
             await stopping.wait()
         finally:
             await self.stop()
-
-    def _new_certificate(self) -> None:
-        self._contexts.renew(self._components.keyring.keys.ca)
-
-    async def _renew_certificate(self) -> None:
-        while True:
-            await asyncio.sleep(RENEW_EVERY.total_seconds())
-            self._new_certificate()
-            log.info("gateway.certificate_renewed")
 
 
 def _exporter(settings: Settings) -> TraceExporter | None:

@@ -19,11 +19,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from airbridge.control_plane.exceptions import InvalidIdentity, SecretsError
+from airbridge.control_plane.exceptions import AuthorityEnded, InvalidIdentity, SecretsError
 from airbridge.control_plane.identity.spiffe import WorkerName
 
 CA_LIFETIME = timedelta(days=3650)
 ISSUING_LIFETIME = timedelta(days=365)
+# From then on logs and alarms name the CA that ends, and local mode rotates its own.
+WARN_BEFORE = timedelta(days=30)
 # Backdating of workers' certificates: the clocks of the gateways that verify them differ a little.
 BACKDATE = timedelta(minutes=5)
 # Backdating of the CA's and the gateway's certificates: edge hosts verify them, and their clocks may be far off.
@@ -121,6 +123,11 @@ class CertificateAuthority:
         return cls(issuing, key, roots)
 
     @property
+    def root(self) -> x509.Certificate:
+        """Root that signed the issuing CA's certificate; the certificate itself if it is a root."""
+        return next((root for root in self.roots if _issued(root, self.certificate)), self.certificate)
+
+    @property
     def certificate_pem(self) -> str:
         """PEM of the roots' certificates."""
         return "".join(_pem(root) for root in self.roots)
@@ -144,7 +151,7 @@ class CertificateAuthority:
     ) -> x509.Certificate:
         """Return a client certificate for `name` over the CSR's key; everything else in the CSR is ignored.
 
-        Raises `InvalidIdentity` if the CSR cannot be read or its key is not EC P-256 or Ed25519.
+        Raises `InvalidIdentity` if the CSR cannot be read or its key is not EC P-256 or Ed25519; `AuthorityEnded`.
         """
         public_key = _csr_key(csr_pem)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name.worker)])
@@ -160,7 +167,10 @@ class CertificateAuthority:
         )
 
     def issue_server(self, hosts: Sequence[str], now: datetime, lifetime: timedelta) -> tuple[bytes, bytes]:
-        """Return (certificate PEM, key PEM) of a server reached by these DNS names and IP addresses."""
+        """Return (certificate PEM, key PEM) of a server reached by these DNS names and IP addresses.
+
+        Raises `AuthorityEnded`.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "AirBridge gateway")])
         names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
@@ -186,10 +196,16 @@ class CertificateAuthority:
         lifetime: timedelta,
         backdate: timedelta,
     ) -> x509.Certificate:
+        ends = self.certificate.not_valid_after_utc
+        if ends <= now:
+            raise AuthorityEnded(
+                f"the issuing CA {self.key_id} ended at {ends.isoformat()} and can issue no certificates; 'airbridge ca rotate' makes a new one"
+            )
         identifier = x509.SubjectKeyIdentifier(bytes.fromhex(self.key_id))
         authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
         return (
-            _builder(subject, self.certificate.subject, public_key, now - backdate, now + lifetime)
+            # No longer than the CA: its end is the end of the chain, and a worker must know when to enrol again.
+            _builder(subject, self.certificate.subject, public_key, now - backdate, min(now + lifetime, ends))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(ca=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)

@@ -11,7 +11,13 @@ import structlog
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from airbridge.control_plane.exceptions import InvalidIdentity, Refused, VersionsRefused
+from airbridge.control_plane.exceptions import (
+    AuthorityEnded,
+    InvalidIdentity,
+    Refused,
+    Unavailable,
+    VersionsRefused,
+)
 from airbridge.control_plane.identity import bound_keys, generations
 from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.control_plane.identity.generations import Use
@@ -269,6 +275,8 @@ class Enrolment:
             leaf = keys.ca.issue_worker(request.csr_pem, name, now, self.lifetime)
         except InvalidIdentity as error:
             raise Refused(400, RefusalReason.MALFORMED, str(error)) from error
+        except AuthorityEnded as error:
+            raise Unavailable("the control plane's issuing CA has ended", retry_after=60) from error
         certificate = PeerCertificate.of(leaf, leaf.fingerprint(hashes.SHA256()).hex())
         row = workers.enrol(
             session,

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from airbridge.control_plane.exceptions import SecretsError
 from airbridge.control_plane.identity import secrets
-from airbridge.control_plane.identity.ca import CertificateAuthority, RootAuthority, key_id
+from airbridge.control_plane.identity.ca import WARN_BEFORE, CertificateAuthority, RootAuthority, key_id
 from airbridge.core.code.signature import PUBLISH_KEY
 from airbridge.core.protocol import VerifyKey
 from airbridge.core.signing import Signer, public_verify_key
@@ -56,6 +56,20 @@ def rotate_issuing_ca(
     _write_certificates(directory, [new.certificate, current.issuing], current.roots)
     secrets.write(directory / secrets.CA_KEY, new.key_pem())
     return CertificateAuthority.from_pem(secrets.read(directory / secrets.CA_CERTIFICATE), new.key_pem())
+
+
+def rotate_ending_ca(directory: Path, trust_domain: str, now: datetime) -> CertificateAuthority | None:
+    """Create a new issuing CA if the current one ends within `WARN_BEFORE`, and its root's key is in the directory."""
+    current = certificates(directory)
+    root_directory = directory / secrets.ROOT_DIRECTORY
+    if (
+        current.issuing.not_valid_after_utc - now > WARN_BEFORE
+        or not (root_directory / secrets.ROOT_KEY).exists()
+    ):
+        return None
+    root = secrets.load_root(root_directory)
+    trusted = root.certificate in current.roots
+    return rotate_issuing_ca(directory, root, trust_domain, now) if trusted else None
 
 
 def add_root(directory: Path, root: x509.Certificate) -> None:

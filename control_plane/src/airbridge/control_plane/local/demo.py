@@ -202,6 +202,7 @@ def _result(airflow: AirflowRest, run_id: str) -> dict[str, Any] | None:
 
 def _upload(platform: PlatformState, options: Options) -> None:
     import boto3
+    from botocore.config import Config
 
     buckets = {region.name: region.data_bucket for region in options.regions}
     owner = ADMINISTRATOR if options.terraform else aws.BOTO_CREDENTIALS
@@ -210,6 +211,8 @@ def _upload(platform: PlatformState, options: Options) -> None:
             "s3",
             endpoint_url=platform.aws_url,
             region_name=data.region,
+            # The emulator is on this machine, which the user's proxy does not know.
+            config=Config(proxies={}),
             **owner,
         )
         s3.put_object(Bucket=buckets[data.region], Key=data.key, Body=data.path.read_bytes())

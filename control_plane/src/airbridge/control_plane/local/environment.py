@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
+from airbridge.control_plane.local import ports
 from airbridge.control_plane.local.services import aws
 from airbridge.core.task_options import CERTIFICATE_VARIABLES
 
@@ -23,6 +24,9 @@ _INHERITED: Final = (
     "VIRTUAL_ENV",
     *CERTIFICATE_VARIABLES,
 )
+_PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+# Programs differ in which of the two they read.
+_NO_PROXY: Final = ("NO_PROXY", "no_proxy")
 # Variables with which uv and pip are configured to install from an index.
 _INDEX: Final = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_FIND_LINKS", "PIP_INDEX_URL", "PIP_FIND_LINKS")
 
@@ -30,9 +34,23 @@ _INDEX: Final = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_FIND_LINKS", "PIP_INDEX
 def base(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the part of the user's environment that every process inherits.
 
-    It has no AIRFLOW__ and no AWS_ variable: a shell configured for a real deployment must not leak into this one.
+    It has no AIRFLOW__ and no AWS_ variable: a shell configured for a real deployment must not leak into this one. It has no
+    proxy either: the processes' requests are to each other.
     """
     return {name: environ[name] for name in _INHERITED if name in environ} | {"PYTHONUNBUFFERED": "1"}
+
+
+def proxies(environ: Mapping[str, str], direct: Iterable[str]) -> dict[str, str]:
+    """Return the variables of an HTTP proxy, for processes that fetch packages: empty without one.
+
+    This host and the hosts `direct` are reached without it.
+    """
+    found = {name: environ[name] for name in _PROXIES if environ.get(name)}
+    if not found:
+        return {}
+    given = ",".join(filter(None, (environ.get(name) for name in _NO_PROXY))).split(",")
+    hosts = dict.fromkeys(host.strip() for host in (*given, ports.LOOPBACK, "localhost", *direct))
+    return found | dict.fromkeys(_NO_PROXY, ",".join(filter(None, hosts)))
 
 
 def package_settings(environ: Mapping[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from airbridge.control_plane.local import ports
+from airbridge.control_plane.local.layout import replace_text
 from airbridge.core.exceptions import ConfigurationError
 from airbridge.executor.service_secrets import Service
 
@@ -45,8 +46,9 @@ def load_or_make(path: Path, port_names: Iterable[str], wanted_ports: dict[str, 
     """Read the keys, or create them; choose the ports. The file is readable only by its owner."""
     keys = _read(path) if path.exists() else Keys()
     keys = keys.model_copy(update={"ports": ports.choose(port_names, {**keys.ports, **wanted_ports})})
-    path.touch(mode=0o600)
-    path.write_text(keys.model_dump_json(indent=2))
+    text = keys.model_dump_json(indent=2)
+    if not path.exists() or path.read_text() != text:
+        replace_text(path, text)
     return keys
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,3 +132,21 @@ class StateDir:
         """Create the directories, closed to other users."""
         for folder in (self.root, self.logs, self.airflow_home, self.control_plane):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def replace_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """Replace a file in one step, readable only by its owner. Where that fails, as on a full disk, it stays as it was.
+
+    Without `sync` it may be lost with the machine's power.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

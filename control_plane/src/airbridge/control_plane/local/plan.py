@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from airbridge.control_plane.local import environment, ports
 from airbridge.control_plane.local.keys import Keys
@@ -35,6 +36,9 @@ PORTS = ("postgres", "aws", "credentials", "api-server", "gateway", "operator")
 
 # Variables that only AirBridge reads.
 _OWN_VARIABLES = "AIRBRIDGE_"
+
+# Processes that build the environments of DAG code, from the package index.
+_BUILDERS = ("dag-processor", "gateway")
 
 # Stop order. The gateway stops after the workers, which report to it until they end.
 _WORKERS_AND_AIRFLOW, _GATEWAY, _FOUNDATION = 0, 1, 2
@@ -381,6 +385,7 @@ def _control_plane(
         argv=argv,
         env={
             **environment.base(plan.environ),
+            **_proxies(plan, name),
             **plan.aws_variables(plan.options.regions[0].name, plan.service_role(name)),
             **airflow_config.environment(plan.directory, kind(name)),
         },
@@ -395,6 +400,13 @@ def _control_plane(
         stop_stage=stop_stage,
         preloaded=argv != MIGRATE,
     )
+
+
+def _proxies(plan: Plan, name: str) -> dict[str, str]:
+    """Return the user's proxy for a process that builds the environments of DAG code."""
+    if name not in _BUILDERS:
+        return {}
+    return environment.proxies(plan.environ, [urlsplit(plan.aws_url).hostname or ""])
 
 
 def _cloud(plan: Plan) -> str:

@@ -15,11 +15,12 @@ from pathlib import Path
 import structlog
 
 from airbridge.control_plane.airflow_settings import AT_CREATION, as_environment
+from airbridge.control_plane.identity import rotation
 from airbridge.control_plane.identity import secrets as identity_secrets
 from airbridge.control_plane.local import environment, gateway, plan, state
 from airbridge.control_plane.local.exceptions import StartFailed
 from airbridge.control_plane.local.keys import load_or_make
-from airbridge.control_plane.local.layout import StateDir
+from airbridge.control_plane.local.layout import StateDir, replace_text
 from airbridge.control_plane.local.options import Options
 from airbridge.control_plane.local.process.child import Spawn
 from airbridge.control_plane.local.process.supervisor import Clock, Supervisor
@@ -29,6 +30,7 @@ from airbridge.control_plane.local.services.teams import with_teams
 from airbridge.control_plane.local.state import ComponentState, Phase, PlatformPhase, PlatformState
 
 TICK_SECONDS = 0.1
+ROTATED_CA = "made a new issuing CA: the current one has ended, or ends soon"
 BUILDING_TEMPLATE = "building the database template, once for this version"
 
 log = structlog.get_logger(__name__)
@@ -92,8 +94,8 @@ class Platform:
         directory.make()
         wanted = {"api-server": self._options.port} if self._options.port else {}
         keys = load_or_make(directory.keys_file, plan.PORTS, wanted)
-        if not directory.secrets.exists():
-            identity_secrets.create_all(directory.secrets, airflow_config.TRUST_DOMAIN, datetime.now(UTC))
+        if prepare_secrets(directory.secrets, datetime.now(UTC)):
+            self._watcher.note(ROTATED_CA)
         shutil.copyfile(directory.secrets / identity_secrets.CA_CERTIFICATE, directory.ca_file)
         migrate = self._prepare_database()
         applied = self._applied()
@@ -108,7 +110,7 @@ class Platform:
         directory.regions_file.write_text(with_teams(regions, self._options.teams))
         own = {} if applied is None else _deployed_settings()
         if not directory.policy_file.exists():
-            shutil.copyfile(Path(__file__).with_name("policy.toml"), directory.policy_file)
+            replace_text(directory.policy_file, Path(__file__).with_name("policy.toml").read_text())
         own |= environment.package_settings(self._environ)
         settings = airflow_config.settings(directory, keys, the_plan.dags, {**own, **self._options.airflow})
         airflow_config.write_all(directory, keys, the_plan.server, settings, the_plan.choices)
@@ -130,6 +132,7 @@ class Platform:
         """Create the data directory if it is missing; return whether it must be migrated."""
         key = current_schema()
         if self._directory.postgres.exists():
+            postgres.remove_stale_lock(self._directory.postgres)
             return not postgres.is_current(self._directory.postgres, key)
         if not has_template(self._cache):
             self._watcher.note(BUILDING_TEMPLATE)
@@ -187,8 +190,20 @@ class Platform:
             dags=str(the_plan.dags),
             components=supervisor.states(),
         )
-        state.write(self._directory.platform_file, now)
+        try:
+            state.write(self._directory.platform_file, now)
+        except OSError as error:
+            # The file is for other commands: the platform goes on, and stops in order, without it.
+            log.warning("platform.state_not_written", phase=phase, error=str(error))
         return now
+
+
+def prepare_secrets(directory: Path, now: datetime) -> bool:
+    """Create the control plane's keys if there are none; return whether an issuing CA that ends soon was replaced."""
+    if not directory.exists():
+        identity_secrets.create_all(directory, airflow_config.TRUST_DOMAIN, now)
+        return False
+    return rotation.rotate_ending_ca(directory, airflow_config.TRUST_DOMAIN, now) is not None
 
 
 def _deployed_settings() -> dict[str, str]:

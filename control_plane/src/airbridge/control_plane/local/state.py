@@ -14,7 +14,7 @@ from typing import IO
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from airbridge.control_plane.local.exceptions import AlreadyRunning, NotRunning
-from airbridge.control_plane.local.layout import StateDir
+from airbridge.control_plane.local.layout import StateDir, replace_text
 
 _LOCK_TRIES = 5
 _LOCK_PAUSE_SECONDS = 0.05
@@ -81,10 +81,7 @@ class PlatformState(BaseModel):
 
 def write(path: Path, state: PlatformState) -> None:
     """Replace the file atomically."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(state.model_dump_json(indent=2) + "\n")
-    temporary.chmod(0o600)
-    temporary.replace(path)
+    replace_text(path, state.model_dump_json(indent=2) + "\n", sync=False)
 
 
 def read(directory: StateDir) -> PlatformState:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from airbridge.control_plane.identity.ca import WARN_BEFORE
 from airbridge.control_plane.read_model.platform import CERTIFICATE_WARNING
 from airbridge.core import metrics
 from airbridge.core.metrics import Kind, Metric
@@ -171,6 +172,16 @@ ALERTS: Final = (
         CERTIFICATE_WARNING,
         # Less than the quarter of a lifetime of ten minutes.
         2,
+        Bound.BELOW,
+    ),
+    Alert(
+        "AuthorityEnding",
+        "The issuing CA or its root ends in less than thirty days: all workers lose the gateway then",
+        "ticket",
+        metrics.CA_LEFT,
+        (),
+        int(WARN_BEFORE.total_seconds()),
+        60,
         Bound.BELOW,
     ),
     Alert(

@@ -218,12 +218,15 @@ def details_of(job: Job) -> StartupDetails:
 
 
 def start_task(
-    job: Job, proxy: ProxyConnection, log: Any, fork: Callable[[list[int]], RemoteProcess]
+    job: Job, proxy: ProxyConnection, log: Any, fork: Callable[[list[int], socket.socket], RemoteProcess]
 ) -> SupervisedTask:
-    """Have the template `fork` the task, which waits to `begin`. Raises `NotForkedError`."""
+    """Have the template `fork` the task, which waits to `begin`. Raises `NotForkedError`.
+
+    `fork` takes the task's ends of requests, stdout, stderr and logs, and the other end of the requests.
+    """
     pairs = [socket.socketpair() for _ in range(4)]
     try:
-        remote = fork([theirs.fileno() for _, theirs in pairs])
+        remote = fork([theirs.fileno() for _, theirs in pairs], pairs[0][0])
     finally:
         for _, theirs in pairs:
             theirs.close()

@@ -32,6 +32,7 @@ from airbridge.edge_worker._airflow.supervisor import GO, details_of
 from airbridge.edge_worker._airflow.trigger_process import trigger_main
 from airbridge.edge_worker.runner import access_denied, process
 from airbridge.edge_worker.runner.messages import Job
+from airbridge.edge_worker.runner.task_handle import CHALLENGE_BYTES
 
 # Exit code of the Task SDK's own fork if not even its last handler could end it.
 _EXIT_WITHOUT_END: Final = 124
@@ -118,10 +119,11 @@ def run_as_task(
 
     A trigger host has a fifth, its channel to the agent.
 
-    `enter_sandbox` is called first; then the process waits for its supervisor's `GO`.
+    It answers its supervisor's challenge, calls `enter_sandbox`, and waits for `GO`.
     """
     # The SDK's `_fork_main` takes the first three as sockets and the logs as a descriptor.
     requests, stdout, stderr = (socket.socket(fileno=fd) for fd in fds[:3])
+    requests.sendall(requests.recv(CHALLENGE_BYTES))
 
     def target() -> None:
         enter_sandbox()

@@ -10,11 +10,19 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from airbridge.edge_worker.exceptions import SettingsError
 from airbridge.edge_worker.ops.status import Status
 
 _TIMEOUT_SECONDS = 3.0
+
+
+class Peer(NamedTuple):
+    """Process that connected to a UNIX socket, from the kernel. `uid` is its effective user's."""
+
+    pid: int
+    uid: int
 
 
 class StatusServer:
@@ -43,7 +51,7 @@ class StatusServer:
 
     async def _answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if is_descendant(_peer_pid(writer.get_extra_info("socket"))):
+            if is_task(_peer(writer.get_extra_info("socket")), os.geteuid()):
                 return
             writer.write(json.dumps(self._status()).encode())
             await writer.drain()
@@ -53,10 +61,19 @@ class StatusServer:
             writer.close()
 
 
-def _peer_pid(sock: socket.socket) -> int:
-    """Return the id of the process that connected, from the kernel."""
-    size = struct.calcsize("3i")
-    return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0])
+def _peer(sock: socket.socket) -> Peer:
+    credentials = struct.Struct("3i")
+    pid, uid, _gid = credentials.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
+    )
+    return Peer(pid, uid)
+
+
+def is_task(peer: Peer, agent_uid: int) -> bool:
+    """Return whether a process may be a task of the agent, or started by one."""
+    # Nothing that a worker without privileges starts becomes root; and where /proc is mounted with hidepid, it shows such a
+    # worker no process of root's.
+    return (peer.uid != 0 or agent_uid == 0) and is_descendant(peer.pid)
 
 
 def is_descendant(pid: int) -> bool:
@@ -85,7 +102,15 @@ def read_status(path: Path) -> Status:
                 chunks += chunk
         except OSError as error:
             raise SettingsError(f"no worker answers at {path}: {error.strerror or error}") from error
-    status: Status = json.loads(chunks)
+    if not chunks:
+        raise SettingsError(
+            f"the worker at {path} closed the connection without an answer: tasks get none, nor does a process whose parents it "
+            "cannot see, as with /proc mounted with hidepid; call it as root"
+        )
+    try:
+        status: Status = json.loads(chunks)
+    except ValueError as error:
+        raise SettingsError(f"the worker at {path} was interrupted in its answer; try again") from error
     return status
 
 

@@ -99,7 +99,7 @@ class Fork(msgspec.Struct, frozen=True, tag=True):
 
 
 class Forked(msgspec.Struct, frozen=True, tag=True):
-    """Template to supervisor: the task is there, and waits for a byte on its requests socket before it begins."""
+    """Template to supervisor: the task is there. It sends back the first bytes on its requests socket, and waits for one more."""
 
     pid: int
 
@@ -163,7 +163,7 @@ class Unshared(msgspec.Struct, frozen=True, tag=True):
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor to agent: the task is forked, and waits for `Go`."""
+    """Supervisor to agent: the task is forked, and waits for `Go`. Descriptor: the task's pidfd."""
 
     pid: int
     #: Whether its template has the DAG file parsed.

@@ -81,13 +81,6 @@ def children() -> list[int]:
         return [child.pid for child in psutil.Process().children()]
 
 
-def parent_of(pid: int) -> int:
-    """Return the process id of a process's parent, or 0 if it is gone."""
-    with suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    return 0
-
-
 def name_of(pid: int) -> str:
     """Return the kernel's name of a process, or nothing if it is gone."""
     with suppress(OSError):

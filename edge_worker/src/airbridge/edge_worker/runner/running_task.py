@@ -87,28 +87,28 @@ class WarmTask:
 
     def _on_readable(self) -> None:
         try:
-            message, _fds = messages.receive(self._status)
+            message, fds = messages.receive(self._status, 1)
         except BlockingIOError:
             return
         except OSError:
-            message = None
+            message, fds = None, []
         match message:
-            case Started():
+            case Started() if fds:
                 self._warm = message.warm
                 self.template_pid = message.template
-                self._confirm_start(message)
+                self._confirm_start(message, fds[0])
             case Ended():
                 self._finish(Exit(message.code, None, message.detail, message.exception, message.used))
             case _:
                 self._on_eof()
 
-    def _confirm_start(self, started: Started) -> None:
+    def _confirm_start(self, started: Started, task_pidfd: int) -> None:
         self._pid = pid = started.pid
         # Before the start is confirmed: until then the supervisor waits, so the process id is its own.
         with suppress(ProcessLookupError):
             self._pidfd = os.pidfd_open(pid)
         try:
-            self._held.admit(started.task, started.template)
+            self._held.admit(started.task, task_pidfd)
         except OSError as error:
             log.warning("runner.not_limited", pid=started.task, detail=str(error))
             self._started.set_result(0)

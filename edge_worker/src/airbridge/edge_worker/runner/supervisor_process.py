@@ -78,7 +78,7 @@ def _supervise(take: Take, fds: list[int], zygote: socket.socket) -> None:
     with ExitStack() as held:
         status = held.enter_context(socket.socket(fileno=status_fd))
         proxy_socket = held.enter_context(socket.socket(fileno=proxy_fd))
-        handle = TaskHandle(held.enter_context(socket.socket(fileno=handle_fd)), zygote, take.template)
+        handle = TaskHandle(held.enter_context(socket.socket(fileno=handle_fd)), zygote)
         log_file = held.enter_context(os.fdopen(log_fd, "ab"))
         held.callback(os.close, job_fd)
         # Read by position: the task reads the same memfd.
@@ -97,7 +97,10 @@ def _supervise(take: Take, fds: list[int], zygote: socket.socket) -> None:
             proxy = ProxyConnection(proxy_socket)
         try:
             task = _airflow.start_task(
-                job, proxy, log, lambda fds: handle.fork([*fds, *passed, job_fd], status)
+                job,
+                proxy,
+                log,
+                lambda fds, requests: handle.fork([*fds, *passed, job_fd], requests, status),
             )
         except NotForkedError:
             return
@@ -110,7 +113,8 @@ def _supervise(take: Take, fds: list[int], zygote: socket.socket) -> None:
             messages.send(zygote, Running(task.pid))
         if handle.ended:
             return
-        if _start_confirmed(status, Started(os.getpid(), take.warm, take.template, task.pid)):
+        started = Started(os.getpid(), take.warm, take.template, task.pid)
+        if _start_confirmed(status, started, task.remote.fileno()):
             ended = _run(job, task, proxy, log)
             # What a supervisor fails of may quote the task's own values, of any length.
             detail = ended.detail[:_DETAIL_CHARACTERS]
@@ -122,10 +126,10 @@ def _supervise(take: Take, fds: list[int], zygote: socket.socket) -> None:
                 messages.receive(status)
 
 
-def _start_confirmed(status: socket.socket, started: Started) -> bool:
+def _start_confirmed(status: socket.socket, started: Started, pidfd: int) -> bool:
     """Report the task ready, and return whether the agent confirms the start: it may have sent the spawn again since."""
     try:
-        messages.send(status, started)
+        messages.send(status, started, (pidfd,))
         answer, _fds = messages.receive(status)
     except OSError:
         return False

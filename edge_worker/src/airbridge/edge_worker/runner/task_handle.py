@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import enum
 import os
+import secrets
 import signal
 import socket
+import struct
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,12 +15,18 @@ from typing import Final
 
 import psutil
 
-from airbridge.edge_worker.runner import messages, process
+from airbridge.edge_worker.runner import messages
 from airbridge.edge_worker.runner.event_loop import wait_readable
 from airbridge.edge_worker.runner.messages import Exited, Fork, Forked, Reaped, Used
 
 # Seconds after a task's end within which its template, or the zygote, must have sent the exit status.
 _EXIT_STATUS_SECONDS: Final = 30.0
+
+# Bytes that a task sends back over its requests socket before anything else.
+CHALLENGE_BYTES: Final = 16
+
+# Of `struct ucred`: process, user and group id.
+_CREDENTIALS: Final = struct.Struct("3i")
 
 # An exit code that names a signal, as psutil gives it.
 KilledBy = enum.IntEnum("KilledBy", {each.name: -each.value for each in signal.Signals})  # type: ignore[misc] # made of another
@@ -36,10 +44,9 @@ class TaskHandle:
     If the template dies, the task becomes the zygote's child, and the zygote sends the exit status.
     """
 
-    def __init__(self, sock: socket.socket, zygote: socket.socket, template: int) -> None:
+    def __init__(self, sock: socket.socket, zygote: socket.socket) -> None:
         self._sock = sock
         self.zygote = zygote
-        self._template = template
         self.status: int | None = None
         self.used: Used | None = None
         self._task = 0
@@ -52,8 +59,8 @@ class TaskHandle:
         """Close the socket; a task that still runs is killed."""
         self._sock.close()
 
-    def fork(self, fds: Sequence[int], wanted: socket.socket) -> RemoteProcess:
-        """Have the task forked. `fds`: its ends of requests, stdout, stderr and logs, and its job.
+    def fork(self, fds: Sequence[int], requests: socket.socket, wanted: socket.socket) -> RemoteProcess:
+        """Have the task forked. `fds`: its ends of requests, stdout, stderr and logs, and its job. `requests`: the other end.
 
         Raises `NotForkedError`, also if `wanted` becomes readable first: the agent has withdrawn the start.
         """
@@ -67,7 +74,13 @@ class TaskHandle:
         if not isinstance(answer, Forked):
             raise NotForkedError("the template has ended")
         self._task = answer.pid
-        return RemoteProcess(answer.pid, self, self._template)
+        task = RemoteProcess(answer.pid, self)
+        try:
+            task.verify(requests, [self._sock, wanted])
+        except (OSError, NotForkedError) as error:
+            task.close()
+            raise NotForkedError(str(error)) from error
+        return task
 
     @property
     def ended(self) -> bool:
@@ -92,8 +105,8 @@ class TaskHandle:
 class RemoteProcess:
     """The task's process, with the part of `psutil.Process` that the Task SDK's supervisor uses."""
 
-    def __init__(self, pid: int, handle: TaskHandle, template: int) -> None:
-        """Raises `NotForkedError` if there is no such process any more, or it is no child of its template."""
+    def __init__(self, pid: int, handle: TaskHandle) -> None:
+        """Raises `NotForkedError` if there is no such process any more."""
         self.pid = pid
         self.handle = handle
         self._gone_since = 0.0
@@ -101,11 +114,24 @@ class RemoteProcess:
             self._pidfd = os.pidfd_open(pid)
         except (OSError, OverflowError) as error:
             raise NotForkedError("the task's process has ended before it began") from error
-        # A template runs user code and may send any process id, and a supervisor may signal processes that no DAG file may.
-        # In this order: while the pidfd's process lives, the number is its own.
-        if process.parent_of(pid) != template or wait_readable([self], 0):
-            os.close(self._pidfd)
-            raise NotForkedError("the task's process is no child of its template")
+
+    def verify(self, requests: socket.socket, cancelled_by: Sequence[socket.socket]) -> None:
+        """Verify that this is the process at the other end of `requests`. Raises `NotForkedError` or `OSError`.
+
+        A template runs user code and may send any process id, and a supervisor may signal processes that no DAG file may. /proc
+        is no proof everywhere: mounted with hidepid, it shows a supervisor no process that is not dumpable, as tasks are.
+        """
+        requests.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        challenge = secrets.token_bytes(CHALLENGE_BYTES)
+        requests.sendall(challenge)
+        if requests not in wait_readable([requests, *cancelled_by]):
+            raise NotForkedError("the task has ended before it began, or is not wanted any more")
+        space = socket.CMSG_SPACE(_CREDENTIALS.size)
+        answer, ancillary, _flags, _address = requests.recvmsg(len(challenge), space, socket.MSG_CMSG_CLOEXEC)
+        requests.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        # The answer was sent after the pidfd was opened: if the pidfd's process still lives, the number was its own throughout.
+        if answer != challenge or _sender(ancillary) != self.pid or wait_readable([self], 0):
+            raise NotForkedError(f"process {self.pid}, which the template names, does not answer as the task")
 
     def close(self) -> None:
         """Close the handle; a task that still runs is killed."""
@@ -137,3 +163,12 @@ class RemoteProcess:
     def fileno(self) -> int:
         """Return the descriptor that is readable once the process has ended."""
         return self._pidfd
+
+
+def _sender(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """Return the id of the process that sent a message, which the kernel adds; 0 if it did not."""
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            pid, _uid, _gid = _CREDENTIALS.unpack(data)
+            return int(pid)
+    return 0

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
 from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import structlog
 
-from airbridge.edge_worker.exceptions import SettingsError
+from airbridge.edge_worker.exceptions import SettingsError, StartError
 from airbridge.edge_worker.settings import MIB
 
 log = structlog.get_logger(__name__)
 
+# Errors of a state_dir that no worker could use. Others, as of a full or missing disk, may pass.
+_WRONG_PLACE: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+)
 DIRECTORY_MODE = 0o700
 # Of a directory that another user's tasks must get through, to code or to a working directory whose name they
 # know.
@@ -36,7 +42,7 @@ class Disk:
         self._lock: int | None = None
 
     def prepare(self, *directories: Path) -> None:
-        """Make the directories and lock the state: one agent at a time. Raises `SettingsError`."""
+        """Make the directories and lock the state: one agent at a time. Raises `SettingsError` or `StartError`."""
         try:
             for directory in (self._state_dir, *directories):
                 directory.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
@@ -45,11 +51,12 @@ class Disk:
             # The kernel releases the lock with the process, however that ends.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise SettingsError(
+            raise StartError(
                 f"state_dir {self._state_dir} is in use by another worker; each needs its own"
             ) from error
         except OSError as error:
-            raise SettingsError(
+            kind = SettingsError if error.errno in _WRONG_PLACE else StartError
+            raise kind(
                 f"state_dir {self._state_dir} cannot be used: {error.strerror}; it must be a writable directory"
             ) from error
         self.keep_reserve()

@@ -123,14 +123,18 @@ def rotate(  # noqa: PLR0917 - typer fills them by name
     wait: Wait = 0.0,
     json: Json = False,
 ) -> None:
-    """Create a new issuing CA. Workers renew after their next heartbeat; nothing is interrupted."""
+    """Create a new issuing CA. Workers renew after their next heartbeat; nothing is interrupted.
+
+    An issuing CA lasts 365 days. Once it has ended, the gateway cannot be reached and is not consulted; workers join again.
+    """
     from airbridge.control_plane.identity import rotation, secrets
 
-    path = _secrets(secrets_dir, connection.options(context).directory)
+    path, now = _secrets(secrets_dir, connection.options(context).directory), datetime.now(UTC)
     root = secrets.load_root(root_dir or path / secrets.ROOT_DIRECTORY)
-    _check_workers_ready(context, path, force=force, wait=wait)
     before = rotation.certificates(path).issuing
-    ca = rotation.rotate_issuing_ca(path, root, trust_domain, datetime.now(UTC))
+    ended = before.not_valid_after_utc <= now
+    _check_workers_ready(context, path, force=force or ended, wait=wait)
+    ca = rotation.rotate_issuing_ca(path, root, trust_domain, now)
     from airbridge.control_plane.identity.ca import key_id
 
     _print_result(

@@ -42,7 +42,9 @@ ALARM_WINDOW: Final = timedelta(minutes=15)
 class Metrics:
     """Metrics of one gateway, in a registry of their own. Thread-safe."""
 
-    def __init__(self, platform: Platform | None = None, endpoints: Iterable[str] = ()) -> None:
+    def __init__(
+        self, platform: Platform | None = None, endpoints: Iterable[str] = (), *collectors: Collector
+    ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # a second series per counter that no panel or alarm uses
         self._registry = CollectorRegistry()
         self._families: dict[str, Counter | Histogram] = {}
@@ -66,6 +68,8 @@ class Metrics:
         )
         if platform is not None:
             self._registry.register(DatabaseGauges(platform))
+        for collector in collectors:
+            self._registry.register(collector)
 
     def _begin(self, values: dict[str, Sequence[str]]) -> None:
         """Create every series that an alarm is about: Prometheus sees no increase in one that begins with its first value."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import tempfile
 from collections.abc import Callable, Sequence
@@ -9,8 +10,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from airbridge.control_plane.identity.ca import CertificateAuthority
+import structlog
+
+from airbridge.control_plane.exceptions import AuthorityEnded
+from airbridge.control_plane.identity.keyring import Keyring
 from airbridge.control_plane.identity.secrets import write
+
+log = structlog.get_logger()
 
 LIFETIME: Final = timedelta(days=7)
 RENEW_EVERY: Final = timedelta(days=1)
@@ -19,16 +25,34 @@ RENEW_EVERY: Final = timedelta(days=1)
 class ServerContexts:
     """SSL contexts of new connections. They are replaced as a whole, so that a root can also lose its trust."""
 
-    def __init__(self, ca: CertificateAuthority, names: Sequence[str], clock: Callable[[], datetime]) -> None:
+    def __init__(self, keyring: Keyring, names: Sequence[str], clock: Callable[[], datetime]) -> None:
+        """Raises `AuthorityEnded`."""
+        self._keyring = keyring
         self._names = names
         self._clock = clock
-        self.renew(ca)
+        self._renew()
 
-    def renew(self, ca: CertificateAuthority) -> None:
-        """Issue a new certificate; later connections use it, and are verified against this CA's roots."""
-        self._ca = ca
-        self._edge = self._edge_context()
-        self._operators = self._context()
+    def try_renew(self) -> None:
+        """Issue a new certificate; later connections use it, and are verified against the current roots.
+
+        An issuing CA that has ended changes nothing and is logged: the next one is taken up as soon as its files are there.
+        """
+        try:
+            self._renew()
+        except AuthorityEnded as error:
+            log.error("gateway.certificate_not_renewed", why=str(error))  # noqa: TRY400 - no fault of this code
+        else:
+            log.info("gateway.certificate_renewed")
+
+    async def run(self) -> None:
+        """Renew daily, until cancelled."""
+        while True:
+            await asyncio.sleep(RENEW_EVERY.total_seconds())
+            self.try_renew()
+
+    def _renew(self) -> None:
+        self._ca = self._keyring.keys.ca
+        self._edge, self._operators = self._edge_context(), self._context()
 
     def edge(self) -> ssl.SSLContext:
         """Return the context that verifies a client's certificate where there is one.

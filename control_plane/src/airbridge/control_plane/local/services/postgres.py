@@ -13,8 +13,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,15 @@ from typing import Any
 
 from airbridge.control_plane.local import ports
 from airbridge.control_plane.local.exceptions import StartFailed
+from airbridge.control_plane.local.layout import replace_text
 from airbridge.control_plane.local.process.privileges import child_setup, postgres_user
 from airbridge.executor.ledger.access import roles
 from airbridge.executor.service_secrets import Choices, Service
 
 USER = "airbridge"
 DATABASE = "airflow"
+# Postgres' own lock of the data directory.
+LOCK = "postmaster.pid"
 # File in the data directory with the key of the schema it was migrated to.
 STAMP = "AIRBRIDGE_SCHEMA"
 
@@ -106,6 +109,26 @@ def stamp(data: Path, key: str) -> None:
     (data / STAMP).write_text(key)
 
 
+def remove_stale_lock(data: Path) -> None:
+    """Remove the lock that a killed server left behind. No server of this platform may be starting.
+
+    Postgres does so itself, unless another process of its user has the server's process id by now, as after a reboot.
+    Where there is no /proc, the lock stays.
+    """
+    lock = data / LOCK
+    if lock.exists() and Path("/proc/self/cwd").exists() and not _has_processes(data):
+        lock.unlink()
+
+
+def _has_processes(data: Path) -> bool:
+    """Return whether a process works in the data directory, as each of a server does, orphaned ones included."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is another user's
+            if (process / "cwd").samefile(data):
+                return True
+    return False
+
+
 def restore(template: Path, data: Path, template_password: str, initial: Path) -> None:
     """Copy the template to `data`. Its password is the template's, stored in `initial`, until `set_own_password`."""
     copying = data.with_name(data.name + ".copying")
@@ -162,8 +185,7 @@ def build_template(cache: Path, key: str, migrate: Callable[[Postgres], None]) -
             query(server, f"CREATE DATABASE {DATABASE}", database="postgres")
             migrate(server)
         stamp(data, key)
-        password_file.touch(mode=0o600)
-        password_file.write_text(password)
+        replace_text(password_file, password)
         shutil.rmtree(template, ignore_errors=True)
         data.rename(template)
     return template, password
@@ -220,18 +242,36 @@ def connect(server: Postgres, database: str = DATABASE) -> Any:
     import psycopg2
 
     try:
-        connection = psycopg2.connect(
-            host=ports.LOOPBACK,
-            port=server.port,
-            user=USER,
-            password=server.password,
-            dbname=database,
-            connect_timeout=2,
-        )
+        with _without_client_variables():
+            connection = psycopg2.connect(
+                host=ports.LOOPBACK,
+                port=server.port,
+                user=USER,
+                password=server.password,
+                dbname=database,
+                connect_timeout=2,
+            )
     except psycopg2.OperationalError as error:
         raise ConnectionError(str(error)) from error
     connection.autocommit = True
     return connection
+
+
+def drop_client_variables(environ: MutableMapping[str, str]) -> dict[str, str]:
+    """Remove and return the variables of PostgreSQL's clients: they are for another server than this platform's.
+
+    Each sets what a connection does not: a host's address, TLS, a service, options of the session.
+    """
+    return {name: environ.pop(name) for name in [*environ] if name.startswith("PG")}
+
+
+@contextmanager
+def _without_client_variables() -> Iterator[None]:
+    dropped = drop_client_variables(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.update(dropped)
 
 
 def query(

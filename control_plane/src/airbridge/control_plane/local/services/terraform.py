@@ -81,7 +81,8 @@ def check_applied(deployed: Deployed, directory: Path, credentials: Mapping[str,
     from botocore.exceptions import BotoCoreError, ClientError
 
     home = deployed.catalogue.home
-    config = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
+    # Without the user's proxy: the emulator is on this machine.
+    config = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2}, proxies={})
     try:
         s3 = boto3.client(
             "s3", region_name=home.name, endpoint_url=deployed.endpoint_url, config=config, **credentials

@@ -13,7 +13,6 @@ import structlog
 
 from airbridge.core.protocol import Grant
 from airbridge.edge_worker.exceptions import RunnerError
-from airbridge.edge_worker.runner import process
 from airbridge.edge_worker.runner.event_loop import wait_readable
 from airbridge.edge_worker.runner.limits.cgroups import Cgroups, NoCgroups
 from airbridge.edge_worker.runner.limits.leaf import Leaf, Measured
@@ -101,16 +100,18 @@ class Held:
         memory = self.limits.memory if self._leaf is None else None
         return ProcessLimits(memory or 0, self.limits.disk or 0)
 
-    def admit(self, task: int, template: int) -> None:
-        """Move the task's process, which has not begun, into its cgroup. Raises `OSError` if it cannot be there."""
-        if self._leaf is None:
-            return
+    def admit(self, task: int, pidfd: int) -> None:
+        """Move the task's process, which has not begun, into its cgroup, and keep its `pidfd`.
+
+        Raises `OSError` if it cannot be there.
+        """
         self._close()
-        pidfd = self._pidfd = os.pidfd_open(task)
-        # A template may name any process: it is moved if it is the template's child, while its number is its own.
-        if process.parent_of(task) != template:
-            raise ProcessLookupError(f"process {task} is no child of its template")
+        self._pidfd = pidfd
+        if self._leaf is None:
+            self._close()
+            return
         self._leaf.add(task)
+        # While the pidfd's process lives, the number is its own.
         if wait_readable([self], 0):
             raise ProcessLookupError(f"process {task} has ended")
         asyncio.get_running_loop().add_reader(pidfd, self._task_ended)
