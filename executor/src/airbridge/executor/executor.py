@@ -306,6 +306,10 @@ class EdgeExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow publishes no 
         super().log_task_event(event=event, extra=extra, ti_key=ti_key)
         self._event_logs.append(self._task_event_logs[-1])
 
+    def send_callback(self, request: Any) -> None:
+        """Send a callback to the dag-processor, which runs it with the code of the task's run."""
+        super().send_callback(_airflow_loop.with_code_of_run(request))
+
     # --- Adoption and revocation ------------------------------------------------------------------
 
     def try_adopt_task_instances(self, tis: Sequence[Any]) -> Sequence[Any]:
