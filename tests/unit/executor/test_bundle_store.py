@@ -138,6 +138,38 @@ def test_unreachable_region_gets_version_later(world: World, snapshot: Snapshot)
     assert world.keys("home") == [archive_key(snapshot)]
 
 
+def test_unreachable_region_is_waited_for_once(world: World, snapshot: Snapshot, tmp_path: Path) -> None:
+    """A snapshot with environments waits for a region no longer than one without."""
+    packages = snapshot_of(tmp_path, "VERSION = 1\n")
+    archive = tmp_path / "packages.tar.gz"
+    archive.write_bytes(packages.compressed())
+    world.regions["south"].unreachable = True
+    environments = {packages.version: archive}
+    published = world.store().publish(
+        snapshot, "ci", world.store().pointer(), environments=environments, wait_seconds=10
+    )
+    assert published.owed_to == ("south",)
+    assert world.seconds <= 10
+
+
+def test_nothing_is_published_after_the_deadline(world: World, snapshot: Snapshot) -> None:
+    """A region out of reach is not waited for up to the deadline; what is late nevertheless does not become current."""
+    seen = world.store().pointer()
+    world.regions["south"].unreachable = True
+    world.store().publish(snapshot, "ci", seen, deadline=15)
+    assert world.seconds <= 5
+    assert world.store().pointer().version == snapshot.version
+
+    def stall() -> None:
+        world.seconds += 100
+
+    world.on_sleep = stall
+    with pytest.raises(BundleError, match="took too long and is not published") as caught:
+        world.store("late").publish(snapshot, "ci", seen, deadline=world.seconds + 15)
+    assert caught.value.transient
+    assert world.store("late").pointer().version is None
+
+
 def test_owed_versions_outlive_newer_ones(world: World, snapshot: Snapshot, tmp_path: Path) -> None:
     """A region that comes back gets the older versions as well: runs may be pinned to them."""
     world.regions["south"].unreachable = True
