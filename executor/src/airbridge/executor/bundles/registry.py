@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy import exc as sql
 
 from airbridge.core.code.signature import PUBLISH_KEY, SnapshotSigner
-from airbridge.core.code.snapshot import hex_of
+from airbridge.core.code.snapshot import is_version
 from airbridge.core.exceptions import BundleError, ConfigurationError, PreconditionFailed
 from airbridge.executor.bundles import versions
 from airbridge.executor.bundles.versions import CurrentVersion
@@ -125,7 +125,7 @@ class DatabaseRegistry:
             if not versions.make_current(session, bundle, current, ADOPTED, None):
                 return
             for version in sorted({current, *others}):
-                if _is_version(version):
+                if is_version(version):
                     signature = signer.sign(bundle, version, ADOPTED)
                     versions.sign(session, bundle, version, ADOPTED, signature)
         log.info("bundle.adopted", bundle=bundle, version=current)
@@ -199,7 +199,7 @@ class MemoryRegistry:
             self.publish(bundle, current, ADOPTED, None)
         except PreconditionFailed:
             return
-        for version in filter(_is_version, others):
+        for version in filter(is_version, others):
             self._sign(bundle, version, ADOPTED)
 
     def keep_environment(
@@ -230,13 +230,6 @@ class MemoryRegistry:
     def _sign(self, bundle: str, version: str, publisher: str) -> None:
         if self.signer is not None:
             self.signatures[bundle, version] = self.signer.sign(bundle, version, publisher)
-
-
-def _is_version(text: str) -> bool:
-    try:
-        return bool(hex_of(text))
-    except BundleError:
-        return False
 
 
 def read_signer(path: Path) -> SnapshotSigner:
