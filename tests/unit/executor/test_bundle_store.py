@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tests.security.attacks.code import CODE_ATTACKS
 
-from airbridge.core.aws.object_store import MemoryStore
+from airbridge.core.aws.object_store import MemoryStore, StoredObject
 from airbridge.core.code.snapshot import Snapshot, pack
-from airbridge.core.exceptions import BundleError, PreconditionFailed
+from airbridge.core.exceptions import BundleError, PreconditionFailed, StoreError
 from airbridge.executor.bundles.registry import MemoryRegistry
 from airbridge.executor.bundles.store import BundleStore
 from airbridge.executor.bundles.versions import CurrentVersion
@@ -178,6 +178,51 @@ def test_owed_versions_outlive_newer_ones(world: World, snapshot: Snapshot, tmp_
     world.store().publish(second, "ci", world.store().pointer(), wait_seconds=0)
     world.regions["south"].unreachable = False
     world.store().supply(second.version)
+    assert world.keys("south") == sorted([archive_key(snapshot), archive_key(second)])
+
+
+class Unreadable(MemoryStore):
+    """A bucket one of whose objects cannot be read."""
+
+    unreadable = ""
+
+    def get(self, key: str) -> StoredObject:
+        if key == self.unreadable:
+            raise StoreError(f"{key} cannot be read", transient=True)
+        return super().get(key)
+
+
+def test_debt_stays_while_no_good_copy_can_be_read(world: World, snapshot: Snapshot, tmp_path: Path) -> None:
+    """A region is owed an older version until it has it, also when the only good copy cannot be read for a while."""
+    home = Unreadable("home")
+    home.unreadable = archive_key(snapshot)
+    world.regions["home"] = home
+    world.regions["south"].unreachable = True
+    world.store().publish(snapshot, "ci", world.store().pointer(), wait_seconds=0)
+    second = snapshot_of(tmp_path, "A = 2\n")
+    world.regions["south"].unreachable = False
+    world.store().publish(second, "ci", world.store().pointer())
+    world.regions["north"].delete([archive_key(snapshot)])
+
+    assert world.store().supply(second.version) == ("south",)
+    home.unreadable = ""
+    assert world.store().supply(second.version) == ()
+    assert world.keys("south") == sorted([archive_key(snapshot), archive_key(second)])
+
+
+def test_debt_of_a_lost_copy_stays(world: World, snapshot: Snapshot, tmp_path: Path) -> None:
+    """A region that had a version, lost it and could not be reached when it was published again is owed it."""
+    store = world.store()
+    second = snapshot_of(tmp_path, "A = 2\n")
+    for each in (snapshot, second):
+        store.publish(each, "ci", store.pointer())
+    world.regions["south"].delete([archive_key(snapshot)])
+    world.regions["south"].unreachable = True
+    store.publish(snapshot, "ci", store.pointer(), wait_seconds=0)
+    store.publish(second, "ci", store.pointer(), wait_seconds=0)
+    assert store.supply(second.version) == ("south",)
+    world.regions["south"].unreachable = False
+    assert store.supply(second.version) == ()
     assert world.keys("south") == sorted([archive_key(snapshot), archive_key(second)])
 
 

@@ -36,7 +36,7 @@ from airbridge.core.aws.object_store import ObjectStore, connect
 from airbridge.core.catalogue import Catalogue
 from airbridge.core.code.environment import LIMITS, MANIFEST, Environment, unpack_environment
 from airbridge.core.code.snapshot import Snapshot, decompress, hex_of, unpack
-from airbridge.core.exceptions import BundleError, PreconditionFailed, StoreError
+from airbridge.core.exceptions import BundleError, ObjectNotFound, PreconditionFailed, StoreError
 from airbridge.core.regions import Region
 from airbridge.executor.bundles.registry import Recorder, Registry, record_nothing
 from airbridge.executor.bundles.versions import CurrentVersion
@@ -259,7 +259,7 @@ class BundleStore:
         """Give regions what they lack: what is owed to them, and the current version where it is missing or altered.
 
         `rebuild` makes the current version's archive when no region has a good one; `environments` are the archives that the version
-        needs. Returns the regions that still cannot be
+        needs. Returns the regions that still lack something, because they, or all good copies, cannot be
         reached. Each is tried once, all at once. Raises `BundleError` only if the home region fails.
         """
         try:
@@ -267,9 +267,9 @@ class BundleStore:
             due = owed.copy()
             if version is not None and self._is_due():
                 due |= {(name, needed) for name in self._stores for needed in (version, *environments)}
-            unreached = self._in_regions(due, version, rebuild)
-            self._home.delete([self._owed_key(*debt) for debt in sorted(owed & self._supplied.keys())])
-            return unreached
+            unsettled = self._in_regions(due, version, rebuild)
+            self._home.delete([self._owed_key(*debt) for debt in sorted(owed - unsettled)])
+            return tuple(sorted({region for region, _ in unsettled}))
         except StoreError as error:
             raise self._home_error("snapshots cannot be copied to other regions", error) from error
 
@@ -283,9 +283,10 @@ class BundleStore:
 
     def _in_regions(
         self, debts: set[tuple[str, str]], current: str | None, rebuild: Callable[[], bytes | None]
-    ) -> tuple[str, ...]:
+    ) -> set[tuple[str, str]]:
+        """Settle debts, regions and what they may lack; return those that stay."""
         if not debts:
-            return ()
+            return set()
         ordered = sorted(debts)
 
         def supply(debt: tuple[str, str]) -> bool:
@@ -293,14 +294,14 @@ class BundleStore:
 
         with ThreadPoolExecutor(len({region for region, _ in debts}), "bundle-supply") as pool:
             settled = list(pool.map(supply, ordered))
-        return tuple(sorted({region for (region, _), done in zip(ordered, settled, strict=True) if not done}))
+        return {debt for debt, done in zip(ordered, settled, strict=True) if not done}
 
     def _supply_one(self, region: str, version: str, rebuild: Callable[[], bytes | None]) -> bool:
         try:
             lack = self._lack(region, version)
             if lack is None:
                 return True
-            archive = self._good_archive(version, region) or rebuild()
+            archive = self._good_archive(version, region, rebuild)
             if archive is None:
                 log.error("bundle.unrepaired", bundle=self.bundle, version=version, region=region, was=lack)
                 self._supplied.setdefault((region, version), "")
@@ -328,18 +329,28 @@ class BundleStore:
         self._supplied[region, version] = info.etag
         return None
 
-    def _good_archive(self, version: str, besides: str) -> bytes | None:
-        """Return a snapshot's archive from the first region whose copy is whole, home first."""
+    def _good_archive(self, version: str, besides: str, rebuild: Callable[[], bytes | None]) -> bytes | None:
+        """Return a snapshot's archive from the first region whose copy is whole, home first, or made anew; None if it is lost.
+
+        Raises `StoreError` if a copy that may be whole cannot be read.
+        """
+        unread: StoreError | None = None
         for name in sorted(self._stores, key=lambda each: each != self.home_region):
             if name == besides:
                 continue
             try:
                 archive = self._stores[name].get(self.key(version)).data
-            except StoreError:
+            except ObjectNotFound:
+                continue
+            except StoreError as error:
+                unread = error
                 continue
             if _is_whole([archive], version):
                 return archive
-        return None
+        made = rebuild()
+        if made is None and unread is not None:
+            raise unread
+        return made
 
     def _unsupplied(self, region: str, version: str, error: StoreError) -> bool:
         log.warning(
