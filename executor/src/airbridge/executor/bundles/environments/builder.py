@@ -109,11 +109,18 @@ class EnvironmentBuilder:
 
         `pushed` gives the files of an environment that was built elsewhere, by the digest of its inputs; it goes before all others.
         A build that is older than `patience` seconds goes on without being waited for; call again with equal requirements to
-        have its result. Other requirements end it. Raises `EnvironmentPending` then, and `EnvironmentRefused` if the packages cannot be
+        have its result. Other requirements end it, and so does an environment that is there without it. Raises `EnvironmentPending` then, and `EnvironmentRefused` if the packages cannot be
         installed.
         """
-        found = self.find(root, current, pushed)
-        return self.build(found, patience) if isinstance(found, Order) else found
+        try:
+            found = self.find(root, current, pushed)
+        except EnvironmentRefused:
+            self.close()
+            raise
+        if isinstance(found, Order):
+            return self.build(found, patience)
+        self.close()
+        return found
 
     def find(
         self,
@@ -124,11 +131,9 @@ class EnvironmentBuilder:
         """Return what is here of a source's environment already, or what `build` has to make. The arguments are those of `prepare`."""
         files = requirements.find(root) if self._settings.enabled else None
         if files is None:
-            self.close()
             return Prepared()
         inputs = Inputs.here(files, self._settings)
         if (found := pushed(inputs.digest)) is not None:
-            self.close()
             return Prepared(found, inputs=inputs)
         if (self._cache / inputs.digest / "environment.json").is_file():
             return self._taken(inputs)
