@@ -75,7 +75,7 @@ def main() -> None:
 
     GATEWAYS[sys.argv[1]]()
     read = settings.load()
-    server.run(read, publisher(read), receiver(read))
+    server.run(read, publisher(read).steps, receiver(read))
 
 
 if __name__ == "__main__":

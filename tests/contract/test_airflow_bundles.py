@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -11,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.exceptions import AirflowException
 from tests.support.airflow_home import Metadata
 from tests.support.cloud import Cloud, cloud, dags, ledger_store, write_dag, write_publishing_key
 
 from airbridge.core.code.snapshot import pack
 from airbridge.executor._airflow import refresh_soon, report_import_errors
 from airbridge.executor.bundles.bundle import AirBridgeBundle
+from airbridge.executor.bundles.store import BundleStore
 
 __all__ = ["cloud", "dags"]  # fixtures
 
@@ -58,6 +62,20 @@ def processor() -> Any:
     manager = DagFileProcessorManager(max_runs=1)
     manager._dag_bundles = list(DagBundlesManager().get_all_dag_bundles())
     return manager
+
+
+def callback(version: str | None) -> Any:
+    """The request of a run's failure callback."""
+    from airflow.callbacks.callback_requests import DagCallbackRequest
+
+    return DagCallbackRequest(
+        filepath="one.py",
+        bundle_name="dags",
+        bundle_version=version,
+        dag_id="one",
+        run_id="r",
+        is_failure_callback=True,
+    )
 
 
 def recorded(metadata: Metadata, bundle: str = "dags") -> str | None:
@@ -203,23 +221,53 @@ def test_second_dag_processor_follows(airflow: Metadata, dags: Path) -> None:
 
 def test_callbacks_run_with_their_runs_code(airflow: Metadata, dags: Path) -> None:
     """A callback's bundle returns its path without being initialised, and has its run's files there."""
-    from airflow.callbacks.callback_requests import DagCallbackRequest
-
     manager = processor()
     manager._refresh_dag_bundles({})
     old = manager._dag_bundles[0].get_current_version()
     write_dag(dags, "one.py", "renamed")
     manager._force_refresh_bundles.add("dags")
     manager._refresh_dag_bundles({})
-    request = DagCallbackRequest(
-        filepath="one.py",
-        bundle_name="dags",
-        bundle_version=old,
-        dag_id="one",
-        run_id="r",
-        is_failure_callback=True,
-    )
-    manager._add_callback_to_queue(request)
+    manager._add_callback_to_queue(callback(old))
+    (file,) = manager._callback_to_execute
+    assert '"one"' in file.absolute_path.read_text()
+
+
+def test_callback_of_another_kind_of_bundle(airflow: Metadata) -> None:
+    """A callback of a run that was created when the bundle was one of Git commits finds no file, and the dag-processor goes on."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+
+    commit = "8e3d1b5a" * 5
+    manager = processor()
+    manager._add_callback_to_queue(callback(commit))
+    (file,) = manager._callback_to_execute
+    assert not file.absolute_path.exists()
+    with pytest.raises(AirflowException, match="expected sha256:"):
+        DagBundlesManager().get_bundle("dags", commit).initialize()
+
+
+def test_callback_survives_a_full_disk(
+    airflow: Metadata, dags: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A callback whose code cannot be unpacked finds no file, and the dag-processor goes on."""
+    manager = processor()
+    manager._refresh_dag_bundles({})
+    old = manager._dag_bundles[0].get_current_version()
+    shutil.rmtree(manager._dag_bundles[0].path)
+
+    def full(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(BundleStore, "fetch", full)
+    manager._add_callback_to_queue(callback(old))
+    (file,) = manager._callback_to_execute
+    assert not file.absolute_path.exists()
+
+
+def test_callback_without_version(airflow: Metadata) -> None:
+    """A callback of a run that is not pinned to a version has the code that is current."""
+    manager = processor()
+    manager._refresh_dag_bundles({})
+    manager._add_callback_to_queue(callback(None))
     (file,) = manager._callback_to_execute
     assert '"one"' in file.absolute_path.read_text()
 

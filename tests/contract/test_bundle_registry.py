@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from tests.support.airflow_home import Metadata
 
+from airbridge.core.code import environment
 from airbridge.core.code.signature import SnapshotSigner, SnapshotVerifier
 from airbridge.core.exceptions import BundleError, PreconditionFailed
 from airbridge.core.signing import Signer
@@ -80,6 +81,26 @@ def test_earlier_versions_are_adopted_once(registry: tuple[Registry, Signature])
     bundles.adopt("dags", THREE, [THREE])
     assert bundles.current("dags") == current
     assert signature("dags", THREE) is None
+
+
+def test_record_stands_with_the_change(registry: tuple[Registry, Signature]) -> None:
+    """What records a publication is called in its transaction: if it fails, nothing is current, signed or kept."""
+    bundles, signature = registry
+    recorded: list[str] = []
+
+    def fails(_session: object) -> None:
+        raise BundleError("no record")
+
+    with pytest.raises(BundleError, match="no record"):
+        bundles.publish("dags", ONE, "ci", None, fails)
+    files = {environment.MANIFEST: b"{}", environment.LOCK: b""}
+    with pytest.raises(BundleError, match="no record"):
+        bundles.keep_environment("dags", "inputs", files, "ci", fails)
+    assert bundles.current("dags") is None
+    assert signature("dags", ONE) is None
+    assert bundles.environment("dags", "inputs") is None
+    bundles.publish("dags", ONE, "ci", None, lambda _session: recorded.append(ONE))
+    assert recorded == [ONE]
 
 
 def test_database_away_is_transient() -> None:

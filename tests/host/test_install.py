@@ -116,7 +116,10 @@ def _has_image() -> bool:
 def package(folder: Path) -> tuple[str, str]:
     """Build the package of the commit that is checked out; return the folders of it and of a later release of the same wheels."""
     built = json.loads(
-        command(Path(sys.executable).with_name("airbridge-ci"), "host-package", "--out", folder, "--json")
+        command(
+            Path(sys.executable).with_name("airbridge-ci"),
+            *("host-package", "--python", "3.11", "--out", folder, "--json"),
+        )
     )
     command("tar", "xzf", built["archive"], "-C", folder)
     name = Path(built["archive"]).name.removesuffix(".tar.gz")

@@ -15,7 +15,15 @@ from tests.integration.bundles.conftest import Processor
 from tests.support.airflow_home import Metadata
 from tests.support.cloud import Cloud, ledger_store, write_dag, write_publishing_key
 
-from airbridge.control_plane.dags import CONTENT_TYPE, Publisher, Pushed, check_configured, publisher, push
+from airbridge.control_plane.dags import (
+    CONTENT_TYPE,
+    Publisher,
+    Pushed,
+    PushTerms,
+    check_configured,
+    publisher,
+    push,
+)
 from airbridge.core.code.snapshot import pack
 from airbridge.core.exceptions import BundleError, BundleRefused
 from airbridge.core.sandbox import landlock
@@ -171,10 +179,7 @@ def test_last_of_two_pushes_stays(cloud: Cloud, dags: Path, tmp_path: Path) -> N
         notify=notified.append,
     )
     snapshot = pack(dags)
-    assert (
-        publish._publish(Raced.of("pushed", cloud.catalogue, cloud.registry), snapshot, "ci")
-        == snapshot.version
-    )
+    assert publish._publish(Raced.of("pushed", cloud.catalogue, cloud.registry), snapshot, PushTerms("ci"))
     found = cloud.store("pushed").pointer().current
     assert found is not None
     assert (found.version, found.previous) == (snapshot.version, rival.version)

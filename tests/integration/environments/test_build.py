@@ -5,6 +5,7 @@ import socket
 import stat
 import time
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,12 @@ from airbridge.core.code import environment
 from airbridge.core.code.environment import Environment
 from airbridge.core.exceptions import BundleError, EnvironmentRefused
 from airbridge.executor.bundle_settings import PackageSettings
-from airbridge.executor.bundles.environments.builder import EnvironmentBuilder, Prepared
+from airbridge.executor.bundles.environments.builder import (
+    EnvironmentBuilder,
+    EnvironmentPending,
+    Order,
+    Prepared,
+)
 
 
 @pytest.fixture
@@ -181,6 +187,47 @@ def test_hanging_index_ends(tmp_path: Path) -> None:
     assert error.transient
     assert "longer than 4 s" in str(error)
     assert "s3cret" not in str(error)
+
+
+@pytest.fixture
+def building(tmp_path: Path) -> Iterator[tuple[EnvironmentBuilder, Path]]:
+    """A builder whose build goes on, and its source."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "requirements.txt").write_text("tiny\n")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        settings = PackageSettings(index=f"http://127.0.0.1:{server.getsockname()[1]}/simple", seconds=60.0)
+        builder = EnvironmentBuilder(tmp_path / "cache", settings, os.environ)
+        with pytest.raises(EnvironmentPending):
+            builder.prepare(source, patience=0.1)
+        assert list((tmp_path / "cache").glob(".build-*"))
+        yield builder, source
+        builder.close()
+
+
+def test_build_ends_when_another_has_published(
+    building: tuple[EnvironmentBuilder, Path], tmp_path: Path
+) -> None:
+    """A build that goes on is ended, and leaves nothing, when the current version has the environment by then."""
+    builder, source = building
+    order = builder.find(source, lambda: None, lambda _: None)
+    assert isinstance(order, Order)
+    current = tmp_path / "current"
+    (current / environment.MANIFEST).parent.mkdir(parents=True)
+    (current / environment.MANIFEST).write_bytes(Environment(order.inputs.digest, (), {}).encoded())
+    (current / environment.LOCK).write_text("tiny==1.0\n")
+    assert builder.prepare(source, lambda: current).files
+    assert not list((tmp_path / "cache").glob(".build-*"))
+
+
+def test_build_ends_with_refused_files(building: tuple[EnvironmentBuilder, Path], tmp_path: Path) -> None:
+    """A build that goes on is ended when the files no longer name packages that can be installed."""
+    builder, source = building
+    (source / "pyproject.toml").write_text("")
+    (source / "uv.lock").write_text("")
+    with pytest.raises(EnvironmentRefused):
+        builder.prepare(source, patience=0.1)
+    assert not list((tmp_path / "cache").glob(".build-*"))
 
 
 def test_kept_without_index(tmp_path: Path, index: Index) -> None:

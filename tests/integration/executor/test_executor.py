@@ -79,6 +79,24 @@ def test_placement_refused_calls_the_failure_callback(
     assert "there is no region 'mars'" in request.msg
 
 
+@pytest.mark.parametrize("versioned", [True, False])
+def test_callback_has_code_of_run(
+    metadata: Metadata, scheduler: Scheduler, hand: Hand, versioned: bool
+) -> None:
+    """A failure callback runs with the code that the task has, though its DAG came in with an earlier version of the bundle."""
+    later = "sha256:" + "b" * 64
+    dag = flat_dag(queue="mars", on_failure_callback=lambda context: None)
+    dag.disable_bundle_versioning = not versioned
+    store_dag(metadata, dag)
+    store_dag(metadata, dag, version=later)
+    start_run(metadata, dag)
+    if versioned:
+        store_dag(metadata, dag, version="sha256:" + "c" * 64)
+    scheduler.loop(3)
+    [request] = scheduler.executor.callback_sink.sent
+    assert request.bundle_version == later
+
+
 def test_foreign_bundle_is_refused(metadata: Metadata, scheduler: Scheduler, hand: Hand) -> None:
     """DAG code without a digest cannot reach a worker, and the message names the bundle class to configure."""
     dag = flat_dag()

@@ -29,8 +29,9 @@ from tests.integration.gateway import seeding
 from tests.support.airflow_home import Metadata
 
 from airbridge.control_plane import local, task_options
-from airbridge.control_plane.dags import Accepted
+from airbridge.control_plane.dags import Accepted, PushTerms, Steps
 from airbridge.control_plane.environments import EnvironmentReceiver
+from airbridge.control_plane.gateway.api.operators import Publish
 from airbridge.control_plane.gateway.audit.denials import Rates
 from airbridge.control_plane.gateway.server import Gateway, GatewayComponents, join_issuers
 from airbridge.control_plane.gateway.transfer.sources import Sources
@@ -62,6 +63,7 @@ from airbridge.core.protocol import (
 )
 from airbridge.core.signing import Signer
 from airbridge.core.wire import rejoin
+from airbridge.executor._airflow import new_session
 from airbridge.executor.bundle_settings import PackageSettings
 from airbridge.executor.bundles.registry import MemoryRegistry
 from airbridge.executor.bundles.store import BundleStore
@@ -112,12 +114,13 @@ SLOW_PUSHES = threading.Event()
 """Set: pushes of ``slow`` end."""
 
 
-def publish(bundle: str, archive: bytes, actor: str) -> Accepted:
+def publish(_bundle: str, archive: bytes, _terms: PushTerms) -> Steps:
     """Stand in for the bundle store."""
     if archive == b"slow":
         SLOW_PUSHES.wait(30)
     if archive == b"broken":
         raise BundleError("dag.py, line 3: SyntaxError: invalid syntax")
+    yield lambda: None
     return Accepted(f"sha256:{len(archive):064x}", 1.5)
 
 
@@ -454,6 +457,7 @@ def running(
     denial_rates: Rates | None = None,
     environments: EnvironmentReceiver | None = None,
     sources: Sources | None = None,
+    publish: Publish = publish,
     **changes: Any,
 ) -> Iterator[World]:
     """A gateway in a thread of this process, on free ports."""
@@ -487,7 +491,9 @@ def running(
             parity=Parity.load(None, settings.worker_images or ()),
             publish=publish,
             environments=environments
-            or environment_receiver({"us-east-1": MemoryStore("us-east-1")}, MemoryRegistry()),
+            or environment_receiver(
+                {"us-east-1": MemoryStore("us-east-1")}, MemoryRegistry(new_session=new_session)
+            ),
             policy=policy,
             sources=sources or memory_sources(catalogue),
             denial_rates=denial_rates or Rates(),

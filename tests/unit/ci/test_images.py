@@ -9,9 +9,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from tests.unit.ci.tree import Tree, start_history
 
+from airbridge.ci.cli import images as commands
 from airbridge.ci.exceptions import BuildError
-from airbridge.ci.images import inventory, sbom
+from airbridge.ci.images import base, inventory, sbom
 from airbridge.ci.images.layout import Layout, digest_of, settle, write_list
 from airbridge.ci.images.wheelhouse import Target
 
@@ -132,3 +134,25 @@ def test_wheels_match_target_platform() -> None:
     assert "cp312" in options
     assert "manylinux_2_17_aarch64" in options
     assert not [option for option in options if "x86_64" in option]
+
+
+def test_host_package_is_for_the_images_python(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package for hosts has wheels for the images' Python, unless another is named: bundles' packages are built for that one."""
+    built: list[str] = []
+
+    def build(_source: object, _revision: str, target: Target, *_: object) -> None:
+        built.append(target.minor)
+        raise BuildError("far enough")
+
+    monkeypatch.setattr(commands.packages, "build", build)
+    monkeypatch.setattr(commands, "_uv", lambda _checkout: Path("uv"))
+    tree.edit(base.PIN_FILE, r"python:3\.\d+-", "python:3.99-")
+    start_history(tree, "First")
+    with pytest.raises(BuildError, match="far enough"):
+        commands.host_package(root=tree.root)
+    with pytest.raises(BuildError, match="far enough"):
+        commands.host_package(root=tree.root, python="3.11")
+    assert built == ["3.99", "3.11"]
+    tree.edit(base.PIN_FILE, r"python:3\.99-", "python:")
+    with pytest.raises(BuildError, match="must begin with Python's version"):
+        base.python(tree.checkout)

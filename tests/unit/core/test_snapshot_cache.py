@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from airbridge.core.code.snapshot_cache import SnapshotCache
+from airbridge.core.code.snapshot_cache import LEFT_SECONDS, SnapshotCache
 from airbridge.core.exceptions import BundleError
 
 
@@ -81,6 +82,22 @@ def test_versions_in_use_stay(tmp_path: Path) -> None:
         cache.get(version(number), make)
         clock.now += 100
     assert sorted(path.name for path in tmp_path.iterdir()) == [version(1), version(3)]
+
+
+def test_left_scratch_directories_go(tmp_path: Path) -> None:
+    """What a killed process left of a fetch or an eviction goes at a later fetch; what is being written stays."""
+    clock = Clock()
+    cache = SnapshotCache(tmp_path, clock=clock)
+    for name, age in ((".unpack-a", 2.0), (".evicted-b", 2.0), (".unpack-c", 0.5), (".unpack-d", 2.0)):
+        file = tmp_path / name / "snapshot.tar"
+        file.parent.mkdir()
+        file.touch()
+        written = clock.now - age * LEFT_SECONDS
+        os.utime(file, (written, written))
+        os.utime(file.parent, (written, written))
+    os.utime(tmp_path / ".unpack-d" / "snapshot.tar", (clock.now, clock.now))
+    cache.get(version(1), make)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".unpack-c", ".unpack-d", version(1)]
 
 
 def test_invalid_version_has_no_path(tmp_path: Path) -> None:

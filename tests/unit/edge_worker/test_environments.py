@@ -43,10 +43,10 @@ class Cache:
     def put(self, packed: Snapshot, archive: bytes) -> None:
         self.store.put(f"bundles/dags/{hex_of(packed.version)}.tar.gz", archive)
 
-    def publish(self, machine: str | None = None) -> BundleRef:
+    def publish(self, machine: str | None = None, python: str | None = None) -> BundleRef:
         """Publish the code with a manifest that names the environment; return its version."""
-        python, here = environment.this_platform()
-        build = Build(python, machine or here, self.packages.version, 12)
+        own, here = environment.this_platform()
+        build = Build(python or own, machine or here, self.packages.version, 12)
         manifest = Environment("inputs", (build,), {"tiny": "1"}).encoded()
         packed = pack(self.folder, added={environment.MANIFEST: manifest})
         self.put(packed, packed.compressed())
@@ -125,6 +125,16 @@ def test_other_machine_is_refused(tmp_path: Path) -> None:
         match=r"for Python 3\.\d+ on riscv64: name the machine in \[airbridge\] package_machines",
     ):
         asyncio.run(cache.use(cache.publish(machine="riscv64")))
+
+
+def test_other_python_is_refused(tmp_path: Path) -> None:
+    """An environment for another Python fails the task with the one that the worker has to run, not with a setting that cannot help."""
+    cache = Cache(tmp_path)
+    with pytest.raises(
+        SnapshotError,
+        match=r"but for Python 3\.99 on \w+: packages are built for the control plane's Python alone: run the worker under Python 3\.99$",
+    ):
+        asyncio.run(cache.use(cache.publish(python="3.99")))
 
 
 def test_environment_goes_with_disuse(tmp_path: Path) -> None:

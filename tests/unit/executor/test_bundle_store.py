@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tests.security.attacks.code import CODE_ATTACKS
 
-from airbridge.core.aws.object_store import MemoryStore
+from airbridge.core.aws.object_store import MemoryStore, StoredObject
 from airbridge.core.code.snapshot import Snapshot, pack
-from airbridge.core.exceptions import BundleError, PreconditionFailed
+from airbridge.core.exceptions import BundleError, PreconditionFailed, StoreError
 from airbridge.executor.bundles.registry import MemoryRegistry
 from airbridge.executor.bundles.store import BundleStore
 from airbridge.executor.bundles.versions import CurrentVersion
@@ -138,6 +138,38 @@ def test_unreachable_region_gets_version_later(world: World, snapshot: Snapshot)
     assert world.keys("home") == [archive_key(snapshot)]
 
 
+def test_unreachable_region_is_waited_for_once(world: World, snapshot: Snapshot, tmp_path: Path) -> None:
+    """A snapshot with environments waits for a region no longer than one without."""
+    packages = snapshot_of(tmp_path, "VERSION = 1\n")
+    archive = tmp_path / "packages.tar.gz"
+    archive.write_bytes(packages.compressed())
+    world.regions["south"].unreachable = True
+    environments = {packages.version: archive}
+    published = world.store().publish(
+        snapshot, "ci", world.store().pointer(), environments=environments, wait_seconds=10
+    )
+    assert published.owed_to == ("south",)
+    assert world.seconds <= 10
+
+
+def test_nothing_is_published_after_the_deadline(world: World, snapshot: Snapshot) -> None:
+    """A region out of reach is not waited for up to the deadline; what is late nevertheless does not become current."""
+    seen = world.store().pointer()
+    world.regions["south"].unreachable = True
+    world.store().publish(snapshot, "ci", seen, deadline=15)
+    assert world.seconds <= 5
+    assert world.store().pointer().version == snapshot.version
+
+    def stall() -> None:
+        world.seconds += 100
+
+    world.on_sleep = stall
+    with pytest.raises(BundleError, match="took too long and is not published") as caught:
+        world.store("late").publish(snapshot, "ci", seen, deadline=world.seconds + 15)
+    assert caught.value.transient
+    assert world.store("late").pointer().version is None
+
+
 def test_owed_versions_outlive_newer_ones(world: World, snapshot: Snapshot, tmp_path: Path) -> None:
     """A region that comes back gets the older versions as well: runs may be pinned to them."""
     world.regions["south"].unreachable = True
@@ -146,6 +178,51 @@ def test_owed_versions_outlive_newer_ones(world: World, snapshot: Snapshot, tmp_
     world.store().publish(second, "ci", world.store().pointer(), wait_seconds=0)
     world.regions["south"].unreachable = False
     world.store().supply(second.version)
+    assert world.keys("south") == sorted([archive_key(snapshot), archive_key(second)])
+
+
+class Unreadable(MemoryStore):
+    """A bucket one of whose objects cannot be read."""
+
+    unreadable = ""
+
+    def get(self, key: str) -> StoredObject:
+        if key == self.unreadable:
+            raise StoreError(f"{key} cannot be read", transient=True)
+        return super().get(key)
+
+
+def test_debt_stays_while_no_good_copy_can_be_read(world: World, snapshot: Snapshot, tmp_path: Path) -> None:
+    """A region is owed an older version until it has it, also when the only good copy cannot be read for a while."""
+    home = Unreadable("home")
+    home.unreadable = archive_key(snapshot)
+    world.regions["home"] = home
+    world.regions["south"].unreachable = True
+    world.store().publish(snapshot, "ci", world.store().pointer(), wait_seconds=0)
+    second = snapshot_of(tmp_path, "A = 2\n")
+    world.regions["south"].unreachable = False
+    world.store().publish(second, "ci", world.store().pointer())
+    world.regions["north"].delete([archive_key(snapshot)])
+
+    assert world.store().supply(second.version) == ("south",)
+    home.unreadable = ""
+    assert world.store().supply(second.version) == ()
+    assert world.keys("south") == sorted([archive_key(snapshot), archive_key(second)])
+
+
+def test_debt_of_a_lost_copy_stays(world: World, snapshot: Snapshot, tmp_path: Path) -> None:
+    """A region that had a version, lost it and could not be reached when it was published again is owed it."""
+    store = world.store()
+    second = snapshot_of(tmp_path, "A = 2\n")
+    for each in (snapshot, second):
+        store.publish(each, "ci", store.pointer())
+    world.regions["south"].delete([archive_key(snapshot)])
+    world.regions["south"].unreachable = True
+    store.publish(snapshot, "ci", store.pointer(), wait_seconds=0)
+    store.publish(second, "ci", store.pointer(), wait_seconds=0)
+    assert store.supply(second.version) == ("south",)
+    world.regions["south"].unreachable = False
+    assert store.supply(second.version) == ()
     assert world.keys("south") == sorted([archive_key(snapshot), archive_key(second)])
 
 

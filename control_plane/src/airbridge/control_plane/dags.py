@@ -9,12 +9,14 @@ not be placed, a DAG id is another bundle's or there is no DAG, nothing is publi
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +36,7 @@ from airbridge.executor._airflow import airflow_option, dags_of_other_bundles, r
 from airbridge.executor.bundle_settings import PackageSettings, load_packages
 from airbridge.executor.bundles import parse_environment
 from airbridge.executor.bundles.check import TreeCheck, placement_check
-from airbridge.executor.bundles.environments.builder import EnvironmentBuilder, Prepared
+from airbridge.executor.bundles.environments.builder import EnvironmentBuilder, Order, Prepared
 from airbridge.executor.bundles.parsing import ParseReport
 from airbridge.executor.bundles.registry import ledger_registry
 from airbridge.executor.bundles.source import PushSource, source_of
@@ -49,9 +51,6 @@ CONTENT_TYPE = "application/gzip"
 PARSE_SECONDS = 120.0
 # Time of a push that building its packages may take: the answer comes within 300 s.
 BUILD_SECONDS = 150.0
-_CHECKS_AT_ONCE = 2
-# Beside the checks: a slow package index delays only pushes that bring packages.
-_BUILDS_AT_ONCE = 2
 _RACES = 5
 _NO_DAG = (
     "push the folder that holds the DAG files; to end a bundle, take it out of "
@@ -63,11 +62,43 @@ _NO_DAG = (
 class Accepted:
     """Accepted archive: its version, and the seconds that its packages and DAG files took.
 
-    They are None for content that is current already, whose files are not checked again.
+    They are None for content that is current already, whose files are not checked again. `recorded` is whether the version was made
+    current for this push, and the push recorded with that.
     """
 
     version: str
     check_seconds: float | None = None
+    recorded: bool = False
+
+
+def _record_nothing(_session: Any, _version: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class PushTerms:
+    """Who pushes, and until when the version may become current (of `time.monotonic`).
+
+    `record` is called in the transaction that makes it current, with its session and the version.
+    """
+
+    actor: str
+    deadline: float = math.inf
+    record: Callable[[Any, str], None] = _record_nothing
+
+
+# Work between two steps of a push: a build, which may take minutes and uses no database. It raises nothing.
+Work = Callable[[], None]
+Steps = Generator[Work, None, Accepted]
+
+
+def advance(steps: Steps) -> Work | Accepted:
+    """Run the next step of a push; return the work to call before the one after it, or what came of the push. Raises `BundleError`."""
+    try:
+        return next(steps)
+    except StopIteration as end:
+        accepted: Accepted = end.value
+        return accepted
 
 
 class Publisher:
@@ -91,14 +122,19 @@ class Publisher:
         self._check_tree = check
         self._packages = packages or PackageSettings()
         self._notify = notify
-        self._checking = threading.BoundedSemaphore(_CHECKS_AT_ONCE)
-        self._building = threading.BoundedSemaphore(_BUILDS_AT_ONCE)
 
     def __call__(self, bundle: str, archive: bytes, actor: str) -> Accepted:
         """Publish a tar and return its version, with the duration of its check.
 
         Raises `BundleRefused` if a file does not parse, `BundleError` for any other fault.
         """
+        steps = self.steps(bundle, archive, PushTerms(actor))
+        while not isinstance(done := advance(steps), Accepted):
+            done()
+        return done
+
+    def steps(self, bundle: str, archive: bytes, terms: PushTerms) -> Steps:
+        """Publish a tar in steps, see `advance`. Raises as a call does, and a transient `BundleError` after the deadline."""
         self._check_bundle(bundle)
         store = self._store_of(bundle)
         with tempfile.TemporaryDirectory(prefix="airbridge-push-") as scratch:
@@ -107,17 +143,20 @@ class Publisher:
             extract(archive, tree)
             current = store.pointer().version
             began = time.monotonic()
-            prepared = self._prepare(store, tree, current, Path(scratch))
+            prepared = yield from self._prepare(store, tree, current, Path(scratch))
             snapshot = pack(tree, added=prepared.files)
             seconds = None
             if current != snapshot.version:
                 packages = _unpack_packages(store, prepared, Path(scratch))
-                self._check(bundle, tree, actor, packages)
+                self._check(bundle, tree, terms.actor, packages)
                 seconds = round(time.monotonic() - began, 2)
-            return Accepted(self._publish(store, snapshot, actor, prepared), seconds)
+            published = self._publish(store, snapshot, terms, prepared)
+            return Accepted(snapshot.version, seconds, recorded=published)
 
-    def _prepare(self, store: BundleStore, tree: Path, current: str | None, scratch: Path) -> Prepared:
-        """Return the environment of a tree. Raises `BundleRefused`."""
+    def _prepare(
+        self, store: BundleStore, tree: Path, current: str | None, scratch: Path
+    ) -> Generator[Work, None, Prepared]:
+        """Return the environment of a tree; yield its build if it has to be built. Raises `BundleRefused`."""
 
         def fetched() -> Path | None:
             try:
@@ -133,14 +172,17 @@ class Publisher:
 
         builder = EnvironmentBuilder(scratch / "environments", self._packages, os.environ)
         try:
-            with self._building:
-                return builder.prepare(tree, fetched, pushed=store.pushed_environment)
+            found = builder.find(tree, fetched, store.pushed_environment)
+            if not isinstance(found, Order):
+                return found
+            built: Future[Prepared] = Future()
+            yield partial(_build, builder, found, built)
+            return built.result(timeout=0)
         except EnvironmentRefused as error:
             raise BundleRefused(store.bundle, error.failures) from error
 
     def _check(self, bundle: str, tree: Path, actor: str, packages: Path | None) -> None:
-        with self._checking:
-            verdict = self._check_tree(bundle, tree, packages)
+        verdict = self._check_tree(bundle, tree, packages)
         if verdict.failures:
             failures = [str(failure) for failure in verdict.failures]
             log.warning("dags.push_refused", bundle=bundle, actor=actor, failures=failures)
@@ -149,23 +191,37 @@ class Publisher:
             raise BundleError(f"what was pushed to bundle {bundle!r} defines no DAG: {_NO_DAG}")
 
     def _publish(
-        self, store: BundleStore, snapshot: Snapshot, actor: str, prepared: Prepared | None = None
-    ) -> str:
-        """Make the snapshot current. The last of concurrent pushes wins."""
+        self, store: BundleStore, snapshot: Snapshot, terms: PushTerms, prepared: Prepared | None = None
+    ) -> bool:
+        """Make the snapshot current; return False if it is already. The last of concurrent pushes wins."""
         archives = prepared.archives if prepared else {}
         for _ in range(_RACES):
             seen = store.pointer()
             if seen.version == snapshot.version:
-                return snapshot.version
+                return False
             try:
-                store.publish(snapshot, actor, seen, environments=archives)
+                store.publish(
+                    snapshot,
+                    terms.actor,
+                    seen,
+                    environments=archives,
+                    deadline=terms.deadline,
+                    recorder=lambda session: terms.record(session, snapshot.version),
+                )
             except PreconditionFailed:
                 continue
             self._notify(store.bundle)
-            return snapshot.version
+            return True
         raise BundleError(
             f"too many concurrent pushes to bundle {store.bundle!r}: push again", transient=True
         )
+
+
+def _build(builder: EnvironmentBuilder, order: Order, built: Future[Prepared]) -> None:
+    try:
+        built.set_result(builder.build(order))
+    except Exception as error:  # noqa: BLE001 - raised by the next step
+        built.set_exception(error)
 
 
 def _unpack_packages(store: BundleStore | None, prepared: Prepared, scratch: Path) -> Path | None:

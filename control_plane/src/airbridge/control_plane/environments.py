@@ -23,7 +23,7 @@ from airbridge.core.exceptions import BundleError
 from airbridge.executor.bundle_settings import PackageSettings, load_packages
 from airbridge.executor.bundles.environments import inputs as recorded
 from airbridge.executor.bundles.environments.inputs import Inputs
-from airbridge.executor.bundles.registry import ledger_registry
+from airbridge.executor.bundles.registry import ledger_registry, record_nothing
 from airbridge.executor.bundles.store import BundleStore
 from airbridge.executor.settings import Settings
 
@@ -72,8 +72,13 @@ class EnvironmentReceiver:
         self._packages = packages
         self._unpacking = threading.BoundedSemaphore(_UNPACKED_AT_ONCE)
 
-    def offer(self, bundle: str, offer: Offer, actor: str) -> Answer:
-        """Keep an environment if the home region has its archives; return those that it lacks. Raises `BundleError`."""
+    def offer(
+        self, bundle: str, offer: Offer, actor: str, record: Callable[[Any, str], None] | None = None
+    ) -> Answer:
+        """Keep an environment if the home region has its archives; return those that it lacks. Raises `BundleError`.
+
+        `record` is called in the transaction that keeps it, with its session and the digest of the inputs.
+        """
         self._check_bundle(bundle)
         _check_text(environment.MANIFEST, offer.manifest, environment.MANIFEST_BYTES)
         _check_text(environment.LOCK, offer.lock, _LOCK_BYTES)
@@ -85,7 +90,8 @@ class EnvironmentReceiver:
         missing = store.lacking(build.version for build in found.builds)
         if not missing:
             files = {environment.MANIFEST: found.encoded(), environment.LOCK: offer.lock.encode()}
-            store.keep_environment(found.inputs, files, actor)
+            recorder = record_nothing if record is None else lambda session: record(session, found.inputs)
+            store.keep_environment(found.inputs, files, actor, recorder)
         return Answer(found.inputs, missing)
 
     def take(self, bundle: str, version: str, archive: bytes) -> tuple[str, ...]:

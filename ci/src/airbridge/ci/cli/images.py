@@ -133,7 +133,13 @@ def host_package(
     root: Root = Path(),
     out: Out = Path("dist/host"),
     revision: Annotated[str, typer.Option(help="the commit to build")] = "HEAD",
-    python: Annotated[str, typer.Option(help="the version of Python on the hosts, in two parts")] = "3.11",
+    python: Annotated[
+        str | None,
+        typer.Option(
+            help="the version of Python on the hosts, in two parts; bundles that bring packages need the control plane's",
+            show_default="that of the images",
+        ),
+    ] = None,
     architecture: Annotated[
         str | None, typer.Option(help="amd64 or arm64, if not this machine's", show_default=False)
     ] = None,
@@ -149,8 +155,9 @@ def host_package(
     work = checkout.root / "build" / "host"
     shutil.rmtree(work, ignore_errors=True)
     source = checkout.export(commit, work / "source")
-    output.report(f"wheels for Python {python}, {machine}")
-    found = packages.build(source, commit, Target(python, machine), _uv(checkout), work)
+    target = Target(python or bases.python(source), machine)
+    output.report(f"wheels for Python {target.python}, {machine}")
+    found = packages.build(source, commit, target, _uv(checkout), work)
     out.mkdir(parents=True, exist_ok=True)
     archive = shutil.move(found.archive, out.resolve() / found.archive.name)
     entry = {"archive": str(archive), "release": found.release}

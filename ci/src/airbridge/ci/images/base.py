@@ -41,11 +41,25 @@ class Base:
 
 def pinned(checkout: Checkout) -> Base:
     """The upstream base, by digest, from the one file that names it."""
+    found = _pin(checkout)
+    reference = f"{found['name']}:{found['tag']}@{found['digest']}"
+    return Base(f"docker.io/library/{reference}" if "/" not in found["name"] else reference, reference)
+
+
+def python(checkout: Checkout) -> str:
+    """Return the upstream base's version of Python, in two parts. Raises BuildError if its tag does not begin with one."""
+    tag = _pin(checkout)["tag"]
+    found = re.match(r"\d+\.\d+(?=[.-]|$)", tag)
+    if found is None:
+        raise BuildError(f"{PIN_FILE}: the tag {tag!r} must begin with Python's version, such as 3.12-slim")
+    return found[0]
+
+
+def _pin(checkout: Checkout) -> re.Match[str]:
     found = PINNED.search(checkout.source(PIN_FILE).text)
     if found is None:
         raise BuildError(f"{PIN_FILE}: there must be one line FROM name:tag@sha256:<64 hexadecimal digits>")
-    reference = f"{found['name']}:{found['tag']}@{found['digest']}"
-    return Base(f"docker.io/library/{reference}" if "/" not in found["name"] else reference, reference)
+    return found
 
 
 def debian(checkout: Checkout, architecture: Architecture, folder: Path) -> Base:

@@ -7,12 +7,14 @@ processes come from a zygote that never had them, and which judges what comes ba
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 import re
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +32,8 @@ log = structlog.get_logger(__name__)
 _PRELOADED: Final = ("airflow.providers.", "airflow.sdk", "airflow.decorators", "airflow.models", "airflow.operators",
                      "airflow.sensors", "airflow.timetables", "airflow.utils", "airflow.exceptions")  # fmt: skip
 _FILE_BYTES: Final = 1024 * 1024
+# Before the names of DAG files' modules, with a digest of the file's path (`get_unique_dag_module_name`).
+_MODULE: Final = re.compile(r"unusual_prefix_[0-9a-f]{40}_")
 _PATH: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", re.ASCII)
 
 
@@ -253,6 +257,41 @@ def refuse_taken_ids() -> None:
 
     update.airbridge_unique_ids = True  # type: ignore[attr-defined] # a mark, so that it is done once
     manager.update_dag_parsing_results_in_db = update
+
+
+def version_dags_by_content() -> None:
+    """Have Airflow give a DAG a new version when the DAG or its file changes, not with each version of its bundle.
+
+    Airflow 3.0.4 hashes a DAG with the absolute path of its file, which is in the directory of the bundle's version, and with the
+    names of modules, which contain that path's digest. The path within the bundle and the file's text are hashed in their place: the UI shows one
+    text for each version of a DAG.
+    """
+    from airflow.models.serialized_dag import SerializedDagModel
+
+    original = SerializedDagModel.hash
+    if getattr(original, "airbridge_by_content", False):
+        return
+
+    def by_content(dag_data: Mapping[str, Any]) -> str:
+        fileloc = dag_data["dag"]["fileloc"]
+        own = file_names.own(fileloc)
+        if own == fileloc:  # of another kind of bundle
+            return str(original(dag_data))
+        content: dict[str, Any] = json.loads(_MODULE.sub("", json.dumps(dag_data)))
+        content["dag"]["fileloc"] = f"{own} {_source_digest(fileloc)}"
+        return str(original(content))
+
+    by_content.airbridge_by_content = True  # type: ignore[attr-defined] # a mark, so that it is done once
+    SerializedDagModel.hash = staticmethod(by_content)
+
+
+# Of many DAGs in one file, each asks for it.
+@lru_cache(maxsize=32)
+def _source_digest(fileloc: str) -> str:
+    """Return the digest of a DAG file's text, as Airflow keeps it. A file of an unpacked snapshot never changes."""
+    from airflow.models.dagcode import DagCode
+
+    return hashlib.sha256(DagCode.get_code_from_file(fileloc).encode()).hexdigest()
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -32,6 +32,7 @@ def run(arguments: Sequence[str]) -> None:
     check = SerializedDagCheck.installed(how.trigger_classes)
     _airflow.name_own_files()
     _airflow.refuse_taken_ids()
+    _airflow.version_dags_by_content()
     _airflow.install(zygote, how.variables, how.connections, check)
     _airflow.run(arguments)
 

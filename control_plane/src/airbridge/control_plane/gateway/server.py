@@ -350,6 +350,7 @@ def _operator_app(
         bodies=BodyReader(BodyReads(OPERATOR_BODIES), threads.parsing),
         threads=threads.operators,
         publishing=threads.publishing,
+        builds=threads.builds,
         scrapes=threads.scrapes,
         authenticator=OperatorAuthenticator(threads.operator_tokens),
         readiness=Readiness(threads.health),

@@ -11,7 +11,9 @@ from airbridge.control_plane.identity.iam import STS_AT_ONCE
 HEARTBEAT_THREADS: Final = 2
 ENROLMENT_THREADS: Final = 2
 OPERATOR_THREADS: Final = 2
+# So many pushed folders are checked at once.
 PUBLISHING_THREADS: Final = 2
+BUILD_THREADS: Final = 2
 SIGN_IN_THREADS: Final = 1
 PARSING_THREADS: Final = 2
 BROKERING_THREADS: Final = 2
@@ -39,6 +41,8 @@ class ThreadPools:
     operator_tokens: ThreadPool
     #: Of operators, what takes minutes or waits for buckets: pushes of code and environments, and reads of anchors.
     publishing: ThreadPool
+    #: Builds of the packages that pushes bring. A slow package index delays only such pushes.
+    builds: ThreadPool
     #: Of monitoring: metrics are read from the database, which may take its time.
     scrapes: ThreadPool
     #: Of anonymous callers, operators without a session among them.
@@ -65,6 +69,7 @@ class ThreadPools:
             operators=_pool("operators", OPERATOR_THREADS),
             operator_tokens=_pool("operator-tokens", 1),
             publishing=_pool("publishing", PUBLISHING_THREADS),
+            builds=_pool("builds", BUILD_THREADS),
             scrapes=_pool("scrapes", 1),
             sign_ins=_pool("sign-ins", SIGN_IN_THREADS),
             parsing=_pool("parsing", PARSING_THREADS),
@@ -80,7 +85,7 @@ class ThreadPools:
 
     @property
     def database_connections(self) -> int:
-        """Most database connections that the pools' threads use at once. Parsing and verifying joins need none."""
+        """Most database connections that the pools' threads use at once. Parsing, verifying joins and building need none."""
         pools = (
             self.claims,
             self.work,

@@ -97,7 +97,7 @@ def main() -> None:
     with unit() as work:
         register_tokens(work.session, StateDir(arguments.directory), dict(map(_worker, arguments.workers)))
     read = settings.load()
-    server.run(read, publisher(read), receiver(read))
+    server.run(read, publisher(read).steps, receiver(read))
 
 
 if __name__ == "__main__":

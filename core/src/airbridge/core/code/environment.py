@@ -78,9 +78,16 @@ class Environment:
             if (build.python, build.machine) == (python, machine):
                 return build.version
         known = ", ".join(f"Python {each.python} on {each.machine}" for each in sorted(self.builds))
+        pythons = sorted({each.python for each in self.builds})
+        if pythons and python not in pythons:
+            remedy = (
+                "packages are built for the control plane's Python alone: "
+                f"run the worker under Python {' or '.join(pythons)}"
+            )
+        else:
+            remedy = "name the machine in [airbridge] package_machines and publish the bundle again"
         raise BundleError(
-            f"the bundle's environment was not built for Python {python} on {machine}, but for {known}: "
-            "name the machine in [airbridge] package_machines and publish the bundle again"
+            f"the bundle's environment was not built for Python {python} on {machine}, but for {known}: {remedy}"
         )
 
 

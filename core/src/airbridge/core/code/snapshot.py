@@ -92,6 +92,14 @@ def hex_of(version: str) -> str:
     return digits
 
 
+def is_version(text: str) -> bool:
+    """Return whether a text is a version of a snapshot."""
+    try:
+        return bool(hex_of(text))
+    except BundleError:
+        return False
+
+
 # --- Packing ----------------------------------------------------------------------------------------
 
 

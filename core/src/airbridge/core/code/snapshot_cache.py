@@ -12,14 +12,20 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from airbridge.core.code.snapshot import hex_of
 
 log = structlog.get_logger(__name__)
+
+# Scratch directories of `unpack` and of `SnapshotCache.evict`, and the age from which nobody writes to them any more.
+_LEFT: Final = (".unpack-*", ".evicted-*")
+LEFT_SECONDS: Final = 3600.0
 
 
 def _never(_: str) -> bool:
@@ -45,6 +51,7 @@ class SnapshotCache:
         """The snapshot's directory; `fetch` makes it if it is not there. Passes on what `fetch` raises."""
         path = self.path(version)
         if not path.is_dir():
+            self._remove_left()
             fetch(path)
             log.info("bundle.fetched", version=version, path=str(path))
             self.evict()
@@ -55,6 +62,14 @@ class SnapshotCache:
         """Remove what is over the bound, least recently used first; return the versions removed."""
         surplus = self._versions()[self.max_versions :]
         return [version for version, used in surplus if self._may_go(version, used) and self._remove(version)]
+
+    def _remove_left(self) -> None:
+        """Remove what processes left that were killed while they fetched or evicted a snapshot."""
+        for path in (found for pattern in _LEFT for found in self.root.glob(pattern)):
+            with suppress(OSError):  # it was removed meanwhile
+                written = max(each.stat().st_mtime for each in (path, *path.iterdir()))
+                if self.clock() - written >= LEFT_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _versions(self) -> list[tuple[str, float]]:
         """Every version with the time of its last use, the most recent first."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ from airflow.exceptions import AirflowException
 
 from airbridge.core.catalogue import Catalogue
 from airbridge.core.code import environment
-from airbridge.core.code.snapshot import Snapshot, hex_of, pack, unpack
+from airbridge.core.code.snapshot import Snapshot, is_version, pack, unpack
 from airbridge.core.code.snapshot_cache import SnapshotCache
 from airbridge.core.exceptions import (
     AirBridgeError,
@@ -93,8 +94,6 @@ class AirBridgeBundle(BaseDagBundle):  # type: ignore[misc]  # Airflow publishes
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if self.version is not None:
-            hex_of(self.version)
         self.source = source_of(self.name, source)
         self._refuse_broken = refuse_broken
         self._parse_seconds = parse_seconds
@@ -177,21 +176,29 @@ class AirBridgeBundle(BaseDagBundle):  # type: ignore[misc]  # Airflow publishes
 
     @property
     def path(self) -> Path:
-        """The unpacked snapshot; an empty directory before the first was published.
+        """The unpacked snapshot; an empty directory before the first was published, and for a version that is no digest.
 
-        Airflow's dag-processor reads the path of a pinned version without initialising the bundle
-        (`_add_callback_to_queue`), outside any error handling: the snapshot is fetched then, and a failure only logged.
+        Airflow's dag-processor reads the path of a callback's bundle without initialising it (`_add_callback_to_queue`), outside any
+        error handling: the snapshot is fetched then, and a failure only logged. A callback without a version has the one that this machine
+        showed last. Runs that were created under another kind of bundle have versions that are no digests.
         """
         version = self.get_current_version()
-        if version is None:
-            empty: Path = self.base_dir / "empty"
-            empty.mkdir(parents=True, exist_ok=True)
-            return empty
         try:
-            return self._unpack(version)
-        except AirBridgeError as error:
+            if version is None and not self.is_initialized:
+                version = self._read("SHOWN")
+            if version is not None:
+                return self._unpack(version)
+        except (AirBridgeError, OSError) as error:
             log.warning("bundle.fetch_failed", bundle=self.name, version=version, error=str(error))
-            return self._cache.path(version)
+        if version is None or not is_version(version):
+            return self._empty()
+        return self._cache.path(version)
+
+    def _empty(self) -> Path:
+        empty: Path = self.base_dir / "empty"
+        with suppress(OSError):  # a full disk; Airflow finds no files in a directory that is not there
+            empty.mkdir(parents=True, exist_ok=True)
+        return empty
 
     # --- Publishing -------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy import exc as sql
 
 from airbridge.core.code.signature import PUBLISH_KEY, SnapshotSigner
-from airbridge.core.code.snapshot import hex_of
+from airbridge.core.code.snapshot import is_version
 from airbridge.core.exceptions import BundleError, ConfigurationError, PreconditionFailed
 from airbridge.executor.bundles import versions
 from airbridge.executor.bundles.versions import CurrentVersion
@@ -30,6 +30,13 @@ log = structlog.get_logger(__name__)
 # Publisher of versions that Airflow had recorded before snapshots were signed.
 ADOPTED = "adopted"
 
+# Called with the session of the transaction that changes a bundle; what it writes stands if the change does.
+Recorder = Callable[[Any], None]
+
+
+def record_nothing(_session: Any) -> None:
+    """Write nothing beside a change."""
+
 
 class Registry(Protocol):
     """Current versions and signatures of all bundles."""
@@ -37,13 +44,27 @@ class Registry(Protocol):
     def current(self, bundle: str) -> CurrentVersion | None:
         """Return the current version; None before the first was published."""
 
-    def publish(self, bundle: str, version: str, publisher: str, seen: int | None) -> None:
+    def publish(
+        self,
+        bundle: str,
+        version: str,
+        publisher: str,
+        seen: int | None,
+        recorder: Recorder = record_nothing,
+    ) -> None:
         """Sign a version and make it current, if the serial is still `seen`. Raises `PreconditionFailed`."""
 
     def adopt(self, bundle: str, current: str, others: Iterable[str]) -> None:
         """Sign versions of before signatures, and make `current` current, unless the bundle has a version already."""
 
-    def keep_environment(self, bundle: str, inputs: str, files: Mapping[str, bytes], publisher: str) -> None:
+    def keep_environment(
+        self,
+        bundle: str,
+        inputs: str,
+        files: Mapping[str, bytes],
+        publisher: str,
+        recorder: Recorder = record_nothing,
+    ) -> None:
         """Keep the files of an environment that was pushed, by the digest of its inputs. Of a bundle the newest are kept."""
 
     def environment(self, bundle: str, inputs: str) -> Mapping[str, bytes] | None:
@@ -81,13 +102,21 @@ class DatabaseRegistry:
         with self._new_session() as session:
             return versions.current(session, bundle)
 
-    def publish(self, bundle: str, version: str, publisher: str, seen: int | None) -> None:
+    def publish(
+        self,
+        bundle: str,
+        version: str,
+        publisher: str,
+        seen: int | None,
+        recorder: Recorder = record_nothing,
+    ) -> None:
         """See `Registry.publish`."""
         signature = self._sign().sign(bundle, version, publisher)
         with self._new_session() as session:
             versions.sign(session, bundle, version, publisher, signature)
             if not versions.make_current(session, bundle, version, publisher, seen):
                 raise PreconditionFailed(f"bundle {bundle!r} was changed by another publisher")
+            recorder(session)
 
     def adopt(self, bundle: str, current: str, others: Iterable[str]) -> None:
         """See `Registry.adopt`."""
@@ -96,15 +125,23 @@ class DatabaseRegistry:
             if not versions.make_current(session, bundle, current, ADOPTED, None):
                 return
             for version in sorted({current, *others}):
-                if _is_version(version):
+                if is_version(version):
                     signature = signer.sign(bundle, version, ADOPTED)
                     versions.sign(session, bundle, version, ADOPTED, signature)
         log.info("bundle.adopted", bundle=bundle, version=current)
 
-    def keep_environment(self, bundle: str, inputs: str, files: Mapping[str, bytes], publisher: str) -> None:
+    def keep_environment(
+        self,
+        bundle: str,
+        inputs: str,
+        files: Mapping[str, bytes],
+        publisher: str,
+        recorder: Recorder = record_nothing,
+    ) -> None:
         """See `Registry.keep_environment`."""
         with self._new_session() as session:
             versions.keep_environment(session, bundle, inputs, files, publisher)
+            recorder(session)
 
     def environment(self, bundle: str, inputs: str) -> Mapping[str, bytes] | None:
         """See `Registry.environment`."""
@@ -122,9 +159,10 @@ class DatabaseRegistry:
 
 @dataclass
 class MemoryRegistry:
-    """A registry in memory. Safe between threads."""
+    """A registry in memory. Safe between threads. `new_session` gives recorders their session; without one, None."""
 
     signer: SnapshotSigner | None = None
+    new_session: Callable[[], AbstractContextManager[Any]] = nullcontext
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     signatures: dict[tuple[str, str], str] = field(default_factory=dict)
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -136,12 +174,20 @@ class MemoryRegistry:
         """See `Registry.current`."""
         return self._current.get(bundle)
 
-    def publish(self, bundle: str, version: str, publisher: str, seen: int | None) -> None:
+    def publish(
+        self,
+        bundle: str,
+        version: str,
+        publisher: str,
+        seen: int | None,
+        recorder: Recorder = record_nothing,
+    ) -> None:
         """See `Registry.publish`."""
-        with self._lock:
+        with self._lock, self.new_session() as session:
             before = self._current.get(bundle)
             if (before.serial if before else None) != seen:
                 raise PreconditionFailed(f"bundle {bundle!r} was changed by another publisher")
+            recorder(session)
             self._current[bundle] = CurrentVersion(
                 (seen or 0) + 1, version, before.version if before else None, publisher, self.now()
             )
@@ -153,7 +199,7 @@ class MemoryRegistry:
             self.publish(bundle, current, ADOPTED, None)
         except PreconditionFailed:
             return
-        for version in filter(_is_version, others):
+        for version in filter(is_version, others):
             self._sign(bundle, version, ADOPTED)
 
     def keep_environment(
@@ -162,9 +208,11 @@ class MemoryRegistry:
         inputs: str,
         files: Mapping[str, bytes],
         publisher: str,  # noqa: ARG002 - nobody asks for it
+        recorder: Recorder = record_nothing,
     ) -> None:
         """See `Registry.keep_environment`."""
-        with self._lock:
+        with self._lock, self.new_session() as session:
+            recorder(session)
             self._environments.pop((bundle, inputs), None)
             self._environments[bundle, inputs] = dict(files)
             mine = [key for key in self._environments if key[0] == bundle]
@@ -182,13 +230,6 @@ class MemoryRegistry:
     def _sign(self, bundle: str, version: str, publisher: str) -> None:
         if self.signer is not None:
             self.signatures[bundle, version] = self.signer.sign(bundle, version, publisher)
-
-
-def _is_version(text: str) -> bool:
-    try:
-        return bool(hex_of(text))
-    except BundleError:
-        return False
 
 
 def read_signer(path: Path) -> SnapshotSigner:

@@ -20,6 +20,7 @@ changed if it still has the value that the publisher has read, so of two publish
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
 import time
@@ -35,9 +36,9 @@ from airbridge.core.aws.object_store import ObjectStore, connect
 from airbridge.core.catalogue import Catalogue
 from airbridge.core.code.environment import LIMITS, MANIFEST, Environment, unpack_environment
 from airbridge.core.code.snapshot import Snapshot, decompress, hex_of, unpack
-from airbridge.core.exceptions import BundleError, PreconditionFailed, StoreError
+from airbridge.core.exceptions import BundleError, ObjectNotFound, PreconditionFailed, StoreError
 from airbridge.core.regions import Region
-from airbridge.executor.bundles.registry import Registry
+from airbridge.executor.bundles.registry import Recorder, Registry, record_nothing
 from airbridge.executor.bundles.versions import CurrentVersion
 
 log = structlog.get_logger(__name__)
@@ -46,6 +47,8 @@ BUNDLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 PUBLISH_WAIT_SECONDS = 30.0
 # How often the copies of the current version are looked at.
 LOOK_AGAIN_SECONDS = 60.0
+# Kept of a publication's time for making the version current.
+_LAST_SECONDS = 10.0
 _BACKOFF_BASE_SECONDS = 0.2
 _BACKOFF_LIMIT_SECONDS = 5.0
 _NONE: Mapping[str, Path] = MappingProxyType({})
@@ -169,13 +172,18 @@ class BundleStore:
     ) -> tuple[str, ...]:
         """Put an environment's archive into every region; return those that have yet to get it. Raises `BundleError`."""
         try:
-            return self._put_everywhere(version, archive, wait_seconds)
+            return self._put_everywhere(version, archive, self._monotonic() + wait_seconds)
         except StoreError as error:
             raise self._home_error(f"environment {version} cannot be stored", error) from error
 
-    def keep_environment(self, inputs: str, files: Mapping[str, bytes], actor: str) -> None:
-        """Let a pushed environment be used for its inputs. Its archives are in the store. Raises `BundleError`."""
-        self._registry.keep_environment(self.bundle, inputs, files, actor)
+    def keep_environment(
+        self, inputs: str, files: Mapping[str, bytes], actor: str, recorder: Recorder = record_nothing
+    ) -> None:
+        """Let a pushed environment be used for its inputs. Its archives are in the store. Raises `BundleError`.
+
+        `recorder` is called in the transaction that does it.
+        """
+        self._registry.keep_environment(self.bundle, inputs, files, actor, recorder)
 
     def publish(
         self,
@@ -185,18 +193,28 @@ class BundleStore:
         *,
         environments: Mapping[str, Path] = _NONE,
         wait_seconds: float = PUBLISH_WAIT_SECONDS,
+        deadline: float = math.inf,
+        recorder: Recorder = record_nothing,
     ) -> Published:
         """Put the snapshot into every region and make it current. `seen` is the pointer the decision rests on.
 
-        `environments` are archives by version that the snapshot needs; they are put into every region before it.
+        `environments` are archives by version that the snapshot needs; they are put into every region before it. Regions out of reach
+        are waited for once, whatever the number of archives. After `deadline` (of `time.monotonic`) nothing is made current; `recorder` is called
+        in the transaction that does it.
         Raises `PreconditionFailed` if another publisher changed the pointer meanwhile, else `BundleError`.
         """
         archive = snapshot.compressed()
+        until = min(self._monotonic() + wait_seconds, deadline - _LAST_SECONDS)
         try:
             for version, path in environments.items():
-                self._put_everywhere(version, path.read_bytes(), wait_seconds)
-            owed_to = self._put_everywhere(snapshot.version, archive, wait_seconds)
-            self._registry.publish(self.bundle, snapshot.version, actor, seen.serial)
+                self._put_everywhere(version, path.read_bytes(), until)
+            owed_to = self._put_everywhere(snapshot.version, archive, until)
+            if self._monotonic() >= deadline:
+                raise BundleError(
+                    f"bundle {self.bundle!r}: version {snapshot.version} took too long and is not published: push again",
+                    transient=True,
+                )
+            self._registry.publish(self.bundle, snapshot.version, actor, seen.serial, recorder)
         except PreconditionFailed:
             raise
         except StoreError as error:
@@ -212,10 +230,10 @@ class BundleStore:
         )
         return Published(snapshot.version, owed_to)
 
-    def _put_everywhere(self, version: str, archive: bytes, wait_seconds: float) -> tuple[str, ...]:
+    def _put_everywhere(self, version: str, archive: bytes, until: float) -> tuple[str, ...]:
         """Put an archive into the home region, then into the others; return those that it is owed to. Raises `StoreError`."""
         self._supplied[self.home_region, version] = self._home.put(self.key(version), archive)
-        owed_to = self._spread(version, archive, wait_seconds)
+        owed_to = self._spread(version, archive, until)
         for region in owed_to:
             self._home.put(self._owed_key(region, version), b"")
         return owed_to
@@ -241,7 +259,7 @@ class BundleStore:
         """Give regions what they lack: what is owed to them, and the current version where it is missing or altered.
 
         `rebuild` makes the current version's archive when no region has a good one; `environments` are the archives that the version
-        needs. Returns the regions that still cannot be
+        needs. Returns the regions that still lack something, because they, or all good copies, cannot be
         reached. Each is tried once, all at once. Raises `BundleError` only if the home region fails.
         """
         try:
@@ -249,9 +267,9 @@ class BundleStore:
             due = owed.copy()
             if version is not None and self._is_due():
                 due |= {(name, needed) for name in self._stores for needed in (version, *environments)}
-            unreached = self._in_regions(due, version, rebuild)
-            self._home.delete([self._owed_key(*debt) for debt in sorted(owed & self._supplied.keys())])
-            return unreached
+            unsettled = self._in_regions(due, version, rebuild)
+            self._home.delete([self._owed_key(*debt) for debt in sorted(owed - unsettled)])
+            return tuple(sorted({region for region, _ in unsettled}))
         except StoreError as error:
             raise self._home_error("snapshots cannot be copied to other regions", error) from error
 
@@ -265,9 +283,10 @@ class BundleStore:
 
     def _in_regions(
         self, debts: set[tuple[str, str]], current: str | None, rebuild: Callable[[], bytes | None]
-    ) -> tuple[str, ...]:
+    ) -> set[tuple[str, str]]:
+        """Settle debts, regions and what they may lack; return those that stay."""
         if not debts:
-            return ()
+            return set()
         ordered = sorted(debts)
 
         def supply(debt: tuple[str, str]) -> bool:
@@ -275,14 +294,14 @@ class BundleStore:
 
         with ThreadPoolExecutor(len({region for region, _ in debts}), "bundle-supply") as pool:
             settled = list(pool.map(supply, ordered))
-        return tuple(sorted({region for (region, _), done in zip(ordered, settled, strict=True) if not done}))
+        return {debt for debt, done in zip(ordered, settled, strict=True) if not done}
 
     def _supply_one(self, region: str, version: str, rebuild: Callable[[], bytes | None]) -> bool:
         try:
             lack = self._lack(region, version)
             if lack is None:
                 return True
-            archive = self._good_archive(version, region) or rebuild()
+            archive = self._good_archive(version, region, rebuild)
             if archive is None:
                 log.error("bundle.unrepaired", bundle=self.bundle, version=version, region=region, was=lack)
                 self._supplied.setdefault((region, version), "")
@@ -310,18 +329,28 @@ class BundleStore:
         self._supplied[region, version] = info.etag
         return None
 
-    def _good_archive(self, version: str, besides: str) -> bytes | None:
-        """Return a snapshot's archive from the first region whose copy is whole, home first."""
+    def _good_archive(self, version: str, besides: str, rebuild: Callable[[], bytes | None]) -> bytes | None:
+        """Return a snapshot's archive from the first region whose copy is whole, home first, or made anew; None if it is lost.
+
+        Raises `StoreError` if a copy that may be whole cannot be read.
+        """
+        unread: StoreError | None = None
         for name in sorted(self._stores, key=lambda each: each != self.home_region):
             if name == besides:
                 continue
             try:
                 archive = self._stores[name].get(self.key(version)).data
-            except StoreError:
+            except ObjectNotFound:
+                continue
+            except StoreError as error:
+                unread = error
                 continue
             if _is_whole([archive], version):
                 return archive
-        return None
+        made = rebuild()
+        if made is None and unread is not None:
+            raise unread
+        return made
 
     def _unsupplied(self, region: str, version: str, error: StoreError) -> bool:
         log.warning(
@@ -341,24 +370,23 @@ class BundleStore:
     def _owed_key(self, region: str, version: str) -> str:
         return f"bundles/{self.bundle}/owed/{region}/{hex_of(version)}"
 
-    def _spread(self, version: str, archive: bytes, wait_seconds: float) -> tuple[str, ...]:
-        """Put the archive into every region but home, all at once; return those that could not be reached in time."""
+    def _spread(self, version: str, archive: bytes, until: float) -> tuple[str, ...]:
+        """Put the archive into every region but home, all at once; return those that could not be reached in time. Each is tried once at least."""
         others = [name for name in self._stores if name != self.home_region]
         if not others:
             return ()
-        deadline = self._monotonic() + wait_seconds
         with ThreadPoolExecutor(len(others), "bundle-publish") as pool:
-            reached = list(pool.map(lambda name: self._send(name, version, archive, deadline), others))
+            reached = list(pool.map(lambda name: self._send(name, version, archive, until), others))
         return tuple(name for name, done in zip(others, reached, strict=True) if not done)
 
-    def _send(self, region: str, version: str, archive: bytes, deadline: float) -> bool:
+    def _send(self, region: str, version: str, archive: bytes, until: float) -> bool:
         attempt = 0
         while True:
             try:
                 etag = self._stores[region].put(self.key(version), archive)
             except StoreError as error:
                 delay = self._jitter(0, min(_BACKOFF_LIMIT_SECONDS, _BACKOFF_BASE_SECONDS * 2**attempt))
-                if not error.transient or self._monotonic() + delay >= deadline:
+                if not error.transient or self._monotonic() + delay >= until:
                     return self._unsupplied(region, version, error)
                 attempt += 1
                 self._sleep(delay)

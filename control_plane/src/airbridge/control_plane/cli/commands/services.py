@@ -23,7 +23,7 @@ def gateway() -> None:
     from airbridge.executor import settings
 
     read = settings.load()
-    server.run(read, publisher(read), receiver(read))
+    server.run(read, publisher(read).steps, receiver(read))
 
 
 def dag_processor(context: typer.Context) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -37,6 +39,14 @@ class Deadline:
 
     timeout: asyncio.Timeout
     seconds: float
+
+    @property
+    def monotonic(self) -> float:
+        """This deadline as a time of `time.monotonic`."""
+        when = self.timeout.when()
+        if when is None:
+            return math.inf
+        return time.monotonic() + when - asyncio.get_running_loop().time()
 
     def follow(self, body: float) -> None:
         """Move it behind the time, of the event loop, at which the body has to be here."""

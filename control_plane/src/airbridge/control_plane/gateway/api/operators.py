@@ -14,13 +14,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from airbridge.control_plane import audit_events, worker_commands
-from airbridge.control_plane.dags import Accepted
+from airbridge.control_plane.dags import Accepted, PushTerms, Steps, Work, advance
 from airbridge.control_plane.environments import ARCHIVE_BYTES, EnvironmentReceiver, Offer
 from airbridge.control_plane.exceptions import Refused, Unavailable
 from airbridge.control_plane.gateway.api import actions, documents, health, operator_endpoint, requests
 from airbridge.control_plane.gateway.api.actions import NewJoinToken, NewToken
 from airbridge.control_plane.gateway.api.audit import AuditApi
-from airbridge.control_plane.gateway.api.body_reader import BodyLimit, BodyReader
+from airbridge.control_plane.gateway.api.body_reader import DEADLINE, BodyLimit, BodyReader, Deadline
 from airbridge.control_plane.gateway.api.handling import REQUEST_SECONDS, Guard, Handler, application
 from airbridge.control_plane.gateway.api.operator_endpoint import OperatorAuthenticator
 from airbridge.control_plane.gateway.api.proposals import ProposalsApi
@@ -54,14 +54,14 @@ PUSH_BODY: Final = BodyLimit(256 * 1024 * 1024, seconds=120.0)
 ENVIRONMENT_BODY: Final = BodyLimit(ARCHIVE_BYTES, seconds=240.0)
 # A manifest and a lock, and requirement files of up to 4 MiB each, as texts.
 OFFER_BODY: Final = BodyLimit(16 * 1024 * 1024)
-# Seconds for the upload and for parsing every DAG file in it.
+# Seconds for the upload, for building packages and for parsing every DAG file. Later nothing is published.
 PUSH_ANSWER_SECONDS: Final = 300.0
 _BUNDLE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 
 _DIGITS: Final = re.compile(r"[0-9a-f]{64}")
 
-# (bundle, tar archive, actor) -> the published version; raises `BundleError` if it is refused.
-Publish = Callable[[str, bytes, str], Accepted]
+# (bundle, tar archive, terms) -> the steps of its publication, which raise `BundleError` if it is refused.
+Publish = Callable[[str, bytes, PushTerms], Steps]
 
 
 class Comment(operator_endpoint.Body):
@@ -96,6 +96,7 @@ class Operators:
     threads: ThreadPool
     #: Has threads of its own: a revocation does not wait behind code that is being parsed.
     publishing: ThreadPool
+    builds: ThreadPool
     scrapes: ThreadPool
     authenticator: OperatorAuthenticator
     readiness: health.Readiness
@@ -266,28 +267,30 @@ class Operators:
     async def _push(self, request: Request) -> Response:
         bundle = _bundle(request)
         operator = await self.threads.run(_may, request, "dags:push", bundle)
+        record = _recorder(operator, "dags.pushed", "dags:push", bundle, "version")
         async with self.bodies.read(request, PUSH_BODY) as archive:
-            accepted = await self._published(self.publish, bundle, archive, operator.actor)
-        await self.threads.run(
-            _record_push, operator, "dags.pushed", "dags:push", bundle, {"version": accepted.version}
+            deadline: Deadline = request.scope[DEADLINE]
+            terms = PushTerms(operator.actor, deadline.monotonic, record)
+            accepted = await self._in_steps(self.publish(bundle, archive, terms))
+        if not accepted.recorded:
+            await self.threads.run(_record_alone, record, accepted.version)
+        return JSONResponse(
+            {"bundle": bundle, "version": accepted.version, "check_seconds": accepted.check_seconds}
         )
-        return JSONResponse({"bundle": bundle, **asdict(accepted)})
+
+    async def _in_steps(self, steps: Steps) -> Accepted:
+        """Publish a push. Its builds run in their own threads: pushes that wait for one hold up no other."""
+        while not isinstance(done := await self._published(advance, steps), Accepted):
+            await self.builds.run(_work, done, steps)
+        return done
 
     async def _offer_environment(self, request: Request) -> Response:
         bundle = _bundle(request)
         operator = await self.threads.run(_may, request, "environments:push", bundle)
         given = await self.bodies.parse(request, EnvironmentOffer, OFFER_BODY)
         offer = Offer(given.manifest, given.lock, given.inputs)
-        answer = await self._published(self.environments.offer, bundle, offer, operator.actor)
-        if not answer.missing:
-            await self.threads.run(
-                _record_push,
-                operator,
-                "environment.pushed",
-                "environments:push",
-                bundle,
-                {"inputs": answer.inputs},
-            )
+        record = _recorder(operator, "environment.pushed", "environments:push", bundle, "inputs")
+        answer = await self._published(self.environments.offer, bundle, offer, operator.actor, record)
         return JSONResponse({"bundle": bundle, **asdict(answer)})
 
     async def _take_environment(self, request: Request) -> Response:
@@ -333,19 +336,35 @@ def _may(request: Request, action: str, bundle: str) -> Operator:
     return operator
 
 
-def _record_push(operator: Operator, event: str, scope: str, bundle: str, what: dict[str, Any]) -> None:
-    with unit() as work:
+def _recorder(
+    operator: Operator, event: str, scope: str, bundle: str, what: str
+) -> Callable[[Any, str], None]:
+    """Return a function that records a push in a session: the value it is given is that of `what`."""
+
+    def record(session: Any, value: str) -> None:
+        detail: dict[str, Any] = {"bundle": bundle, what: value}
         audit_events.record(
-            work.session,
+            session,
             event,
             "changed",
             operator.actor,
             address=operator.address,
             rule=f"scope {scope}",
             token=operator.token_id,
-            bundle=bundle,
-            **what,
+            **detail,
         )
+
+    return record
+
+
+def _record_alone(record: Callable[[Any, str], None], value: str) -> None:
+    with unit() as work:
+        record(work.session, value)
+
+
+def _work(work: Work, _steps: Steps) -> None:
+    """Do work between two steps of a push. The steps, which hold its scratch directory, live as long as it takes."""
+    work()
 
 
 def _require_place(operator: Operator, wanted: NewJoinToken, catalogue: Catalogue) -> None:

@@ -80,6 +80,14 @@ class EnvironmentPending(BundleError):  # noqa: N818 - what happens to the envir
         super().__init__(str(self.failure), transient=True)
 
 
+@dataclass(frozen=True)
+class Order:
+    """Environment that has to be built."""
+
+    files: RequirementFiles
+    inputs: Inputs
+
+
 class EnvironmentBuilder:
     """Environments of one bundle, kept under `cache`. `parent` is the environment of this process."""
 
@@ -101,22 +109,46 @@ class EnvironmentBuilder:
 
         `pushed` gives the files of an environment that was built elsewhere, by the digest of its inputs; it goes before all others.
         A build that is older than `patience` seconds goes on without being waited for; call again with equal requirements to
-        have its result. Other requirements end it. Raises `EnvironmentPending` then, and `EnvironmentRefused` if the packages cannot be
+        have its result. Other requirements end it, and so does an environment that is there without it. Raises `EnvironmentPending` then, and `EnvironmentRefused` if the packages cannot be
         installed.
         """
+        try:
+            found = self.find(root, current, pushed)
+        except EnvironmentRefused:
+            self.close()
+            raise
+        if isinstance(found, Order):
+            return self.build(found, patience)
+        self.close()
+        return found
+
+    def find(
+        self,
+        root: Path,
+        current: Callable[[], Path | None],
+        pushed: Callable[[str], Mapping[str, bytes] | None],
+    ) -> Prepared | Order:
+        """Return what is here of a source's environment already, or what `build` has to make. The arguments are those of `prepare`."""
         files = requirements.find(root) if self._settings.enabled else None
         if files is None:
-            self.close()
             return Prepared()
         inputs = Inputs.here(files, self._settings)
         if (found := pushed(inputs.digest)) is not None:
-            self.close()
             return Prepared(found, inputs=inputs)
+        if (self._cache / inputs.digest / "environment.json").is_file():
+            return self._taken(inputs)
+        if (found := _same(current(), inputs.digest)) is not None:
+            return Prepared(found, inputs=inputs)
+        return Order(files, inputs)
+
+    def build(self, order: Order, patience: float | None = None) -> Prepared:
+        """Lock and build an environment, or go on with it. Raises as `prepare`."""
+        self._build(self._job(order.files, order.inputs), order, patience)
+        return self._taken(order.inputs)
+
+    def _taken(self, inputs: Inputs) -> Prepared:
+        """Return an environment of the cache, as the last one that was used."""
         kept = self._cache / inputs.digest
-        if not (kept / "environment.json").is_file():
-            if (found := _same(current(), inputs.digest)) is not None:
-                return Prepared(found, inputs=inputs)
-            self._build(self._job(files, inputs), files, inputs.digest, kept, patience)
         os.utime(kept)
         return _prepared(kept, inputs)
 
@@ -165,9 +197,8 @@ class EnvironmentBuilder:
         cache = {"UV_CACHE_DIR": str(scratch / "cache"), "HOME": str(scratch)}
         return {**found, **_FIXED, **index, **netrc, **cache, "UV_FIND_LINKS": ",".join(links)}
 
-    def _build(
-        self, job: Job, files: RequirementFiles, inputs: str, kept: Path, patience: float | None
-    ) -> None:
+    def _build(self, job: Job, order: Order, patience: float | None) -> None:
+        files, inputs = order.files, order.inputs.digest
         running = self._started(job, files, inputs)
         try:
             ending = running.wait(patience)
@@ -181,7 +212,7 @@ class EnvironmentBuilder:
             made = running.scratch / "made"
             built = _collect(result, running.scratch, made, inputs)
             with contextlib.suppress(OSError):  # another process was faster: equal inputs, so either will do
-                made.rename(kept)
+                made.rename(self._cache / inputs)
         finally:
             self.close()
         log.info(
