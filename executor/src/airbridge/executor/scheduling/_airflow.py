@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Final
 
-from airbridge.executor._airflow import bundle_versions, new_session
 from airbridge.executor.scheduling.pacing import Pacing
 
 
@@ -138,25 +137,6 @@ def _paced(step: Callable[..., None], pacing: Pacing) -> Callable[..., None]:
 
     paced.paced = True  # type: ignore[attr-defined]  # a mark for a second executor in the process
     return paced
-
-
-def with_code_of_run(request: Any) -> Any:
-    """Return the request of a callback with the bundle version that its task has, which is its run's or else the current one.
-
-    Where an executor reports a failure, Airflow 3.0.4 names the version of the task's DAG version: the first one with this DAG. The
-    modules that the callback uses may have changed since.
-    """
-    from airflow.callbacks.callback_requests import TaskCallbackRequest
-    from airflow.models.dagrun import DagRun
-    from sqlalchemy import select
-
-    if not isinstance(request, TaskCallbackRequest):
-        return request
-    bundle, task = request.bundle_name, request.ti
-    of_run = select(DagRun.bundle_version).where(DagRun.dag_id == task.dag_id, DagRun.run_id == task.run_id)
-    with new_session() as session:
-        version = session.scalar(of_run) or bundle_versions(session, {bundle}).get(bundle)
-    return request.model_copy(update={"bundle_version": version})
 
 
 class _PostgresConnection:
