@@ -10,12 +10,10 @@ import gc
 import os
 import socket
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, NoReturn
 
 import structlog
@@ -322,8 +320,7 @@ def _load(worker_name: str, preload: Sequence[str]) -> None:
     from airbridge.edge_worker.runner.forking import warm_up
 
     _airflow.preload(worker_name, preload)
-    with tempfile.TemporaryDirectory(prefix="airbridge-warm-up-", ignore_cleanup_errors=True) as folder:
-        warm_up.run(Path(folder))
+    warm_up.run()
     if process.thread_count() > 1:
         structlog.get_logger().warning(
             "runner.zygote_has_threads", detail="a plugin starts threads at import; tasks will not have them"
