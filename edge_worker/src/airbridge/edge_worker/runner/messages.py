@@ -19,6 +19,8 @@ from typing import Any, Final
 
 import msgspec
 
+from airbridge.edge_worker.exceptions import UNDECODABLE
+
 _MAX_PACKET: Final = 64 * 1024
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -230,7 +232,7 @@ def receive(sock: socket.socket, most_fds: int = 0) -> tuple[Message | None, lis
         return None, fds
     try:
         return _DECODER.decode(payload), fds  # what was cut off cannot be decoded
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         for fd in fds:
             os.close(fd)
         raise OSError(errno.EBADMSG, f"no message: {error}") from error

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from airbridge.edge_worker.exceptions import FrameError
+from airbridge.edge_worker.exceptions import UNDECODABLE, FrameError
 
 # Of one message: an event has up to 1 MiB, and a read of an XCom up to 31 MiB.
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
@@ -91,7 +91,7 @@ def decode_to_host(payload: bytes) -> ToHost:
     """Return a message of the agent. Raises `FrameError`."""
     try:
         found: ToHost = _TO_HOST.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise FrameError(f"no message of the agent: {error}") from error
     return found
 
@@ -105,6 +105,6 @@ async def receive(reader: asyncio.StreamReader) -> ToAgent | None:
         found: ToAgent = _TO_AGENT.decode(await reader.readexactly(length))
     except asyncio.IncompleteReadError:
         return None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise FrameError(f"no message of a trigger host: {error}") from error
     return found
