@@ -63,6 +63,8 @@ class Job(msgspec.Struct, frozen=True):
     working_dir: str
     kill_grace_seconds: float
     limits: ProcessLimits = ProcessLimits()
+    #: Memory that its supervisor may have beyond what it begins with, in bytes; 0 limits nothing.
+    supervisor_memory: int = 0
     #: Run triggers, which come over the proxy socket, in place of the task.
     triggers: bool = False
 
@@ -131,6 +133,18 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     pss_bytes: int
 
 
+class Admit(msgspec.Struct, frozen=True, tag=True):
+    """Zygote to agent: a template is forked, and waits for `Parse` before it runs any code of a DAG file. Descriptor: the socket to it."""
+
+    pid: int
+
+
+class Parse(msgspec.Struct, frozen=True, tag=True):
+    """Agent to template: parse, within these limits. If the socket ends instead, the file cannot be parsed ahead of its tasks."""
+
+    limits: ProcessLimits = ProcessLimits()
+
+
 class Parsed(msgspec.Struct, frozen=True, tag=True):
     """A template has parsed its file. With `violations` it must not be shared, and the template has ended."""
 
@@ -194,6 +208,8 @@ Message = (
     | Running
     | Free
     | Ready
+    | Admit
+    | Parse
     | Parsed
     | Reaped
     | Unshared

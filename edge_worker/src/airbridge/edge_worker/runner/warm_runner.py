@@ -22,7 +22,7 @@ from airbridge.edge_worker.exceptions import RunnerError
 from airbridge.edge_worker.runner import airflow_home, messages, process
 from airbridge.edge_worker.runner.limits.disk_meter import DiskMeter, Metered
 from airbridge.edge_worker.runner.limits.enforcer import Enforcer, Held
-from airbridge.edge_worker.runner.messages import Job, Reaped, Source, Spawn
+from airbridge.edge_worker.runner.messages import Job, Parse, Reaped, Source, Spawn
 from airbridge.edge_worker.runner.running_task import WarmTask
 from airbridge.edge_worker.runner.sandbox import short_path
 from airbridge.edge_worker.runner.settings import NEEDED_FOR_SOCKETS, RunnerSettings, room_for_sockets
@@ -279,7 +279,11 @@ class WarmRunner:
             if current is not None and current.alive:
                 self._retired.add(current)
             zygote = self._zygote = await ZygoteClient.start(
-                settings, self._options, self._on_reaped, self._on_lost
+                settings,
+                self._options,
+                self._on_reaped,
+                self._on_lost,
+                on_template=self._admit_template,
             )
         await self._end_retired()
         self._kill_leftovers()
@@ -308,6 +312,14 @@ class WarmRunner:
             log.warning("runner.variable_not_passed", variable=name, why=why)
         if overridden := self._settings.overridden():
             log.warning("runner.task_env_overrides", variables=overridden)
+
+    def _admit_template(self, pid: int, zygote: int, sock: socket.socket) -> None:
+        with sock:
+            try:
+                limits = self._enforcer.admit_template(pid, zygote)
+                messages.send(sock, Parse(limits), wait=False)
+            except OSError as error:  # each task parses the file itself, within its own limits
+                log.warning("runner.template_not_limited", pid=pid, detail=str(error))
 
     def _on_lost(self) -> None:
         self._lost_zygote = True
@@ -340,5 +352,6 @@ def _job(spec: TaskSpec, working_dir: Path, kill_grace_seconds: float, held: Hel
         working_dir=str(working_dir),
         kill_grace_seconds=kill_grace_seconds,
         limits=held.of_process,
+        supervisor_memory=held.of_supervisor,
         triggers=spec.triggers,
     )
