@@ -46,6 +46,11 @@ REWRITTEN = {
     comms.CommsDecoder._read_frame: "40ab369645ed1e8b",
     supervisor.WatchedSubprocess.start.__func__: "ca51ade15520dc97",  # type: ignore[attr-defined] # a class method's function
     ActivitySubprocess.start.__func__: "d2bd2b1d43826c6e",  # type: ignore[attr-defined] # as above
+    # Whose handlers are put behind bounded readers, on workers and in the dag-processor.
+    supervisor.WatchedSubprocess._register_pipe_readers: "c9f87dbcbeaa390f",
+    supervisor.WatchedSubprocess._create_log_forwarder: "78907a3b4160c132",
+    supervisor.make_buffered_socket_reader: "44165865c3de5d04",
+    supervisor.length_prefixed_frame_reader: "f542326efebaf9be",
 }
 """Functions that the runner reimplements, by the digest of the source it was written after."""
 

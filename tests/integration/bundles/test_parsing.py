@@ -63,6 +63,15 @@ def test_one_look_at_many_files(tmp_path: Path) -> None:
     assert set(verdict.dags) == {"good"}
 
 
+def test_deep_directories_end_no_check(tmp_path: Path) -> None:
+    """What a file leaves in the scratch directory, however deep, is removed, and the check has its result."""
+    write(
+        tmp_path,
+        deep="import os\nfor _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')\nwith DAG('x'):\n    pass\n",
+    )
+    assert set(judge(tmp_path).dags) == {"x"}
+
+
 @pytest.mark.parametrize(
     ("code", "error"),
     [

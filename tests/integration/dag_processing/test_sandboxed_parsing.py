@@ -127,6 +127,16 @@ def test_hostile_file_reaches_nothing(processor: Processor, tmp_path: Path) -> N
     assert processor.client.asked == []
 
 
+def test_deep_directories_end_nothing(processor: Processor) -> None:
+    """What a DAG file leaves in its scratch directory, however deep, does not end the zygote."""
+    deep = "import os\nfor _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')\n"
+    assert processor.errors("good.py", GOOD) == ""
+    zygote = processor.zygote.pid
+    processor.parse("deep.py", deep + GOOD)
+    assert processor.errors("good.py", GOOD) == ""
+    assert zygote == processor.zygote.pid
+
+
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # Airflow leaves its sockets to the collector

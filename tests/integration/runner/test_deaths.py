@@ -71,6 +71,14 @@ with DAG("d", schedule=None, start_date=datetime(2025, 1, 1)):
     def asks():
         get_current_context()["ti"].xcom_pull(task_ids="other", key="k", map_indexes=-1)
 
+    @task
+    def goes_deep():
+        for _ in range(1500):
+            os.mkdir("d")
+            os.chdir("d")
+        os.chdir("/")
+
+    goes_deep()
     [segfaults(), is_killed(), leaves_a_daemon(), succeeds(), asks()]
 """
 
@@ -386,3 +394,28 @@ def test_stop_leaves_no_process_behind(tmp_path: Path) -> None:
     pids = world.do(scenario())
     world.close()
     assert [pid for pid in pids if alive(pid)] == []
+
+
+def test_deep_directories_end_nothing(tmp_path: Path) -> None:
+    """What a task leaves in its working directory, however deep, keeps the worker neither from its end nor from its next start."""
+    first = World(tmp_path)
+    assert first.do(first.run(first.write(FILE), "goes_deep")).proxy.states == ["success"]
+    first.close()
+    # As after a kill of the agent, which removes nothing.
+    left = first.settings.tasks_dir / "12345678" / "left"
+    left.mkdir(parents=True)
+    place = os.open(left, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=place)
+        inner = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = inner
+    os.close(place)
+    second = World(tmp_path)
+    try:
+        assert second.do(second.run(second.write(FILE), "succeeds")).proxy.states == ["success"]
+        second.do(until(lambda: not list(tmp_path.glob(".removed-*"))))
+        assert second.do(second.run(second.write(FILE), "goes_deep")).proxy.states == ["success"]
+    finally:
+        second.close()
+    assert not second.settings.tasks_dir.exists()

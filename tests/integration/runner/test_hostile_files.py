@@ -226,3 +226,41 @@ def test_long_reasons_end_no_other_task(world: World, name: str) -> None:
         world.do(asyncio.wait_for(scenario(), 60))
     [unshared] = [entry for entry in events if entry["event"] == "runner.file_not_shared"]
     assert [len(each) for each in unshared["violations"]] == [500] * 10
+
+
+# Packets on the template's socket to the zygote, each of which msgspec refuses in another way.
+FORGED = {
+    "no UTF-8": r"b'\x81\xa4type\xa6\xffarsed'",
+    "deeply nested": r"b'\x82\xa4type\xa6Parsed\xa4more' + b'\x91' * 60_000 + b'\xc0'",
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_packet_ends_no_other_task(world: World, name: str) -> None:
+    """A DAG file that writes any bytes to its template's socket leaves the zygote, and so the tasks of other files, alone."""
+    sleeper = world.write(HEAD + "def result():\n    time.sleep(3)\n    return 'slept'\n" + TAIL)
+    forging = f"""
+PACKET = {FORGED[name]}
+for entry in os.listdir("/proc/self/fd"):
+    try:
+        with socket.socket(fileno=os.dup(int(entry))) as held:
+            # Only the template's channel to the zygote is of this type.
+            if held.type == socket.SOCK_SEQPACKET:
+                held.send(PACKET)
+    except OSError:
+        pass
+def result():
+    return "ran"
+"""
+    hostile = world.write(HEAD + forging + TAIL)
+
+    async def scenario() -> None:
+        other = await world.spawn(sleeper, "t")
+        zygote = world.runner.zygote_pid
+        own = await world.run(hostile, "t")
+        assert own.proxy.pushed() == "ran"
+        assert world.runner.zygote_pid == zygote
+        assert (await other.ended()).clean
+        assert other.proxy.pushed() == "slept"
+
+    world.do(asyncio.wait_for(scenario(), 60))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.integration.runner.test_hostile_files import captured_events
 from tests.integration.runner.world import Run, World, alive
 
 from airbridge.core.protocol import Resources
@@ -17,7 +19,7 @@ from airbridge.edge_worker.runner.limits.limits import MIB, Limit, Limits, Share
 from airbridge.edge_worker.work.task import Exit
 
 FILE = """
-import os, signal, subprocess, sys, time
+import logging, os, signal, subprocess, sys, time
 from pathlib import Path
 from airflow.sdk import DAG, task
 
@@ -134,6 +136,51 @@ with DAG("d"):
             file.flush()
             held.append(file)
     fills_shared_memory()
+
+    def to_supervisor():
+        from airflow.sdk.execution_time import task_runner
+        return task_runner.SUPERVISOR_COMMS.socket
+
+    @task
+    def announces_a_gigabyte():
+        to_supervisor().sendall((2**30).to_bytes(4, "big"))
+        for _ in range(300):
+            to_supervisor().sendall(bytes(2**20))
+        time.sleep(5)
+    announces_a_gigabyte()
+
+    @task
+    def sends_what_grows():
+        "A list of empty lists, which takes seventy times its bytes once it is decoded."
+        count = 20 * 2**20
+        frame = b"\\x92\\x01\\x81\\xa1a\\xdd" + count.to_bytes(4, "big") + b"\\x90" * count
+        to_supervisor().sendall(len(frame).to_bytes(4, "big") + frame)
+        time.sleep(60)
+    sends_what_grows()
+
+    @task
+    def prints_without_newline():
+        for _ in range(64):
+            os.write(1, b"x" * 2**20)
+    prints_without_newline()
+
+    @task
+    def logs_long_lines():
+        for size in (2**21, 17 * 2**20):
+            logging.getLogger("mine").warning("y" * size)
+    logs_long_lines()
+"""
+
+GREEDY = """
+from airflow.sdk import DAG, task
+
+HELD = b"x" * 2**30
+
+with DAG("d"):
+    @task
+    def t():
+        return len(HELD)
+    t()
 """
 
 SHARE = Share(slots=8, limits=Limits(memory=256 * MIB, cpus=2.0, processes=60, disk=64 * MIB))
@@ -297,6 +344,101 @@ def test_memory_is_limited_without_cgroups(tmp_path: Path) -> None:
         assert 400 == fits.proxy.pushed()
     finally:
         world.close()
+
+
+def peak_over_now(pid: int) -> int:
+    """Return by how many bytes a process's largest resident size exceeds its present one."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return (int(lines["VmHWM"].split()[0]) - int(lines["VmRSS"].split()[0])) * 1024
+
+
+def test_supervisor_keeps_no_endless_message(limited: World) -> None:
+    """A message that a task announces as a gigabyte is refused at its head, and fails the task with the reason."""
+    started, exited = run(limited, "announces_a_gigabyte")
+    assert ["failed"] == started.proxy.states
+    assert "a message of 1073741824 bytes; at most 97517568 are allowed" in exited.detail
+    assert peak_over_now(started.task.pid) < 50 * MIB
+
+
+def test_supervisor_has_a_limit_of_its_own(limited: World) -> None:
+    """A message that takes more memory than the task's limit allows its supervisor fails the task."""
+    started, exited = run(limited, "sends_what_grows")
+    assert ["failed"] == started.proxy.states
+    assert "MemoryError" in exited.detail
+    assert peak_over_now(started.task.pid) < 900 * MIB
+    after, _ = run(limited, "waits")
+    assert ("finished", started.task.pid) == (after.proxy.pushed(), after.task.pid)
+    os.kill(after.task.pid, signal.SIGKILL)  # its peak would be that of the next task's supervisor
+
+
+def test_endless_output_is_split(limited: World) -> None:
+    """Output without a newline is in the log in pieces of a mebibyte, and the supervisor holds no more than one."""
+    started, exited = run(limited, "prints_without_newline")
+    assert exited.clean
+    printed = [each["event"] for each in started.events if set(each["event"]) == {"x"}]
+    assert [2**20] * 64 == [len(each) for each in printed]
+    assert peak_over_now(started.task.pid) < 50 * MIB
+
+
+def test_endless_log_line_is_left_out(limited: World) -> None:
+    """A line of a log of megabytes is kept whole; a longer one is left out, and the log has its size."""
+    started, exited = run(limited, "logs_long_lines")
+    assert exited.clean
+    kept, left_out = [each for each in started.events if each["level"] == "warning"]
+    assert "y" * 2**21 == kept["event"]
+    assert "one of a task's log has at most 16777216 bytes" in left_out["event"]
+
+
+@needs_cgroups
+def test_greedy_file_is_held_as_its_tasks_are(limited: World) -> None:
+    """What a DAG file takes at import is limited to its task's share, ahead of the task as within it; others go on."""
+
+    async def both() -> tuple[Run, Run, Exit]:
+        neighbour = await limited.spawn(limited.write(FILE), "waits")
+        zygote = limited.runner.zygote_pid
+        greedy = await limited.spawn(limited.write(GREEDY), "t")
+        exited = await greedy.ended()
+        await neighbour.ended()
+        assert zygote == limited.runner.zygote_pid
+        return neighbour, greedy, exited
+
+    neighbour, greedy, exited = limited.do(both())
+    assert Limit.MEMORY == limit_of(exited)
+    assert ["failed"] == greedy.proxy.states
+    assert "finished" == neighbour.proxy.pushed()
+
+
+def test_greedy_file_is_limited_without_cgroups(tmp_path: Path) -> None:
+    """Without cgroups, a file that takes more than a slot's memory at import is not parsed ahead of its tasks."""
+    world = World(tmp_path, share=SHARE, cgroups=NoCgroups("made up"))
+    try:
+        with captured_events() as events:
+            started = world.do(world.run(world.write(GREEDY), "t"))
+        [unshared] = [each for each in events if each["event"] == "runner.file_not_shared"]
+        assert any("MemoryError" in each for each in unshared["violations"])
+        assert ["failed"] == started.proxy.states
+        assert "MemoryError" in started.log
+    finally:
+        world.close()
+
+
+@needs_cgroups
+def test_many_tasks_of_one_file_fit_beside_their_template(limited: World) -> None:
+    """What tasks write to before they are in their own cgroups does not use up their template's."""
+
+    async def rounds() -> list[Run]:
+        root = limited.write(FILE)
+        started = []
+        for _ in range(4):
+            each = [await limited.spawn(root, "waits") for _ in range(8)]
+            for one in each:
+                await one.ended()
+            started += each
+        return started
+
+    started = limited.do(rounds())
+    assert ["finished"] * 32 == [each.proxy.pushed() for each in started]
+    assert 1 == len({each.task.template_pid for each in started})
 
 
 def test_tasks_without_limits_have_no_cgroup(own_world: World) -> None:

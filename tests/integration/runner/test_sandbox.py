@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,10 @@ import pytest
 from tests.integration.runner.attacks import HEAD
 from tests.integration.runner.world import Run, World, alive
 
+from airbridge.core.residency.settings import SECRETS
 from airbridge.core.sandbox import landlock
 from airbridge.edge_worker.exceptions import RunnerError
+from airbridge.edge_worker.proxy.protocol import Call, Reply
 from airbridge.edge_worker.runner import process
 from airbridge.edge_worker.runner.sandbox import short_path
 
@@ -376,6 +381,68 @@ def result():
     try:
         run = world.do(world.run(world.write(code), "attacker"))
         assert run.proxy.pushed() == [True] * 5, run.log
+    finally:
+        world.close()
+
+
+def test_zygote_starts_without_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a zygote starts it makes no directory where tasks may write: it has no sandbox, and would execute what they put there."""
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    monkeypatch.setenv("TMPDIR", str(shared))
+    with _watched(shared) as made:
+        World(tmp_path / "world").close()
+    assert set() == made
+
+
+@contextmanager
+def _watched(folder: Path) -> Iterator[set[str]]:
+    """Collect the names of the directories that are made in a directory during the block."""
+    made: set[str] = set()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.001):
+            made.update(path.name for path in folder.iterdir() if path.is_dir())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield made
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_supervisor_has_no_home_of_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secrets backend, which runs in the supervisor, finds no configuration that a task has written to HOME."""
+    library, home = tmp_path / "library", tmp_path / "home"
+    for folder in (library, home):
+        folder.mkdir()
+    (library / "backend_of_test.py").write_text(
+        "import os\nclass Backend:\n    def get_variable(self, key):\n        return os.path.expanduser('~')\n"
+    )
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PYTHONPATH", str(library))
+    world = World(tmp_path / "world", options={SECRETS: {"backend": "backend_of_test.Backend"}})
+
+    def places(call: Call, _rest: str) -> Reply:
+        return Reply(call.id, 200, {"content-type": "application/json"}, json.dumps({"places": ["region"]}))
+
+    monkeypatch.setattr(world.api, "_regional_secrets", places, raising=False)
+    code = (
+        HEAD
+        + """
+from airflow.sdk import Variable
+def result():
+    Path.home().joinpath("planted").write_text("x")
+    return [Variable.get("home") == os.environ["AIRFLOW_HOME"], str(Path.home())]
+"""
+        + DAG
+    )
+    try:
+        run = world.do(world.run(world.write(code), "attacker"))
+        assert run.proxy.pushed() == [True, str(home)], run.log
     finally:
         world.close()
 

@@ -125,6 +125,12 @@ class Raises(Trigger):
         yield
 
 
+class Large(Trigger):
+    async def run(self):
+        self.log.info("before")
+        yield TriggerEvent("x" * 3_000_000)
+
+
 class Ends(Trigger):
     async def run(self):
         return
@@ -206,6 +212,9 @@ async def hosting(world: World, root: Path) -> AsyncIterator[Bench]:
     def logged(attempt: Attempt, line: bytes) -> None:
         bench.lines.setdefault(attempt.grant.ti["task_id"], []).append(json.loads(line))
 
+    async def room() -> None:
+        """There is room for events."""
+
     first = attempt_of(world, root, "first", "mine.Says", word="first")
     host = TriggerHost(
         world.runner,
@@ -213,6 +222,7 @@ async def hosting(world: World, root: Path) -> AsyncIterator[Bench]:
         log_file=world.folder / "logs" / "host.log",
         proxy_of=lambda _: Proxy(world, bench.calls),  # type: ignore[arg-type, return-value] # what the host uses of it
         on_fired=fired,
+        room=room,
         on_logged=logged,
     )
     (world.folder / "logs").mkdir(exist_ok=True)
@@ -319,6 +329,24 @@ def test_failures_are_reported(world: World, root: Path) -> None:
                 "state": "success",
                 "xcoms": {"rows": 3},
             }
+
+    run(world, test())
+
+
+def test_large_event_fails_its_trigger_alone(world: World, root: Path) -> None:
+    """An event that is larger than the control plane takes fails its trigger, with the reason; the host's others go on."""
+
+    async def test() -> None:
+        async with hosting(world, root) as bench:
+            bench.add(root, "large", "mine.Large")
+            [why] = (await bench.event("large"))["failure"]
+            assert "the trigger's event has 3000" in why
+            assert "at most 1048576 are allowed" in why
+            before, left_out = [line["event"] for line in bench.lines["large"]]
+            assert before == "before"
+            assert "bytes is left out" in left_out
+            bench.add(root, "later", "mine.Says", word="later")
+            assert await bench.payload("later") == "later"
 
     run(world, test())
 

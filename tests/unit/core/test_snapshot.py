@@ -24,7 +24,8 @@ from airbridge.core.code.snapshot import (
     pack,
     unpack,
 )
-from airbridge.core.exceptions import BundleError
+from airbridge.core.exceptions import BundleError, ParseFailure
+from airbridge.core.sandbox import trees
 
 
 @pytest.fixture
@@ -362,3 +363,34 @@ def test_what_is_no_version(version: str) -> None:
     """Only sha256: and 64 hexadecimal digits name a snapshot."""
     with pytest.raises(BundleError, match="is not a bundle version"):
         hex_of(version)
+
+
+# --- Depth ---
+
+
+def test_deep_archive_is_refused(tmp_path: Path) -> None:
+    """Directories in one another are bounded: what removes or lists the tree later must not run out of stack."""
+    allowed, refused = (tar_of((tarfile.TarInfo("d/" * levels + "dag.py"), b"x")) for levels in (100, 101))
+    extract(allowed, tmp_path / "allowed")
+    assert (tmp_path / "allowed" / ("d/" * 100) / "dag.py").is_file()
+    with pytest.raises(BundleError, match="within 101 directories: at most 100"):
+        extract(refused, tmp_path / "refused")
+
+
+def test_deep_folder_is_refused(dags: Path) -> None:
+    """A folder's deepest directories are refused by name, however deep it is."""
+    place = os.open(dags, os.O_RDONLY)
+    for _ in range(3_000):
+        os.mkdir("d", dir_fd=place)
+        inner = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = inner
+    os.close(place)
+    try:
+        with pytest.raises(BundleError, match="directory within 100 others"):
+            pack(dags)
+        left_out: list[ParseFailure] = []
+        assert {"one.py", "team/two.py", ".airflowignore"} == {*names(pack(dags, left_out=left_out))}
+        assert ["d/" * 100 + "d"] == [each.file for each in left_out]
+    finally:
+        trees.remove(dags)

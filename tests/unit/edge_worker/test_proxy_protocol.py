@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from airbridge.edge_worker.exceptions import FrameError
 from airbridge.edge_worker.proxy import protocol
 from airbridge.edge_worker.proxy.protocol import Call, Cancel, Reply
+from airbridge.edge_worker.triggers import messages as trigger_messages
 
 texts = st.text(max_size=200)
 
@@ -39,6 +40,30 @@ def test_garbage_is_refused(payload: bytes) -> None:
     """Any bytes either are a call or raise FrameError; nothing else happens."""
     with suppress(FrameError):
         protocol.decode_call(payload)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"\x81\xa4path\xa2\xff\xfe", b"\x81\xa4more" + b"\x91" * 100_000 + b"\xc0"],
+    ids=["no UTF-8", "deeply nested"],
+)
+def test_undecodable_frames_are_refused(payload: bytes) -> None:
+    """What msgspec refuses with an error that is not its own is refused as well, of supervisors, agent and trigger hosts."""
+    reader_data = len(payload).to_bytes(4, "big") + payload
+
+    async def of_host() -> None:
+        reader = asyncio.StreamReader()
+        reader.feed_data(reader_data)
+        await trigger_messages.receive(reader)
+
+    for decode in (
+        protocol.decode_call,
+        protocol.decode_from_agent,
+        trigger_messages.decode_to_host,
+        lambda _: asyncio.run(of_host()),
+    ):
+        with pytest.raises(FrameError):
+            decode(payload)
 
 
 def test_sockets_carry_frames() -> None:

@@ -17,7 +17,7 @@ from airbridge.core.protocol import TriggerSpec
 from airbridge.edge_worker.clock import SystemClock
 from airbridge.edge_worker.exceptions import SnapshotError
 from airbridge.edge_worker.proxy.protocol import Call
-from airbridge.edge_worker.triggers import messages
+from airbridge.edge_worker.triggers import messages, triggers
 from airbridge.edge_worker.triggers.triggers import Triggers
 from airbridge.edge_worker.work.attempts import Attempt, Attempts, Phase
 from airbridge.edge_worker.work.task import Exit, TaskSpec
@@ -172,6 +172,23 @@ def test_event_that_cannot_be_recorded_fails(tmp_path: Path, caplog: pytest.LogC
         running.cancel()
 
     scene(test, tmp_path, stays=True, seconds=0.0)
+
+
+def test_events_on_their_way_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room for more events once enough of them are in the journal."""
+    monkeypatch.setattr(triggers, "_MOST_RECORDING", 2 * len(EVENT))
+
+    async def test(setting: Setting) -> None:
+        for _ in range(2):
+            setting.triggers._fired(setting.attempt, EVENT)
+        await asyncio.wait_for(setting.triggers._room(), 0.1)
+        setting.triggers._fired(setting.attempt, EVENT)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(setting.triggers._room(), 0.1)
+        await asyncio.wait_for(setting.triggers._room(), 5)
+        assert setting.recorder.calls
+
+    scene(test, tmp_path, stays=True, seconds=0.3)
 
 
 def test_missing_code_fails_the_trigger_once(tmp_path: Path) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.unit.edge_worker.test_journal_file import grant
 
 from airbridge.core.protocol import TriggerSpec
 from airbridge.edge_worker.proxy.protocol import Call, Reply
 from airbridge.edge_worker.triggers import messages
-from airbridge.edge_worker.triggers.host import TriggerHost
+from airbridge.edge_worker.triggers.host import OnFired, Room, TriggerHost
 from airbridge.edge_worker.work.attempts import Attempt
 from airbridge.edge_worker.work.task import Exit, TaskSpec
 
@@ -68,6 +70,10 @@ class Large:
         return Reply(call.id, 200, {}, "x" * SIZE)
 
 
+async def no_wait() -> None:
+    """There is room for events."""
+
+
 def test_answers_that_a_host_does_not_take_are_bounded() -> None:
     """A host that sends reads without end and takes no answer is read no further, and what waits for it stays bounded."""
 
@@ -86,6 +92,7 @@ def test_answers_that_a_host_does_not_take_are_bounded() -> None:
             log_file=Path("/dev/null"),
             proxy_of=lambda _: proxy,
             on_fired=fired,
+            room=no_wait,
             on_logged=lambda *_: None,
         )
         host.add(attempt)
@@ -98,6 +105,167 @@ def test_answers_that_a_host_does_not_take_are_bounded() -> None:
     answers, sent = asyncio.run(test())
     assert 0 < answers <= MOST
     assert sent > answers
+
+
+class Sends:
+    """Runner of a host that sends given bytes, and counts the answers by status. It is its own running task."""
+
+    pid = 0
+    warm = False
+
+    def __init__(self, *frames: bytes) -> None:
+        self._frames = frames
+        self._sock: socket.socket | None = None
+        self.ended = asyncio.Event()
+        self.sent = 0
+        self.statuses: Counter[int] = Counter()
+
+    async def spawn(self, spec: TaskSpec, sock: socket.socket) -> Sends:
+        self._sock = sock
+        for work in (self._send, self._receive):
+            threading.Thread(target=work, args=(sock,), daemon=True).start()
+        return self
+
+    def _send(self, sock: socket.socket) -> None:
+        with suppress(OSError):
+            for frame in self._frames:
+                sock.sendall(frame)
+                self.sent += 1
+
+    def _receive(self, sock: socket.socket) -> None:
+        with sock, suppress(OSError), sock.makefile("rb") as file:
+            while head := file.read(4):
+                found = messages.decode_to_host(file.read(int.from_bytes(head, "big")))
+                if isinstance(found, messages.Answer):
+                    self.statuses[found.status] += 1
+
+    async def wait(self) -> Exit:
+        await self.ended.wait()
+        return Exit(None, 9)
+
+    def kill(self) -> None:
+        if self._sock is not None:
+            with suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+        self.ended.set()
+
+
+class Stuck:
+    """Proxy that answers nothing, and keeps what it is to answer."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    async def answer(self, call: Call) -> Reply:
+        self.calls.append(call)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+def raw(kind: str, **fields: object) -> bytes:
+    """Return a message with any fields, as hostile code may send it."""
+    payload = msgspec.msgpack.encode({"type": kind, "number": 1, **fields})
+    return len(payload).to_bytes(4, "big") + payload
+
+
+async def run_host(
+    runner: Any, proxy: Any, seconds: float, *, room: Room = no_wait, fired: OnFired = lambda *_: None
+) -> TriggerHost:
+    """Run a host of a hundred triggers for so many seconds, or until it has ended by itself."""
+    spec = TriggerSpec(trigger_id=7, classpath="mine.Trigger", encoded_kwargs={})
+    attempts = [Attempt(grant().model_copy(update={"trigger": spec, "slots": 0})) for _ in range(100)]
+    host = TriggerHost(
+        runner,
+        attempts[0],
+        log_file=Path("/dev/null"),
+        proxy_of=lambda _: proxy,
+        on_fired=fired,
+        room=room,
+        on_logged=lambda *_: None,
+    )
+    for attempt in attempts:
+        host.add(attempt)
+    running = asyncio.ensure_future(host.run(Path("/nowhere"), None))
+    await asyncio.wait({running}, timeout=seconds)
+    host.kill()
+    await asyncio.wait_for(running, 30)
+    return host
+
+
+def test_large_request_ends_the_host() -> None:
+    """A message larger than any that a host has need of is not read: its host ends."""
+
+    async def test() -> tuple[int, bool]:
+        runner = Sends(*[raw("Ask", id=1, method="GET", path="x", body="y" * 4_000_000)] * 20)
+        proxy = Stuck()
+        await run_host(runner, proxy, 20)
+        return len(proxy.calls), runner.sent < 20
+
+    assert (0, True) == asyncio.run(test())
+
+
+def test_body_of_a_read_is_not_kept() -> None:
+    """A read has no body; one that hostile code sends goes no further."""
+
+    async def test() -> list[Call]:
+        proxy = Stuck()
+        await run_host(Sends(raw("Ask", id=1, method="GET", path="x", body="y" * 1_000_000)), proxy, 1)
+        return proxy.calls
+
+    assert [Call(1, "GET", "x")] == asyncio.run(test())
+
+
+def test_long_request_is_refused() -> None:
+    """Path and query have bounds, and are ASCII; what writes is refused, whatever its size."""
+
+    async def test() -> tuple[int, Counter[int]]:
+        runner = Sends(
+            raw("Ask", id=1, method="GET", path="x" * 70_000),
+            raw("Ask", id=2, method="GET", path="x", query="y" * 70_000),
+            raw("Ask", id=3, method="GET", path="\U0001f600"),
+            raw("Ask", id=4, method="X" * 100_000, path="x"),
+        )
+        proxy = Stuck()
+        await run_host(runner, proxy, 1)
+        return len(proxy.calls), runner.statuses
+
+    assert (0, Counter({414: 2, 400: 1, 403: 1})) == asyncio.run(test())
+
+
+def test_waiting_requests_are_bounded_by_size() -> None:
+    """Requests that wait for an answer hold 16 MiB at most, however few they are."""
+
+    async def test() -> tuple[int, Counter[int]]:
+        runner = Sends(*(raw("Ask", id=n, method="GET", path="x" * 60_000) for n in range(400)))
+        await run_host(runner, Stuck(), 3)
+        return runner.sent, runner.statuses
+
+    sent, statuses = asyncio.run(test())
+    waiting = 16 * 1024 * 1024 // 60_000
+    assert (400, Counter({429: 400 - waiting})) == (sent, statuses)
+
+
+def test_events_wait_for_room() -> None:
+    """A host is read no further while its events wait for the journal."""
+
+    async def test() -> tuple[int, int]:
+        written = asyncio.Event()
+        taken: list[str] = []
+        frames = [raw("Fired", number=n, body="x" * 1_000_000) for n in range(1, 101)]
+
+        async def room() -> None:
+            if len(taken) >= 3:
+                await written.wait()
+
+        host = run_host(Sends(*frames), Stuck(), 5, room=room, fired=lambda _, body: taken.append(body))
+        running = asyncio.ensure_future(host)
+        await asyncio.sleep(1)
+        before = len(taken)
+        written.set()
+        await running
+        return before, len(taken)
+
+    assert (3, 100) == asyncio.run(test())
 
 
 class Curious:
@@ -162,6 +330,7 @@ def test_every_read_is_answered(number: int, status: int, reason: str) -> None:
             log_file=Path("/dev/null"),
             proxy_of=lambda _: proxy,
             on_fired=lambda *_: None,
+            room=no_wait,
             on_logged=lambda *_: None,
         )
         host.add(attempt)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from contextlib import suppress
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from airbridge.edge_worker.runner import messages, process
@@ -64,15 +66,27 @@ def test_unexpected_descriptors_are_closed() -> None:
         assert process.descriptors() == before
 
 
-@pytest.mark.parametrize("packet", [b"x", b"\xc1", b"y" * 100_000], ids=["text", "no msgpack", "too long"])
+INVALID = {
+    "text": b"x",
+    "no msgpack": b"\xc1",
+    "too long": b"y" * 100_000,
+    "no UTF-8": msgspec.msgpack.encode({"type": "Parsed", "violations": ["??"]}).replace(b"??", b"\xff\xfe"),
+    "a type of no UTF-8": msgspec.msgpack.encode({"type": "Parsed"}).replace(b"Parsed", b"\xffarsed"),
+    # Of a field that no message has, so that it is passed over.
+    "deeply nested": b"\x82\xa4type\xa6Parsed\xa4more" + b"\x91" * 60_000 + b"\xc0",
+}
+
+
+@pytest.mark.parametrize("packet", INVALID.values(), ids=INVALID)
 def test_invalid_message_is_socket_error(packet: bytes) -> None:
     """An invalid message counts as the end of the socket, and its descriptors are closed."""
     ours, theirs = messages.socket_pair()
     with ours, theirs:
         before = process.descriptors()
         socket.send_fds(ours, [packet], [0])
-        with pytest.raises(OSError, match="no message"):
+        with pytest.raises(OSError, match="no message") as raised:
             messages.receive(theirs, 1)
+        assert raised.value.errno == errno.EBADMSG
         assert process.descriptors() == before
 
 

@@ -21,8 +21,15 @@ AirBridgeError (airbridge.core.exceptions)
 
 from __future__ import annotations
 
+from typing import Final
+
+import msgspec
+
 from airbridge.core.exceptions import AirBridgeError
 from airbridge.core.protocol import RefusalReason
+
+#: Raised by msgspec for bytes that are no message: text that is not UTF-8 and deep nesting raise errors that are not its own.
+UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class SettingsError(AirBridgeError):

@@ -6,12 +6,13 @@ A module of its own because its base class needs Airflow, which the zygote's cli
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
 import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,16 +29,22 @@ from airflow.sdk.execution_time.comms import (
     PutVariable,
     _RequestFrame,
 )
+from airflow.sdk.execution_time.supervisor import forward_to_log, process_log_messages_from_subprocess
 
 from airbridge.control_plane.dag_processing.serialized_dags import SerializedDagCheck
 from airbridge.control_plane.dag_processing.zygote_client import ZygoteClient
 from airbridge.core.code import environment
 from airbridge.core.exceptions import BundleError
+from airbridge.core.sandbox.bounded_reads import FrameReader, LineReader
 
 log = structlog.get_logger(__name__)
 
 # Most that a process may send as one message; the largest DAGs known are a tenth of it.
 _FRAME_BYTES: Final = 256 * 1024 * 1024
+# Of a line that it prints or logs; a longer one is split.
+_LINE_BYTES: Final = 1024 * 1024
+
+_REQUESTS: Final = msgspec.msgpack.Decoder(_RequestFrame)
 
 
 @dataclass(frozen=True)
@@ -94,14 +101,19 @@ class SandboxedProcessor(DagFileProcessorProcess):  # type: ignore[misc] # Airfl
         return proc
 
     def _register_pipe_readers(self, **sockets: socket.socket) -> None:
-        """Register Airflow's handlers, so that whatever the process writes can only end itself."""
+        """Register Airflow's handlers behind bounded readers, so that whatever the process writes can only end itself."""
         super()._register_pipe_readers(**sockets)
-        for key in list(self.selector.get_map().values()):
-            if key.fileobj in sockets.values():
-                handler, on_close = key.data
-                if key.fileobj is sockets["requests"]:
-                    handler = _bounded_frames(self.handle_requests(log))
-                self.selector.modify(key.fileobj, selectors.EVENT_READ, (self._guarded(handler), on_close))
+        requests = self.handle_requests(log)
+        next(requests)
+        readers: dict[str, Callable[[socket.socket], bool]] = {
+            "requests": FrameReader(lambda frame: requests.send(_REQUESTS.decode(frame)), _FRAME_BYTES),
+            "logs": _lines(process_log_messages_from_subprocess((self.process_log,))),
+            "stdout": _lines(forward_to_log((self.process_log,), chan="stdout", level=logging.INFO)),
+            "stderr": _lines(forward_to_log((self.process_log,), chan="stderr", level=logging.ERROR)),
+        }
+        for name, reader in readers.items():
+            handler = (self._guarded(reader), self._on_socket_closed)
+            self.selector.modify(sockets[name], selectors.EVENT_READ, handler)
 
     def _guarded(self, handler: Callable[[Any], bool]) -> Callable[[Any], bool]:
         def guarded(sock: Any) -> bool:
@@ -162,32 +174,6 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _bounded_frames(requests: Generator[None, Any, None]) -> Callable[[socket.socket], bool]:
-    """Return a reader of length-prefixed frames, as the supervisor's, that takes no memory ahead of what has come."""
-    decoder = msgspec.msgpack.Decoder(_RequestFrame)
-    buffer = bytearray()
-    next(requests)
-
-    def read(sock: socket.socket) -> bool:
-        piece = sock.recv(1024 * 1024)
-        if not piece:
-            return False
-        buffer.extend(piece)
-        for frame in _frames(buffer):
-            requests.send(decoder.decode(frame))
-        return True
-
-    return read
-
-
-def _frames(buffer: bytearray) -> Iterator[bytes]:
-    """Take the complete frames off the front of `buffer`. Raises `ValueError` for one that is too long."""
-    while len(buffer) >= 4:
-        length = int.from_bytes(buffer[:4], "big")
-        if length > _FRAME_BYTES:
-            raise ValueError(f"a message of {length} bytes")
-        if len(buffer) < 4 + length:
-            return
-        frame = bytes(buffer[4 : 4 + length])
-        del buffer[: 4 + length]
-        yield frame
+def _lines(handler: Generator[None, Any, None]) -> LineReader:
+    next(handler)
+    return LineReader(handler.send, _LINE_BYTES)

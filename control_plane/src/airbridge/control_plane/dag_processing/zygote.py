@@ -11,7 +11,6 @@ import ctypes
 import gc
 import os
 import selectors
-import shutil
 import signal
 import socket
 import sys
@@ -23,11 +22,13 @@ from typing import Any, Final, NoReturn
 
 from airbridge.control_plane.dag_processing import messages
 from airbridge.core.code import environment
-from airbridge.core.sandbox import confinement, hardening
+from airbridge.core.sandbox import confinement, hardening, trees
 
 _PR_SET_PDEATHSIG: Final = 1
 # Descriptors that come with a request: requests, stdout, stderr, logs, and the socket for the exit status.
 _FDS: Final = 5
+# Seconds for the removal of what one file's process wrote. No other file is parsed meanwhile.
+_REMOVAL_SECONDS: Final = 10.0
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -121,14 +122,14 @@ class Zygote:
             with suppress(OSError):
                 messages.send(child.control, {"status": status})
             child.control.close()
-            shutil.rmtree(child.scratch, ignore_errors=True)
+            trees.discard(child.scratch, seconds=_REMOVAL_SECONDS)
 
     def _end_all(self) -> None:
         for child in self._children.values():
             _end(child.pid)
             with suppress(ChildProcessError):
                 os.waitpid(child.pid, 0)
-            shutil.rmtree(child.scratch, ignore_errors=True)
+            trees.discard(child.scratch, seconds=_REMOVAL_SECONDS)
 
     def _become(self, request: dict[str, Any], fds: list[int], scratch: Path) -> NoReturn:
         """Be the process that parses: give everything up, then be what Airflow forks for a file."""

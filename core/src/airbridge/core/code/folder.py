@@ -17,6 +17,9 @@ from airbridge.core.exceptions import ParseFailure
 # Names (of files and directories, at any depth) that are never part of a snapshot.
 IGNORED = (".git", ".hg", ".svn", "__pycache__", "*.pyc", ".#*", "*.swp", ".DS_Store")
 
+# Directories in one another, in a snapshot or an environment: what walks them may take a stack frame for each.
+MOST_LEVELS = 100
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -43,7 +46,7 @@ def survey(root: Path) -> Contents:
     for folder, folders, files in os.walk(root, onerror=unreadable):
         kept = []
         for name in filter(_counts, folders):
-            fault = _directory_fault(Path(folder, name))
+            fault = _directory_fault(root, Path(folder, name))
             if fault is None:
                 kept.append(name)
             else:
@@ -104,6 +107,7 @@ def shown(name: str) -> str:
 
 _NOT_UTF8 = "has a name that is not UTF-8: rename it"
 _LEAVE_IT_OUT = "or remove it from the folder"
+_MOVE_IT_UP = f"move it up, {_LEAVE_IT_OUT}"
 
 
 def _counts(name: str) -> bool:
@@ -122,7 +126,9 @@ def _refusal(root: Path, path: Path, fault: str) -> ParseFailure:
     return ParseFailure(shown(path.relative_to(root).as_posix()), None, fault)
 
 
-def _directory_fault(path: Path) -> str | None:
+def _directory_fault(root: Path, path: Path) -> str | None:
+    if len(path.relative_to(root).parts) > MOST_LEVELS:
+        return f"is a directory within {MOST_LEVELS} others: a snapshot has no more; {_MOVE_IT_UP}"
     if path.is_symlink():
         target = shown(str(path.readlink()))
         return (

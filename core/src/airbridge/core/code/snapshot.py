@@ -302,6 +302,10 @@ def _check_member(member: Member, limits: Limits) -> None:
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or not path.parts or "\x00" in member.name:
         raise BundleError(f"{member.name!r} in the archive is not a plain relative path")
+    if len(path.parts) > folder.MOST_LEVELS + 1:
+        raise BundleError(
+            f"{member.name[:80]!r}... in the archive is within {len(path.parts) - 1} directories: at most {folder.MOST_LEVELS} are allowed"
+        )
     if member.size > limits.file_bytes:
         raise BundleError(
             f"{member.name} has {member.size} bytes: a file of DAG code has at most {limits.file_bytes}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import selectors
 import signal
@@ -14,23 +15,32 @@ from http import HTTPStatus
 from typing import Any, BinaryIO, ClassVar, Final
 
 import attrs
+import msgspec
 import structlog
 from airflow.configuration import conf
 from airflow.sdk.api.client import ServerResponseError
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance, TaskInstanceState, TIRunContext
 from airflow.sdk.exceptions import ErrorType
-from airflow.sdk.execution_time import secrets_masker
+from airflow.sdk.execution_time import secrets_masker, supervisor
 from airflow.sdk.execution_time.comms import (
     DeleteXCom,
     ErrorResponse,
     GetConnection,
     GetVariable,
     StartupDetails,
+    _RequestFrame,
 )
-from airflow.sdk.execution_time.supervisor import SERVER_TERMINATED, ActivitySubprocess
+from airflow.sdk.execution_time.supervisor import (
+    SERVER_TERMINATED,
+    ActivitySubprocess,
+    forward_to_log,
+    process_log_messages_from_subprocess,
+)
 from airflow.sdk.log import logging_processors
 
+from airbridge.core import task_calls
 from airbridge.core.protocol import exception_name
+from airbridge.core.sandbox.bounded_reads import FrameReader, LineReader
 from airbridge.edge_worker._airflow import regional_secrets, strict
 from airbridge.edge_worker._airflow.client import ProxyClient
 from airbridge.edge_worker._airflow.region_messages import TO_SUPERVISOR, LoadXCom, StoreXCom, Transfer
@@ -41,6 +51,15 @@ from airbridge.edge_worker.runner.task_handle import RemoteProcess
 
 # Event of `airflow.sdk.execution_time.task_runner.run` with the exception that failed the task.
 _FAILED: Final = "Task failed with exception"
+
+# Of a request of a task. The largest carries an XCom, whose numbers may take more than twice the room that they have in JSON.
+MAX_REQUEST_BYTES: Final = 3 * task_calls.XCOM_BODY.size
+
+# Of a line that a task logs, and of one that it prints, which is split.
+MAX_LOG_LINE_BYTES: Final = 16 * 1024 * 1024
+MAX_OUTPUT_LINE_BYTES: Final = 1024 * 1024
+
+_REQUESTS: Final = msgspec.msgpack.Decoder(_RequestFrame)
 
 # Byte that a task waits for on its requests socket before it begins.
 GO: Final = b"g"
@@ -118,13 +137,31 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
             self.stdin.sendall(GO)
 
     def _register_pipe_readers(self, **sockets: Any) -> None:
+        """Register the SDK's handlers behind readers that are bounded: the SDK's keep what a task sends, however long it is."""
         super()._register_pipe_readers(**sockets)
+        requests, logs = (
+            self.handle_requests(supervisor.log),
+            process_log_messages_from_subprocess((self.process_log,)),
+        )
+        next(requests)
+        next(logs)
+        readers = {
+            "requests": FrameReader(lambda frame: requests.send(_REQUESTS.decode(frame)), MAX_REQUEST_BYTES),
+            "logs": LineReader(logs.send, MAX_LOG_LINE_BYTES, _left_out),
+        }
+        for name, reader in readers.items():
+            self.selector.modify(sockets[name], selectors.EVENT_READ, (reader, self._on_socket_closed))
         for source, handler in (
             (self.proxy, self.proxy.poll),
             (self.remote.handle, self.remote.handle.receive),
             (self.remote.handle.zygote, self.remote.handle.receive_from_zygote),
         ):
             self.selector.register(source, selectors.EVENT_READ, (_without_file(handler), self._unregister))
+
+    def _create_log_forwarder(self, loggers: Any, channel: str, log_level: int = logging.INFO) -> Any:
+        lines = forward_to_log(loggers, chan=channel, level=log_level)
+        next(lines)
+        return LineReader(lines.send, MAX_OUTPUT_LINE_BYTES), self._on_socket_closed
 
     def _unregister(self, sock: Any) -> None:
         with suppress(KeyError):
@@ -155,6 +192,13 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
 
 def _is_of_mail(msg: Any) -> bool:
     return isinstance(msg, GetConnection) and msg.conn_id == conf.get("email", "email_conn_id", fallback=None)
+
+
+def _left_out(size: int) -> bytes:
+    """Return the line of a log in the place of one that is too long to be kept."""
+    now = datetime.now(UTC).replace(tzinfo=None).isoformat()
+    event = f"a line of {size} bytes is left out: one of a task's log has at most {MAX_LOG_LINE_BYTES} bytes"
+    return json.dumps({"timestamp": now, "level": "warning", "event": event, "logger": "task"}).encode()
 
 
 def _without_file(handler: Callable[[], bool]) -> Callable[[object], bool]:

@@ -25,6 +25,7 @@ from airflow.triggers.base import BaseTaskEndEvent
 from airflow.utils.module_loading import import_string
 from setproctitle import setproctitle
 
+from airbridge.core import task_calls
 from airbridge.edge_worker._airflow import strict
 from airbridge.edge_worker._airflow.client import ProxyClient
 from airbridge.edge_worker._airflow.loading import LOG_CHANNEL
@@ -56,6 +57,8 @@ _LINES: Final = 100
 # Seconds before a trigger starts again; they double, up to the longest.
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
+# Bytes of an event, which the control plane takes no more of, or of a line of a log.
+_LONGEST: Final = task_calls.OTHER_BODY.size
 
 log = structlog.get_logger(logger_name="airbridge.triggers")
 
@@ -105,7 +108,7 @@ class Channel:
         with self._sending, suppress(OSError):
             self._sock.sendall(data)
 
-    def call(self, method: str, path: str, query: str, body: str | None) -> Reply:
+    def call(self, method: str, path: str, query: str, body: str | None) -> Reply:  # noqa: ARG002 - ProxyConnection's signature
         """Make a call on behalf of the current trigger, and block until it is answered. See `ProxyConnection.call`."""
         number = _current.get()
         if number is None:
@@ -113,7 +116,7 @@ class Channel:
                 "a request to the control plane from code that belongs to no trigger: a thread that the trigger started itself. "
                 "Start it with contextvars.copy_context().run"
             )
-        ask = Ask(next(self._ids), number, method, path, query, body)
+        ask = Ask(next(self._ids), number, method, path, query)
         answer = self._waiting[ask.id] = Future()
         try:
             self.send(ask)
@@ -133,7 +136,7 @@ class Channel:
         if number is None:
             return False
         for line in data.splitlines():
-            self.send(Logged(number, _in_file_format(line)))
+            self.send(Logged(number, _bounded_line(_in_file_format(line))))
         return True
 
     def _read(self, deliver: Callable[[Run | Cancel | None], None]) -> None:
@@ -159,6 +162,15 @@ def _in_file_format(line: bytes) -> bytes:
     except (ValueError, TypeError):
         return line
     return json.dumps(event).encode()
+
+
+def _bounded_line(line: bytes) -> bytes:
+    """Return a line of a log, or one in the place of what is too long for a message."""
+    if len(line) <= _LONGEST:
+        return line
+    now = datetime.now(UTC).replace(tzinfo=None).isoformat()
+    event = f"a line of {len(line)} bytes is left out: one of a trigger has at most {_LONGEST} bytes"
+    return json.dumps({"timestamp": now, "level": "warning", "event": event}).encode()
 
 
 class Host:
@@ -266,7 +278,11 @@ class Host:
     def _report(self, run: Run, body: dict[str, Any]) -> None:
         if strict.enforced():
             body = strict.withhold_event(body)
-        self._channel.send(Fired(run.number, json.dumps(body)))
+        text = json.dumps(body)
+        if len(text) > _LONGEST:
+            why = f"the trigger's event has {len(text)} characters; at most {_LONGEST} are allowed"
+            text = json.dumps({"failure": [why]})
+        self._channel.send(Fired(run.number, text))
 
 
 def _uncancel() -> None:

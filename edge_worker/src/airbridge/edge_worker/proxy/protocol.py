@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from airbridge.edge_worker.exceptions import FrameError
+from airbridge.edge_worker.exceptions import UNDECODABLE, FrameError
 
 # A bound on one message. Values have a lower one (airbridge.core.task_calls), which a task meets first.
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
@@ -87,7 +87,7 @@ def decode_call(payload: bytes) -> Call:
     """Return the supervisor's call in `payload`. Raises `FrameError`."""
     try:
         return _CALLS.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise FrameError(f"not a call: {error}") from error
 
 
@@ -95,7 +95,7 @@ def decode_from_agent(payload: bytes) -> Reply | Cancel:
     """Return the agent's reply or cancellation in `payload`. Raises `FrameError`."""
     try:
         frame = _FROM_AGENT.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise FrameError(f"neither a reply nor a cancellation: {error}") from error
     if frame.id == 0:
         return Cancel(cancel=frame.cancel or "unknown", detail=frame.detail)

@@ -19,6 +19,8 @@ from typing import Any, Final
 
 import msgspec
 
+from airbridge.edge_worker.exceptions import UNDECODABLE
+
 _MAX_PACKET: Final = 64 * 1024
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -69,6 +71,8 @@ class Job(msgspec.Struct, frozen=True):
     working_dir: str
     kill_grace_seconds: float
     limits: ProcessLimits = ProcessLimits()
+    #: Memory that its supervisor may have beyond what it begins with, in bytes; 0 limits nothing.
+    supervisor_memory: int = 0
     #: Run triggers, which come over the proxy socket, in place of the task.
     triggers: bool = False
 
@@ -137,6 +141,18 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     pss_bytes: int
 
 
+class Admit(msgspec.Struct, frozen=True, tag=True):
+    """Zygote to agent: a template is forked, and waits for `Parse` before it runs any code of a DAG file. Descriptor: the socket to it."""
+
+    pid: int
+
+
+class Parse(msgspec.Struct, frozen=True, tag=True):
+    """Agent to template: parse, within these limits. If the socket ends instead, the file cannot be parsed ahead of its tasks."""
+
+    limits: ProcessLimits = ProcessLimits()
+
+
 class Parsed(msgspec.Struct, frozen=True, tag=True):
     """A template has parsed its file. With `violations` it must not be shared, and the template has ended."""
 
@@ -200,6 +216,8 @@ Message = (
     | Running
     | Free
     | Ready
+    | Admit
+    | Parse
     | Parsed
     | Reaped
     | Unshared
@@ -238,7 +256,7 @@ def receive(sock: socket.socket, most_fds: int = 0) -> tuple[Message | None, lis
         return None, fds
     try:
         return _DECODER.decode(payload), fds  # what was cut off cannot be decoded
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         for fd in fds:
             os.close(fd)
         raise OSError(errno.EBADMSG, f"no message: {error}") from error

@@ -61,10 +61,25 @@ def prefer_for_oom_kill() -> None:
 def limit_self(limits: ProcessLimits) -> None:
     """Limit what this process, and each that it starts, may use; neither can raise it again."""
     if limits.memory:
-        pages = int(Path("/proc/self/statm").read_text().split()[5])
-        _limit(resource.RLIMIT_DATA, limits.memory + pages * resource.getpagesize())
+        _limit(resource.RLIMIT_DATA, limits.memory + _data_bytes())
     if limits.file:
         _limit(resource.RLIMIT_FSIZE, limits.file)
+
+
+def limit_own_memory(most: int) -> None:
+    """Limit the memory that this process may have beyond what it has now, in bytes; 0 takes the limit away.
+
+    The process itself may raise it again: it holds code that is trusted, or errs.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    soft = _data_bytes() + most if most else hard
+    resource.setrlimit(
+        resource.RLIMIT_DATA, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
+    )
+
+
+def _data_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
 
 
 def _limit(which: int, most: int) -> None:
@@ -79,6 +94,13 @@ def children() -> list[int]:
         return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
         return [child.pid for child in psutil.Process().children()]
+
+
+def parent_of(pid: int) -> int:
+    """Return the process id of a process's parent, or 0 if it is gone or not to be seen."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return 0
 
 
 def name_of(pid: int) -> str:

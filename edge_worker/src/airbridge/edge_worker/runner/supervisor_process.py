@@ -83,6 +83,7 @@ def _supervise(take: Take, fds: list[int], zygote: socket.socket) -> None:
         held.callback(os.close, job_fd)
         # Read by position: the task reads the same memfd.
         job = messages.read_job(job_fd)
+        process.limit_own_memory(job.supervisor_memory)
         process.name_self(process.SUPERVISOR, f"airbridge supervisor {job.ti.get('id')}")
         note = _airflow.FailureNote()
         log = _airflow.task_log(log_file, note)

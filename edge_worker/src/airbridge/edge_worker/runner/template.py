@@ -19,7 +19,16 @@ from airbridge.edge_worker import _airflow
 from airbridge.edge_worker.runner import messages, process
 from airbridge.edge_worker.runner.event_loop import ChildSignals, Waitable, wait_readable
 from airbridge.edge_worker.runner.forking import fork_safety, huge_pages
-from airbridge.edge_worker.runner.messages import Exited, Expect, Fork, Forked, Parsed, Source
+from airbridge.edge_worker.runner.messages import (
+    Exited,
+    Expect,
+    Fork,
+    Forked,
+    Parse,
+    Parsed,
+    ProcessLimits,
+    Source,
+)
 from airbridge.edge_worker.runner.sandbox.sandbox import Sandbox
 
 _PRINTED_BYTES: Final = 64 * 1024
@@ -28,16 +37,29 @@ _PRINTED_BYTES: Final = 64 * 1024
 _FORKED_WITH: Final = 6
 
 
-def run(source: Source, control: socket.socket, sandbox: Sandbox, *, parse: bool) -> None:
-    """Enter the sandbox, parse the file if wanted, report to the zygote, and fork tasks until it hangs up."""
+def run(
+    source: Source, control: socket.socket, sandbox: Sandbox, admission: socket.socket, *, parse: bool
+) -> None:
+    """Enter the sandbox, parse the file if wanted, report to the zygote, and fork tasks until it hangs up.
+
+    It parses once the agent has sent `Parse` over `admission`.
+    """
     process.name_self(process.TEMPLATE, f"airbridge template {source.dag_rel_path}")
     process.adopt_orphans()
     shared = huge_pages.private_memory()
+    with admission:
+        limits = _admitted(admission) if parse else ProcessLimits()
+    if limits is None:
+        messages.send(control, Parsed(violations=("has no place to be parsed ahead of its tasks",)))
+        return
     sandbox = sandbox.with_view(source).with_visible_paths()
     sandbox.restrict_template(source)
     parsed = None
     if parse:
+        process.prefer_for_oom_kill()
+        process.limit_own_memory(limits.memory)
         parsed, found = _parse(source)
+        process.limit_own_memory(0)  # tasks have limits of their own
         if found:
             messages.send(control, Parsed(violations=tuple(found)))
             return
@@ -48,6 +70,11 @@ def run(source: Source, control: socket.socket, sandbox: Sandbox, *, parse: bool
         huge_pages.collapse(shared)
     messages.send(control, Parsed(pss_bytes=process.pss_bytes()))
     Template(control, parsed, sandbox).serve()
+
+
+def _admitted(admission: socket.socket) -> ProcessLimits | None:
+    message, _fds = messages.receive_or_eof(admission)
+    return message.limits if isinstance(message, Parse) else None
 
 
 def _parse(source: Source) -> tuple[_airflow.ParsedFile, list[str]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
+import secrets
 import socket
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,12 +16,13 @@ from typing import Final
 
 import structlog
 
+from airbridge.core.sandbox import trees
 from airbridge.core.task_options import Options
 from airbridge.edge_worker.exceptions import RunnerError
 from airbridge.edge_worker.runner import airflow_home, messages, process
 from airbridge.edge_worker.runner.limits.disk_meter import DiskMeter, Metered
 from airbridge.edge_worker.runner.limits.enforcer import Enforcer, Held
-from airbridge.edge_worker.runner.messages import Job, Reaped, Source, Spawn
+from airbridge.edge_worker.runner.messages import Job, Parse, Reaped, Source, Spawn
 from airbridge.edge_worker.runner.running_task import WarmTask
 from airbridge.edge_worker.runner.sandbox import short_path
 from airbridge.edge_worker.runner.settings import NEEDED_FOR_SOCKETS, RunnerSettings, room_for_sockets
@@ -30,6 +33,12 @@ _APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NO
 
 # Attempts of a spawn: a template or zygote that dies loses the spawns sent to it.
 _ATTEMPTS: Final = 3
+
+# Seconds for the removal of a working directory. What is left is removed at the next start.
+_REMOVAL_SECONDS: Final = 30.0
+
+# Beginning of the names, beside the directory of working directories, of those of earlier processes.
+_ASIDE: Final = ".removed-"
 
 log = structlog.get_logger()
 
@@ -129,7 +138,7 @@ class WarmRunner:
         await asyncio.gather(*(task.wait() for task in running))
         self._kill_leftovers()
         self._enforcer.close()
-        await asyncio.to_thread(shutil.rmtree, self._settings.tasks_dir, ignore_errors=True)
+        await asyncio.to_thread(trees.discard, self._settings.tasks_dir, seconds=_REMOVAL_SECONDS)
         if self._settings.tasks_link is not None:
             short_path.remove(self._settings.tasks_link)
 
@@ -171,12 +180,19 @@ class WarmRunner:
         return None
 
     def _reset_tasks_dir(self) -> None:
-        """Create the directory of working directories anew, without what an earlier process left there."""
+        """Create the directory of working directories anew, without what an earlier process left there.
+
+        That is set aside, and removed while the worker runs: its size is for no task to decide, and no reason not to start.
+        """
         folder, user = self._settings.tasks_dir, self._settings.task_user
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # there is none, or it stays
+            folder.rename(folder.with_name(f"{_ASIDE}{secrets.token_hex(8)}"))
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Afterwards: a umask would take from it what the tasks' user needs.
         folder.chmod(0o700 if user is None else 0o711)
+        left = [*folder.parent.glob(f"{_ASIDE}*")]
+        # A daemon thread: the end of this process does not wait for it.
+        threading.Thread(target=_discard_all, args=(left,), name="removal", daemon=True).start()
 
     def _link_tasks_dir(self) -> None:
         """Give the directory of working directories a short name if sockets have no room beneath its own.
@@ -219,7 +235,7 @@ class WarmRunner:
 
     def _remove_working_dir(self, working_dir: Path, _task: WarmTask | None = None) -> None:
         asyncio.get_running_loop().run_in_executor(
-            None, partial(shutil.rmtree, working_dir, ignore_errors=True)
+            None, partial(trees.discard, working_dir, seconds=_REMOVAL_SECONDS)
         )
 
     def _track(self, task: WarmTask) -> None:
@@ -266,7 +282,11 @@ class WarmRunner:
             if current is not None and current.alive:
                 self._retired.add(current)
             zygote = self._zygote = await ZygoteClient.start(
-                settings, self._options, self._on_reaped, self._on_lost
+                settings,
+                self._options,
+                self._on_reaped,
+                self._on_lost,
+                on_template=self._admit_template,
             )
         await self._end_retired()
         self._kill_leftovers()
@@ -296,6 +316,14 @@ class WarmRunner:
         if overridden := self._settings.overridden():
             log.warning("runner.task_env_overrides", variables=overridden)
 
+    def _admit_template(self, pid: int, zygote: int, sock: socket.socket) -> None:
+        with sock:
+            try:
+                limits = self._enforcer.admit_template(pid, zygote)
+                messages.send(sock, Parse(limits), wait=False)
+            except OSError as error:  # each task parses the file itself, within its own limits
+                log.warning("runner.template_not_limited", pid=pid, detail=str(error))
+
     def _on_lost(self) -> None:
         self._lost_zygote = True
 
@@ -303,6 +331,11 @@ class WarmRunner:
         task = self._tasks.get(reaped.pid)
         if task is not None:
             task.record_wait_status(reaped.status)
+
+
+def _discard_all(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        trees.discard(folder)
 
 
 def _source(spec: TaskSpec) -> Source:
@@ -324,5 +357,6 @@ def _job(spec: TaskSpec, source: Source, working_dir: Path, kill_grace_seconds: 
         working_dir=str(working_dir),
         kill_grace_seconds=kill_grace_seconds,
         limits=held.of_process,
+        supervisor_memory=held.of_supervisor,
         triggers=spec.triggers,
     )

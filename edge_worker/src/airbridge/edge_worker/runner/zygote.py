@@ -10,12 +10,10 @@ import gc
 import os
 import socket
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, NoReturn
 
 import structlog
@@ -33,6 +31,7 @@ from airbridge.edge_worker.runner.forking.template_pool import (
     TemplatePool,
 )
 from airbridge.edge_worker.runner.messages import (
+    Admit,
     Expect,
     Free,
     Parsed,
@@ -254,20 +253,27 @@ class Zygote:
 
     def _fork_template(self, key: TemplateKey) -> tuple[int, socket.socket]:
         ours, theirs = messages.socket_pair()
-        pid = os.fork()
-        if pid == 0:
-            ours.close()
-            self._run_template(key, theirs)
-        theirs.close()
+        # The agent holds a template to its limits, before that parses.
+        agents, templates = messages.socket_pair()
+        with agents, templates:
+            pid = os.fork()
+            if pid == 0:
+                ours.close()
+                agents.close()
+                self._run_template(key, theirs, templates)
+            theirs.close()
+            if key.parsed:
+                with suppress(OSError):  # the loop will see that the agent is gone
+                    messages.send(self._agent, Admit(pid), (agents.fileno(),))
         return pid, ours
 
-    def _run_template(self, key: TemplateKey, control: socket.socket) -> NoReturn:
+    def _run_template(self, key: TemplateKey, control: socket.socket, admission: socket.socket) -> NoReturn:
         from airbridge.edge_worker.runner import template
 
         code = 1
         try:
             self._close_in_child()
-            template.run(key.source, control, self._sandbox, parse=key.parsed)
+            template.run(key.source, control, self._sandbox, admission, parse=key.parsed)
             code = 0
         finally:
             os._exit(code)
@@ -322,8 +328,7 @@ def _load(worker_name: str, preload: Sequence[str]) -> None:
     from airbridge.edge_worker.runner.forking import warm_up
 
     _airflow.preload(worker_name, preload)
-    with tempfile.TemporaryDirectory(prefix="airbridge-warm-up-", ignore_cleanup_errors=True) as folder:
-        warm_up.run(Path(folder))
+    warm_up.run()
     if process.thread_count() > 1:
         structlog.get_logger().warning(
             "runner.zygote_has_threads", detail="a plugin starts threads at import; tasks will not have them"

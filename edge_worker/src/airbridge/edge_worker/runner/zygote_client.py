@@ -14,13 +14,17 @@ import structlog
 from airbridge.core.task_options import Options
 from airbridge.edge_worker.exceptions import RunnerError
 from airbridge.edge_worker.runner import airflow_home, messages
-from airbridge.edge_worker.runner.messages import Ready, Reaped, Unshared
+from airbridge.edge_worker.runner.messages import Admit, Ready, Reaped, Unshared
 from airbridge.edge_worker.runner.sandbox.sandbox import encode
 from airbridge.edge_worker.runner.settings import RunnerSettings
 
 _STOP_SECONDS: Final = 10.0
 
 log = structlog.get_logger()
+
+
+#: Called with a new template's process id, that of its zygote, and the socket on which it waits; it closes the socket.
+OnTemplate = Callable[[int, int, socket.socket], None]
 
 
 class ZygoteClient:
@@ -33,6 +37,8 @@ class ZygoteClient:
         began_as: tuple[Options, RunnerSettings],
         on_reaped: Callable[[Reaped], None],
         on_lost: Callable[[], None],
+        *,
+        on_template: OnTemplate,
     ) -> None:
         self._child = child
         self._control = control
@@ -42,6 +48,7 @@ class ZygoteClient:
         self.users = 0
         self._on_reaped = on_reaped
         self._on_lost = on_lost
+        self._on_template = on_template
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self.alive = True
         control.setblocking(False)
@@ -59,6 +66,8 @@ class ZygoteClient:
         options: Options,
         on_reaped: Callable[[Reaped], None],
         on_lost: Callable[[], None],
+        *,
+        on_template: OnTemplate,
     ) -> ZygoteClient:
         """Start a zygote and wait until it has loaded Airflow. Raises `RunnerError`.
 
@@ -92,7 +101,7 @@ class ZygoteClient:
                 group=user.gid if user else None,
                 extra_groups=[] if user else None,
             )
-        zygote = cls(child, ours, (options, settings), on_reaped, on_lost)
+        zygote = cls(child, ours, (options, settings), on_reaped, on_lost, on_template=on_template)
         try:
             ready = await asyncio.wait_for(asyncio.shield(zygote._ready), settings.start_timeout_seconds)
         except (TimeoutError, RunnerError) as error:
@@ -121,7 +130,7 @@ class ZygoteClient:
 
     def _on_readable(self) -> None:
         try:
-            message, _fds = messages.receive(self._control)
+            message, fds = messages.receive(self._control, 1)
         except BlockingIOError:
             return
         except OSError as error:
@@ -133,6 +142,8 @@ class ZygoteClient:
         match message:
             case Ready():
                 self._ready.set_result(message)
+            case Admit() if fds:
+                self._on_template(message.pid, self.pid, socket.socket(fileno=fds[0]))
             case Reaped():
                 self._on_reaped(message)
             case Unshared():

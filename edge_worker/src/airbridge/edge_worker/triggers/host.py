@@ -28,21 +28,28 @@ log = structlog.get_logger(__name__)
 # Reads under way at once, or whose answer the host has not taken, for all its triggers: user code may send any number.
 _MOST_ASKS: Final = 256
 
-# Those that wait for their turn.
+# Those that wait for their turn, and the bytes of all of these.
 _MOST_WAITING: Final = 10_000
+_MOST_WAITING_BYTES: Final = 16 * 1024 * 1024
+# Of a read's path, and of its query: one may list hundreds of runs.
+_ASK_BYTES: Final = 64 * 1024
+# Of answers that the host has not taken.
+_MOST_HELD_BYTES: Final = 256 * 1024 * 1024
 # Messages of one host that are handled in a second: the agent has other things to do than to read what user code logs.
 _PER_SECOND: Final = 2000
 # Messages after which everything else has its turn.
 _AT_ONCE: Final = 50
 
 OnFired = Callable[[Attempt, str], None]
+Room = Callable[[], Awaitable[None]]
 OnLogged = Callable[[Attempt, bytes], None]
 
 
 class TriggerHost:
     """Runs triggers in one process until it ends, or is told to stop.
 
-    `on_fired` takes over a trigger with its event: the host, which may end at any time, has no part in what follows.
+    `on_fired` takes over a trigger with its event: the host, which may end at any time, has no part in what follows. `room` returns
+    once more events can be taken.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class TriggerHost:
         log_file: Path,
         proxy_of: Callable[[Attempt], ExecutionApiProxy],
         on_fired: OnFired,
+        room: Room,
         on_logged: OnLogged,
     ) -> None:
         self._runner = runner
@@ -60,6 +68,7 @@ class TriggerHost:
         self._log_file = log_file
         self._proxy_of = proxy_of
         self._on_fired = on_fired
+        self._room = room
         self._on_logged = on_logged
         self._numbers = 0
         self._by_number: dict[int, Attempt] = {}
@@ -69,6 +78,8 @@ class TriggerHost:
         self._process: RunningTask | None = None
         self._handling: set[asyncio.Task[None]] = set()
         self._asking = asyncio.Semaphore(_MOST_ASKS)
+        self._waiting_bytes = 0
+        self._held_bytes = 0
 
     @property
     def attempts(self) -> list[Attempt]:
@@ -164,34 +175,57 @@ class TriggerHost:
                     # At once: a second one of it is ignored.
                     self._forget(attempt)
                     self._on_fired(attempt, message.body)
+                    await self._room()
                 case Ask():
-                    self._handle(self._answer(attempt, message))
+                    self._ask(attempt, message)
 
     def _forget(self, attempt: Attempt) -> None:
         number = self._running.pop(attempt)
         self._by_number.pop(number, None)
         self._proxies.pop(number, None)
 
-    def _handle(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._handling.add(task)
-        task.add_done_callback(self._handling.discard)
-
-    async def _answer(self, attempt: Attempt, ask: Ask) -> None:
+    def _ask(self, attempt: Attempt, ask: Ask) -> None:
+        """Have a read answered, or refuse it at once: what waits is bounded, by number and size."""
+        size = len(ask.path) + len(ask.query)
         if ask.method not in READS:
             self._send(_refusal(ask.id, 403, "triggers read, and write nothing"))
-            return
-        if len(self._handling) > _MOST_WAITING:
+        elif max(len(ask.path), len(ask.query)) > _ASK_BYTES:
+            why = f"path and query of a trigger's request have at most {_ASK_BYTES} bytes each"
+            self._send(_refusal(ask.id, 414, why))
+        elif not (ask.path.isascii() and ask.query.isascii()):
+            self._send(_refusal(ask.id, 400, "path and query of a request are percent-encoded"))
+        elif len(self._handling) >= _MOST_WAITING or self._waiting_bytes + size > _MOST_WAITING_BYTES:
             self._send(_refusal(ask.id, 429, "too many requests of triggers wait for an answer"))
-            return
+        else:
+            self._waiting_bytes += size
+            self._handle(self._answer(attempt, ask), size)
+
+    def _handle(self, work: Awaitable[None], size: int) -> None:
+        def done(task: asyncio.Task[None]) -> None:
+            self._handling.discard(task)
+            self._waiting_bytes -= size
+
+        task = asyncio.ensure_future(work)
+        self._handling.add(task)
+        task.add_done_callback(done)
+
+    async def _answer(self, attempt: Attempt, ask: Ask) -> None:
         proxy = self._proxies.get(ask.number)
         if proxy is None:
             proxy = self._proxies[ask.number] = self._proxy_of(attempt)
         async with self._asking:
-            reply = await proxy.answer(Call(ask.id, ask.method, ask.path, ask.query, ask.body))
-            self._send(Answer(ask.id, reply.status, reply.headers, reply.body))
-            with suppress(OSError):
-                await self._drained()
+            reply = await proxy.answer(Call(ask.id, ask.method, ask.path, ask.query))
+            answer = Answer(ask.id, reply.status, reply.headers, reply.body)
+            size = len(answer.body or "")
+            if self._held_bytes + size > _MOST_HELD_BYTES:
+                answer, size = _refusal(ask.id, 429, "the triggers do not take the answers that they have"), 0
+            self._held_bytes += size
+            try:
+                self._send(answer)
+                with suppress(OSError):
+                    await self._drained()
+            finally:
+                self._held_bytes -= size
 
     async def _drained(self) -> None:
         """Wait until the host has read most of what it was sent: a host that reads nothing must not fill the agent's memory."""

@@ -13,10 +13,13 @@ from typing import Any, Final
 
 import msgspec
 
-from airbridge.edge_worker.exceptions import FrameError
+from airbridge.edge_worker.exceptions import UNDECODABLE, FrameError
 
-# Of one message: an event has up to 1 MiB, and a read of an XCom up to 31 MiB.
+# Of one message to a host: the read of an XCom has up to 31 MiB.
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
+
+# Of one message of a host, which may send as many as it likes: an event has up to 1 MiB, and a line of a log no more.
+MAX_OF_HOST_BYTES: Final = 2 * 1024 * 1024
 
 LENGTH: Final = struct.Struct(">I")
 
@@ -48,14 +51,13 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """Host to agent: a read of a trigger from the Task Execution API."""
+    """Host to agent: a read of a trigger from the Task Execution API. It has no body."""
 
     id: int
     number: int
     method: str
     path: str
     query: str = ""
-    body: str | None = None
 
 
 class Fired(msgspec.Struct, frozen=True, tag=True):
@@ -80,10 +82,11 @@ _TO_AGENT: Final = msgspec.msgpack.Decoder(ToAgent)
 
 
 def encode(message: ToHost | ToAgent) -> bytes:
-    """Return a message's bytes, length first. Raises `FrameError` if it is larger than `MAX_FRAME_BYTES`."""
+    """Return a message's bytes, length first. Raises `FrameError` if it is larger than its receiver takes."""
     payload = msgspec.msgpack.encode(message)
-    if len(payload) > MAX_FRAME_BYTES:
-        raise FrameError(f"a message of {len(payload)} bytes; at most {MAX_FRAME_BYTES} are allowed")
+    most = MAX_OF_HOST_BYTES if isinstance(message, ToAgent) else MAX_FRAME_BYTES
+    if len(payload) > most:
+        raise FrameError(f"a message of {len(payload)} bytes; at most {most} are allowed")
     return LENGTH.pack(len(payload)) + payload
 
 
@@ -91,7 +94,7 @@ def decode_to_host(payload: bytes) -> ToHost:
     """Return a message of the agent. Raises `FrameError`."""
     try:
         found: ToHost = _TO_HOST.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise FrameError(f"no message of the agent: {error}") from error
     return found
 
@@ -100,11 +103,11 @@ async def receive(reader: asyncio.StreamReader) -> ToAgent | None:
     """Return the host's next message, or None at end of file. Raises `FrameError`."""
     try:
         (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-        if not 0 < length <= MAX_FRAME_BYTES:
-            raise FrameError(f"a frame of {length} bytes; between 1 and {MAX_FRAME_BYTES} are allowed")
+        if not 0 < length <= MAX_OF_HOST_BYTES:
+            raise FrameError(f"a frame of {length} bytes; between 1 and {MAX_OF_HOST_BYTES} are allowed")
         found: ToAgent = _TO_AGENT.decode(await reader.readexactly(length))
     except asyncio.IncompleteReadError:
         return None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise FrameError(f"no message of a trigger host: {error}") from error
     return found

@@ -33,6 +33,9 @@ IDLE_SECONDS: Final = 30.0
 # A host that ran this long is not failing.
 _WORKED_SECONDS: Final = 60.0
 
+# Characters of events on their way to the journal, after which hosts are read no further.
+_MOST_RECORDING: Final = 32 * 1024 * 1024
+
 # Name and version of a bundle: what a host has on its path.
 _HostKey = tuple[str, str]
 
@@ -73,6 +76,7 @@ class Triggers:
         self._backoffs: dict[_HostKey, Backoff] = {}
         # Events on their way to the journal.
         self._recording: set[asyncio.Task[None]] = set()
+        self._recording_characters = 0
 
     async def run(self) -> None:
         """Start triggers as they are granted, until cancelled."""
@@ -126,6 +130,7 @@ class Triggers:
                 log_file=host_log.path_in(self._directory, *key),
                 proxy_of=self._proxy_of,
                 on_fired=self._fired,
+                room=self._room,
                 on_logged=self._logged,
             )
             self._tasks[key] = asyncio.create_task(self._run_host(key, host, attempt))
@@ -193,9 +198,20 @@ class Triggers:
 
     def _fired(self, attempt: Attempt, body: str) -> None:
         """Record the event, whatever becomes of the host meanwhile. It is durable before anything of it is sent."""
+
+        def recorded(task: asyncio.Task[None]) -> None:
+            self._recording.discard(task)
+            self._recording_characters -= len(body)
+
         recording = asyncio.create_task(self._record(attempt, body))
         self._recording.add(recording)
-        recording.add_done_callback(self._recording.discard)
+        self._recording_characters += len(body)
+        recording.add_done_callback(recorded)
+
+    async def _room(self) -> None:
+        """Return once what waits for the journal is bounded: on a full disk it waits for long, and each trigger may have an event."""
+        while self._recording_characters > _MOST_RECORDING:
+            await asyncio.wait(self._recording, return_when=asyncio.FIRST_COMPLETED)
 
     async def _record(self, attempt: Attempt, body: str) -> None:
         if attempt.ended or attempt.finished:

@@ -25,6 +25,7 @@ from typing import Any
 import structlog
 
 from airbridge.core.exceptions import BundleError, ParseFailure
+from airbridge.core.sandbox import trees
 from airbridge.executor.placement.check import TaskHints
 
 log = structlog.get_logger(__name__)
@@ -68,11 +69,11 @@ def check(
     `required`: a host where the child cannot be confined fails every tree. `packages`: the bundle's unpacked environment.
     """
     root = root.resolve()
-    with tempfile.TemporaryDirectory(prefix="airbridge-parse-") as scratch:
-        report = Path(scratch, "report.jsonl")
+    with trees.Scratch("airbridge-parse-") as scratch:
+        report = scratch / "report.jsonl"
         report.touch()
         options = (str(int(timeout_seconds)), "required" if required else "auto", str(packages or ""))
-        ending = _run(root, report, {"AIRFLOW_HOME": scratch, **environment}, timeout_seconds, options)
+        ending = _run(root, report, {"AIRFLOW_HOME": str(scratch), **environment}, timeout_seconds, options)
         verdict = _read(report, ending)
     log.info(
         "bundle.parsed",

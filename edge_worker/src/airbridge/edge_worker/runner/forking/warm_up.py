@@ -8,7 +8,6 @@ and the environment is restored.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -31,26 +30,8 @@ _DAG_ID: Final = "airbridge_warm_up"
 _TI_ID: Final = str(UUID(int=0))
 _TIME: Final = "2025-01-01T00:00:00Z"
 
-_FILE: Final = f'''
-from datetime import datetime
-
-from airflow.providers.standard.operators.bash import BashOperator
-from airflow.providers.standard.operators.python import PythonOperator
-from airflow.sdk import DAG, Variable, chain, setup, task, task_group, teardown
-
-with DAG("{_DAG_ID}", schedule="@daily", start_date=datetime(2025, 1, 1), catchup=False, default_args={{"retries": 1}}):
-
-    @task
-    def warm_up(number: int = 1, day="{{{{ ds }}}}"):
-        return {{"number": number}}
-
-    @task_group
-    def group():
-        warm_up.override(task_id="mapped").expand(number=[1, 2])
-
-    BashOperator(task_id="bash", bash_command="true {{{{ ds }}}}") >> warm_up() >> group()
-    PythonOperator(task_id="python", python_callable=print)
-'''
+# In the package: this process has no sandbox, so it executes nothing from a place that tasks can write to, /tmp included.
+SOURCE: Final = Source("airbridge", "warm_up", str(Path(__file__).with_name("warm_up_bundle")), "dag.py")
 
 
 class _NullConnection:
@@ -67,23 +48,21 @@ class _NullConnection:
         """Do nothing: no call is ever retried."""
 
 
-def run(folder: Path) -> None:
+def run() -> None:
     """Parse a DAG file and run a task of it `ROUNDS` times. Errors are logged only: tasks will be slower, not wrong."""
-    source = Source("airbridge", "warm_up", str(folder), "warm_up.py")
     _airflow.LOG_CHANNEL.buffer(True)
     try:
-        with _restored(folder), _airflow.without_listeners():
-            (folder / "warm_up.py").write_text(_FILE)
-            parsed = _airflow.parse(source)
+        with _restored(), _airflow.without_listeners():
+            parsed = _airflow.parse(SOURCE)
             for _ in range(ROUNDS):
-                _airflow.run_in_process(_job(source), parsed, _NullConnection())
+                _airflow.run_in_process(_job(), parsed, _NullConnection())
     except Exception:  # noqa: BLE001 - whatever plugins and policies may raise
         _airflow.LOG_CHANNEL.discard()
         structlog.get_logger().exception("runner.warm_up_failed")
     _airflow.LOG_CHANNEL.discard()
 
 
-def _job(source: Source) -> Job:
+def _job() -> Job:
     ti = {
         "id": _TI_ID,
         "task_id": "warm_up",
@@ -110,18 +89,17 @@ def _job(source: Source) -> Job:
             "should_retry": False,
         },
         start_date=datetime.now(tz=UTC),
-        source=source,
+        source=SOURCE,
         working_dir=os.devnull,
         kill_grace_seconds=0,
     )
 
 
 @contextmanager
-def _restored(folder: Path) -> Iterator[None]:
-    """Restore environment, signal handlers, import path, modules and disk at the end of the block."""
+def _restored() -> Iterator[None]:
+    """Restore environment, signal handlers, import path and modules at the end of the block."""
     environ = dict(os.environ)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
@@ -130,8 +108,7 @@ def _restored(folder: Path) -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         with suppress(ValueError):
-            sys.path.remove(str(folder))
+            sys.path.remove(SOURCE.bundle_path)
         # The prefix that DagBag gives to the modules of DAG files.
         for name in [name for name in sys.modules if name.startswith("unusual_prefix_")]:
             del sys.modules[name]
-        shutil.rmtree(folder, ignore_errors=True)

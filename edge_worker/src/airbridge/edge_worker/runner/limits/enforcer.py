@@ -13,15 +13,24 @@ import structlog
 
 from airbridge.core.protocol import Grant
 from airbridge.edge_worker.exceptions import RunnerError
+from airbridge.edge_worker.runner import process
 from airbridge.edge_worker.runner.event_loop import wait_readable
 from airbridge.edge_worker.runner.limits.cgroups import Cgroups, NoCgroups
 from airbridge.edge_worker.runner.limits.leaf import Leaf, Measured
-from airbridge.edge_worker.runner.limits.limits import Hit, Limit, Limits, Share, mebibytes
+from airbridge.edge_worker.runner.limits.limits import MIB, Hit, Limit, Limits, Share, mebibytes
 from airbridge.edge_worker.runner.messages import ProcessLimits, Used
 from airbridge.edge_worker.work.task import Exit, HeldBy
 
 # The share of its limit that a task's peak has reached at least when it was its own limit that the kernel enforced, not the host's.
 _AT_LIMIT: Final = 0.95
+
+# Memory of a supervisor beside what depends on its task's limit.
+_OF_SUPERVISOR: Final = 256 * MIB
+
+# Memory of a template beside a slot's: a task is forked in the template's cgroup, and what it writes to before it is moved stays
+# the template's.
+_OF_FORKED: Final = 64 * MIB
+_OF_TASK: Final = 16 * MIB
 
 log = structlog.get_logger()
 
@@ -32,7 +41,9 @@ class Enforcer:
     def __init__(self, share: Share, cgroups: Cgroups | NoCgroups) -> None:
         self._share = share
         self._cgroups = cgroups
+        # Cgroups that are removed once no process is in them.
         self._ended: list[Leaf] = []
+        self._templates = 0
 
     def start(self) -> None:
         """Make ready; without the cgroups' cooperation, without them."""
@@ -64,6 +75,30 @@ class Enforcer:
             return Held(limits, self._cgroups.new_leaf(name, limits), "", self._remove)
         except OSError as error:
             raise RunnerError(f"no cgroup could be made for work item {grant.item_id}: {error}") from error
+
+    def admit_template(self, pid: int, zygote: int) -> ProcessLimits:
+        """Hold a template, which has run no code of its DAG file yet, to a slot's memory; return what it limits itself to.
+
+        Raises `OSError` if it cannot be held.
+        """
+        memory = self._share.limits.memory
+        if memory is None or isinstance(self._cgroups, NoCgroups):
+            return ProcessLimits(memory or 0)
+        self._sweep()
+        self._templates += 1
+        pidfd = os.pidfd_open(pid)
+        try:
+            # It may have ended; while the pidfd's process lives, the number is its own.
+            if process.parent_of(pid) != zygote:
+                raise ProcessLookupError(f"process {pid} is no child of the zygote")
+            limits = Limits(memory=memory + _OF_FORKED + self._share.slots * _OF_TASK)
+            leaf = self._cgroups.new_leaf(f"template-{self._templates}", limits)
+            # Removed once the template has ended.
+            self._ended.append(leaf)
+            leaf.add(pid)
+        finally:
+            os.close(pidfd)
+        return ProcessLimits()
 
     def close(self) -> None:
         """Remove the cgroups of tasks that have ended."""
@@ -99,6 +134,14 @@ class Held:
         """Return what the task's process limits itself to, and everything that it starts."""
         memory = self.limits.memory if self._leaf is None else None
         return ProcessLimits(memory or 0, self.limits.disk or 0)
+
+    @property
+    def of_supervisor(self) -> int:
+        """Return the memory that the task's supervisor may have beyond its own, in bytes; 0 limits nothing.
+
+        It is in no cgroup, and holds what the task sends: as it comes, decoded, and as it is passed on.
+        """
+        return 0 if self.limits.memory is None else 2 * self.limits.memory + _OF_SUPERVISOR
 
     def admit(self, task: int, pidfd: int) -> None:
         """Move the task's process, which has not begun, into its cgroup, and keep its `pidfd`.

@@ -119,9 +119,14 @@ class Sandbox(msgspec.Struct, frozen=True):
             seccomp.keep_to_own_limits()
 
     def restrict_supervisor(self) -> None:
-        """Take the worker's files from this process. It has to be able to signal tasks, which are not below it."""
+        """Take the worker's files from this process. It has to be able to signal tasks, which are not below it.
+
+        Its HOME is one that no task can write to: libraries execute what they find there, such as the `credential_process` of
+        ``~/.aws/config``.
+        """
         hardening.harden()
         capabilities.drop()
+        os.environ["HOME"] = self.airflow_home
         if self.landlock:
             domain = self._visible_domain(signals=True)
             domain.grant(self.airflow_home, READ)

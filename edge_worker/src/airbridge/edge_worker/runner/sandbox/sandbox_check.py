@@ -17,9 +17,9 @@ from typing import Final
 from airbridge.core.sandbox import hardening, landlock, mounts
 from airbridge.edge_worker.exceptions import SettingsError
 from airbridge.edge_worker.runner.messages import Source
-from airbridge.edge_worker.runner.sandbox import sandbox, view
+from airbridge.edge_worker.runner.sandbox import sandbox, trusted_paths, view
 from airbridge.edge_worker.runner.sandbox.task_user import TaskUser
-from airbridge.edge_worker.settings import TaskSandbox, WorkerSettings
+from airbridge.edge_worker.settings import TaskSandbox, WorkerSettings, environment
 
 _NO_LANDLOCK: Final = (
     "this kernel offers no Landlock (Linux 5.13 or later with landlock in its lsm list, and a seccomp profile that lets "
@@ -64,6 +64,7 @@ def check_tasks(settings: WorkerSettings) -> Iterator[SandboxCheck]:
     yield _user(settings)
     if version and settings.task_sandbox is not TaskSandbox.OFF:
         yield _file_system(settings)
+    yield _trusted_files(settings)
 
 
 def _file_system(settings: WorkerSettings) -> SandboxCheck:
@@ -85,6 +86,27 @@ def _file_system(settings: WorkerSettings) -> SandboxCheck:
     if shared:
         return SandboxCheck(name, False, f"{without}, {' and '.join(shared)} among them; move state_dir")
     return SandboxCheck(name, True, without)
+
+
+def _trusted_files(settings: WorkerSettings) -> SandboxCheck:
+    """Check that tasks cannot change what the worker executes outside of `state_dir`: no sandbox closes it to them."""
+    name = "worker's code"
+    uid = os.geteuid()
+    with suppress(SettingsError):
+        uid = TaskUser.named(settings.task_user).uid if settings.task_user else uid
+    if uid == 0:
+        return SandboxCheck(name, True, "not checked: tasks run as root")
+    found = trusted_paths.changeable(
+        trusted_paths.trusted(environment()), uid, (settings.state_dir, *settings.hidden_paths)
+    )
+    if not found:
+        return SandboxCheck(name, True, "tasks cannot change what the worker imports, nor its files of AWS")
+    return SandboxCheck(
+        name,
+        False,
+        f"tasks can change {', '.join(map(str, found))}, from which the worker imports code or takes its credentials: install it "
+        "as another user, name AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE in a directory of that user, or set task_user",
+    )
 
 
 def _consequence(settings: WorkerSettings) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Final
 
+from airbridge.core.sandbox import trees
 from airbridge.executor.bundle_settings import PackageSettings
 from airbridge.executor.bundles.source import redact
 
@@ -28,13 +29,13 @@ class BuildProcess:
 
     def __init__(
         self,
-        scratch: tempfile.TemporaryDirectory[str],
+        scratch: trees.Scratch,
         inputs: str,
         settings: PackageSettings,
         environ: Mapping[str, str],
     ) -> None:
         self.inputs = inputs
-        self.scratch = Path(scratch.name).resolve()
+        self.scratch = scratch.path.resolve()
         self._directory = scratch
         self._settings = settings
         self._began = time.monotonic()
@@ -76,7 +77,7 @@ class BuildProcess:
         """End the child if it still runs, and remove the scratch directory."""
         self._kill()
         self._stderr.close()
-        self._directory.cleanup()
+        self._directory.remove()
 
     def _poll(self, limit: float) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -109,9 +110,13 @@ class BuildProcess:
 
 def _megabytes(folder: Path) -> float:
     """Return the size of a folder that is being written."""
-    total = 0
-    for place, _folders, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(Path(place, name)).st_size
+    total, folders = 0, [os.fspath(folder)]
+    while folders:  # not os.walk: the build decides how deep it is
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
     return total / 1024 / 1024

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ import structlog
 from airbridge.core.code import environment
 from airbridge.core.code.environment import Build, Environment
 from airbridge.core.exceptions import BundleError, EnvironmentRefused, ParseFailure
+from airbridge.core.sandbox import trees
 from airbridge.executor.bundle_settings import PackageSettings
 from airbridge.executor.bundles.environments import requirements
 from airbridge.executor.bundles.environments.build_process import BuildProcess
@@ -231,14 +230,14 @@ class EnvironmentBuilder:
         self.close()
         log.info("environment.building", file=files.main, inputs=inputs[:12])
         self._cache.mkdir(parents=True, exist_ok=True)
-        directory = tempfile.TemporaryDirectory(prefix=".build-", dir=self._cache, ignore_cleanup_errors=True)
+        directory = trees.Scratch(".build-", self._cache)
         try:
-            scratch = Path(directory.name).resolve()
+            scratch = directory.path.resolve()
             _write_files(scratch / FILES, files)
             job.write(scratch)
             self._running = BuildProcess(directory, inputs, self._settings, self._environment(scratch))
         except BaseException:
-            directory.cleanup()
+            directory.remove()
             raise
         return self._running
 
@@ -251,7 +250,7 @@ class EnvironmentBuilder:
             if time.time() - path.stat().st_mtime > _LEFT_SECONDS
         ]
         for path in (*kept[_KEPT:], *old):
-            shutil.rmtree(path, ignore_errors=True)
+            trees.discard(path)
 
 
 def _same(current: Path | None, inputs: str) -> dict[str, bytes] | None:
