@@ -162,8 +162,9 @@ class Gateway:
         self._threads = ThreadPools.of(settings.gateway_threads)
         self._denials = DenialLog(components.denial_rates)
         guard = Guard(self._denials)
-        sources = components.sources or Sources(components.catalogue)
-        self._transfers = TransferApi.of(sources, components.keyring, self._threads)
+        self._transfers = TransferApi.of(
+            components.sources or Sources(components.catalogue), components.keyring, self._threads
+        )
         self._token_joins = TokenJoins(components.join_issuers, components.clock)
         self._authority = AuthorityExpiry(components.keyring, components.clock)
         self.metrics = metrics = Metrics(components.platform, ENDPOINTS.values(), self._authority)
@@ -178,7 +179,6 @@ class Gateway:
             limits=_limits(settings),
         )
         self._issuer_keys = KeySet(components.sign_in) if components.sign_in else None
-        sessions = _sessions(components, self._issuer_keys, self._threads)
         self._approvals = Approvals(
             frozenset(settings.four_eyes or ()), settings.four_eyes_expiry, metrics.break_glass
         )
@@ -189,7 +189,7 @@ class Gateway:
                 self._threads,
                 guard,
                 anchors=self._anchors,
-                sessions=sessions,
+                sessions=_sessions(components, self._issuer_keys, self._threads),
                 approvals=self._approvals,
             ),
             (settings.gateway_host, settings.operator_port),
@@ -200,8 +200,7 @@ class Gateway:
         self._liveness = Liveness()
         self._expiry = WorkerExpiry(timedelta(hours=settings.worker_retention_hours))
         self._exporter = _exporter(settings)
-        namespace = settings.metrics_namespace
-        self.emf = CloudWatchEmf(metrics, namespace, components.clock) if namespace else None
+        self.emf = _embedded_metrics(metrics, components)
         self._serving: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []
 
@@ -293,6 +292,11 @@ class Gateway:
             await stopping.wait()
         finally:
             await self.stop()
+
+
+def _embedded_metrics(metrics: Metrics, components: GatewayComponents) -> CloudWatchEmf | None:
+    namespace = components.settings.metrics_namespace
+    return CloudWatchEmf(metrics, namespace, components.clock) if namespace else None
 
 
 def _exporter(settings: Settings) -> TraceExporter | None:

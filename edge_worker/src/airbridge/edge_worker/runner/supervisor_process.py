@@ -116,15 +116,18 @@ def _supervise(take: Take, fds: list[int], zygote: socket.socket) -> None:
             return
         started = Started(os.getpid(), take.warm, take.template, task.pid)
         if _start_confirmed(status, started, task.remote.fileno()):
-            ended = _run(job, task, proxy, log)
-            # What a supervisor fails of may quote the task's own values, of any length.
-            detail = ended.detail[:_DETAIL_CHARACTERS]
-            ended = replace(ended, detail=detail, exception=note.exception, used=handle.used)
+            ended = replace(_run(job, task, proxy, log), exception=note.exception, used=handle.used)
             proxy.close()
-            with suppress(OSError):
-                messages.send(status, ended)
-                # Until its end comes, the agent may still kill this process for that task.
-                messages.receive(status)
+            _report(status, ended)
+
+
+def _report(status: socket.socket, ended: Ended) -> None:
+    """Report the task's end to the agent."""
+    with suppress(OSError):
+        # What a supervisor fails of may quote the task's own values, of any length.
+        messages.send(status, replace(ended, detail=ended.detail[:_DETAIL_CHARACTERS]))
+        # Until its end comes, the agent may still kill this process for that task.
+        messages.receive(status)
 
 
 def _start_confirmed(status: socket.socket, started: Started, pidfd: int) -> bool:
