@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,13 @@ from airbridge.edge_worker.runner.task_handle import CHALLENGE_BYTES, NotForkedE
 
 
 @contextmanager
-def template(answer: Message, sent_back: bytes | None = None) -> Iterator[tuple[TaskHandle, socket.socket]]:
-    """A handle whose template answers so, and whose task, this process, sends the challenge back, or other bytes."""
+def template(
+    answer: Message, sent_back: bytes | None = None, template: int | None = None
+) -> Iterator[tuple[TaskHandle, socket.socket]]:
+    """A handle whose template answers so, and whose task, this process, sends the challenge back, or other bytes.
+
+    `template`: its process id, that of this process's parent if None.
+    """
     ours, theirs = messages.socket_pair()
     zygote, of_zygote = messages.socket_pair()
     requests, of_task = socket.socketpair()
@@ -34,7 +40,7 @@ def template(answer: Message, sent_back: bytes | None = None) -> Iterator[tuple[
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        yield TaskHandle(ours, zygote), requests
+        yield TaskHandle(ours, zygote, os.getppid() if template is None else template), requests
     finally:
         for sock in (requests, ours):
             sock.close()
@@ -58,10 +64,23 @@ def test_process_that_answers_is_the_task() -> None:
         assert os.getpid() == fork(handle, requests)
 
 
-def test_other_process_is_not_the_task() -> None:
-    """A template cannot have a supervisor signal a process that is not its task's."""
+@pytest.fixture
+def sibling() -> Iterator[int]:
+    """A child of this process, which has nothing of the task's."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process.pid
+        process.kill()
+
+
+def test_other_process_is_not_the_task(sibling: int) -> None:
+    """A template cannot have a supervisor signal a process that is not its task's, nor another task of its own."""
     with (
-        template(Forked(os.getppid())) as (handle, requests),
+        template(Forked(sibling)) as (handle, requests),
+        pytest.raises(NotForkedError, match="is no child of it"),
+    ):
+        fork(handle, requests)
+    with (
+        template(Forked(sibling), template=os.getpid()) as (handle, requests),
         pytest.raises(NotForkedError, match="does not answer as the task"),
     ):
         fork(handle, requests)

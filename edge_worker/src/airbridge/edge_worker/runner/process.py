@@ -97,7 +97,7 @@ def children() -> list[int]:
 
 
 def parent_of(pid: int) -> int:
-    """Return the process id of a process's parent, or 0 if it is gone or not to be seen."""
+    """Return the process id of a process's parent; 0 if it is gone, or /proc does not show it."""
     with suppress(OSError):
         return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
     return 0

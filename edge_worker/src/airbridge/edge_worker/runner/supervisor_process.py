@@ -78,7 +78,7 @@ def _supervise(take: Take, fds: list[int], zygote: socket.socket) -> None:
     with ExitStack() as held:
         status = held.enter_context(socket.socket(fileno=status_fd))
         proxy_socket = held.enter_context(socket.socket(fileno=proxy_fd))
-        handle = TaskHandle(held.enter_context(socket.socket(fileno=handle_fd)), zygote)
+        handle = TaskHandle(held.enter_context(socket.socket(fileno=handle_fd)), zygote, take.template)
         log_file = held.enter_context(os.fdopen(log_fd, "ab"))
         held.callback(os.close, job_fd)
         # Read by position: the task reads the same memfd.

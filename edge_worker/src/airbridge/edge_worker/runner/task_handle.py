@@ -15,7 +15,7 @@ from typing import Final
 
 import psutil
 
-from airbridge.edge_worker.runner import messages
+from airbridge.edge_worker.runner import messages, process
 from airbridge.edge_worker.runner.event_loop import wait_readable
 from airbridge.edge_worker.runner.messages import Exited, Fork, Forked, Reaped, Used
 
@@ -44,9 +44,10 @@ class TaskHandle:
     If the template dies, the task becomes the zygote's child, and the zygote sends the exit status.
     """
 
-    def __init__(self, sock: socket.socket, zygote: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, zygote: socket.socket, template: int) -> None:
         self._sock = sock
         self.zygote = zygote
+        self._template = template
         self.status: int | None = None
         self.used: Used | None = None
         self._task = 0
@@ -73,6 +74,9 @@ class TaskHandle:
             raise NotForkedError(str(error)) from error
         if not isinstance(answer, Forked):
             raise NotForkedError("the template has ended")
+        # Sooner than the challenge, which another process would leave unanswered until the start times out.
+        if process.parent_of(answer.pid) not in {self._template, 0}:
+            raise NotForkedError(f"process {answer.pid}, which the template names, is no child of it")
         self._task = answer.pid
         task = RemoteProcess(answer.pid, self)
         try:
