@@ -70,7 +70,7 @@ def preload(worker_name: str, wanted: Iterable[str] = ()) -> None:
     masking.mask_in_tasks()
     context._get_connection = masking.masking(context._get_connection)  # noqa: SLF001 - set once, for all tasks
     supervisor._configure_logs_over_json_channel = LOG_CHANNEL.redirect  # noqa: SLF001 - set once, for all tasks
-    # Airflow's mail names this URL, which 3.0.4 left out: no mail could be written. Later versions have the log's.
+    # Airflow's mail names this URL, which Airflow 3.0.4 left out: no mail could be written. Later versions have the log's.
     task_runner.RuntimeTaskInstance.mark_success_url = property(lambda ti: ti.log_url)
     # See `DagBagSignals`.
     dagbag.signal = DagBagSignals()

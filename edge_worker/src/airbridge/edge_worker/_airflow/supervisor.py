@@ -110,7 +110,7 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
             super()._handle_request(msg, log, req_id)
 
     def _with_map_index(self, msg: Any) -> Any:
-        """Return a message that deletes an XCom of this task with the task's map index: 3.0.4's `XCom.delete` sends none."""
+        """Return a message that deletes an XCom of this task with the task's map index; the one of Airflow 3.0.4 has none."""
         if not isinstance(msg, DeleteXCom) or msg.map_index is not None:
             return msg
         own = (msg.dag_id, msg.run_id, msg.task_id) == (self.ti.dag_id, self.ti.run_id, self.ti.task_id)

@@ -59,7 +59,7 @@ def _uninterrupted() -> Iterator[None]:
 class TaskComms(CommsDecoder):  # type: ignore[misc] # Airflow publishes no types
     """The Task SDK's channel to the supervisor, on which a request may be given up: by a timeout, or for one of `on_kill`.
 
-    3.0.4 returns the next answer that comes, whichever request it is of, and does not keep what it has sent or received of a
+    Airflow 3.0.4 returns the next answer that comes, whichever request it is of, and does not keep what it has sent or received of a
     frame that is interrupted.
     """
 

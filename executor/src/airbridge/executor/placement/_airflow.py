@@ -1,4 +1,4 @@
-"""Airflow's records of where a run's code lies (3.0.4; tests/integration/executor/test_moved_files.py).
+"""Airflow's records of where a run's code lies (Airflow 3.0.4; tests/integration/executor/test_moved_files.py).
 
 Airflow 3.0.4 names a task's code by the version that its run is pinned to, but by the bundle and file that its DAG has in the newest
 version (`ExecuteTask.make`). Once a DAG's file is renamed, or the DAG is in another bundle, the two do not go together.
