@@ -176,13 +176,15 @@ ALERTS: Final = (
     ),
     Alert(
         "AuthorityEnding",
-        "The issuing CA or its root ends in less than thirty days: all workers lose the gateway then",
+        "The issuing CA ends in less than thirty days: all workers lose the gateway then",
         "ticket",
         metrics.CA_LEFT,
         (),
         int(WARN_BEFORE.total_seconds()),
         60,
         Bound.BELOW,
+        # It never outlives its root.
+        where={"kind": ("issuing",)},
     ),
     Alert(
         "ReportsDelayed",
