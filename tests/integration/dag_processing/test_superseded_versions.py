@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,3 +145,46 @@ def test_queued_files_are_parsed_in_the_current_version(
     manager._file_queue.append(file_of(tmp_path / "tracking"))
     manager._start_new_processes()
     assert parsed[2:] == [tmp_path / "tracking" / "one.py"]
+
+
+@pytest.fixture
+def kept_callbacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dag-processor with callbacks that run to their end, for one test."""
+    from airflow.dag_processing.manager import DagFileProcessorManager
+
+    for name in ("handle_removed_files", "_collect_results"):
+        monkeypatch.setattr(DagFileProcessorManager, name, getattr(DagFileProcessorManager, name))
+    _airflow.keep_callbacks()
+
+
+@pytest.mark.usefixtures("kept_callbacks")
+def test_new_version_keeps_callbacks(manager: Any, versions: Path) -> None:
+    """A callback is neither dropped from the queue nor killed when its bundle, or another, gets a new version."""
+    killed: list[int] = []
+    process = SimpleNamespace(kill=killed.append, logger_filehandle=SimpleNamespace(close=lambda: None))
+    queued, gone = file_of(versions / V1, V1), file_of(versions / V1)
+    running = replace(queued, rel_path=Path("two.py"))
+    manager._file_queue = deque([queued, replace(gone, rel_path=Path("three.py"))])
+    manager._processors = {running: process}
+    manager.handle_removed_files({"dags": {file_of(versions / V2)}})
+    assert list(manager._file_queue) == [queued]
+    assert (list(manager._processors), killed) == ([running], [])
+
+
+@pytest.mark.usefixtures("kept_callbacks")
+def test_callback_of_a_bundle_that_was_never_refreshed(manager: Any, versions: Path) -> None:
+    """Its result is collected as any other: the dag-processor goes on."""
+    closed: list[bool] = []
+    file = file_of(versions / V1, V1)
+    manager._processors = {
+        file: SimpleNamespace(
+            is_ready=True,
+            start_time=0.0,
+            parsing_result=None,
+            logger_filehandle=SimpleNamespace(close=lambda: closed.append(True)),
+        )
+    }
+    manager._collect_results()
+    assert manager._processors == {}
+    assert closed == [True]
+    assert "dags" not in manager._bundle_versions

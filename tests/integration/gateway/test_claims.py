@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_moved_item_is_not_granted(world: World) -> None:
     assert world.row(item).state == ItemState.PLACED
 
 
-def deploy(session: Any, dag_id: str, tasks: int, version: str) -> None:
+def deploy(session: Any, dag_id: str, tasks: int, version: str, **of_task: Any) -> None:
     """Serialise a DAG with `tasks` tasks, as the version of a newer bundle."""
     from airflow.models.serialized_dag import SerializedDagModel
     from airflow.providers.standard.operators.empty import EmptyOperator
@@ -66,7 +67,7 @@ def deploy(session: Any, dag_id: str, tasks: int, version: str) -> None:
 
     with DAG(dag_id, schedule=None) as dag:
         for number in range(tasks):
-            EmptyOperator(task_id=f"task_{number}")
+            EmptyOperator(task_id=f"task_{number}", **of_task)
     assert SerializedDagModel.write_dag(dag, BUNDLE.name, version, session=session)
 
 
@@ -92,6 +93,31 @@ def test_removed_task_runs_in_its_runs(world: World) -> None:
     with world.metadata.session() as session:
         declared = ExecutionApp().declared_assets(session, row.dag_id, row.run_id, row.task_id)
     assert [each.name for each in declared] == [asset.name]
+
+
+def test_cleared_run_has_the_assets_of_its_new_code(world: World) -> None:
+    """Clearing a run moves it to the newest code, and the declared assets that its tasks may use are those of that code."""
+    from airflow.providers.standard.operators.empty import EmptyOperator
+    from airflow.sdk import Asset
+
+    old, new = (Asset(f"thing-{next(world.number)}") for _ in range(2))
+    [item] = world.items(operator=partial(EmptyOperator, inlets=[old]))
+    row = world.row(item)
+    with world.metadata.session() as session:
+        session.execute(
+            text("UPDATE dag_run SET bundle_version = 'before' WHERE dag_id = :dag"), {"dag": row.dag_id}
+        )
+        deploy(session, row.dag_id, 1, "after", inlets=[new])
+        session.commit()
+        declared = ExecutionApp().declared_assets(session, row.dag_id, row.run_id, row.task_id)
+        assert [each.name for each in declared] == [old.name]
+        session.execute(
+            text("UPDATE dag_run SET bundle_version = 'after', queued_at = :now WHERE dag_id = :dag"),
+            {"dag": row.dag_id, "now": datetime.now(UTC)},
+        )
+        session.commit()
+        declared = ExecutionApp().declared_assets(session, row.dag_id, row.run_id, row.task_id)
+    assert [each.name for each in declared] == [new.name]
 
 
 def test_run_without_version_follows_its_dag(world: World) -> None:

@@ -1,7 +1,7 @@
 """Serialised DAGs of Airflow 3.0.4 as the calls of tasks read them: of a task's own DAG, the version of its run.
 
-Airflow's routes read the newest version. A deployment that removes or renames a task would fail it in the runs that are under way: their code and their
-tasks are those of the version that they were created with, which is what the scheduler reads (`SchedulerDagBag`).
+Airflow's routes read the newest version. A deployment that removes or renames a task would fail it in the runs that are under way: their code is that of
+their bundle's version, which is the one that they were created with, or, once they were cleared, the one of that time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import case, or_, select
 
 # Versions of one DAG that are kept decoded.
 _MOST_VERSIONS: Final = 4
@@ -29,17 +29,32 @@ def version_columns() -> tuple[Any, ...]:
     run, version = DagRun.__table__.c, DagVersion.__table__.c
     return (
         run.bundle_version,
-        run.created_dag_version_id.label("version_id"),
+        version.id.label("version_id"),
         version.last_updated.label("version_updated_at"),
     )
 
 
 def version_of_run() -> tuple[Any, Any]:
-    """Return the table of versions, and the condition that joins a run's own to it, if there still is one."""
+    """Return the table of versions, and the condition that joins a run's own to it, if there is one.
+
+    It is that of the run's bundle version. A bundle version that left the DAG as it was has none: then it is the newest of those that the
+    run was created with, or that there were when it was queued. Clearing a run moves both its bundle version and that time.
+    """
     from airflow.models.dag_version import DagVersion
     from airflow.models.dagrun import DagRun
 
-    return DagVersion.__table__, DagVersion.__table__.c.id == DagRun.__table__.c.created_dag_version_id
+    run, version = DagRun.__table__, DagVersion.__table__
+    each = version.alias()
+    of_bundle = each.c.bundle_version == run.c.bundle_version
+    before = or_(each.c.id == run.c.created_dag_version_id, each.c.created_at <= run.c.queued_at)
+    own = (
+        select(each.c.id)
+        .where(each.c.dag_id == run.c.dag_id, or_(of_bundle, before))
+        .order_by(case((of_bundle, 0), else_=1), each.c.version_number.desc())
+        .limit(1)
+        .correlate(run)
+    )
+    return version, version.c.id == own.scalar_subquery()
 
 
 class Dags:

@@ -129,6 +129,7 @@ def install(
     manager.DagFileProcessorProcess = processor_class(zygote, Rules(variables, connections, check))
     manager.process_parse_results = storing_each(manager.process_parse_results)
     parse_current_files()
+    keep_callbacks()
 
 
 def storing_each(store: Callable[..., Any]) -> Callable[..., Any]:
@@ -200,6 +201,43 @@ def parse_current_files() -> None:
 
     create_process.airbridge_current_files = True  # type: ignore[attr-defined] # a mark, so that it is done once
     processor._create_process = create_process  # noqa: SLF001
+
+
+class _Versions(dict[str, str | None]):
+    """Versions by bundle; that of a bundle which was never refreshed is None."""
+
+    def __missing__(self, bundle: str) -> None:
+        return None
+
+
+def keep_callbacks() -> None:
+    """Have the dag-processor run each callback to its end, whatever becomes of its bundle.
+
+    Airflow 3.0.4 takes the file of a callback that names a version for one that is gone, at each new version of any bundle: a queued one
+    is dropped, and a running one killed. It ends with a `KeyError` at a callback of a bundle that could not be refreshed once.
+    """
+    from airflow.dag_processing import manager
+
+    processor = manager.DagFileProcessorManager
+    handle, collect = processor.handle_removed_files, processor._collect_results  # noqa: SLF001
+    if getattr(handle, "airbridge_keeps_callbacks", False):
+        return
+
+    def handle_removed_files(self: Any, known_files: Mapping[str, Any]) -> None:
+        of_callbacks = {
+            file for file in (*self._file_queue, *self._processors) if file.bundle_version is not None
+        }
+        # Under a name that no bundle has.
+        handle(self, {**known_files, "": of_callbacks})
+
+    def collect_results(self: Any, *args: Any, **kwargs: Any) -> None:
+        if not isinstance(self._bundle_versions, _Versions):
+            self._bundle_versions = _Versions(self._bundle_versions)
+        collect(self, *args, **kwargs)
+
+    handle_removed_files.airbridge_keeps_callbacks = True  # type: ignore[attr-defined] # a mark, so that it is done once
+    processor.handle_removed_files = handle_removed_files
+    processor._collect_results = collect_results  # noqa: SLF001
 
 
 def _in_current(dag_file: Any, versions: Mapping[str, str | None]) -> Any:
