@@ -84,6 +84,14 @@ def test_overridden_supervisor_methods_exist() -> None:
     ]
 
 
+def test_final_state_is_sent_outside_of_handlers() -> None:
+    """`_airflow.task_process` reports a failure in the place of a final state that is too large to be sent."""
+    assert "finally:\n        if msg:\n            SUPERVISOR_COMMS.send(msg=msg)" in inspect.getsource(
+        task_runner.run
+    )
+    assert parameters(task_runner._handle_current_task_failed) == ["ti"]
+
+
 def test_extra_links_alone_pass_the_backend() -> None:
     """`RegionalXCom._set_xcom_in_db` leaves out what is too large: of all that a task pushes it may only meet extra links."""
     assert parameters(BaseXCom._set_xcom_in_db)[:2] == ["key", "value"]

@@ -20,6 +20,7 @@ from airbridge.edge_worker.work.task import Exit
 
 FILE = """
 import logging, os, signal, subprocess, sys, time
+from datetime import timedelta
 from pathlib import Path
 from airflow.sdk import DAG, task
 
@@ -140,6 +141,18 @@ with DAG("d"):
     def to_supervisor():
         from airflow.sdk.execution_time import task_runner
         return task_runner.SUPERVISOR_COMMS.socket
+
+    @task
+    def returns_100_mebibytes():
+        return "x" * (100 * 2**20)
+    returns_100_mebibytes()
+
+    @task
+    def defers_with_100_mebibytes():
+        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+        from airflow.exceptions import TaskDeferred
+        raise TaskDeferred(trigger=TimeDeltaTrigger(timedelta(1)), method_name="on", kwargs={"of": "x" * (100 * 2**20)})
+    defers_with_100_mebibytes()
 
     @task
     def announces_a_gigabyte():
@@ -358,6 +371,26 @@ def test_supervisor_keeps_no_endless_message(limited: World) -> None:
     assert ["failed"] == started.proxy.states
     assert "a message of 1073741824 bytes; at most 97517568 are allowed" in exited.detail
     assert peak_over_now(started.task.pid) < 50 * MIB
+
+
+def test_supervisor_that_gives_up_leaves_retries(limited: World) -> None:
+    """A task whose supervisor gives up is retried if it has retries left."""
+    started, exited = run(limited, "announces_a_gigabyte", should_retry=True)
+    assert ["up_for_retry"] == started.proxy.states
+    assert "a message of 1073741824 bytes" in exited.detail
+
+
+@pytest.mark.parametrize(
+    ("task_id", "message"), [("returns_100_mebibytes", "SetXCom"), ("defers_with_100_mebibytes", "DeferTask")]
+)
+def test_too_large_request_is_an_error_of_the_task(limited: World, task_id: str, message: str) -> None:
+    """A value that is too large for a request fails the task as its own errors do: with a traceback, and with its retries."""
+    memory = Resources(memory=1024 * MIB)
+    started, exited = run(limited, task_id, resources=memory, should_retry=True)
+    assert ["up_for_retry"] == started.proxy.states
+    assert exited.clean
+    assert f"{message} of 1048" in started.log
+    assert "a request to the supervisor has at most 97517568 bytes" in started.log
 
 
 def test_supervisor_has_a_limit_of_its_own(limited: World) -> None:

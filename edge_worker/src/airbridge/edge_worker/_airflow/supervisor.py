@@ -305,10 +305,13 @@ def secrets_reset() -> Callable[[], None]:
 
 
 def report_failed(job: Job, proxy: ProxyConnection) -> None:
-    """Report the task as failed on behalf of a supervisor that can do no more."""
-    ProxyClient(proxy).task_instances.finish(
-        id=TaskInstance.model_validate(job.ti).id,
-        state=TaskInstanceState.FAILED,
-        when=datetime.now(tz=UTC),
-        rendered_map_index=None,
+    """Report the task as failed, to be retried if Airflow would, on behalf of a supervisor that can do no more."""
+    calls, ti, now = (
+        ProxyClient(proxy).task_instances,
+        TaskInstance.model_validate(job.ti),
+        datetime.now(tz=UTC),
     )
+    if TIRunContext.model_validate(job.ti_context).should_retry:
+        calls.retry(id=ti.id, end_date=now, rendered_map_index=None)
+    else:
+        calls.finish(id=ti.id, state=TaskInstanceState.FAILED, when=now, rendered_map_index=None)
