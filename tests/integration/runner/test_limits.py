@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -161,6 +162,19 @@ with DAG("d"):
             to_supervisor().sendall(bytes(2**20))
         time.sleep(5)
     announces_a_gigabyte()
+
+    @task
+    def requests_another_log():
+        from airflow.sdk.execution_time import task_runner
+        from airflow.sdk.execution_time.comms import ResendLoggingFD
+        refusals = []
+        for _ in range(3):
+            try:
+                task_runner.SUPERVISOR_COMMS.send(ResendLoggingFD())
+            except Exception as error:
+                refusals.append(str(error))
+        return refusals
+    requests_another_log()
 
     @task
     def sends_what_grows():
@@ -391,6 +405,31 @@ def test_too_large_request_is_an_error_of_the_task(limited: World, task_id: str,
     assert exited.clean
     assert f"{message} of 1048" in started.log
     assert "a request to the supervisor has at most 97517568 bytes" in started.log
+
+
+def test_no_other_socket_for_logs_is_opened(limited: World) -> None:
+    """A task that requests another socket for its logs is refused; there, nothing would bound a line."""
+
+    async def both() -> tuple[Run, int, int]:
+        started = await limited.spawn(limited.write(FILE), "requests_another_log", hold="xcoms/")
+        before = open_files(started.task.pid)
+        async with asyncio.timeout(30):
+            while not any(call.path.startswith("xcoms/") for call in started.proxy.calls):
+                await asyncio.sleep(0.05)
+        after = open_files(started.task.pid)
+        started.task.kill()
+        await started.ended()
+        return started, before, after
+
+    started, before, after = limited.do(both())
+    refusals = started.proxy.pushed()
+    assert 3 == len(refusals)
+    assert all("ResendLoggingFD is not supported" in each for each in refusals)
+    assert after <= before
+
+
+def open_files(pid: int) -> int:
+    return len([*Path(f"/proc/{pid}/fd").iterdir()])
 
 
 def test_supervisor_has_a_limit_of_its_own(limited: World) -> None:

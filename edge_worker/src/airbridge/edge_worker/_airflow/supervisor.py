@@ -158,6 +158,15 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
         ):
             self.selector.register(source, selectors.EVENT_READ, (_without_file(handler), self._unregister))
 
+    def _send_new_log_fd(self, req_id: int) -> None:
+        """Refuse another socket for logs, whose reader of the SDK's is not bounded: only `run_as_user` needs one."""
+        detail = {
+            "status_code": HTTPStatus.NOT_IMPLEMENTED.value,
+            "message": "ResendLoggingFD is not supported on AirBridge workers: run_as_user, which it belongs to, is refused",
+        }
+        refusal = ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail)
+        self.send_msg(None, request_id=req_id, error=refusal)
+
     def _create_log_forwarder(self, loggers: Any, channel: str, log_level: int = logging.INFO) -> Any:
         lines = forward_to_log(loggers, chan=channel, level=log_level)
         next(lines)
