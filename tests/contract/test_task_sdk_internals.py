@@ -49,6 +49,8 @@ REWRITTEN = {
     # Whose handlers are put behind bounded readers, on workers and in the dag-processor.
     supervisor.WatchedSubprocess._register_pipe_readers: "c9f87dbcbeaa390f",
     supervisor.WatchedSubprocess._create_log_forwarder: "78907a3b4160c132",
+    # The only other caller of `make_buffered_socket_reader` for a task's sockets.
+    ActivitySubprocess._send_new_log_fd: "8a36a4deebc8fc6c",
     supervisor.make_buffered_socket_reader: "44165865c3de5d04",
     supervisor.length_prefixed_frame_reader: "f542326efebaf9be",
 }
@@ -82,6 +84,14 @@ def test_overridden_supervisor_methods_exist() -> None:
         "log_fd",
         "target",
     ]
+
+
+def test_final_state_is_sent_outside_of_handlers() -> None:
+    """`_airflow.task_process` reports a failure in the place of a final state that is too large to be sent."""
+    assert "finally:\n        if msg:\n            SUPERVISOR_COMMS.send(msg=msg)" in inspect.getsource(
+        task_runner.run
+    )
+    assert parameters(task_runner._handle_current_task_failed) == ["ti"]
 
 
 def test_extra_links_alone_pass_the_backend() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from airbridge.edge_worker.work.task import Exit
 
 FILE = """
 import logging, os, signal, subprocess, sys, time
+from datetime import timedelta
 from pathlib import Path
 from airflow.sdk import DAG, task
 
@@ -142,12 +144,37 @@ with DAG("d"):
         return task_runner.SUPERVISOR_COMMS.socket
 
     @task
+    def returns_100_mebibytes():
+        return "x" * (100 * 2**20)
+    returns_100_mebibytes()
+
+    @task
+    def defers_with_100_mebibytes():
+        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+        from airflow.exceptions import TaskDeferred
+        raise TaskDeferred(trigger=TimeDeltaTrigger(timedelta(1)), method_name="on", kwargs={"of": "x" * (100 * 2**20)})
+    defers_with_100_mebibytes()
+
+    @task
     def announces_a_gigabyte():
         to_supervisor().sendall((2**30).to_bytes(4, "big"))
         for _ in range(300):
             to_supervisor().sendall(bytes(2**20))
         time.sleep(5)
     announces_a_gigabyte()
+
+    @task
+    def requests_another_log():
+        from airflow.sdk.execution_time import task_runner
+        from airflow.sdk.execution_time.comms import ResendLoggingFD
+        refusals = []
+        for _ in range(3):
+            try:
+                task_runner.SUPERVISOR_COMMS.send(ResendLoggingFD())
+            except Exception as error:
+                refusals.append(str(error))
+        return refusals
+    requests_another_log()
 
     @task
     def sends_what_grows():
@@ -358,6 +385,51 @@ def test_supervisor_keeps_no_endless_message(limited: World) -> None:
     assert ["failed"] == started.proxy.states
     assert "a message of 1073741824 bytes; at most 97517568 are allowed" in exited.detail
     assert peak_over_now(started.task.pid) < 50 * MIB
+
+
+def test_supervisor_that_gives_up_leaves_retries(limited: World) -> None:
+    """A task whose supervisor gives up is retried if it has retries left."""
+    started, exited = run(limited, "announces_a_gigabyte", should_retry=True)
+    assert ["up_for_retry"] == started.proxy.states
+    assert "a message of 1073741824 bytes" in exited.detail
+
+
+@pytest.mark.parametrize(
+    ("task_id", "message"), [("returns_100_mebibytes", "SetXCom"), ("defers_with_100_mebibytes", "DeferTask")]
+)
+def test_too_large_request_is_an_error_of_the_task(limited: World, task_id: str, message: str) -> None:
+    """A value that is too large for a request fails the task as its own errors do: with a traceback, and with its retries."""
+    memory = Resources(memory=1024 * MIB)
+    started, exited = run(limited, task_id, resources=memory, should_retry=True)
+    assert ["up_for_retry"] == started.proxy.states
+    assert exited.clean
+    assert f"{message} of 1048" in started.log
+    assert "a request to the supervisor has at most 97517568 bytes" in started.log
+
+
+def test_no_other_socket_for_logs_is_opened(limited: World) -> None:
+    """A task that requests another socket for its logs is refused; there, nothing would bound a line."""
+
+    async def both() -> tuple[Run, int, int]:
+        started = await limited.spawn(limited.write(FILE), "requests_another_log", hold="xcoms/")
+        before = open_files(started.task.pid)
+        async with asyncio.timeout(30):
+            while not any(call.path.startswith("xcoms/") for call in started.proxy.calls):
+                await asyncio.sleep(0.05)
+        after = open_files(started.task.pid)
+        started.task.kill()
+        await started.ended()
+        return started, before, after
+
+    started, before, after = limited.do(both())
+    refusals = started.proxy.pushed()
+    assert 3 == len(refusals)
+    assert all("ResendLoggingFD is not supported" in each for each in refusals)
+    assert after <= before
+
+
+def open_files(pid: int) -> int:
+    return len([*Path(f"/proc/{pid}/fd").iterdir()])
 
 
 def test_supervisor_has_a_limit_of_its_own(limited: World) -> None:

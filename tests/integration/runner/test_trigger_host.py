@@ -96,6 +96,17 @@ class Leaks(Trigger):
         yield TriggerEvent(Leaks.runs)
 
 
+class CancelsItself(Trigger):
+    runs = 0
+
+    async def run(self):
+        CancelsItself.runs += 1
+        if CancelsItself.runs == 1:
+            asyncio.current_task().cancel()
+            raise asyncio.CancelledError
+        yield TriggerEvent(CancelsItself.runs)
+
+
 class LeaksInCleanup(Trigger):
     runs = 0
 
@@ -399,6 +410,8 @@ def test_self_cancelled_trigger_starts_again(world: World, root: Path) -> None:
             bench.add(root, "leaks", "mine.Leaks")
             assert await asyncio.wait_for(bench.payload("leaks"), 15) == 2
             assert any("starts again" in line["event"] for line in bench.lines["leaks"])
+            bench.add(root, "cancels", "mine.CancelsItself")
+            assert await asyncio.wait_for(bench.payload("cancels"), 15) == 2
             bench.add(root, "fired", "mine.LeaksInCleanup")
             assert await bench.payload("fired") == 1
             bench.add(root, "counts", "mine.Counts")

@@ -158,6 +158,15 @@ class SupervisedTask(ActivitySubprocess):  # type: ignore[misc] # Airflow publis
         ):
             self.selector.register(source, selectors.EVENT_READ, (_without_file(handler), self._unregister))
 
+    def _send_new_log_fd(self, req_id: int) -> None:
+        """Refuse another socket for logs, whose reader of the SDK's is not bounded: only `run_as_user` needs one."""
+        detail = {
+            "status_code": HTTPStatus.NOT_IMPLEMENTED.value,
+            "message": "ResendLoggingFD is not supported on AirBridge workers: run_as_user, which it belongs to, is refused",
+        }
+        refusal = ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail)
+        self.send_msg(None, request_id=req_id, error=refusal)
+
     def _create_log_forwarder(self, loggers: Any, channel: str, log_level: int = logging.INFO) -> Any:
         lines = forward_to_log(loggers, chan=channel, level=log_level)
         next(lines)
@@ -305,10 +314,13 @@ def secrets_reset() -> Callable[[], None]:
 
 
 def report_failed(job: Job, proxy: ProxyConnection) -> None:
-    """Report the task as failed on behalf of a supervisor that can do no more."""
-    ProxyClient(proxy).task_instances.finish(
-        id=TaskInstance.model_validate(job.ti).id,
-        state=TaskInstanceState.FAILED,
-        when=datetime.now(tz=UTC),
-        rendered_map_index=None,
+    """Report the task as failed, to be retried if Airflow would, on behalf of a supervisor that can do no more."""
+    calls, ti, now = (
+        ProxyClient(proxy).task_instances,
+        TaskInstance.model_validate(job.ti),
+        datetime.now(tz=UTC),
     )
+    if TIRunContext.model_validate(job.ti_context).should_retry:
+        calls.retry(id=ti.id, end_date=now, rendered_map_index=None)
+    else:
+        calls.finish(id=ti.id, state=TaskInstanceState.FAILED, when=now, rendered_map_index=None)

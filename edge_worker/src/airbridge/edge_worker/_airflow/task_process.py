@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from typing import Any, Final, NoReturn
 
 import attrs
@@ -20,15 +21,22 @@ from airflow.sdk.api.datamodels._generated import TaskInstanceState
 from airflow.sdk.bases.operator import BaseOperator
 from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
 from airflow.sdk.definitions.mappedoperator import MappedOperator
+from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 from airflow.sdk.execution_time import supervisor, task_runner
-from airflow.sdk.execution_time.comms import CommsDecoder, StartupDetails, _RequestFrame, _ResponseFrame
+from airflow.sdk.execution_time.comms import (
+    CommsDecoder,
+    ErrorResponse,
+    StartupDetails,
+    _RequestFrame,
+    _ResponseFrame,
+)
 from airflow.utils.platform import getuser
 from setproctitle import setproctitle
 
 from airbridge.edge_worker._airflow.masking import mask_output
 from airbridge.edge_worker._airflow.parsing import ParsedFile, SnapshotBundle, parse
 from airbridge.edge_worker._airflow.region_messages import TO_TASK
-from airbridge.edge_worker._airflow.supervisor import GO, details_of
+from airbridge.edge_worker._airflow.supervisor import GO, MAX_REQUEST_BYTES, details_of
 from airbridge.edge_worker._airflow.trigger_process import trigger_main
 from airbridge.edge_worker.runner import access_denied, process
 from airbridge.edge_worker.runner.messages import Job
@@ -44,6 +52,10 @@ _CHUNK: Final = 256 * 1024
 _AGAIN_SECONDS: Final = 0.5
 # Bytes of a frame's length.
 _HEAD: Final = 4
+
+
+class RequestTooLargeError(AirflowRuntimeError):  # type: ignore[misc] # Airflow publishes no types
+    """A request has more bytes than the supervisor reads. Nothing of it was sent."""
 
 
 @contextmanager
@@ -71,10 +83,15 @@ class TaskComms(CommsDecoder):  # type: ignore[misc] # Airflow publishes no type
     _lock: Any = attrs.field(init=False, factory=threading.RLock, repr=False)
 
     def send(self, msg: Any) -> Any:
-        """Send a request and return its answer. Raises `AirflowRuntimeError` for a refusal, `EOFError` without a supervisor."""
+        """Send a request and return its answer.
+
+        Raises `AirflowRuntimeError` for a refusal, `RequestTooLargeError`, and `EOFError` without a supervisor.
+        """
         with self._lock:
             number = next(self.id_counter)
             frame = _RequestFrame(id=number, body=msg.model_dump()).as_bytes()
+            if len(frame) - _HEAD > MAX_REQUEST_BYTES:
+                raise RequestTooLargeError(_too_large(msg, len(frame) - _HEAD))
             try:
                 self._answers[number] = None
                 self._unsent += frame
@@ -110,6 +127,12 @@ class TaskComms(CommsDecoder):  # type: ignore[misc] # Airflow publishes no type
             del self._received[:end]
             if frame.id in self._answers:
                 self._answers[frame.id] = frame
+
+
+def _too_large(msg: Any, size: int) -> ErrorResponse:
+    message = f"{type(msg).__name__} of {size} bytes: a request to the supervisor has at most {MAX_REQUEST_BYTES} bytes"
+    detail = {"status_code": HTTPStatus.REQUEST_ENTITY_TOO_LARGE.value, "message": message}
+    return ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail)
 
 
 def run_as_task(
@@ -199,11 +222,23 @@ def _log_url(ti: Any) -> str:
 def run(ti: Any, log: Any) -> None:
     """Run the task and what follows it: callbacks, listeners, links."""
     of_task = ti.get_template_context()
-    state, _, error = task_runner.run(ti, of_task, log)
+    state, error = _run_to_state(ti, of_task, log)
     of_task["exception"] = error
     if (denied := access_denied.explain(error)) is not None:
         log.error(denied)
     task_runner.finalize(ti, state, of_task, log, error)
+
+
+def _run_to_state(ti: Any, of_task: Any, log: Any) -> tuple[TaskInstanceState, BaseException | None]:
+    """Run the task and report its state; a failure if the report is too large, which `task_runner.run` makes outside of its handlers."""
+    try:
+        state, _, error = task_runner.run(ti, of_task, log)
+    except RequestTooLargeError as too_large:
+        log.exception("Task failed with exception")
+        report, state = task_runner._handle_current_task_failed(ti)  # noqa: SLF001 - as `run` ends a task of any exception
+        task_runner.SUPERVISOR_COMMS.send(report)
+        ti.state, error = state, too_large
+    return state, error
 
 
 def _find_task(parsed: ParsedFile, details: StartupDetails, log: Any) -> Any:

@@ -222,9 +222,12 @@ class Host:
 
     async def _run(self, run: Run) -> None:
         """Run a trigger until it has reported. Like Airflow's triggerer, start one again that was cancelled by its own code."""
-        pause = _FIRST_PAUSE
+        pause = 0.0
         while True:
             try:
+                # Guarded as well: a cancellation that the trigger requested last is delivered here. `uncancel` takes back the count
+                # alone before Python 3.13.
+                await asyncio.sleep(pause)
                 await self._run_once(run)
             except asyncio.CancelledError:
                 if run.number in self._cancelled:
@@ -232,13 +235,12 @@ class Host:
             else:
                 return
             _uncancel()
+            pause = min(2 * pause, _LONGEST_PAUSE) or _FIRST_PAUSE
             log.warning(
                 "Trigger was cancelled by its own code; it starts again",
                 classpath=run.classpath,
                 pause_seconds=pause,
             )
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _run_once(self, run: Run) -> None:
         try:

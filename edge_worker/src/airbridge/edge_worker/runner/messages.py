@@ -142,7 +142,10 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Admit(msgspec.Struct, frozen=True, tag=True):
-    """Zygote to agent: a template is forked, and waits for `Parse` before it runs any code of a DAG file. Descriptor: the socket to it."""
+    """Zygote to agent: a template is forked, and waits for `Parse` before it runs any code of a DAG file.
+
+    Descriptors: the socket to it, and its pidfd.
+    """
 
     pid: int
 

@@ -316,13 +316,15 @@ class WarmRunner:
         if overridden := self._settings.overridden():
             log.warning("runner.task_env_overrides", variables=overridden)
 
-    def _admit_template(self, pid: int, zygote: int, sock: socket.socket) -> None:
+    def _admit_template(self, pid: int, pidfd: int, sock: socket.socket) -> None:
         with sock:
             try:
-                limits = self._enforcer.admit_template(pid, zygote)
+                limits = self._enforcer.admit_template(pid, pidfd)
                 messages.send(sock, Parse(limits), wait=False)
             except OSError as error:  # each task parses the file itself, within its own limits
                 log.warning("runner.template_not_limited", pid=pid, detail=str(error))
+            finally:
+                os.close(pidfd)
 
     def _on_lost(self) -> None:
         self._lost_zygote = True

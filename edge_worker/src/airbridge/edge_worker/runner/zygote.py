@@ -263,9 +263,18 @@ class Zygote:
                 self._run_template(key, theirs, templates)
             theirs.close()
             if key.parsed:
-                with suppress(OSError):  # the loop will see that the agent is gone
-                    messages.send(self._agent, Admit(pid), (agents.fileno(),))
+                self._ask_admission(pid, agents)
         return pid, ours
+
+    def _ask_admission(self, template: int, sock: socket.socket) -> None:
+        """Send the agent a template that was just forked, and the `sock` to it."""
+        with suppress(OSError):  # the loop will see that the agent is gone
+            # The template is not waited for yet, and keeps its number even if it has ended.
+            pidfd = os.pidfd_open(template)
+            try:
+                messages.send(self._agent, Admit(template), (sock.fileno(), pidfd))
+            finally:
+                os.close(pidfd)
 
     def _run_template(self, key: TemplateKey, control: socket.socket, admission: socket.socket) -> NoReturn:
         from airbridge.edge_worker.runner import template

@@ -20,10 +20,13 @@ from airbridge.edge_worker.runner.settings import RunnerSettings
 
 _STOP_SECONDS: Final = 10.0
 
+# Descriptors that come with an `Admit`.
+_ADMITTED: Final = 2
+
 log = structlog.get_logger()
 
 
-#: Called with a new template's process id, that of its zygote, and the socket on which it waits; it closes the socket.
+#: Called with a new template's process id, its pidfd, and the socket on which it waits; it closes both.
 OnTemplate = Callable[[int, int, socket.socket], None]
 
 
@@ -130,7 +133,7 @@ class ZygoteClient:
 
     def _on_readable(self) -> None:
         try:
-            message, fds = messages.receive(self._control, 1)
+            message, fds = messages.receive(self._control, _ADMITTED)
         except BlockingIOError:
             return
         except OSError as error:
@@ -142,8 +145,9 @@ class ZygoteClient:
         match message:
             case Ready():
                 self._ready.set_result(message)
-            case Admit() if fds:
-                self._on_template(message.pid, self.pid, socket.socket(fileno=fds[0]))
+            case Admit() if len(fds) == _ADMITTED:
+                sock, pidfd = fds
+                self._on_template(message.pid, pidfd, socket.socket(fileno=sock))
             case Reaped():
                 self._on_reaped(message)
             case Unshared():

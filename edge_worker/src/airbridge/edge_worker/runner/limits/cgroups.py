@@ -145,7 +145,18 @@ def _hand_down(directory: Path) -> None:
 def _left_by_others(directory: Path) -> list[Path]:
     """Return the folders of workers that are gone."""
     named = [(entry, _FOLDER.fullmatch(entry.name)) for entry in directory.iterdir()]
-    return [entry for entry, match in named if match and not Path("/proc", match[1]).exists()]
+    return [entry for entry, match in named if match and not _exists(int(match[1]))]
+
+
+def _exists(pid: int) -> bool:
+    """Return whether there is a process; /proc with hidepid does not show one of another user's."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):  # the latter of a number that no process has
+        return False
+    return True
 
 
 def _remove_empty(directory: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,6 @@ import structlog
 
 from airbridge.core.protocol import Grant
 from airbridge.edge_worker.exceptions import RunnerError
-from airbridge.edge_worker.runner import process
 from airbridge.edge_worker.runner.event_loop import wait_readable
 from airbridge.edge_worker.runner.limits.cgroups import Cgroups, NoCgroups
 from airbridge.edge_worker.runner.limits.leaf import Leaf, Measured
@@ -76,28 +76,24 @@ class Enforcer:
         except OSError as error:
             raise RunnerError(f"no cgroup could be made for work item {grant.item_id}: {error}") from error
 
-    def admit_template(self, pid: int, zygote: int) -> ProcessLimits:
+    def admit_template(self, pid: int, pidfd: int) -> ProcessLimits:
         """Hold a template, which has run no code of its DAG file yet, to a slot's memory; return what it limits itself to.
 
-        Raises `OSError` if it cannot be held.
+        `pidfd`: the template's, from its zygote; the caller closes it. Raises `OSError` if the template cannot be held.
         """
         memory = self._share.limits.memory
         if memory is None or isinstance(self._cgroups, NoCgroups):
             return ProcessLimits(memory or 0)
         self._sweep()
         self._templates += 1
-        pidfd = os.pidfd_open(pid)
-        try:
-            # It may have ended; while the pidfd's process lives, the number is its own.
-            if process.parent_of(pid) != zygote:
-                raise ProcessLookupError(f"process {pid} is no child of the zygote")
-            limits = Limits(memory=memory + _OF_FORKED + self._share.slots * _OF_TASK)
-            leaf = self._cgroups.new_leaf(f"template-{self._templates}", limits)
-            # Removed once the template has ended.
-            self._ended.append(leaf)
-            leaf.add(pid)
-        finally:
-            os.close(pidfd)
+        # While the pidfd's process lives, the number is its own. Nothing of /proc is a proof: hidepid hides a template.
+        _require_alive(pid, pidfd)
+        limits = Limits(memory=memory + _OF_FORKED + self._share.slots * _OF_TASK)
+        leaf = self._cgroups.new_leaf(f"template-{self._templates}", limits)
+        # Removed once the template has ended.
+        self._ended.append(leaf)
+        leaf.add(pid)
+        _require_alive(pid, pidfd)
         return ProcessLimits()
 
     def close(self) -> None:
@@ -213,6 +209,14 @@ class Held:
             f"for more (limited one by one: {self._without})"
         )
         return Hit(Limit.MEMORY, detail)
+
+
+def _require_alive(template: int, pidfd: int) -> None:
+    """Raise `ProcessLookupError` if a template, of this process id and pidfd, has ended."""
+    ends = select.poll()
+    ends.register(pidfd, select.POLLIN)
+    if ends.poll(0):
+        raise ProcessLookupError(f"process {template}, a template, has ended")
 
 
 def _hit(limits: Limits, measured: Measured) -> Hit | None:
