@@ -225,8 +225,8 @@ class Host:
         pause = 0.0
         while True:
             try:
-                # Guarded as well: a cancellation that the trigger requested last is delivered here. `uncancel` takes back the count
-                # alone before Python 3.13.
+                # Guarded as well: a cancellation that the trigger requested last is delivered here, as `uncancel` takes back the
+                # count alone.
                 await asyncio.sleep(pause)
                 await self._run_once(run)
             except asyncio.CancelledError:
