@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every test, in two pytest runs: those of single parts, then those that each start a platform, two at a time.
+# Every test, in two pytest runs: those of single parts, then those that each need the whole machine.
 # A module's tests run in one process, so that what they share is started once.
 # A failed test is tried once more under the same conditions, at most RETRIES tests over both runs: tests/support/retries.py.
 # The outcomes, with the first attempts of retried tests, are kept as JUnit XML in .reports/.
@@ -17,5 +17,4 @@ rm -f "$reports"/*.xml
 pytest tests/unit tests/contract tests/integration tests/chaos tests/boot -q "${slow[@]}" -n "$workers" --dist loadfile --no-loadscope-reorder \
   --retries "$retries" --junit-xml "$reports/parallel.xml"
 retried=$({ grep -o 'property name="first_attempt"' "$reports/parallel.xml" || true; } | wc -l)
-pytest tests/acceptance -q "${slow[@]}" -n 2 --dist loadgroup --retries "$((retries - retried))" \
-  --junit-xml "$reports/acceptance.xml"
+pytest tests/acceptance -q "${slow[@]}" --retries "$((retries - retried))" --junit-xml "$reports/acceptance.xml"

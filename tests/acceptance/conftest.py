@@ -1,7 +1,7 @@
-"""Platforms that modules share; tests that need another one start it with `tests.support.platform.running`.
+"""Platforms that modules share, one at a time; tests that need another one start it with `tests.support.platform.running`.
 
-A platform takes a minute of CPU to start and a fifth of a core when idle. So tests that share one run after each other, in one
-process of xdist, and it ends when the next test needs it no more. Tests marked `slow` need `--slow`, as `make test SLOW=1` and the proofs give it.
+A platform takes a minute of CPU to start and a fifth of a core when idle. So tests that share one run after each other, and it
+ends when the next test needs it no more. Tests marked `slow` need `--slow`, as `make test SLOW=1` and the proofs give it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,9 @@ SHARED: Final = ("platform", "plain_platform")
 _started: Final[dict[str, ExitStack]] = {}
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bring the tests of each shared platform together, and those of each other module; the order is kept otherwise."""
-    for item in items:
-        position = _position(item)
-        item.add_marker(
-            pytest.mark.xdist_group(SHARED[position] if position < len(SHARED) else item.path.stem)
-        )
+    """Bring the tests of each shared platform together; the order is kept otherwise."""
     items.sort(key=_position)
 
 
