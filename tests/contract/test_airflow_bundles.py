@@ -18,7 +18,7 @@ from tests.support.airflow_home import Metadata
 from tests.support.cloud import Cloud, cloud, dags, ledger_store, write_dag, write_publishing_key
 
 from airbridge.core.code.snapshot import pack
-from airbridge.executor._airflow import refresh_soon, report_import_errors
+from airbridge.executor._airflow import report_import_errors
 from airbridge.executor.bundles.bundle import AirBridgeBundle
 from airbridge.executor.bundles.store import BundleStore
 
@@ -188,7 +188,6 @@ def test_push_during_a_refresh(airflow: Metadata, cloud: Cloud, dags: Path, tmp_
     manager._refresh_dag_bundles({})
     store = ledger_store(cloud, "pushed", tmp_path / "secrets")
     store.publish(pack(dags), "ci", store.pointer())
-    refresh_soon("pushed")
     (bundle,) = (each for each in manager._dag_bundles if each.name == "pushed")
     refresh = bundle.refresh
 
@@ -196,7 +195,6 @@ def test_push_during_a_refresh(airflow: Metadata, cloud: Cloud, dags: Path, tmp_
         refresh()
         write_dag(dags, "two.py", "two")
         store.publish(pack(dags), "ci", store.pointer())
-        refresh_soon("pushed")
 
     bundle.refresh = refresh_before_push
     manager._refresh_dag_bundles({})

@@ -77,6 +77,18 @@ def test_answer_given_up_is_dropped(pair: Pair) -> None:
     assert [request.id for request in received(supervisor, 2)] == [0, 1]
 
 
+def test_blocked_signals_stay_blocked(pair: Pair) -> None:
+    """A task that has blocked SIGTERM, for a section of its own, still has it blocked after a request."""
+    comms, supervisor = pair
+    supervisor.sendall(answer(0, "v"))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        comms.send(GetVariable(key="k"))
+        assert signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def test_answer_in_pieces_survives_timeout(pair: Pair) -> None:
     """A timeout in the middle of an answer leaves the rest of it to be read."""
     comms, supervisor = pair

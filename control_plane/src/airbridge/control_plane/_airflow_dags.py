@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import case, or_, select
+from sqlalchemy import select
+
+from airbridge.executor.placement._airflow import dag_version_of_run
 
 # Versions of one DAG that are kept decoded.
 _MOST_VERSIONS: Final = 4
@@ -35,26 +37,12 @@ def version_columns() -> tuple[Any, ...]:
 
 
 def version_of_run() -> tuple[Any, Any]:
-    """Return the table of versions, and the condition that joins a run's own to it, if there is one.
-
-    It is that of the run's bundle version. A bundle version that left the DAG as it was has none: then it is the newest of those that the
-    run was created with, or that there were when it was queued. Clearing a run moves both its bundle version and that time.
-    """
+    """Return the table of versions, and the condition that joins a run's own to it, if there is one."""
     from airflow.models.dag_version import DagVersion
     from airflow.models.dagrun import DagRun
 
-    run, version = DagRun.__table__, DagVersion.__table__
-    each = version.alias()
-    of_bundle = each.c.bundle_version == run.c.bundle_version
-    before = or_(each.c.id == run.c.created_dag_version_id, each.c.created_at <= run.c.queued_at)
-    own = (
-        select(each.c.id)
-        .where(each.c.dag_id == run.c.dag_id, or_(of_bundle, before))
-        .order_by(case((of_bundle, 0), else_=1), each.c.version_number.desc())
-        .limit(1)
-        .correlate(run)
-    )
-    return version, version.c.id == own.scalar_subquery()
+    version = DagVersion.__table__
+    return version, version.c.id == dag_version_of_run(DagRun.__table__.c.bundle_version)
 
 
 class Dags:

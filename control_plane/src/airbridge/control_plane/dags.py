@@ -32,7 +32,7 @@ from airbridge.core.exceptions import (
     ParseFailure,
     PreconditionFailed,
 )
-from airbridge.executor._airflow import airflow_option, dags_of_other_bundles, refresh_soon
+from airbridge.executor._airflow import airflow_option, dags_of_other_bundles
 from airbridge.executor.bundle_settings import PackageSettings, load_packages
 from airbridge.executor.bundles import parse_environment
 from airbridge.executor.bundles.check import TreeCheck, placement_check
@@ -104,8 +104,8 @@ def advance(steps: Steps) -> Work | Accepted:
 class Publisher:
     """Publishes pushed archives to bundles. Thread-safe.
 
-    `store_of` opens a bundle's store, `check_bundle` raises `BundleError` unless a bundle takes pushes, `notify` is called
-    with each bundle that has a new version, and `check` judges a tree before it is published.
+    `store_of` opens a bundle's store, `check_bundle` raises `BundleError` unless a bundle takes pushes, and `check` judges a tree
+    before it is published.
     """
 
     def __init__(
@@ -115,13 +115,11 @@ class Publisher:
         *,
         check: TreeCheck,
         packages: PackageSettings | None = None,
-        notify: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._store_of = store_of
         self._check_bundle = check_bundle
         self._check_tree = check
         self._packages = packages or PackageSettings()
-        self._notify = notify
 
     def __call__(self, bundle: str, archive: bytes, actor: str) -> Accepted:
         """Publish a tar and return its version, with the duration of its check.
@@ -210,7 +208,6 @@ class Publisher:
                 )
             except PreconditionFailed:
                 continue
-            self._notify(store.bundle)
             return True
         raise BundleError(
             f"too many concurrent pushes to bundle {store.bundle!r}: push again", transient=True
@@ -254,7 +251,6 @@ def publisher(settings: Settings) -> Publisher:
             taken=dags_of_other_bundles,
         ),
         packages=replace(packages, seconds=min(packages.seconds, BUILD_SECONDS)),
-        notify=refresh_soon,
     )
 
 

@@ -437,16 +437,6 @@ def keep_edge_triggerer(session: Any) -> None:
 # --- DAG bundles ----------------------------------------------------------------------------------
 
 
-def refresh_soon(bundle: str) -> None:
-    """Have the dag-processor refresh a bundle at its next look, instead of after the bundle's refresh interval."""
-    from airflow.models.dagbundle import DagBundleModel
-
-    with new_session() as session:
-        session.query(DagBundleModel).filter(DagBundleModel.name == bundle).update(
-            {DagBundleModel.last_refreshed: None}, synchronize_session=False
-        )
-
-
 def dags_of_other_bundles(bundle: str, dag_ids: Collection[str]) -> dict[str, str]:
     """Return which of these DAGs another bundle defines, each with that bundle and its file, as words for an error."""
     with new_session() as session:

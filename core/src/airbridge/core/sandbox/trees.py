@@ -162,7 +162,7 @@ def _gone(name: str, parent: int) -> bool:
     try:
         os.rmdir(name, dir_fd=parent)
     except OSError as error:
-        if error.errno != errno.ENOTEMPTY:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
         return False
     return True

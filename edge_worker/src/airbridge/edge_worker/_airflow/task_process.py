@@ -60,11 +60,12 @@ class RequestTooLargeError(AirflowRuntimeError):  # type: ignore[misc] # Airflow
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTING)
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTING)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @attrs.define(slots=False, eq=False)

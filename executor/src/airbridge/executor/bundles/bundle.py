@@ -151,8 +151,7 @@ class AirBridgeBundle(BaseDagBundle):  # type: ignore[misc]  # Airflow publishes
     def refresh_interval(self) -> int:
         """Seconds between refreshes; 0 while one is due: another version has become current, or the last has to be repeated.
 
-        Airflow reads it at each of its checks, after which it refreshes or not. The versions are compared then, because it writes the
-        time of a refresh over what `refresh_soon` wrote meanwhile.
+        Airflow reads it at each of its checks, after which it refreshes or not: the versions are compared then.
         """
         due = self._pending or self._errors.may_be_dropped or self._is_behind()
         return 0 if due else self._interval

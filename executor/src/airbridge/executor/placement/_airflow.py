@@ -116,24 +116,18 @@ def _run(session: Any, dag_id: str, run_id: str) -> Any:
 def _look_up(session: Any, dag_id: str, run_id: str, version: str) -> DagFile | None:
     """Return where a DAG is in the version of a run, from its serialised form; None if there is none.
 
-    A version of the bundle that left the DAG as it was has no serialised form of its own. It is the one of the run's beginning then;
-    a cleared run, which Airflow moves to the version of that time, has the one of when it was queued again. The file is part of
-    a serialised DAG's hash, so that a DAG which only moved has one for each file.
+    The file is part of a serialised DAG's hash, so that a DAG which only moved has one for each file.
     """
     from airflow.models.dag_version import DagVersion
     from airflow.models.dagrun import DagRun
     from airflow.models.serialized_dag import SerializedDagModel
-    from sqlalchemy import case, or_, select
+    from sqlalchemy import select
 
-    of_version = DagVersion.bundle_version == version
-    of_run = or_(DagVersion.id == DagRun.created_dag_version_id, DagVersion.created_at <= DagRun.queued_at)
     query = (
         select(DagVersion.bundle_name, SerializedDagModel)
         .join(SerializedDagModel, SerializedDagModel.dag_version_id == DagVersion.id)
-        .join(DagRun, DagRun.dag_id == DagVersion.dag_id)
-        .where(DagVersion.dag_id == dag_id, DagRun.run_id == run_id, or_(of_version, of_run))
-        .order_by(case((of_version, 0), else_=1), DagVersion.version_number.desc())
-        .limit(1)
+        .join(DagRun, DagVersion.id == dag_version_of_run(version))
+        .where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
     )
     row = session.execute(query).first()
     if row is None:
@@ -141,3 +135,26 @@ def _look_up(session: Any, dag_id: str, run_id: str, version: str) -> DagFile | 
     bundle, serialized = row
     path = (serialized.data or {}).get("dag", {}).get("relative_fileloc")
     return DagFile(bundle, path) if bundle and path else None
+
+
+def dag_version_of_run(bundle_version: Any) -> Any:
+    """Return a subquery, in one over `DagRun`, of the id of the run's DAG version. `bundle_version` is its bundle's: a value or a column.
+
+    It is that of the bundle's version. One that left the DAG as it was has none: then it is the newest of those that the run was
+    created with, or that there were when it was queued. Clearing a run moves both its bundle's version and that time.
+    """
+    from airflow.models.dag_version import DagVersion
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy import case, or_, select
+
+    run, version = DagRun.__table__, DagVersion.__table__.alias()
+    of_bundle = version.c.bundle_version == bundle_version
+    before = or_(version.c.id == run.c.created_dag_version_id, version.c.created_at <= run.c.queued_at)
+    return (
+        select(version.c.id)
+        .where(version.c.dag_id == run.c.dag_id, or_(of_bundle, before))
+        .order_by(case((of_bundle, 0), else_=1), version.c.version_number.desc())
+        .limit(1)
+        .correlate(run)
+        .scalar_subquery()
+    )

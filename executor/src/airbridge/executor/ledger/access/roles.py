@@ -46,7 +46,7 @@ log_template                        S    S    S    S    S
 callback_request                    -    SI   SUD  SI   SI
 import_error                        SD   S    SIUD -    S
 dag                                 SUD  SU   SIU  S    S
-dag_bundle                          S    S    SIU  S    SU
+dag_bundle                          S    S    SIU  S    S
 dag_code                            SD   S    SIUD -    S
 dag_version                         SD   S    SIUD S    S
 serialized_dag                      SD   S    SIUD S    S
