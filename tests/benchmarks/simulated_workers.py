@@ -120,6 +120,8 @@ class SimulatedWorker:
         self.name = name
         self._open = partial(SimulatedConnection, context, token, port)
         self._connections = [self._open()]
+        #: Seconds to the next heartbeat; swarm.py sets what the gateway answers.
+        self.interval_seconds = 10.0
 
     @property
     def connections(self) -> int:

@@ -244,8 +244,10 @@ class Swarm:
         due = time.monotonic() + self._rng.uniform(0, INTERVAL_SECONDS)
         while due < until:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            await self.timed(worker.free, "heartbeat", heartbeat, due, tally)
-            due = max(due + INTERVAL_SECONDS, time.monotonic())
+            answer = await self.timed(worker.free, "heartbeat", heartbeat, due, tally)
+            if answer is not None:
+                worker.interval_seconds = json.loads(answer)["interval_seconds"]
+            due = max(due + worker.interval_seconds, time.monotonic())
 
     async def _poll(self, worker: SimulatedWorker, until: float, tally: Tally) -> None:
         """Hold a long poll through the gateway, and see through what it brings, as a worker of one slot.
@@ -370,6 +372,8 @@ async def measure(
                 # All that came since the first connection, caches and threads' arenas included.
                 "gateway_kb_per_connection": round((full_mb - empty_mb) * 1e3 / swarm.connections, 1),
                 "requests": tally.as_json(),
+                # As the gateways told it last: longer than the usual one where they could not keep up.
+                "heartbeat_interval_s": percentiles([worker.interval_seconds for worker in swarm.workers]),
             }
             found.append(figures)
             keep(found)

@@ -149,5 +149,8 @@ class RetryRecord:
                 f"FAILED: {len(self._retried)} tests were tried again, at most {self._allowed} may be",
                 red=True,
             )
+            # Once more, by name: what precedes is long, and a log is read from its end.
+            for nodeid in self._retried:
+                terminalreporter.write_line(f"  {nodeid}")
         for error in self._lost:
             terminalreporter.write_line(f"FAILED: a worker was lost: {error}", red=True)

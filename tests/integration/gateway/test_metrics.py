@@ -18,6 +18,7 @@ from tests.support.embedded_metrics import extract
 from tests.support.platform import wait_for
 
 from airbridge.control_plane.gateway.background.metrics import DatabaseGauges
+from airbridge.control_plane.gateway.heartbeat.pace import Pace
 from airbridge.control_plane.observability import cloudwatch
 from airbridge.control_plane.observability.alarms import ALERTS
 from airbridge.control_plane.observability.cloudwatch_emf import CloudWatchEmf
@@ -74,6 +75,20 @@ def test_scrape_of_slow_database_delays_no_other(world: World) -> None:
         finally:
             session.rollback()
         assert scrape.result(timeout=10).status_code == 200
+
+
+def test_overloaded_gateway_tells_longer_interval(world: World) -> None:
+    """Workers of a gateway whose heartbeats wait long are told a longer interval, and the metrics show it."""
+    registry = world.gateway.metrics._registry
+    [pace] = [each for each in registry._collector_to_names if isinstance(each, Pace)]
+    usual = pace.interval_seconds
+    worker = world.worker()
+    assert worker.beat().interval_seconds == usual
+    pace._changed_at = float("-inf")
+    pace.record(60.0)
+    told = worker.beat().interval_seconds
+    [sample] = families_of(world)["airbridge_gateway_heartbeat_interval_seconds"].samples
+    assert told == sample.value > usual
 
 
 def _states(families: dict[str, Metric]) -> set[str]:

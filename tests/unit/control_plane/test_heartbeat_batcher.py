@@ -15,10 +15,12 @@ from sqlalchemy import exc as sql
 from airbridge.control_plane.exceptions import Refused
 from airbridge.control_plane.gateway.auth.authentication import Caller
 from airbridge.control_plane.gateway.heartbeat.batcher import Answered, CallerHeartbeat, HeartbeatBatcher
+from airbridge.control_plane.gateway.heartbeat.pace import Pace
 from airbridge.control_plane.gateway.net.thread_pools import ThreadPool
 from airbridge.core.protocol import Heartbeat, HeartbeatResponse, RefusalReason, Versions
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+PACE = Pace(10.0, 10.0)
 VERSIONS = Versions(airbridge="0.1.0", airflow="3.0.4", task_sdk="1.0.4", python="3.11.7")
 
 
@@ -81,7 +83,7 @@ def test_waiting_heartbeats_form_next_batch(
     """No heartbeat waits for a batch to fill: one that arrives after a pause is answered at once; those that arrive meanwhile
     are answered together after it, in order of arrival and at most the bound in one batch."""
     answers = Answers()
-    got = asyncio.run(ask(HeartbeatBatcher(*pools, answers, most=3), answers, 6))
+    got = asyncio.run(ask(HeartbeatBatcher(*pools, answers, PACE, most=3), answers, 6))
     assert got == [answer_of(number) for number in range(1, 7)]
     assert answers.batches == [[1], [2, 3, 4], [5, 6]]
     assert answers.alone == []
@@ -103,7 +105,7 @@ def test_batches_start_apart(pools: tuple[ThreadPool, ThreadPool]) -> None:
             return handle_batch(heartbeats)
 
         answers.handle_batch = noted  # type: ignore[method-assign] # the same, with its time
-        batcher = HeartbeatBatcher(*pools, answers, spacing=1.0)
+        batcher = HeartbeatBatcher(*pools, answers, PACE, spacing=1.0)
         caller = caller_of("worker")
         await batcher.handle(caller, heartbeat(1))
         second = asyncio.create_task(batcher.handle(caller, heartbeat(2)))
@@ -123,7 +125,7 @@ def test_full_batch_waits_for_nothing(pools: tuple[ThreadPool, ThreadPool]) -> N
     """A batch with as many heartbeats as the bound starts when the one before it has ended."""
     answers = Answers()
     got = asyncio.run(
-        asyncio.wait_for(ask(HeartbeatBatcher(*pools, answers, most=2, spacing=60), answers, 5), 5)
+        asyncio.wait_for(ask(HeartbeatBatcher(*pools, answers, PACE, most=2, spacing=60), answers, 5), 5)
     )
     assert got == [answer_of(number) for number in range(1, 6)]
     assert answers.batches == [[1], [2, 3], [4, 5]]
@@ -132,7 +134,7 @@ def test_full_batch_waits_for_nothing(pools: tuple[ThreadPool, ThreadPool]) -> N
 def test_unbatchable_heartbeat_is_handled_alone(pools: tuple[ThreadPool, ThreadPool]) -> None:
     """A heartbeat that the batch leaves out still gets its answer."""
     answers = Answers(lambda number: None if number == 2 else answer_of(number))
-    got = asyncio.run(ask(HeartbeatBatcher(*pools, answers), answers, 3))
+    got = asyncio.run(ask(HeartbeatBatcher(*pools, answers, PACE), answers, 3))
     assert got == [answer_of(1), answer_of(2), answer_of(3)]
     assert answers.alone == [2]
 
@@ -141,7 +143,7 @@ def test_denial_affects_only_its_worker(pools: tuple[ThreadPool, ThreadPool]) ->
     """A revoked worker among others costs them nothing."""
     refused = Refused(403, RefusalReason.REVOKED, "this worker is revoked: stolen")
     answers = Answers(lambda number: refused if number == 2 else answer_of(number))
-    got = asyncio.run(ask(HeartbeatBatcher(*pools, answers), answers, 3))
+    got = asyncio.run(ask(HeartbeatBatcher(*pools, answers, PACE), answers, 3))
     assert got == [answer_of(1), refused, answer_of(3)]
 
 
@@ -152,7 +154,7 @@ def test_failed_batch_is_handled_singly(pools: tuple[ThreadPool, ThreadPool]) ->
         raise ValueError("a defect")
 
     answers = Answers(broken)
-    got = asyncio.run(ask(HeartbeatBatcher(*pools, answers), answers, 3))
+    got = asyncio.run(ask(HeartbeatBatcher(*pools, answers, PACE), answers, 3))
     assert got == [answer_of(1), answer_of(2), answer_of(3)]
     assert sorted(answers.alone) == [1, 2, 3]
 
@@ -165,7 +167,7 @@ def test_database_outage_fails_whole_batch(pools: tuple[ThreadPool, ThreadPool])
         raise away
 
     answers = Answers(fails)
-    got = asyncio.run(ask(HeartbeatBatcher(*pools, answers), answers, 3))
+    got = asyncio.run(ask(HeartbeatBatcher(*pools, answers, PACE), answers, 3))
     assert got == [away, away, away]
     assert answers.alone == []
 
@@ -173,7 +175,7 @@ def test_database_outage_fails_whole_batch(pools: tuple[ThreadPool, ThreadPool])
 def test_cancelled_request_keeps_batch_intact(pools: tuple[ThreadPool, ThreadPool]) -> None:
     """A request that was given up while it waited leaves the others' answers alone."""
     answers = Answers()
-    batcher = HeartbeatBatcher(*pools, answers)
+    batcher = HeartbeatBatcher(*pools, answers, PACE)
 
     async def with_one_that_goes() -> list[Any]:
         caller = caller_of("worker")
@@ -202,7 +204,7 @@ def test_worker_takes_one_thread_for_itself() -> None:
     async def scene() -> None:
         pools = ThreadPool("together", threads=1, requests=9), ThreadPool("alone", threads=2, requests=9)
         answers = Slow()
-        batcher = HeartbeatBatcher(*pools, answers)
+        batcher = HeartbeatBatcher(*pools, answers, PACE)
         greedy = [asyncio.create_task(batcher.handle(caller_of("thief"), heartbeat(n))) for n in range(4)]
         try:
             assert await asyncio.wait_for(batcher.handle(caller_of("other"), heartbeat(7)), 5) == answer_of(7)
@@ -214,3 +216,27 @@ def test_worker_takes_one_thread_for_itself() -> None:
         assert answers.alone == [7, 0, 1, 2, 3]
 
     asyncio.run(scene())
+
+
+def test_long_waits_lengthen_interval(pools: tuple[ThreadPool, ThreadPool]) -> None:
+    """The pace knows how long the first heartbeat of each batch waited, from its arrival to its answer."""
+    waits: list[float] = []
+
+    class Noted(Pace):
+        def record(self, waited_seconds: float) -> None:
+            waits.append(waited_seconds)
+
+    async def scene() -> None:
+        answers = Answers()
+        batcher = HeartbeatBatcher(*pools, answers, Noted(10.0, 10.0))
+        first = asyncio.create_task(batcher.handle(caller_of("worker"), heartbeat(1)))
+        await asyncio.to_thread(answers.under_way.wait, 10)
+        second = asyncio.create_task(batcher.handle(caller_of("worker"), heartbeat(2)))
+        await asyncio.sleep(0.3)
+        answers.released.set()
+        await asyncio.gather(first, second)
+        await asyncio.sleep(0)
+
+    asyncio.run(scene())
+    assert len(waits) == 2
+    assert min(waits) >= 0.29

@@ -116,7 +116,8 @@ class Settings:
         ),
     )
     heartbeat_interval: float = field(
-        default=10.0, metadata=_time("Interval of a worker's heartbeat.", minimum=0.1)
+        default=10.0,
+        metadata=_time("Interval of a worker's heartbeat; an overloaded gateway lengthens it.", minimum=0.1),
     )
     lease_seconds: float = field(
         default=60.0,

@@ -45,6 +45,7 @@ from airbridge.control_plane.gateway.brokering.broker import Broker
 from airbridge.control_plane.gateway.brokering.endpoint import BrokerApi
 from airbridge.control_plane.gateway.heartbeat.batcher import HeartbeatBatcher
 from airbridge.control_plane.gateway.heartbeat.heartbeats import Heartbeats
+from airbridge.control_plane.gateway.heartbeat.pace import Pace
 from airbridge.control_plane.gateway.loops import Loop, supervise
 from airbridge.control_plane.gateway.net.body_reads import MIB, BodyReadLimits, BodyReads
 from airbridge.control_plane.gateway.net.connections import ConnectionLimits
@@ -167,17 +168,10 @@ class Gateway:
         )
         self._token_joins = TokenJoins(components.join_issuers, components.clock)
         self._authority = AuthorityExpiry(components.keyring, components.clock)
-        self.metrics = metrics = Metrics(components.platform, ENDPOINTS.values(), self._authority)
+        pace = Pace.of(components.platform)
+        self.metrics = metrics = Metrics(components.platform, ENDPOINTS.values(), self._authority, pace)
         self._anchors = Anchors(anchors.sinks(settings.audit_anchors), metrics.audit_fault)
-        self._edge = Listener(
-            _edge_app(
-                components, metrics, self._threads, self._transfers, guard, token_joins=self._token_joins
-            ),
-            (settings.gateway_host, settings.gateway_port),
-            context=self._contexts.edge,
-            denials=self._denials,
-            limits=_limits(settings),
-        )
+        self._edge = self._edge_listener(guard, pace)
         self._issuer_keys = KeySet(components.sign_in) if components.sign_in else None
         self._approvals = Approvals(
             frozenset(settings.four_eyes or ()), settings.four_eyes_expiry, metrics.break_glass
@@ -203,6 +197,26 @@ class Gateway:
         self.emf = _embedded_metrics(metrics, components)
         self._serving: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []
+
+    def _edge_listener(self, guard: Guard, pace: Pace) -> Listener:
+        settings = self._components.settings
+        edge = _edge(
+            self._components,
+            self.metrics,
+            self._threads,
+            self._transfers,
+            pace=pace,
+            token_joins=self._token_joins,
+        )
+        limited = RateLimited(edge.app(guard), _limiter(settings), VITAL)
+        return Listener(
+            # The counter is outermost, so that rate-limited requests are counted too.
+            Counted(limited, self.metrics, ENDPOINTS),
+            (settings.gateway_host, settings.gateway_port),
+            context=self._contexts.edge,
+            denials=self._denials,
+            limits=_limits(settings),
+        )
 
     @property
     def edge_port(self) -> int:
@@ -322,21 +336,6 @@ def _names(settings: Settings) -> list[str]:
     return [name.strip() for name in settings.gateway_names.split(",") if name.strip()]
 
 
-def _edge_app(
-    components: GatewayComponents,
-    metrics: Metrics,
-    threads: ThreadPools,
-    transfers: TransferApi,
-    guard: Guard,
-    *,
-    token_joins: TokenJoins,
-) -> ASGIApp:
-    # The counter is outermost, so that rate-limited requests are counted too.
-    edge = _edge(components, metrics, threads, transfers, token_joins)
-    limited = RateLimited(edge.app(guard), _limiter(components.settings), VITAL)
-    return Counted(limited, metrics, ENDPOINTS)
-
-
 def _operator_app(
     components: GatewayComponents,
     metrics: Metrics,
@@ -392,18 +391,12 @@ def _edge(
     metrics: Metrics,
     threads: ThreadPools,
     transfers: TransferApi,
+    *,
+    pace: Pace,
     token_joins: TokenJoins,
 ) -> Edge:
     settings, keyring = components.settings, components.keyring
     app = ExecutionApp()
-    heartbeats = Heartbeats(
-        parity=components.parity,
-        keyring=keyring,
-        lease_seconds=settings.lease_seconds,
-        interval_seconds=settings.heartbeat_interval,
-        clock=components.clock,
-        on_events=partial(request_metrics.events_received, metrics),
-    )
     return Edge(
         authenticator=WorkerAuthenticator(
             keyring, settings.trust_domain, components.clock, _identity_rules(settings)
@@ -427,7 +420,7 @@ def _edge(
         joins=threads.joins,
         token_joins=token_joins,
         readiness=Readiness(threads.health),
-        heartbeats=HeartbeatBatcher(threads.batches, threads.heartbeats, heartbeats),
+        heartbeats=_heartbeats(components, metrics, threads, pace),
         transfers=transfers,
         brokering=BrokerApi(
             components.broker or Broker(components.catalogue),
@@ -435,6 +428,22 @@ def _edge(
             threads.brokering,
         ),
     )
+
+
+def _heartbeats(
+    components: GatewayComponents, metrics: Metrics, threads: ThreadPools, pace: Pace
+) -> HeartbeatBatcher:
+    settings = components.settings
+    heartbeats = Heartbeats(
+        parity=components.parity,
+        keyring=components.keyring,
+        lease_seconds=settings.lease_seconds,
+        interval_seconds=settings.heartbeat_interval,
+        told_interval=lambda: pace.interval_seconds,
+        clock=components.clock,
+        on_events=partial(request_metrics.events_received, metrics),
+    )
+    return HeartbeatBatcher(threads.batches, threads.heartbeats, heartbeats, pace)
 
 
 def _enrolment(components: GatewayComponents) -> Enrolment:

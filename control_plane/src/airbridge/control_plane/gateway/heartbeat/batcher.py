@@ -20,6 +20,7 @@ import structlog
 from airbridge.control_plane.exceptions import Refused
 from airbridge.control_plane.gateway.auth.authentication import Caller
 from airbridge.control_plane.gateway.database import transient
+from airbridge.control_plane.gateway.heartbeat.pace import Pace
 from airbridge.control_plane.gateway.net.thread_pools import ThreadPool
 from airbridge.core.protocol import Heartbeat, HeartbeatResponse
 
@@ -51,6 +52,8 @@ class HeartbeatHandler(Protocol):
 class _Waiting:
     handle: CallerHeartbeat
     answer: asyncio.Future[HeartbeatResponse | None]
+    #: Loop time.
+    since: float
 
     def resolve(self, answer: Answered | Exception) -> None:
         if self.answer.done():  # the request was cancelled
@@ -69,12 +72,15 @@ class HeartbeatBatcher:
         batch_threads: ThreadPool,
         single_threads: ThreadPool,
         answers: HeartbeatHandler,
+        pace: Pace,
+        *,
         most: int = MAX_BATCH,
         spacing: float = SPACING,
     ) -> None:
         self.threads = single_threads
         self._batch_threads = batch_threads
         self._handler = answers
+        self._pace = pace
         self._most = most
         self._spacing = spacing
         # Loop time before which no batch starts. One that comes after a pause starts at once.
@@ -87,7 +93,8 @@ class HeartbeatBatcher:
     async def handle(self, caller: Caller, heartbeat: Heartbeat) -> HeartbeatResponse:
         """Answer a heartbeat. Raises the exceptions of `Heartbeats.handle`."""
         async with self.threads.admit() as alone:
-            waiting = _Waiting((caller, heartbeat), asyncio.get_running_loop().create_future())
+            loop = asyncio.get_running_loop()
+            waiting = _Waiting((caller, heartbeat), loop.create_future(), loop.time())
             self._waiting.append(waiting)
             if self._batching is None:
                 # A new context: log fields that one request binds must not appear in others' lines.
@@ -106,7 +113,9 @@ class HeartbeatBatcher:
                     await asyncio.sleep(pause)
                 self._next_at = loop.time() + self._spacing
                 count = min(self._most, len(self._waiting))
-                await self._answer([self._waiting.popleft() for _ in range(count)])
+                batch = [self._waiting.popleft() for _ in range(count)]
+                await self._answer(batch)
+                self._pace.record(loop.time() - batch[0].since)
         finally:
             self._batching = None
 

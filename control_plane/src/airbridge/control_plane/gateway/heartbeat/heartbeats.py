@@ -59,7 +59,10 @@ class Heartbeats:
     parity: Parity
     keyring: Keyring
     lease_seconds: float
+    #: Usual interval of heartbeats.
     interval_seconds: float
+    #: Interval that workers are told.
+    told_interval: Callable[[], float]
     clock: Callable[[], datetime]
     offers: Offers = field(default_factory=Offers)
     #: Called for events that were recorded for the first time, after the commit.
@@ -139,7 +142,7 @@ class Heartbeats:
         return HeartbeatResponse(
             server_time=now,
             lease_seconds=self.lease_seconds,
-            interval_seconds=self.interval_seconds,
+            interval_seconds=self.told_interval(),
             commands=tuple(commands),
             events_taken=events_taken,
             offers=offers,
