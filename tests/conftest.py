@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+import structlog
 from tests.support import airflow_home
 from tests.support.airflow_home import (
     metadata,
@@ -25,6 +29,20 @@ __all__ = [
 
 # `pytest --retries N` with pytest's own fixture for the tests of that plugin, and `pytest --slow`.
 pytest_plugins = ["pytester", "tests.support.retries", "tests.support.slow"]
+
+
+@pytest.fixture(autouse=True)
+def _plain_tracebacks() -> Iterator[None]:
+    """Log tracebacks without local variables, whatever earlier tests left: a test's frames take rich minutes to print."""
+    if not structlog.is_configured():
+        *others, _ = structlog.get_config()["processors"]
+        plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+        structlog.configure(processors=[*others, plain])
+        yield
+        structlog.reset_defaults()
+    else:
+        yield
+
 
 # Airflow reads its home when it is imported, so this cannot wait for a fixture.
 airflow_home.isolate()

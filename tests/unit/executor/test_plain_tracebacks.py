@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from airbridge.control_plane.dashboard import app
 from airbridge.executor import plain_tracebacks
 
 
@@ -33,6 +34,12 @@ def test_tracebacks_show_no_local_variables(capsys: pytest.CaptureFixture[str]) 
     assert "ZeroDivisionError: " in text
     assert "in logged" in text
     assert "secret-of-a-workload" not in text
+
+
+def test_api_server_shows_no_local_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    """The dashboard's errors are logged in the api-server, whose frames hold sessions and the database's address."""
+    app.create()
+    assert "secret-of-a-workload" not in logged(capsys)
 
 
 def test_configured_structlog_is_kept() -> None:

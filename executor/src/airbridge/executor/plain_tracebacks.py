@@ -1,7 +1,7 @@
-"""Tracebacks in the scheduler's log without local variables.
+"""Tracebacks in the logs of scheduler and api-server without local variables.
 
-Airflow 3.0.4 leaves structlog as it is in the scheduler, and rich is installed: each traceback would show the local variables of
-every frame. That takes seconds, in which nothing is scheduled, and shows the tokens that workloads carry.
+Airflow 3.0.4 leaves structlog as it is in both, and rich is installed: each traceback would show the local variables of
+every frame. That takes seconds to minutes, in which nothing is scheduled, and shows the tokens that workloads carry.
 """
 
 from __future__ import annotations

@@ -402,6 +402,7 @@ class _Headers:
 
 def create() -> ASGIApp:
     """Return the application as Airflow's api-server serves it."""
-    from airbridge.executor import settings
+    from airbridge.executor import plain_tracebacks, settings
 
+    plain_tracebacks.install()
     return Dashboard(platform=lambda: Platform.load(settings.load())).app()
