@@ -22,10 +22,18 @@ SHARED: Final = ("platform", "plain_platform")
 _started: Final[dict[str, ExitStack]] = {}
 
 
-@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker."""
+    config.addinivalue_line("markers", "shared_platform: set here, on every test that uses one")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bring the tests of each shared platform together; the order is kept otherwise."""
+    """Mark the tests of shared platforms and bring those of each together; the order is kept otherwise."""
     items.sort(key=_position)
+    for item in items:
+        if _position(item) < len(SHARED):
+            item.add_marker("shared_platform")
 
 
 def _position(item: pytest.Item) -> int:

@@ -1,54 +1,107 @@
-"""ci/scripts/test.sh: its two pytest runs share one allowance of retries, and either fails the command."""
+"""ci/scripts/test.sh: its three pytest runs share one allowance of retries, and each fails the command."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+from tests.support.platform import wait_for
 
 SCRIPT = Path(__file__).resolve().parents[3] / "ci" / "scripts" / "test.sh"
 
-# Notes its arguments, writes a JUnit file with RETRIED retries, and fails if its first argument holds FAILS.
+# Notes its arguments, writes a JUnit file with the retries of RETRIED for that file, and fails if it is FAILS.
 PYTEST = """#!/usr/bin/env bash
-echo "$*" >> calls
-for _ in $(seq "$RETRIED"); do printf '<property name="first_attempt" value=""/>'; done > "${@: -1}"
-[[ -z $FAILS || $1 != *"$FAILS"* ]]
+run=$(basename "${@: -1}" .xml)
+echo "$*" > "$run.call"
+for each in $RETRIED; do [[ $each != "$run" ]] || printf '<property name="first_attempt" value=""/>'; done > "${@: -1}"
+echo "output of $run"
+[[ $FAILS != "$run" ]]
 """
+# Ends at once as the parallel run, and as a half when it is interrupted.
+WAITING = """#!/usr/bin/env python3
+import pathlib, signal, sys
+run = pathlib.Path(sys.argv[-1]).stem
+if run != "parallel":
+    pathlib.Path(run + ".begun").touch()
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        pathlib.Path(run + ".interrupted").touch()
+        sys.exit(2)
+"""
+RUNS = ("parallel", "shared", "own")
 
 
-def run(tmp_path: Path, *arguments: str, retried: int = 0, fails: str = "") -> tuple[int, list[str]]:
-    """Exit status, and the arguments of each pytest run."""
+def run(
+    tmp_path: Path, *arguments: str, retried: str = "", fails: str = ""
+) -> tuple[int, str, dict[str, str]]:
+    """Exit status, output, and the arguments of each pytest run."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "pytest").write_text(PYTEST)
     (tmp_path / "bin" / "pytest").chmod(0o755)
     environment = {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        "RETRIED": str(retried),
+        "RETRIED": retried,
         "FAILS": fails,
     }
-    ran = subprocess.run(["bash", str(SCRIPT), *arguments], check=False, cwd=tmp_path, env=environment)
-    return ran.returncode, (tmp_path / "calls").read_text().splitlines()
+    ran = subprocess.run(
+        ["bash", str(SCRIPT), *arguments],
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    calls = {path.stem: path.read_text().strip() for path in tmp_path.glob("*.call")}
+    return ran.returncode, ran.stdout, calls
 
 
-@pytest.mark.parametrize(("retried", "left"), [(0, 2), (1, 1), (2, 0)])
-def test_runs_share_retries(tmp_path: Path, retried: int, left: int) -> None:
-    """The acceptance suite gets what the parallel run left of the allowance."""
-    status, (parallel, acceptance) = run(tmp_path, "2", "2", retried=retried)
+@pytest.mark.parametrize(("retried", "left"), [("", 2), ("parallel", 1), ("parallel parallel", 0)])
+def test_runs_share_retries(tmp_path: Path, retried: str, left: int) -> None:
+    """The acceptance tests get what the parallel run left of the allowance."""
+    status, _, calls = run(tmp_path, "2", "2", retried=retried)
     assert status == 0
-    assert "--retries 2 --junit-xml .reports/parallel.xml" in parallel
-    assert acceptance == f"tests/acceptance -q --retries {left} --junit-xml .reports/acceptance.xml"
+    assert "--retries 2 --junit-xml .reports/parallel.xml" in calls["parallel"]
+    ending = f"--retries {left} --junit-xml .reports"
+    assert calls["shared"] == f"tests/acceptance -q -m shared_platform {ending}/shared.xml"
+    assert calls["own"] == f"tests/acceptance -q -m not shared_platform {ending}/own.xml"
 
 
-@pytest.mark.parametrize(("fails", "runs"), [("unit", 1), ("acceptance", 2)])
-def test_failed_run_fails_command(tmp_path: Path, fails: str, runs: int) -> None:
-    """A failed run is not run again."""
-    status, calls = run(tmp_path, fails=fails)
-    assert (status, len(calls)) == (1, runs)
+@pytest.mark.parametrize(
+    ("retried", "status"), [("parallel own", 0), ("shared own", 0), ("parallel shared own", 1)]
+)
+def test_halves_share_what_is_left(tmp_path: Path, retried: str, status: int) -> None:
+    """Each half may use what the parallel run left, and the command fails if both together used more."""
+    assert run(tmp_path, "2", "2", retried=retried)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("fails", "runs"), [("parallel", {"parallel"}), ("shared", set(RUNS)), ("own", set(RUNS))]
+)
+def test_failed_run_fails_command(tmp_path: Path, fails: str, runs: set[str]) -> None:
+    """A failed run is not run again, and the output of both halves is shown."""
+    status, output, calls = run(tmp_path, fails=fails)
+    assert (status, set(calls)) == (1, runs)
+    assert {line.split()[-1] for line in output.splitlines()} == runs
 
 
 def test_nightly_run_retries_nothing(tmp_path: Path) -> None:
-    """With an allowance of 0 both runs get 0."""
-    _, calls = run(tmp_path, "2", "0")
-    assert ["--retries 0" in call for call in calls] == [True, True]
+    """With an allowance of 0 every run gets 0."""
+    _, _, calls = run(tmp_path, "2", "0")
+    assert ["--retries 0" in calls[each] for each in RUNS] == [True, True, True]
+
+
+def test_interrupt_ends_both_halves(tmp_path: Path) -> None:
+    """An interrupted command leaves no half, and no platform of one, behind."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "pytest").write_text(WAITING)
+    (tmp_path / "bin" / "pytest").chmod(0o755)
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    command = subprocess.Popen(["bash", str(SCRIPT)], cwd=tmp_path, env=environment, start_new_session=True)
+    wait_for(lambda: len(list(tmp_path.glob("*.begun"))) == 2, "both halves to begin")
+    os.killpg(command.pid, signal.SIGINT)
+    command.wait(20)
+    assert {path.stem for path in tmp_path.glob("*.interrupted")} == {"shared", "own"}
