@@ -493,6 +493,29 @@ def test_stop_after_stops_task(world: World) -> None:
     asyncio.run(scenario())
 
 
+def test_short_policy_shortens_interval(world: World) -> None:
+    """A gateway that tells workers a long interval ends no task whose `stop_after` is shorter, claimed later or not."""
+    gate = Gate()
+    policy = DisconnectPolicy(lost_after=600, stop_after=3.0, replace=False)
+
+    async def scenario() -> None:
+        async with world.worker(gate):
+            await until(lambda: len(world.control_plane.heartbeats) >= 2)
+            world.control_plane.heartbeat_seconds = 60.0
+            told = len(world.control_plane.heartbeats)
+            await until(lambda: len(world.control_plane.heartbeats) > told)
+            item = world.submit(disconnect=policy)
+            await until(lambda: gate.running == 1)
+            await asyncio.sleep(5)
+            assert gate.running == 1
+            gate.go.set()
+            await until(lambda: item.state == "settled")
+        assert item.states == ["success"]
+        assert len(world.control_plane.heartbeats) - told < 9
+
+    asyncio.run(scenario())
+
+
 def test_drain_in_cut_keeps_results(world: World) -> None:
     """A drained worker that cannot report exits with 75; the next start reports what is left."""
 

@@ -7,10 +7,10 @@ from uuid import UUID
 import pytest
 from tests.unit.edge_worker.test_journal_file import grant
 
-from airbridge.core.protocol import DisconnectPolicy
+from airbridge.core.protocol import DisconnectPolicy, RefusalReason
 from airbridge.edge_worker.clock import SystemClock
-from airbridge.edge_worker.work.attempts import Attempt, Attempts, Phase, Stop
-from airbridge.edge_worker.work.deadline import Deadline, start_before, stop_after
+from airbridge.edge_worker.work.attempts import Attempt, Attempts, Outcome, Phase, Stop
+from airbridge.edge_worker.work.deadline import Deadline, contact_due, start_before, stop_after
 
 
 class At(SystemClock):
@@ -71,3 +71,21 @@ def test_start_limit_without_contact() -> None:
     """A claimed task starts up to `lost_after` without contact; with a `stop_after`, up to that."""
     assert start_before(DisconnectPolicy(lost_after=600)) == 600
     assert start_before(DisconnectPolicy(lost_after=600, stop_after=60)) == 60
+
+
+@pytest.mark.parametrize(
+    ("policy", "due"),
+    [
+        (DisconnectPolicy(lost_after=900), 550.0),
+        (DisconnectPolicy(lost_after=900, stop_after=20), 110.0),
+    ],
+)
+def test_contact_is_due_at_half(policy: DisconnectPolicy, due: float) -> None:
+    """Contact is due at half of the silence that the policy allows; never for work that is given up."""
+    item = grant().model_copy(update={"disconnect": policy})
+    assert contact_due(Attempt(item, phase=Phase.STARTED, contact_at=100.0)) == due
+    assert contact_due(Attempt(item, phase=Phase.CLAIMED)) is None
+    stop = Stop(RefusalReason.LOST, "no contact", report=True)
+    for change in ({"stop": stop}, {"fenced": RefusalReason.CANCELLED}, {"outcome": Outcome.COMMITTED}):
+        attempt = Attempt(item, phase=Phase.STARTED, contact_at=100.0, **change)  # type: ignore[arg-type] # each its own
+        assert contact_due(attempt) is None

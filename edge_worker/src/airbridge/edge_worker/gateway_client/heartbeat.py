@@ -39,6 +39,7 @@ from airbridge.edge_worker.journal.rows import Key, key
 from airbridge.edge_worker.ops.events import EventLog
 from airbridge.edge_worker.work.attempts import Attempts
 from airbridge.edge_worker.work.bounded_wait import within
+from airbridge.edge_worker.work.deadline import contact_due
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,9 @@ JITTER = 0.1
 
 # Seconds between heartbeats while more events are pending than one carries: after a cut.
 CATCH_UP_SECONDS = 0.5
+
+# Seconds between looks at the policies of attempts that were claimed meanwhile, and between heartbeats that they require.
+CHECK_SECONDS = 1.0
 
 SKEW_REPORTED_SECONDS = 5.0
 
@@ -124,8 +128,10 @@ class HeartbeatLoop:
         log.info("heartbeat.started")
         try:
             while True:
-                pause = await self._send_or_back_off()
-                await within(pause, self._now.wait())
+                due = await self._send_or_back_off() + self._clock.elapsed()
+                while (left := self._seconds_until(due)) > 0:
+                    if await within(min(left, CHECK_SECONDS), self._now.wait()):
+                        break
                 self._now.clear()
         finally:
             log.info("heartbeat.stopped")
@@ -168,6 +174,15 @@ class HeartbeatLoop:
         if len(self._events) >= MAX_EVENTS:
             return CATCH_UP_SECONDS
         return self._interval * self._rng.uniform(1 - JITTER, 1 + JITTER)
+
+    def _seconds_until(self, due: float) -> float:
+        """Return the seconds until the next heartbeat: sooner than `due` where an attempt's policy allows no such silence."""
+        now = self._clock.elapsed()
+        if not self._backoff.failures and self.last_sent_at is not None:
+            earliest = self.last_sent_at + CHECK_SECONDS
+            needed = [time for each in self._attempts if (time := contact_due(each)) is not None]
+            due = min(due, max(earliest, min(needed, default=due)))
+        return due - now
 
     def _build(self, leases: tuple[LeaseRef, ...], events: tuple[EdgeEvent, ...]) -> Heartbeat:
         return Heartbeat(

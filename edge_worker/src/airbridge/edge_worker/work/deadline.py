@@ -85,6 +85,16 @@ def start_before(policy: DisconnectPolicy) -> float:
     return policy.lost_after if allowed is None else allowed
 
 
+def contact_due(attempt: Attempt) -> float | None:
+    """Return the time (`Clock.elapsed`) by which an attempt needs contact; None if it needs none any more.
+
+    That is half of the time after which it would be stopped or given up, so that one lost heartbeat ends nothing.
+    """
+    if attempt.contact_at is None or attempt.stop or attempt.fenced or not attempt.leased:
+        return None
+    return attempt.contact_at + start_before(attempt.grant.disconnect) / 2
+
+
 def _kill_after(policy: DisconnectPolicy) -> float:
     return policy.lost_after - _margin(policy)
 
