@@ -25,11 +25,11 @@ half() { pytest tests/acceptance -q "${slow[@]}" -m "$1" --retries "$left" --jun
 set -m
 half "shared_platform" shared >"$reports/shared.log" 2>&1 & shared=$!
 set +m
-trap 'kill -INT -- "-$shared" 2>/dev/null || true' INT
+trap 'kill -INT -- "-$shared" 2>/dev/null; wait "$shared" || true' INT TERM HUP
 status=0
 half "not shared_platform" own || status=$?
 wait "$shared" || status=$?
-trap - INT
+trap - INT TERM HUP
 cat "$reports/shared.log"
 [ "$status" = 0 ] || exit "$status"
 if [ "$(retried)" -gt "$retries" ]; then

@@ -254,7 +254,7 @@ def swarm(results: Mapping[str, Any]) -> str:
         late = requests["heartbeat"].get("sent_late") or {}
         row += [
             late.get("p99", "none"),
-            stage.get("heartbeat_interval_s", {}).get("p50", "none"),
+            _p(stage["heartbeat_interval_s"]) if stage.get("heartbeat_interval_s") else "10",
             sum(found["failed"] for found in requests.values()),
             stage["gateway_cpu_share_of_a_core"],
             stage["postgres_cpu_share_of_a_core"],
@@ -270,7 +270,7 @@ def swarm(results: Mapping[str, Any]) -> str:
         "claim, s",
         "exchange, s",
         "heartbeats sent late by the simulator, s (p99)",
-        "interval told, s",
+        "interval told last, s",
         "failed",
         "gateways' CPU, cores",
         "Postgres's CPU, cores",

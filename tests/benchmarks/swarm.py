@@ -71,7 +71,10 @@ GATEWAY_CORE: Final = 0
 SIZES: Final = (10, 100, 1_000, 10_000)
 INTERVAL_SECONDS: Final = 10.0
 """`[airbridge] heartbeat_interval` by default."""
+RETRY_SECONDS: Final = 1.0
 MEASURE_SECONDS: Final = 30.0
+REST_SECONDS: Final = 180.0
+"""Longest wait before a stage until the gateways tell the usual interval: connecting is a load of its own."""
 HANDSHAKES_AT_ONCE: Final = 50
 KEPT_SECONDS: Final = 30.0
 """Idle time after which a connection has a request, while others are being made."""
@@ -166,12 +169,26 @@ class Swarm:
 
         async with self._kept_open():
             connected = await asyncio.gather(*(connect(worker) for worker, _ in fresh))
-        self._workers += [worker for worker, _ in fresh]
-        took = time.monotonic() - began
+            took = time.monotonic() - began
+            self._workers += [worker for worker, _ in fresh]
+            await self._at_rest(took)
         # Walking over what ten thousand connections are made of, again and again, would make this program late.
         gc.collect()
         gc.freeze()
         return took, connected.count(False)
+
+    async def _at_rest(self, connecting_seconds: float) -> None:
+        """Wait until every gateway tells the usual interval again."""
+        until = time.monotonic() + (REST_SECONDS if connecting_seconds > 1 else 0)
+        while time.monotonic() < until:
+            told = []
+            for worker in self._workers[: max(1, len(self._ports))]:
+                with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+                    _, answer, _ = await worker.free.post("heartbeat", heartbeat)
+                    told.append(json.loads(answer).get("interval_seconds"))
+            if set(told) == {INTERVAL_SECONDS}:
+                return
+            await asyncio.sleep(2.0)
 
     @contextlib.asynccontextmanager
     async def _kept_open(self) -> AsyncIterator[None]:
@@ -245,8 +262,11 @@ class Swarm:
         while due < until:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             answer = await self.timed(worker.free, "heartbeat", heartbeat, due, tally)
-            if answer is not None:
-                worker.interval_seconds = json.loads(answer)["interval_seconds"]
+            if answer is None:
+                # As a worker does: after the Retry-After of a gateway that sheds load, with jitter.
+                due = time.monotonic() + RETRY_SECONDS + self._rng.uniform(0, RETRY_SECONDS)
+                continue
+            worker.interval_seconds = json.loads(answer)["interval_seconds"]
             due = max(due + worker.interval_seconds, time.monotonic())
 
     async def _poll(self, worker: SimulatedWorker, until: float, tally: Tally) -> None:

@@ -516,6 +516,26 @@ def test_short_policy_shortens_interval(world: World) -> None:
     asyncio.run(scenario())
 
 
+def test_result_given_up_asks_for_no_heartbeats(world: World) -> None:
+    """A result that cannot be delivered, of an attempt that the control plane has given up, does not quicken heartbeats."""
+
+    async def scenario() -> None:
+        async with world.worker(succeed) as agent:
+            world.control_plane.fault = control_plane.busy()
+            world.control_plane.fault.when = "exchange"
+            item = world.submit(disconnect=DisconnectPolicy(lost_after=2))
+            await until(lambda: bool(agent.status()["tasks"]))
+            world.control_plane.lose(item)
+            world.control_plane.heartbeat_seconds = 60.0
+            told = len(world.control_plane.heartbeats)
+            await until(lambda: len(world.control_plane.heartbeats) > told)
+            await asyncio.sleep(6)
+            assert len(world.control_plane.heartbeats) <= told + 3
+            world.control_plane.fault = None
+
+    asyncio.run(scenario())
+
+
 def test_drain_in_cut_keeps_results(world: World) -> None:
     """A drained worker that cannot report exits with 75; the next start reports what is left."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,18 @@ for each in $RETRIED; do [[ $each != "$run" ]] || printf '<property name="first_
 echo "output of $run"
 [[ $FAILS != "$run" ]]
 """
-# Ends at once as the parallel run, and as a half when it is interrupted.
+# Ends at once as the parallel run, and as a half a second after it was interrupted.
 WAITING = """#!/usr/bin/env python3
-import pathlib, signal, sys
+import os, pathlib, signal, sys, time
 run = pathlib.Path(sys.argv[-1]).stem
 if run != "parallel":
     pathlib.Path(run + ".begun").touch()
+    if run == "own" and os.environ["OWN_ENDS"]:
+        sys.exit(0)
     try:
         signal.pause()
     except KeyboardInterrupt:
+        time.sleep(1)
         pathlib.Path(run + ".interrupted").touch()
         sys.exit(2)
 """
@@ -94,14 +98,18 @@ def test_nightly_run_retries_nothing(tmp_path: Path) -> None:
     assert ["--retries 0" in calls[each] for each in RUNS] == [True, True, True]
 
 
-def test_interrupt_ends_both_halves(tmp_path: Path) -> None:
-    """An interrupted command leaves no half, and no platform of one, behind."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("own_ends", [False, True])
+def test_signal_ends_both_halves(tmp_path: Path, number: signal.Signals, own_ends: bool) -> None:
+    """A command that is interrupted or ended leaves no half, and no platform of one, behind."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "pytest").write_text(WAITING)
     (tmp_path / "bin" / "pytest").chmod(0o755)
-    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "OWN_ENDS": "1" if own_ends else ""}
     command = subprocess.Popen(["bash", str(SCRIPT)], cwd=tmp_path, env=environment, start_new_session=True)
     wait_for(lambda: len(list(tmp_path.glob("*.begun"))) == 2, "both halves to begin")
-    os.killpg(command.pid, signal.SIGINT)
-    command.wait(20)
-    assert {path.stem for path in tmp_path.glob("*.interrupted")} == {"shared", "own"}
+    if own_ends:
+        time.sleep(0.5)  # until the command waits for the other half
+    os.killpg(command.pid, number)
+    assert command.wait(20) != 0
+    assert (tmp_path / "shared.interrupted").exists()

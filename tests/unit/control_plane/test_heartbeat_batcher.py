@@ -218,25 +218,34 @@ def test_worker_takes_one_thread_for_itself() -> None:
     asyncio.run(scene())
 
 
-def test_long_waits_lengthen_interval(pools: tuple[ThreadPool, ThreadPool]) -> None:
-    """The pace knows how long the first heartbeat of each batch waited, from its arrival to its answer."""
-    waits: list[float] = []
+def test_pace_counts_all_under_way() -> None:
+    """Heartbeats that wait to be handled alone, as those with events do, count as those that wait for a batch."""
+    under_way: list[int] = []
 
     class Noted(Pace):
-        def record(self, waited_seconds: float) -> None:
-            waits.append(waited_seconds)
+        def record(self, under_way_now: int) -> None:
+            under_way.append(under_way_now)
+
+    class Slow(Answers):
+        def handle(self, caller: Caller, heartbeat: Heartbeat) -> HeartbeatResponse:
+            assert self.released.wait(10)
+            return super().handle(caller, heartbeat)
+
+        def handle_batch(self, heartbeats: Sequence[CallerHeartbeat]) -> list[Answered]:
+            return [None] * len(heartbeats)
 
     async def scene() -> None:
-        answers = Answers()
+        pools = ThreadPool("together", threads=1, requests=9), ThreadPool("alone", threads=2, requests=9)
+        answers = Slow()
         batcher = HeartbeatBatcher(*pools, answers, Noted(10.0, 10.0))
-        first = asyncio.create_task(batcher.handle(caller_of("worker"), heartbeat(1)))
-        await asyncio.to_thread(answers.under_way.wait, 10)
-        second = asyncio.create_task(batcher.handle(caller_of("worker"), heartbeat(2)))
-        await asyncio.sleep(0.3)
+        beats = []
+        for number in range(8):
+            beats.append(asyncio.create_task(batcher.handle(caller_of(f"w{number}"), heartbeat(number))))
+            await asyncio.sleep(0.06)
         answers.released.set()
-        await asyncio.gather(first, second)
-        await asyncio.sleep(0)
+        await asyncio.gather(*beats)
+        for pool in pools:
+            pool.close()
 
     asyncio.run(scene())
-    assert len(waits) == 2
-    assert min(waits) >= 0.29
+    assert under_way == [*range(8)]

@@ -86,6 +86,7 @@ def test_contact_is_due_at_half(policy: DisconnectPolicy, due: float) -> None:
     assert contact_due(Attempt(item, phase=Phase.STARTED, contact_at=100.0)) == due
     assert contact_due(Attempt(item, phase=Phase.CLAIMED)) is None
     stop = Stop(RefusalReason.LOST, "no contact", report=True)
-    for change in ({"stop": stop}, {"fenced": RefusalReason.CANCELLED}, {"outcome": Outcome.COMMITTED}):
+    given_up = ({"given_up": True}, {"fenced": RefusalReason.CANCELLED}, {"outcome": Outcome.COMMITTED})
+    for change in ({"stop": stop}, *given_up):
         attempt = Attempt(item, phase=Phase.STARTED, contact_at=100.0, **change)  # type: ignore[arg-type] # each its own
         assert contact_due(attempt) is None

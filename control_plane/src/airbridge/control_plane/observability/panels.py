@@ -129,14 +129,6 @@ PANELS: Final = (
         "p95",
     ),
     Panel(
-        "Interval of heartbeats, the longest told",
-        f"max({_M.HEARTBEAT_INTERVAL.name})",
-        "interval",
-        "s",
-        _M.HEARTBEAT_INTERVAL,
-        "Maximum",
-    ),
-    Panel(
         "Warm starts", f"sum by (kind) (rate({_M.W_STARTS.name}[5m]))", "{{kind}}", "ops", _M.W_STARTS, "Sum"
     ),
     Panel(

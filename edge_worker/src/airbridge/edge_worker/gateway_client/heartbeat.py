@@ -209,7 +209,10 @@ class HeartbeatLoop:
         cancelled = {(one.item_id, one.epoch) for one in response.commands if isinstance(one, CancelCommand)}
         for lease in leases:
             attempt = self._attempts.get(key(lease.item_id, lease.epoch))
-            if attempt is not None and (lease.item_id, lease.epoch) not in cancelled:
+            if attempt is None:
+                continue
+            attempt.given_up = (lease.item_id, lease.epoch) in cancelled
+            if not attempt.given_up:
                 attempt.contact_at = sent
         self._attempts.notify()
 

@@ -123,6 +123,8 @@ class Attempt:
     stop: Stop | None = None
     #: Time (`Clock.elapsed`) at which the control plane last confirmed the lease.
     contact_at: float | None = None
+    #: Whether the control plane has refused to renew the lease: more heartbeats change nothing.
+    given_up: bool = False
 
     def enter(self, phase: Phase) -> None:
         """Move to another phase. Raises `ValueError` for a transition that is not in the table."""

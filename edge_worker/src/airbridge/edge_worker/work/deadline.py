@@ -90,7 +90,7 @@ def contact_due(attempt: Attempt) -> float | None:
 
     That is half of the time after which it would be stopped or given up, so that one lost heartbeat ends nothing.
     """
-    if attempt.contact_at is None or attempt.stop or attempt.fenced or not attempt.leased:
+    if attempt.contact_at is None or attempt.given_up or attempt.stop or attempt.fenced or not attempt.leased:
         return None
     return attempt.contact_at + start_before(attempt.grant.disconnect) / 2
 

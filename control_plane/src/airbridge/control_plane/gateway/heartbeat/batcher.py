@@ -52,8 +52,6 @@ class HeartbeatHandler(Protocol):
 class _Waiting:
     handle: CallerHeartbeat
     answer: asyncio.Future[HeartbeatResponse | None]
-    #: Loop time.
-    since: float
 
     def resolve(self, answer: Answered | Exception) -> None:
         if self.answer.done():  # the request was cancelled
@@ -92,9 +90,10 @@ class HeartbeatBatcher:
 
     async def handle(self, caller: Caller, heartbeat: Heartbeat) -> HeartbeatResponse:
         """Answer a heartbeat. Raises the exceptions of `Heartbeats.handle`."""
+        # Those that wait to be handled alone are under way as well.
+        self._pace.record(self.threads.admitted)
         async with self.threads.admit() as alone:
-            loop = asyncio.get_running_loop()
-            waiting = _Waiting((caller, heartbeat), loop.create_future(), loop.time())
+            waiting = _Waiting((caller, heartbeat), asyncio.get_running_loop().create_future())
             self._waiting.append(waiting)
             if self._batching is None:
                 # A new context: log fields that one request binds must not appear in others' lines.
@@ -113,9 +112,7 @@ class HeartbeatBatcher:
                     await asyncio.sleep(pause)
                 self._next_at = loop.time() + self._spacing
                 count = min(self._most, len(self._waiting))
-                batch = [self._waiting.popleft() for _ in range(count)]
-                await self._answer(batch)
-                self._pace.record(loop.time() - batch[0].since)
+                await self._answer([self._waiting.popleft() for _ in range(count)])
         finally:
             self._batching = None
 

@@ -1,8 +1,11 @@
 """Pace of heartbeats: a gateway that falls behind tells its workers to send fewer.
 
-A heartbeat that is shed costs as much as one that is answered, and comes again soon: beyond its capacity a gateway would
-shed more with each round. So the interval it hands out grows while heartbeats wait long for their answers, up to what
-leases and lists of workers allow, and shrinks again, slowly, once they do not.
+A heartbeat that is shed costs nearly as much as one that is answered, and comes again soon: beyond its capacity a gateway would
+shed more with each round. So the interval it hands out grows while many heartbeats wait for their answers, up to what
+leases and lists of workers allow, and shrinks again once they do not.
+
+The number of waiting heartbeats decides, not how long one waits: a slow statement or a locked row delays a heartbeat of a small
+fleet as well, and fewer heartbeats would help neither.
 """
 
 from __future__ import annotations
@@ -21,18 +24,17 @@ from airbridge.core import metrics
 
 log = structlog.get_logger()
 
-# Seconds that a heartbeat waits for its answer, from which the interval grows, and below which it shrinks.
-LONG_WAIT: Final = 0.4
-SHORT_WAIT: Final = 0.15
-# Factors of one change. Growth comes at once: the queue of heartbeats fills within seconds. Shrinking is slow, because a worker
-# learns of it with its next heartbeat.
+# Heartbeats under way that are a backlog: two full batches, a tenth of what is admitted.
+BACKLOG: Final = 400
+# Seconds for which there must have been a backlog without a pause: workers that come back together are none.
+SUSTAINED_SECONDS: Final = 1.0
 GROWTH: Final = 1.2
-SHRINKAGE: Final = 0.95
-# Seconds from one change to the next.
-GROWTH_SECONDS: Final = 1.0
-SHRINKAGE_SECONDS: Final = 10.0
-# Share of the time after which a worker counts as stale that its longest interval takes: an interval has a jitter of a tenth.
-SHARE_OF_STALE: Final = 0.8
+# Each so many seconds without a sustained backlog the interval shrinks, within a minute to the usual one.
+CALM_SECONDS: Final = 10.0
+SHRINKAGE: Final = 0.9
+# Share of the time after which a worker counts as stale that its longest interval takes. By default that leaves 5 s, beside the
+# interval's jitter of a tenth, for the heartbeat's wait, or for a second one after the first was shed.
+SHARE_OF_STALE: Final = 0.7
 # Heartbeats in the length of a lease, at least.
 IN_A_LEASE: Final = 3
 
@@ -47,7 +49,10 @@ class Pace(Collector):
         self._most = max(least_seconds, most_seconds)
         self._interval = least_seconds
         self._monotonic = monotonic
-        self._changed_at = monotonic()
+        # Since when there has been a backlog at each look; None: at the last there was none.
+        self._behind_since: float | None = None
+        # Of the last change, or of the last sustained backlog.
+        self._calm_since = monotonic()
 
     @classmethod
     def of(cls, platform: Platform, monotonic: Callable[[], float] = time.monotonic) -> Self:
@@ -60,21 +65,25 @@ class Pace(Collector):
         """Interval of a worker's heartbeats, from now."""
         return self._interval
 
-    def record(self, waited_seconds: float) -> None:
-        """Take into account how long the longest-waiting heartbeat of a batch waited for its answer."""
-        if waited_seconds > LONG_WAIT:
-            self._change(GROWTH, GROWTH_SECONDS)
-        elif waited_seconds < SHORT_WAIT:
-            self._change(SHRINKAGE, SHRINKAGE_SECONDS)
-
-    def _change(self, factor: float, after_seconds: float) -> None:
+    def record(self, under_way: int) -> None:
+        """Take into account how many heartbeats have been received and not answered. Called several times a second under load."""
         now = self._monotonic()
+        if under_way < BACKLOG:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = now
+        elif now - self._behind_since >= SUSTAINED_SECONDS:
+            self._behind_since = self._calm_since = now
+            self._change(GROWTH)
+        if now - self._calm_since >= CALM_SECONDS:
+            self._calm_since = now
+            self._change(SHRINKAGE)
+
+    def _change(self, factor: float) -> None:
         interval = min(self._most, max(self._least, self._interval * factor))
-        if interval == self._interval or now - self._changed_at < after_seconds:
-            return
-        if self._least in {self._interval, interval}:
+        if interval != self._interval and self._least in {self._interval, interval}:
             log.warning("heartbeats.pace", interval_seconds=round(interval, 1), usual=self._least)
-        self._interval, self._changed_at = interval, now
+        self._interval = interval
 
     def describe(self) -> list[Metric]:
         """Return nothing: its name is known without a scrape."""

@@ -38,6 +38,11 @@ class ThreadPool:
         finally:
             self._admitted -= 1
 
+    @property
+    def admitted(self) -> int:
+        """Number of requests that are admitted now."""
+        return self._admitted
+
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` in one of the pool's threads. Raises `Unavailable` if the pool is full."""
         self._enter()
