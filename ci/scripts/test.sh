@@ -21,13 +21,14 @@ pytest tests/unit tests/contract tests/integration tests/chaos tests/boot -q "${
   --retries "$retries" --junit-xml "$reports/parallel.xml"
 left=$((retries - $(retried)))
 half() { pytest tests/acceptance -q "${slow[@]}" -m "$1" --retries "$left" --junit-xml "$reports/$2.xml"; }
-# In a process group of its own: other background jobs ignore an interrupt, and the platforms would stay.
+# In process groups of their own: other background jobs ignore an interrupt, and the platforms would stay.
 set -m
 half "shared_platform" shared >"$reports/shared.log" 2>&1 & shared=$!
+half "not shared_platform" own & own=$!
 set +m
-trap 'kill -INT -- "-$shared" 2>/dev/null; wait "$shared" || true' INT TERM HUP
+trap '{ kill -INT -- "-$shared"; kill -INT -- "-$own"; wait; } 2>/dev/null || true' INT TERM HUP
 status=0
-half "not shared_platform" own || status=$?
+wait "$own" || status=$?
 wait "$shared" || status=$?
 trap - INT TERM HUP
 cat "$reports/shared.log"

@@ -363,7 +363,6 @@ class ControlPlane:
         )
 
     def _heartbeat(self, heartbeat: Heartbeat) -> HeartbeatResponse:
-        self.heartbeats.append(heartbeat)
         self.events |= {event.uid: event for event in heartbeat.events}
         # Each command is sent once, with the next heartbeat's answer.
         commands, self.commands = [*self.commands], []
@@ -374,13 +373,16 @@ class ControlPlane:
                 commands.append(
                     {"kind": "cancel", "item_id": lease.item_id, "epoch": lease.epoch, "reason": reason}
                 )
-        return HeartbeatResponse(
+        response = HeartbeatResponse(
             server_time=datetime.now(UTC),
             lease_seconds=60,
             interval_seconds=self.heartbeat_seconds,
             commands=commands,
             events_taken=len(heartbeat.events),
         )
+        # After its answer, so that a test that has seen it may change what the next one is told.
+        self.heartbeats.append(heartbeat)
+        return response
 
     def _exchange(self, request: ExchangeRequest) -> ExchangeResponse:
         return ExchangeResponse(results=tuple(self._apply(record) for record in request.records))

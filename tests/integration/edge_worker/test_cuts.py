@@ -501,8 +501,8 @@ def test_short_policy_shortens_interval(world: World) -> None:
     async def scenario() -> None:
         async with world.worker(gate):
             await until(lambda: len(world.control_plane.heartbeats) >= 2)
-            world.control_plane.heartbeat_seconds = 60.0
             told = len(world.control_plane.heartbeats)
+            world.control_plane.heartbeat_seconds = 60.0
             await until(lambda: len(world.control_plane.heartbeats) > told)
             item = world.submit(disconnect=policy)
             await until(lambda: gate.running == 1)
@@ -512,6 +512,31 @@ def test_short_policy_shortens_interval(world: World) -> None:
             await until(lambda: item.state == "settled")
         assert item.states == ["success"]
         assert len(world.control_plane.heartbeats) - told < 9
+
+    asyncio.run(scenario())
+
+
+def test_one_lost_heartbeat_ends_nothing(world: World) -> None:
+    """A heartbeat that is not answered is given up in time for another one before `stop_after`."""
+    gate = Gate()
+    policy = DisconnectPolicy(lost_after=600, stop_after=4.0, replace=False)
+    held: list[bytes] = []
+
+    def hold_back(what: str, content: bytes) -> bool:
+        if what == "heartbeat" and not held:
+            held.append(content)
+        return content in held and not gate.go.is_set()
+
+    async def scenario() -> None:
+        async with world.worker(gate, request_timeout_seconds=20.0):
+            item = world.submit(disconnect=policy)
+            await until(lambda: gate.running == 1)
+            world.control_plane.hold_back = hold_back
+            await asyncio.sleep(6)
+            assert gate.running == 1
+            gate.go.set()
+            await until(lambda: item.state == "settled")
+        assert item.states == ["success"]
 
     asyncio.run(scenario())
 
@@ -526,8 +551,8 @@ def test_result_given_up_asks_for_no_heartbeats(world: World) -> None:
             item = world.submit(disconnect=DisconnectPolicy(lost_after=2))
             await until(lambda: bool(agent.status()["tasks"]))
             world.control_plane.lose(item)
-            world.control_plane.heartbeat_seconds = 60.0
             told = len(world.control_plane.heartbeats)
+            world.control_plane.heartbeat_seconds = 60.0
             await until(lambda: len(world.control_plane.heartbeats) > told)
             await asyncio.sleep(6)
             assert len(world.control_plane.heartbeats) <= told + 3

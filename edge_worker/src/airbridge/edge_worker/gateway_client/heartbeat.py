@@ -31,7 +31,7 @@ from airbridge.core.protocol import (
     WorkerState,
 )
 from airbridge.edge_worker.clock import Clock
-from airbridge.edge_worker.exceptions import GatewayError
+from airbridge.edge_worker.exceptions import GatewayError, GatewayUnreachable
 from airbridge.edge_worker.gateway_client.client import Gateway
 from airbridge.edge_worker.gateway_client.retry import RetryDecision, judge, retry_after
 from airbridge.edge_worker.journal.journal import Journal
@@ -39,7 +39,7 @@ from airbridge.edge_worker.journal.rows import Key, key
 from airbridge.edge_worker.ops.events import EventLog
 from airbridge.edge_worker.work.attempts import Attempts
 from airbridge.edge_worker.work.bounded_wait import within
-from airbridge.edge_worker.work.deadline import contact_due
+from airbridge.edge_worker.work.deadline import ANSWERED_BY, contact_due
 
 log = structlog.get_logger(__name__)
 
@@ -161,7 +161,7 @@ class HeartbeatLoop:
         if not self._gateway.identified:
             return 0.2
         try:
-            await self.send()
+            await self._send_in_time()
         except GatewayError as error:
             verdict = judge(error)
             if verdict in {RetryDecision.REENROL, RetryDecision.REVOKED}:
@@ -174,6 +174,19 @@ class HeartbeatLoop:
         if len(self._events) >= MAX_EVENTS:
             return CATCH_UP_SECONDS
         return self._interval * self._rng.uniform(1 - JITTER, 1 + JITTER)
+
+    async def _send_in_time(self) -> None:
+        """Send a heartbeat, and give it up while another one can still be in time for every attempt. Raises `GatewayError`."""
+        now = self._clock.elapsed()
+        times = (contact_due(each, ANSWERED_BY) for each in self._attempts)
+        # An attempt for which it is too late bounds nothing: on a slow line only the client's own time-out is long enough.
+        left = min((time - now for time in times if time is not None and time > now), default=None)
+        seconds = None if left is None else max(left, CHECK_SECONDS)
+        try:
+            async with asyncio.timeout(seconds):
+                await self.send()
+        except TimeoutError:
+            raise GatewayUnreachable(f"no answer to a heartbeat within {seconds:.1f} s") from None
 
     def _seconds_until(self, due: float) -> float:
         """Return the seconds until the next heartbeat: sooner than `due` where an attempt's policy allows no such silence."""

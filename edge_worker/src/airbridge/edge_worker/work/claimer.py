@@ -210,7 +210,7 @@ class Claimer:
         known = self._attempts.get(attempt.key)
         if known is not None:
             # The same delivery twice; the gateway repeats its response to the holder.
-            known.contact_at = batch.elapsed
+            known.contact_at = max(batch.elapsed, known.contact_at or 0.0)
             return True
         try:
             await self._journal.submit(AddGrant(grant))

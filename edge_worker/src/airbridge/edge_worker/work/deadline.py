@@ -22,6 +22,8 @@ MARGIN_SHARE = 0.1
 # A task is killed this long (or this share of `lost_after`, if that is less) before `lost_after`; stopped
 # twice as long before.
 MARGIN_SECONDS = 10.0
+SENT_BY = 0.5
+ANSWERED_BY = 0.75
 
 
 class Deadline:
@@ -85,14 +87,14 @@ def start_before(policy: DisconnectPolicy) -> float:
     return policy.lost_after if allowed is None else allowed
 
 
-def contact_due(attempt: Attempt) -> float | None:
-    """Return the time (`Clock.elapsed`) by which an attempt needs contact; None if it needs none any more.
+def contact_due(attempt: Attempt, share: float = SENT_BY) -> float | None:
+    """Return the time (`Clock.elapsed`) of a share of the silence that an attempt's policy allows; None if it needs no contact any more.
 
-    That is half of the time after which it would be stopped or given up, so that one lost heartbeat ends nothing.
+    A heartbeat is sent by `SENT_BY`, and given up at `ANSWERED_BY`, so that one that is lost ends nothing.
     """
     if attempt.contact_at is None or attempt.given_up or attempt.stop or attempt.fenced or not attempt.leased:
         return None
-    return attempt.contact_at + start_before(attempt.grant.disconnect) / 2
+    return attempt.contact_at + start_before(attempt.grant.disconnect) * share
 
 
 def _kill_after(policy: DisconnectPolicy) -> float:

@@ -35,8 +35,8 @@ SHRINKAGE: Final = 0.9
 # Share of the time after which a worker counts as stale that its longest interval takes. By default that leaves 5 s, beside the
 # interval's jitter of a tenth, for the heartbeat's wait, or for a second one after the first was shed.
 SHARE_OF_STALE: Final = 0.7
-# Heartbeats in the length of a lease, at least.
-IN_A_LEASE: Final = 3
+# Heartbeats in the length of a lease, each up to a tenth late, unless the usual interval allows fewer.
+IN_A_LEASE: Final = 3 * 1.1
 
 
 class Pace(Collector):
