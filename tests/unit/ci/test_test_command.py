@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -24,6 +25,7 @@ echo "output of $run"
 # Ends at once as the parallel run, and as a half a second after it was interrupted.
 WAITING = """#!/usr/bin/env python3
 import os, pathlib, signal, sys, time
+signal.alarm(60)
 run = pathlib.Path(sys.argv[-1]).stem
 if run != "parallel":
     pathlib.Path(run + ".begun").touch()
@@ -35,6 +37,12 @@ if run != "parallel":
         time.sleep(1)
         pathlib.Path(run + ".interrupted").touch()
         sys.exit(2)
+"""
+UNIGNORED = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
 """
 RUNS = ("parallel", "shared", "own")
 
@@ -106,7 +114,13 @@ def test_signal_ends_both_halves(tmp_path: Path, number: signal.Signals, own_end
     (tmp_path / "bin" / "pytest").write_text(WAITING)
     (tmp_path / "bin" / "pytest").chmod(0o755)
     environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "OWN_ENDS": "1" if own_ends else ""}
-    command = subprocess.Popen(["bash", str(SCRIPT)], cwd=tmp_path, env=environment, start_new_session=True)
+    command = subprocess.Popen(
+        # What a shell's background job ignores, as these tests may be one, no child could receive.
+        [sys.executable, "-c", UNIGNORED, "bash", str(SCRIPT)],
+        cwd=tmp_path,
+        env=environment,
+        start_new_session=True,
+    )
     wait_for(lambda: len(list(tmp_path.glob("*.begun"))) == 2, "both halves to begin")
     if own_ends:
         time.sleep(0.5)  # until the command waits for the other half
