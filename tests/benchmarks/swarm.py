@@ -56,6 +56,7 @@ from tests.benchmarks.simulated_workers import (
 )
 from tests.benchmarks.systems import DAG_COUNT, WORKLOADS, end_well
 
+from airbridge.control_plane.gateway.threads import HEARTBEAT_RETRY_SECONDS
 from airbridge.control_plane.identity.certificates import PeerCertificate
 from airbridge.control_plane.identity.spiffe import WorkerName
 from airbridge.control_plane.local.services.airflow_config import TRUST_DOMAIN
@@ -71,7 +72,6 @@ GATEWAY_CORE: Final = 0
 SIZES: Final = (10, 100, 1_000, 10_000)
 INTERVAL_SECONDS: Final = 10.0
 """`[airbridge] heartbeat_interval` by default."""
-RETRY_SECONDS: Final = 1.0
 MEASURE_SECONDS: Final = 30.0
 REST_SECONDS: Final = 180.0
 """Longest wait before a stage until the gateways tell the usual interval: connecting is a load of its own."""
@@ -264,7 +264,7 @@ class Swarm:
             answer = await self.timed(worker.free, "heartbeat", heartbeat, due, tally)
             if answer is None:
                 # As a worker does: after the Retry-After of a gateway that sheds load, with jitter.
-                due = time.monotonic() + RETRY_SECONDS + self._rng.uniform(0, RETRY_SECONDS)
+                due = time.monotonic() + HEARTBEAT_RETRY_SECONDS + self._rng.uniform(0, 1)
                 continue
             worker.interval_seconds = json.loads(answer)["interval_seconds"]
             due = max(due + worker.interval_seconds, time.monotonic())

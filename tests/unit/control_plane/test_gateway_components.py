@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
@@ -20,6 +21,7 @@ from airbridge.control_plane.gateway.audit.denials import Denial, DenialLog, Rat
 from airbridge.control_plane.gateway.auth.task_permissions import Call, Denied, judge
 from airbridge.control_plane.gateway.database import transient
 from airbridge.control_plane.gateway.net.thread_pools import ThreadPool
+from airbridge.control_plane.gateway.threads import WAITING_HEARTBEATS
 from airbridge.control_plane.gateway.validation.bodies import Bodies
 from airbridge.control_plane.gateway.validation.triggers import TriggerClasses
 from airbridge.control_plane.gateway.work.fencing import fence
@@ -29,6 +31,7 @@ from airbridge.control_plane.policy.decisions import Access, AirflowPolicy, Ruli
 from airbridge.control_plane.read_model.platform import Platform
 from airbridge.core.protocol import Record, RefusalReason, Versions
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
+from airbridge.executor.settings import Settings
 
 TI = "00000000-0000-0000-0000-00000000000a"
 TASK = TaskFacts(
@@ -246,14 +249,21 @@ def test_what_may_be_retried(error: Exception, worth_a_retry: bool) -> None:
     assert transient(error) == worth_a_retry
 
 
+def test_every_worker_has_a_place_for_its_heartbeat() -> None:
+    """A gateway with as many workers as it takes connections sheds no heartbeat: each that is shed comes again soon."""
+    most = next(each.default for each in fields(Settings) if each.name == "gateway_max_connections")
+    assert most <= WAITING_HEARTBEATS
+
+
 def test_full_thread_pool_sheds_load() -> None:
     """One request too many is refused; a request that was admitted runs all its work under one place."""
 
     async def scene() -> None:
-        threads = ThreadPool("test", threads=1, requests=1)
+        threads = ThreadPool("test", threads=1, requests=1, retry_after=3.0)
         async with threads.admit() as admitted:
-            with pytest.raises(Unavailable):
+            with pytest.raises(Unavailable) as refused:
                 await threads.run(lambda: 7)
+            assert refused.value.retry_after == 3.0
             assert [await admitted.run(lambda: 7) for _ in range(2)] == [7, 7]
         assert await threads.run(lambda: 7) == 7
         threads.close()

@@ -22,7 +22,10 @@ TRANSFER_THREADS: Final = 8
 # As many workers may poll at once; a check takes a millisecond.
 WAITING_TRANSFERS: Final = 4_096
 WAITING_PER_THREAD: Final = 32
-WAITING_HEARTBEATS: Final = 4_096
+# One of each worker that `gateway_max_connections` admits by default: those that were shed instead would come again at once,
+# and leave the gateway less time for the others.
+WAITING_HEARTBEATS: Final = 16_384
+HEARTBEAT_RETRY_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,12 @@ class ThreadPools:
             work=_pool("work", work_threads),
             # One thread: a second batch would wait for the first one's rows.
             batches=ThreadPool("heartbeat-batches", threads=1, requests=WAITING_HEARTBEATS),
-            heartbeats=ThreadPool("heartbeats", threads=HEARTBEAT_THREADS, requests=WAITING_HEARTBEATS),
+            heartbeats=ThreadPool(
+                "heartbeats",
+                threads=HEARTBEAT_THREADS,
+                requests=WAITING_HEARTBEATS,
+                retry_after=HEARTBEAT_RETRY_SECONDS,
+            ),
             enrolments=_pool("enrolments", ENROLMENT_THREADS),
             joins=_pool("joins", STS_AT_ONCE),
             operators=_pool("operators", OPERATOR_THREADS),

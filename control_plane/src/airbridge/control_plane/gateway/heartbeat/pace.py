@@ -24,7 +24,7 @@ from airbridge.core import metrics
 
 log = structlog.get_logger()
 
-# Heartbeats under way that are a backlog: two full batches, a tenth of what is admitted.
+# Heartbeats under way that are a backlog: two full batches.
 BACKLOG: Final = 400
 # Seconds for which there must have been a backlog without a pause: workers that come back together are none.
 SUSTAINED_SECONDS: Final = 1.0

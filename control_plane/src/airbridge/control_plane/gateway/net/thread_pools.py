@@ -16,16 +16,17 @@ T = TypeVar("T")
 
 
 class ThreadPool:
-    """Thread pool with `threads` threads that admits up to `requests` requests; further ones get a 503.
+    """Thread pool with `threads` threads that admits up to `requests` requests; further ones get a 503 and come again after `retry_after` seconds.
 
     A request is admitted when it has work for a thread, which is after its body was read: a client that is slow to
     send holds no place.
     """
 
-    def __init__(self, name: str, *, threads: int, requests: int) -> None:
+    def __init__(self, name: str, *, threads: int, requests: int, retry_after: float = 1.0) -> None:
         self.name = name
         self.threads = threads
         self._requests = requests
+        self._retry_after = retry_after
         self._admitted = 0
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"gateway-{name}")
 
@@ -57,7 +58,8 @@ class ThreadPool:
 
     def _enter(self) -> None:
         if self._admitted >= self._requests:
-            raise Unavailable(f"{self._admitted} requests wait in thread pool {self.name}", retry_after=1.0)
+            detail = f"{self._admitted} requests wait in thread pool {self.name}"
+            raise Unavailable(detail, retry_after=self._retry_after)
         self._admitted += 1
 
 
