@@ -270,7 +270,7 @@ def swarm(results: Mapping[str, Any]) -> str:
         "claim, s",
         "exchange, s",
         "heartbeats sent late by the simulator, s (p99)",
-        "interval told last, s",
+        "interval given last, s",
         "failed",
         "gateways' CPU, cores",
         "Postgres's CPU, cores",

@@ -68,7 +68,7 @@ HEARTBEAT_INTERVAL: Final = _gateway(
     "airbridge_gateway_heartbeat_interval_seconds",
     _G,
     "seconds",
-    "Interval of heartbeats that workers are told: longer than heartbeat_interval while this gateway is overloaded",
+    "Interval of heartbeats that workers are given: longer than heartbeat_interval while this gateway is overloaded",
 )
 CLAIMS: Final = _gateway(
     "airbridge_claims_total", _C, "work items", "Work items granted to workers", "region", "pool"

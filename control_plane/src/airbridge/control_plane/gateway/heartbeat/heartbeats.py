@@ -61,7 +61,7 @@ class Heartbeats:
     lease_seconds: float
     #: Usual interval of heartbeats.
     interval_seconds: float
-    #: Interval that workers are told.
+    #: Interval that workers are given.
     told_interval: Callable[[], float]
     clock: Callable[[], datetime]
     offers: Offers = field(default_factory=Offers)

@@ -1,4 +1,4 @@
-"""Pace of heartbeats: a gateway that falls behind tells its workers to send fewer.
+"""Pace of heartbeats: a gateway that falls behind has its workers send fewer.
 
 A heartbeat that is shed costs nearly as much as one that is answered, and comes again soon: beyond its capacity a gateway would
 shed more with each round. So the interval it hands out grows while many heartbeats wait for their answers, up to what
