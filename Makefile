@@ -73,7 +73,7 @@ status: $(STAMP) ## what runs where
 # More than the two cores of a small machine: half of the tests' time is spent waiting.
 PYTEST_WORKERS ?= 3
 # How many failed tests of a run are tried a second time; 0 in the nightly run.
-RETRIES ?= 3
+RETRIES ?= 2
 .PHONY: lock-check
 lock-check: $(STAMP) ## uv.lock is what pyproject.toml asks for
 	@$(UV) lock --check --quiet

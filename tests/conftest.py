@@ -17,6 +17,8 @@ from tests.support.airflow_home import (
 from tests.support.moto import moto
 from tests.support.postgres import postgres
 
+from airbridge.executor import plain_tracebacks
+
 __all__ = [
     "metadata",
     "moto",
@@ -34,14 +36,11 @@ pytest_plugins = ["pytester", "tests.support.retries", "tests.support.slow"]
 @pytest.fixture(autouse=True)
 def _plain_tracebacks() -> Iterator[None]:
     """Log tracebacks without local variables, whatever earlier tests left: a test's frames take rich minutes to print."""
-    if not structlog.is_configured():
-        *others, _ = structlog.get_config()["processors"]
-        plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
-        structlog.configure(processors=[*others, plain])
-        yield
+    configured = structlog.is_configured()
+    plain_tracebacks.install()
+    yield
+    if not configured:
         structlog.reset_defaults()
-    else:
-        yield
 
 
 # Airflow reads its home when it is imported, so this cannot wait for a fixture.

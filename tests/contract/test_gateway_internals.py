@@ -202,7 +202,7 @@ def test_threads_find_database_connections(postgres_metadata: Metadata) -> None:
     from airbridge.executor.settings import Settings
 
     threads = ThreadPools.of(
-        next(each.default for each in fields(Settings) if each.name == "gateway_threads")
+        next(each.default for each in fields(Settings) if each.name == "gateway_threads"), connections=1
     )
     try:
         available = _airflow.most_connections()

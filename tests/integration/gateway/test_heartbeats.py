@@ -44,7 +44,7 @@ def heartbeats(world: World) -> Heartbeats:
         keyring=world.keyring,
         lease_seconds=LEASE_SECONDS,
         interval_seconds=10.0,
-        told_interval=lambda: 10.0,
+        given_interval=lambda: 10.0,
         clock=lambda: datetime.now(UTC),
     )
 

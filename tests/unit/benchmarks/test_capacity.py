@@ -179,7 +179,7 @@ def test_page_has_all_tables(measured: Measured, monkeypatch: pytest.MonkeyPatch
 def test_model_has_numbers_of_gateway() -> None:
     """Threads, connections, batches and turns are those of the gateway's code."""
     threads = next(each.default for each in fields(Settings) if each.name == "gateway_threads")
-    pools = ThreadPools.of(threads)
+    pools = ThreadPools.of(threads, connections=1)
     try:
         assert deployments.WORK_THREADS == pools.work.threads
         assert deployments.CLAIM_THREADS == pools.claims.threads

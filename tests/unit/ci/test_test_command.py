@@ -47,15 +47,21 @@ os.execvp(sys.argv[1], sys.argv[1:])
 RUNS = ("parallel", "shared", "own")
 
 
+def with_pytest(folder: Path, text: str) -> str:
+    """Write a `pytest` of this text, and return a PATH that finds it first."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "pytest").write_text(text)
+    (folder / "bin" / "pytest").chmod(0o755)
+    return f"{folder / 'bin'}:{os.environ['PATH']}"
+
+
 def run(
     tmp_path: Path, *arguments: str, retried: str = "", fails: str = ""
 ) -> tuple[int, str, dict[str, str]]:
     """Exit status, output, and the arguments of each pytest run."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "pytest").write_text(PYTEST)
-    (tmp_path / "bin" / "pytest").chmod(0o755)
+    path = with_pytest(tmp_path, PYTEST)
     environment = {
-        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "PATH": path,
         "RETRIED": retried,
         "FAILS": fails,
     }
@@ -110,10 +116,8 @@ def test_nightly_run_retries_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("own_ends", [False, True])
 def test_signal_ends_both_halves(tmp_path: Path, number: signal.Signals, own_ends: bool) -> None:
     """A command that is interrupted or ended leaves no half, and no platform of one, behind."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "pytest").write_text(WAITING)
-    (tmp_path / "bin" / "pytest").chmod(0o755)
-    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "OWN_ENDS": "1" if own_ends else ""}
+    path = with_pytest(tmp_path, WAITING)
+    environment = {"PATH": path, "OWN_ENDS": "1" if own_ends else ""}
     command = subprocess.Popen(
         # What a shell's background job ignores, as these tests may be one, no child could receive.
         [sys.executable, "-c", UNIGNORED, "bash", str(SCRIPT)],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
@@ -21,7 +20,7 @@ from airbridge.control_plane.gateway.audit.denials import Denial, DenialLog, Rat
 from airbridge.control_plane.gateway.auth.task_permissions import Call, Denied, judge
 from airbridge.control_plane.gateway.database import transient
 from airbridge.control_plane.gateway.net.thread_pools import ThreadPool
-from airbridge.control_plane.gateway.threads import WAITING_HEARTBEATS
+from airbridge.control_plane.gateway.threads import HEARTBEAT_RETRY_SECONDS, ThreadPools
 from airbridge.control_plane.gateway.validation.bodies import Bodies
 from airbridge.control_plane.gateway.validation.triggers import TriggerClasses
 from airbridge.control_plane.gateway.work.fencing import fence
@@ -31,7 +30,6 @@ from airbridge.control_plane.policy.decisions import Access, AirflowPolicy, Ruli
 from airbridge.control_plane.read_model.platform import Platform
 from airbridge.core.protocol import Record, RefusalReason, Versions
 from airbridge.executor.ledger.models import ItemState, Outcome, WorkItemRow
-from airbridge.executor.settings import Settings
 
 TI = "00000000-0000-0000-0000-00000000000a"
 TASK = TaskFacts(
@@ -249,10 +247,19 @@ def test_what_may_be_retried(error: Exception, worth_a_retry: bool) -> None:
     assert transient(error) == worth_a_retry
 
 
-def test_every_worker_has_a_place_for_its_heartbeat() -> None:
-    """A gateway with as many workers as it takes connections sheds no heartbeat: each that is shed comes again soon."""
-    most = next(each.default for each in fields(Settings) if each.name == "gateway_max_connections")
-    assert most <= WAITING_HEARTBEATS
+def test_every_connection_has_a_place_for_a_heartbeat() -> None:
+    """As many heartbeats wait as the gateway takes connections; one more is to come again later than other requests."""
+
+    async def scene() -> None:
+        threads = ThreadPools.of(4, connections=3)
+        async with threads.heartbeats.admit(), threads.heartbeats.admit(), threads.heartbeats.admit():
+            assert threads.heartbeats.admitted == 3
+            with pytest.raises(Unavailable) as refused:
+                await threads.heartbeats.run(lambda: None)
+        assert refused.value.retry_after == HEARTBEAT_RETRY_SECONDS
+        threads.close()
+
+    asyncio.run(scene())
 
 
 def test_full_thread_pool_sheds_load() -> None:

@@ -160,7 +160,7 @@ class Gateway:
         self._components = components
         self._contexts = ServerContexts(components.keyring, _names(settings), components.clock)
         self.key_reloader = KeyReloader(components.keyring, self._contexts.try_renew)
-        self._threads = ThreadPools.of(settings.gateway_threads)
+        self._threads = ThreadPools.of(settings.gateway_threads, settings.gateway_max_connections)
         self._denials = DenialLog(components.denial_rates)
         guard = Guard(self._denials)
         self._transfers = TransferApi.of(
@@ -439,7 +439,7 @@ def _heartbeats(
         keyring=components.keyring,
         lease_seconds=settings.lease_seconds,
         interval_seconds=settings.heartbeat_interval,
-        told_interval=lambda: pace.interval_seconds,
+        given_interval=lambda: pace.interval_seconds,
         clock=components.clock,
         on_events=partial(request_metrics.events_received, metrics),
     )

@@ -22,9 +22,7 @@ TRANSFER_THREADS: Final = 8
 # As many workers may poll at once; a check takes a millisecond.
 WAITING_TRANSFERS: Final = 4_096
 WAITING_PER_THREAD: Final = 32
-# One of each worker that `gateway_max_connections` admits by default: those that were shed instead would come again at once,
-# and leave the gateway less time for the others.
-WAITING_HEARTBEATS: Final = 16_384
+# A heartbeat that is shed comes again, and leaves the gateway less time for the others.
 HEARTBEAT_RETRY_SECONDS: Final = 5.0
 
 
@@ -59,17 +57,20 @@ class ThreadPools:
     brokering: ThreadPool
 
     @classmethod
-    def of(cls, work_threads: int) -> Self:
-        """Return the pools, with so many threads for work, and half as many for claims."""
+    def of(cls, work_threads: int, connections: int) -> Self:
+        """Return the pools, with so many threads for work, and half as many for claims.
+
+        As many heartbeats may wait as there may be `connections`: none of a worker that is connected is shed.
+        """
         return cls(
             claims=_pool("claims", max(1, work_threads // 2)),
             work=_pool("work", work_threads),
             # One thread: a second batch would wait for the first one's rows.
-            batches=ThreadPool("heartbeat-batches", threads=1, requests=WAITING_HEARTBEATS),
+            batches=ThreadPool("heartbeat-batches", threads=1, requests=connections),
             heartbeats=ThreadPool(
                 "heartbeats",
                 threads=HEARTBEAT_THREADS,
-                requests=WAITING_HEARTBEATS,
+                requests=connections,
                 retry_after=HEARTBEAT_RETRY_SECONDS,
             ),
             enrolments=_pool("enrolments", ENROLMENT_THREADS),

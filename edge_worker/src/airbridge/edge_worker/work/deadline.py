@@ -22,6 +22,7 @@ MARGIN_SHARE = 0.1
 # A task is killed this long (or this share of `lost_after`, if that is less) before `lost_after`; stopped
 # twice as long before.
 MARGIN_SECONDS = 10.0
+# Shares of the silence that a policy allows, by which the next heartbeat is sent, and given up if it is not answered.
 SENT_BY = 0.5
 ANSWERED_BY = 0.75
 

@@ -62,7 +62,7 @@ class Heartbeats:
     #: Usual interval of heartbeats.
     interval_seconds: float
     #: Interval that workers are given.
-    told_interval: Callable[[], float]
+    given_interval: Callable[[], float]
     clock: Callable[[], datetime]
     offers: Offers = field(default_factory=Offers)
     #: Called for events that were recorded for the first time, after the commit.
@@ -142,7 +142,7 @@ class Heartbeats:
         return HeartbeatResponse(
             server_time=now,
             lease_seconds=self.lease_seconds,
-            interval_seconds=self.told_interval(),
+            interval_seconds=self.given_interval(),
             commands=tuple(commands),
             events_taken=events_taken,
             offers=offers,
